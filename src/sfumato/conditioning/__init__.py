@@ -1,0 +1,1 @@
+"""Text, class, layout, map, image -> Condition."""

@@ -1,0 +1,98 @@
+"""What steers a denoiser: a frozen bundle of optional tensors, and the interface of whatever makes one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Fields = Mapping[str, Any]
+"""A batch's fields by name: text (list of B str), label (B,) long, spatial maps (B, C, H, W), boxes, ..."""
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """What a conditioner gives and a denoiser takes; None or 0 means the field is absent."""
+
+    vector_dim: int | None = None
+    token_dim: int | None = None
+    spatial_channels: int = 0
+
+
+@dataclass(frozen=True)
+class Condition:
+    """vector (B, D), tokens (B, M, D) with mask (B, M) bool (True = a real token), spatial (B, C, h, w); each optional."""
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    spatial: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are present, by name."""
+        named = {"vector": self.vector, "tokens": self.tokens, "mask": self.mask, "spatial": self.spatial}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def merge(conditions: Sequence[Condition]) -> Condition:
+    """Concatenates field by field: vectors and spatial maps along channels, tokens along the token axis."""
+    tokens = [c.tokens for c in conditions if c.tokens is not None]
+    masks: list[Tensor] = []
+    if any(c.mask is not None for c in conditions):
+        for c in conditions:
+            if c.tokens is not None:
+                full = torch.ones(c.tokens.shape[:2], dtype=torch.bool, device=c.tokens.device)
+                masks.append(full if c.mask is None else c.mask)
+    vectors = [c.vector for c in conditions if c.vector is not None]
+    spatials = [c.spatial for c in conditions if c.spatial is not None]
+    return Condition(
+        vector=torch.cat(vectors, 1) if vectors else None,
+        tokens=torch.cat(tokens, 1) if tokens else None,
+        mask=torch.cat(masks, 1) if masks else None,
+        spatial=torch.cat(spatials, 1) if spatials else None,
+    )
+
+
+def select(keep: Tensor, condition: Condition, null: Condition) -> Condition:
+    """Per sample the condition where `keep` (B,) bool is True, else the null one; both must have the same fields."""
+
+    def pick(a: Tensor | None, b: Tensor | None, name: str) -> Tensor | None:
+        if a is None and b is None:
+            return None
+        if a is None or b is None:
+            raise ValueError(f"field {name} is in only one of the conditional and the null condition")
+        return torch.where(keep.reshape(-1, *[1] * (a.dim() - 1)), a, b)
+
+    return Condition(
+        vector=pick(condition.vector, null.vector, "vector"),
+        tokens=pick(condition.tokens, null.tokens, "tokens"),
+        mask=pick(condition.mask, null.mask, "mask"),
+        spatial=pick(condition.spatial, null.spatial, "spatial"),
+    )
+
+
+def stack(conditions: Sequence[Condition]) -> Condition:
+    """Concatenates along the batch axis (the doubled batch of classifier-free guidance); all must have the same fields."""
+    names = {frozenset(c.tensors()) for c in conditions}
+    if len(names) != 1:
+        raise ValueError(f"conditions with different fields cannot share a batch: {[sorted(n) for n in names]}")
+    return Condition(**{name: torch.cat([c.tensors()[name] for c in conditions]) for name in next(iter(names))})
+
+
+class Conditioner(nn.Module):
+    """Interface: the batch's fields -> Condition.
+
+    `spec` says which fields of Condition come out, `reads` which of the batch's fields go in; `null(n, size)` is the
+    condition of n unconditional samples, with the same fields and shapes as `forward` gives; `size` is the latent's (h, w),
+    which only spatial conditioners need.
+    """
+
+    spec: ConditionSpec
+    reads: tuple[str, ...]
+
+    def forward(self, fields: Fields) -> Condition:
+        raise NotImplementedError  # abstract
+
+    def null(self, n: int, size: tuple[int, int]) -> Condition:
+        raise NotImplementedError  # abstract

@@ -1,0 +1,1 @@
+"""Image folders, cached latents, the built-in toy world."""

@@ -1,0 +1,1 @@
+"""Stage 2, the networks: (x_t, t, Condition) -> prediction."""

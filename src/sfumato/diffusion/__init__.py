@@ -1,0 +1,1 @@
+"""Stage 2, the maths: imports torch and nothing of ours but the configuration base."""

@@ -1,0 +1,1 @@
+"""Building blocks; they have never heard of diffusion."""

@@ -1,0 +1,40 @@
+"""Every random draw has a named source: a generator derived from a seed and the keys that say what it is for.
+
+Nothing here is stored in a checkpoint: the generator of step n is derived from (seed, rank, n, purpose), so a resumed run
+draws what the uninterrupted one would have drawn.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def derive(seed: int, *keys: int | str) -> int:
+    """Mixes a seed with keys into a 63-bit seed; the same arguments give the same number on every machine."""
+    text = "\x1f".join([str(int(seed)), *(f"{type(key).__name__}:{key}" for key in keys)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def generator(seed: int, *keys: int | str) -> torch.Generator:
+    """A CPU generator for the draw named by `keys`."""
+    return torch.Generator().manual_seed(derive(seed, *keys))
+
+
+class SampleNoise:
+    """Gaussian noise with one generator per sample, drawn on the CPU: sample i depends on its own seed alone.
+
+    Call it with a shape (B, ...) where B is the number of seeds; successive calls continue the streams.
+    """
+
+    def __init__(self, seeds: Sequence[int], purpose: str = "sample", device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._generators = [generator(seed, purpose) for seed in seeds]
+
+    def __call__(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Noise of the given shape (B, ...); raises ValueError if B is not the number of seeds."""
+        if shape[0] != len(self._generators):
+            raise ValueError(f"noise for {shape[0]} samples was asked of {len(self._generators)} generators")
+        draws = [torch.randn(tuple(shape[1:]), generator=g, dtype=dtype) for g in self._generators]
+        return torch.stack(draws).to(self.device)

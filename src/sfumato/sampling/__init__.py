@@ -1,0 +1,1 @@
+"""Noise -> latent, for any denoise function."""

@@ -1,0 +1,9 @@
+"""The base of every configuration: frozen, and strict about unknown keys."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Schema(BaseModel):
+    """A typed, immutable configuration; an unknown key is an error (sfumato.config names the nearest known one)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

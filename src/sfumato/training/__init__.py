@@ -1,0 +1,1 @@
+"""The two loops and what they stand on."""
