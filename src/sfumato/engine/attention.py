@@ -19,9 +19,9 @@ LONGEST = 8192
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √D) v, as `sfumato.nn.attention.attend`.
 
-    q (B, H, T, D); k, v (B, H, S, D), any strides with D contiguous; mask (B, S) bool, True where a key may be attended.
-    Returns (B, H, T, D) laid out as (B, T, H, D), so that joining the heads is a view. Under autocast the operands are cast
-    first, as for torch's own attention.
+    q (B, H, T, D); k, v (B, H, S, D), best with D contiguous; mask (B, S) bool, True where a key may be attended.
+    Returns (B, H, T, D) laid out as (B, T, H, D), so that joining the heads is a view. Under autocast the operands are
+    cast first, as for torch's own attention.
     """
     if torch.is_autocast_enabled("cpu") and q.device.type == "cpu":
         dtype = torch.get_autocast_dtype("cpu")
@@ -32,9 +32,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 def attend_packed(qkv: Tensor, heads: int, *, head_first: bool = False, mask: Tensor | None = None) -> Tensor:
-    """Self-attention on one packed projection (B, T, 3·H·D): channels (q, k, v, head, D), or (head, q, k, v, D) if `head_first`.
+    """Self-attention on one packed projection (B, T, 3·H·D).
 
-    Returns (B, T, H·D). The gradient is written in one piece, packed as the input is.
+    The channels are (q k v, head, D), or (head, q k v, D) if `head_first`. Returns (B, T, H·D). The gradient is written
+    in one piece, packed as the input is.
     """
     B, T, C = qkv.shape
     if torch.is_autocast_enabled("cpu") and qkv.device.type == "cpu":
@@ -63,8 +64,10 @@ def _split(qkv: Tensor, heads: int, head_first: bool) -> tuple[Tensor, Tensor, T
     """Views (B, H, T, D) of a packed projection."""
     B, T, C = qkv.shape
     D = C // (3 * heads)
-    parts = qkv.view(B, T, heads, 3, D).permute(3, 0, 2, 1, 4) if head_first else (
-        qkv.view(B, T, 3, heads, D).permute(2, 0, 3, 1, 4)
+    parts = (
+        qkv.view(B, T, heads, 3, D).permute(3, 0, 2, 1, 4)
+        if head_first
+        else (qkv.view(B, T, 3, heads, D).permute(2, 0, 3, 1, 4))
     )
     return parts[0], parts[1], parts[2]
 

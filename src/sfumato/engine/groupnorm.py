@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sfumato.engine import native
@@ -26,9 +26,9 @@ def group_norm(
 ) -> Tensor:
     """silu(norm(x + add) * (1 + scale) + shift), every part after `norm` and the sum optional.
 
-    x (B, C, H, W), float32 or bf16; weight, bias (C,); add, scale, shift (B, C). Returns x's shape, dtype and memory format.
-    Differentiable in all tensors. The native kernel takes contiguous channels-last x on the CPU; anything else goes
-    through torch's own operations.
+    x (B, C, H, W), float32 or bf16; weight, bias (C,); add, scale, shift (B, C). Returns x's shape, dtype and memory
+    format. Differentiable in all tensors. The native kernel takes contiguous channels-last x on the CPU; anything else
+    goes through torch's own operations.
     """
     if not usable(x, groups):
         return _plain(x, groups, weight, bias, eps, silu, add, scale_shift)
@@ -37,6 +37,20 @@ def group_norm(
         scale, shift = scale_shift[0].float(), scale_shift[1].float()
         gain, offset = gain * (1 + scale), torch.addcmul(shift, offset, 1 + scale)
     return _GroupNorm.apply(x, gain, offset, None if add is None else add.float(), groups, eps, silu)
+
+
+def norm(
+    layer: nn.Module,
+    x: Tensor,
+    *,
+    silu: bool = False,
+    add: Tensor | None = None,
+    scale_shift: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """`group_norm` with the parameters of an nn.GroupNorm."""
+    assert isinstance(layer, nn.GroupNorm)
+    groups, eps = layer.num_groups, layer.eps
+    return group_norm(x, groups, layer.weight, layer.bias, eps, silu=silu, add=add, scale_shift=scale_shift)
 
 
 def usable(x: Tensor, groups: int) -> bool:
@@ -65,7 +79,10 @@ def _plain(
 ) -> Tensor:
     if add is not None:
         x = x + add.to(x.dtype)[:, :, None, None]
-    x = F.group_norm(x, groups, weight, bias, eps)
+    if x.element_size() < 4:
+        x = F.group_norm(x.float(), groups, weight.float(), bias.float(), eps).to(x.dtype)
+    else:
+        x = F.group_norm(x, groups, weight, bias, eps)
     if scale_shift is not None:
         scale, shift = (part.to(x.dtype)[:, :, None, None] for part in scale_shift)
         x = x * (1 + scale) + shift

@@ -1,8 +1,9 @@
 """The optional native kernels: compiled once per machine by the system's C++ compiler, absent without harm.
 
-Nothing happens at import. The first use compiles `kernels/*.cpp` (about three seconds) into the user's cache, under a name that
-holds the hash of the sources, the compiler's command and the processor's features; later uses load that file. Without a
-compiler, on an unwritable cache or with SFUMATO_NATIVE=0, `library()` is None and every caller takes its plain path.
+Nothing happens at import. The first use compiles `kernels/*.cpp` (about three seconds) into the user's cache, under a
+name that holds the hash of the sources, the compiler's command and the processor's features; later uses load that file.
+Without a compiler, on an unwritable cache or with SFUMATO_NATIVE=0, `library()` is None and every caller takes its
+plain path.
 """
 
 import ctypes
@@ -34,7 +35,11 @@ def describe() -> str:
     loaded = _load()
     if loaded is not None:
         return f"native kernels: on ({loaded.sfumato_vector_width()} lanes)"
-    return "native kernels: off (no working C++ compiler found)" if _compiler() is None else "native kernels: off (build failed)"
+    return (
+        "native kernels: off (no working C++ compiler found)"
+        if _compiler() is None
+        else "native kernels: off (build failed)"
+    )
 
 
 @lru_cache(maxsize=1)
