@@ -19,6 +19,7 @@ from sfumato.autoencoder.perceptual import (
     NoPerceptual,
     build_perceptual,
     load_lpips,
+    unit_normalise,
 )
 from sfumato.errors import UserError
 
@@ -89,6 +90,14 @@ def test_flat_pictures_give_finite_gradients(distance: FeatureDistance) -> None:
     distance(torch.ones(2, 3, 32, 32), y).sum().backward()
     assert y.grad is not None
     assert torch.isfinite(y.grad).all()
+
+
+def test_a_zero_feature_vector_has_a_gradient() -> None:
+    features = torch.tensor([[0.0, 3.0], [0.0, 4.0]]).reshape(1, 2, 1, 2).requires_grad_()
+    unit = unit_normalise(features)
+    assert torch.allclose(unit.flatten(), torch.tensor([0.0, 0.6, 0.0, 0.8]))
+    (gradient,) = torch.autograd.grad(unit.square().sum(), features)
+    assert torch.isfinite(gradient).all()
 
 
 def test_half_precision_features_give_float_distances(distance: FeatureDistance) -> None:
