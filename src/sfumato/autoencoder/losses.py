@@ -58,6 +58,11 @@ class LossConfig(Schema):
     """Learn the decoder's log variance, one number (0 at first)."""
     adversarial: AdversarialConfig = AdversarialConfig(weight=0.0)
 
+    @property
+    def perceptual_weight(self) -> float:
+        """Factor of the perceptual distance; 0 where there is none."""
+        return 0.0 if isinstance(self.perceptual, NoPerceptual) else self.perceptual.weight
+
 
 # ---- reconstruction
 
