@@ -1,9 +1,10 @@
 """The U-Net's construction, its handling of the condition, and what must not change its numbers."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -150,6 +151,27 @@ def test_linear_projections_are_the_same_function() -> None:
     linear.load_state_dict({k: v.flatten(1) if v.dim() == 4 else v for k, v in conv.state_dict().items()})
     x, steering = draw(B, 32, 2, 3), Steering(torch.zeros(B, 1), draw(B, 7, 6))
     torch.testing.assert_close(conv(x, steering), linear(x, steering), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("resample", [None, "up", "down"])
+def test_residual_block_is_the_formula(resample: Literal["up", "down"] | None) -> None:
+    block = ResBlock(32, 64, 8, resample=resample)
+    filled(block)
+    w = block.state_dict()
+    x, embedding = draw(B, 32, 4, 6), draw(B, 8, seed=1)
+
+    def resized(y: Tensor) -> Tensor:
+        if resample == "up":
+            return y.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return y.unflatten(2, (2, 2)).unflatten(4, (3, 2)).mean((3, 5)) if resample == "down" else y
+
+    h = F.silu(F.group_norm(x, 32, w["in_layers.0.weight"], w["in_layers.0.bias"]))
+    h = F.conv2d(resized(h), w["in_layers.2.weight"], w["in_layers.2.bias"], padding=1)
+    h = h + (F.silu(embedding) @ w["emb_layers.1.weight"].T + w["emb_layers.1.bias"])[:, :, None, None]
+    h = F.silu(F.group_norm(h, 32, w["out_layers.0.weight"], w["out_layers.0.bias"]))
+    h = F.conv2d(h, w["out_layers.3.weight"], w["out_layers.3.bias"], padding=1)
+    skip = F.conv2d(resized(x), w["skip_connection.weight"], w["skip_connection.bias"])
+    torch.testing.assert_close(block(x, Steering(embedding)), skip + h, atol=1e-5, rtol=1e-4)
 
 
 def test_scale_comes_before_shift() -> None:
