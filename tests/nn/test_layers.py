@@ -30,7 +30,7 @@ def test_recorded_embeddings(dim: int) -> None:
 def test_group_norm_keeps_type_and_layout_and_counts_in_float32(layout: torch.memory_format) -> None:
     norm = GroupNorm32(4, 8)
     x = (torch.randn(2, 8, 5, 6, generator=torch.Generator().manual_seed(0)) + 50).to(memory_format=layout)
-    torch.testing.assert_close(norm(x), nn.functional.group_norm(x, 4))
+    torch.testing.assert_close(norm(x).double(), nn.functional.group_norm(x.double(), 4), atol=1e-4, rtol=0)
     half = x.bfloat16()
     for module in (norm, GroupNorm32(4, 8).bfloat16()):
         out = module(half)
@@ -41,3 +41,16 @@ def test_group_norm_keeps_type_and_layout_and_counts_in_float32(layout: torch.me
 
 def test_zero_leaves_nothing() -> None:
     assert not any(p.abs().sum() for p in zero_(nn.Conv2d(3, 4, 3)).parameters())
+
+
+def test_group_norm_keeps_its_digits_in_both_layouts() -> None:
+    x = torch.randn(2, 8, 5, 6, generator=torch.Generator().manual_seed(0)) + 300
+    exact = nn.functional.group_norm(x.double(), 4)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = x.clone(memory_format=layout).requires_grad_()
+        out = GroupNorm32(4, 8)(given)
+        torch.testing.assert_close(out.double(), exact, atol=5e-5, rtol=0)
+        out.square().mul(torch.arange(30.0).reshape(5, 6)).sum().backward()
+        reference = x.double().requires_grad_()
+        nn.functional.group_norm(reference, 4).square().mul(torch.arange(30.0).reshape(5, 6)).sum().backward()
+        torch.testing.assert_close(given.grad.double(), reference.grad, atol=2e-2, rtol=1e-3)
