@@ -1,7 +1,7 @@
 """Reads a picture of the toy world without a network: which objects are where, and how they look.
 
 Segment against the best fitting background, label the components, then explain each by the palette (colour), by drawn
-templates of every shape (shape, size) and of the patterns (texture). What fits nothing well is "unclear", and no fact is
+templates of every shape (shape, size) and of the patterns (texture). What fits nothing is "unclear", and no fact is
 true of it. All colour distances are taken in a linear luma-chroma space, where blur and noise stay small.
 """
 
