@@ -15,7 +15,7 @@ from sfumato.data.toyworld.components import label
 from sfumato.data.toyworld.draw import boxes, render
 from sfumato.data.toyworld.facts import Fact, facts, prompts, score, tally
 from sfumato.data.toyworld.reader import Reading, read, read_batch
-from sfumato.data.toyworld.scene import scene
+from sfumato.data.toyworld.scene import Scene, Thing, scene
 from sfumato.data.toyworld.vocabulary import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
 
 SCENES = [scene(11, index, "held-out") for index in range(200)]
@@ -128,6 +128,16 @@ def test_places_and_boxes_are_found(readings: list[Reading]) -> None:
             assert max(abs(seen.x - thing.x), abs(seen.y - thing.y)) < 1.2 / 64
             assert seen.diameter == pytest.approx(thing.diameter, rel=0.12)
             assert np.abs(np.subtract(seen.box, corners)).max() < 2 / 64
+
+
+@pytest.mark.parametrize("texture", ["striped", "dotted"])
+@pytest.mark.parametrize("shift", [(0, 3), (2, 0), (3, 5)])
+def test_a_pattern_counts_in_any_phase(texture: str, shift: tuple[int, int]) -> None:
+    square = Scene("single", (Thing("square", "blue", "large", texture, 0.5, 0.5, 0.7),), "white")
+    image = render([square], 64)[0]
+    rows, columns = slice(22 - shift[0], 43 - shift[0]), slice(22 - shift[1], 43 - shift[1])
+    image[:, 22:43, 22:43] = render([square], 64)[0][:, rows, columns]
+    assert read(image).objects[0].texture == texture
 
 
 def test_floats_and_bytes_read_alike(readings: list[Reading]) -> None:
