@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from sfumato.denoiser.blocks import AttentionBlock, ResBlock, SpatialTransformer, Steering
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.groupnorm import norm
-from sfumato.nn.transformer import CrossAttention, join_heads, split_heads
+from sfumato.engine.tokens import geglu
+from sfumato.nn.transformer import GEGLU, CrossAttention, join_heads, split_heads
 
 
 class FusedResBlock(ResBlock):
@@ -59,6 +60,13 @@ class FusedCrossAttention(CrossAttention):
         )
         out: Tensor = self.to_out(join_heads(attend(q, k, v, mask)))
         return out
+
+
+class FusedGEGLU(GEGLU):
+    """Gate and product in one pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return geglu(self.proj(x))
 
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
