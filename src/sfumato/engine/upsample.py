@@ -1,7 +1,7 @@
 """Nearest-neighbour doubling and a 3×3 convolution as one 2×2 convolution on the small picture: 4/9 of the arithmetic.
 
 Each output pixel's 3×3 window covers only 2×2 distinct small pixels; which ones, and the sums of weights over them,
-depend on the parity of its row and column. So a 2×2 convolution to four times the channels computes the four parities at
+depend on the parity of its row and column. A 2×2 convolution to four times the channels computes the four parities at
 once, and an interleaving copy puts them in place. Exact up to the rounding of the summed weights.
 """
 
