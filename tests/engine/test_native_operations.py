@@ -1,5 +1,6 @@
 """Native kernels against torch's own operations in float64, values and gradients."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from sfumato.engine import native
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.groupnorm import group_norm
 from sfumato.engine.tokens import geglu, layer_norm
+from sfumato.engine.upsample import upsample_conv
 from sfumato.nn.attention import attend as plain_attend
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=native.describe())
@@ -181,6 +183,28 @@ def test_gated_gelu_equals_its_formula(dtype: torch.dtype) -> None:
     z.backward(dy.double())
     close(y, z, dtype)
     close(fast.grad, slow.grad, dtype)
+
+
+@needs_kernels
+@DTYPES
+def test_upsampling_convolution_equals_its_parts(dtype: torch.dtype) -> None:
+    layer = torch.nn.Conv2d(8, 5, 3, padding=1)
+    x = torch.randn(3, 8, 17, 12).contiguous(memory_format=torch.channels_last)
+    fast, slow = leaf(x), leaf(x.double())
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        y = upsample_conv(layer, fast)
+    assert type(y.grad_fn).__name__ == "_InterleaveBackward"
+    reference = copy.deepcopy(layer).double()
+    z = reference(F.interpolate(slow, scale_factor=2.0, mode="nearest"))
+    dy = torch.randn(y.shape)
+    y.backward(dy.to(y.dtype))
+    z.backward(dy.double())
+    close(y, z, dtype)
+    close(fast.grad, slow.grad, dtype)
+    close(layer.weight.grad, reference.weight.grad, dtype)
+    assert layer.bias is not None
+    assert reference.bias is not None
+    close(layer.bias.grad, reference.bias.grad, dtype)
 
 
 @needs_kernels

@@ -109,6 +109,8 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "sfumato_vector_width": [],
         "sfumato_groupnorm": [flag, *[pointer] * 7, *[number] * 4, flag, real, flag, flag],
         "sfumato_groupnorm_backward": [flag, *[pointer] * 11, *[number] * 4, flag, flag, flag],
+        "sfumato_interleave": [*[pointer] * 2, *[number] * 4, flag],
+        "sfumato_interleave_backward": [*[pointer] * 2, *[number] * 4, flag],
         "sfumato_layernorm": [flag, *[pointer] * 6, number, number, real, flag],
         "sfumato_layernorm_backward": [flag, *[pointer] * 8, number, number, flag],
         "sfumato_geglu": [flag, *[pointer] * 2, number, number, flag],

@@ -53,12 +53,14 @@ class SiLUDoneBefore(nn.SiLU):
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
     blocks.ResBlock: fused_denoiser.FusedResBlock,
+    blocks.Upsample: fused_denoiser.FusedUpsample,
     blocks.AttentionBlock: fused_denoiser.FusedAttentionBlock,
     blocks.SpatialTransformer: fused_denoiser.FusedSpatialTransformer,
     transformer.GEGLU: fused_denoiser.FusedGEGLU,
     transformer.CrossAttention: fused_denoiser.FusedCrossAttention,
     convnet.ResidualBlock: fused_autoencoder.FusedResidualBlock,
     convnet.SoftmaxAttention: fused_autoencoder.FusedSoftmaxAttention,
+    convnet.Upsample: fused_autoencoder.FusedUpsample,
     convnet.Encoder: fused_autoencoder.FusedEncoder,
     convnet.Decoder: fused_autoencoder.FusedDecoder,
     convnet.GroupNorm: fused_autoencoder.FusedGroupNorm,
