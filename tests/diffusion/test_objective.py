@@ -49,7 +49,7 @@ def test_the_default_draws_training_indices_uniformly():
         (UniformTimes(low=0.2, high=0.7), lambda t: ((t - 0.2) / 0.5).clamp(0, 1)),
         (LogitNormalTimes(mean=-0.4, std=1.3), lambda t: torch.special.ndtr((torch.logit(t) + 0.4) / 1.3)),
     ],
-    ids=repr,
+    ids=["uniform", "part", "logit-normal"],
 )
 @pytest.mark.parametrize("stratified", [False, True])
 def test_times_follow_their_density(density, cdf, stratified):
@@ -80,7 +80,7 @@ def test_offset_noise_is_constant_over_each_channel():
     assert offset.mean((2, 3)).unique().numel() == 6
 
 
-@pytest.mark.parametrize("schedule", [LINEAR, build_schedule(CosineConfig())])
+@pytest.mark.parametrize("schedule", [LINEAR, build_schedule(CosineConfig())], ids=["linear", "cosine"])
 def test_weights_are_those_of_the_papers(schedule):
     alpha, sigma = schedule(T)
     snr = (alpha / sigma) ** 2

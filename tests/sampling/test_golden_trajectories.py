@@ -1,4 +1,4 @@
-"""Whole sampling runs of the original, with its shrunken networks: DDIM, PLMS, DDPM, inpainting, guidance, quantisation."""
+"""Whole sampling runs of the original with its shrunken networks, and its training loss."""
 
 import pytest
 import torch
