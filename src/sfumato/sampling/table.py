@@ -62,7 +62,7 @@ SAMPLERS: dict[str, SamplerFacts] = {
     "dpmpp-2s": SamplerFacts(DPM2SConfig, 2, 2, "log-snr", "strong guidance that makes 2m overshoot; 10 to 15 steps"),
     "dpmpp-3m": SamplerFacts(DPM3MConfig, 3, 1, "log-snr", "weak or no guidance, 20 steps or more"),
     "dpmpp-2m-sde": SamplerFacts(DPM2MSDEConfig, None, 1, "log-snr", "variety of ddpm in 20 to 50 steps"),
-    "unipc": SamplerFacts(UniPCConfig, 2, 1, "log-snr", "very few steps, 5 to 15"),
+    "unipc": SamplerFacts(UniPCConfig, 3, 1, "log-snr", "very few steps, 5 to 15"),
 }
 
 
