@@ -4,6 +4,7 @@ The published models used L1 plus LPIPS, a log variance that no optimiser held, 
 follows the gradients at the decoder's last layer. `LossConfig` names every choice.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,14 +122,23 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: GanLoss =
     return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
 
-def adaptive_weight(nll: Tensor, adversarial: Tensor, last_layer: Tensor, max_weight: float = 1e4) -> Tensor:
+def adaptive_weight(
+    nll: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    max_weight: float = 1e4,
+    average: Callable[[Sequence[Tensor]], None] | None = None,
+) -> Tensor:
     """‖∇ nll‖ / (‖∇ adversarial‖ + 1e-4) at the decoder's last layer (Esser et al. 2021, eq. 7).
 
     0-d float32, detached, in [0, max_weight]. Both graphs are kept for the backward pass to come. A gradient that is
-    not finite gives 0: that step goes without the adversarial term.
+    not finite gives 0: that step goes without the adversarial term. `average` takes the gradients' mean over the
+    processes of a run, in place, so that all weigh alike.
     """
     (nll_gradient,) = torch.autograd.grad(nll, last_layer, retain_graph=True)
     (adversarial_gradient,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    if average is not None:
+        average([nll_gradient, adversarial_gradient])
     ratio = nll_gradient.float().norm() / (adversarial_gradient.float().norm() + 1e-4)
     return ratio.nan_to_num(nan=0.0, posinf=0.0).clamp(0.0, max_weight).detach()
 
