@@ -15,6 +15,7 @@ from sfumato.sampling.dpm_solver import DPM2M, DPM2MSDE, DPM2S, DPM3M
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.heun import Euler, Heun
 from sfumato.sampling.loop import sample
+from sfumato.sampling.plms import PLMS
 from sfumato.sampling.sampler import level
 from sfumato.sampling.unipc import UniPC
 
@@ -196,3 +197,22 @@ def test_ddpm_over_every_step():
 
         ours, _ = DDPM().step(DENOISE, SCHEDULE, ours, grid[i], grid[i + 1], None, noise)
     torch.testing.assert_close(ours, x, rtol=0, atol=1e-8)
+
+
+def test_plms_is_pndm_without_its_runge_kutta_start():
+    """With the offset and the end of the original: theirs visits the second time twice for the first step's average."""
+    from diffusers import PNDMScheduler
+
+    options = {**CLEAN, "prediction_type": "epsilon", "timestep_spacing": "leading", "steps_offset": 1}
+    scheduler = PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **options)
+    scheduler.alphas_cumprod = SCHEDULE.alphas_cumprod
+    scheduler.final_alpha_cumprod = SCHEDULE.alphas_cumprod[0]
+    scheduler.set_timesteps(10)
+    x = start()
+    for timestep in scheduler.timesteps:
+        t = time_of_index(timestep, 1000)
+        point = level(SCHEDULE, t)
+        eps = (x - point.alpha * DENOISE(x, t)) / point.sigma
+        x = scheduler.step(eps, int(timestep), x, return_dict=False)[0]
+    grid = build_grid(GridConfig(kind="leading"), SCHEDULE, 10)
+    torch.testing.assert_close(sample(PLMS(), SCHEDULE, DENOISE, start(), grid, no_noise), x, rtol=0, atol=1e-9)

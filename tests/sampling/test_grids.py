@@ -132,9 +132,11 @@ def test_tail_keeps_a_share_of_the_steps():
             tail(grid, wrong)
 
 
-def test_default_grids():
-    for kind, facts in SAMPLERS.items():
-        config = facts.config()
-        assert config.kind == kind
-        assert default_grid(config, LINEAR).kind == facts.grid
-        assert default_grid(config, build_schedule(FlowConfig())).kind == "trailing"
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_default_grids(kind):
+    config = SAMPLERS[kind].config()
+    assert default_grid(config, LINEAR).kind == SAMPLERS[kind].grid
+    for pure_noise in [FlowConfig(), LinearConfig(zero_terminal_snr=True)]:
+        schedule = build_schedule(pure_noise)
+        grid = build_grid(default_grid(config, schedule), schedule, 10)
+        assert (grid[0] == 1) == (kind != "plms")

@@ -94,5 +94,13 @@ def build_sampler(config: SamplerConfig) -> Sampler[Any]:
 
 
 def default_grid(config: SamplerConfig, schedule: Schedule) -> GridConfig:
-    """The grid that suits a sampler; on a continuous schedule (flow) always evenly spaced times."""
-    return GridConfig(kind=SAMPLERS[config.kind].grid if schedule.discrete else "trailing")
+    """The grid that suits a sampler on this schedule.
+
+    Flow models take evenly spaced times, and a zero-terminal schedule a grid that begins in pure noise; but PLMS, which
+    cannot begin there, keeps the original's grid.
+    """
+    kind = SAMPLERS[config.kind].grid
+    misses_the_noise = schedule.zero_terminal and kind == "leading"
+    if config.kind != "plms" and (not schedule.discrete or misses_the_noise):
+        kind = "trailing"
+    return GridConfig(kind=kind)
