@@ -18,7 +18,7 @@ from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
-from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer
+from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer, text_config
 from sfumato.config import load_config, parse, to_yaml
 from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 from sfumato.diffusion.prediction import PredictionKind
@@ -33,6 +33,8 @@ from sfumato.schema import Schema
 
 CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.json"
+OLD = ".{}.old"
+"""The name of a model folder while another takes its place."""
 DEFAULT_STEPS = 20
 DEFAULT_SAMPLER = "dpmpp-2m"
 DEFAULT_GUIDANCE = 3.0
@@ -311,12 +313,20 @@ def sampler_named(name: str, **options: Any) -> SamplerConfig:
 
 
 def swap_folder(fresh: Path, folder: Path) -> None:
-    """Puts a finished folder in the place of another."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
+    """Puts a finished folder in the place of another. Raises UserError where it cannot; the other stays then.
+
+    Between two renames there is only the old one, under the name that `find_folder` looks for too.
+    """
+    old = folder.with_name(OLD.format(folder.name))
+    try:
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        fresh.rename(folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise UserError(f"{str(folder)!r} could not be replaced: {error}") from error
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -336,11 +346,16 @@ def build(config: ModelConfig, tokenizer: str | None = None) -> LatentDiffusion:
 def find_folder(path: Path | str) -> Path:
     """The model folder at a path, or the `model` folder of a run there. Raises UserError where there is neither."""
     path = Path(path)
-    for folder in (path / "model", path):
+    replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
+    for folder in (path / "model", path, *replaced):
         if (folder / "autoencoder.safetensors").exists() and (folder / CONFIG_FILE).exists():
             return folder
     if not path.exists():
         raise UserError(f"model {str(path)!r} does not exist; give a model folder or the folder of a run")
+    damaged = next((folder for folder in (path / "model", path) if any(folder.glob("*.safetensors"))), None)
+    if damaged is not None:
+        lost = CONFIG_FILE if (damaged / "autoencoder.safetensors").exists() else "autoencoder.safetensors"
+        raise UserError(f"the model folder {str(damaged)!r} is not whole: it lacks {lost}")
     if (path / "states").is_dir():
         raise UserError(
             f"the run in {str(path)!r} has not saved a model yet; let it reach its first train.save_every steps"
@@ -356,6 +371,9 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusio
     config = load_config(str(folder / CONFIG_FILE), [], ModelConfig)
     tokenizer_file = folder / TOKENIZER_FILE
     tokenizer = tokenizer_file.read_text(encoding="utf-8") if tokenizer_file.exists() else None
+    text = text_config(config.diffusion.conditioner) if config.diffusion else None
+    if tokenizer is None and text is not None and text.tokenizer == "fitted":
+        raise UserError(f"the model folder {str(folder)!r} is not whole: it lacks {TOKENIZER_FILE}")
     with torch.device("meta"):
         model = build(config, tokenizer)
     for name, part in model.parts().items():

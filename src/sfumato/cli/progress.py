@@ -13,9 +13,12 @@ SECONDS_BETWEEN = 0.1
 
 
 @contextmanager
-def bars() -> Iterator[tuple[Callable[[str], None], Callable[[str], Report]]]:
-    """Yields `say(message)` and `progress(title)`; the latter gives a callable of (done, total) that draws a bar."""
-    console = Console(stderr=True)
+def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[[str], Report]]]:
+    """Yields `say(message)` and `progress(title)`; the latter gives a callable of (done, total) that draws a bar.
+
+    Both are silent where `active` is False.
+    """
+    console = Console(stderr=True, quiet=not active)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
 

@@ -88,20 +88,27 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
     from sfumato.training.export import save_autoencoder
     from sfumato.training.previews import Reconstructions
     from sfumato.training.run import RunFolder
-    from sfumato.training.workers import use_all_cores
+    from sfumato.training.workers import Workers, use_all_cores
 
     use_all_cores()
+    workers = Workers()
     folder = RunFolder(out)
-    folder.claim(config)
-    with bars() as (say, progress):
+    with bars(active=workers.leads) as (say, progress), workers.leader_first():
+        folder.claim(config)
         data = open_data(config.data, config.held_out, out, cache or out / "cache", say, progress)
         shown = data.held_out or data.training
         preview = Reconstructions.of(shown, config.train.preview_images, folder.previews, config.train.precision)
         folder.describe(say)
     train_autoencoder(
-        config, data.training, folder, preview, lambda net, state: save_autoencoder(net, config, data, folder, state)
+        config,
+        data.training,
+        folder,
+        preview,
+        lambda net, state: save_autoencoder(net, config, data, folder, state),
+        workers,
     )
-    typer.echo(f"model: {folder.model}")
+    if workers.leads:
+        typer.echo(f"model: {folder.model}")
 
 
 def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> None:
@@ -113,17 +120,30 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     from sfumato.training.export import save_diffusion
     from sfumato.training.previews import Samples
     from sfumato.training.run import RunFolder
-    from sfumato.training.second_stage import begin, steered
-    from sfumato.training.workers import use_all_cores
+    from sfumato.training.second_stage import begin, check_sizes, steered
+    from sfumato.training.workers import Workers, use_all_cores
 
     use_all_cores()
+    check_sizes(config, first)
+    workers = Workers()
+    first = first.to(workers.device)
     folder = RunFolder(out)
-    folder.claim(config)
     place = cache or out / "cache"
-    with bars() as (say, progress):
-        data = open_data(config.data, config.held_out, out, place, say, progress)
-        latents = cached_latents(first, data.training, place, config.mirrored, progress=progress("encoding"))
-        model = begin(config, first, latents)
+    with bars(active=workers.leads) as (say, progress):
+        with workers.leader_first():
+            folder.claim(config)
+            data = open_data(config.data, config.held_out, out, place, say, progress)
+        latents = cached_latents(
+            first,
+            data.training,
+            place,
+            config.mirrored,
+            precision=config.train.precision,
+            progress=progress("encoding"),
+            workers=workers,
+        )
+        model = begin(config, first, latents).to(workers.device)
+        folder.describe(say)
     assert model.second is not None
     preview = Samples.of(model, data, folder.previews, config.train.precision)
     train_diffusion(
@@ -136,5 +156,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         folder,
         preview,
         lambda networks, state: save_diffusion(model, networks, config, folder, state),
+        workers,
     )
-    typer.echo(f"model: {folder.model}")
+    if workers.leads:
+        typer.echo(f"model: {folder.model}")
