@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
-from sfumato.cli import train
+from sfumato.cli import demo, train
 from sfumato.errors import UserError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
+app.command("demo")(demo.demo)
 
 
 def _version(wanted: bool) -> None:
