@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
     from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.state import TrainState
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -80,8 +81,8 @@ def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | No
     return {**raw, "data": given}
 
 
-def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> None:
-    """Trains stage 1 in the folder `out`."""
+def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> "TrainState":
+    """Trains stage 1 in the folder `out`; the state's step falls short of the configured one after an interruption."""
     from sfumato.cli.progress import bars
     from sfumato.training.autoencoder import train_autoencoder
     from sfumato.training.data import open_data
@@ -99,7 +100,7 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
         shown = data.held_out or data.training
         preview = Reconstructions.of(shown, config.train.preview_images, folder.previews, config.train.precision)
         folder.describe(say)
-    train_autoencoder(
+    state = train_autoencoder(
         config,
         data.training,
         folder,
@@ -109,10 +110,11 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
     )
     if workers.leads:
         typer.echo(f"model: {folder.model}")
+    return state
 
 
-def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> None:
-    """Trains stage 2 in the folder `out` on the first stage of `first`."""
+def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
+    """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
     from sfumato.cli.progress import bars
     from sfumato.training.data import open_data
     from sfumato.training.diffusion import train_diffusion
@@ -146,7 +148,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         folder.describe(say)
     assert model.second is not None
     preview = Samples.of(model, data, folder.previews, config.train.precision)
-    train_diffusion(
+    state = train_diffusion(
         config,
         steered(model),
         model.second.schedule,
@@ -160,3 +162,4 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     )
     if workers.leads:
         typer.echo(f"model: {folder.model}")
+    return state
