@@ -7,6 +7,11 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import train
+from sfumato.cli.info import info
+from sfumato.cli.reconstruct import reconstruct
+from sfumato.cli.sample import sample
+from sfumato.cli.samplers import samplers
+from sfumato.cli.zoo import zoo
 from sfumato.errors import UserError
 
 app = typer.Typer(
@@ -18,6 +23,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
+for command in (sample, reconstruct, info, samplers, zoo):
+    app.command()(command)
 
 
 def _version(wanted: bool) -> None:
