@@ -266,3 +266,24 @@ def test_the_readme_s_table_of_the_paper_names_files() -> None:
         assert files, f"no file in the row {row}"
         for file in files:
             assert (SOURCE / file).exists(), f"README names {file}, which is not in src/sfumato"
+
+
+def said_by_the_source() -> list[str]:
+    """Every string in the source, an ellipsis in the place of what is filled in."""
+    found: list[str] = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_messages_that_are_explained_are_ones_that_are_given() -> None:
+    said = said_by_the_source()
+    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) > 20
+    for message in rows:
+        for part in filter(lambda part: len(part) > 4, re.split(r"\s*…\s*", message)):
+            assert any(part in text for text in said), f"no message says {part!r} (of {message!r})"
