@@ -1,6 +1,7 @@
 """What README and docs say, held against the tree: links, paths, commands, Python, worked examples, tables."""
 
 import ast
+import json
 import re
 import runpy
 import shlex
@@ -12,9 +13,12 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from sfumato.cli import app
-from sfumato.config import zoo_names
+from sfumato.config import parse, zoo_names
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.diffusion import DiffusionRun
 from test_imports import ALLOWED, SOURCE
 
 ROOT = Path(__file__).parents[1]
@@ -179,14 +183,12 @@ def test_python_compiles_and_imports_what_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_yaml_and_json_are_well_formed(page: Path) -> None:
-    import json
-
-    import yaml
-
+def test_configurations_are_valid_and_json_is_well_formed(page: Path) -> None:
     for language, block in fences(page):
         if language == "yaml":
-            assert isinstance(yaml.safe_load(block), dict), name(page)
+            given = yaml.safe_load(block)
+            given["data"] = {"kind": "folder", **given.get("data", {}), "path": "pictures"}  # as --data does
+            parse(given, AutoencoderRun if "model" in given else DiffusionRun, name(page))
         if language == "json":
             assert all(json.loads(line) for line in block.splitlines()), name(page)
 
