@@ -1,5 +1,6 @@
 """The command line: one small file a command; heavy imports happen inside the commands."""
 
+import errno
 import sys
 from typing import Annotated
 
@@ -22,6 +23,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+SURROUNDINGS = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
+    errno.EACCES: "choose another folder, or change its permissions",
+    errno.EPERM: "choose another folder, or change its permissions",
+    errno.EROFS: "choose another folder",
+}
+"""What a user can do about errors that are the machine's, not the program's."""
+
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
 for command in (sample, reconstruct, info, samplers, zoo):
     app.command()(command)
@@ -47,5 +57,12 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"sfumato: {error}", err=True)
-        sys.exit(2)
+        sentence = str(error)
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        sentence = f"{error.strerror}{f': {error.filename!r}' if error.filename else ''}; {SURROUNDINGS[error.errno]}"
+    else:
+        return
+    typer.echo(f"sfumato: {sentence}", err=True)
+    sys.exit(2)

@@ -112,18 +112,22 @@ def _pairs(model: "LatentDiffusion", named: "Sequence[tuple[str, Tensor]]") -> "
 
 
 def padded(images: "Tensor", factor: int) -> "Tensor":
-    """(B, C, H, W) grown at the bottom and the right to multiples of `factor`, by reflection however small it is."""
+    """(B, C, H, W) grown at the bottom and the right to multiples of `factor`, by reflection however small it is.
+
+    To two of them at least: norms need more than one position.
+    """
     for axis in (-2, -1):
-        images = images.index_select(axis, _mirrored(images.shape[axis], -images.shape[axis] % factor))
+        length = images.shape[axis]
+        images = images.index_select(axis, _mirrored(length, max(2 * factor, -(-length // factor) * factor)))
     return images
 
 
-def _mirrored(length: int, more: int) -> "Tensor":
-    """0 .. length - 1 and `more` indices that run back and forth from there."""
+def _mirrored(length: int, wanted: int) -> "Tensor":
+    """`wanted` indices that run from 0 to length - 1, and back and forth from there."""
     import torch
 
     period = max(1, 2 * (length - 1))
-    i = torch.arange(length + more) % period
+    i = torch.arange(wanted) % period
     return torch.where(i < length, i, period - i)
 
 
@@ -217,7 +221,9 @@ def _report(
     finite = [result.psnr for result in results if result.psnr != float("inf")]
     mean_psnr = f"{fmean(finite):.2f} dB" if finite else "infinite"
     mean_ssim = f"{fmean(similar):.4f}" if similar else "not defined (smaller than 11x11)"
-    typer.echo(f"{len(results)} pictures: PSNR {mean_psnr}, SSIM {mean_ssim}")
+    typer.echo(
+        f"mean over {len(results)} of {len(results) + len(unreadable)} files: PSNR {mean_psnr}, SSIM {mean_ssim}"
+    )
     typer.echo(f"sheet: {folder / 'grid.png'}; every picture: {folder / 'metrics.jsonl'}")
 
 

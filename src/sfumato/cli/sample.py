@@ -140,8 +140,6 @@ def draw(
     from sfumato.cli.progress import counting
 
     first = next_number(folder)
-    if first:
-        typer.echo(f"{folder} already holds pictures: numbering goes on at {first:04d}", err=True)
     about = {**facts, "model": model.digest, "sfumato": __version__}
     sheet: list[torch.Tensor] = []
     batches = [wishes[i : i + batch] for i in range(0, len(wishes), batch)]
@@ -158,6 +156,8 @@ def draw(
                 callback=lambda step: advance(1),
                 **options,
             )
+            if first and number == first:
+                typer.echo(f"{folder} already holds pictures: numbering goes on at {first:04d}", err=True)
             for wish, pixels in zip(part, pictures.to_uint8(images).cpu(), strict=True):
                 own = {"prompt": wish.text, "label": wish.label, "seed": wish.seed}
                 known = {name: value for name, value in own.items() if value is not None}
@@ -169,7 +169,8 @@ def draw(
     name = folder / ("grid.png" if first == 0 else f"grid-{first:04d}.png")
     pictures.save_png(name, pictures.grid(torch.stack(sheet), columns_of(len(sheet))), about)
     told = f"{first:04d}.png" + (f" to {number - 1:04d}.png" if number - 1 > first else "")
-    rate = f"{len(wishes)} pictures in {elapsed:.1f} s, {len(wishes) / elapsed:.1f} a second"
+    plural = "s" if len(wishes) > 1 else ""
+    rate = f"{len(wishes)} picture{plural} in {elapsed:.1f} s, {len(wishes) / elapsed:.1f} a second"
     typer.echo(f"{rate}: {folder}/{told}; sheet: {name}")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sfumato import rng
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
-from sfumato.conditioning.condition import Conditioner, Fields, select
+from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig
 from sfumato.data.dataset import LatentSource
 from sfumato.data.loader import Loader
@@ -83,7 +83,7 @@ class Steered(nn.Module):
     def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Tensor) -> Tensor:
         """x_t (B, C, h, w), network time (B,), the batch's fields, keep (B,) bool -> prediction (B, C, h, w)."""
         if self.conditioner is None:
-            return self.denoiser(x_t, timestep, None)
+            return self.denoiser(x_t, timestep, Condition())
         condition = self.conditioner(fields)
         if not bool(keep.all()):
             null = self.conditioner.null(x_t.shape[0], (x_t.shape[2], x_t.shape[3]))

@@ -41,6 +41,8 @@ class RunFolder:
         Raises UserError naming the first setting that differs, unless it may change between sessions of one run.
         """
         file = self.path / "config.yaml"
+        if not checkpoint.saved_steps(self.states):
+            file.unlink(missing_ok=True)  # nothing was learnt under that configuration yet
         if file.exists():
             before = _flat(parse_mapping(file.read_text(encoding="utf-8"), str(file)))
             now = _flat(config.model_dump(mode="json"))
@@ -50,6 +52,7 @@ class RunFolder:
                         f"--out {str(self.path)!r} holds a run with {key} = {before.get(key)!r}, not {now.get(key)!r}; "
                         "give the same configuration to resume it, or another folder"
                     )
+        self._check_steps(config)
         self.previews.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(file, to_yaml(config))
 
@@ -57,6 +60,16 @@ class RunFolder:
         """Says whether a run begins here or goes on."""
         steps = checkpoint.saved_steps(self.states)
         say(f"going on after step {steps[-1][0]} of the run in {self.path}" if steps else f"a new run in {self.path}")
+
+    def _check_steps(self, config: BaseModel) -> None:
+        """Raises UserError where the run in the folder has gone further than `train.steps`."""
+        train = getattr(config, "train", None)
+        done = max((step for step, _ in checkpoint.saved_steps(self.states)), default=0)
+        if train is not None and train.steps < done:
+            raise UserError(
+                f"train.steps is {train.steps}, but the run in {str(self.path)!r} has done {done} already: "
+                "give at least as many, or another folder"
+            )
 
     def save(self, state: TrainState) -> None:
         """Writes the state atomically and drops older ones."""
