@@ -17,7 +17,7 @@ _HOMES = {
     "UNetConfig": "sfumato.denoiser.unet",
     "Condition": "sfumato.conditioning.condition",
     "ToyWorld": "sfumato.data.toyworld.dataset",
-    "ImageFolder": "sfumato.data.folder",
+    "FolderDataset": "sfumato.data.folder",
     "UserError": "sfumato.errors",
 }
 
