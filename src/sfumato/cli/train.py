@@ -107,6 +107,7 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
         lambda net, state: save_autoencoder(net, config, data, folder, state),
         workers,
     )
+    workers.close()
     if workers.leads:
         typer.echo(f"model: {folder.model}")
 
@@ -158,5 +159,6 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         lambda networks, state: save_diffusion(model, networks, config, folder, state),
         workers,
     )
+    workers.close()
     if workers.leads:
         typer.echo(f"model: {folder.model}")
