@@ -108,6 +108,7 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
         lambda net, state: save_autoencoder(net, config, data, folder, state),
         workers,
     )
+    workers.close()
     if workers.leads:
         typer.echo(f"model: {folder.model}")
     return state
@@ -160,6 +161,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         lambda networks, state: save_diffusion(model, networks, config, folder, state),
         workers,
     )
+    workers.close()
     if workers.leads:
         typer.echo(f"model: {folder.model}")
     return state

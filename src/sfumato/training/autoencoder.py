@@ -300,7 +300,6 @@ def train_autoencoder(
                 folder.save(state)
         if stop and state.step < train.steps:
             log.say(f"stopped after step {state.step}; the same command goes on from there")
-    workers.close()
     return state
 
 

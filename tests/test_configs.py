@@ -1,0 +1,130 @@
+"""Every shipped configuration parses strictly and builds, on the meta device; a slip of the pen is named."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from pydantic import BaseModel
+
+import sfumato
+from sfumato.autoencoder.discriminator import PatchDiscriminator
+from sfumato.autoencoder.model import Autoencoder
+from sfumato.cli.train import with_data
+from sfumato.conditioning.condition import ConditionSpec
+from sfumato.conditioning.table import build_conditioner, text_config
+from sfumato.conditioning.tokenizer import fit_tokenizer
+from sfumato.config import parse, read_source, to_yaml, zoo_names
+from sfumato.denoiser.table import build_denoiser
+from sfumato.diffusion.objective import check_objective
+from sfumato.diffusion.schedule import build_schedule
+from sfumato.errors import UserError
+from sfumato.model import ModelConfig, build
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.diffusion import DiffusionRun
+
+ZOO = Path(sfumato.__file__).parent / "zoo"
+FILES = sorted(ZOO.rglob("*.yaml"))
+LATENT_CHANNELS = 4
+"""Of the autoencoder that a second stage is tried on: a YAML of stage 2 takes whatever it is given."""
+
+
+def schema_of(raw: dict[str, Any]) -> type[BaseModel]:
+    """By what the file speaks of."""
+    if "denoiser" in raw:
+        return DiffusionRun
+    return AutoencoderRun if "model" in raw else ModelConfig
+
+
+def shipped(file: Path) -> BaseModel:
+    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    schema = schema_of(raw)
+    if schema is not ModelConfig:
+        folder = raw.get("data", {}).get("kind", "folder") == "folder"
+        raw = with_data(raw, Path("a/folder") if folder else None, (64, 64) if schema is DiffusionRun else None)
+    return parse(raw, schema, str(file))
+
+
+def ids(file: Path) -> str:
+    return str(file.relative_to(ZOO))
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_a_shipped_configuration_parses_and_builds(file: Path) -> None:
+    config = shipped(file)
+    with torch.device("meta"):
+        if isinstance(config, AutoencoderRun):
+            autoencoder = Autoencoder(config.model)
+            adversarial = config.loss.adversarial
+            PatchDiscriminator(config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm)
+            assert autoencoder.factor == config.model.factor
+        elif isinstance(config, DiffusionRun):
+            build_second(config)
+        else:
+            assert isinstance(config, ModelConfig)
+            build(config)
+
+
+def build_second(config: DiffusionRun) -> None:
+    spec = ConditionSpec()
+    if config.conditioner.kind == "pretrained-text":
+        spec = ConditionSpec(token_dim=8)  # its weights are not ours to ship
+    else:
+        part = text_config(config.conditioner)
+        fitted = part is not None and part.tokenizer == "fitted"
+        conditioner = build_conditioner(config.conditioner, fit_tokenizer(["a red apple"], 64) if fitted else None)
+        spec = spec if conditioner is None else conditioner.spec
+    build_denoiser(config.denoiser, LATENT_CHANNELS, spec)
+    with torch.device("cpu"):
+        check_objective(config.objective, build_schedule(config.schedule))
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_what_a_run_writes_down_is_read_back_as_it_was(file: Path) -> None:
+    config = shipped(file)
+    assert parse(yaml.safe_load(to_yaml(config)), type(config), "written") == config
+
+
+def keys(config: BaseModel, raw: dict[str, Any]) -> Iterator[tuple[list[str], str]]:
+    """Every key that a file gives and its configuration knows, with the groups it stands in."""
+    for name in raw:
+        if name not in type(config).model_fields:
+            continue
+        yield [], name
+        below = getattr(config, name)
+        if isinstance(below, BaseModel) and isinstance(raw[name], dict):
+            yield from (([name, *path], key) for path, key in keys(below, raw[name]))
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_a_misspelt_key_names_its_neighbour(file: Path) -> None:
+    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    config = shipped(file)
+    for path, name in keys(config, raw):
+        if name == "kind" or len(name) < 4:
+            continue
+        spoilt = yaml.safe_load(to_yaml(config))
+        group = spoilt
+        for part in path:
+            group = group[part]
+        group[name + "x"] = group.pop(name)
+        with pytest.raises(UserError, match=f"unknown key '{'.'.join([*path, name + 'x'])}'; did you mean '{name}'"):
+            parse(spoilt, type(config), "spoilt")
+
+
+def test_the_zoo_lists_what_is_shipped() -> None:
+    assert zoo_names() == [str(file.relative_to(ZOO).with_suffix("")) for file in FILES]
+    assert FILES, "the zoo is empty"
+    for name in zoo_names():
+        assert read_source(f"zoo:{name}")
+
+
+def test_sizes_that_do_not_fit_are_refused_before_data_is_opened() -> None:
+    raw = {"model": {"channel_multipliers": [1, 2, 4]}, "data": {"kind": "folder", "path": "x", "size": 66}}
+    with pytest.raises(UserError, match=r"data.size 66x66 is not a multiple of f = 4.*change either"):
+        parse(raw, AutoencoderRun, "x")
+    raw = {"denoiser": {}, "schedule": {"kind": "linear"}, "data": {"kind": "toy"}, "train": {"condition_dropout": 0.3}}
+    with pytest.raises(UserError, match=r"condition_dropout is set but conditioner.kind is none"):
+        parse(raw, DiffusionRun, "x")

@@ -1,0 +1,90 @@
+"""Two processes train the model that one would with the batches of both, through the command that users type."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runs import FIRST_STAGE, SECOND_STAGE, assert_same_up_to_rounding, first_run, logged, train_first
+from sfumato.cli.train import run_autoencoder, run_diffusion
+from sfumato.config import apply_overrides, parse
+from sfumato.model import load
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.diffusion import DiffusionRun
+
+ROOT = Path(__file__).parents[2]
+TOY = {"kind": "toy", "size": 32, "length": 10}
+GENTLE = ["train.optimiser.warmup_steps=0", "train.optimiser.learning_rate=1e-4", "train.steps=3"]
+KL = [
+    *GENTLE,
+    "loss.output_variance=true",
+    "loss.adversarial={weight: 0.5, start: 1, channels: 16, layers: 1, norm: group, lecam: 0.1}",
+]
+VQ = [*GENTLE, "model.bottleneck={kind: vq, codes: 24, kmeans_init: true, revive_every: 2}"]
+TEXT = [*GENTLE, "train.condition_dropout=0.5", "train.accumulate=2", "objective.stratified=true", "mirrored=true"]
+
+
+FIRST_STAGES = """
+import sys
+from pathlib import Path
+import runs
+
+for name, overrides in {cases!r}.items():
+    runs.train_first(Path(sys.argv[1]) / name, runs.first_run(*overrides, "train.batch=2"))
+"""
+
+
+def in_two_processes(*arguments: str) -> subprocess.Popen[str]:
+    """`python -m torch.distributed.run --nproc_per_node 2 ARGUMENTS`"""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*launch, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out[-3000:]
+    return out
+
+
+def raw(stage: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]:
+    """A configuration for the toy world, and the file that holds it."""
+    stage = {**stage, "data": TOY}
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(stage))
+    return stage, str(file)
+
+
+def test_two_processes_train_the_first_stage_that_one_does(tmp_path: Path) -> None:
+    cases = {"kl": KL, "vq": VQ}
+    (tmp_path / "train.py").write_text(FIRST_STAGES.format(cases=cases))
+    process = in_two_processes(str(tmp_path / "train.py"), str(tmp_path / "two"))
+    for name, overrides in cases.items():
+        train_first(tmp_path / "one" / name, first_run(*overrides, "train.batch=4"))
+    finished(process)
+    for name in cases:
+        one, two = tmp_path / "one" / name, tmp_path / "two" / name
+        assert_same_up_to_rounding(one, two)
+        assert [line["step"] for line in logged(two)] == [line["step"] for line in logged(one)]
+
+
+def test_two_processes_encode_and_train_the_second_stage_that_one_does(tmp_path: Path) -> None:
+    stage, _ = raw(FIRST_STAGE, tmp_path)
+    run_autoencoder(parse(apply_overrides(stage, ["train.steps=1"]), AutoencoderRun, "first"), tmp_path / "first", None)
+    stage, file = raw(SECOND_STAGE, tmp_path)
+    command = ["-m", "sfumato", "train", "diffusion", file, "--autoencoder", str(tmp_path / "first")]
+    process = in_two_processes(*command, "--out", str(tmp_path / "two"), *TEXT, "train.batch=2")
+    config = parse(apply_overrides(stage, [*TEXT, "train.batch=4"]), DiffusionRun, "one")
+    run_diffusion(config, load(tmp_path / "first"), tmp_path / "one", None)
+    assert finished(process).count("model: ") == 1, "one process speaks"
+    assert_same_up_to_rounding(tmp_path / "one", tmp_path / "two")
+    one, two = ([line["loss"] for line in logged(tmp_path / name) if "loss" in line] for name in ("one", "two"))
+    assert one == pytest.approx(two, rel=1e-3), "the logged loss is that of all processes"
+    assert load(tmp_path / "two").config.classes == load(tmp_path / "one").config.classes
