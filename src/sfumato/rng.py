@@ -1,6 +1,6 @@
 """Every random draw has a named source: a generator derived from a seed and the keys that say what it is for.
 
-Nothing here is stored in a checkpoint: the generator of step n is derived from (seed, rank, n, purpose), so a resumed run
+Nothing here is stored in a checkpoint: the generator of step n derives from (seed, rank, n, purpose), so a resumed run
 draws what the uninterrupted one would have drawn.
 """
 

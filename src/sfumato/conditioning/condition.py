@@ -22,7 +22,7 @@ class ConditionSpec:
 
 @dataclass(frozen=True)
 class Condition:
-    """vector (B, D), tokens (B, M, D) with mask (B, M) bool (True = a real token), spatial (B, C, h, w); each optional."""
+    """vector (B, D), tokens (B, M, D) with mask (B, M) bool (True = real), spatial (B, C, h, w); each optional."""
 
     vector: Tensor | None = None
     tokens: Tensor | None = None
@@ -73,7 +73,7 @@ def select(keep: Tensor, condition: Condition, null: Condition) -> Condition:
 
 
 def stack(conditions: Sequence[Condition]) -> Condition:
-    """Concatenates along the batch axis (the doubled batch of classifier-free guidance); all must have the same fields."""
+    """Concatenates along the batch axis (the doubled batch of guidance); all must have the same fields."""
     names = {frozenset(c.tensors()) for c in conditions}
     if len(names) != 1:
         raise ValueError(f"conditions with different fields cannot share a batch: {[sorted(n) for n in names]}")
@@ -84,8 +84,8 @@ class Conditioner(nn.Module):
     """Interface: the batch's fields -> Condition.
 
     `spec` says which fields of Condition come out, `reads` which of the batch's fields go in; `null(n, size)` is the
-    condition of n unconditional samples, with the same fields and shapes as `forward` gives; `size` is the latent's (h, w),
-    which only spatial conditioners need.
+    condition of n unconditional samples, with the same fields and shapes as `forward` gives; `size` is the latent's
+    (h, w), which only spatial conditioners need.
     """
 
     spec: ConditionSpec

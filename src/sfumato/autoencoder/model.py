@@ -1,0 +1,164 @@
+"""The autoencoder of the first stage: image <-> latent (Rombach et al. 2022, section 3.1)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sfumato.autoencoder.bottleneck import Encoding, VectorQuantizer, gaussian_kl, gaussian_moments, gaussian_sample
+from sfumato.autoencoder.convnet import AttentionKind, Decoder, Encoder
+from sfumato.errors import UserError
+from sfumato.schema import Schema
+
+
+class KLConfig(Schema):
+    """A Gaussian posterior, held near N(0, 1) by a small KL weight (LossConfig.kl_weight)."""
+
+    kind: Literal["kl"] = "kl"
+
+
+class VQConfig(Schema):
+    """A codebook; the search for the nearest code belongs to the decoder."""
+
+    kind: Literal["vq"] = "vq"
+    codes: int = Field(8192, ge=1)
+    beta: float = Field(0.25, ge=0)
+    legacy: bool = True
+    """beta weights the codebook term, as in the published models; False: the commitment term, as in the paper."""
+    normalise: bool = False
+    """Latents and codes on the unit sphere."""
+    kmeans_init: bool = False
+    """The training loop sets the codebook to cluster means of the first latents."""
+    revive_every: int = Field(0, ge=0)
+    """The training loop moves unused codes onto latents every so many steps; 0: never."""
+
+
+class AutoencoderConfig(Schema):
+    """Topology of the autoencoder; the defaults are the published kl-f8."""
+
+    image_channels: int = Field(3, ge=1)
+    channels: int = Field(128, ge=1)
+    channel_multipliers: tuple[int, ...] = Field((1, 2, 4, 4), min_length=1)
+    """Width of each level over `channels`, the full resolution first; the downsampling factor is 2 ** (length - 1)."""
+    blocks_per_level: int = Field(2, ge=1)
+    attention_levels: tuple[int, ...] = ()
+    """Levels (0 = full resolution) whose blocks attend, beside the middle block."""
+    attention: AttentionKind = "softmax"
+    latent_channels: int = Field(4, ge=1)
+    """Channels between the encoder's last convolution and quant_conv."""
+    embed_channels: int | None = Field(None, ge=1)
+    """Channels of the latent itself; None: latent_channels."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    bottleneck: Annotated[KLConfig | VQConfig, Field(discriminator="kind")] = KLConfig()
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> Self:
+        unknown = [level for level in self.attention_levels if not 0 <= level < len(self.channel_multipliers)]
+        if unknown:
+            last = len(self.channel_multipliers) - 1
+            raise ValueError(f"attention_levels {unknown} do not exist: channel_multipliers has levels 0 to {last}")
+        if min(self.channel_multipliers) < 1:
+            raise ValueError(f"channel_multipliers {self.channel_multipliers} must be positive")
+        return self
+
+    @property
+    def factor(self) -> int:
+        """f: pixels per latent position along each side."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def raw_channels(self) -> int:
+        """Channels of the latent."""
+        return self.embed_channels if self.embed_channels is not None else self.latent_channels
+
+
+class Autoencoder(nn.Module):
+    """Encoder, bottleneck and decoder; parameter names are those of the published checkpoints."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.factor = config.factor
+        self.latent_channels = config.raw_channels
+        widths = [config.channels * m for m in config.channel_multipliers]
+        parameters = 2 if config.bottleneck.kind == "kl" else 1  # mean and log variance, or the latent alone
+        z, embed = config.latent_channels, config.raw_channels
+        self.encoder = Encoder(
+            config.image_channels,
+            parameters * z,
+            config.channels,
+            widths,
+            config.blocks_per_level,
+            config.attention_levels,
+            config.attention,
+            config.dropout,
+        )
+        self.decoder = Decoder(
+            z,
+            config.image_channels,
+            widths,
+            config.blocks_per_level,
+            config.attention_levels,
+            config.attention,
+            config.dropout,
+        )
+        self.quantize: VectorQuantizer | None = None
+        if isinstance(config.bottleneck, VQConfig):
+            vq = config.bottleneck
+            self.quantize = VectorQuantizer(vq.codes, embed, vq.beta, vq.legacy, vq.normalise)
+        self.quant_conv = nn.Conv2d(parameters * z, parameters * embed, 1)
+        self.post_quant_conv = nn.Conv2d(embed, z, 1)
+
+    def encode(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
+        """Image (B, image_channels, H, W) in [-1, 1] -> its latent.
+
+        Args:
+            image: H and W are multiples of the factor.
+            noise: (B, C, h, w) from N(0, 1), draws from the KL posterior; None takes its mean. VQ has no use for it.
+
+        Raises:
+            UserError: if H or W is not a multiple of the factor.
+        """
+        H, W = image.shape[-2:]
+        if H % self.factor or W % self.factor:
+            raise UserError(
+                f"image size {H}x{W} (height x width) is not a multiple of {self.factor}, the autoencoder's "
+                "downsampling factor: resize, crop or pad the image"
+            )
+        h = self.quant_conv(self.encoder(image.to(self.quant_conv.weight.dtype)))
+        if self.quantize is not None:
+            return self.quantize(h)
+        moments = gaussian_moments(h)
+        return Encoding(
+            z=gaussian_sample(moments, noise),
+            regulariser=gaussian_kl(moments).mean(),
+            moments=moments,
+            indices=None,
+        )
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
+        """Latent (B, C, h, w) -> image (B, image_channels, f·h, f·w), unbounded.
+
+        VQ: the latent is first replaced by its nearest codes (straight-through gradient), unless quantize is False.
+        The codes themselves stay as they are, so `Encoding.z` decodes to the same picture either way.
+        """
+        if self.quantize is not None and quantize:
+            z = self.quantize.quantise(z)
+        return self.decoder(self.post_quant_conv(z.to(self.post_quant_conv.weight.dtype)))
+
+    def decode_indices(self, indices: Tensor) -> Tensor:
+        """VQ: codes (B, h, w) long -> image (B, image_channels, f·h, f·w); raises ValueError for a KL autoencoder."""
+        if self.quantize is None:
+            raise ValueError("decode_indices: a KL autoencoder has no codebook; decode a latent instead")
+        return self.decode(self.quantize.embed(indices), quantize=False)
+
+    def latent_from_moments(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """What `Encoding.moments` kept -> the raw latent of the diffusion model, (B, C, h, w).
+
+        KL: a draw with noise (B, C, h, w), or the mean where noise is None. VQ: the latent before quantisation.
+        """
+        return moments if self.quantize is not None else gaussian_sample(moments, noise)
+
+    def last_layer(self) -> Tensor:
+        """The weight at which reconstruction and adversarial gradients are balanced."""
+        return self.decoder.conv_out.weight

@@ -1,0 +1,110 @@
+"""Text -> tokens, through a transformer trained together with the denoiser (§4.3.1 of the paper)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields
+from sfumato.conditioning.encoder import TokenEncoder, device_of
+from sfumato.conditioning.tokenizer import Texts
+from sfumato.errors import UserError
+from sfumato.schema import Schema
+
+
+class TextConfig(Schema):
+    """Width and depth of the text transformer, and where its tokenizer comes from."""
+
+    kind: Literal["text"] = "text"
+    dim: int = Field(default=256, gt=0)
+    depth: int = Field(default=4, gt=0, description="pairs of attention and feed-forward (the original's n_layer)")
+    heads: int = Field(default=8, gt=0)
+    head_dim: int = Field(default=64, gt=0)
+    max_tokens: int = Field(default=77, gt=1, description="longer texts are cut, shorter ones padded")
+    tokenizer: str = Field(
+        default="fitted",
+        description="fitted: on the training captions; a tokenizer.json, its folder, or package:NAME; none: ids only",
+    )
+    vocabulary: int = Field(
+        default=8192, gt=0, description="largest size of a fitted tokenizer; rows of the token table with another"
+    )
+    mask_padding: bool = Field(default=True, description="padding is not attended; the original attended it")
+    pad_token: int = Field(default=0, ge=0)
+    empty_tokens: tuple[int, ...] = Field(
+        default=(101, 102), description="ids of the empty text where there is no tokenizer (BERT's [CLS] [SEP])"
+    )
+    logits: bool = Field(default=False, description="hold the original's unused output layer, to fit its checkpoints")
+
+
+class TextTransformer(Conditioner):
+    """Reads `text`, B strings, or instead `tokens`, (B, M) padded ids; the unconditional one is the empty text.
+
+    Args:
+        config: the topology.
+        tokenizer: text of a tokenizer.json; kept as `tokenizer_json` for whoever stores the model. None: ids only.
+
+    Raises:
+        UserError: the tokenizer is fitted elsewhere but not given, or has more entries than the token table rows.
+    """
+
+    reads = ("text",)
+
+    def __init__(self, config: TextConfig, tokenizer: str | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.texts = None if tokenizer is None else Texts(tokenizer, config.max_tokens, config.pad_token)
+        if self.texts is None and config.tokenizer == "fitted":
+            raise UserError("the text conditioner's tokenizer is 'fitted' but none is given; fit one on the captions")
+        if self.texts is not None and config.tokenizer != "fitted" and self.texts.size > config.vocabulary:
+            raise UserError(
+                f"vocabulary {config.vocabulary} is smaller than the {self.texts.size} entries of the tokenizer "
+                f"{config.tokenizer}; set vocabulary: {self.texts.size}"
+            )
+        fitted = self.texts is not None and config.tokenizer == "fitted"
+        rows = self.texts.size if fitted and self.texts is not None else config.vocabulary
+        self.transformer = TokenEncoder(
+            rows, config.dim, config.depth, config.heads, config.head_dim, config.max_tokens, config.logits
+        )
+        self.spec = ConditionSpec(token_dim=config.dim)
+
+    @property
+    def tokenizer_json(self) -> str | None:
+        return None if self.texts is None else self.texts.json
+
+    def forward(self, fields: Fields) -> Condition:
+        """tokens (B, M, dim), with the mask of real tokens if padding is masked; ValueError for ids out of range."""
+        ids = fields.get("tokens")
+        if ids is None:
+            return self._encode(self.tokenise(fields["text"]))
+        self.transformer.check(ids)
+        return self._encode(ids)
+
+    def null(self, n: int, size: tuple[int, int]) -> Condition:
+        """The empty text, encoded once."""
+        if self.texts is not None:
+            ids = self.tokenise([""])
+        else:
+            ids = torch.full((1, self.config.max_tokens), self.config.pad_token)
+            ids[0, : len(self.config.empty_tokens)] = torch.tensor(self.config.empty_tokens)
+        one = self._encode(ids)
+        return Condition(**{name: value.expand(n, *value.shape[1:]) for name, value in one.tensors().items()})
+
+    def tokenise(self, texts: Sequence[str]) -> Tensor:
+        """Ids (B, max_tokens). Raises UserError where there is no tokenizer."""
+        if self.texts is None:
+            raise UserError("this text conditioner has no tokenizer (tokenizer: none); give token ids in `tokens`")
+        return self.texts(texts)
+
+    def _encode(self, ids: Tensor) -> Condition:
+        ids = ids.to(device_of(self), torch.long)
+        mask = real_tokens(ids, self.config.pad_token) if self.config.mask_padding else None
+        return Condition(tokens=self.transformer(ids, mask), mask=mask)
+
+
+def real_tokens(ids: Tensor, pad: int) -> Tensor:
+    """(B, M) bool, False at padding; the first position always counts, so that no row attends to nothing."""
+    mask = ids != pad
+    mask[:, 0] = True
+    return mask

@@ -1,0 +1,259 @@
+"""The U-Net of latent diffusion models: ADM's convolutional U-Net, cross-attending to the condition's tokens (§3.3)."""
+
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sfumato.conditioning.condition import Condition, ConditionSpec
+from sfumato.denoiser.blocks import (
+    GROUPS,
+    AttentionBlock,
+    Block,
+    Downsample,
+    ResBlock,
+    SpatialTransformer,
+    Steering,
+    Stem,
+    Upsample,
+)
+from sfumato.nn.embeddings import timestep_embedding
+from sfumato.nn.init import zero_
+from sfumato.schema import Schema
+
+
+class UNetConfig(Schema):
+    """Width, depth and attention of the U-Net; the defaults are a small model's."""
+
+    kind: Literal["unet"] = "unet"
+    channels: int = Field(default=128, gt=0, description="channels of the first level, a multiple of 32")
+    channel_multipliers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1, description="one level for each")
+    blocks_per_level: int = Field(default=2, gt=0)
+    attention_factors: tuple[int, ...] = Field(
+        default=(1, 2, 4), description="downsampling factors whose blocks attend; the middle block always does"
+    )
+    heads: int | None = Field(default=None, gt=0, description="number of heads; give this or head_channels")
+    head_channels: int | None = Field(default=32, gt=0, description="channels of a head; give this or heads")
+    transformer_depth: int = Field(default=1, gt=0, description="blocks of each spatial transformer (with tokens only)")
+    resample: Literal["conv", "pool", "residual"] = "conv"
+    scale_shift_norm: bool = False
+    attention_order: Literal["head_first", "qkv_first"] = "head_first"
+    linear_projections: bool = False
+    vector_projection: Literal["mlp", "none"] = Field(
+        default="mlp", description="none: the condition's vector already has 4 x channels entries"
+    )
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _heads_replace_head_channels(cls, values: Any) -> Any:
+        """Giving heads alone is enough: the default of head_channels steps back."""
+        if isinstance(values, dict) and values.get("heads") is not None and "head_channels" not in values:
+            return {**values, "head_channels": None}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.heads is None) == (self.head_channels is None):
+            raise ValueError(
+                f"exactly one of heads and head_channels must be set, not {self.heads} and {self.head_channels}"
+            )
+        if self.channels % GROUPS:
+            raise ValueError(f"channels must be a multiple of {GROUPS} (the groups of the norms), not {self.channels}")
+        divisor, name = (self.heads, "heads") if self.heads is not None else (self.head_channels, "head_channels")
+        assert divisor is not None
+        for width in self.attended_widths():
+            if width % divisor:
+                raise ValueError(f"{name} {divisor} does not divide the {width} channels of an attended level")
+        return self
+
+    def attended_widths(self) -> set[int]:
+        """The channel counts at which blocks attend, the middle block's included."""
+        widths = [self.channels * m for m in self.channel_multipliers]
+        return {w for level, w in enumerate(widths) if 2**level in self.attention_factors} | {widths[-1]}
+
+    @property
+    def factor(self) -> int:
+        """H and W of the latent must be multiples of this."""
+        return int(2 ** (len(self.channel_multipliers) - 1))
+
+
+class UNet(nn.Module):
+    """Predicts from (x_t, timestep, condition) a tensor of x_t's shape.
+
+    Args:
+        config: the topology.
+        latent_channels: channels of x_t and of the prediction.
+        spec: the fields of Condition it takes. Attention is a spatial transformer with tokens, else AttentionBlock.
+
+    Submodule names are the original's checkpoint keys. Set `checkpointing` to trade time for memory: activations inside
+    a block are then recomputed in the backward pass.
+
+    Raises:
+        ValueError: the spec's vector has not 4 x channels entries and vector_projection is "none".
+    """
+
+    def __init__(self, config: UNetConfig, latent_channels: int, spec: ConditionSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.latent_channels = latent_channels
+        self.spec = spec
+        self.checkpointing = False
+        embedding_dim = 4 * config.channels
+        self.time_embed = nn.Sequential(
+            nn.Linear(config.channels, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
+        )
+        if spec.vector_dim is not None:
+            self.label_emb = self._vector_projection(spec.vector_dim, embedding_dim)
+        self.input_blocks, skips = self._encoder(latent_channels + spec.spatial_channels)
+        middle = skips[-1]
+        self.middle_block = Block([self._res(middle, middle), self._attention(middle), self._res(middle, middle)])
+        self.output_blocks = self._decoder(skips)
+        self.out = nn.Sequential(
+            nn.GroupNorm(GROUPS, config.channels * config.channel_multipliers[0]),
+            nn.SiLU(),
+            zero_(nn.Conv2d(config.channels * config.channel_multipliers[0], latent_channels, 3, padding=1)),
+        )
+
+    def _vector_projection(self, vector_dim: int, embedding_dim: int) -> nn.Module:
+        if self.config.vector_projection == "mlp":
+            layers = nn.Linear(vector_dim, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
+            return nn.Sequential(nn.Sequential(*layers))  # nested: the key names of later checkpoints with vectors
+        if vector_dim != embedding_dim:
+            raise ValueError(
+                f"vector_projection none needs a condition vector of 4 x channels = {embedding_dim} entries, "
+                f"not {vector_dim}; set vector_projection to mlp or change the conditioner's width"
+            )
+        return nn.Identity()
+
+    def _res(self, channels: int, out: int, resample: Literal["up", "down"] | None = None) -> nn.Module:
+        c = self.config
+        return ResBlock(channels, out, 4 * c.channels, c.dropout, c.scale_shift_norm, resample)
+
+    def _attention(self, channels: int) -> nn.Module:
+        c = self.config
+        heads = c.heads if c.heads is not None else channels // (c.head_channels or channels)
+        if self.spec.token_dim is None:
+            return AttentionBlock(channels, heads, c.attention_order)
+        depth, linear = c.transformer_depth, c.linear_projections
+        return SpatialTransformer(channels, heads, depth, self.spec.token_dim, linear=linear)
+
+    def _down(self, channels: int) -> nn.Module:
+        if self.config.resample == "residual":
+            return self._res(channels, channels, "down")
+        return Downsample(channels, learned=self.config.resample == "conv")
+
+    def _up(self, channels: int) -> nn.Module:
+        if self.config.resample == "residual":
+            return self._res(channels, channels, "up")
+        return Upsample(channels, learned=self.config.resample == "conv")
+
+    def _encoder(self, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
+        """The blocks down to the lowest level, and the channels each hands to the decoder."""
+        c = self.config
+        channels = c.channels
+        blocks = [Block([Stem(in_channels, channels, 3, padding=1)])]
+        skips = [channels]
+        last = len(c.channel_multipliers) - 1
+        for level, multiplier in enumerate(c.channel_multipliers):
+            for _ in range(c.blocks_per_level):
+                layers = [self._res(channels, multiplier * c.channels)]
+                channels = multiplier * c.channels
+                if 2**level in c.attention_factors:
+                    layers.append(self._attention(channels))
+                blocks.append(Block(layers))
+                skips.append(channels)
+            if level < last:
+                blocks.append(Block([self._down(channels)]))
+                skips.append(channels)
+        return nn.ModuleList(blocks), skips
+
+    def _decoder(self, skips: list[int]) -> nn.ModuleList:
+        """One block for each of the encoder's, in reverse, taking its output beside its own input."""
+        c = self.config
+        remaining = list(skips)
+        channels = remaining[-1]
+        blocks = []
+        for level, multiplier in reversed(list(enumerate(c.channel_multipliers))):
+            for i in range(c.blocks_per_level + 1):
+                layers = [self._res(channels + remaining.pop(), multiplier * c.channels)]
+                channels = multiplier * c.channels
+                if 2**level in c.attention_factors:
+                    layers.append(self._attention(channels))
+                if level > 0 and i == c.blocks_per_level:
+                    layers.append(self._up(channels))
+                blocks.append(Block(layers))
+        return nn.ModuleList(blocks)
+
+    def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """The prediction, (B, latent_channels, H, W).
+
+        Args:
+            x_t: noisy latent (B, latent_channels, H, W); H and W multiples of 2 ** (levels - 1).
+            timestep: (B,) network time 0 .. T - 1, integer or float.
+            condition: exactly the fields of `spec`; token positions where its mask is False are not attended.
+
+        Raises:
+            ValueError: a field is missing, not expected or misshapen; H or W is not a multiple.
+        """
+        self._check(x_t, condition)
+        steering = Steering(self._embedding(timestep, condition.vector), condition.tokens, condition.mask)
+        h = x_t if condition.spatial is None else torch.cat([x_t, condition.spatial], 1)
+        skips = []
+        for block in self.input_blocks:
+            h = self._run(block, h, steering)
+            skips.append(h)
+        h = self._run(self.middle_block, h, steering)
+        for block in self.output_blocks:
+            h = self._run(block, torch.cat([h, skips.pop()], 1), steering)
+        out: Tensor = self.out(h)
+        return out
+
+    def _run(self, block: nn.Module, h: Tensor, steering: Steering) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            recomputed: Tensor = checkpoint(block, h, steering, use_reentrant=False)
+            return recomputed
+        out: Tensor = block(h, steering)
+        return out
+
+    def _embedding(self, timestep: Tensor, vector: Tensor | None) -> Tensor:
+        """Time embedding (B, 4 x channels), the condition's vector added."""
+        first = self.time_embed[0]
+        assert isinstance(first, nn.Linear)
+        embedding: Tensor = self.time_embed(timestep_embedding(timestep, self.config.channels).to(first.weight.dtype))
+        return embedding if vector is None else embedding + self.label_emb(vector)
+
+    def _check(self, x_t: Tensor, condition: Condition) -> None:
+        B, C, H, W = x_t.shape
+        if self.latent_channels != C:
+            raise ValueError(f"x_t has {C} channels, the U-Net was built for {self.latent_channels}")
+        factor = self.config.factor
+        if H % factor or W % factor:
+            raise ValueError(f"the latent's size {H}x{W} must be a multiple of {factor} in H and W (2 ** (levels - 1))")
+        spec = self.spec
+        spatial = (B, spec.spatial_channels, H, W) if spec.spatial_channels else None
+        _check_field("vector", condition.vector, None if spec.vector_dim is None else (B, spec.vector_dim))
+        _check_field("tokens", condition.tokens, None if spec.token_dim is None else (B, -1, spec.token_dim))
+        _check_field("spatial", condition.spatial, spatial)
+        if condition.mask is not None:
+            _check_field(
+                "mask", condition.mask, None if condition.tokens is None else tuple(condition.tokens.shape[:2])
+            )
+
+
+def _check_field(name: str, value: Tensor | None, shape: tuple[int, ...] | None) -> None:
+    """Raises ValueError unless the field is there exactly when a shape is expected (-1: any size)."""
+    if shape is None:
+        if value is not None:
+            raise ValueError(f"condition.{name} is given, but the U-Net was built without it")
+        return
+    if value is None:
+        raise ValueError(f"condition.{name} is missing, the U-Net was built for {_spelt(shape)}")
+    if len(shape) != value.dim() or any(e not in (-1, s) for e, s in zip(shape, value.shape, strict=True)):
+        raise ValueError(f"condition.{name} has shape {tuple(value.shape)}, expected {_spelt(shape)}")
+
+
+def _spelt(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join("any" if s == -1 else str(s) for s in shape) + ")"

@@ -1,0 +1,127 @@
+"""The text transformer and its tokenizer."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from parity import full_size, golden, needs_parity, relative_error, scaled_weights
+from sfumato.conditioning.condition import select, stack
+from sfumato.conditioning.text import TextConfig, TextTransformer
+from sfumato.conditioning.tokenizer import Texts, fit_tokenizer
+from sfumato.errors import UserError
+
+CAPTIONS = ["a red square above a blue circle", "a small green triangle", "two blue squares", "a red triangle"] * 3
+PREFIX = "cond_stage_model."
+
+
+def small(**changes: object) -> TextTransformer:
+    options = {"dim": 24, "depth": 2, "heads": 3, "head_dim": 5, "max_tokens": 11, **changes}
+    return TextTransformer(TextConfig.model_validate(options), fit_tokenizer(CAPTIONS, 512)).eval()
+
+
+def test_tokenizer_splits_unseen_words_and_loses_nothing() -> None:
+    texts = Texts(fit_tokenizer(CAPTIONS, 512), 40)
+    for text in ("a red square", "an ultramarine dodecahedron", "пёс 狗 🐕"):
+        ids = texts([text])[0]
+        assert texts.tokenizer.decode(ids[ids != 0].tolist()).strip() == text
+    seen, unseen = texts(["triangle", "dodecahedron"])
+    assert (seen != 0).sum() == 3  # [CLS] word [SEP]
+    assert (unseen != 0).sum() > 4
+    assert torch.equal(texts(["A Red  SQUARE "[:5]]), texts(["a red"]))
+
+
+def test_tokenizer_is_the_same_in_any_order_and_process() -> None:
+    first = fit_tokenizer(CAPTIONS, 400)
+    assert first == fit_tokenizer(reversed(CAPTIONS), 400)
+    code = f"from sfumato.conditioning.tokenizer import fit_tokenizer; print(fit_tokenizer({CAPTIONS!r}, 400), end='')"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout == first
+
+
+def test_long_texts_are_cut_with_their_end_token() -> None:
+    texts = Texts(fit_tokenizer(CAPTIONS, 512), 6)
+    ids = texts(["a red square above a blue circle", "a"])
+    assert ids.shape == (2, 6)
+    end = texts.tokenizer.token_to_id("[SEP]")
+    assert ids[0, -1] == end
+    assert ids[1].tolist()[2:] == [end, 0, 0, 0]
+
+
+def test_padding_changes_nothing() -> None:
+    model = small()
+    ids = model.tokenise(["a red square", "a small green triangle"])
+    condition = model({"tokens": ids})
+    assert condition.mask is not None
+    assert torch.equal(condition.mask, ids != 0)
+    with torch.no_grad():  # what stands at padded positions must not reach the real ones
+        model.transformer.token_emb.weight[0] += 10
+        changed = model({"tokens": ids})
+    real = condition.mask
+    torch.testing.assert_close(changed.tokens[real], condition.tokens[real])
+    assert not torch.allclose(changed.tokens[~real], condition.tokens[~real])
+    attended = small(mask_padding=False)
+    assert attended({"tokens": ids}).mask is None
+
+
+def test_null_is_the_empty_text_and_learns() -> None:
+    model = small()
+    condition = model({"text": ["a red square", "two", "a"]})
+    null = model.null(3, (4, 6))
+    torch.testing.assert_close(null.tokens, model({"text": ["", "", ""]}).tokens)
+    assert null.mask.sum(1).tolist() == [2, 2, 2]
+    mixed = select(torch.tensor([False, True, False]), condition, null)
+    assert torch.equal(mixed.mask[0], null.mask[0])
+    assert stack([condition, null]).tokens.shape == (6, 11, 24)
+    mixed.tokens[0].sum().backward()
+    assert model.transformer.token_emb.weight.grad[model.texts.tokenizer.token_to_id("[CLS]")].abs().sum() > 0
+
+
+def test_a_stored_tokenizer_rebuilds_the_same_model() -> None:
+    model = small()
+    again = TextTransformer(model.config, model.tokenizer_json)
+    again.load_state_dict(model.state_dict())
+    fields = {"text": ["a blue triangle", "something else"]}
+    assert torch.equal(again(fields).tokens, model(fields).tokens)
+    assert torch.equal(copy.deepcopy(model)(fields).tokens, model(fields).tokens)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(UserError, match="fit one on the captions"):
+        TextTransformer(TextConfig())
+    with pytest.raises(UserError, match="no captions"):
+        fit_tokenizer(["", " "])
+    with pytest.raises(UserError, match="set vocabulary: "):
+        TextTransformer(TextConfig(tokenizer="some.json", vocabulary=100), fit_tokenizer(CAPTIONS, 300))
+    with pytest.raises(UserError, match="tokenizer: none"):
+        TextTransformer(TextConfig(tokenizer="none", depth=1, dim=8))({"text": ["a"]})
+    with pytest.raises(ValueError, match=r"token ids must be 0 \.\. "):
+        small()({"tokens": torch.full((1, 4), 10**6)})
+
+
+def _originals(facts: dict, **changes: object) -> TextConfig:
+    p = facts["model"]["params"]["cond_stage_config"]["params"]
+    options = {"dim": p["n_embed"], "depth": p["n_layer"], "vocabulary": 30522, "tokenizer": "none", **changes}
+    return TextConfig.model_validate({"mask_padding": False, "logits": True, **options})
+
+
+@needs_parity
+def test_recorded_text_tokens() -> None:
+    weights, config = scaled_weights("text2img256")
+    tensors = golden("text2img256")
+    model = TextTransformer(_originals(config)).eval()
+    model.load_state_dict({k[len(PREFIX) :]: v for k, v in weights.items() if k.startswith(PREFIX)})
+    with torch.no_grad():
+        assert relative_error(model({"tokens": tensors["in/tokens"]}).tokens, tensors["cond/c"]) < 1e-5
+        assert relative_error(model({"tokens": tensors["in/uc_tokens"]}).tokens, tensors["cond/uc"]) < 1e-5
+
+
+@needs_parity
+def test_keys_of_the_published_text_model() -> None:
+    facts = full_size("text2img256")
+    with torch.device("meta"):
+        model = TextTransformer(_originals({"model": facts["hparams"]}))
+    expected = {k[len(PREFIX) :]: tuple(s) for k, s in facts["state_dict"].items() if k.startswith(PREFIX)}
+    assert {k: tuple(v.shape) for k, v in model.state_dict().items()} == expected
