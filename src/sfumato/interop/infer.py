@@ -1,7 +1,7 @@
 """Architecture from a checkpoint's keys and shapes alone, where no configuration comes with it.
 
-Everything that has a parameter shows in the shapes. What has none (heads, scale factor, what is predicted) comes from the
-table of published models; where that has no row, the error asks for the configuration.
+Everything that has a parameter shows in the shapes. What has none (heads, scale factor, what is predicted) comes from
+the table of published models; where that has no row, the error asks for the configuration.
 """
 
 import re
@@ -114,8 +114,11 @@ def infer_autoencoder(shapes: Shapes) -> AutoencoderConfig:
 # -- U-Net ------------------------------------------------------------------------------------------------------------
 
 
-def infer_unet(shapes: Shapes, say: Callable[[str], None]) -> tuple[UNetConfig, int, int, int | None, Known | None]:
-    """U-Net from its keys (without prefix): configuration, channels in and out, tokens' width, the published model."""
+def infer_unet(shapes: Shapes, conditioner: str, say: Callable[[str], None]) -> tuple[UNetConfig, Known, Known]:
+    """U-Net from its keys (without prefix): configuration, what its shapes show, the published model of its kind.
+
+    `conditioner` is the kind of the conditioner beside it, which tells two of the published models apart.
+    """
     channels = _size(shapes, "time_embed.0.weight", 1)
     blocks_out = len(_indices(shapes, r"output_blocks\.(\d+)\."))
     residual = _indices(shapes, r"output_blocks\.(\d+)\.[12]\.in_layers\.")
@@ -148,7 +151,7 @@ def infer_unet(shapes: Shapes, say: Callable[[str], None]) -> tuple[UNetConfig, 
         _size(shapes, "input_blocks.1.0.emb_layers.1.weight", 0) == 2 * first_out,
         linear=depth > 0 and len(shapes.get("middle_block.1.proj_in.weight", ())) == 2,
     )
-    known = _lookup(shown, say)
+    known = _lookup(shown, conditioner, say)
     config = UNetConfig.model_validate(
         {
             "channels": channels,
@@ -164,24 +167,23 @@ def infer_unet(shapes: Shapes, say: Callable[[str], None]) -> tuple[UNetConfig, 
             "vector_projection": "mlp" if "label_emb.0.0.weight" in shapes else "none",
         }
     )
-    return config, in_channels, out_channels, token_dim, known
+    return config, shown, known
 
 
-def _lookup(shown: Known, say: Callable[[str], None]) -> Known:
-    """The published model of this topology; of other widths only if all models of the topology agree, and said aloud."""
+def _lookup(shown: Known, conditioner: str, say: Callable[[str], None]) -> Known:
+    """The published model of this topology; of other widths only if all that fit agree, and said aloud."""
     same = [known for known in KNOWN if known.topology() == shown.topology()]
     exact = [k for k in same if (k.channels, k.token_dim) == (shown.channels, shown.token_dim)]
     if exact:
         return exact[0]
+    same = [k for k in same if k.conditioner in ("", conditioner)]
     answers = {(k.heads, k.head_channels, k.scale_factor, k.prediction) for k in same}
     if len(answers) == 1:
         heads = f"{same[0].heads} heads" if same[0].heads else f"{same[0].head_channels} channels a head"
-        say(
-            f"the shapes do not tell the attention heads: taking {heads}, as the published {same[0].name} of this topology"
-        )
+        say(f"the shapes do not tell the attention heads: taking {heads}, as the published {same[0].name} has")
         return same[0]
     raise UserError(
-        f"a U-Net of {shown.channels} channels, multipliers {shown.multipliers} and attention at {shown.attended} is no "
+        f"a U-Net of {shown.channels} channels, multipliers {shown.multipliers}, attention at {shown.attended} is no "
         "published model, and shapes do not tell its attention heads: give its original configuration with --config"
     )
 
@@ -198,10 +200,9 @@ def _infer_diffusion(
     say: Callable[[str], None],
 ) -> Diffusion:
     unet_shapes = below(shapes, UNET)
-    unet, in_channels, out_channels, token_dim, known = infer_unet(unet_shapes, say)
-    assert known is not None
+    conditioning = infer_conditioning(below(shapes, CONDITIONER), unet_shapes, autoencoder)
+    unet, shown, known = infer_unet(unet_shapes, conditioning.kind, say)
     label = unet_shapes.get("label_emb.weight")
-    conditioning = infer_conditioning(below(shapes, CONDITIONER), in_channels, out_channels, token_dim, autoencoder)
     if conditioning.mode == "none" and label is not None:
         conditioning = Conditioning("adm", "identity", {}, "class_label")
     factor = 2 ** (len(unet.channel_multipliers) - 1)
@@ -215,9 +216,9 @@ def _infer_diffusion(
     nominal = 768 if known.name == SD2 and predicted == "v" else 512 if stable else 256
     return Diffusion(
         unet=unet,
-        in_channels=in_channels,
-        latent_channels=out_channels,
-        token_dim=token_dim,
+        in_channels=shown.in_channels,
+        latent_channels=shown.out_channels,
+        token_dim=shown.token_dim,
         classes=label[0] if label else None,
         latent_size=max(nominal // autoencoder.factor, factor),
         conditioning=conditioning,
@@ -233,9 +234,7 @@ def _infer_diffusion(
 def _default_schedule(known: Known, say: Callable[[str], None]) -> dict[str, object]:
     """A checkpoint stripped of its buffers: Stable Diffusion's schedule is fixed, the others' are not."""
     if known.scale_factor != SD_SCALE:
-        raise UserError(
-            "the checkpoint lacks its schedule (the key betas): give the original configuration with --config"
-        )
+        raise UserError("the checkpoint lacks its schedule (the key betas): give its configuration with --config")
     say("the checkpoint lacks its schedule (the key betas): taking Stable Diffusion's, 0.00085 to 0.012")
     return {"kind": "linear", "steps": 1000, "start": 0.00085, "end": 0.012}
 
@@ -275,16 +274,14 @@ def _short(value: float) -> float:
 TEXT_VOCABULARY = 30522  # BERT's; any other belongs to layouts
 
 
-def infer_conditioning(
-    shapes: Shapes, in_channels: int, out_channels: int, token_dim: int | None, autoencoder: AutoencoderConfig
-) -> Conditioning:
-    """What conditions the U-Net, from the conditioner's keys (without prefix) and the channels left over."""
-    concat = in_channels > out_channels
-    mode = "hybrid" if concat and token_dim else "concat" if concat else "crossattn" if token_dim else "none"
-    trained = "class_label"
+def infer_conditioning(shapes: Shapes, unet: Shapes, autoencoder: AutoencoderConfig) -> Conditioning:
+    """What conditions the U-Net, from the conditioner's and the U-Net's keys (without prefixes)."""
+    concat = _size(unet, "input_blocks.0.0.weight", 1) > _size(unet, "out.2.weight", 0)
+    tokens = "middle_block.1.transformer_blocks.0.attn2.to_k.weight" in unet
+    mode = "hybrid" if concat and tokens else "concat" if concat else "crossattn" if tokens else "none"
     if "embedding.weight" in shapes:
         rows, dim = shapes["embedding.weight"]
-        return Conditioning(mode, "class", {"n_classes": rows, "embed_dim": dim}, trained, True)
+        return Conditioning(mode, "class", {"n_classes": rows, "embed_dim": dim}, "class_label", True)
     if "transformer.token_emb.weight" in shapes:
         return _infer_bert(shapes, mode)
     if "channel_mapper.weight" in shapes:
@@ -299,9 +296,7 @@ def infer_conditioning(
     if any(key.startswith("model.transformer.resblocks.") for key in shapes):
         return Conditioning(mode, "open-clip", {}, "txt")
     if shapes:
-        raise UserError(
-            f"the conditioner's keys are of no known kind (the first is {sorted(shapes)[0]!r}): give --config"
-        )
+        raise UserError(f"the conditioner's keys are of no known kind (such as {sorted(shapes)[0]!r}): give --config")
     if mode == "none":
         return Conditioning()
     return Conditioning(mode, "identity", {}, "LR_image" if mode == "concat" else "image")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Known:
-    """A published second stage: first what its shapes show (`channels` and `token_dim` at full width), then the rest."""
+    """A published second stage: what its shapes show (`channels`, `token_dim` at full width), then the rest."""
 
     name: str
     channels: int

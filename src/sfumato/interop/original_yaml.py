@@ -294,13 +294,15 @@ def _unet(params: Params) -> UNetConfig:
         raise UserError(f"{where}.num_heads_upsample {upsample} differs from num_heads {heads}; that is not known here")
     if heads == head_channels == -1:
         raise UserError(f"{where} has neither num_heads nor num_head_channels")
+    multipliers = tuple(params.get("channel_mult", (1, 2, 4, 8)))
+    attended = set(_need(params, "attention_resolutions", where))  # factors that are never reached do nothing
     conv = params.get("conv_resample", True)
     residual = params.get("resblock_updown", False)
     return UNetConfig(
         channels=_need(params, "model_channels", where),
-        channel_multipliers=tuple(params.get("channel_mult", (1, 2, 4, 8))),
+        channel_multipliers=multipliers,
         blocks_per_level=_one(_need(params, "num_res_blocks", where), "num_res_blocks"),
-        attention_factors=tuple(_need(params, "attention_resolutions", where)),
+        attention_factors=tuple(2**i for i in range(len(multipliers)) if 2**i in attended),
         heads=heads if head_channels == -1 else None,
         head_channels=None if head_channels == -1 else head_channels,
         transformer_depth=_one(params.get("transformer_depth", 1), "transformer_depth"),
