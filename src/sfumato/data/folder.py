@@ -3,8 +3,9 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -253,7 +254,7 @@ def _text(root: Path, row: Row, present: set[str], config: FolderConfig) -> str 
 
 
 class FolderDataset:
-    """Pictures of a scanned folder, decoded at each reading; see `PixelDataset` for keeping them decoded.
+    """Pictures of a scanned folder, decoded at each reading; see `pixels.keep_decoded` for keeping them.
 
     Indexing gives the centre crop without flip, `variant` the random crop and flip that the configuration asks for.
     A file that turns out damaged raises UnreadableImage and is noted in `unreadable` as (path, reason).
@@ -264,6 +265,7 @@ class FolderDataset:
         self.config = config
         self.scan = scan_folder(config, progress)
         self.framing = config.framing()
+        self._read: Callable[[str], Pixels] = self.decode
         self._damaged: dict[str, str] = {}
 
     @property
@@ -290,10 +292,10 @@ class FolderDataset:
         return len(self.scan.files)
 
     def __getitem__(self, index: int) -> Example:
-        return self.finish(self.prepared(index), index, None)
+        return self._finish(self._prepared(index), index, None)
 
     def variant(self, index: int, seed: int) -> Example:
-        return self.finish(self.prepared(index), index, seed)
+        return self._finish(self._prepared(index), index, seed)
 
     def name(self, index: int) -> str:
         """The file's path relative to the folder."""
@@ -309,21 +311,34 @@ class FolderDataset:
             fields["label"] = scan.labels[index]
         return fields | {name: values[index] for name, values in scan.columns.items()}
 
-    def prepared(self, index: int) -> Pixels:
-        """The picture decoded and resized, before any random crop; what the pixel cache keeps."""
-        path = self.scan.root / self.scan.files[index]
+    def decode(self, file: str) -> Pixels:
+        """The file decoded and resized, before any random crop; what the pixel cache keeps."""
+        path = self.scan.root / file
         H, W = self.framing.size
         try:
             # twice the size leaves the resize enough to filter after a JPEG's reduced decoding
             return self.framing.prepare(decode(path, self.framing.background, at_least=(2 * H, 2 * W)))
         except UnreadableImage as error:
-            self._damaged[self.scan.files[index]] = error.reason
-            raise
+            raise UnreadableImage(file, error.reason) from error
         except Exception as error:
             error.add_note(f"while reading {path}")
             raise
 
-    def finish(self, pixels: Pixels, index: int, seed: int | None) -> Example:
+    def reading(self, read: Callable[[str], Pixels], damaged: Mapping[str, str]) -> "FolderDataset":
+        """The same set with another way from a file's relative path to `decode`'s result."""
+        other = copy(self)
+        other._read = read
+        other._damaged = {**self._damaged, **damaged}
+        return other
+
+    def _prepared(self, index: int) -> Pixels:
+        try:
+            return self._read(self.scan.files[index])
+        except UnreadableImage as error:
+            self._damaged[error.path] = error.reason
+            raise
+
+    def _finish(self, pixels: Pixels, index: int, seed: int | None) -> Example:
         """The example made of prepared pixels."""
         # a copy: mirrored arrays have negative strides, which torch refuses, and cached ones are read-only
         return Example(torch.from_numpy(self.framing.finish(pixels, seed).copy()), self.describe(index))

@@ -20,7 +20,7 @@ Size = int | tuple[int, int]
 SMALLEST = 32
 MAP_NAMES: tuple[str, ...] = ("background", *SHAPES)
 _CHECKS = 4  # squares along the shorter side
-_PERIOD = {"small": 0.096, "large": 0.118}  # of stripes and dots, as a fraction of the shorter side
+PERIOD = {"small": 0.096, "large": 0.118}  # of stripes and dots, as a fraction of the shorter side
 _RIM = 0.1  # textured objects keep an outline of their own colour, as a fraction of the radius
 _SHADING = 0.07
 
@@ -66,7 +66,7 @@ def _patches(
     return corner, distance(shape, x / scale, y / scale) * scale, x, y
 
 
-def _texture(texture: str, x: Array, y: Array, period: float, soft: float = 0.5) -> Array:
+def accent_share(texture: str, x: Array, y: Array, period: float) -> Array:
     """How much of the accent each pixel takes, in [0, 1]; x, y in pixels from the object's centre."""
     if texture == "striped":
         phase = (x + y) * np.float32(2**-0.5) / period + 0.25
@@ -76,7 +76,7 @@ def _texture(texture: str, x: Array, y: Array, period: float, soft: float = 0.5)
         u = x / period + 0.5 * (row % 2)
         dx, dy = (u - np.floor(u + 0.5)) * period, y - row * period * 0.87
         edge = np.sqrt(dx * dx + dy * dy) - 0.31 * period
-    return np.clip(soft - edge, 0.0, 1.0)
+    return np.clip(0.5 - edge, 0.0, 1.0)
 
 
 def _paint(things: Sequence[Thing], shape: str, height: int, width: int) -> tuple[NDArray[np.intp], Array, Array]:
@@ -89,7 +89,7 @@ def _paint(things: Sequence[Thing], shape: str, height: int, width: int) -> tupl
         if thing.texture != "plain":
             rim = _RIM * thing.diameter * side / 2
             inner = np.clip(0.5 - away[i] - rim, 0.0, 1.0)
-            accent[i] = inner * _texture(thing.texture, x[i], y[i], _PERIOD[thing.size] * side)
+            accent[i] = inner * accent_share(thing.texture, x[i], y[i], PERIOD[thing.size] * side)
     tones = np.array([COLOURS[thing.colour] for thing in things], np.float32)[..., None, None]
     base, second = tones[:, 0], tones[:, 1]
     colour = base + (second - base) * accent[:, None]

@@ -28,8 +28,8 @@ POSITIONS: dict[str, tuple[float, float]] = {
     "at the bottom right": (0.74, 0.74),
 }
 COUNTS: dict[str, int] = {"two": 2, "three": 3, "four": 4}
-SIZES: dict[str, tuple[float, float]] = {"small": (0.24, 0.275), "large": (0.39, 0.43)}
-SIZE_BOUNDARY = 0.33
+SIZES: dict[str, tuple[float, float]] = {"small": (0.24, 0.275), "large": (0.385, 0.42)}
+SIZE_BOUNDARY = 0.328
 
 # Each colour has an accent, the second tone of its stripes and dots: lighter for dark colours, darker for light ones.
 COLOURS: dict[str, tuple[Rgb, Rgb]] = {

@@ -1,0 +1,166 @@
+"""Bounding boxes with classes -> tokens (§4.3.1 of the paper, layout-to-image)."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields
+from sfumato.conditioning.encoder import TokenEncoder, device_of
+from sfumato.conditioning.text import real_tokens
+from sfumato.schema import Schema
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+class LayoutConfig(Schema):
+    """How objects become tokens, and the transformer that reads them."""
+
+    kind: Literal["layout"] = "layout"
+    classes: int = Field(gt=0)
+    objects: int = Field(default=30, gt=0, description="most objects of an image; further ones are left out")
+    box: Literal["corners", "center"] = Field(default="corners", description="two tokens for a box, or one")
+    crop_tokens: bool = Field(
+        default=True,
+        description="true: boxes are of the whole image, the crop has two tokens; false: boxes are of the crop",
+    )
+    vocabulary: int = Field(default=8192, gt=4, description="shared by classes and positions; the last one is padding")
+    dim: int = Field(default=512, gt=0)
+    depth: int = Field(default=16, gt=0)
+    heads: int = Field(default=8, gt=0)
+    head_dim: int = Field(default=64, gt=0)
+    mask_padding: bool = Field(default=True, description="padding is not attended; the original attended it")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.grid**2 == self.vocabulary:
+            raise ValueError(
+                f"vocabulary {self.vocabulary} is a square, so its last position would be the padding token"
+            )
+        if self.classes >= self.vocabulary:
+            raise ValueError(f"vocabulary {self.vocabulary} cannot hold {self.classes} classes and the padding token")
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Positions are rounded to a grid of this many rows and columns."""
+        return math.isqrt(self.vocabulary)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a layout."""
+        return self.objects * (3 if self.box == "corners" else 2) + 2 * self.crop_tokens
+
+
+def mirror(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4) of the image flipped left to right; flip the crop with the same function."""
+    x, y, w, h = boxes.unbind(-1)
+    return torch.stack([1 - x - w, y, w, h], -1)
+
+
+def layout_tokens(
+    config: LayoutConfig,
+    boxes: Tensor,
+    categories: Tensor,
+    modifiers: Tensor | None = None,
+    crop: Sequence[float] = WHOLE,
+) -> Tensor:
+    """Token ids (length,) of one layout: (class, position...) for each object, padding, then the crop.
+
+    Args:
+        boxes: (N, 4) x, y, width, height, as fractions of the whole image.
+        categories: (N,) 0 .. classes - 1.
+        modifiers: (N,) sums of 1 (a group), 2 (occluded), 4 (a depiction), 8 (seen from inside); None: zeros.
+        crop: the part of the image that is seen, in the boxes' form; objects outside it are left out.
+
+    Raises:
+        ValueError: a category or modifier does not fit the vocabulary, or lengths disagree.
+    """
+    boxes = boxes.double().reshape(-1, 4)
+    modifiers = torch.zeros_like(categories) if modifiers is None else modifiers
+    if not len(boxes) == len(categories) == len(modifiers):
+        lengths = f"{len(boxes)} boxes, {len(categories)} categories, {len(modifiers)} modifiers"
+        raise ValueError(f"a layout needs as many boxes as categories and modifiers, not {lengths}")
+    outside = categories[(categories < 0) | (categories >= config.classes)]
+    if len(outside):
+        raise ValueError(f"category {int(outside[0])} is out of range, categories are 0 .. {config.classes - 1}")
+    names = categories + config.classes * modifiers
+    padding = config.vocabulary - 1
+    if len(names) and int(names.max()) >= padding:
+        raise ValueError(
+            f"vocabulary {config.vocabulary} cannot hold class token {int(names.max())}; use fewer classes"
+        )
+    start, end = _corners(boxes)
+    left_top, right_bottom = _corners(torch.tensor(crop, dtype=torch.float64))
+    inside_start, inside_end = start.maximum(left_top), end.minimum(right_bottom)
+    seen = (inside_end > inside_start).all(1)
+    if not config.crop_tokens:
+        extent = right_bottom - left_top
+        start, end = (inside_start - left_top) / extent, (inside_end - left_top) / extent
+    columns = [names, _position(start, config.grid), _position(end, config.grid)]
+    if config.box == "center":
+        columns = [names, _position((start + end) / 2, config.grid)]
+    objects = torch.stack(columns, 1)[seen][: config.objects].flatten()
+    out = torch.full((config.length,), padding)
+    out[: len(objects)] = objects
+    if config.crop_tokens:
+        out[-2], out[-1] = _position(left_top, config.grid), _position(right_bottom, config.grid)
+    return out
+
+
+def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last (x, y) of boxes (..., 4)."""
+    return boxes[..., :2], boxes[..., :2] + boxes[..., 2:]
+
+
+def _position(point: Tensor, grid: int) -> Tensor:
+    """Index of points (..., 2), in [0, 1], on the grid, row by row."""
+    column, row = (point.clamp(0, 1) * (grid - 1)).round().long().unbind(-1)
+    return row * grid + column
+
+
+class LayoutTransformer(Conditioner):
+    """Reads `boxes` and `categories`, B tensors each, and if present `modifiers` and `crop` (see `layout_tokens`).
+
+    Instead of these it takes `layout_tokens`, (B, length) ids. The unconditional layout is the whole image, no objects.
+    """
+
+    reads = ("boxes", "categories")
+
+    def __init__(self, config: LayoutConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = TokenEncoder(
+            config.vocabulary, config.dim, config.depth, config.heads, config.head_dim, config.length
+        )
+        self.spec = ConditionSpec(token_dim=config.dim)
+
+    def forward(self, fields: Fields) -> Condition:
+        """tokens (B, length, dim), with the mask of real tokens if padding is masked."""
+        ids = fields.get("layout_tokens")
+        if ids is None:
+            return self._encode(self._tokens(fields))
+        self.transformer.check(ids)
+        return self._encode(ids)
+
+    def null(self, n: int, size: tuple[int, int]) -> Condition:
+        """The empty layout, encoded once."""
+        empty = layout_tokens(self.config, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+        one = self._encode(empty[None])
+        return Condition(**{name: value.expand(n, *value.shape[1:]) for name, value in one.tensors().items()})
+
+    def _tokens(self, fields: Fields) -> Tensor:
+        rows = []
+        for i, (boxes, categories) in enumerate(zip(fields["boxes"], fields["categories"], strict=True)):
+            modifiers = fields["modifiers"][i] if "modifiers" in fields else None
+            crop = [float(value) for value in fields["crop"][i]] if "crop" in fields else WHOLE
+            rows.append(layout_tokens(self.config, boxes, categories, modifiers, crop))
+        return torch.stack(rows)
+
+    def _encode(self, ids: Tensor) -> Condition:
+        ids = ids.to(device_of(self), torch.long)
+        mask = real_tokens(ids, self.config.vocabulary - 1) if self.config.mask_padding else None
+        return Condition(tokens=self.transformer(ids, mask), mask=mask)

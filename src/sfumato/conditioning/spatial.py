@@ -1,0 +1,101 @@
+"""Maps and images -> spatial condition, concatenated with x_t on the channels (§4.3.2 and §4.4-4.5 of the paper)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields
+from sfumato.schema import Schema
+
+
+class SemanticConfig(Schema):
+    """A label map at the image's size, brought to the latent's."""
+
+    kind: Literal["semantic"] = "semantic"
+    classes: int = Field(default=182, gt=0)
+    channels: int = Field(default=3, gt=0, description="channels given to the denoiser")
+    stages: int = Field(default=2, ge=0, description="halvings from the map's size to the latent's")
+    void: int | None = Field(default=None, description="an id that means no class, such as 255")
+
+
+class SpatialRescaler(Conditioner):
+    """Reads `map`: integer ids (B, H, W) or (B, 1, H, W), or one-hot / soft classes (B, classes, H, W) float.
+
+    A learned 1×1 projection (key channel_mapper) and bilinear halvings. Both are linear and commute, so the projection
+    comes first: ids become a look-up, and no one-hot map of full size is ever made. The null map is no class anywhere.
+    """
+
+    reads = ("map",)
+
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.channel_mapper = nn.Conv2d(config.classes, config.channels, 1, bias=False)
+        self.spec = ConditionSpec(spatial_channels=config.channels)
+
+    def forward(self, fields: Fields) -> Condition:
+        """spatial (B, channels, H / 2^stages, W / 2^stages); ValueError for other shapes or ids out of range."""
+        given: Tensor = fields["map"]
+        x = self.channel_mapper(self._soft(given)) if given.is_floating_point() else self._look_up(given)
+        factor = 2**self.config.stages
+        if x.shape[2] % factor or x.shape[3] % factor:
+            raise ValueError(f"the map's size {x.shape[2]}x{x.shape[3]} must be a multiple of {factor} in H and W")
+        for _ in range(self.config.stages):
+            x = F.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=False)
+        return Condition(spatial=x)
+
+    def null(self, n: int, size: tuple[int, int]) -> Condition:
+        return Condition(spatial=self.channel_mapper.weight.new_zeros(n, self.config.channels, *size))
+
+    def _soft(self, given: Tensor) -> Tensor:
+        if given.dim() != 4 or given.shape[1] != self.config.classes:
+            raise ValueError(f"a float map must be (B, {self.config.classes}, H, W), not {tuple(given.shape)}")
+        return given.to(self.channel_mapper.weight.device)
+
+    def _look_up(self, given: Tensor) -> Tensor:
+        ids = given[:, 0] if given.dim() == 4 and given.shape[1] == 1 else given
+        if ids.dim() != 3:
+            raise ValueError(f"a map of ids must be (B, H, W) or (B, 1, H, W), not {tuple(given.shape)}")
+        classes, void = self.config.classes, self.config.void
+        ids = ids.long()
+        if void is not None:
+            ids = torch.where(ids == void, classes, ids)
+        allowed = classes - (void is None)
+        outside = ids[(ids < 0) | (ids > allowed)]
+        if outside.numel():
+            raise ValueError(f"map id {int(outside[0])} is out of range, ids are 0 .. {classes - 1}")
+        rows = F.pad(self.channel_mapper.weight.flatten(1), (0, 1)).t()  # one more row of zeros for void
+        return F.embedding(ids.to(rows.device), rows).permute(0, 3, 1, 2)
+
+
+class ImageConfig(Schema):
+    """An image or latent already at the latent's size: a low-resolution image, a masked latent, a mask."""
+
+    kind: Literal["image"] = "image"
+    field: str = Field(default="low_resolution", description="the batch's field to read")
+    channels: int = Field(default=3, gt=0)
+
+
+class SpatialIdentity(Conditioner):
+    """Hands one field through, (B, channels, h, w); the null one is zeros. Several are put together by a composite."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.reads = (config.field,)
+        self.spec = ConditionSpec(spatial_channels=config.channels)
+        self.register_buffer("_device", torch.empty(0), persistent=False)
+
+    def forward(self, fields: Fields) -> Condition:
+        """Raises ValueError for another number of channels."""
+        given: Tensor = fields[self.config.field]
+        if given.dim() != 4 or given.shape[1] != self.config.channels:
+            expected = f"(B, {self.config.channels}, h, w)"
+            raise ValueError(f"{self.config.field} must have the shape {expected}, not {tuple(given.shape)}")
+        return Condition(spatial=given.to(self.get_buffer("_device").device))
+
+    def null(self, n: int, size: tuple[int, int]) -> Condition:
+        return Condition(spatial=self.get_buffer("_device").new_zeros(n, self.config.channels, *size))

@@ -1,0 +1,1 @@
+"""Plain module -> faster module, same numbers: fused operations, packed weights, native kernels where they build."""

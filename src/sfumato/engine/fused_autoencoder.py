@@ -1,0 +1,58 @@
+"""The autoencoder's blocks with norm and SiLU in one pass; each is the plain block with another `forward`."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from sfumato.autoencoder.convnet import Decoder, Encoder, GroupNorm, ResidualBlock, SoftmaxAttention
+from sfumato.engine.attention import attend
+from sfumato.engine.groupnorm import norm
+
+
+class FusedGroupNorm(GroupNorm):
+    """A norm that stands alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm(self, x)
+
+
+class FusedResidualBlock(ResidualBlock):
+    """SiLU inside both norms."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(norm(self.norm1, x, silu=True))
+        h = self.conv2(self.dropout(norm(self.norm2, h, silu=True)))
+        return (self.nin_shortcut(x) if self.widens else x) + h
+
+
+class FusedSoftmaxAttention(SoftmaxAttention):
+    """Attention without transposes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        h = norm(self.norm, x)
+        q, k, v = (layer(h).permute(0, 2, 3, 1).reshape(B, 1, H * W, C) for layer in (self.q, self.k, self.v))
+        h = attend(q, k, v).reshape(B, H, W, C).permute(0, 3, 1, 2)
+        out: Tensor = x + self.proj_out(h)
+        return out
+
+
+class FusedEncoder(Encoder):
+    """SiLU inside the last norm."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        h = self.conv_in(image)
+        for level in self.down:
+            h = level(h)
+        return self.conv_out(norm(self.norm_out, self.mid(h), silu=True))
+
+
+class FusedDecoder(Decoder):
+    """SiLU inside the last norm."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(h))
+        for level in reversed(cast(Sequence[nn.Module], self.up)):
+            h = level(h)
+        return self.conv_out(norm(self.norm_out, h, silu=True))

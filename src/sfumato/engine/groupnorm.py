@@ -1,0 +1,136 @@
+"""Group normalisation, an affine map that may differ per sample, and SiLU, in one pass over a channels-last picture."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sfumato.engine import native
+
+LANES = 16
+"""Channel counts are multiples of this where the native kernel runs."""
+
+
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    silu: bool = False,
+    add: Tensor | None = None,
+    scale_shift: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """silu(norm(x + add) * (1 + scale) + shift), every part after `norm` and the sum optional.
+
+    x (B, C, H, W), float32 or bf16; weight, bias (C,); add, scale, shift (B, C). Returns x's shape, dtype and memory
+    format. Differentiable in all tensors. The native kernel takes contiguous channels-last x on the CPU; anything else
+    goes through torch's own operations.
+    """
+    if not usable(x, groups):
+        return _plain(x, groups, weight, bias, eps, silu, add, scale_shift)
+    gain, offset = weight.float(), bias.float()
+    if scale_shift is not None:
+        scale, shift = scale_shift[0].float(), scale_shift[1].float()
+        gain, offset = gain * (1 + scale), torch.addcmul(shift, offset, 1 + scale)
+    return _GroupNorm.apply(x, gain, offset, None if add is None else add.float(), groups, eps, silu)
+
+
+def norm(
+    layer: nn.Module,
+    x: Tensor,
+    *,
+    silu: bool = False,
+    add: Tensor | None = None,
+    scale_shift: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """`group_norm` with the parameters of an nn.GroupNorm."""
+    assert isinstance(layer, nn.GroupNorm)
+    groups, eps = layer.num_groups, layer.eps
+    return group_norm(x, groups, layer.weight, layer.bias, eps, silu=silu, add=add, scale_shift=scale_shift)
+
+
+def usable(x: Tensor, groups: int) -> bool:
+    """Whether the native kernel takes this picture."""
+    return (
+        x.dim() == 4
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.shape[1] % LANES == 0
+        and x.shape[1] % groups == 0
+        and x.numel() > 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and native.library() is not None
+    )
+
+
+def _plain(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    silu: bool,
+    add: Tensor | None,
+    scale_shift: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    if add is not None:
+        x = x + add.to(x.dtype)[:, :, None, None]
+    if x.element_size() < 4:
+        x = F.group_norm(x.float(), groups, weight.float(), bias.float(), eps).to(x.dtype)
+    else:
+        x = F.group_norm(x, groups, weight, bias, eps)
+    if scale_shift is not None:
+        scale, shift = (part.to(x.dtype)[:, :, None, None] for part in scale_shift)
+        x = x * (1 + scale) + shift
+    return F.silu(x) if silu else x
+
+
+class _GroupNorm(torch.autograd.Function):
+    """gain and bias are (C,) or (B, C), add (B, C) or None, all float32; x channels-last."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, add: Tensor | None, groups: int, eps: float, silu: bool
+    ) -> Tensor:
+        B, C, H, W = x.shape
+        gain, bias = gain.contiguous(), bias.contiguous()
+        add = None if add is None else add.contiguous()
+        y = torch.empty_like(x)
+        mean, rstd = x.new_empty(2, B, groups, dtype=torch.float32).unbind()
+        kernels = native.library()
+        assert kernels is not None
+        kernels.sfumato_groupnorm(
+            x.dtype == torch.bfloat16,
+            *(_pointer(t) for t in (x, y, gain, bias, add, mean, rstd)),
+            *(B, H * W, C, groups, gain.dim() == 2, eps, silu, torch.get_num_threads()),
+        )
+        ctx.save_for_backward(x, gain, bias, add, mean, rstd)
+        ctx.groups, ctx.silu = groups, silu
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, bias, add, mean, rstd = ctx.saved_tensors
+        B, C, H, W = x.shape
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        dx = torch.empty_like(x)
+        sums = x.new_empty(2 if add is None else 3, B, C, dtype=torch.float32)
+        kernels = native.library()
+        assert kernels is not None
+        kernels.sfumato_groupnorm_backward(
+            x.dtype == torch.bfloat16,
+            *(_pointer(t) for t in (x, dy, dx, gain, bias, add, mean, rstd)),
+            *(_pointer(t) for t in (sums[0], sums[1], None if add is None else sums[2])),
+            *(B, H * W, C, ctx.groups, gain.dim() == 2, ctx.silu, torch.get_num_threads()),
+        )
+        parameters = sums[:2] if gain.dim() == 2 else sums[:2].sum(1)
+        return dx, parameters[0], parameters[1], None if add is None else sums[2], None, None, None
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,117 @@
+// Small matrix products C = A B in float32, with operands in float32 or bf16, for matrices that stay in cache.
+//
+// A unit is 32 bits of the depth: one float or two neighbouring bf16. A is row-major (its rows' units are broadcast), B is
+// [depth in units, N] (its rows are vectors of units), C is row-major float32. N is a multiple of W.
+#pragma once
+#include "vector.h"
+
+template <class T>
+constexpr long PER_UNIT = 4 / sizeof(T);
+
+static inline vf multiply_add(vf acc, vu a, vu b, float) { return (vf)a * (vf)b + acc; }
+
+static inline vf multiply_add(vf acc, vu a, vu b, bf16) {
+#if WIDE && defined(__AVX512BF16__)
+    return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
+#else
+    acc = (vf)(a << 16) * (vf)(b << 16) + acc;
+    return (vf)(a & 0xffff0000u) * (vf)(b & 0xffff0000u) + acc;
+#endif
+}
+
+static inline vu load_units(const uint32_t* p) {
+    vu v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <class T>
+static inline uint32_t unit_at(const T* p) {
+    uint32_t u;
+    std::memcpy(&u, p, 4);
+    return u;
+}
+
+template <class T, int ROWS, int VECTORS>
+static inline void tile(const T* A, long lda, const uint32_t* B, long ldb, float* C, long ldc, long depth, bool add) {
+    vf acc[ROWS][VECTORS];
+    for (int m = 0; m < ROWS; m++)
+        for (int n = 0; n < VECTORS; n++) acc[m][n] = add ? load(C + m * ldc + n * W) : vf{};
+    for (long k = 0; k < depth; k++) {
+        vu b[VECTORS];
+        for (int n = 0; n < VECTORS; n++) b[n] = load_units(B + k * ldb + n * W);
+        for (int m = 0; m < ROWS; m++) {
+            vu a = unit_at(A + m * lda + k * PER_UNIT<T>) - vu{};
+            for (int n = 0; n < VECTORS; n++) acc[m][n] = multiply_add(acc[m][n], a, b[n], T());
+        }
+    }
+    for (int m = 0; m < ROWS; m++)
+        for (int n = 0; n < VECTORS; n++) store(C + m * ldc + n * W, acc[m][n]);
+}
+
+template <class T, int ROWS, int VECTORS>
+static inline void panel(const T* A, long lda, const uint32_t* B, long ldb, float* C, long ldc, long M, long depth,
+                         bool add) {
+    long m = 0;
+    for (; m + ROWS <= M; m += ROWS)
+        tile<T, ROWS, VECTORS>(A + m * lda, lda, B, ldb, C + m * ldc, ldc, depth, add);
+    if constexpr (ROWS > 1)
+        if (m < M) panel<T, ROWS / 2, VECTORS>(A + m * lda, lda, B, ldb, C + m * ldc, ldc, M - m, depth, add);
+}
+
+// C [M, N] (+)= A [M, depth] B [depth, N]; depth in units.
+template <class T>
+static void gemm(const T* A, long lda, const uint32_t* B, long ldb, float* C, long ldc, long M, long N, long depth,
+                 bool add) {
+    constexpr int ROWS = WIDE ? 8 : 4;
+    long n = 0;
+    for (; n + 3 * W <= N && (N - n) % (2 * W); n += 3 * W)
+        panel<T, ROWS, 3>(A, lda, B + n, ldb, C + n, ldc, M, depth, add);
+    for (; n + 2 * W <= N; n += 2 * W) panel<T, ROWS, 2>(A, lda, B + n, ldb, C + n, ldc, M, depth, add);
+    for (; n < N; n += W) panel<T, ROWS, 1>(A, lda, B + n, ldb, C + n, ldc, M, depth, add);
+}
+
+// 16 x 16 units, dst[j][i] = src[i][j].
+static inline void transpose16(const uint32_t* src, long ls, uint32_t* dst, long ld) {
+#if WIDE
+    __m512i r[16], t[16];
+    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(src + i * ls);
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512i a = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88), b = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+        __m512i c = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd), d = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+        _mm512_storeu_si512(dst + i * ld, _mm512_shuffle_i32x4(a, b, 0x88));
+        _mm512_storeu_si512(dst + (4 + i) * ld, _mm512_shuffle_i32x4(c, d, 0x88));
+        _mm512_storeu_si512(dst + (8 + i) * ld, _mm512_shuffle_i32x4(a, b, 0xdd));
+        _mm512_storeu_si512(dst + (12 + i) * ld, _mm512_shuffle_i32x4(c, d, 0xdd));
+    }
+#else
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 16; j++) dst[j * ld + i] = src[i * ls + j];
+#endif
+}
+
+// dst [cols, rows rounded up to 16] = src [rows, cols] transposed, the added columns zero.
+static inline void transpose_units(const uint32_t* src, long ls, long rows, long cols, uint32_t* dst, long ld) {
+    for (long i = 0; i < rows; i += 16)
+        for (long j = 0; j < cols; j += 16) {
+            long m = rows - i < 16 ? rows - i : 16, n = cols - j < 16 ? cols - j : 16;
+            if (m == 16 && n == 16) {
+                transpose16(src + i * ls + j, ls, dst + j * ld + i, ld);
+                continue;
+            }
+            uint32_t in[256] = {}, out[256];
+            for (long a = 0; a < m; a++) std::memcpy(in + a * 16, src + (i + a) * ls + j, n * 4);
+            transpose16(in, 16, out, 16);
+            for (long b = 0; b < n; b++) std::memcpy(dst + (j + b) * ld + i, out + b * 16, 64);
+        }
+}

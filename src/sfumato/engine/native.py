@@ -1,0 +1,112 @@
+"""The optional native kernels: compiled once per machine by the system's C++ compiler, absent without harm.
+
+Nothing happens at import. The first use compiles `kernels/*.cpp` (about three seconds) into the user's cache, under a
+name that holds the hash of the sources, the compiler's command and the processor's features; later uses load that file.
+Without a compiler, on an unwritable cache or with SFUMATO_NATIVE=0, `library()` is None and every caller takes its
+plain path.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-w")
+COMPILE_TIMEOUT = 300.0
+
+
+def library() -> ctypes.CDLL | None:
+    """The kernels, or None where they are switched off (SFUMATO_NATIVE=0) or cannot be built."""
+    if os.environ.get("SFUMATO_NATIVE", "1") == "0":
+        return None
+    return _load()
+
+
+def describe() -> str:
+    """One line for logs and reports: whether the native kernels run, and if not why."""
+    if os.environ.get("SFUMATO_NATIVE", "1") == "0":
+        return "native kernels: off (SFUMATO_NATIVE=0)"
+    loaded = _load()
+    if loaded is not None:
+        return f"native kernels: on ({loaded.sfumato_vector_width()} lanes)"
+    return (
+        "native kernels: off (no working C++ compiler found)"
+        if _compiler() is None
+        else "native kernels: off (build failed)"
+    )
+
+
+@lru_cache(maxsize=1)
+def _load() -> ctypes.CDLL | None:
+    if sys.byteorder != "little" or sys.platform == "win32":
+        return None
+    try:
+        path = _built()
+        return None if path is None else _declared(ctypes.CDLL(str(path)))
+    except (OSError, subprocess.SubprocessError, AttributeError):
+        return None
+
+
+def _built() -> Path | None:
+    """The compiled library's path; compiles it if it is not in the cache."""
+    compiler = _compiler()
+    if compiler is None:
+        return None
+    sources = sorted((Path(__file__).parent / "kernels").iterdir())
+    units = [str(path) for path in sources if path.suffix == ".cpp"]
+    digest = hashlib.sha256(repr((compiler, FLAGS, _processor())).encode())
+    for path in sources:
+        digest.update(path.name.encode() + path.read_bytes())
+    folder = _cache()
+    target = folder / f"kernels-{digest.hexdigest()[:24]}.so"
+    if target.is_file():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        # Renamed when whole: a second process sees either nothing or the finished file.
+        fresh = Path(scratch) / target.name
+        command = [compiler, *FLAGS, "-o", str(fresh), *units]
+        subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT)
+        os.replace(fresh, target)
+    return target
+
+
+def _compiler() -> str | None:
+    return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sfumato" / "native"
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    told = sorted({line for line in lines if line.startswith(("flags", "Features", "model name", "CPU part"))})
+    return "\n".join([platform.system(), platform.machine(), platform.processor(), *told])
+
+
+def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    pointer, number, flag, real = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
+    signatures = {
+        "sfumato_vector_width": [],
+        "sfumato_groupnorm": [flag, *[pointer] * 7, *[number] * 4, flag, real, flag, flag],
+        "sfumato_groupnorm_backward": [flag, *[pointer] * 11, *[number] * 4, flag, flag, flag],
+        "sfumato_attention": [flag, *[pointer] * 8, real, flag],
+        "sfumato_attention_backward": [flag, *[pointer] * 12, real, flag],
+    }
+    for name, arguments in signatures.items():
+        function = getattr(loaded, name)
+        function.argtypes = arguments
+        function.restype = flag if name == "sfumato_vector_width" else None
+    return loaded

@@ -1,0 +1,98 @@
+"""Faster training steps: `for_training` swaps blocks for fused ones in place, `plain` swaps them back.
+
+Only the classes of submodules change: the parameter objects, their names, hooks and the modules themselves stay, so
+that optimisers, averages and checkpoints made before or after do not notice. Every fused block falls back to torch's
+operations for tensors that its kernels do not take (other devices, other memory formats) and where there are none.
+"""
+
+import itertools
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.autoencoder import convnet
+from sfumato.denoiser import blocks
+from sfumato.engine import fused_autoencoder, fused_denoiser
+from sfumato.engine.groupnorm import norm
+from sfumato.nn import transformer
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class FusedNorm(nn.GroupNorm):
+    """A norm that stands alone, or whose SiLU is not its neighbour."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm(self, x)
+
+
+class FusedNormSiLU(nn.GroupNorm):
+    """Does the work of the SiLU behind it too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm(self, x, silu=True)
+
+
+class SiLUDoneBefore(nn.SiLU):
+    """Stands where a SiLU stood whose work the norm before it does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    blocks.ResBlock: fused_denoiser.FusedResBlock,
+    blocks.AttentionBlock: fused_denoiser.FusedAttentionBlock,
+    blocks.SpatialTransformer: fused_denoiser.FusedSpatialTransformer,
+    transformer.CrossAttention: fused_denoiser.FusedCrossAttention,
+    convnet.ResidualBlock: fused_autoencoder.FusedResidualBlock,
+    convnet.SoftmaxAttention: fused_autoencoder.FusedSoftmaxAttention,
+    convnet.Encoder: fused_autoencoder.FusedEncoder,
+    convnet.Decoder: fused_autoencoder.FusedDecoder,
+    convnet.GroupNorm: fused_autoencoder.FusedGroupNorm,
+    nn.GroupNorm: FusedNorm,
+}
+"""Plain class -> fused class; exact types, so that a subclass with a behaviour of its own is left alone."""
+
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    **{fused: plain_class for plain_class, fused in FUSED.items()},
+    FusedNormSiLU: nn.GroupNorm,
+    SiLUDoneBefore: nn.SiLU,
+}
+
+
+def for_training(module: M) -> M:
+    """The same module, its blocks fused and its convolution weights channels-last; idempotent.
+
+    Worth calling for any network that trains on the CPU, with or without autocast; harmless elsewhere. Inputs should be
+    channels-last too.
+    """
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a keyword its stub does not know
+    parts = list(module.modules())
+    inside_blocks = {id(inner) for part in parts if isinstance(part, blocks.ResBlock) for inner in part.modules()}
+    for part in parts:
+        if type(part) is nn.Sequential and id(part) not in inside_blocks:
+            _fuse_pairs(part)
+    for part in parts:
+        fused = FUSED.get(type(part))
+        if fused is not None:
+            part.__class__ = fused
+    return module
+
+
+def _fuse_pairs(sequence: nn.Sequential) -> None:
+    """A norm right before a SiLU does both; the SiLU's place and index stay."""
+    members = list(sequence)
+    for first, second in itertools.pairwise(members):
+        if type(first) is nn.GroupNorm and type(second) is nn.SiLU:
+            first.__class__, second.__class__ = FusedNormSiLU, SiLUDoneBefore
+
+
+def plain(module: M) -> M:
+    """Undoes `for_training`; the memory format of the weights stays."""
+    for part in module.modules():
+        original = PLAIN.get(type(part))
+        if original is not None:
+            part.__class__ = original
+    return module
