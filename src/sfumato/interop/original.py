@@ -60,6 +60,7 @@ class _Plan:
     config: ModelConfig
     placement: Placement
     scale: float
+    yaml: str | None
 
 
 def import_original(
@@ -171,7 +172,9 @@ def _plan(
     placement = place(source.shapes(), parts, mapped.prefixes, weights, str(source.path))
     if mapped.text_model is not None:
         placement = _without_text_encoder(placement, mapped.text_model)
-    return _Plan(source, original, mapped, model, placement, scale)
+    yaml_path = Path(config) if config is not None else find_yaml(source.path)
+    text = None if yaml_path is None else yaml_path.read_text(encoding="utf-8")
+    return _Plan(source, original, mapped, model, placement, scale, text)
 
 
 def _scale_factor(source: Source, diffusion: Diffusion) -> float:
@@ -254,7 +257,7 @@ def _without_text_encoder(placement: Placement, kind: str) -> Placement:
 
 def _write(plan: _Plan, folder: Path, tokenizer: str | None) -> None:
     manifest: dict[str, Any] = {"keys": _manifest_keys(plan), "extras": plan.source.extras, "digests": {}}
-    manifest["scale"] = plan.scale
+    manifest |= {"scale": plan.scale, "config": config_text(plan.config)}
     for part, keys in plan.placement.parts.items():
         tensors = {ours: _floats(plan.source.tensors[original].load()) for ours, original in keys.items()}
         manifest["digests"][part] = digest(tensors)
@@ -273,14 +276,9 @@ def _write(plan: _Plan, folder: Path, tokenizer: str | None) -> None:
         write_text(folder / "tokenizer.json", tokenizer_text(tokenizer))
     kept, copies = _kept_tensors(plan)
     manifest["copies"] = copies
-    manifest["yaml"] = _yaml_text(plan)
+    manifest["yaml"] = plan.yaml
     save_tensors(folder / KEPT_FILE, kept, manifest)
     write_text(folder / "config.yaml", to_yaml(plan.config))
-
-
-def _yaml_text(plan: _Plan) -> str | None:
-    path = find_yaml(plan.source.path)
-    return None if path is None else path.read_text(encoding="utf-8")
 
 
 def _manifest_keys(plan: _Plan) -> list[list[str | None]]:
@@ -296,6 +294,11 @@ def _manifest_keys(plan: _Plan) -> list[list[str | None]]:
 def _floats(tensor: Tensor) -> Tensor:
     """Half precision is widened, which loses nothing and computes everywhere; export narrows it again."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def config_text(config: ModelConfig) -> str:
+    """What of a configuration decides an export: all but the notes for people."""
+    return to_yaml(config.model_copy(update={"about": {}}))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

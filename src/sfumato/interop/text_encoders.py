@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.checkpoint import save_tensors, write_text
+from sfumato.checkpoint import load_tensors, save_tensors, write_text
 from sfumato.errors import UserError
 
 FOLDER = "text_encoder"
@@ -103,3 +103,26 @@ def write_text_encoder(folder: Path, tensors: Mapping[str, Tensor], config: Mapp
     """Writes config.json and model.safetensors."""
     save_tensors(folder / "model.safetensors", {name: tensor.to(torch.float32) for name, tensor in tensors.items()})
     write_text(folder / "config.json", json.dumps(dict(config), indent=2) + "\n")
+
+
+def original_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
+    """The encoder of a folder under its original keys: the other direction of `clip_pieces` and `take`."""
+    tensors, _ = load_tensors(folder / "model.safetensors")
+    if kind == "clip":
+        return {CLIP_PREFIX + name: tensor for name, tensor in tensors.items()}
+    top = {ours: theirs for theirs, ours in _OPEN_TOP.items()}
+    inner = {ours: theirs for theirs, ours in _OPEN_TO_CLIP.items()}
+    out: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name in top:
+            out[OPEN_CLIP_PREFIX + top[name]] = tensor
+            continue
+        number, rest = name.removeprefix("text_model.encoder.layers.").split(".", 1)
+        block = f"{OPEN_CLIP_PREFIX}transformer.resblocks.{number}."
+        if rest in inner:
+            out[block + inner[rest]] = tensor
+        elif rest.startswith("self_attn.q_proj."):
+            end = rest.rsplit(".", 1)[1]
+            thirds = [tensors[name.replace(".q_proj.", f".{letter}_proj.")] for letter in "qkv"]
+            out[f"{block}attn.in_proj_{end}"] = torch.cat(thirds)
+    return out
