@@ -16,12 +16,12 @@ _HOMES = {
     "UNet": "sfumato.denoiser.unet",
     "UNetConfig": "sfumato.denoiser.unet",
     "Condition": "sfumato.conditioning.condition",
-    "ToyWorld": "sfumato.data.toyworld",
+    "ToyWorld": "sfumato.data.toyworld.dataset",
     "ImageFolder": "sfumato.data.folder",
     "UserError": "sfumato.errors",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 (names are resolved by __getattr__)
+__all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion as LatentDiffusion

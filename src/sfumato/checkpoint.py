@@ -89,7 +89,8 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
             )
         if tensors[name].shape != tensor.shape:
             raise UserError(
-                f"{where}: key {name!r} has shape {tuple(tensors[name].shape)}, the configuration asks for {tuple(tensor.shape)}"
+                f"{where}: key {name!r} has shape {tuple(tensors[name].shape)}, "
+                f"the configuration asks for {tuple(tensor.shape)}"
             )
     unknown = sorted(set(tensors) - set(own))
     if unknown:

@@ -91,7 +91,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, 
 
 
 def parse(raw: dict[str, Any], schema: type[T], source: str) -> T:
-    """Validates a raw mapping; raises UserError with one line for each problem, unknown keys with their nearest neighbour."""
+    """Validates a raw mapping; raises UserError naming each problem, and the key nearest to an unknown one."""
     try:
         return schema.model_validate(raw)
     except ValidationError as error:

@@ -32,6 +32,11 @@ class SampleNoise:
         self.device = torch.device(device)
         self._generators = [generator(seed, purpose) for seed in seeds]
 
+    @property
+    def samples(self) -> int:
+        """The number of seeds."""
+        return len(self._generators)
+
     def __call__(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Noise of the given shape (B, ...); raises ValueError if B is not the number of seeds."""
         if shape[0] != len(self._generators):

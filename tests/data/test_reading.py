@@ -110,6 +110,11 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
         assert abs(seen[:, 18:] - (0, 0, 255)).max() < 12, name
 
 
+def test_damaged_exif_leaves_the_picture(tmp_path: Path) -> None:
+    upright().save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03")
+    assert decode(tmp_path / "x.jpg", WHITE).size == (32, 16)
+
+
 def test_large_jpeg_is_decoded_at_reduced_scale_but_never_too_small(tmp_path: Path) -> None:
     noise(0, 256, 512).save(tmp_path / "x.jpg")
     assert decode(tmp_path / "x.jpg", WHITE).size == (512, 256)

@@ -1,5 +1,6 @@
 """Native kernels against torch's own operations in float64, values and gradients."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from torch import Tensor
 from sfumato.engine import native
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.groupnorm import group_norm
+from sfumato.engine.tokens import geglu, layer_norm
+from sfumato.engine.upsample import upsample_conv
 from sfumato.nn.attention import attend as plain_attend
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=native.describe())
@@ -148,6 +151,60 @@ def test_packed_attention_equals_split(dtype: torch.dtype, head_first: bool) -> 
     z.backward(dy)
     close(y, z, dtype)
     close(packed.grad, again.grad, dtype)
+
+
+@needs_kernels
+@DTYPES
+def test_layer_norm_equals_its_formula(dtype: torch.dtype) -> None:
+    x, dy = (torch.randn(2, 9, 48) + 1).to(dtype), torch.randn(2, 9, 48).to(dtype)
+    weight, bias = torch.randn(2, 48).unbind()
+    fast, slow = [leaf(t) for t in (x, weight, bias)], [leaf(t.double()) for t in (x, weight, bias)]
+    y = layer_norm(fast[0], fast[1], fast[2], 1e-5)
+    z = F.layer_norm(slow[0], (48,), slow[1], slow[2], 1e-5)
+    assert type(y.grad_fn).__name__ == "_LayerNormBackward"
+    y.backward(dy)
+    z.backward(dy.double())
+    close(y, z, dtype)
+    for ours, theirs in zip(fast, slow, strict=True):
+        close(ours.grad, theirs.grad, dtype)
+
+
+@needs_kernels
+@DTYPES
+def test_gated_gelu_equals_its_formula(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.randn(33, 16), torch.linspace(-9, 9, 33 * 16).reshape(33, 16)], 1).to(dtype)
+    fast, slow = leaf(x), leaf(x.double())
+    dy = torch.randn(33, 16).to(dtype)
+    y = geglu(fast)
+    value, gate = slow.chunk(2, -1)
+    z = value * F.gelu(gate)
+    assert type(y.grad_fn).__name__ == "_GEGLUBackward"
+    y.backward(dy)
+    z.backward(dy.double())
+    close(y, z, dtype)
+    close(fast.grad, slow.grad, dtype)
+
+
+@needs_kernels
+@DTYPES
+def test_upsampling_convolution_equals_its_parts(dtype: torch.dtype) -> None:
+    layer = torch.nn.Conv2d(8, 5, 3, padding=1)
+    x = torch.randn(3, 8, 17, 12).contiguous(memory_format=torch.channels_last)
+    fast, slow = leaf(x), leaf(x.double())
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        y = upsample_conv(layer, fast)
+    assert type(y.grad_fn).__name__ == "_InterleaveBackward"
+    reference = copy.deepcopy(layer).double()
+    z = reference(F.interpolate(slow, scale_factor=2.0, mode="nearest"))
+    dy = torch.randn(y.shape)
+    y.backward(dy.to(y.dtype))
+    z.backward(dy.double())
+    close(y, z, dtype)
+    close(fast.grad, slow.grad, dtype)
+    close(layer.weight.grad, reference.weight.grad, dtype)
+    assert layer.bias is not None
+    assert reference.bias is not None
+    close(layer.bias.grad, reference.bias.grad, dtype)
 
 
 @needs_kernels

@@ -281,7 +281,7 @@ class FolderDataset:
     @property
     def unreadable(self) -> list[tuple[str, str]]:
         """(path, reason) of every file found damaged so far, by the scan or on reading."""
-        return [*self.scan.unreadable, *sorted(self._damaged.items())]
+        return [*self.scan.unreadable, *sorted(self._damaged.copy().items())]
 
     @property
     def notes(self) -> tuple[str, ...]:

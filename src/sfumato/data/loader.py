@@ -130,7 +130,7 @@ class Loader(Generic[Item]):
     @property
     def unreadable(self) -> list[tuple[str, str]]:
         """(path, reason) of every picture that could not be read."""
-        return sorted(self._damaged.items())
+        return sorted(self._damaged.copy().items())
 
     def __iter__(self) -> Iterator[Batch]:
         return self

@@ -1,7 +1,7 @@
 """From an image file to 8-bit RGB pixels: any mode Pillow opens, EXIF rotation, transparency over a background."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
@@ -98,7 +98,8 @@ def decode(path: Path, background: tuple[int, int, int], at_least: tuple[int, in
                 # a rotated picture's sides are swapped only later, so both get the longer one
                 image.draft(None, (max(at_least), max(at_least)))
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
+            with suppress(Exception):  # a damaged EXIF block does not make the pixels unreadable
+                ImageOps.exif_transpose(image, in_place=True)
             return to_rgb(image, background)
 
 

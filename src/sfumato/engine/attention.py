@@ -92,9 +92,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, keep: bool
     B, H, T, D = q.shape
     out = q.new_empty(B, T, H, D).transpose(1, 2)
     lse = q.new_empty(B, H, T, dtype=torch.float32) if keep else None
-    kernels = native.library()
-    assert kernels is not None
-    kernels.sfumato_attention(
+    native.kernels().sfumato_attention(
         q.dtype == torch.bfloat16,
         *(_pointer(t) for t in (q, k, v, out, lse, allowed)),
         *(_sizes(q, k.shape[2]), _strides(q, k, v, out), D**-0.5, torch.get_num_threads()),
@@ -105,9 +103,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, keep: bool
 def _backward(saved: tuple[Tensor, ...], grad: Tensor, into: tuple[Tensor, Tensor, Tensor]) -> None:
     q, k, v, out, lse, allowed = saved
     grad = _rows(grad)
-    kernels = native.library()
-    assert kernels is not None
-    kernels.sfumato_attention_backward(
+    native.kernels().sfumato_attention_backward(
         q.dtype == torch.bfloat16,
         *(_pointer(t) for t in (q, k, v, out, grad, lse, allowed, *into)),
         *(_sizes(q, k.shape[2]), _strides(q, k, v, out, *into, grad), q.shape[-1] ** -0.5, torch.get_num_threads()),

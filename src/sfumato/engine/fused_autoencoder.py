@@ -5,9 +5,10 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from sfumato.autoencoder.convnet import Decoder, Encoder, GroupNorm, ResidualBlock, SoftmaxAttention
+from sfumato.autoencoder.convnet import Decoder, Encoder, GroupNorm, ResidualBlock, SoftmaxAttention, Upsample
 from sfumato.engine.attention import attend
 from sfumato.engine.groupnorm import norm
+from sfumato.engine.upsample import upsample_conv
 
 
 class FusedGroupNorm(GroupNorm):
@@ -36,6 +37,13 @@ class FusedSoftmaxAttention(SoftmaxAttention):
         h = attend(q, k, v).reshape(B, H, W, C).permute(0, 3, 1, 2)
         out: Tensor = x + self.proj_out(h)
         return out
+
+
+class FusedUpsample(Upsample):
+    """Doubling and convolution as one convolution of the small picture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upsample_conv(self.conv, x)
 
 
 class FusedEncoder(Encoder):

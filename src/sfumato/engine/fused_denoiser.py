@@ -3,10 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.denoiser.blocks import AttentionBlock, ResBlock, SpatialTransformer, Steering
+from sfumato.denoiser.blocks import AttentionBlock, ResBlock, SpatialTransformer, Steering, Upsample
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.groupnorm import norm
-from sfumato.nn.transformer import CrossAttention, join_heads, split_heads
+from sfumato.engine.tokens import geglu
+from sfumato.engine.upsample import upsample_conv
+from sfumato.nn.transformer import GEGLU, CrossAttention, join_heads, split_heads
 
 
 class FusedResBlock(ResBlock):
@@ -24,6 +26,13 @@ class FusedResBlock(ResBlock):
             h = norm(norm_out, h, silu=True, add=embedding)
         out: Tensor = self.skip_connection(self._resized(x)) + conv_out(dropout(h))
         return out
+
+
+class FusedUpsample(Upsample):
+    """Doubling and convolution as one convolution of the small picture."""
+
+    def forward(self, x: Tensor, steering: Steering) -> Tensor:
+        return upsample_conv(self.conv, x) if isinstance(self.conv, nn.Conv2d) else super().forward(x, steering)
 
 
 class FusedAttentionBlock(AttentionBlock):
@@ -59,6 +68,13 @@ class FusedCrossAttention(CrossAttention):
         )
         out: Tensor = self.to_out(join_heads(attend(q, k, v, mask)))
         return out
+
+
+class FusedGEGLU(GEGLU):
+    """Gate and product in one pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return geglu(self.proj(x))
 
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:

@@ -101,9 +101,7 @@ class _GroupNorm(torch.autograd.Function):
         add = None if add is None else add.contiguous()
         y = torch.empty_like(x)
         mean, rstd = x.new_empty(2, B, groups, dtype=torch.float32).unbind()
-        kernels = native.library()
-        assert kernels is not None
-        kernels.sfumato_groupnorm(
+        native.kernels().sfumato_groupnorm(
             x.dtype == torch.bfloat16,
             *(_pointer(t) for t in (x, y, gain, bias, add, mean, rstd)),
             *(B, H * W, C, groups, gain.dim() == 2, eps, silu, torch.get_num_threads()),
@@ -120,9 +118,7 @@ class _GroupNorm(torch.autograd.Function):
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x)
         sums = x.new_empty(2 if add is None else 3, B, C, dtype=torch.float32)
-        kernels = native.library()
-        assert kernels is not None
-        kernels.sfumato_groupnorm_backward(
+        native.kernels().sfumato_groupnorm_backward(
             x.dtype == torch.bfloat16,
             *(_pointer(t) for t in (x, dy, dx, gain, bias, add, mean, rstd)),
             *(_pointer(t) for t in (sums[0], sums[1], None if add is None else sums[2])),

@@ -28,6 +28,13 @@ def library() -> ctypes.CDLL | None:
     return _load()
 
 
+def kernels() -> ctypes.CDLL:
+    """The kernels, where the caller has already seen that they are there."""
+    loaded = _load()
+    assert loaded is not None
+    return loaded
+
+
 def describe() -> str:
     """One line for logs and reports: whether the native kernels run, and if not why."""
     if os.environ.get("SFUMATO_NATIVE", "1") == "0":
@@ -102,6 +109,12 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "sfumato_vector_width": [],
         "sfumato_groupnorm": [flag, *[pointer] * 7, *[number] * 4, flag, real, flag, flag],
         "sfumato_groupnorm_backward": [flag, *[pointer] * 11, *[number] * 4, flag, flag, flag],
+        "sfumato_interleave": [*[pointer] * 2, *[number] * 4, flag],
+        "sfumato_interleave_backward": [*[pointer] * 2, *[number] * 4, flag],
+        "sfumato_layernorm": [flag, *[pointer] * 6, number, number, real, flag],
+        "sfumato_layernorm_backward": [flag, *[pointer] * 8, number, number, flag],
+        "sfumato_geglu": [flag, *[pointer] * 2, number, number, flag],
+        "sfumato_geglu_backward": [flag, *[pointer] * 3, number, number, flag],
         "sfumato_attention": [flag, *[pointer] * 8, real, flag],
         "sfumato_attention_backward": [flag, *[pointer] * 12, real, flag],
     }

@@ -15,6 +15,7 @@ from sfumato.autoencoder import convnet
 from sfumato.denoiser import blocks
 from sfumato.engine import fused_autoencoder, fused_denoiser
 from sfumato.engine.groupnorm import norm
+from sfumato.engine.tokens import layer_norm
 from sfumato.nn import transformer
 
 M = TypeVar("M", bound=nn.Module)
@@ -25,6 +26,15 @@ class FusedNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return norm(self, x)
+
+
+class FusedLayerNorm(nn.LayerNorm):
+    """Over the last axis, with weight and bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.normalized_shape) != 1 or self.weight is None or self.bias is None:
+            return super().forward(x)
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class FusedNormSiLU(nn.GroupNorm):
@@ -43,15 +53,19 @@ class SiLUDoneBefore(nn.SiLU):
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
     blocks.ResBlock: fused_denoiser.FusedResBlock,
+    blocks.Upsample: fused_denoiser.FusedUpsample,
     blocks.AttentionBlock: fused_denoiser.FusedAttentionBlock,
     blocks.SpatialTransformer: fused_denoiser.FusedSpatialTransformer,
+    transformer.GEGLU: fused_denoiser.FusedGEGLU,
     transformer.CrossAttention: fused_denoiser.FusedCrossAttention,
     convnet.ResidualBlock: fused_autoencoder.FusedResidualBlock,
     convnet.SoftmaxAttention: fused_autoencoder.FusedSoftmaxAttention,
+    convnet.Upsample: fused_autoencoder.FusedUpsample,
     convnet.Encoder: fused_autoencoder.FusedEncoder,
     convnet.Decoder: fused_autoencoder.FusedDecoder,
     convnet.GroupNorm: fused_autoencoder.FusedGroupNorm,
     nn.GroupNorm: FusedNorm,
+    nn.LayerNorm: FusedLayerNorm,
 }
 """Plain class -> fused class; exact types, so that a subclass with a behaviour of its own is left alone."""
 

@@ -12,7 +12,7 @@ from sfumato.errors import UserError
 from sfumato.sampling.sampler import Denoise, Noise, Sampler, State, draw, level
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KnownRegion(Generic[State]):
     """Replaces the kept region by the known latent, noised afresh, at every step.
 

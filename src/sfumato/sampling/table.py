@@ -62,7 +62,7 @@ SAMPLERS: dict[str, SamplerFacts] = {
     "dpmpp-2s": SamplerFacts(DPM2SConfig, 2, 2, "log-snr", "strong guidance that makes 2m overshoot; 10 to 15 steps"),
     "dpmpp-3m": SamplerFacts(DPM3MConfig, 3, 1, "log-snr", "weak or no guidance, 20 steps or more"),
     "dpmpp-2m-sde": SamplerFacts(DPM2MSDEConfig, None, 1, "log-snr", "variety of ddpm in 20 to 50 steps"),
-    "unipc": SamplerFacts(UniPCConfig, 2, 1, "log-snr", "very few steps, 5 to 15"),
+    "unipc": SamplerFacts(UniPCConfig, 3, 1, "log-snr", "very few steps, 5 to 15"),
 }
 
 
@@ -94,5 +94,13 @@ def build_sampler(config: SamplerConfig) -> Sampler[Any]:
 
 
 def default_grid(config: SamplerConfig, schedule: Schedule) -> GridConfig:
-    """The grid that suits a sampler; on a continuous schedule (flow) always evenly spaced times."""
-    return GridConfig(kind=SAMPLERS[config.kind].grid if schedule.discrete else "trailing")
+    """The grid that suits a sampler on this schedule.
+
+    Flow models take evenly spaced times, and a zero-terminal schedule a grid that begins in pure noise; but PLMS, which
+    cannot begin there, keeps the original's grid.
+    """
+    kind = SAMPLERS[config.kind].grid
+    misses_the_noise = schedule.zero_terminal and kind == "leading"
+    if config.kind != "plms" and (not schedule.discrete or misses_the_noise):
+        kind = "trailing"
+    return GridConfig(kind=kind)

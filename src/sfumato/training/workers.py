@@ -1,14 +1,15 @@
-"""The processes of a run and where they compute: a thin face on accelerate, so that one loop serves one CPU and many GPUs."""
+"""The processes of a run and where they compute: a thin face on accelerate, for one CPU or many GPUs."""
 
 import os
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+M = TypeVar("M", bound=nn.Module)
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -26,6 +27,12 @@ class Workers:
     def leads(self) -> bool:
         """True in the one process that writes files and talks."""
         return self.rank == 0
+
+    def place(self, module: M) -> M:
+        """Moves a module to the device, its kernels to channels-last order."""
+        module.to(self.device)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks the keyword
+        return module
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module as training calls it: under DistributedDataParallel where there are several processes."""

@@ -13,8 +13,9 @@ from sfumato.rng import derive
 Point = tuple[float, float]
 Item = TypeVar("Item")
 
-MARGIN = 0.035
+MARGIN = 0.03
 GAP = 0.07
+NARROW_GAP = 0.05  # between three in a row, which would not fit otherwise
 
 
 class Draws:
@@ -40,7 +41,8 @@ class Draws:
 
 def line(draws: Draws, radii: Sequence[float]) -> list[float]:
     """Centres along one axis, in order, with the slack shared out at random."""
-    slack = 1.0 - 2 * MARGIN - 2 * sum(radii) - GAP * (len(radii) - 1)
+    gap = GAP if len(radii) < 3 else NARROW_GAP
+    slack = 1.0 - 2 * MARGIN - 2 * sum(radii) - gap * (len(radii) - 1)
     shares = [draws.uniform(0.15, 1.0) for _ in range(len(radii) + 1)]
     total = sum(shares)
     edge = MARGIN
@@ -48,7 +50,7 @@ def line(draws: Draws, radii: Sequence[float]) -> list[float]:
     for radius, share in zip(radii, shares, strict=False):
         edge += slack * share / total
         centres.append(edge + radius)
-        edge += 2 * radius + GAP
+        edge += 2 * radius + gap
     return centres
 
 
@@ -76,29 +78,27 @@ _GROUPS: dict[int, tuple[tuple[Point, ...], ...]] = {
         ((0.26, 0.26), (0.74, 0.74)),
         ((0.74, 0.26), (0.26, 0.74)),
     ),
-    3: (
-        ((0.5, 0.27), (0.27, 0.7), (0.73, 0.7)),
-        ((0.27, 0.3), (0.73, 0.3), (0.5, 0.73)),
-        ((0.19, 0.5), (0.5, 0.5), (0.81, 0.5)),
-    ),
+    3: (((0.5, 0.27), (0.27, 0.7), (0.73, 0.7)), ((0.27, 0.3), (0.73, 0.3), (0.5, 0.73)), ()),
     4: (((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)),),
 }
 
 
 def group(draws: Draws, count: int, radius: float) -> list[Point]:
-    """`count` equal objects loosely on a pattern."""
+    """`count` equal objects loosely on a pattern, or three in a row."""
     pattern = draws.choice(_GROUPS[count])
+    if not pattern:
+        return on_axis(draws, [radius] * count, vertical=draws.uniform() < 0.5)
     closest = min(max(abs(a[0] - b[0]), abs(a[1] - b[1])) for i, a in enumerate(pattern) for b in pattern[:i])
     jitter = max(0.0, min(0.05, (closest - 2 * radius - GAP) / 2))
-    low, high = MARGIN + radius, 1 - MARGIN - radius
-    return [
-        tuple(max(low, min(high, value + draws.uniform(-jitter, jitter))) for value in point)  # type: ignore[misc]
-        for point in pattern
-    ]
+    return [_inside(draws, point, jitter, radius) for point in pattern]
 
 
 def spot(draws: Draws, centre: Point, radius: float) -> Point:
     """Near the named position, inside the picture."""
+    return _inside(draws, centre, 0.04, radius)
+
+
+def _inside(draws: Draws, centre: Point, jitter: float, radius: float) -> Point:
     low, high = MARGIN + radius, 1 - MARGIN - radius
-    x, y = (max(low, min(high, value + draws.uniform(-0.04, 0.04))) for value in centre)
+    x, y = (max(low, min(high, value + draws.uniform(-jitter, jitter))) for value in centre)
     return x, y

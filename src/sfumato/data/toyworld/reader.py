@@ -1,7 +1,7 @@
 """Reads a picture of the toy world without a network: which objects are where, and how they look.
 
 Segment against the best fitting background, label the components, then explain each by the palette (colour), by drawn
-templates of every shape (shape, size) and of the patterns (texture). What fits nothing well is "unclear", and no fact is
+templates of every shape (shape, size) and of the patterns (texture). What fits nothing is "unclear", and no fact is
 true of it. All colour distances are taken in a linear luma-chroma space, where blur and noise stay small.
 """
 
@@ -32,7 +32,11 @@ _WORST_COLOUR = 42.0
 _TEXTURE_SPREAD = 0.17  # standard deviation between base (0) and accent (1) from which an object is textured
 _DEPTH = 1.6  # how far inside a shape, in pixels, its texture is read
 _WORST_PATTERN = 0.45  # correlation with every pattern below which a texture is unclear
-_SHIFTS = ((0.0, 0.0), (0.16, 0.0), (-0.16, 0.0), (0.0, 0.16), (0.0, -0.16))  # of a pattern, in periods
+# Where a pattern may lie, in periods: anywhere, though scenes centre it, for a striped object is striped in any phase.
+_SHIFTS = {
+    "striped": tuple((2**0.5 * step / 8, 0.0) for step in range(8)),
+    "dotted": tuple((column / 5, 1.74 * row / 8) for row in range(8) for column in range(5)),
+}
 _SIZE_LIMITS = (0.18, 0.54)
 
 
@@ -226,18 +230,18 @@ def _accent(luma: Array, colour: str) -> Array:
 def _explain_texture(accent: Array, x: Array, y: Array, period: float) -> str:
     """The texture of the pixels (p,) well inside an object, at x, y from its centre.
 
-    Plain where the tone hardly varies; else the pattern, drawn anew and shifted a little, that goes with it best.
+    Plain where the tone hardly varies; else the pattern, drawn anew in every phase, that goes with it best.
     """
     if accent.size < 4 or accent.std() < _TEXTURE_SPREAD:
         return "plain"
     seen = accent - accent.mean()
-    best = {"striped": 0.0, "dotted": 0.0}
-    for name in best:
-        for dx, dy in _SHIFTS:
-            pattern = accent_share(name, x - dx * period, y - dy * period, period)
-            pattern = pattern - pattern.mean()
-            scale = float(np.sqrt(np.square(pattern).sum() * np.square(seen).sum()))
-            best[name] = max(best[name], float((pattern * seen).sum()) / max(scale, 1e-6))
+    best = {}
+    for name, shifts in _SHIFTS.items():
+        dx, dy = np.array(shifts, np.float32).T[..., None] * period
+        patterns = accent_share(name, x - dx, y - dy, period)  # (shifts, p)
+        patterns = patterns - patterns.mean(axis=1, keepdims=True)
+        scale = np.sqrt(np.square(patterns).sum(axis=1) * np.square(seen).sum())
+        best[name] = float((patterns @ seen / np.maximum(scale, 1e-6)).max())
     return max(best, key=lambda name: best[name]) if max(best.values()) > _WORST_PATTERN else UNCLEAR
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import field_validator
 
-from sfumato.errors import UserError
 from sfumato.schema import Schema
 
 Rgb = tuple[int, int, int]
@@ -75,7 +74,7 @@ def rgb(colours: Iterable[Rgb]) -> NDArray[np.float32]:
 class Vocabulary(Schema):
     """The part of the world that is drawn: narrow it for an easier task. Every entry must be a word of the world.
 
-    Raises UserError for an unknown, repeated or missing word.
+    Raises ValidationError for an unknown, repeated or missing word.
     """
 
     shapes: tuple[str, ...] = SHAPES
@@ -98,5 +97,5 @@ class Vocabulary(Schema):
             "arrangements": ARRANGEMENTS,
         }[name]
         if not words or len(set(words)) != len(words) or not set(words) <= set(known):
-            raise UserError(f"{name} {list(words)!r} must be distinct words out of {', '.join(known)}")
+            raise ValueError(f"{name} {list(words)!r} must be distinct words out of {', '.join(known)}")
         return words

@@ -1,0 +1,96 @@
+"""Nearest-neighbour doubling and a 3×3 convolution as one 2×2 convolution on the small picture: 4/9 of the arithmetic.
+
+Each output pixel's 3×3 window covers only 2×2 distinct small pixels; which ones, and the sums of weights over them,
+depend on the parity of its row and column. A 2×2 convolution to four times the channels computes the four parities at
+once, and an interleaving copy puts them in place. Exact up to the rounding of the summed weights.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sfumato.engine import native
+
+FEWEST_POSITIONS = 512
+SMALLEST_SIDE = 8
+
+
+def upsample_conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """layer(interpolate(x, scale_factor=2, mode="nearest")) for a 3×3 layer; (B, C, H, W) -> (B, C', 2 H, 2 W)."""
+    if not (usable(x, layer) and worthwhile(x)):
+        plain: Tensor = layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return plain
+    weight, bias = phase_parameters(layer)
+    phases = F.conv2d(x, weight, bias, padding=1).contiguous(memory_format=torch.channels_last)
+    return interleave(phases)
+
+
+def worthwhile(x: Tensor) -> bool:
+    """Whether the gain covers the summing of the weights and the picture's one more row and column (measured)."""
+    B, _, H, W = x.shape
+    return B * H * W >= FEWEST_POSITIONS and min(H, W) >= SMALLEST_SIDE
+
+
+def usable(x: Tensor, layer: nn.Conv2d) -> bool:
+    """Whether this convolution can be rewritten for this picture."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and layer.kernel_size == (3, 3)
+        and layer.stride == (1, 1)
+        and layer.padding == (1, 1)
+        and layer.groups == 1
+        and native.library() is not None
+    )
+
+
+def phase_parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+    """Weight (4 C', C, 2, 2) and bias (4 C',) of the four parities (row, column), channels-last."""
+    rows = _pairs(layer.weight, 2)
+    kernels = torch.stack([kernel for row in rows for kernel in _pairs(row, 3)])  # (4, C', C, 2, 2)
+    weight = kernels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return weight, None if layer.bias is None else layer.bias.repeat(4)
+
+
+def interleave(phases: Tensor) -> Tensor:
+    """(B, 4 C, H + 1, W + 1), channels (row parity, column parity, C) -> (B, C, 2 H, 2 W), both channels-last."""
+    result: Tensor = _Interleave.apply(phases)
+    return result
+
+
+def _pairs(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Three taps on a doubled axis as two taps on the axis itself, for the even and for the odd positions."""
+    first, middle, last = weight.unbind(axis)
+    return torch.stack([first, middle + last], axis), torch.stack([first + middle, last], axis)
+
+
+class _Interleave(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, phases: Tensor) -> Tensor:
+        B, C, H, W = phases.shape
+        ctx.phases_shape = phases.shape
+        size = (B, C // 4, 2 * (H - 1), 2 * (W - 1))
+        picture = torch.empty(size, dtype=phases.dtype, memory_format=torch.channels_last)
+        _move("sfumato_interleave", phases, picture)
+        return picture
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        B, C, H, W = ctx.phases_shape
+        phases = grad.new_zeros(B, H, W, C).permute(0, 3, 1, 2)
+        _move("sfumato_interleave_backward", phases, grad)
+        return phases
+
+
+def _move(kernel: str, phases: Tensor, picture: Tensor) -> None:
+    B, C, H, W = phases.shape
+    getattr(native.kernels(), kernel)(
+        phases.data_ptr(),
+        picture.data_ptr(),
+        *(B, H - 1, W - 1, C // 4 * phases.element_size(), torch.get_num_threads()),
+    )
