@@ -248,7 +248,7 @@ def write_unet(
         out["num_class_embeds"] = classes
     if token_dim is None:
         return out | _write_plain(config, attends)
-    if config.resample != "conv" or config.transformer_depth > 1 and config.scale_shift_norm:
+    if config.resample != "conv" or (config.transformer_depth > 1 and config.scale_shift_norm):
         raise UserError("a U-Net with tokens and resample: residual cannot be exported to diffusers")
     heads: int | list[int] = config.heads or [width // (config.head_channels or width) for width in widths]
     out |= {
