@@ -188,10 +188,12 @@ def _demand_numerics(config: Config, name: str) -> None:
         config, name, resnet_out_scale_factor=1.0, reverse_transformer_layers_per_block=None, time_embedding_dim=None
     )
     if name == "UNet2DModel":
-        for absent in ("flip_sin_to_cos", "freq_shift"):
-            if absent not in config:  # whose defaults there are True and 0
-                continue
         _demand(config, name, upsample_type=config.get("downsample_type", "conv"))
+        plain = config.get("resnet_time_scale_shift", "default") == "default"
+        if config.get("attn_norm_num_groups") not in ((None, 32) if plain else (32,)):
+            raise UserError(
+                f"{name}: attn_norm_num_groups must be 32 here: the middle attention has a norm of 32 groups"
+            )
 
 
 def _same(value: Any, name: str, key: str) -> int:
@@ -248,7 +250,7 @@ def write_unet(
         out["num_class_embeds"] = classes
     if token_dim is None:
         return out | _write_plain(config, attends)
-    if config.resample != "conv" or (config.transformer_depth > 1 and config.scale_shift_norm):
+    if config.resample != "conv":
         raise UserError("a U-Net with tokens and resample: residual cannot be exported to diffusers")
     heads: int | list[int] = config.heads or [width // (config.head_channels or width) for width in widths]
     out |= {
@@ -272,13 +274,15 @@ def _write_plain(config: UNetConfig, attends: list[bool]) -> dict[str, Any]:
         assert config.heads is not None
         if len(widths) > 1 and config.heads > 1:
             raise UserError(
-                f"{config.heads} heads at widths {sorted(widths)} cannot be exported: diffusers' UNet2DModel has heads of one width"
+                f"{config.heads} heads at widths {sorted(widths)} cannot be exported: "
+                "UNet2DModel has heads of one width"
             )
         head_channels = None if config.heads == 1 else widths.pop() // config.heads
     down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if residual else ("DownBlock2D", "UpBlock2D")
     return {
         "_class_name": "UNet2DModel",
         "attention_head_dim": head_channels,
+        "attn_norm_num_groups": 32,
         "down_block_types": ["AttnDownBlock2D" if a else down for a in attends],
         "downsample_type": "resnet" if residual else "conv",
         "up_block_types": ["AttnUpBlock2D" if a else up for a in reversed(attends)],

@@ -116,7 +116,7 @@ def _both(part: str, ours: str, tensor: Tensor) -> Tensors:
 
 
 def single_scale(folder: Path, config: ModelConfig) -> tuple[float, Tensor, Tensor]:
-    """(factor, shift, scale): the factor if the scaling is one number for all channels, else 1 with the rest to fold."""
+    """(factor, shift, scale): the factor if the scaling is one number for all channels, else 1 and what is to fold."""
     tensors, _ = load_tensors(folder / "scaling.safetensors")
     shift, scale = tensors["shift"], tensors["scale"]
     if bool((shift == 0).all()) and bool((scale == scale[0]).all()):
