@@ -206,7 +206,7 @@ def _infer_diffusion(
     if conditioning.mode == "none" and label is not None:
         conditioning = Conditioning("adm", "identity", {}, "class_label")
     factor = 2 ** (len(unet.channel_multipliers) - 1)
-    stable = known.name.startswith("stable-diffusion")
+    stable = conditioning.kind in ("clip", "open-clip")
     predicted = prediction or known.prediction or V_STEPS.get(steps or 0, "v" if steps else "")
     if not predicted:
         raise UserError(

@@ -26,9 +26,13 @@ from sfumato.interop.original_yaml import Diffusion, Original, load_original_yam
 from sfumato.interop.placement import Placement, Weights, place
 from sfumato.interop.source import Source, open_checkpoint
 from sfumato.interop.text_encoders import (
+    CLIP_PREFIX,
     DEFAULT_TOKENIZERS,
     FOLDER,
+    OPEN_CLIP_PREFIX,
+    TOKENIZER_FOLDER,
     clip_pieces,
+    copy_tokenizer,
     take,
     text_config,
     write_text_encoder,
@@ -199,7 +203,7 @@ def _model_config(
         size = diffusion.latent_size * original.autoencoder.factor
         conditioner = dict(mapped.config)
         if mapped.text_model is not None:
-            _place_text_encoder(conditioner, tokenizer or DEFAULT_TOKENIZERS[mapped.text_model])
+            _place_text_encoder(conditioner, tokenizer or DEFAULT_TOKENIZERS[mapped.text_model], _positions(source))
         raw["diffusion"] = {
             "denoiser": diffusion.unet.model_dump(),
             "conditioner": conditioner,
@@ -211,11 +215,21 @@ def _model_config(
     return parse(raw, ModelConfig, str(source.path))
 
 
-def _place_text_encoder(conditioner: dict[str, Any], tokenizer: str) -> None:
-    """Names the encoder's folder, relative to the model's, in a configuration or in its part for tokens."""
+def _positions(source: Source) -> int:
+    """The longest text of the checkpoint's CLIP."""
+    keys = (f"{CLIP_PREFIX}text_model.embeddings.position_embedding.weight", f"{OPEN_CLIP_PREFIX}positional_embedding")
+    for key in keys:
+        if key in source.tensors:
+            return source.tensors[key].shape[0]
+    raise UserError(f"{source.path} lacks the key {keys[0]!r} that its text encoder needs")
+
+
+def _place_text_encoder(conditioner: dict[str, Any], tokenizer: str, positions: int) -> None:
+    """Names the encoder's folder, inside the model's, in a configuration or in its part for tokens."""
     text = conditioner["parts"]["tokens"] if conditioner["kind"] == "composite" else conditioner
     text["source"] = FOLDER
-    text["tokenizer"] = tokenizer
+    text["tokenizer"] = TOKENIZER_FOLDER if Path(tokenizer).is_dir() else tokenizer
+    text["max_tokens"] = min(text["max_tokens"], positions)
 
 
 def _shapes_of(config: ModelConfig, original: Original, mapped: Mapped) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -272,6 +286,8 @@ def _write(plan: _Plan, folder: Path, tokenizer: str | None) -> None:
     if plan.mapped.text_model is not None:
         manifest["text_encoder"] = plan.mapped.text_model
         _write_text_encoder(plan, folder / FOLDER)
+        if tokenizer is not None and Path(tokenizer).is_dir():
+            copy_tokenizer(Path(tokenizer), folder / TOKENIZER_FOLDER)
     if tokenizer is not None and plan.mapped.config["kind"] == "text":
         write_text(folder / "tokenizer.json", tokenizer_text(tokenizer))
     kept, copies = _kept_tensors(plan)

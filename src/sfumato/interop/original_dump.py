@@ -1,7 +1,7 @@
 """Our configuration -> the original's YAML: the other direction of original_yaml.py."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
 from sfumato.denoiser.unet import UNetConfig
@@ -12,18 +12,20 @@ from sfumato.model import DiffusionConfig, ModelConfig
 Say = Callable[[str], None]
 LATENT_DIFFUSION = "ldm.models.diffusion.ddpm.LatentDiffusion"
 ENCODERS = "ldm.modules.encoders.modules."
+TextModel = tuple[Literal["clip", "open-clip"], int]
 IDENTITY = {"target": "torch.nn.Identity"}
 BERT_HEADS = (8, 64)
 SCHEDULES = {LinearConfig: "linear", SqrtLinearConfig: "sqrt_linear", SqrtConfig: "sqrt"}
 
 
-def dump_original(config: ModelConfig, scale: float, say: Say) -> dict[str, Any]:
+def dump_original(config: ModelConfig, scale: float, say: Say, text: TextModel | None = None) -> dict[str, Any]:
     """The original configuration of a model, as plain data for YAML.
 
     Args:
         config: of the model folder.
         scale: the one factor between raw and model latent.
         say: told what the original's code does differently with it.
+        text: kind and width of a pretrained text encoder.
 
     Raises UserError for what the original cannot express.
     """
@@ -35,7 +37,7 @@ def dump_original(config: ModelConfig, scale: float, say: Say) -> dict[str, Any]
         raise UserError(
             "a flow model cannot be exported: the original predicts eps, x0 or v on a table of noise levels"
         )
-    key, stage, extra, token_dim, classes = _conditioner(config, say)
+    key, stage, extra, token_dim, classes = _conditioner(config, say, text)
     raw = config.autoencoder.raw_channels
     params: dict[str, Any] = {
         **_schedule(diffusion, say),
@@ -152,7 +154,7 @@ def _stage_key(diffusion: DiffusionConfig) -> str:
     return names.get(diffusion.conditioner.kind, "image")
 
 
-def _conditioner(config: ModelConfig, say: Say) -> Conditioned:
+def _conditioner(config: ModelConfig, say: Say, text: TextModel | None) -> Conditioned:
     assert config.diffusion is not None
     c = config.diffusion.conditioner
     match c.kind:
@@ -176,8 +178,10 @@ def _conditioner(config: ModelConfig, say: Say) -> Conditioned:
             return "crossattn", {"target": f"{ENCODERS}ClassEmbedder", "params": params}, 0, c.dim, None
         case "text" | "layout":
             return "crossattn", _bert(c, say), 0, c.dim, None
+        case "pretrained-text" if text is not None:
+            return "crossattn", _clip(text), 0, text[1], None
         case "composite":
-            return _composite(config)
+            return _composite(config, text)
     raise UserError(f"a conditioner of kind {c.kind} cannot be exported in the original layout; use --format diffusers")
 
 
@@ -196,8 +200,14 @@ def _bert(c: Any, say: Say) -> dict[str, Any]:
     return {"target": f"{ENCODERS}BERTEmbedder", "params": params}
 
 
-def _composite(config: ModelConfig) -> Conditioned:
-    """Two of the original's own: channels with ready-made tokens, and its inpainting."""
+def _clip(text: TextModel) -> dict[str, Any]:
+    if text[0] == "clip":
+        return {"target": f"{ENCODERS}FrozenCLIPEmbedder"}
+    return {"target": f"{ENCODERS}FrozenOpenCLIPEmbedder", "params": {"freeze": True, "layer": "penultimate"}}
+
+
+def _composite(config: ModelConfig, text: TextModel | None) -> Conditioned:
+    """The original's own: channels with ready-made tokens or CLIP's, and its inpainting."""
     assert config.diffusion is not None
     assert config.diffusion.conditioner.kind == "composite"
     parts = list(config.diffusion.conditioner.parts.values())
@@ -211,4 +221,6 @@ def _composite(config: ModelConfig) -> Conditioned:
         return "concat", "__is_first_stage__" if latent_and_mask else dict(IDENTITY), channels, None, None
     if kinds == ["image", "embeddings"]:
         return "hybrid", dict(IDENTITY), channels, next(p.dim for p in parts if p.kind == "embeddings"), None
+    if text is not None and kinds == ["image", "image", "pretrained-text"]:
+        return "hybrid", _clip(text), channels, text[1], None
     raise UserError(f"the composite conditioner of {', '.join(kinds)} cannot be exported in the original layout")

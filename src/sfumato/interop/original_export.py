@@ -1,5 +1,6 @@
 """Model folders -> original checkpoints: the very file it was imported from, or one made for a model trained here."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from sfumato.errors import UserError
 from sfumato.interop.buffers import schedule_buffers
 from sfumato.interop.infer import CONDITIONER, FIRST_STAGE, UNET
 from sfumato.interop.original import KEPT_FILE, config_text, digest
-from sfumato.interop.original_dump import dump_original
+from sfumato.interop.original_dump import TextModel, dump_original
 from sfumato.interop.placement import ema_key
 from sfumato.interop.text_encoders import FOLDER, original_tensors
 from sfumato.model import CONFIG_FILE, ModelConfig, find_folder
@@ -101,7 +102,10 @@ def _as_imported(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, 
             state[key] = kept[key]
         else:
             state[key] = encoder[key].to(dtype)
-    text = manifest.get("yaml") or yaml.safe_dump(dump_original(config, manifest["scale"], say), sort_keys=False)
+    text = manifest.get("yaml")
+    if not text:
+        raw = dump_original(config, manifest["scale"], say, _text_model(folder))
+        text = yaml.safe_dump(raw, sort_keys=False)
     return state, manifest["extras"], text
 
 
@@ -160,7 +164,7 @@ def _made_here(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, di
     if factor == 1.0 and not bool((scale == 1).all()):
         autoencoder = fold_scaling(autoencoder, shift, scale)
         say("the scaling per channel was folded into the autoencoder's 1x1 convolutions; scale_factor is 1")
-    raw = dump_original(config, factor, say)
+    raw = dump_original(config, factor, say, _text_model(folder))
     denoiser, _ = load_tensors(folder / "denoiser.safetensors")
     state = _buffers(config)
     state |= {UNET + key: tensor for key, tensor in denoiser.items()}
@@ -170,6 +174,15 @@ def _made_here(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, di
     if table is not None:  # a fitted tokenizer may have fewer entries than the configuration allows
         raw["model"]["params"]["cond_stage_config"]["params"]["vocab_size"] = len(table)
     return state, extras, yaml.safe_dump(raw, sort_keys=False)
+
+
+def _text_model(folder: Path) -> TextModel | None:
+    """Kind and width of the CLIP that lies in the model folder; its activation tells OpenAI's from OpenCLIP's."""
+    path = folder / FOLDER / "config.json"
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return ("clip" if config.get("hidden_act") == "quick_gelu" else "open-clip"), int(config["hidden_size"])
 
 
 def _buffers(config: ModelConfig) -> Tensors:
@@ -183,6 +196,9 @@ def _buffers(config: ModelConfig) -> Tensors:
 def _conditioner(folder: Path, config: ModelConfig, autoencoder: Tensors) -> Tensors:
     assert config.diffusion is not None
     conditioner = config.diffusion.conditioner
+    text = _text_model(folder)
+    if text is not None:
+        return original_tensors(folder / FOLDER, text[0])
     path = folder / "conditioner.safetensors"
     tensors = load_tensors(path)[0] if path.exists() else {}
     if conditioner.kind == "class" and conditioner.output == "vector":
