@@ -14,7 +14,7 @@ from sfumato.checkpoint import load_tensors, replacing, write_text
 from sfumato.config import load_config
 from sfumato.errors import UserError
 from sfumato.interop.diffusers_config import write_autoencoder, write_scheduler, write_unet
-from sfumato.interop.diffusers_import import STORE, WEIGHTS, read_json
+from sfumato.interop.diffusers_import import CONDITIONER_FOLDER, STORE, WEIGHTS, read_json
 from sfumato.interop.diffusers_keys import Entry, autoencoder_entries, unet_entries
 from sfumato.interop.original import config_text
 from sfumato.interop.original_export import fold_scaling, single_scale
@@ -39,7 +39,6 @@ def export_diffusers(model: Path | str, out: Path | str) -> tuple[str, ...]:
     config = load_config(str(folder / CONFIG_FILE), [], ModelConfig)
     stored = _stored(folder, config)
     tensors, _ = load_tensors(folder / "autoencoder.safetensors")
-    entries = autoencoder_entries(tensors, len(config.autoencoder.channel_multipliers))
     factor, shift, scale = _scale(folder, config, stored)
     if stored is None and factor == 1.0 and not bool((scale == 1).all()):
         tensors = fold_scaling(tensors, shift, scale)
@@ -49,6 +48,7 @@ def export_diffusers(model: Path | str, out: Path | str) -> tuple[str, ...]:
         first_config = write_autoencoder(config.autoencoder, factor, max(config.image_size))
     else:
         first_config = stored["autoencoder"]
+    entries = autoencoder_entries(tensors, len(config.autoencoder.channel_multipliers))
     _write_component(first, first_config, entries, tensors, _dtype(stored, "autoencoder"))
     if config.diffusion is not None:
         _write_pipeline(folder, out, config, config.diffusion, stored, notes.append)
@@ -139,7 +139,7 @@ def _write_pipeline(
             shutil.copytree(folder / name, out / name, dirs_exist_ok=True)
     index = stored["model_index"] if stored else _index(folder, config, unet, scheduler)
     write_text(out / "model_index.json", json.dumps(index, indent=2) + "\n")
-    _tell_what_is_left(folder, parts, out, say)
+    _write_conditioner(folder, out, conditioner, parts, say)
 
 
 def _token_dim(folder: Path, parts: list[Any]) -> int | None:
@@ -176,18 +176,21 @@ def _index(folder: Path, config: ModelConfig, unet: Json, scheduler: Json) -> Js
     return index
 
 
-def _tell_what_is_left(folder: Path, parts: list[Any], out: Path, say: Say) -> None:
-    """Trained conditioners that diffusers has no class for come along as they are, and are named."""
-    names = {"text": "text transformer", "layout": "layout transformer", "semantic": "map projection"}
-    found = [
-        names.get(p.kind, "class table")
-        for p in parts
-        if p.kind in names or (p.kind == "class" and p.output == "token")
-    ]
-    if not found:
+def _write_conditioner(folder: Path, out: Path, conditioner: Any, parts: list[Any], say: Say) -> None:
+    """What diffusers has no class for comes along in our own words, where an import finds it again."""
+    own_table = conditioner.kind == "class" and conditioner.output == "vector"
+    if own_table or all(part.kind in ("none", "pretrained-text") for part in parts):
         return
+    target = out / CONDITIONER_FOLDER
+    text = json.dumps(conditioner.model_dump(mode="json"), indent=2)
+    write_text(target / "config.json", text + "\n")
     for name in ("conditioner.safetensors", "tokenizer.json"):
         if (folder / name).is_file():
-            (out / "conditioner").mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, out / "conditioner" / name)
-    say(f"diffusers has no class for this model's {' and '.join(found)}: its weights are in conditioner/, as they are")
+            shutil.copyfile(folder / name, target / name)
+    names = {"text": "text transformer", "layout": "layout transformer", "semantic": "map projection"}
+    names |= {"class": "class table"}
+    found = [names[part.kind] for part in parts if part.kind in names]
+    if found:
+        say(
+            f"diffusers has no class for this model's {' and '.join(found)}: it is in {CONDITIONER_FOLDER}/, as it is here"
+        )

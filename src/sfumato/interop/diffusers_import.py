@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
-from sfumato.checkpoint import save_tensors, write_text
+from sfumato.checkpoint import load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.config import parse, to_yaml
 from sfumato.denoiser.unet import UNet
@@ -29,6 +29,8 @@ Say = Callable[[str], None]
 STORE = "diffusers"
 """Subfolder that keeps the imported configurations, for export."""
 WEIGHTS = "diffusion_pytorch_model"
+CONDITIONER_FOLDER = "conditioner"
+"""Subfolder of an exported pipeline with our conditioner, where diffusers has no class for it."""
 AUTOENCODER_FOLDERS = ("vae", "vqvae", "movq")
 
 
@@ -247,9 +249,16 @@ def _second_stage(
     manifest["dtypes"]["denoiser"] = component.dtype
     manifest["digests"]["denoiser"] = digest(unet.state_dict())
     schedule, prediction = read_scheduler(read_json(path / "scheduler" / "scheduler_config.json"))
-    conditioner = _conditioner(path, index, read, out, say)
+    own = {} if table is None else {"embedding.weight": table}
+    stored = path / CONDITIONER_FOLDER
+    if (stored / "config.json").is_file():
+        conditioner = read_json(stored / "config.json")
+        own, _ = load_tensors(stored / "conditioner.safetensors")
+        if (stored / "tokenizer.json").is_file():
+            shutil.copyfile(stored / "tokenizer.json", out / "tokenizer.json")
+    else:
+        conditioner = _conditioner(path, index, read, out, say)
     if conditioner["kind"] != "none":
-        own = {} if table is None else {"embedding.weight": table}
         save_tensors(out / "conditioner.safetensors", own)
         manifest["digests"]["conditioner"] = digest(own)
     stage = {
