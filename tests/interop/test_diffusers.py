@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from parity import relative_error
 from sfumato.conditioning.condition import Condition
 from sfumato.errors import UserError
 from sfumato.interop.diffusers_export import export_diffusers
-from sfumato.interop.diffusers_import import import_diffusers, import_unet, open_component
+from sfumato.interop.diffusers_import import (
+    Component,
+    import_autoencoder,
+    import_diffusers,
+    import_unet,
+    open_component,
+)
 from sfumato.interop.source import open_checkpoint
 
 diffusers = pytest.importorskip("diffusers")
@@ -149,6 +156,36 @@ def test_autoencoder_kl(tmp_path: Path, half: bool) -> None:
     assert json.loads((tmp_path / "back" / "config.json").read_text()) == config
     again = diffusers.AutoencoderKL.from_pretrained(tmp_path / "back").float()
     assert torch.equal(again.decode(z).sample, theirs.decode(z).sample)
+
+
+def test_autoencoder_kl_at_full_size() -> None:
+    """The published kl-f8, which is also Stable Diffusion's: 83.7 million parameters, in memory."""
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    theirs = autoencoder_kl(block_out_channels=(128, 256, 512, 512), **blocks)
+    tensors = {key: InMemory(value) for key, value in theirs.state_dict().items()}
+    ours = import_autoencoder(Component(Path("full size"), dict(theirs.config), tensors))
+    assert sum(p.numel() for p in ours.parameters()) == pytest.approx(83.65e6, rel=1e-3)
+    image, z = draw(1, 3, 32, 64), draw(1, 4, 4, 8)
+    assert relative_error(ours.encode(image).z, theirs.encode(image).latent_dist.mean) <= TOLERANCE
+    assert relative_error(ours.decode(z), theirs.decode(z).sample) <= TOLERANCE
+
+
+@dataclass
+class InMemory:
+    """A tensor in the place of one in a file."""
+
+    tensor: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    def load(self) -> Tensor:
+        return self.tensor
 
 
 def test_vq_model(tmp_path: Path) -> None:

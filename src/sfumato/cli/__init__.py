@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
-from sfumato.cli import train
+from sfumato.cli import export, import_, train, zoo
 from sfumato.errors import UserError
 
 app = typer.Typer(
@@ -18,6 +18,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
+app.command("import")(import_.import_)
+app.command("export")(export.export)
+app.command("zoo")(zoo.zoo)
 
 
 def _version(wanted: bool) -> None:

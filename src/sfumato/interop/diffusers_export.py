@@ -191,6 +191,5 @@ def _write_conditioner(folder: Path, out: Path, conditioner: Any, parts: list[An
     names |= {"class": "class table"}
     found = [names[part.kind] for part in parts if part.kind in names]
     if found:
-        say(
-            f"diffusers has no class for this model's {' and '.join(found)}: it is in {CONDITIONER_FOLDER}/, as it is here"
-        )
+        told = " and ".join(found)
+        say(f"diffusers has no class for this model's {told}: it is in {CONDITIONER_FOLDER}/, as it is here")
