@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"errors"},
     "checkpoint": BASE,
     "pictures": {"checkpoint"},
+    "flops": {"autoencoder", "denoiser", "conditioning.condition"},
     "config": BASE,
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "generate": NETWORKS | BASE | {"engine", "rng"},

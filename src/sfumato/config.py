@@ -27,18 +27,22 @@ def zoo_names() -> list[str]:
     return sorted(names)
 
 
+def zoo_text(name: str) -> str:
+    """The YAML of a shipped configuration; its first line is a comment that says what it is."""
+    if name not in zoo_names():
+        raise UserError(
+            f"config {ZOO_PREFIX + name!r} is not in the zoo{nearest(name, zoo_names())}; `sfumato zoo` lists all"
+        )
+    return (resources.files("sfumato") / "zoo" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def read_source(source: str) -> dict[str, Any]:
     """The raw mapping of a YAML file, or of a shipped configuration named `zoo:room/name`.
 
     Raises UserError where the file is missing, is not YAML or is not a mapping.
     """
     if source.startswith(ZOO_PREFIX):
-        name = source[len(ZOO_PREFIX) :]
-        if name not in zoo_names():
-            raise UserError(
-                f"config {source!r} is not in the zoo{_nearest(name, zoo_names())}; `sfumato zoo` lists all"
-            )
-        text = (resources.files("sfumato") / "zoo" / f"{name}.yaml").read_text(encoding="utf-8")
+        text = zoo_text(source[len(ZOO_PREFIX) :])
     else:
         try:
             text = Path(source).read_text(encoding="utf-8")
@@ -115,7 +119,8 @@ def _copy(value: Any) -> Any:
     return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...?" for a name that is close to a known one, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -125,7 +130,7 @@ def _describe(schema: type[BaseModel], problem: Any) -> str:
     kind, message = problem["type"], problem["msg"]
     if kind == "extra_forbidden":
         known = _known_keys(schema, location[:-1])
-        hint = _nearest(str(location[-1]), known) or f"; known keys: {', '.join(sorted(known))}"
+        hint = nearest(str(location[-1]), known) or f"; known keys: {', '.join(sorted(known))}"
         return f"unknown key {_dotted(schema, location)!r}{hint}"
     message = message.removeprefix("Value error, ")
     if kind == "value_error":

@@ -1,6 +1,7 @@
 """A trained model: its parts, its configuration, and the folder both live in (YAML + safetensors, no pickle)."""
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,15 @@ from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
-from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer
-from sfumato.config import load_config, parse, to_yaml
+from sfumato.conditioning.table import (
+    ConditionerConfig,
+    NoneConfig,
+    build_conditioner,
+    class_config,
+    stored_tokenizer,
+    text_config,
+)
+from sfumato.config import load_config, nearest, parse, to_yaml
 from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
@@ -33,6 +41,8 @@ from sfumato.schema import Schema
 
 CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.json"
+OLD = ".{}.old"
+"""The name of a model folder while another takes its place."""
 DEFAULT_STEPS = 20
 DEFAULT_SAMPLER = "dpmpp-2m"
 DEFAULT_GUIDANCE = 3.0
@@ -93,8 +103,7 @@ class LatentDiffusion:
     def latent_shape_of(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """(C, h, w) of images of size (H, W). Raises UserError where f does not divide them."""
         f = self.autoencoder.factor
-        if min(size) < f or size[0] % f or size[1] % f:
-            raise UserError(f"size {size[0]}x{size[1]} is not a multiple of f = {f}, this model's downsampling factor")
+        _check_multiple(size, f, f"f = {f}, this model's downsampling factor")
         return (self.autoencoder.latent_channels, size[0] // f, size[1] // f)
 
     def parts(self) -> dict[str, nn.Module]:
@@ -146,31 +155,40 @@ class LatentDiffusion:
         text: Sequence[str] | None = None,
         label: Sequence[int | str] | None = None,
         size: tuple[int, int] | None = None,
+        negative: str | None = None,
     ) -> tuple[Condition, Condition | None]:
-        """The condition of n samples and the unconditional one beside it.
+        """The condition of n samples, and what guidance leads away from: the unconditional one, or that of `negative`.
 
+        Nothing given: both are the unconditional one. The second is None where the model does not know it.
         Raises UserError where the model is not steered by what is given, or needs what is not.
         """
         conditioner = self._second().conditioner
-        given = {"text": text, "label": label}
         reads = () if conditioner is None else conditioner.reads
-        for name, value in given.items():
-            if value is not None and name not in reads:
+        for name, field, value in (
+            ("text", "text", text),
+            ("label", "label", label),
+            ("negative prompt", "text", negative),
+        ):
+            if value is not None and field not in reads:
                 takes = f"it is steered by {' and '.join(reads)}" if reads else "it was trained without any condition"
                 raise UserError(f"this model takes no {name}: {takes}")
         if conditioner is None:
             return Condition(), None
         _, h, w = self.latent_shape_of(size or self.config.image_size)
-        null = conditioner.null(n, (h, w))
-        fields: dict[str, Any] = {}
-        if "text" in reads:
-            fields["text"] = list(text) if text is not None else [""] * n
-        if "label" in reads:
-            if label is None:
-                if not self.config.diffusion or not self.config.diffusion.condition_dropout:
-                    raise UserError("this model is steered by class: give a label")
-                return null, null
+        dropped = self._second().config.condition_dropout > 0
+        null = conditioner.null(n, (h, w)) if dropped else None
+        if null is not None and text is None and label is None and negative is None:
+            return null, null
+        missing = [name for name in reads if {"text": text, "label": label}.get(name) is None]
+        needed = [name for name in missing if not (name == "text" and dropped)]
+        if needed:
+            why = "" if dropped else "; trained without condition dropout, it cannot do without"
+            raise UserError(f"this model is steered by {' and '.join(reads)}: give a {needed[0]}{why}")
+        fields: dict[str, Any] = {"text": list(text) if text is not None else [""] * n}
+        if label is not None:
             fields["label"] = torch.tensor([self.class_index(value) for value in label], device=self.device)
+        if negative is not None:
+            null = conditioner({**fields, "text": [negative] * n})
         return conditioner(fields), null
 
     def class_index(self, label: int | str) -> int:
@@ -178,12 +196,15 @@ class LatentDiffusion:
         names = self.config.classes or ()
         if isinstance(label, str) and label in names:
             return names.index(label)
-        if isinstance(label, int) or label.isdigit():
-            if names and not 0 <= int(label) < len(names):
-                raise UserError(f"label {label} is outside 0 to {len(names) - 1}")
+        if isinstance(label, int) or label.isdecimal():
+            part = class_config(self._second().config.conditioner)
+            count = len(names) if part is None else part.classes
+            if not 0 <= int(label) < count:
+                raise UserError(f"label {label} is outside 0 to {count - 1}, the numbers of this model's classes")
             return int(label)
         raise UserError(
-            f"label {label!r} is not one of this model's classes: {', '.join(names) or 'they have no names'}"
+            f"label {label!r} is not one of this model's classes{nearest(label, names)}: "
+            f"{', '.join(names) or 'they have no names, give a number'}"
         )
 
     @overload
@@ -215,6 +236,7 @@ class LatentDiffusion:
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
+        negative: str | None = None,
         batch: int = 16,
         callback: Callable[[Step], None] | None = None,
     ) -> Tensor:
@@ -226,9 +248,12 @@ class LatentDiffusion:
             n: how many, where it does not follow from text, label or seeds.
             sampler: a name of `sfumato.sampling.table.SAMPLERS`, or its configuration.
             grid: how the steps are spaced; by default as suits the sampler.
-            guidance: the scale s of classifier-free guidance, 1 is off; by default 3 where the model was made for it.
+            guidance: the scale s of classifier-free guidance, 1 is off; by default 3 where the model was made for it
+                and there is a text or a label.
+            interval: the times in [0, 1] at which guidance acts.
             seeds: one a sample; by default seed, seed + 1, ... A seed draws the same picture in any batch.
             size: (H, W), by default the training size.
+            negative: a text to lead away from, instead of from the unconditional case.
 
         Raises:
             UserError: for options that do not fit this model.
@@ -236,14 +261,19 @@ class LatentDiffusion:
         second = self._second()
         prompts = [text] if isinstance(text, str) else text
         labels = [label] if isinstance(label, int | str) else label
-        count = n or max(len(seeds or ()), len(prompts or ()), len(labels or ()), 1)
+        count = n if n is not None else max(len(seeds or ()), len(prompts or ()), len(labels or ()), 1)
+        if count < 1 or batch < 1:
+            raise UserError(f"n is {count} and batch is {batch}: both must be at least 1")
         prompts, labels = _spread(prompts, count, "text"), _spread(labels, count, "label")
         seeds = list(seeds) if seeds is not None else [seed + i for i in range(count)]
         if len(seeds) != count:
             raise UserError(f"{len(seeds)} seeds were given for {count} samples")
-        scale = self._guidance_scale(guidance)
+        steers = prompts is not None or labels is not None or negative is not None
+        scale = self.guidance_scale(guidance, steers)
         size = size or self.config.image_size
         shape = self.latent_shape_of(size)
+        factor = self.autoencoder.factor * second.config.denoiser.factor
+        _check_multiple(size, factor, f"{factor}, the downsampling factors of this model's two networks together")
         config = sampler_named(sampler) if isinstance(sampler, str) else sampler
         times = build_grid(grid or default_grid(config, second.schedule), second.schedule, steps)
         images = []
@@ -251,7 +281,7 @@ class LatentDiffusion:
             rows = slice(start, min(count, start + batch))
             with torch.no_grad():
                 condition, null = self.condition(
-                    rows.stop - start, prompts and prompts[rows], labels and labels[rows], size
+                    rows.stop - start, prompts and prompts[rows], labels and labels[rows], size, negative
                 )
             denoise = generate.guided(
                 second.denoiser,
@@ -277,8 +307,14 @@ class LatentDiffusion:
             raise UserError("this model is an autoencoder only: train a diffusion model on it to draw samples")
         return self.second
 
-    def _guidance_scale(self, guidance: float | None) -> float:
+    def guidance_scale(self, guidance: float | None, steers: bool = True) -> float:
+        """The scale that is used where `guidance` is asked for; 1 where nothing `steers`, as there is no way to lead.
+
+        Raises UserError where the model does not know the unconditional case, or the scale is not finite.
+        """
         config = self._second().config
+        if guidance is not None and not math.isfinite(guidance):
+            raise UserError(f"guidance is {guidance:g}: give a finite number, 1 is off")
         if config.conditioner.kind == "none":
             if guidance not in (None, 1.0):
                 raise UserError(f"guidance {guidance:g} needs a condition, but this model was trained without any")
@@ -290,7 +326,17 @@ class LatentDiffusion:
                     "(train.condition_dropout), so it does not know the unconditional case; use guidance 1"
                 )
             return 1.0
+        if not steers:
+            return 1.0
         return DEFAULT_GUIDANCE if guidance is None else guidance
+
+
+def _check_multiple(size: tuple[int, int], factor: int, said: str) -> None:
+    if min(size) < factor or size[0] % factor or size[1] % factor:
+        near = [max(factor, round(side / factor) * factor) for side in size]
+        raise UserError(
+            f"size {size[0]}x{size[1]} (height x width) is not a multiple of {said}; the nearest is {near[0]}x{near[1]}"
+        )
 
 
 def _spread(values: Sequence[Any] | None, count: int, name: str) -> list[Any] | None:
@@ -306,17 +352,25 @@ def _spread(values: Sequence[Any] | None, count: int, name: str) -> list[Any] | 
 def sampler_named(name: str, **options: Any) -> SamplerConfig:
     """The configuration of a sampler by name. Raises UserError for an unknown name or option."""
     if name not in SAMPLERS:
-        raise UserError(f"sampler {name!r} is not one of {', '.join(SAMPLERS)}")
+        raise UserError(f"sampler {name!r} is not one of {', '.join(SAMPLERS)}{nearest(name, SAMPLERS)}")
     return cast(SamplerConfig, parse({"kind": name, **options}, SAMPLERS[name].config, f"sampler {name}"))
 
 
 def swap_folder(fresh: Path, folder: Path) -> None:
-    """Puts a finished folder in the place of another."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
+    """Puts a finished folder in the place of another. Raises UserError where it cannot; the other stays then.
+
+    Between two renames there is only the old one, under the name that `find_folder` looks for too.
+    """
+    old = folder.with_name(OLD.format(folder.name))
+    try:
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        fresh.rename(folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise UserError(f"{str(folder)!r} could not be replaced: {error}") from error
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -338,11 +392,16 @@ def build(config: ModelConfig, tokenizer: str | None = None) -> LatentDiffusion:
 def find_folder(path: Path | str) -> Path:
     """The model folder at a path, or the `model` folder of a run there. Raises UserError where there is neither."""
     path = Path(path)
-    for folder in (path / "model", path):
+    replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
+    for folder in (path / "model", path, *replaced):
         if (folder / "autoencoder.safetensors").exists() and (folder / CONFIG_FILE).exists():
             return folder
     if not path.exists():
         raise UserError(f"model {str(path)!r} does not exist; give a model folder or the folder of a run")
+    damaged = next((folder for folder in (path / "model", path) if any(folder.glob("*.safetensors"))), None)
+    if damaged is not None:
+        lost = CONFIG_FILE if (damaged / "autoencoder.safetensors").exists() else "autoencoder.safetensors"
+        raise UserError(f"the model folder {str(damaged)!r} is not whole: it lacks {lost}")
     if (path / "states").is_dir():
         raise UserError(
             f"the run in {str(path)!r} has not saved a model yet; let it reach its first train.save_every steps"
@@ -358,6 +417,9 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusio
     config = with_own_encoders(load_config(str(folder / CONFIG_FILE), [], ModelConfig), folder)
     tokenizer_file = folder / TOKENIZER_FILE
     tokenizer = tokenizer_file.read_text(encoding="utf-8") if tokenizer_file.exists() else None
+    text = text_config(config.diffusion.conditioner) if config.diffusion else None
+    if tokenizer is None and text is not None and text.tokenizer == "fitted":
+        raise UserError(f"the model folder {str(folder)!r} is not whole: it lacks {TOKENIZER_FILE}")
     with torch.device("meta"):
         model = build(config, tokenizer)
     for name, part in model.parts().items():

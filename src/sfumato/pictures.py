@@ -1,7 +1,7 @@
 """Tensors <-> pictures: PIL images, grids, PNG files that say how they were made."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,10 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """One image (3, H, W), uint8 or in [-1, 1]."""
+    """One image (3, H, W), or grey (1, H, W); uint8 or in [-1, 1]."""
     pixels = image if image.dtype == torch.uint8 else to_uint8(image)
-    return Image.fromarray(np.ascontiguousarray(pixels.cpu().permute(1, 2, 0).numpy()))
+    pixels = pixels[0] if pixels.shape[0] == 1 else pixels.permute(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(pixels.cpu().numpy()))
 
 
 def from_pil(image: Image.Image) -> Tensor:
@@ -71,8 +72,6 @@ def png_bytes(image: Tensor, scale: int = 1) -> bytes:
     return buffer.getvalue()
 
 
-def beside(*columns: Sequence[Tensor] | Tensor) -> Tensor:
-    """Batches (N, 3, H, W) of the same size interleaved: (N · columns, 3, H, W), a row of a grid per sample."""
-    return torch.stack(
-        [torch.as_tensor(c) if isinstance(c, Tensor) else torch.stack(list(c)) for c in columns], 1
-    ).flatten(0, 1)
+def beside(*columns: Tensor) -> Tensor:
+    """Batches (N, 3, H, W) of one size interleaved: (N · columns, 3, H, W), a row of a grid per sample."""
+    return torch.stack(columns, 1).flatten(0, 1)

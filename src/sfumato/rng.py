@@ -5,7 +5,8 @@ draws what the uninterrupted one would have drawn.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -20,6 +21,17 @@ def derive(seed: int, *keys: int | str) -> int:
 def generator(seed: int, *keys: int | str) -> torch.Generator:
     """A CPU generator for the draw named by `keys`."""
     return torch.Generator().manual_seed(derive(seed, *keys))
+
+
+@contextmanager
+def seeded(seed: int, *keys: int | str, device: torch.device) -> Iterator[None]:
+    """Within the block torch's own generators stand at the draw named by `keys`; after it where they stood before.
+
+    For what takes no generator: dropout layers and the initialisation of weights.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, *keys))
+        yield
 
 
 class SampleNoise:

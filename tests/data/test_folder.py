@@ -178,7 +178,7 @@ def test_unreadable_files_are_listed_and_skipped(tmp_path: Path) -> None:
     assert data.scan.files == ("good.png", "half.png")
     assert [name for name, _ in data.unreadable] == ["empty.png", "page.jpg"]
     assert data.unreadable[0][1] == "the file is empty"
-    assert "cannot identify" in data.unreadable[1][1]
+    assert "known format" in data.unreadable[1][1]
     with pytest.raises(UnreadableImage) as caught:
         data[1]
     assert caught.value.path == "half.png"

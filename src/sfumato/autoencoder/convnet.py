@@ -22,8 +22,8 @@ class GroupNorm(nn.GroupNorm):
     The cast is also the fast way: the reduced-precision channels-last kernel of the CPU takes more than twice as long.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(math.gcd(32, channels), channels, eps=1e-6)
+    def __init__(self, channels: int, groups: int = 32) -> None:
+        super().__init__(math.gcd(groups, channels), channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W) of the same type."""
@@ -36,11 +36,11 @@ class GroupNorm(nn.GroupNorm):
 class ResidualBlock(nn.Module):
     """x + conv(dropout(silu(norm(conv(silu(norm(x))))))); a 1×1 convolution carries x where the width changes."""
 
-    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> None:
+    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0, groups: int = 32) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(in_channels)
+        self.norm1 = GroupNorm(in_channels, groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = GroupNorm(out_channels)
+        self.norm2 = GroupNorm(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if in_channels != out_channels:
@@ -57,9 +57,9 @@ class ResidualBlock(nn.Module):
 class SoftmaxAttention(nn.Module):
     """One head over all channels and positions, with norm and residual."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int = 32) -> None:
         super().__init__()
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, groups)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -94,10 +94,10 @@ class LinearAttention(nn.Module):
         return self.to_out((context.transpose(1, 2) @ q).reshape(B, C, H, W))
 
 
-def build_attention(kind: AttentionKind, channels: int) -> nn.Module:
+def build_attention(kind: AttentionKind, channels: int, groups: int = 32) -> nn.Module:
     """The attention layer of one kind; "none" passes its input through."""
     if kind == "softmax":
-        return SoftmaxAttention(channels)
+        return SoftmaxAttention(channels, groups)
     if kind == "linear":
         return LinearAttention(channels)
     return nn.Identity()
@@ -138,14 +138,15 @@ class Level(nn.Module):
         attention: AttentionKind | None,
         dropout: float,
         resample: Literal["down", "up"] | None,
+        groups: int,
     ) -> None:
         super().__init__()
         self.block = nn.ModuleList(
-            ResidualBlock(in_channels if i == 0 else out_channels, out_channels, dropout) for i in range(blocks)
+            ResidualBlock(in_channels if i == 0 else out_channels, out_channels, dropout, groups) for i in range(blocks)
         )
         self.attn = nn.ModuleList()
         if attention is not None:
-            self.attn.extend(build_attention(attention, out_channels) for _ in range(blocks))
+            self.attn.extend(build_attention(attention, out_channels, groups) for _ in range(blocks))
         if resample == "down":
             self.downsample = Downsample(out_channels)
         elif resample == "up":
@@ -168,11 +169,11 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, channels: int, attention: AttentionKind, dropout: float) -> None:
+    def __init__(self, channels: int, attention: AttentionKind, dropout: float, groups: int) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels, dropout)
-        self.attn_1 = build_attention(attention, channels)
-        self.block_2 = ResidualBlock(channels, channels, dropout)
+        self.block_1 = ResidualBlock(channels, channels, dropout, groups)
+        self.attn_1 = build_attention(attention, channels, groups)
+        self.block_2 = ResidualBlock(channels, channels, dropout, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
@@ -191,6 +192,7 @@ class Encoder(nn.Module):
         attention_levels: levels whose blocks are followed by attention.
         attention: the kind of every attention layer, the middle's included.
         dropout: rate inside the residual blocks.
+        groups: of every norm; where they do not divide the channels, their greatest common divisor.
     """
 
     def __init__(
@@ -203,6 +205,7 @@ class Encoder(nn.Module):
         attention_levels: Sequence[int] = (),
         attention: AttentionKind = "softmax",
         dropout: float = 0.0,
+        groups: int = 32,
     ) -> None:
         super().__init__()
         last = len(widths) - 1
@@ -215,11 +218,12 @@ class Encoder(nn.Module):
                 attention if level in attention_levels else None,
                 dropout,
                 "down" if level < last else None,
+                groups,
             )
             for level, width in enumerate(widths)
         )
-        self.mid = Middle(widths[-1], attention, dropout)
-        self.norm_out = GroupNorm(widths[-1])
+        self.mid = Middle(widths[-1], attention, dropout, groups)
+        self.norm_out = GroupNorm(widths[-1], groups)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -246,11 +250,12 @@ class Decoder(nn.Module):
         attention_levels: Sequence[int] = (),
         attention: AttentionKind = "softmax",
         dropout: float = 0.0,
+        groups: int = 32,
     ) -> None:
         super().__init__()
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], attention, dropout)
+        self.mid = Middle(widths[-1], attention, dropout, groups)
         self.up = nn.ModuleList(
             Level(
                 widths[min(level + 1, last)],
@@ -259,10 +264,11 @@ class Decoder(nn.Module):
                 attention if level in attention_levels else None,
                 dropout,
                 "up" if level > 0 else None,
+                groups,
             )
             for level, width in enumerate(widths)
         )
-        self.norm_out = GroupNorm(widths[0])
+        self.norm_out = GroupNorm(widths[0], groups)
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:

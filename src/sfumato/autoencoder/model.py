@@ -49,6 +49,8 @@ class AutoencoderConfig(Schema):
     embed_channels: int | None = Field(None, ge=1)
     """Channels of the latent itself; None: latent_channels."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    norm_groups: int = Field(32, ge=1)
+    """Groups of every norm; with few channels take fewer, so that a group holds several channels."""
     bottleneck: Annotated[KLConfig | VQConfig, Field(discriminator="kind")] = KLConfig()
 
     @model_validator(mode="after")
@@ -92,6 +94,7 @@ class Autoencoder(nn.Module):
             config.attention_levels,
             config.attention,
             config.dropout,
+            config.norm_groups,
         )
         self.decoder = Decoder(
             z,
@@ -101,6 +104,7 @@ class Autoencoder(nn.Module):
             config.attention_levels,
             config.attention,
             config.dropout,
+            config.norm_groups,
         )
         self.quantize: VectorQuantizer | None = None
         if isinstance(config.bottleneck, VQConfig):

@@ -1,12 +1,21 @@
 """The command line: one small file a command; heavy imports happen inside the commands."""
 
+import errno
 import sys
 from typing import Annotated
 
 import typer
 
 from sfumato import __version__
-from sfumato.cli import export, import_, train, zoo
+from sfumato.cli import train
+from sfumato.cli.demo import demo
+from sfumato.cli.export import export
+from sfumato.cli.import_ import import_
+from sfumato.cli.info import info
+from sfumato.cli.reconstruct import reconstruct
+from sfumato.cli.sample import sample
+from sfumato.cli.samplers import samplers
+from sfumato.cli.zoo import zoo
 from sfumato.errors import UserError
 
 app = typer.Typer(
@@ -17,10 +26,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+SURROUNDINGS = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
+    errno.EACCES: "choose another folder, or change its permissions",
+    errno.EPERM: "choose another folder, or change its permissions",
+    errno.EROFS: "choose another folder",
+}
+"""What a user can do about errors that are the machine's, not the program's."""
+
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
-app.command("import")(import_.import_)
-app.command("export")(export.export)
-app.command("zoo")(zoo.zoo)
+app.command("import")(import_)
+for command in (demo, sample, reconstruct, info, samplers, export, zoo):
+    app.command()(command)
 
 
 def _version(wanted: bool) -> None:
@@ -43,5 +61,12 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"sfumato: {error}", err=True)
-        sys.exit(2)
+        sentence = str(error)
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        sentence = f"{error.strerror}{f': {error.filename!r}' if error.filename else ''}; {SURROUNDINGS[error.errno]}"
+    else:
+        return
+    typer.echo(f"sfumato: {sentence}", err=True)
+    sys.exit(2)

@@ -13,9 +13,12 @@ SECONDS_BETWEEN = 0.1
 
 
 @contextmanager
-def bars() -> Iterator[tuple[Callable[[str], None], Callable[[str], Report]]]:
-    """Yields `say(message)` and `progress(title)`; the latter gives a callable of (done, total) that draws a bar."""
-    console = Console(stderr=True)
+def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[[str], Report]]]:
+    """Yields `say(message)` and `progress(title)`; the latter gives a callable of (done, total) that draws a bar.
+
+    Both are silent where `active` is False.
+    """
+    console = Console(stderr=True, quiet=not active)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
 
@@ -34,3 +37,27 @@ def bars() -> Iterator[tuple[Callable[[str], None], Callable[[str], Report]]]:
             return report
 
         yield lambda message: console.print(message, highlight=False), progress
+
+
+@contextmanager
+def counting(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Draws a bar with the rate in `unit` per second and the time left; yields `advance(by)`."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    t_start = time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as shown:
+        task = shown.add_task(title, total=total, rate="")
+        done = 0
+
+        def advance(by: int) -> None:
+            nonlocal done
+            done += by
+            shown.update(task, advance=by, rate=f"{done / max(time.monotonic() - t_start, 1e-9):.1f} {unit}/s")
+
+        yield advance

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
     from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.state import TrainState
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -80,32 +81,40 @@ def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | No
     return {**raw, "data": given}
 
 
-def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> None:
-    """Trains stage 1 in the folder `out`."""
+def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> "TrainState":
+    """Trains stage 1 in the folder `out`; the state's step falls short of the configured one after an interruption."""
     from sfumato.cli.progress import bars
     from sfumato.training.autoencoder import train_autoencoder
     from sfumato.training.data import open_data
     from sfumato.training.export import save_autoencoder
     from sfumato.training.previews import Reconstructions
     from sfumato.training.run import RunFolder
-    from sfumato.training.workers import use_all_cores
+    from sfumato.training.workers import Workers, use_all_cores
 
     use_all_cores()
+    workers = Workers()
     folder = RunFolder(out)
-    folder.claim(config)
-    with bars() as (say, progress):
+    with bars(active=workers.leads) as (say, progress), workers.leader_first():
+        folder.claim(config)
         data = open_data(config.data, config.held_out, out, cache or out / "cache", say, progress)
         shown = data.held_out or data.training
         preview = Reconstructions.of(shown, config.train.preview_images, folder.previews, config.train.precision)
         folder.describe(say)
-    train_autoencoder(
-        config, data.training, folder, preview, lambda net, state: save_autoencoder(net, config, data, folder, state)
+    state = train_autoencoder(
+        config,
+        data.training,
+        folder,
+        preview,
+        lambda net, state: save_autoencoder(net, config, data, folder, state),
+        workers,
     )
-    typer.echo(f"model: {folder.model}")
+    if workers.leads:
+        typer.echo(f"model: {folder.model}")
+    return state
 
 
-def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> None:
-    """Trains stage 2 in the folder `out` on the first stage of `first`."""
+def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
+    """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
     from sfumato.cli.progress import bars
     from sfumato.training.data import open_data
     from sfumato.training.diffusion import train_diffusion
@@ -113,20 +122,33 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     from sfumato.training.export import save_diffusion
     from sfumato.training.previews import Samples
     from sfumato.training.run import RunFolder
-    from sfumato.training.second_stage import begin, steered
-    from sfumato.training.workers import use_all_cores
+    from sfumato.training.second_stage import begin, check_sizes, steered
+    from sfumato.training.workers import Workers, use_all_cores
 
     use_all_cores()
+    check_sizes(config, first)
+    workers = Workers()
+    first = first.to(workers.device)
     folder = RunFolder(out)
-    folder.claim(config)
     place = cache or out / "cache"
-    with bars() as (say, progress):
-        data = open_data(config.data, config.held_out, out, place, say, progress)
-        latents = cached_latents(first, data.training, place, config.mirrored, progress=progress("encoding"))
-        model = begin(config, first, latents)
+    with bars(active=workers.leads) as (say, progress):
+        with workers.leader_first():
+            folder.claim(config)
+            data = open_data(config.data, config.held_out, out, place, say, progress)
+        latents = cached_latents(
+            first,
+            data.training,
+            place,
+            config.mirrored,
+            precision=config.train.precision,
+            progress=progress("encoding"),
+            workers=workers,
+        )
+        model = begin(config, first, latents).to(workers.device)
+        folder.describe(say)
     assert model.second is not None
     preview = Samples.of(model, data, folder.previews, config.train.precision)
-    train_diffusion(
+    state = train_diffusion(
         config,
         steered(model),
         model.second.schedule,
@@ -136,5 +158,8 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         folder,
         preview,
         lambda networks, state: save_diffusion(model, networks, config, folder, state),
+        workers,
     )
-    typer.echo(f"model: {folder.model}")
+    if workers.leads:
+        typer.echo(f"model: {folder.model}")
+    return state

@@ -99,6 +99,12 @@ def text_config(config: ConditionerConfig) -> TextConfig | None:
     return next((part for part in parts if isinstance(part, TextConfig)), None)
 
 
+def class_config(config: ConditionerConfig) -> ClassConfig | None:
+    """The part of kind class, which fixes the number of classes; None if there is none."""
+    parts = list(config.parts.values()) if isinstance(config, CompositeConfig) else [config]
+    return next((part for part in parts if isinstance(part, ClassConfig)), None)
+
+
 def stored_tokenizer(conditioner: Conditioner | None) -> str | None:
     """The tokenizer.json to store beside the weights, for `build_conditioner`; None if there is nothing to store."""
     if conditioner is None:

@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from sfumato.data.dataset import UnreadableImage
 from sfumato.errors import UserError
@@ -56,6 +56,8 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except (UnreadableImage, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(str(path), "it is no picture of a known format") from error
     except Exception as error:
         reason = str(error).replace(str(path), path.name) or type(error).__name__
         raise UnreadableImage(str(path), reason) from error

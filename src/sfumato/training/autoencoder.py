@@ -17,7 +17,7 @@ from sfumato import rng
 from sfumato.autoencoder import losses
 from sfumato.autoencoder.bottleneck import Encoding, code_counts, kmeans, revive_dead_codes
 from sfumato.autoencoder.discriminator import PatchDiscriminator, frozen
-from sfumato.autoencoder.losses import AdversarialConfig, LossConfig
+from sfumato.autoencoder.losses import AdversarialConfig, LogitAverages, LossConfig
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, VQConfig
 from sfumato.autoencoder.perceptual import FeatureDistance, build_perceptual
 from sfumato.data.dataset import Dataset
@@ -42,7 +42,7 @@ Export = Callable[[Autoencoder, TrainState], None]
 
 
 class AutoencoderTraining(Schema):
-    """How long and how; `batch` counts images per process and micro-batch."""
+    """How long and how; a step sees batch · accumulate · processes images."""
 
     steps: int = Field(100_000, ge=1)
     batch: int = Field(16, ge=1)
@@ -103,9 +103,9 @@ class CodeCounts(nn.Module):
         self.register_buffer("epoch", torch.zeros(codes, dtype=torch.long))
         self.register_buffer("recent", torch.zeros(codes, dtype=torch.long))
 
-    def add(self, indices: Tensor) -> None:
-        """Counts the codes of a batch."""
-        counts = code_counts(indices, len(self.epoch))
+    def add(self, indices: Tensor, workers: Workers) -> None:
+        """Counts the codes of a batch, all processes' parts of it."""
+        counts = workers.total(code_counts(indices, len(self.epoch)))
         self.epoch += counts
         self.recent += counts
 
@@ -113,8 +113,7 @@ class CodeCounts(nn.Module):
 def build_players(config: AutoencoderRun, workers: Workers) -> Players:
     """The networks with weights drawn from the run's seed."""
     adversarial, bottleneck = config.loss.adversarial, config.model.bottleneck
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(rng.derive(config.train.seed, "weights", "autoencoder"))
+    with rng.seeded(config.train.seed, "weights", "autoencoder", device=torch.device("cpu")):
         autoencoder = Autoencoder(config.model)
         discriminator = PatchDiscriminator(
             config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm
@@ -168,28 +167,34 @@ def generator_losses(
 
 
 def discriminator_losses(
-    config: AdversarialConfig, discriminator: PatchDiscriminator, image: Tensor, output: Tensor, state: TrainState
+    config: AdversarialConfig,
+    discriminator: PatchDiscriminator,
+    image: Tensor,
+    output: Tensor,
+    averages: LogitAverages,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the discriminator minimises, given the detached reconstruction, and its terms for the log."""
+    """What the discriminator minimises, and its terms for the log; the reconstruction `output` is detached here."""
     real, fake = discriminator(image), discriminator(output.detach())
     total = losses.discriminator_loss(real, fake, config.loss)
-    terms = {"discriminator": total.detach(), "logits_real": real.detach().mean(), "logits_fake": fake.detach().mean()}
+    terms = {"discriminator": total, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
     if config.lecam > 0:
-        averages = losses.LogitAverages(*state.notes.get("logits", (0.0, 0.0)))
         total = total + config.lecam * losses.lecam(real, fake, averages)
-        averages = averages.updated(real, fake, config.lecam_decay)
-        state.notes["logits"] = [averages.real, averages.fake]
-    return total, terms
+    return total, {name: value.detach() for name, value in terms.items()}
 
 
 def train_autoencoder(
-    config: AutoencoderRun, dataset: Dataset, folder: RunFolder, preview: Preview, export: Export
+    config: AutoencoderRun,
+    dataset: Dataset,
+    folder: RunFolder,
+    preview: Preview,
+    export: Export,
+    workers: Workers | None = None,
 ) -> TrainState:
     """Trains, or goes on where the run in `folder` stopped; returns the final state.
 
     Raises UserError if the folder holds another run, the disk fills up, or the loss stays non-finite.
     """
-    train, workers = config.train, Workers()
+    train, workers = config.train, workers or Workers()
     players = build_players(config, workers)
     autoencoder, discriminator = players.autoencoder, players.discriminator
     shadow = ema.average_of(autoencoder)
@@ -208,11 +213,15 @@ def train_autoencoder(
         state.modules["discriminator"] = discriminator
         state.optimisers["discriminator"] = build_optimiser(train.discriminator, judging)
     folder.resume(state)
+    source = dataset.fingerprint()
+    changed = state.notes.get("source", source) != source
+    state.notes["source"] = source
     for_training(autoencoder)
 
-    epoch_steps = max(1, len(dataset) // (train.batch * train.accumulate * workers.world))
+    step_images = train.batch * train.accumulate * workers.world
+    epoch_steps = max(1, len(dataset) // step_images)
     precision = autocast(workers.device, train.precision)
-    seen_before = state.images
+    seen_before, stop = state.images, False
     with (
         Loader(
             dataset, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
@@ -220,52 +229,61 @@ def train_autoencoder(
         RunLog(folder.path, "autoencoder", train.steps, state.step, workers.leads) as log,
         interruptible() as interrupt,
     ):
+        if changed:
+            log.say("the data has changed since the run began: from here on it is another run than an undisturbed one")
         if state.step == 0:
-            _start_codebook(config, players, dataset, precision, workers)
-        while state.step < train.steps and not interrupt.wanted:
+            _start_codebook(config, players, shadow, dataset, precision, workers)
+        while state.step < train.steps and not stop:
             t_start = time.monotonic()
             set_rate(state.optimisers["autoencoder"], learning_rate(train.optimiser, state.step, train.steps))
             strength = losses.adversarial_strength(config.loss.adversarial, state.step)
             judges = discriminator is not None and losses.discriminator_trains(config.loss.adversarial, state.step)
+            averages = LogitAverages(*state.notes.get("logits", (0.0, 0.0)))
             terms: dict[str, Tensor] = {}
-            encoding: Encoding | None = None
-            for micro in range(train.accumulate):
+            latents: list[Tensor] = []
+            for micro, noise in enumerate(_posterior_noise(config, state.step, workers)):
                 image = next(data).to(workers.device).images.contiguous(memory_format=torch.channels_last)
-                noise = _posterior_noise(config, image, state.step, micro, workers)
-                with precision:
+                with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=image.device):
                     encoding = autoencoder.encode(image, noise)
                     output = autoencoder.decode(encoding.z, quantize=False)
-                    total, terms = generator_losses(config.loss, players, image, output, encoding, strength, workers)
+                    total, found = generator_losses(config.loss, players, image, output, encoding, strength, workers)
                 (total / train.accumulate).backward()
                 if judges and discriminator is not None:
                     with precision:
-                        total, more = discriminator_losses(config.loss.adversarial, discriminator, image, output, state)
+                        total, more = discriminator_losses(
+                            config.loss.adversarial, discriminator, image, output, averages
+                        )
                     (total / train.accumulate).backward()
-                    terms |= more
+                    found |= more
+                for name, value in found.items():
+                    terms[name] = terms.get(name, 0) + value.float() / train.accumulate
                 if encoding.indices is not None:
-                    players.counts.add(encoding.indices)
+                    players.counts.add(encoding.indices, workers)
+                    latents.append(encoding.moments.detach())
 
             workers.average(p.grad for p in (*learning, *judging) if p.grad is not None)
             norm = gradients_norm(learning)
-            finite = bool(torch.isfinite(norm))
+            judging_norm = gradients_norm(judging) if judges else torch.zeros_like(norm)
+            finite = bool(torch.isfinite(norm + judging_norm))
             if finite:
                 clip_(learning, norm, train.optimiser.clip_norm)
                 state.optimisers["autoencoder"].step()
-                ema.update(shadow, autoencoder, ema.decay_at(state.step, train.ema_decay))
+                ema.update(shadow, autoencoder, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
             if finite and judges:
                 rate = learning_rate(train.discriminator, state.step, train.steps)
                 set_rate(state.optimisers["discriminator"], rate)
-                clip_(judging, gradients_norm(judging), train.discriminator.clip_norm)
+                clip_(judging, judging_norm, train.discriminator.clip_norm)
                 state.optimisers["discriminator"].step()
+                _note_logits(config.loss.adversarial, averages, terms, state, workers)
             for optimiser in state.optimisers.values():
                 optimiser.zero_grad(set_to_none=True)
-            if encoding is not None:
-                _mend_codebook(config, players, encoding, state)
-            count_step(state, finite, train.batch * train.accumulate * workers.world, time.monotonic() - t_start)
+            if finite and latents:
+                _mend_codebook(config, players, shadow, latents, state, workers)
+            count_step(state, finite, step_images, time.monotonic() - t_start)
             check_progress(state, train.max_skipped)
 
             if state.step % train.log_every == 0 or state.step == train.steps:
-                values = {name: value.float().mean().item() for name, value in terms.items()}
+                values = {name: value.item() for name, value in terms.items()}
                 values |= {"gradient_norm": norm.item(), "strength": strength, "stall_seconds": data.stall_seconds}
                 values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
                 if state.step % epoch_steps < train.log_every and len(players.counts.epoch):
@@ -273,13 +291,14 @@ def train_autoencoder(
                     players.counts.epoch.zero_()
                 log.record(state.step, values)
             log.advance(state.step, state.images - seen_before, f"L {terms['reconstruction'].item():.4f}")
-            last = state.step == train.steps or interrupt.wanted
+            last = state.step == train.steps
+            stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
             if workers.leads and (state.step % train.preview_every == 0 or last):
                 log.record(state.step, preview(_averaged(shadow), state.step))
-            if workers.leads and (state.step % train.save_every == 0 or last):
+            if workers.leads and (state.step % train.save_every == 0 or last or stop):
+                export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
                 folder.save(state)
-                export(_averaged(shadow), state)
-        if interrupt.wanted:
+        if stop and state.step < train.steps:
             log.say(f"stopped after step {state.step}; the same command goes on from there")
     workers.close()
     return state
@@ -290,41 +309,78 @@ def _averaged(shadow: nn.Module) -> Autoencoder:
     return shadow
 
 
-def _posterior_noise(config: AutoencoderRun, image: Tensor, step: int, micro: int, workers: Workers) -> Tensor | None:
-    """N(0, 1) of the latent's shape: this rank's rows of the draw for the global batch."""
+def _posterior_noise(config: AutoencoderRun, step: int, workers: Workers) -> list[Tensor | None]:
+    """N(0, 1) of the latent's shape for each micro-batch: this rank's rows of the draw for the step's whole batch."""
+    train, f = config.train, config.model.factor
     if config.model.bottleneck.kind != "kl":
-        return None
-    B, _, H, W = image.shape
-    f = config.model.factor
-    g = rng.generator(config.train.seed, "posterior", step, micro)
-    noise = torch.randn(B * workers.world, config.model.raw_channels, H // f, W // f, generator=g)
-    return noise[B * workers.rank : B * (workers.rank + 1)].to(image.device)
+        return [None] * train.accumulate
+    H, W = height_width(config.data)
+    rows = (train.accumulate, workers.world, train.batch)
+    g = rng.generator(train.seed, "posterior", step)
+    drawn = torch.randn(*rows, config.model.raw_channels, H // f, W // f, generator=g)
+    return list(drawn[:, workers.rank].to(workers.device))
+
+
+def _note_logits(
+    config: AdversarialConfig, averages: LogitAverages, terms: dict[str, Tensor], state: TrainState, workers: Workers
+) -> None:
+    """Keeps the running means of the discriminator's logits, which LeCam needs."""
+    if config.lecam > 0:
+        real, fake = terms["logits_real"].clone(), terms["logits_fake"].clone()
+        workers.average([real, fake])
+        averages = averages.updated(real, fake, config.lecam_decay)
+        state.notes["logits"] = [averages.real, averages.fake]
 
 
 @torch.no_grad()
 def _start_codebook(
-    config: AutoencoderRun, players: Players, dataset: Dataset, precision: torch.autocast, workers: Workers
+    config: AutoencoderRun,
+    players: Players,
+    shadow: nn.Module,
+    dataset: Dataset,
+    precision: torch.autocast,
+    workers: Workers,
 ) -> None:
-    """Sets the codes to cluster means of the first batch's latents, the same batch on every rank."""
-    bottleneck, quantize = config.model.bottleneck, players.autoencoder.quantize
+    """Sets the codes to cluster means of the first step's latents; every rank finds the same."""
+    train, bottleneck, quantize = config.train, config.model.bottleneck, players.autoencoder.quantize
     if not isinstance(bottleneck, VQConfig) or quantize is None or not bottleneck.kmeans_init:
         return
-    with Loader(dataset, config.train.batch, config.train.seed, workers=0) as data, precision:
-        latents = players.autoencoder.encode(next(data).to(workers.device).images).moments
-    quantize.embedding.weight.copy_(kmeans(latents, bottleneck.codes, rng.generator(config.train.seed, "kmeans")))
+    images = train.batch * train.accumulate * workers.world
+    with Loader(dataset, images, train.seed, workers=0) as data:
+        parts = next(data).to(workers.device).images.split(train.batch)
+    with precision, rng.seeded(train.seed, "dropout", "kmeans", device=workers.device):
+        latents = torch.cat([players.autoencoder.encode(part).moments for part in parts])
+    codes = kmeans(latents, bottleneck.codes, rng.generator(train.seed, "kmeans"))
+    for network in (players.autoencoder, _averaged(shadow)):
+        assert network.quantize is not None
+        network.quantize.embedding.weight.copy_(codes)
 
 
 @torch.no_grad()
-def _mend_codebook(config: AutoencoderRun, players: Players, encoding: Encoding, state: TrainState) -> None:
-    bottleneck, quantize = config.model.bottleneck, players.autoencoder.quantize
-    if not isinstance(bottleneck, VQConfig) or quantize is None or not bottleneck.revive_every:
+def _mend_codebook(
+    config: AutoencoderRun,
+    players: Players,
+    shadow: nn.Module,
+    latents: list[Tensor],
+    state: TrainState,
+    workers: Workers,
+) -> None:
+    """Every `revive_every` steps moves the codes that nothing used since onto latents of the step's whole batch."""
+    bottleneck = config.model.bottleneck
+    if not isinstance(bottleneck, VQConfig) or not bottleneck.revive_every:
         return
     if (state.step + 1) % bottleneck.revive_every:
         return
+    live, averaged = players.autoencoder.quantize, _averaged(shadow).quantize
+    assert live is not None
+    assert averaged is not None
+    weight = live.embedding.weight
     g = rng.generator(config.train.seed, "revive", state.step)
-    renewed, dead = revive_dead_codes(quantize.embedding.weight, players.counts.recent, encoding.moments, g)
-    quantize.embedding.weight.copy_(renewed)
-    for value in state.optimisers["autoencoder"].state[quantize.embedding.weight].values():
+    whole = torch.cat([workers.gather(part) for part in latents])
+    renewed, dead = revive_dead_codes(weight, players.counts.recent, whole, g)
+    weight.copy_(renewed)
+    averaged.embedding.weight[dead] = renewed[dead]
+    for value in state.optimisers["autoencoder"].state[weight].values():
         if value.shape == renewed.shape:
             value[dead] = 0
     players.counts.recent.zero_()

@@ -1,7 +1,9 @@
 """Stage 2: the loop that trains a denoiser, and its conditioner with it, on cached latents (section 3.2, eq. 3)."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from sfumato import rng
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
-from sfumato.conditioning.condition import Conditioner, Fields, select
+from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig
 from sfumato.data.dataset import LatentSource
 from sfumato.data.loader import Loader
@@ -24,7 +26,7 @@ from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
-from sfumato.training.data import HeldOut
+from sfumato.training.data import HeldOut, height_width
 from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
 from sfumato.training.run import RunFolder, interruptible
@@ -32,14 +34,16 @@ from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step
 from sfumato.training.workers import Precision, Workers, autocast
 
+DROPOUT = 0.1
+
 
 class DiffusionTraining(Schema):
-    """How long and how; `batch` counts latents per process and micro-batch."""
+    """How long and how; a step sees batch · accumulate · processes latents."""
 
     steps: int = Field(100_000, ge=1)
     batch: int = Field(64, ge=1)
     accumulate: int = Field(1, ge=1)
-    condition_dropout: float = Field(0.1, ge=0, le=1)
+    condition_dropout: float = Field(DROPOUT, ge=0, le=1)
     """How often a sample is trained without its condition, so that guidance works; 0 rules guidance out."""
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -67,7 +71,7 @@ class DiffusionRun(Schema):
 
     @model_validator(mode="after")
     def _dropout_has_a_condition(self) -> Self:
-        if self.conditioner.kind == "none" and self.train.condition_dropout not in (0, 0.1):
+        if self.conditioner.kind == "none" and self.train.condition_dropout not in (0, DROPOUT):
             raise ValueError("train.condition_dropout is set but conditioner.kind is none: there is nothing to drop")
         return self
 
@@ -80,12 +84,19 @@ class Steered(nn.Module):
         self.denoiser = denoiser
         self.conditioner = conditioner
 
-    def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Tensor) -> Tensor:
-        """x_t (B, C, h, w), network time (B,), the batch's fields, keep (B,) bool -> prediction (B, C, h, w)."""
+    def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Tensor | None = None) -> Tensor:
+        """The prediction (B, C, h, w).
+
+        Args:
+            x_t: (B, C, h, w).
+            timestep: network time (B,).
+            fields: the batch's.
+            keep: (B,) bool, False where the sample goes without its condition; None keeps all.
+        """
         if self.conditioner is None:
-            return self.denoiser(x_t, timestep, None)
+            return self.denoiser(x_t, timestep, Condition())
         condition = self.conditioner(fields)
-        if not bool(keep.all()):
+        if keep is not None:  # the null condition is asked for even if all keep theirs: every process has its gradient
             null = self.conditioner.null(x_t.shape[0], (x_t.shape[2], x_t.shape[3]))
             condition = select(keep, condition, null)
         return self.denoiser(x_t, timestep, condition)
@@ -108,13 +119,14 @@ def train_diffusion(
     folder: RunFolder,
     preview: Preview,
     export: Export,
+    workers: Workers | None = None,
 ) -> TrainState:
     """Trains `networks`, or goes on where the run in `folder` stopped; returns the final state.
 
     The autoencoder is only asked to turn cached moments into latents: images are never encoded here.
     Raises UserError if the folder holds another run, the disk fills up, or the loss stays non-finite.
     """
-    train, workers = config.train, Workers()
+    train, workers = config.train, workers or Workers()
     objective.check_objective(config.objective, schedule)
     networks = workers.place(networks)
     scaling = scaling.to(workers.device)
@@ -125,14 +137,18 @@ def train_diffusion(
         optimisers={"networks": build_optimiser(train.optimiser, learning)},
     )
     optimiser = state.optimisers["networks"]
-    folder.resume(state)
+    source = latents.fingerprint()
+    folder.resume(state, source)
+    state.notes["source"] = source
     for_training(networks)
     wrapped = workers.wrap(networks)
-    channels = autoencoder.latent_channels
-    dropout = train.condition_dropout if networks.conditioner is not None else 0.0
+    steered = networks.conditioner is not None
+    H, W = height_width(config.data)
+    latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
 
+    step_images = train.batch * train.accumulate * workers.world
     precision = autocast(workers.device, train.precision)
-    seen_before = state.images
+    seen_before, stop = state.images, False
     with (
         Loader(
             latents, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
@@ -140,46 +156,47 @@ def train_diffusion(
         RunLog(folder.path, "diffusion", train.steps, state.step, workers.leads) as log,
         interruptible() as interrupt,
     ):
-        while state.step < train.steps and not interrupt.wanted:
+        while state.step < train.steps and not stop:
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, train.steps))
-            loss_sum = 0.0
-            for micro in range(train.accumulate):
+            loss_sum = torch.zeros((), device=workers.device)
+            for micro, draw in enumerate(_draws(config, schedule, latent, steered, state.step, workers)):
                 batch = next(data).to(workers.device)
-                draw = _Draws(config, batch.moments.shape, channels, schedule, dropout, state.step, micro, workers)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, draw.posterior))
                 x_t = add_noise(schedule, x0, draw.noise, draw.t).contiguous(memory_format=torch.channels_last)
                 timestep = network_time(draw.t, schedule.steps).float()
-                with precision:
+                with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device):
                     prediction = wrapped(x_t, timestep, batch.fields, draw.keep)
                 loss = objective.loss(config.objective, schedule, prediction, x0, draw.noise, draw.t).mean()
                 (loss / train.accumulate).backward()
-                loss_sum += loss.item() / train.accumulate
+                loss_sum += loss.detach() / train.accumulate
 
             norm = gradients_norm(learning)
             finite = bool(torch.isfinite(norm))
             if finite:
                 clip_(learning, norm, train.optimiser.clip_norm)
                 optimiser.step()
-                ema.update(shadow, networks, ema.decay_at(state.step, train.ema_decay))
+                ema.update(shadow, networks, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
             optimiser.zero_grad(set_to_none=True)
-            count_step(state, finite, train.batch * train.accumulate * workers.world, time.monotonic() - t_start)
+            count_step(state, finite, step_images, time.monotonic() - t_start)
             check_progress(state, train.max_skipped)
 
-            mean_loss = _smoothed(state, loss_sum)
+            workers.average([loss_sum])
+            smoothed = _smoothed(state, loss_sum.item())
             if state.step % train.log_every == 0 or state.step == train.steps:
-                values = {"loss": loss_sum, "loss_smoothed": mean_loss, "gradient_norm": norm.item()}
+                values = {"loss": loss_sum.item(), "loss_smoothed": smoothed, "gradient_norm": norm.item()}
                 values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
                 values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
                 log.record(state.step, values)
-            log.advance(state.step, state.images - seen_before, f"loss {mean_loss:.4f}")
-            last = state.step == train.steps or interrupt.wanted
-            if workers.leads and (state.step % train.save_every == 0 or last):
-                folder.save(state)
-                export(_averaged(shadow), state)
+            log.advance(state.step, state.images - seen_before, f"loss {smoothed:.4f}")
+            last = state.step == train.steps
+            stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
             if workers.leads and (state.step % train.preview_every == 0 or last):
                 log.record(state.step, preview(_averaged(shadow), state.step))
-        if interrupt.wanted:
+            if workers.leads and (state.step % train.save_every == 0 or last or stop):
+                export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
+                folder.save(state)
+        if stop and state.step < train.steps:
             log.say(f"stopped after step {state.step}; the same command goes on from there")
     workers.close()
     return state
@@ -192,40 +209,43 @@ def _averaged(shadow: nn.Module) -> Steered:
 
 def _smoothed(state: TrainState, loss: float) -> float:
     """A running mean of the loss over about a hundred steps, kept in the state."""
-    before = state.notes.get("loss", loss)
-    if loss == loss:  # a loss that is not a number would stay in the mean for good
-        state.notes["loss"] = before + (loss - before) * max(0.01, 1 / (state.step + 1))
+    before: float = state.notes.get("loss", loss)
+    if math.isfinite(loss):  # another would stay in the mean for good
+        state.notes["loss"] = before + (loss - before) * max(0.01, 1 / state.step)
     return state.notes.get("loss", loss)
 
 
+@dataclass(frozen=True)
 class _Draws:
-    """Times, noise and dropped conditions of one micro-batch: this rank's rows of what is drawn for the global batch.
+    """The chance in one micro-batch: t and keep (B,), keep None without condition dropout; the noises (B, C, h, w)."""
 
-    So a run of several processes sees what one process with the whole batch would.
+    t: Tensor
+    noise: Tensor
+    posterior: Tensor
+    keep: Tensor | None
+
+
+def _draws(
+    config: DiffusionRun, schedule: Schedule, latent: tuple[int, ...], steered: bool, step: int, workers: Workers
+) -> list[_Draws]:
+    """One for each micro-batch of the step: this rank's rows of what is drawn for the step's whole batch.
+
+    So several processes, or several micro-batches, see what one with the whole batch would. latent is (C, h, w).
     """
+    train = config.train
+    rows = (train.accumulate, workers.world, train.batch)
+    count = math.prod(rows)
 
-    def __init__(
-        self,
-        config: DiffusionRun,
-        shape: torch.Size,
-        channels: int,
-        schedule: Schedule,
-        dropout: float,
-        step: int,
-        micro: int,
-        workers: Workers,
-    ) -> None:
-        self._rows = slice(shape[0] * workers.rank, shape[0] * (workers.rank + 1))
-        self._device, self._count = workers.device, shape[0] * workers.world
-        self._key, self._seed = (step, micro), config.train.seed
-        latent = (self._count, channels, *shape[2:])
-        self.t = self._own(objective.draw_times(config.objective, self._count, self._generator("time"), schedule))
-        self.noise = self._own(objective.draw_noise(config.objective, latent, self._generator("noise")))
-        self.posterior = self._own(torch.randn(latent, generator=self._generator("posterior")))
-        self.keep = self._own(torch.rand(self._count, generator=self._generator("dropout")) >= dropout)
+    def own(drawn: Tensor) -> Tensor:
+        return drawn.unflatten(0, rows)[:, workers.rank].to(workers.device)
 
-    def _generator(self, purpose: str) -> torch.Generator:
-        return rng.generator(self._seed, purpose, *self._key)
+    def named(purpose: str) -> torch.Generator:
+        return rng.generator(train.seed, purpose, step)
 
-    def _own(self, drawn: Tensor) -> Tensor:
-        return drawn[self._rows].to(self._device)
+    t = own(objective.draw_times(config.objective, count, named("time"), schedule))
+    noise = own(objective.draw_noise(config.objective, (count, *latent), named("noise")))
+    posterior = own(torch.randn(count, *latent, generator=named("posterior")))
+    keep: list[Tensor | None] = [None] * train.accumulate
+    if steered and train.condition_dropout > 0:
+        keep = list(own(torch.rand(count, generator=named("condition-dropout")) >= train.condition_dropout))
+    return [_Draws(*draw) for draw in zip(t, noise, posterior, keep, strict=True)]

@@ -14,9 +14,9 @@ def average_of(module: nn.Module) -> nn.Module:
     return shadow
 
 
-def decay_at(step: int, decay: float) -> float:
-    """The original's warm-up: min(decay, (1 + n) / (10 + n)) after n updates."""
-    return min(decay, (1 + step) / (10 + step))
+def decay_at(update: int, decay: float) -> float:
+    """The decay of update number `update`, from 1: the original's warm-up, min(decay, (1 + n) / (10 + n))."""
+    return min(decay, (1 + update) / (10 + update))
 
 
 @torch.no_grad()

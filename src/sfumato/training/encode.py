@@ -5,15 +5,15 @@ from pathlib import Path
 import torch
 
 from sfumato.autoencoder.scaling import Scaling
-from sfumato.data.dataset import Dataset, Progress
+from sfumato.data.dataset import Dataset, Example, Progress, UnreadableImage
 from sfumato.data.latent_writing import LatentWriter
 from sfumato.data.latents import LatentDataset, LatentHeader, tensor_fields
 from sfumato.data.loader import sweep
+from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
-from sfumato.training.workers import Precision, autocast
+from sfumato.training.workers import Precision, Workers, autocast
 
 
-@torch.no_grad()
 def cached_latents(
     model: LatentDiffusion,
     dataset: Dataset,
@@ -22,12 +22,16 @@ def cached_latents(
     batch: int = 32,
     precision: Precision = "auto",
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> LatentDataset:
     """The latents of a data set under the model's autoencoder: opened if cached, else encoded or gone on with.
 
     The cache is keyed by the content of both, so that it cannot go stale. `mirrored` adds each picture's mirror image.
+    The processes of a run share the work. Raises UserError if no picture can be read.
     """
-    C, h, w = model.latent_shape
+    workers = workers or Workers()
+    example = _first_readable(dataset)
+    C, h, w = model.latent_shape_of((example.image.shape[-2], example.image.shape[-1]))
     variational = model.autoencoder.quantize is None
     header = LatentHeader(
         autoencoder=model.digest,
@@ -37,25 +41,65 @@ def cached_latents(
         variational=variational,
         mirrored=mirrored,
         classes=dataset.classes,
-        tensors=tensor_fields(dataset[0].fields),
+        tensors=tensor_fields(example.fields),
     )
     path = cache / f"latents-{header.key()}"
-    if path.is_dir():
-        return LatentDataset(path, header.autoencoder, header.data)
-    with LatentWriter(path, header) as writer, autocast(model.device, precision):
-        done, total = 0, sum(len(writer.todo(variant)) for variant in range(header.variants))
-        for variant in range(header.variants):
-            for part in sweep(dataset, batch, writer.todo(variant), unreadable=writer.skip):
+    if not path.is_dir():
+        with autocast(model.device, precision):
+            _encode(model, dataset, path, header, batch, progress, workers)
+    return LatentDataset(path, header.autoencoder, header.data)
+
+
+@torch.no_grad()
+def _encode(
+    model: LatentDiffusion,
+    dataset: Dataset,
+    path: Path,
+    header: LatentHeader,
+    batch: int,
+    progress: Progress | None,
+    workers: Workers,
+) -> None:
+    """Writes the cache; each process encodes its share of what remains."""
+    if workers.leads:
+        writer = LatentWriter(path, header)
+    workers.barrier()
+    if not workers.leads:
+        writer = LatentWriter(path, header, part=workers.rank)
+    with writer:
+        shares = [writer.todo(variant)[workers.rank :: workers.world] for variant in range(header.variants)]
+        workers.barrier()  # all have seen the same rows to do
+        done, total = 0, sum(map(len, shares))
+        for variant, share in enumerate(shares):
+            left = set(writer.todo(variant))  # without the rows found unreadable under another variant
+            for part in sweep(dataset, batch, [row for row in share if row in left], unreadable=writer.skip):
                 images = part.images.flip(-1) if variant else part.images
                 images = images.to(model.device).contiguous(memory_format=torch.channels_last)
                 writer.write(part.index, model.autoencoder.encode(images).moments, part.fields, variant)
                 done += len(part.index)
                 if progress is not None:
                     progress(done, total)
-        return writer.finish()
+        if not workers.leads:
+            writer.close()
+        workers.barrier()
+        if workers.leads:
+            writer.finish()
+    workers.barrier()
+
+
+def _first_readable(dataset: Dataset) -> Example:
+    for row in range(len(dataset)):
+        try:
+            return dataset[row]
+        except UnreadableImage:
+            continue
+    raise UserError(f"none of the {len(dataset)} images can be read: check the data folder")
 
 
 def measured_scaling(latents: LatentDataset) -> Scaling:
-    """Zero mean and unit variance per channel over the whole cached set."""
+    """Zero mean and unit variance per channel over the whole cached set. Raises UserError if a channel is constant."""
     statistics = latents.statistics()
+    dead = [i for i, std in enumerate(statistics.std.tolist()) if not std > 0]
+    if dead:
+        raise UserError(f"channel {dead[0]} of the latents never varies: train the autoencoder longer or start it anew")
     return Scaling.from_statistics(statistics.mean, statistics.std)

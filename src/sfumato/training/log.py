@@ -1,6 +1,7 @@
 """Progress and record of a run: a bar with rate and time left, a plain JSONL, TensorBoard where it is installed."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from sfumato.checkpoint import write_text
 
 PLAIN_LINE_SECONDS = 30.0
 
@@ -29,10 +32,10 @@ class RunLog:
         self._board: Any = None
         if not active:
             return
-        self._path = folder / "log.jsonl"
-        kept = [line for line in read_lines(self._path) if line.get("step", 0) <= step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._file = self._path.open("a", encoding="utf-8")
+        path = folder / "log.jsonl"
+        kept = [line for line in read_lines(path) if line.get("step", 0) <= step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
         self._board = _tensorboard(folder, step)
         if self._console.is_terminal:
             self._progress = Progress(
@@ -66,10 +69,10 @@ class RunLog:
         self._console.print(message, highlight=False)
 
     def record(self, step: int, values: Mapping[str, float | list[float]]) -> None:
-        """Adds a line to the JSONL (and scalars to TensorBoard)."""
+        """Adds a line to the JSONL (and scalars to TensorBoard). A number that is not finite has no place in JSON."""
         if not self._active:
             return
-        line = {"step": step, **{name: _rounded(value) for name, value in values.items()}}
+        line = {"step": step, **{name: _rounded(value) for name, value in values.items() if _finite(value)}}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._board:
@@ -100,6 +103,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return lines
+
+
+def _finite(value: float | list[float]) -> bool:
+    return all(math.isfinite(v) for v in (value if isinstance(value, list) else [value]))
 
 
 def _rounded(value: float | list[float]) -> float | list[float]:

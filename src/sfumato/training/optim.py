@@ -18,7 +18,7 @@ class OptimiserConfig(Schema):
     warmup_steps: int = Field(100, ge=0)
     decay: Literal["constant", "cosine", "tail"] = "tail"  # tail: constant, then linear to `final` over `tail_fraction`
     tail_fraction: float = Field(0.4, gt=0, le=1)
-    final: float = Field(0.02, ge=0, le=1)  # of the peak, at the last step
+    final: float = Field(0.02, ge=0, le=1)  # of the peak, where the run ends
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, gt=0)

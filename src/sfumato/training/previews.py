@@ -93,7 +93,7 @@ class Samples:
         label = [int(f["label"]) for f in fields] if "label" in reads else None
         count = SHOWN if conditioner is None else len(fields)
         if text is not None:
-            write_text(folder / "prompts.txt", "".join(f"{line}\n" for line in text))
+            write_text(folder / "prompts.txt", "".join(f"{line}\n" for line in text))  # the same from every process
         return cls(model, folder, text, label, count, precision)
 
     def __call__(self, networks: Steered, step: int) -> Values:

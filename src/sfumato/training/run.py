@@ -9,19 +9,24 @@ from types import FrameType
 from pydantic import BaseModel
 
 from sfumato import checkpoint
-from sfumato.config import parse_mapping, to_yaml
+from sfumato.config import parse, parse_mapping, to_yaml
 from sfumato.errors import UserError
 from sfumato.training.state import TrainState
 
 STATES_KEPT = 2
-MAY_CHANGE = (
+MAY_CHANGE = {
     "train.steps",
+    "train.optimiser.learning_rate",
+    "train.discriminator.learning_rate",
+    "train.precision",
     "train.save_every",
     "train.preview_every",
+    "train.preview_images",
     "train.log_every",
+    "train.max_skipped",
     "train.workers",
-    "data.workers",
-)
+}
+"""Settings that may differ between the sessions of one run."""
 
 
 class RunFolder:
@@ -38,38 +43,73 @@ class RunFolder:
     def claim(self, config: BaseModel) -> None:
         """Makes the folder, or checks that the run in it has this configuration, and writes `config.yaml`.
 
-        Raises UserError naming the first setting that differs, unless it may change between sessions of one run.
+        Raises UserError naming the first setting that differs, unless it is one of MAY_CHANGE.
         """
         file = self.path / "config.yaml"
+        if not checkpoint.saved_steps(self.states):
+            file.unlink(missing_ok=True)  # nothing was learnt under that configuration yet
         if file.exists():
-            before = _flat(parse_mapping(file.read_text(encoding="utf-8"), str(file)))
-            now = _flat(config.model_dump(mode="json"))
+            before, now = _flat(self._stored(file, type(config))), _flat(config)
             for key in sorted(set(before) | set(now)):
-                if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
+                if before.get(key) != now.get(key) and key not in MAY_CHANGE:
                     raise UserError(
                         f"--out {str(self.path)!r} holds a run with {key} = {before.get(key)!r}, not {now.get(key)!r}; "
                         "give the same configuration to resume it, or another folder"
                     )
+        self._check_steps(config)
         self.previews.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(file, to_yaml(config))
+
+    def _stored(self, file: Path, schema: type[BaseModel]) -> BaseModel:
+        """The configuration of the run in the folder; settings that it was begun without have their defaults."""
+        try:
+            return parse(parse_mapping(file.read_text(encoding="utf-8"), str(file)), schema, str(file))
+        except UserError as error:
+            raise UserError(
+                f"--out {str(self.path)!r} holds a run that this command cannot go on with ({error}); "
+                "give another folder"
+            ) from None
 
     def describe(self, say: Callable[[str], None]) -> None:
         """Says whether a run begins here or goes on."""
         steps = checkpoint.saved_steps(self.states)
         say(f"going on after step {steps[-1][0]} of the run in {self.path}" if steps else f"a new run in {self.path}")
 
+    def _check_steps(self, config: BaseModel) -> None:
+        """Raises UserError where the run in the folder has gone further than `train.steps`."""
+        train = getattr(config, "train", None)
+        done = max((step for step, _ in checkpoint.saved_steps(self.states)), default=0)
+        if train is not None and train.steps < done:
+            raise UserError(
+                f"train.steps is {train.steps}, but the run in {str(self.path)!r} has done {done} already: "
+                "give at least as many, or another folder"
+            )
+
     def save(self, state: TrainState) -> None:
         """Writes the state atomically and drops older ones."""
         checkpoint.save_tensors(checkpoint.step_path(self.states, state.step), state.tensors(), state.numbers())
         checkpoint.prune(self.states, STATES_KEPT)
 
-    def resume(self, state: TrainState) -> bool:
-        """Loads the newest whole state into `state`; False where there is none."""
+    def resume(self, state: TrainState, source: str | None = None) -> bool:
+        """Loads the newest whole state into `state`; False where there is none.
+
+        `source` names what the run must have learnt from so far (`state.notes["source"]`). Raises UserError where that
+        was something else, or the state belongs to other networks.
+        """
         path = checkpoint.newest(self.states, print)
-        if path is None:
-            return False
-        state.load(*checkpoint.load_tensors(path))
-        return True
+        if path is not None:
+            tensors, numbers = checkpoint.load_tensors(path)
+            if source is not None and numbers.get("notes", {}).get("source", source) != source:
+                raise UserError(
+                    f"the run in {str(self.path)!r} has learnt from something else: its data or its autoencoder has "
+                    "changed; bring back what it began with, or give --out another folder"
+                )
+            try:
+                state.load(tensors, numbers)
+            except (KeyError, IndexError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+                raise UserError(f"{str(path)!r} does not fit this configuration: {reason[:300]}") from error
+        return path is not None
 
 
 class Interrupt:
@@ -102,8 +142,13 @@ def interruptible() -> Iterator[Interrupt]:
             signal.signal(number, handler)
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+def _flat(config: BaseModel) -> dict[str, object]:
+    """The settings by dotted key."""
+
+    def walk(tree: dict[str, object], prefix: str) -> dict[str, object]:
+        flat: dict[str, object] = {}
+        for key, value in tree.items():
+            flat |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return flat
+
+    return walk(config.model_dump(mode="json"), "")

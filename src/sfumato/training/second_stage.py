@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from sfumato import rng
-from sfumato.conditioning.condition import ConditionSpec
+from sfumato.conditioning.class_label import ClassEmbedder
+from sfumato.conditioning.condition import Conditioner, ConditionSpec
 from sfumato.conditioning.table import ConditionerConfig, build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.data.latents import LatentDataset
@@ -13,26 +14,40 @@ from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
 from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig, SecondStage
+from sfumato.training.data import height_width
 from sfumato.training.diffusion import DiffusionRun, Steered
 from sfumato.training.encode import measured_scaling
+
+
+def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
+    """Raises UserError where the pictures' size does not suit the two networks; needs no data."""
+    size = height_width(config.data)
+    _, h, w = first.latent_shape_of(size)
+    factor = config.denoiser.factor
+    if h % factor or w % factor:
+        raise UserError(
+            f"data.size {size[0]}x{size[1]} gives latents of {h}x{w}, not multiples of {factor}, which "
+            f"denoiser.channel_multipliers sets: take a multiple of {factor * first.autoencoder.factor} or "
+            "fewer levels"
+        )
 
 
 def begin(config: DiffusionRun, first: LatentDiffusion, latents: LatentDataset) -> LatentDiffusion:
     """The model to train: the first stage as it is, a second with weights drawn from the run's seed.
 
-    Raises UserError where the data lacks a field that the conditioner reads.
+    Raises UserError where the data lacks a field that the conditioner reads, or the two do not suit each other.
     """
     tokenizer = _tokenizer(config.conditioner, latents.captions())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(rng.derive(config.train.seed, "weights", "diffusion"))
+    with rng.seeded(config.train.seed, "weights", "diffusion", device=torch.device("cpu")):
         conditioner = build_conditioner(config.conditioner, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.denoiser, first.autoencoder.latent_channels, spec)
     if conditioner is not None:
         _check_fields(conditioner.reads, latents.fields)
+        _check_conditioner(conditioner, config, latents.classes)
     described = ModelConfig(
         autoencoder=first.config.autoencoder,
-        image_size=first.config.image_size,
+        image_size=height_width(config.data),
         classes=latents.classes,
         diffusion=DiffusionConfig(
             denoiser=config.denoiser,
@@ -74,3 +89,17 @@ def _check_fields(reads: Sequence[str], fields: Sequence[str]) -> None:
         raise UserError(
             f"the conditioner reads {missing[0]!r}, but the data has the fields {has}: choose another conditioner"
         )
+
+
+def _check_conditioner(conditioner: Conditioner, config: DiffusionRun, classes: Sequence[str] | None) -> None:
+    if config.train.condition_dropout > 0:
+        try:
+            conditioner.null(1, (config.denoiser.factor, config.denoiser.factor))
+        except ValueError as error:
+            raise UserError(f"{error}; or set train.condition_dropout to 0") from None
+    for part in conditioner.modules():
+        if isinstance(part, ClassEmbedder) and classes is not None and len(classes) > part.config.classes:
+            raise UserError(
+                f"the data has {len(classes)} classes, the conditioner {part.config.classes}: "
+                f"set conditioner.classes={len(classes)}"
+            )

@@ -45,13 +45,21 @@ class TrainState:
         for name, module in self.modules.items():
             module.load_state_dict(_below(tensors, f"module.{name}."))
         for name, optimiser in self.optimisers.items():
+            parameters = [p for group in optimiser.param_groups for p in group["params"]]
             slots: dict[int, dict[str, Tensor]] = {}
             for key, value in _below(tensors, f"optimiser.{name}.").items():
                 index, slot = key.split(".", 1)
-                slots.setdefault(int(index), {})[slot] = value
+                slots.setdefault(int(index), {})[slot] = _laid_out_as(parameters[int(index)], value)
             optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
         for name, value in numbers.items():
             setattr(self, name, value)
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A moment in its parameter's memory order: fused optimisers walk both by address, whatever their strides say."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -17,6 +17,6 @@ def check_progress(state: TrainState, max_skipped: int) -> None:
     """Raises UserError after `max_skipped` steps in a row without finite gradients."""
     if state.skipped_in_a_row >= max_skipped:
         raise UserError(
-            f"the gradients were not finite in {max_skipped} steps in a row, up to step {state.step}; the last saved "
-            "state is untouched: start again with a lower train.optimiser.learning_rate or train.precision=float32"
+            f"the gradients were not finite in {max_skipped} steps in a row, up to step {state.step}: give the same "
+            "command a lower train.optimiser.learning_rate or train.precision=float32, it goes on from the last state"
         )

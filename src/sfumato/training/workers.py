@@ -1,16 +1,21 @@
 """The processes of a run and where they compute: a thin face on accelerate, for one CPU or many GPUs."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 Precision = Literal["auto", "float32", "bfloat16"]
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for another: the leader opens data, previews and saves while the others stand by."""
 
 
 class Workers:
@@ -18,7 +23,7 @@ class Workers:
 
     def __init__(self, device: str | None = None) -> None:
         on_cpu = device == "cpu" or not torch.cuda.is_available()
-        self._accelerator = Accelerator(cpu=on_cpu)
+        self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.world: int = self._accelerator.num_processes
@@ -45,9 +50,34 @@ class Workers:
                 dist.all_reduce(tensor)
                 tensor.div_(self.world)
 
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over the processes."""
+        if self.world > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors (B, ...) of all processes, of one shape, joined along B in the order of the ranks."""
+        if self.world == 1:
+            return tensor
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.world)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set in any process; all get the same answer."""
+        return bool(self.total(torch.tensor(int(flag), device=self.device))) if self.world > 1 else flag
+
     def barrier(self) -> None:
         """Waits for every process."""
         self._accelerator.wait_for_everyone()
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The leading process runs the block alone, the others after it: they find its files."""
+        with self._accelerator.main_process_first():
+            yield
 
     def close(self) -> None:
         """Ends the process group."""

@@ -1,0 +1,204 @@
+"""Writes the tables of docs/configuration.md from the configuration classes, so that they say what the code does.
+
+python docs/configuration_tables.py
+"""
+
+import ast
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.diffusion import DiffusionRun
+
+PAGE = Path(__file__).with_name("configuration.md")
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+ROOTS = (("Stage 1: `sfumato train autoencoder`", AutoencoderRun), ("Stage 2: `sfumato train diffusion`", DiffusionRun))
+MEANINGS = {  # of keys whose name says it beside the code, but not to someone who reads this page alone
+    "AutoencoderConfig.channels": "width that `channel_multipliers` multiply",
+    "AutoencoderConfig.attention": "of the middle block and of `attention_levels`",
+    "AdversarialConfig.norm": "group: does not depend on the batch, for small ones",
+    "LossConfig.pixel": "absolute or squared difference",
+    "LossConfig.kl_weight": "small: it bounds the latent, it does not make it Gaussian",
+    "FolderConfig.path": "what `--data` sets",
+    "FolderConfig.size": "the side of the square, or [height, width]; stage 2 takes the autoencoder's",
+    "FolderConfig.resize": "crop: cover the frame and cut off; pad: fit inside and fill with `background`",
+    "FolderConfig.crop": "where to cut in training; held-out pictures are cut at the centre",
+    "FolderConfig.flip": "mirror half of the pictures in stage 1; for stage 2 see `mirrored`",
+    "FolderConfig.background": "below transparent pictures: a name or #rrggbb",
+    "FolderConfig.text_from": "label: the class's name is the caption",
+    "FolderConfig.caption_lines": "which lines of a .txt caption count",
+    "FolderConfig.text_column": "of metadata.jsonl or metadata.csv",
+    "FolderConfig.label_column": "of metadata.jsonl or metadata.csv",
+    "FolderConfig.columns": "further columns to carry along",
+    "ToyWorldConfig.length": "scenes in an epoch",
+    "HeldOut.amount": "a share, or a whole number of examples",
+    "HeldOut.by": "keep what shares this column on one side",
+    "AutoencoderTraining.batch": "images per process and micro-batch",
+    "AutoencoderTraining.accumulate": "micro-batches a step",
+    "AutoencoderTraining.precision": "auto: bfloat16 where the hardware computes it",
+    "AutoencoderTraining.ema_decay": "of the averaged weights, which are what is exported",
+    "AutoencoderTraining.preview_images": "held-out pictures that are measured",
+    "AutoencoderTraining.workers": "reading threads",
+    "DiffusionTraining.batch": "latents per process and micro-batch",
+    "DiffusionTraining.accumulate": "micro-batches a step",
+    "DiffusionTraining.precision": "auto: bfloat16 where the hardware computes it",
+    "DiffusionTraining.ema_decay": "of the averaged weights, which are what is exported",
+    "DiffusionTraining.workers": "reading threads",
+    "DiffusionTraining.max_skipped": "Stop after so many steps in a row whose gradients were not finite.",
+    "OptimiserConfig.clip_norm": "gradients above this norm are scaled down to it",
+    "OptimiserConfig.weight_decay": "of matrices and kernels only",
+    "OptimiserConfig.tail_fraction": "of the run",
+}
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def tables() -> str:
+    """All sections as Markdown; a section that both stages have is printed once."""
+    parts: list[str] = []
+    printed: dict[type[BaseModel], str] = {}
+    for title, root in ROOTS:
+        parts.append(f"## {title}\n")
+        for path, model in _sections(root):
+            if model not in printed:
+                printed[model] = path
+                parts.append(_table(path, model))
+            elif path != printed[model]:
+                parts.append(f"### `{path}`\n\nThe keys of `{printed[model]}`.\n")
+    return "\n".join(parts)
+
+
+def page(text: str) -> str:
+    """The page with fresh tables between its markers."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{tables()}\n{END}{after}"
+
+
+def _sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """(dotted path, class), a class before those inside it; the top level first."""
+    yield path, model
+    for name, field in model.model_fields.items():
+        for below in _models_in(field.annotation):
+            yield from _sections(below, f"{path}.{name}".strip("."))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) is dict:
+        return []  # the parts of a composite are of the kinds listed beside it
+    return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
+
+
+def _table(path: str, model: type[BaseModel]) -> str:
+    kind = model.model_fields.get("kind")
+    heading = f"### `{path}`" if path else "### The sections"
+    if kind is not None:
+        heading += f", kind `{kind.default}`"
+    lines = [heading, "", _first_paragraph(model), ""]
+    meanings = _meanings(model)
+    fields = {name: field for name, field in model.model_fields.items() if name != "kind"}
+    if not fields:
+        return "\n".join(lines)
+    lines += ["| key | value | default | |", "|---|---|---|---|"]
+    for name, field in fields.items():
+        meaning = field.description or meanings.get(name) or MEANINGS.get(f"{model.__name__}.{name}", "")
+        lines.append(f"| `{name}` | {_type(field)} | {_default(field)} | {_cell(meaning)} |")
+    return "\n".join([*lines, ""])
+
+
+def _first_paragraph(model: type[BaseModel]) -> str:
+    text = inspect.cleandoc(model.__doc__ or "").split("\n\n")[0]
+    return " ".join(text.split())
+
+
+def _meanings(model: type[BaseModel]) -> dict[str, str]:
+    """What the source says of each field: a string below it, or a comment behind it."""
+    found: dict[str, str] = {}
+    for owner in reversed(model.__mro__):
+        if not issubclass(owner, BaseModel) or owner is BaseModel:
+            continue
+        source = textwrap.dedent(inspect.getsource(owner))
+        lines = source.splitlines()
+        body = ast.parse(source).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for node, after in zip(body.body, [*body.body[1:], None], strict=True):
+            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+                continue
+            said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+            if isinstance(said, str):
+                found[node.target.id] = " ".join(said.split())
+            elif (comment := re.search(r"\s# (.*)$", lines[(node.end_lineno or 1) - 1])) is not None:
+                found[node.target.id] = comment.group(1)
+    return found
+
+
+def _type(field: FieldInfo) -> str:
+    bounds = [
+        f"{sign} {getattr(rule, name):g}"
+        for rule in field.metadata
+        for name, sign in _BOUNDS.items()
+        if getattr(rule, name, None) is not None
+    ]
+    kind, nothing, _ = _annotation(field.annotation).partition(" or nothing")
+    return f"{kind} {', '.join(bounds)}".strip() + nothing
+
+
+def _annotation(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _annotation(arguments[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        if any(_models_in(argument) for argument in arguments):
+            return "a section, by its `kind`"
+        return " or ".join("nothing" if argument is type(None) else _annotation(argument) for argument in arguments)
+    if origin is tuple:
+        inner = _annotation(arguments[0])
+        return f"list of {inner}" if arguments[-1] is ... else f"{len(arguments)} × {inner}"
+    if origin is dict:
+        return "sections by name"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "a section"
+    return {int: "whole number", float: "number", bool: "true, false", str: "text", Path: "path"}.get(
+        annotation, str(annotation)
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        kind = getattr(value, "kind", None)
+        changed = value.model_dump(exclude_defaults=True)
+        said = [f"kind {kind}"] if kind else []
+        return ", ".join(said + [f"{name} {given}" for name, given in changed.items() if name != "kind"]) or "as below"
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    """As YAML spells it, and without what would end a table's cell."""
+    for python, yaml in (("None", "nothing"), ("True", "true"), ("False", "false")):
+        text = re.sub(rf"\b{python}\b", yaml, text)
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,19 @@
+"""`sfumato demo`: both stages on the built-in toy world, samples, scores, and a page that shows it all."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="The demo's folder; an interrupted demo there is resumed.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A shortened run of two or three minutes: shows that everything works.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE")] = "auto",
+) -> None:
+    """The whole paper small: train both stages on the toy world, sample, score, write OUT/report.html."""
+    from sfumato.cli.demo_run import FULL, QUICK, run_demo
+
+    run_demo(QUICK if quick else FULL, out, device)

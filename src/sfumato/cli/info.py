@@ -1,0 +1,169 @@
+"""`sfumato info`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfumato.cli.options import ModelArgument
+
+if TYPE_CHECKING:
+    from sfumato.model import LatentDiffusion, SecondStage
+
+STEPS = 20
+
+
+def info(
+    model: ModelArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object.")] = False,
+) -> None:
+    """Describe a model: its parts, its training, its cost; or a checkpoint file, without running any of it."""
+    if Path(model).is_file():
+        from sfumato.interop.describe import describe
+
+        typer.echo("\n".join(describe(model)))
+        return
+    from sfumato.cli.tables import show
+    from sfumato.model import find_folder, load
+
+    facts = {"path": str(find_folder(model)), **facts_of(load(model))}
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        show(None, _rows(facts))
+
+
+def facts_of(model: "LatentDiffusion") -> dict[str, Any]:
+    """What there is to say of a model, as JSON."""
+    from sfumato.autoencoder.model import VQConfig
+
+    config = model.config
+    bottleneck = config.autoencoder.bottleneck
+    codes = {"codes": bottleneck.codes} if isinstance(bottleneck, VQConfig) else {}
+    facts: dict[str, Any] = {
+        "digest": model.digest,
+        "image size": list(config.image_size),
+        "f": model.autoencoder.factor,
+        "latent shape": list(model.latent_shape),
+        "bottleneck": {"kind": bottleneck.kind, **codes},
+        "parameters": _parameters(model),
+    }
+    if model.second is not None:
+        facts["scaling"] = {
+            "shift": [round(value, 4) for value in model.scaling.shift.tolist()],
+            "scale": [round(value, 4) for value in model.scaling.scale.tolist()],
+        }
+        facts["conditioner"] = _conditioner(model, model.second)
+        facts["condition dropout"] = model.second.config.condition_dropout
+        facts["schedule"] = model.second.config.schedule.model_dump(mode="json")
+        facts["prediction"] = model.second.config.prediction
+    facts["trained on"] = config.about
+    facts["flops"] = _costs(model)
+    return facts
+
+
+def _parameters(model: "LatentDiffusion") -> dict[str, int]:
+    """By part; the scaling's few numbers are no parameters."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
+    counts = {name: count for name, count in counts.items() if name != "scaling"}
+    return {**counts, "total": sum(counts.values())}
+
+
+def _conditioner(model: "LatentDiffusion", second: "SecondStage") -> dict[str, Any]:
+    """Kind, fields it reads, and what it gives; the vocabulary or the classes."""
+    from sfumato.conditioning.table import class_config
+    from sfumato.conditioning.text import TextTransformer
+
+    facts: dict[str, Any] = {"kind": second.config.conditioner.kind}
+    conditioner = second.conditioner
+    if conditioner is None:
+        return facts
+    facts |= {"reads": list(conditioner.reads), "tokens": _tokens(model, second)}
+    given = {
+        "token width": conditioner.spec.token_dim,
+        "vector width": conditioner.spec.vector_dim,
+        "spatial channels": conditioner.spec.spatial_channels or None,
+    }
+    facts |= {name: value for name, value in given.items() if value is not None}
+    source = getattr(second.config.conditioner, "source", None)
+    facts |= {"source": source} if source is not None else {}
+    texts = next((part for part in conditioner.modules() if isinstance(part, TextTransformer)), None)
+    if texts is not None:
+        facts["vocabulary"] = texts.transformer.token_emb.num_embeddings
+    classes = class_config(second.config.conditioner)
+    if classes is not None:
+        facts["classes"] = list(model.config.classes) if model.config.classes else classes.classes
+    return facts
+
+
+def _tokens(model: "LatentDiffusion", second: "SecondStage") -> int:
+    """How many tokens steer a sample; 0 where the denoiser takes none."""
+    if second.conditioner is None or second.conditioner.spec.token_dim is None:
+        return 0
+    known = getattr(second.config.conditioner, "max_tokens", None)
+    if known is not None:
+        return int(known)
+    null = second.conditioner.null(1, model.latent_shape[1:]) if second.config.condition_dropout > 0 else None
+    return 1 if null is None or null.tokens is None else null.tokens.shape[1]
+
+
+def _costs(model: "LatentDiffusion") -> dict[str, int]:
+    """Floating-point operations at the training size; a picture is its network calls and the decoding."""
+    from sfumato import flops
+    from sfumato.conditioning.condition import ConditionSpec
+    from sfumato.denoiser.unet import UNetConfig
+
+    H, W = model.config.image_size
+    size = (H, W)
+    costs = {
+        "encode": flops.encode(model.config.autoencoder, size),
+        "decode": flops.decode(model.config.autoencoder, size),
+    }
+    second = model.second
+    if second is None or not isinstance(second.config.denoiser, UNetConfig):
+        return costs
+    channels, h, w = model.latent_shape
+    spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
+    call = flops.denoise(second.config.denoiser, channels, spec, (h, w), _tokens(model, second))
+    guided = second.config.condition_dropout > 0 and second.conditioner is not None
+    name = f"{STEPS}-step {'guided ' if guided else ''}picture"
+    return {**costs, "network call": call, name: STEPS * (2 if guided else 1) * call + costs["decode"]}
+
+
+def _rows(facts: dict[str, Any]) -> list[list[str]]:
+    """A row for each fact; groups are told in one line, or in one line for each of their groups."""
+    rows = []
+    for name, value in facts.items():
+        if name == "trained on":
+            rows += [[f"{part} trained on", _told(about)] for part, about in value.items()]
+        elif name == "parameters":
+            rows.append([name, ", ".join(f"{part} {_short(count)}" for part, count in value.items())])
+        elif name == "flops":
+            rows += [[f"{part}", f"{_short(count)}FLOPs"] for part, count in value.items()]
+        elif name in ("image size", "latent shape"):
+            rows.append([name, " x ".join(str(side) for side in value)])
+        else:
+            rows.append([name, _told(value)])
+    return rows
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        kind = [str(value["kind"])] if "kind" in value else []
+        return ", ".join(kind + [f"{key} {_told(item)}" for key, item in value.items() if key != "kind"])
+    if isinstance(value, list):
+        return " ".join(_told(item) for item in value) if _are_numbers(value) else ", ".join(map(_told, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
+
+
+def _short(count: int) -> str:
+    """1234567 -> "1.23 M"; the unit stands last, so that FLOPs may follow."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} "

@@ -1,0 +1,111 @@
+"""Options that several commands share, and what their values mean."""
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the folder of a run.")]
+SizeOption = Annotated[
+    str | None,
+    typer.Option("--size", metavar="HxW", help="Height x width in pixels, such as 64x96, or one number for a square."),
+]
+BatchOption = Annotated[int, typer.Option("--batch", help="Pictures computed at once.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="auto (bfloat16 where fast), float32 or bfloat16.")]
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(H, W) of "64x96", or of "64" for a square."""
+    from sfumato.errors import UserError
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip().lower())
+    if found is None or 0 in (sides := [int(side) for side in found.groups() if side]):
+        raise UserError(f"--size {text!r} is not a size: give height x width such as 64x96, or one number for a square")
+    return sides[0], sides[-1]
+
+
+def chosen_device(name: str) -> "torch.device":
+    """The device of a name, which must be there."""
+    import torch
+
+    from sfumato.errors import UserError
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(f"--device {name!r} is not available here: choose auto or {' or '.join(there)}") from None
+    if device.type == "meta":
+        raise UserError("--device 'meta' computes nothing: choose auto or cpu")
+    return device
+
+
+def chosen_autocast(device: "torch.device", precision: str) -> "torch.autocast":
+    """The precision in which networks compute."""
+    from sfumato.errors import UserError
+    from sfumato.training.workers import autocast
+
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise UserError(f"--precision {precision!r} is not one of auto, float32, bfloat16")
+    return autocast(device, precision)  # type: ignore[arg-type]  # one of the three
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """The value, or a UserError where it is too small."""
+    from sfumato.errors import UserError
+
+    if value < least:
+        raise UserError(f"{name} is {value}: give at least {least}")
+    return value
+
+
+def out_folder(path: Path) -> Path:
+    """The folder, made if it is not there."""
+    from sfumato.errors import UserError
+
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--out {str(path)!r} is a file: give a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {str(path)!r} cannot be made: {error.strerror or error}") from None
+    return path
+
+
+@contextmanager
+def enough_memory(batch: int) -> Iterator[None]:
+    """Turns a lack of memory into the advice to give a smaller batch."""
+    import torch
+
+    from sfumato.errors import UserError
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        short = True
+    except RuntimeError as error:
+        short = "can't allocate memory" in str(error)
+        if not short:
+            raise
+    else:
+        return
+    smaller = f"a smaller --batch than {batch}" if batch > 1 else "a smaller --size or --device cpu"
+    raise UserError(f"there is not enough memory for this: give {smaller}")
+
+
+def columns_of(n: int) -> int:
+    """The columns of a sheet of n pictures: nearly square, rather wide."""
+    return max(1, math.ceil(math.sqrt(n)))

@@ -1,0 +1,39 @@
+"""The phases of a long command: what is going on, and how long each took over all sessions."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from sfumato.checkpoint import write_text
+
+
+class Phases:
+    """Announces `count` phases and their times; the times of a resumed command add up in a JSON file."""
+
+    def __init__(self, file: Path, count: int) -> None:
+        self._file, self._count, self._begun = file, count, 0
+        self._before: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self._begun += 1
+        typer.echo(f"[{self._begun}/{self._count}] {name}", err=True)
+        t_start = time.monotonic()
+        try:
+            yield
+        finally:
+            elapsed = time.monotonic() - t_start
+            self.seconds[name] = round(self._before.get(name, 0.0) + elapsed, 2)
+            write_text(self._file, json.dumps({**self._before, **self.seconds}, indent=1) + "\n")
+            typer.echo(f"      {name}: {clock(elapsed)}", err=True)
+
+
+def clock(seconds: float) -> str:
+    """12.3 s, or 4:05 min from a minute on."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes else f"{seconds:.1f} s"

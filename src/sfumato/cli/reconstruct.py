@@ -1,0 +1,253 @@
+"""`sfumato reconstruct`."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, PrecisionOption, SizeOption
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfumato.model import LatentDiffusion
+
+ON_SHEET = 32
+SHEET_SIDE = 256
+NAMED = 20
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close a picture came back; `ssim` is None where the picture is smaller than the measure's window."""
+
+    file: str
+    height: int
+    width: int
+    psnr: float
+    ssim: float | None
+
+
+def reconstruct(
+    model: ModelArgument,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A picture, or a folder of pictures.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for grid.png and metrics.jsonl.")],
+    size: SizeOption = None,
+    background: Annotated[str, typer.Option("--background", help="Behind transparent pictures.")] = "white",
+    batch: BatchOption = 16,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Show what the latent of the first stage keeps of pictures.
+
+    Pictures of any size are padded to a multiple of f and cropped back; --size resizes and crops them instead. Writes
+    OUT/grid.png, originals beside reconstructions, and OUT/metrics.jsonl with PSNR and SSIM of every picture.
+    """
+    from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, out_folder, parse_size
+    from sfumato.data.reading import colour
+    from sfumato.model import load
+    from sfumato.training.workers import use_all_cores
+
+    frame, behind = parse_size(size), colour(background)
+    at_least("--batch", batch, 1)
+    use_all_cores()
+    place = chosen_device(device)
+    computing = chosen_autocast(place, precision)
+    root, names = _listed(images)
+    folder = out_folder(out)
+    loaded = load(model, place)
+    if frame is not None:
+        loaded.latent_shape_of(frame)
+    unreadable: list[str] = []
+    pictures = _read(root, names, frame, behind, unreadable)
+    with computing, enough_memory(batch):
+        results, sheet = measure(loaded, pictures, len(names), batch)
+    _report(folder, results, sheet, unreadable, root)
+
+
+def measure(
+    model: "LatentDiffusion", images: "Iterator[tuple[str, Tensor]]", total: int, batch: int
+) -> "tuple[list[Fidelity], list[tuple[Tensor, Tensor]]]":
+    """Fidelity of every named image (3, H, W) in [-1, 1], and the first pairs of original and reconstruction.
+
+    Pictures of one size that follow each other are computed together.
+    """
+    from sfumato.cli.progress import counting
+
+    results: list[Fidelity] = []
+    sheet: list[tuple[Tensor, Tensor]] = []
+    waiting: list[tuple[str, Tensor]] = []
+
+    def flush(advance: Callable[[int], None]) -> None:
+        if not waiting:
+            return
+        for name, image, output in _pairs(model, waiting):
+            results.append(_fidelity(name, image, output))
+            if len(sheet) < ON_SHEET:
+                sheet.append((image, output))
+        advance(len(waiting))
+        waiting.clear()
+
+    with counting("reconstructing", total, "img") as advance:
+        for name, image in images:
+            if waiting and (len(waiting) == batch or waiting[0][1].shape != image.shape):
+                flush(advance)
+            waiting.append((name, image))
+        flush(advance)
+    return results, sheet
+
+
+def _pairs(model: "LatentDiffusion", named: "Sequence[tuple[str, Tensor]]") -> "Iterator[tuple[str, Tensor, Tensor]]":
+    """Names, images and reconstructions in [-1, 1] of images of one size."""
+    import torch
+
+    images = torch.stack([image for _, image in named])
+    H, W = images.shape[-2:]
+    outputs = model.reconstruct(padded(images, model.autoencoder.factor), len(named))[..., :H, :W]
+    for (name, image), output in zip(named, outputs.float().clamp(-1, 1).cpu(), strict=True):
+        yield name, image, output
+
+
+def padded(images: "Tensor", factor: int) -> "Tensor":
+    """(B, C, H, W) grown at the bottom and the right to multiples of `factor`, by reflection however small it is.
+
+    To two of them at least: norms need more than one position.
+    """
+    for axis in (-2, -1):
+        length = images.shape[axis]
+        images = images.index_select(axis, _mirrored(length, max(2 * factor, -(-length // factor) * factor)))
+    return images
+
+
+def _mirrored(length: int, wanted: int) -> "Tensor":
+    """`wanted` indices that run from 0 to length - 1, and back and forth from there."""
+    import torch
+
+    period = max(1, 2 * (length - 1))
+    i = torch.arange(wanted) % period
+    return torch.where(i < length, i, period - i)
+
+
+def _fidelity(name: str, image: "Tensor", output: "Tensor") -> Fidelity:
+    from sfumato.evaluation.image_quality import psnr, ssim
+
+    H, W = image.shape[-2:]
+    similar = ssim(output[None], image[None]).item() if min(H, W) >= 11 else None
+    return Fidelity(name, H, W, psnr(output[None], image[None]).item(), similar)
+
+
+def _listed(images: Path) -> tuple[Path, list[str]]:
+    """The folder, and the pictures in it by their relative paths. Raises UserError where there is none."""
+    from sfumato.data.folder import list_files
+    from sfumato.data.reading import SUFFIXES
+    from sfumato.errors import UserError
+
+    if images.is_file():
+        return images.parent, [images.name]
+    if not images.is_dir():
+        raise UserError(f"{str(images)!r} does not exist: give a picture or a folder of pictures")
+    names = [name for name in list_files(images) if Path(name).suffix.lower() in SUFFIXES]
+    if not names:
+        raise UserError(f"{str(images)!r} holds no pictures: expected files such as .png, .jpg or .webp")
+    return images, names
+
+
+def _read(
+    root: Path,
+    names: Sequence[str],
+    size: tuple[int, int] | None,
+    background: tuple[int, int, int],
+    unreadable: list[str],
+) -> "Iterator[tuple[str, Tensor]]":
+    """The pictures one by one; `unreadable` gathers those that cannot be read. UserError where that is all of them."""
+    import torch
+
+    from sfumato import pictures
+    from sfumato.data.dataset import UnreadableImage
+    from sfumato.data.reading import decode
+    from sfumato.data.transforms import Framing
+    from sfumato.errors import UserError
+
+    framing = None if size is None else Framing(size, background=background)
+    reason = ""
+    for name in names:
+        try:
+            image = decode(root / name, background)
+        except UnreadableImage as error:
+            reason = reason or error.reason
+            unreadable.append(f"{name}: {error.reason}")
+            continue
+        pixels = (
+            pictures.from_pil(image) if framing is None else pictures.to_unit(torch.from_numpy(framing.prepare(image)))
+        )
+        yield name, pixels
+    if len(unreadable) == len(names):
+        what = f"{str(root / names[0])!r}" if len(names) == 1 else f"none of the {len(names)} pictures in {str(root)!r}"
+        raise UserError(f"{what} can{'not' if len(names) == 1 else ''} be read: {reason}")
+
+
+def _report(
+    folder: Path,
+    results: Sequence[Fidelity],
+    sheet: "Sequence[tuple[Tensor, Tensor]]",
+    unreadable: Sequence[str],
+    root: Path,
+) -> None:
+    """Writes the sheet and the metrics, prints the means."""
+    from dataclasses import asdict
+    from statistics import fmean
+
+    from sfumato import pictures
+    from sfumato.checkpoint import write_text
+    from sfumato.cli.options import columns_of
+
+    if unreadable:
+        typer.echo(f"{len(unreadable)} files in {root} cannot be read and are left out:", err=True)
+        for line in unreadable[:NAMED]:
+            typer.echo(f"  {line}", err=True)
+        if len(unreadable) > NAMED:
+            typer.echo(f"  and {len(unreadable) - NAMED} more", err=True)
+    lines = [json.dumps({name: _rounded(value) for name, value in asdict(result).items()}) for result in results]
+    if (folder / "metrics.jsonl").exists():
+        typer.echo(f"the results that were in {folder} are replaced", err=True)
+    write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
+    cells = _cells([image for pair in sheet for image in pair])
+    pictures.save_png(folder / "grid.png", pictures.grid(cells, 2 * columns_of(len(sheet))))
+    similar = [result.ssim for result in results if result.ssim is not None]
+    # equal pictures have an infinite PSNR, which would hide all others in the mean
+    finite = [result.psnr for result in results if result.psnr != float("inf")]
+    mean_psnr = f"{fmean(finite):.2f} dB" if finite else "infinite"
+    mean_ssim = f"{fmean(similar):.4f}" if similar else "not defined (smaller than 11x11)"
+    typer.echo(
+        f"mean over {len(results)} of {len(results) + len(unreadable)} files: PSNR {mean_psnr}, SSIM {mean_ssim}"
+    )
+    typer.echo(f"sheet: {folder / 'grid.png'}; every picture: {folder / 'metrics.jsonl'}")
+
+
+def _cells(images: "Sequence[Tensor]") -> "Tensor":
+    """Images of any sizes as uint8 cells (N, 3, H, W) of one size: shrunk to at most SHEET_SIDE, white around."""
+    import torch
+    from PIL import Image
+
+    from sfumato import pictures
+
+    small = []
+    for image in images:
+        picture = pictures.to_pil(image)
+        picture.thumbnail((SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
+        small.append(pictures.to_uint8(pictures.from_pil(picture)))
+    H, W = (max(image.shape[axis] for image in small) for axis in (-2, -1))
+    cells = torch.full((len(small), 3, H, W), 255, dtype=torch.uint8)
+    for cell, image in zip(cells, small, strict=True):
+        top, left = (H - image.shape[-2]) // 2, (W - image.shape[-1]) // 2
+        cell[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
+    return cells
+
+
+def _rounded(value: str | float | None) -> str | float | None:
+    if not isinstance(value, float):
+        return value
+    return round(value, 4) if value != float("inf") else None

@@ -1,0 +1,57 @@
+"""The pictures that the page shows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sfumato.data.toyworld.facts import Score
+from sfumato.report.measure import Asked, Strip, verdicts
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One picture (3, H, W) and what the reader says of it."""
+
+    image: Tensor
+    score: Score
+
+
+@dataclass(frozen=True)
+class PromptShown:
+    """A prompt, a real scene of it, and a picture from the same seed for each guidance scale."""
+
+    caption: str
+    real: Drawn
+    drawn: tuple[Drawn, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures are (3, H, W) in [-1, 1]; batches have a leading axis."""
+
+    originals: Tensor
+    reconstructions: Tensor
+    latent_maps: Tensor
+    """uint8 (C, 3, h, w): the channels of the first original."""
+    guidance: tuple[float, ...]
+    prompts: tuple[PromptShown, ...]
+    sheet: Tensor
+    """Further pictures at the default guidance."""
+    sheet_captions: tuple[str, ...]
+    strip: Strip
+
+
+def prompts_shown(asked: Asked, drawn: Sequence[Tensor], count: int) -> tuple[PromptShown, ...]:
+    """The first `count` prompts with their real scenes and with their pictures in each batch of `drawn`."""
+    first = asked.first(count)
+    columns = [[*zip(images, verdicts(first.prompts, images), strict=True)] for images in (d[:count] for d in drawn)]
+    real = verdicts(first.prompts, first.images)
+    return tuple(
+        PromptShown(
+            caption=prompt.caption,
+            real=Drawn(first.images[i], real[i]),
+            drawn=tuple(Drawn(*column[i]) for column in columns),
+        )
+        for i, prompt in enumerate(first.prompts)
+    )

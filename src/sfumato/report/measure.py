@@ -1,0 +1,187 @@
+"""Measuring a model trained on the toy world: what stage 1 keeps, what the prompts get, how fast pictures come."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfumato import generate, pictures
+from sfumato.autoencoder.bottleneck import bits_per_dimension
+from sfumato.autoencoder.scaling import LatentStatistics
+from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
+from sfumato.data.toyworld.facts import Fact, Prompt, Score, prompts, score, tally
+from sfumato.data.toyworld.reader import Reading, read_batch
+from sfumato.data.toyworld.scene import Split
+from sfumato.evaluation.image_quality import psnr, ssim
+from sfumato.model import LatentDiffusion
+from sfumato.report.result import FirstStage, LatentChannel, ScoreRow
+from sfumato.sampling.loop import Step
+
+BATCH = 64
+SHUFFLES = 4  # other scenes that each prompt is held against for chance
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Prompts and the real scenes they describe; images (N, 3, H, W) in [-1, 1]."""
+
+    prompts: tuple[Prompt, ...]
+    images: Tensor
+
+    @property
+    def captions(self) -> list[str]:
+        """The prompts' text."""
+        return [prompt.caption for prompt in self.prompts]
+
+    def first(self, n: int) -> "Asked":
+        """The first n of them."""
+        return Asked(self.prompts[:n], self.images[:n])
+
+    def facts_by_kind(self) -> dict[str, int]:
+        """How many facts of each kind are stated."""
+        counts: dict[str, int] = {}
+        for prompt in self.prompts:
+            for fact in prompt.facts:
+                counts[fact.kind] = counts.get(fact.kind, 0) + 1
+        return counts
+
+
+def ask(config: ToyWorldConfig, n: int, split: Split = "held-out") -> Asked:
+    """The first n scenes of a split of the world that a run was trained on, and their prompts."""
+    world: ToyWorld = config.model_copy(update={"split": split, "length": n, "fields": ()}).build()
+    images = [pictures.to_unit(example.image) for example in world.examples(range(n))]
+    return Asked(tuple(prompts(n, split, config.seed, config.vocabulary)), torch.stack(images))
+
+
+# ---- stage 1
+
+
+@torch.no_grad()
+def first_stage(model: LatentDiffusion, images: Tensor) -> tuple[FirstStage, Tensor]:
+    """Numbers of the autoencoder on pictures (N, 3, H, W) in [-1, 1], and the reconstructions, clipped to [-1, 1]."""
+    statistics, bits, outputs = LatentStatistics(), 0.0, []
+    variational = model.autoencoder.quantize is None
+    for part in images.split(BATCH):
+        encoding = model.autoencoder.encode(part.to(model.device))
+        outputs.append(model.autoencoder.decode(encoding.z, quantize=False).float().clamp(-1, 1).cpu())
+        statistics.update(model.autoencoder.latent_from_moments(encoding.moments))
+        if variational:
+            bits += bits_per_dimension(encoding.moments).item() * len(part) / len(images)
+    output = torch.cat(outputs)
+    _, C, H, W = images.shape
+    columns = (statistics.mean(), statistics.std(), statistics.kurtosis(), model.scaling.shift, model.scaling.scale)
+    numbers = FirstStage(
+        pictures=len(images),
+        psnr=psnr(output, images).mean().item(),
+        ssim=ssim(output, images).mean().item(),
+        image_shape=(C, H, W),
+        latent_shape=model.latent_shape_of((H, W)),
+        bits_per_dimension=bits if variational else None,
+        channels=tuple(LatentChannel(*values) for values in zip(*(column.tolist() for column in columns), strict=True)),
+    )
+    return numbers, output
+
+
+@torch.no_grad()
+def latent_maps(model: LatentDiffusion, image: Tensor) -> Tensor:
+    """The model latent of one picture (3, H, W) as grey pictures, a channel each: uint8 (C, 3, h, w).
+
+    Black and white lie three standard deviations from the mean.
+    """
+    moments = model.autoencoder.encode(image[None].to(model.device)).moments
+    latent = model.scaling.to_model(model.autoencoder.latent_from_moments(moments))[0].float().cpu()
+    return pictures.to_uint8((latent / 3).clamp(-1, 1))[:, None].expand(-1, 3, -1, -1).contiguous()
+
+
+# ---- stage 2
+
+
+def draw(
+    model: LatentDiffusion,
+    captions: Sequence[str],
+    guidance: float,
+    steps: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """A picture for each caption, (N, 3, H, W) on the CPU in [-1, 1]; the i-th has seed i whatever the guidance."""
+    images = []
+    for start in range(0, len(captions), BATCH):
+        part = list(captions[start : start + BATCH])
+        seeds = range(start, start + len(part))
+        images.append(
+            model.sample_tensor(part, guidance=guidance, steps=steps, seeds=list(seeds), batch=BATCH).clamp(-1, 1).cpu()
+        )
+        if progress is not None:
+            progress(start + len(part), len(captions))
+    return torch.cat(images)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The expected clean picture on the way: times (K,) falling, images (K, N, 3, H, W) of N prompts."""
+
+    times: tuple[float, ...]
+    images: Tensor
+    captions: tuple[str, ...]
+
+
+@torch.no_grad()
+def denoising_strip(
+    model: LatentDiffusion, captions: Sequence[str], seeds: Sequence[int], guidance: float, steps: int, shown: int
+) -> Strip:
+    """Decodes the expected clean latent at `shown` of the steps, the first and the last among them, evenly between."""
+    passed: list[Step] = []
+    model.sample_tensor(
+        list(captions), guidance=guidance, steps=steps, seeds=list(seeds), batch=len(captions), callback=passed.append
+    )
+    places = torch.linspace(0, len(passed) - 1, min(shown, len(passed))).round().long().tolist()
+    chosen = [passed[place] for place in places]
+    images = [generate.decode(model.autoencoder, model.scaling, step.x0).clamp(-1, 1).cpu() for step in chosen]
+    return Strip(tuple(float(step.t) for step in chosen), torch.stack(images), tuple(captions))
+
+
+def seconds_of(action: Callable[[], Tensor]) -> float:
+    """How long an action takes, until its result is on the CPU."""
+    t_start = time.perf_counter()
+    action().cpu()
+    return time.perf_counter() - t_start
+
+
+# ---- the reader
+
+
+def verdicts(asked: Sequence[Prompt], images: Tensor) -> list[Score]:
+    """What the toy world's reader says of pictures (N, 3, H, W), fact by fact."""
+    return _held_against(asked, read_batch(images))
+
+
+def score_row(name: str, asked: Sequence[Prompt], images: Tensor, guidance: float | None = None) -> ScoreRow:
+    """The shares of facts that hold in pictures (N, 3, H, W) of these prompts."""
+    return _row(name, len(asked), verdicts(asked, images), guidance)
+
+
+def chance_row(name: str, asked: Asked) -> ScoreRow:
+    """The shares where each prompt is held against the real scenes of other prompts."""
+    readings, n = read_batch(asked.images), len(asked.prompts)
+    shifts = sorted({1 + k * (n - 1) // SHUFFLES for k in range(SHUFFLES)} - {n})
+    scores = [one for shift in shifts for one in _held_against(asked.prompts, readings[shift:] + readings[:shift])]
+    return _row(name, n, scores, None)
+
+
+def _held_against(asked: Sequence[Prompt], readings: Sequence[Reading]) -> list[Score]:
+    return [score(prompt.facts, reading) for prompt, reading in zip(asked, readings, strict=True)]
+
+
+def _row(name: str, n: int, scores: Sequence[Score], guidance: float | None) -> ScoreRow:
+    return ScoreRow(name=name, prompts=n, rates=tally(scores), guidance=guidance)
+
+
+def in_words(fact: Fact) -> str:
+    """A fact as a caption would say it."""
+    if fact.kind == "count":
+        return f"{fact.value} object" + ("s" if fact.value != 1 else "")
+    if fact.kind == "background":
+        return f"{fact.value} background"
+    return str(fact.value)

@@ -1,0 +1,187 @@
+"""Tiny runs of both stages on made-up pictures: what the contracts of training are tried on."""
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfumato import checkpoint
+from sfumato.autoencoder.scaling import Scaling
+from sfumato.config import apply_overrides, parse
+from sfumato.data.dataset import Example
+from sfumato.data.latents import LatentDataset
+from sfumato.model import LatentDiffusion, ModelConfig
+from sfumato.training.autoencoder import AutoencoderRun, build_players, train_autoencoder
+from sfumato.training.diffusion import DiffusionRun, train_diffusion
+from sfumato.training.encode import cached_latents
+from sfumato.training.log import read_lines
+from sfumato.training.run import RunFolder
+from sfumato.training.second_stage import begin, steered
+from sfumato.training.state import TrainState
+from sfumato.training.workers import Workers
+
+SIZE = 16
+WORDS = ("red", "blue", "round", "flat")
+FIRST_STAGE: dict[str, Any] = {
+    "model": {"channels": 16, "channel_multipliers": [1, 2], "blocks_per_level": 1, "latent_channels": 3},
+    "data": {"kind": "folder", "path": "pictures", "size": SIZE},
+    "train": {
+        "steps": 6,
+        "batch": 2,
+        "precision": "float32",
+        "optimiser": {"learning_rate": 1e-3, "warmup_steps": 2},
+        "discriminator": {"learning_rate": 1e-3},
+        "log_every": 1,
+        "preview_every": 1,
+        "save_every": 2,
+        "workers": 0,
+    },
+}
+SECOND_STAGE: dict[str, Any] = {
+    "denoiser": {"channels": 32, "channel_multipliers": [1, 2], "blocks_per_level": 1, "attention_factors": [2]},
+    "conditioner": {"kind": "text", "dim": 16, "depth": 1, "heads": 2, "head_dim": 8, "max_tokens": 8},
+    "schedule": {"kind": "linear"},
+    "data": {"kind": "folder", "path": "pictures", "size": SIZE},
+    "train": {**FIRST_STAGE["train"], "batch": 4},
+}
+del SECOND_STAGE["train"]["discriminator"]
+TIMES = {"seconds", "stall_seconds"}
+"""What a clock says differs between two runs that are the same."""
+
+
+def first_run(*overrides: str) -> AutoencoderRun:
+    """The configuration of a tiny stage 1."""
+    return parse(apply_overrides(FIRST_STAGE, overrides), AutoencoderRun, "first")
+
+
+def second_run(*overrides: str) -> DiffusionRun:
+    """The configuration of a tiny stage 2."""
+    return parse(apply_overrides(SECOND_STAGE, overrides), DiffusionRun, "second")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Smooth random colours with a caption and a class; a mirrored variant."""
+
+    count: int = 11
+    size: int = SIZE
+    fields: tuple[str, ...] = ("text", "label")
+    classes: tuple[str, ...] | None = WORDS
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(index))
+        pixels = F.interpolate(coarse, size=(self.size, self.size), mode="bilinear")[0] * 255
+        words = f"{WORDS[index % 4]} {WORDS[index // 2 % 4]}"
+        return Example(pixels.to(torch.uint8), {"text": words, "label": index % 4})
+
+    def variant(self, index: int, seed: int) -> Example:
+        example = self[index]
+        return Example(example.image.flip(-1), example.fields) if seed % 2 else example
+
+    def fingerprint(self) -> str:
+        return f"pictures-{self.count}-{self.size}"
+
+    def captions(self) -> list[str] | None:
+        return [self[i].fields["text"] for i in range(self.count)]
+
+
+@dataclass
+class Hooks:
+    """What a test does to a run: called after each step with its number, as the preview is."""
+
+    after: Mapping[int, Callable[[], None]] = field(default_factory=dict)
+    exported: list[int] = field(default_factory=list)
+
+    def preview(self, network: torch.nn.Module, step: int) -> dict[str, float | list[float]]:
+        if step in self.after:
+            self.after[step]()
+        return {"preview": float(sum(p.double().sum() for p in network.parameters()))}
+
+    def export(self, network: torch.nn.Module, state: TrainState) -> None:
+        self.exported.append(state.step)
+
+
+def interrupt() -> None:
+    """What Ctrl-C does; the loop finishes the next step, saves and stops."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+class Crash(Exception):  # noqa: N818
+    """Stands for the end of the process: nothing in the loop catches it."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+def train_first(path: Path, config: AutoencoderRun, hooks: Hooks | None = None) -> TrainState:
+    """Runs stage 1 in the folder."""
+    hooks = hooks or Hooks()
+    folder = RunFolder(path)
+    folder.claim(config)
+    return train_autoencoder(config, Pictures(), folder, hooks.preview, hooks.export)
+
+
+def first_model(*overrides: str) -> LatentDiffusion:
+    """An untrained autoencoder as the second stage takes it."""
+    config = first_run(*overrides)
+    autoencoder = build_players(config, Workers()).autoencoder.eval().requires_grad_(False)
+    described = ModelConfig(autoencoder=config.model, image_size=(SIZE, SIZE), classes=WORDS)
+    return LatentDiffusion(described, autoencoder, Scaling.from_factor(autoencoder.latent_channels, 1.0))
+
+
+def latents_of(model: LatentDiffusion, cache: Path) -> LatentDataset:
+    """The pictures' latents with their mirror images."""
+    return cached_latents(model, Pictures(), cache, mirrored=True, precision="float32")
+
+
+def train_second(path: Path, config: DiffusionRun, cache: Path, hooks: Hooks | None = None) -> TrainState:
+    """Runs stage 2 in the folder on the untrained autoencoder."""
+    hooks = hooks or Hooks()
+    first = first_model()
+    latents = latents_of(first, cache)
+    model = begin(config, first, latents)
+    assert model.second is not None
+    folder = RunFolder(path)
+    folder.claim(config)
+    return train_diffusion(
+        config,
+        steered(model),
+        model.second.schedule,
+        model.autoencoder,
+        model.scaling,
+        latents,
+        folder,
+        hooks.preview,
+        hooks.export,
+    )
+
+
+def saved(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and counters of a run's newest state, without the clock's."""
+    newest = checkpoint.newest(path / "states", print)
+    assert newest is not None
+    tensors, numbers = checkpoint.load_tensors(newest)
+    return tensors, {name: value for name, value in numbers.items() if name not in TIMES}
+
+
+def logged(path: Path) -> list[dict[str, Any]]:
+    """The run's log without the clock's numbers."""
+    lines = read_lines(path / "log.jsonl")
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def assert_same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different, different[:5]

@@ -1,0 +1,261 @@
+"""A run that was interrupted is the run that was not: bit for bit on the CPU, both stages, log included."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from runs import (
+    FIRST_STAGE,
+    Crash,
+    Hooks,
+    Pictures,
+    assert_same_tensors,
+    crash,
+    first_model,
+    first_run,
+    interrupt,
+    latents_of,
+    logged,
+    saved,
+    second_run,
+    train_first,
+    train_second,
+)
+from sfumato import checkpoint
+from sfumato.autoencoder.bottleneck import Encoding
+from sfumato.autoencoder.model import Autoencoder
+from sfumato.cli.train import run_autoencoder
+from sfumato.config import apply_overrides, parse
+from sfumato.errors import UserError
+from sfumato.model import load
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.encode import cached_latents
+from sfumato.training.run import RunFolder
+
+KL = [
+    "loss.output_variance=true",
+    "loss.adversarial={weight: 0.5, start: 3, warmup_steps: 2, ramp_steps: 2, channels: 16, layers: 1, lecam: 0.1}",
+    "model.dropout=0.2",
+    "train.accumulate=2",
+    "train.steps=8",
+]
+VQ = ["model.bottleneck={kind: vq, codes: 24, kmeans_init: true, revive_every: 2}", "train.steps=8"]
+FIRST = {"kl": KL, "vq": VQ}
+SECOND = {
+    "text": ["train.accumulate=2", "train.condition_dropout=0.5", "denoiser.dropout=0.1", "mirrored=true"],
+    "class": ["conditioner={kind: class, classes: 4, dim: 8}", "objective.stratified=true"],
+    "unconditional": ["conditioner={kind: none}", "train.condition_dropout=0"],
+}
+INTERRUPTIONS = [(interrupt, 2), (crash, 5)]
+"""Stopped at 3 by a signal and saved there; torn away after 5, so that step 5 is lost with all that followed 4."""
+
+
+def both(train, straight: Path, broken: Path) -> None:
+    """Trains straight through in one folder, with interruptions in the other, and compares what is on the disk."""
+    train(straight, Hooks())
+    stops = []
+    for act, step in INTERRUPTIONS:
+        try:
+            stops.append(train(broken, Hooks({step: act})).step)
+        except Crash:
+            stops.append(checkpoint.saved_steps(broken / "states")[-1][0])
+    assert stops == [3, 4]
+    train(broken, Hooks())
+
+    (tensors, numbers), (other_tensors, other_numbers) = saved(straight), saved(broken)
+    assert_same_tensors(tensors, other_tensors)
+    assert numbers == other_numbers
+    assert logged(straight) == logged(broken)
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_an_interrupted_first_stage_is_the_straight_one(kind: str, tmp_path: Path) -> None:
+    config = first_run(*FIRST[kind])
+    both(lambda path, hooks: train_first(path, config, hooks), tmp_path / "straight", tmp_path / "broken")
+    steps = [line["step"] for line in logged(tmp_path / "broken") if "nll" in line]
+    assert steps == list(range(1, config.train.steps + 1))
+
+
+@pytest.mark.parametrize("kind", SECOND)
+def test_an_interrupted_second_stage_is_the_straight_one(kind: str, tmp_path: Path) -> None:
+    config = second_run(*SECOND[kind])
+    both(
+        lambda path, hooks: train_second(path, config, tmp_path / "cache", hooks),
+        tmp_path / "straight",
+        tmp_path / "broken",
+    )
+    steps = [line["step"] for line in logged(tmp_path / "broken") if "loss" in line]
+    assert steps == list(range(1, config.train.steps + 1))
+
+
+class Killed(BaseException):
+    """Passes through every `except Exception`, as the end of a process would."""
+
+
+def die(*_: object, **__: object) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(checkpoint, "save_file"), (os, "fsync"), (os, "replace"), (checkpoint, "prune")]
+)
+def test_the_end_within_a_save_costs_the_steps_since_the_last(
+    module: object, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = first_run("train.steps=4", "train.save_every=2")
+    train_first(tmp_path / "straight", config)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        train_first(tmp_path / "broken", config, Hooks({3: lambda: patch.setattr(module, name, die)}))
+    left = [step for step, _ in checkpoint.saved_steps(tmp_path / "broken" / "states")]
+    assert left == ([2, 4] if name == "prune" else [2])
+    hooks = Hooks()
+    train_first(tmp_path / "broken", config, hooks)
+    assert saved(tmp_path / "broken")[1] == saved(tmp_path / "straight")[1]
+    assert_same_tensors(saved(tmp_path / "broken")[0], saved(tmp_path / "straight")[0])
+    assert logged(tmp_path / "broken") == logged(tmp_path / "straight")
+
+
+def test_the_end_within_the_export_writes_the_model_again(tmp_path: Path) -> None:
+    """The model is written before the state: a state at the last step would leave nothing to do, and no model."""
+    config = first_run("train.steps=4")
+    hooks = Hooks()
+    hooks.export = lambda network, state: die() if state.step == 4 else None  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        train_first(tmp_path, config, hooks)
+    again = Hooks()
+    train_first(tmp_path, config, again)
+    assert again.exported == [4]
+
+
+SLOW_SAVE = """
+import sys, time
+from pathlib import Path
+from safetensors.torch import save
+import runs
+from sfumato import checkpoint
+
+def slowly(tensors, path, metadata):
+    whole = save(tensors, metadata)
+    with open(path, "wb") as file:
+        file.write(whole[: len(whole) // 2])
+        file.flush()
+        print("half", flush=True)
+        time.sleep(600)
+
+save_file = checkpoint.save_file
+hooks = runs.Hooks({3: lambda: setattr(checkpoint, "save_file", slowly)})
+runs.train_first(Path(sys.argv[1]), runs.first_run("train.steps=4"), hooks)
+"""
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """A Python process that finds the source and the tests."""
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here.parent / "src"), str(here)])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_kill_9_in_the_middle_of_a_save_loses_nothing_before_it(tmp_path: Path) -> None:
+    process = started("-c", SLOW_SAVE, str(tmp_path / "broken"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half\n"
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    states = tmp_path / "broken" / "states"
+    assert [step for step, _ in checkpoint.saved_steps(states)] == [2]
+    assert list(states.glob(".step-*.part")), "the process should have died within the save"
+
+    config = first_run("train.steps=4")
+    train_first(tmp_path / "broken", config)
+    train_first(tmp_path / "straight", config)
+    assert_same_tensors(saved(tmp_path / "broken")[0], saved(tmp_path / "straight")[0])
+    assert not list(states.glob(".*")), "the half-written file should be gone"
+
+
+def test_a_signal_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """From outside, through the command line, as Ctrl-C in a terminal."""
+    config = tmp_path / "tiny.yaml"
+    raw = {**FIRST_STAGE, "data": {"kind": "toy", "size": 32, "length": 32}}
+    config.write_text(yaml.safe_dump(raw))
+    run = tmp_path / "run"
+    command = ["-m", "sfumato", "train", "autoencoder", str(config), "--out", str(run), "train.save_every=100000"]
+    process = started(*command, "train.steps=100000")
+    while not (run / "log.jsonl").exists() or not (run / "log.jsonl").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert str(run / "model") in out
+    ((stopped, _),) = checkpoint.saved_steps(run / "states")
+    assert load(run).config.about["autoencoder"]["steps"] == stopped
+    assert len({line["step"] for line in logged(run)}) == stopped
+
+    run_autoencoder(parse(apply_overrides(raw, [f"train.steps={stopped + 1}"]), AutoencoderRun, "tiny"), run, None)
+    assert checkpoint.saved_steps(run / "states")[-1][0] == stopped + 1
+
+
+def test_an_interrupted_encoding_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = first_model()
+    whole = latents_of(model, tmp_path / "whole")
+    encode, calls = Autoencoder.encode, []
+
+    def some(self: Autoencoder, image: Tensor, noise: Tensor | None = None) -> Encoding:
+        calls.append(len(image))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return encode(self, image, noise)
+
+    monkeypatch.setattr(Autoencoder, "encode", some)
+    arguments = {"mirrored": True, "precision": "float32", "batch": 4}
+    with pytest.raises(KeyboardInterrupt):
+        cached_latents(model, Pictures(), tmp_path / "part", **arguments)
+    again = cached_latents(model, Pictures(), tmp_path / "part", **arguments)
+    assert calls == [4, 4, 3, 4, 4, 4, 3], "what was encoded before the interruption is not encoded again"
+    cached_latents(model, Pictures(), tmp_path / "part", **arguments)
+    assert len(calls) == 7, "a finished cache is opened"
+    for row in range(len(whole)):
+        for seed in range(4):
+            one, other = whole.variant(row, seed), again.variant(row, seed)
+            torch.testing.assert_close(one.moments, other.moments, atol=2e-3, rtol=2e-3)  # other batches, float16
+            assert one.fields == other.fields
+
+
+def test_another_autoencoder_or_data_is_refused(tmp_path: Path) -> None:
+    config = second_run("train.steps=2")
+    train_second(tmp_path / "run", config, tmp_path / "cache")
+    file = checkpoint.newest(tmp_path / "run" / "states", print)
+    assert file is not None
+    tensors, numbers = checkpoint.load_tensors(file)
+    numbers["notes"]["source"] = "another"
+    checkpoint.save_tensors(file, tensors, numbers)
+    with pytest.raises(UserError, match="its data or its autoencoder has changed"):
+        train_second(tmp_path / "run", config, tmp_path / "cache")
+
+
+def test_only_settings_that_do_no_harm_may_change(tmp_path: Path) -> None:
+    train_first(tmp_path, first_run("train.steps=2"))
+    with pytest.raises(UserError, match=r"train.batch = 2, not 3; give the same configuration"):
+        train_first(tmp_path, first_run("train.batch=3"))
+    with pytest.raises(UserError, match=r"a run that this command cannot go on with.*give another folder"):
+        RunFolder(tmp_path).claim(second_run())
+    assert train_first(tmp_path, first_run("train.steps=3", "train.optimiser.learning_rate=1e-4")).step == 3
+
+
+def test_a_run_begun_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
+    train_first(tmp_path, first_run("train.steps=2"))
+    file = tmp_path / "config.yaml"
+    raw = yaml.safe_load(file.read_text())
+    del raw["loss"]["adversarial"]["lecam"], raw["train"]["max_skipped"]
+    file.write_text(yaml.safe_dump(raw))
+    assert train_first(tmp_path, first_run("train.steps=3")).step == 3
