@@ -9,6 +9,8 @@ import typer
 from sfumato import __version__
 from sfumato.cli import train
 from sfumato.cli.demo import demo
+from sfumato.cli.export import export
+from sfumato.cli.import_ import import_
 from sfumato.cli.info import info
 from sfumato.cli.reconstruct import reconstruct
 from sfumato.cli.sample import sample
@@ -34,7 +36,8 @@ SURROUNDINGS = {
 """What a user can do about errors that are the machine's, not the program's."""
 
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
-for command in (demo, sample, reconstruct, info, samplers, zoo):
+app.command("import")(import_)
+for command in (demo, sample, reconstruct, info, samplers, export, zoo):
     app.command()(command)
 
 

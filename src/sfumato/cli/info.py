@@ -1,6 +1,7 @@
 """`sfumato info`."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +18,12 @@ def info(
     model: ModelArgument,
     as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object.")] = False,
 ) -> None:
-    """Describe a model: its parts, its training, its cost."""
+    """Describe a model: its parts, its training, its cost; or a checkpoint file, without running any of it."""
+    if Path(model).is_file():
+        from sfumato.interop.describe import describe
+
+        typer.echo("\n".join(describe(model)))
+        return
     from sfumato.cli.tables import show
     from sfumato.model import find_folder, load
 

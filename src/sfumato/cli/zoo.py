@@ -4,20 +4,36 @@ from typing import Annotated
 
 import typer
 
+PAPER = "ldm/"
+
 
 def zoo(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Print this configuration, to change and to train from.")
     ] = None,
 ) -> None:
-    """List the shipped configurations, or print one of them."""
+    """List the shipped configurations and the paper's models, or print one of them."""
     from sfumato.cli.tables import show
     from sfumato.config import ZOO_PREFIX, zoo_names, zoo_text
 
     if name is not None:
         typer.echo(zoo_text(name.removeprefix(ZOO_PREFIX)), nl=False)
         return
-    show(["configuration", "what"], [[ZOO_PREFIX + each, _description(zoo_text(each))] for each in zoo_names()])
+    own = [each for each in zoo_names() if not each.startswith(PAPER)]
+    show(["configuration", "what"], [[ZOO_PREFIX + each, _description(zoo_text(each))] for each in own])
+    typer.echo("\nThe paper's models, as training configurations; `sfumato import` opens the published weights.")
+    show(["configuration", "task", "f", "latent", "parameters", "paper's score", "needs"], _papers())
+
+
+def _papers() -> list[list[str]]:
+    from sfumato.interop.published import PUBLISHED
+
+    rows = []
+    for row in PUBLISHED:
+        on = "" if row.first_stage is None else f", on {row.first_stage}"
+        size = f"{row.parameters:.1f} M"
+        rows.append([row.config, row.task, str(row.factor), row.regulariser, size, row.score, row.needs + on])
+    return rows
 
 
 def _description(text: str) -> str:

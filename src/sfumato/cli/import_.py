@@ -1,0 +1,33 @@
+"""`sfumato import`: published checkpoints and diffusers folders -> a model folder."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="A .ckpt or .safetensors file, or a diffusers folder.")],
+    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="The original YAML [default: the one beside the file, else inferred]."),
+    ] = None,
+    weights: Annotated[
+        Literal["ema", "live"] | None,
+        typer.Option("--weights", help="Which of an original's two sets the model uses [default: ema where there]."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="Of a text model: a tokenizer.json, a folder, or a hub name.")
+    ] = None,
+    prediction: Annotated[
+        Literal["eps", "v"] | None, typer.Option("--prediction", help="Where nothing else tells it.")
+    ] = None,
+) -> None:
+    """Open an original latent diffusion or Stable Diffusion checkpoint, or a diffusers folder."""
+    from sfumato.interop.convert import import_model
+
+    done = import_model(source, out, config, weights, tokenizer, prediction)
+    for note in done.notes:
+        typer.echo(note)
+    typer.echo(f"wrote {done.folder}")

@@ -1,0 +1,50 @@
+"""The doors of this room: import anything, export to either format, say what is in a file."""
+
+from pathlib import Path
+from typing import Literal
+
+from sfumato.errors import UserError
+from sfumato.interop.describe import describe
+from sfumato.interop.diffusers_export import export_diffusers
+from sfumato.interop.diffusers_import import import_diffusers, is_diffusers_folder
+from sfumato.interop.original import Imported, import_original
+from sfumato.interop.original_export import export_original
+from sfumato.interop.placement import Weights
+
+__all__ = ["Imported", "describe", "export_model", "import_model"]
+
+
+def import_model(
+    source: Path | str,
+    out: Path | str,
+    config: Path | str | None = None,
+    weights: Weights | None = None,
+    tokenizer: str | None = None,
+    prediction: str | None = None,
+) -> Imported:
+    """A model folder from an original checkpoint (a file) or a diffusers folder.
+
+    The options are those of `import_original`; a diffusers folder brings its own configuration and takes none.
+    Raises UserError for what cannot be read or expressed, naming it.
+    """
+    source, out = Path(source), Path(out)
+    if not source.is_dir():
+        return import_original(source, out, config, weights, tokenizer, prediction)
+    if (source / "autoencoder.safetensors").exists():
+        raise UserError(f"{source} is already a model folder of sfumato; use it as it is")
+    if not is_diffusers_folder(source):
+        raise UserError(
+            f"{source} is no diffusers folder (no model_index.json or config.json); name the checkpoint file"
+        )
+    options = {"--config": config, "--weights": weights, "--tokenizer": tokenizer, "--prediction": prediction}
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise UserError(f"{given[0]} is for original checkpoints; a diffusers folder brings its own configuration")
+    return import_diffusers(source, out)
+
+
+def export_model(model: Path | str, out: Path | str, format: Literal["original", "diffusers"]) -> tuple[str, ...]:
+    """Writes a model for the original code or for diffusers; returns lines about what differs or is left out."""
+    if format == "original":
+        return export_original(model, out).notes
+    return export_diffusers(model, out)
