@@ -56,6 +56,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     blocks.Upsample: fused_denoiser.FusedUpsample,
     blocks.AttentionBlock: fused_denoiser.FusedAttentionBlock,
     blocks.SpatialTransformer: fused_denoiser.FusedSpatialTransformer,
+    transformer.BasicTransformerBlock: fused_denoiser.FusedTransformerBlock,
     transformer.GEGLU: fused_denoiser.FusedGEGLU,
     transformer.CrossAttention: fused_denoiser.FusedCrossAttention,
     convnet.ResidualBlock: fused_autoencoder.FusedResidualBlock,
