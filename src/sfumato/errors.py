@@ -1,4 +1,4 @@
-"""Mistakes of the user, told in one sentence; the command line prints them without a traceback and exits with code 2."""
+"""Mistakes of the user, told in one sentence; the command line prints that and exits with code 2."""
 
 
 class UserError(ValueError):

@@ -1,6 +1,6 @@
 """Every random draw has a named source: a generator derived from a seed and the keys that say what it is for.
 
-Nothing here is stored in a checkpoint: the generator of step n is derived from (seed, rank, n, purpose), so a resumed run
+Nothing here is stored in a checkpoint: the generator of step n derives from (seed, rank, n, purpose), so a resumed run
 draws what the uninterrupted one would have drawn.
 """
 
@@ -31,6 +31,11 @@ class SampleNoise:
     def __init__(self, seeds: Sequence[int], purpose: str = "sample", device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self._generators = [generator(seed, purpose) for seed in seeds]
+
+    @property
+    def samples(self) -> int:
+        """The number of seeds."""
+        return len(self._generators)
 
     def __call__(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Noise of the given shape (B, ...); raises ValueError if B is not the number of seeds."""

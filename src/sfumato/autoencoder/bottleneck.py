@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-_DISTANCES_AT_ONCE = 1 << 24  # 64 MiB of float32: a bound on the memory of a codebook search, whatever the input's size
+_DISTANCES_AT_ONCE = 1 << 22  # 16 MiB of float32: a bound on the memory of a codebook search, whatever the input
 
 
 @dataclass(frozen=True)

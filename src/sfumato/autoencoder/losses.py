@@ -4,6 +4,7 @@ The published models used L1 plus LPIPS, a log variance that no optimiser held, 
 follows the gradients at the decoder's last layer. `LossConfig` names every choice.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,6 +58,11 @@ class LossConfig(Schema):
     output_variance: bool = False
     """Learn the decoder's log variance, one number (0 at first)."""
     adversarial: AdversarialConfig = AdversarialConfig(weight=0.0)
+
+    @property
+    def perceptual_weight(self) -> float:
+        """Factor of the perceptual distance; 0 where there is none."""
+        return 0.0 if isinstance(self.perceptual, NoPerceptual) else self.perceptual.weight
 
 
 # ---- reconstruction
@@ -116,14 +122,23 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: GanLoss =
     return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
 
-def adaptive_weight(nll: Tensor, adversarial: Tensor, last_layer: Tensor, max_weight: float = 1e4) -> Tensor:
+def adaptive_weight(
+    nll: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    max_weight: float = 1e4,
+    average: Callable[[Sequence[Tensor]], None] | None = None,
+) -> Tensor:
     """‖∇ nll‖ / (‖∇ adversarial‖ + 1e-4) at the decoder's last layer (Esser et al. 2021, eq. 7).
 
     0-d float32, detached, in [0, max_weight]. Both graphs are kept for the backward pass to come. A gradient that is
-    not finite gives 0: that step goes without the adversarial term.
+    not finite gives 0: that step goes without the adversarial term. `average` takes the gradients' mean over the
+    processes of a run, in place, so that all weigh alike.
     """
     (nll_gradient,) = torch.autograd.grad(nll, last_layer, retain_graph=True)
     (adversarial_gradient,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    if average is not None:
+        average([nll_gradient, adversarial_gradient])
     ratio = nll_gradient.float().norm() / (adversarial_gradient.float().norm() + 1e-4)
     return ratio.nan_to_num(nan=0.0, posinf=0.0).clamp(0.0, max_weight).detach()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sfumato.nn.attention import attend
 from sfumato.nn.init import zero_
+from sfumato.nn.norm import GroupNorm32
 from sfumato.nn.transformer import BasicTransformerBlock
 
 GROUPS = 32
@@ -84,13 +85,13 @@ class ResBlock(nn.Module):
         self.scale_shift = scale_shift
         self.resample = resample
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm32(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(
             nn.SiLU(), nn.Linear(embedding_dim, 2 * out_channels if scale_shift else out_channels)
         )
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(GROUPS, out_channels),
+            GroupNorm32(GROUPS, out_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
             zero_(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
@@ -131,7 +132,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.order = order
-        self.norm = nn.GroupNorm(GROUPS, channels)
+        self.norm = GroupNorm32(GROUPS, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_(nn.Conv1d(channels, channels, 1))
 
@@ -160,7 +161,7 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.linear = linear
-        self.norm = nn.GroupNorm(GROUPS, channels, eps=1e-6)
+        self.norm = GroupNorm32(GROUPS, channels, eps=1e-6)
         self.proj_in: nn.Module = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(channels, heads, channels // heads, token_dim, dropout) for _ in range(depth)

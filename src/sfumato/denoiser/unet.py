@@ -21,6 +21,7 @@ from sfumato.denoiser.blocks import (
 )
 from sfumato.nn.embeddings import timestep_embedding
 from sfumato.nn.init import zero_
+from sfumato.nn.norm import GroupNorm32
 from sfumato.schema import Schema
 
 
@@ -112,7 +113,7 @@ class UNet(nn.Module):
         self.middle_block = Block([self._res(middle, middle), self._attention(middle), self._res(middle, middle)])
         self.output_blocks = self._decoder(skips)
         self.out = nn.Sequential(
-            nn.GroupNorm(GROUPS, config.channels * config.channel_multipliers[0]),
+            GroupNorm32(GROUPS, config.channels * config.channel_multipliers[0]),
             nn.SiLU(),
             zero_(nn.Conv2d(config.channels * config.channel_multipliers[0], latent_channels, 3, padding=1)),
         )

@@ -1,1 +1,1 @@
-"""Stage 2, the maths: imports torch and nothing of ours but the configuration base."""
+"""Stage 2, the maths: schedules, the forward process, prediction kinds, the objective."""

@@ -26,8 +26,8 @@ def psnr(image: Tensor, reference: Tensor, data_range: float = 2.0) -> Tensor:
 def ssim(image: Tensor, reference: Tensor, data_range: float = 2.0, window: int = 11, sigma: float = 1.5) -> Tensor:
     """Structural similarity with a Gaussian window (Wang et al. 2004, eq. 13), mean over channels and positions.
 
-    Only positions whose whole window lies in the image count, and moments are the window's (no sample correction), as the
-    authors do. K1 = 0.01, K2 = 0.03.
+    Only positions whose whole window lies in the image count, and moments are the window's (no sample correction), as
+    the authors do. K1 = 0.01, K2 = 0.03.
 
     Args:
         image, reference: (B, C, H, W); no side shorter than the window.

@@ -1,1 +1,1 @@
-"""The two loops and what they stand on."""
+"""The two loops, and what they stand on: run state, optimiser, averages, log."""

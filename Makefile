@@ -1,0 +1,40 @@
+# Each target bootstraps its own virtual environment; nothing global is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+JOBS ?= 2
+
+.PHONY: demo test check format bench clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sfumato needs Python 3.11 or newer; say make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt -e ".[offline]"
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) install -q -c constraints.txt -e ".[offline,text,track,dev]"
+	touch $@
+
+demo: $(VENV)/installed  ## the whole paper small: both stages on the toy world, samples, a report page
+	$(BIN)/sfumato demo --out runs/demo
+
+test: $(VENV)/installed-dev  ## the tests (under ten minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+check: $(VENV)/installed-dev  ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/installed-dev  ## side-by-side timing against diffusers
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,38 @@
+"""sfumato: latent diffusion models you can train from a folder of images.
+
+The public names are imported on first use, so that `import sfumato` (and the command line's --help) stays fast.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LatentDiffusion": "sfumato.model",
+    "load": "sfumato.model",
+    "Autoencoder": "sfumato.autoencoder.model",
+    "AutoencoderConfig": "sfumato.autoencoder.model",
+    "UNet": "sfumato.denoiser.unet",
+    "UNetConfig": "sfumato.denoiser.unet",
+    "Condition": "sfumato.conditioning.condition",
+    "ToyWorld": "sfumato.data.toyworld.dataset",
+    "ImageFolder": "sfumato.data.folder",
+    "UserError": "sfumato.errors",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from sfumato.model import LatentDiffusion as LatentDiffusion
+    from sfumato.model import load as load
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sfumato' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

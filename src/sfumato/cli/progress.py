@@ -1,0 +1,36 @@
+"""Bars for long passes before a loop begins."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+Report = Callable[[int, int], None]
+
+SECONDS_BETWEEN = 0.1
+
+
+@contextmanager
+def bars() -> Iterator[tuple[Callable[[str], None], Callable[[str], Report]]]:
+    """Yields `say(message)` and `progress(title)`; the latter gives a callable of (done, total) that draws a bar."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+
+        def progress(title: str) -> Report:
+            task: TaskID | None = None
+            t_shown = 0.0
+
+            def report(done: int, total: int) -> None:
+                nonlocal task, t_shown
+                if task is None:
+                    task = shown.add_task(title, total=total)
+                if done == total or time.monotonic() - t_shown > SECONDS_BETWEEN:
+                    t_shown = time.monotonic()
+                    shown.update(task, completed=done, total=total)
+
+            return report
+
+        yield lambda message: console.print(message, highlight=False), progress

@@ -1,0 +1,174 @@
+"""YAML -> typed configuration: strict, with dotted overrides, and errors that name the nearest known key."""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sfumato.errors import UserError
+
+ZOO_PREFIX = "zoo:"
+T = TypeVar("T", bound=BaseModel)
+
+
+def zoo_names() -> list[str]:
+    """The shipped configurations, as `room/name` without the suffix."""
+    root = resources.files("sfumato") / "zoo"
+    names = []
+    for room in root.iterdir():
+        if room.is_dir():
+            names += [f"{room.name}/{f.name[:-5]}" for f in room.iterdir() if f.name.endswith(".yaml")]
+    return sorted(names)
+
+
+def read_source(source: str) -> dict[str, Any]:
+    """The raw mapping of a YAML file, or of a shipped configuration named `zoo:room/name`.
+
+    Raises UserError where the file is missing, is not YAML or is not a mapping.
+    """
+    if source.startswith(ZOO_PREFIX):
+        name = source[len(ZOO_PREFIX) :]
+        if name not in zoo_names():
+            raise UserError(
+                f"config {source!r} is not in the zoo{_nearest(name, zoo_names())}; `sfumato zoo` lists all"
+            )
+        text = (resources.files("sfumato") / "zoo" / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(
+                f"config {source!r} does not exist; give a YAML file or a zoo name such as zoo:toy/text"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"config {source!r} cannot be read: {error}") from None
+    return parse_mapping(text, source)
+
+
+def parse_mapping(text: str, source: str) -> dict[str, Any]:
+    """YAML text as a mapping; `source` names it in errors."""
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"config {source!r} is not valid YAML: {' '.join(str(error).split())}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise UserError(f"config {source!r} must be a mapping of keys to values, not a {type(raw).__name__}")
+    return raw
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `raw` with each `a.b=value` set; values are read as YAML. Raises UserError on a malformed override."""
+    result = _copy(raw)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.split(".")
+        if not equals or not all(keys):
+            raise UserError(f"override {override!r} is not of the form key.sub=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"the value of override {override!r} is not valid YAML") from None
+        node = result
+        for key in keys[:-1]:
+            below = node.get(key)
+            if below is None:
+                below = node[key] = {}
+            if not isinstance(below, dict):
+                raise UserError(f"override {override!r}: {key!r} is a value, not a group of settings")
+            node = below
+        if isinstance(value, dict) and isinstance(node.get(keys[-1]), dict) and "kind" not in value:
+            value = {**node[keys[-1]], **value}
+        node[keys[-1]] = value
+    return result
+
+
+def parse(raw: dict[str, Any], schema: type[T], source: str) -> T:
+    """Validates a raw mapping; raises UserError naming each problem, and the key nearest to an unknown one."""
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        problems = [_describe(schema, problem) for problem in error.errors()]
+        raise UserError(f"config {source!r}: " + "; ".join(dict.fromkeys(problems))) from None
+
+
+def load_config(source: str, overrides: Sequence[str], schema: type[T]) -> T:
+    """Reads, overrides and validates a configuration (a YAML path or `zoo:room/name`)."""
+    return parse(apply_overrides(read_source(source), overrides), schema, source)
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The configuration as YAML text that `parse` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _describe(schema: type[BaseModel], problem: Any) -> str:
+    location = [part for part in problem["loc"] if not (isinstance(part, str) and "[" in part)]
+    kind, message = problem["type"], problem["msg"]
+    if kind == "extra_forbidden":
+        known = _known_keys(schema, location[:-1])
+        hint = _nearest(str(location[-1]), known) or f"; known keys: {', '.join(sorted(known))}"
+        return f"unknown key {_dotted(schema, location)!r}{hint}"
+    message = message.removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"{_dotted(schema, location)}: {message}" if location else message
+    given = problem.get("input")
+    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool | None) and kind != "missing" else ""
+    return f"{_dotted(schema, location)}: {message}{shown}"
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The configuration classes an annotation admits."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType, typing.Annotated, list, tuple, dict):
+        return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
+    return []
+
+
+def _tag_of(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("kind")
+    return field.default if field else None
+
+
+def _walk(schema: type[BaseModel], location: Sequence[Any]) -> tuple[list[type[BaseModel]], list[str]]:
+    """Follows a pydantic error location; returns the classes it ends in and the path without union tags."""
+    candidates, path = [schema], []
+    for part in location:
+        tagged = [m for m in candidates if _tag_of(m) == part and part not in m.model_fields]
+        if tagged:
+            candidates = tagged
+            continue
+        path.append(str(part))
+        if isinstance(part, int):
+            continue
+        below = [n for m in candidates if part in m.model_fields for n in _models_in(m.model_fields[part].annotation)]
+        candidates = below
+    return candidates, path
+
+
+def _known_keys(schema: type[BaseModel], location: Sequence[Any]) -> set[str]:
+    return {name for model in _walk(schema, location)[0] for name in model.model_fields}
+
+
+def _dotted(schema: type[BaseModel], location: Sequence[Any]) -> str:
+    return ".".join(_walk(schema, location)[1])

@@ -1,0 +1,83 @@
+"""What a set of examples is: the interface between whatever holds pictures or latents and the loader."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) while a long pass runs; drawing a bar is the caller's affair."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture, uint8 (3, H, W), and what is known of it: text (str), label (int), further columns by name."""
+
+    image: Tensor
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LatentExample:
+    """One cached latent, float16 (M, h, w) as the autoencoder's `Encoding.moments`, and the fields of its picture."""
+
+    moments: Tensor
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+Item = TypeVar("Item", bound=Example | LatentExample, covariant=True)
+
+
+class Source(Protocol[Item]):
+    """Numbered examples, all with the same fields and the same shape.
+
+    `fields` names the keys of every example's fields; `classes` the names of the labels, None without labels;
+    `captions()` all texts in order, None without text; `fingerprint()` changes when any example does.
+    Indexing is free of chance. Reading may raise `UnreadableImage`, for which the loader takes another example.
+    """
+
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Item: ...
+
+    def fingerprint(self) -> str: ...
+
+    def captions(self) -> list[str] | None: ...
+
+
+Dataset = Source[Example]
+"""A set of pictures."""
+
+LatentSource = Source[LatentExample]
+"""A set of cached latents."""
+
+
+@runtime_checkable
+class Varied(Protocol[Item]):
+    """A source with random variants of its examples (crop, flip): `variant(index, seed)` is a pure function of both."""
+
+    def variant(self, index: int, seed: int, /) -> Item: ...
+
+
+class UnreadableImage(Exception):  # noqa: N818 - names what was met, as UnidentifiedImageError does
+    """A file that cannot be decoded; `path` and `reason` say which and why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def example_or_variant(source: Source[Item], index: int, seed: int | None) -> Item:
+    """The example itself, or its random variant where a seed is given and the source has variants."""
+    if seed is not None and isinstance(source, Varied):
+        varied: Item = source.variant(index, seed)
+        return varied
+    return source[index]

@@ -1,0 +1,192 @@
+"""Writing a latent cache: resumable row by row, there under its name only when it is finished."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfumato.data.latents import (
+    DONE,
+    TODO,
+    UNREADABLE,
+    LatentDataset,
+    LatentHeader,
+    compute_statistics,
+    partial_path,
+    read_header,
+)
+from sfumato.errors import UserError
+
+_FLUSH_SECONDS = 30.0
+
+
+class LatentWriter:
+    """Fills a cache; what was written before an interruption is kept, and `todo` lists what remains.
+
+    Several processes may write disjoint rows of one cache, each with its own `part`; part 0 must be opened first and be
+    the one to finish, after the others were closed. Use as a context manager or call `close`.
+    """
+
+    def __init__(self, path: Path, header: LatentHeader, part: int = 0) -> None:
+        """Begins `path`.partial, or goes on with it; UserError if it belongs to another header or `path` exists."""
+        if path.exists():
+            raise UserError(f"latent cache {path} exists already: open it, or remove it to encode again")
+        self.path = path
+        self.header = header
+        self._folder = partial_path(path)
+        if part == 0:
+            self._create()
+        elif not self._folder.is_dir():
+            raise ValueError("part 0 of a latent cache must be opened before the others")
+        self._moments = open_memmap(self._folder / "moments.npy", mode="r+")
+        self._state = open_memmap(self._folder / "state.npy", mode="r+")
+        self._tensors = {name: open_memmap(self._folder / f"field-{name}.npy", mode="r+") for name in header.tensors}
+        if part == 0:
+            self._forget_rows_without_fields()
+        self._lines = (self._folder / f"fields-{part}.jsonl").open("a", encoding="utf-8")
+        self._t_flush = time.monotonic()
+
+    def todo(self, variant: int = 0) -> list[int]:
+        """Rows not written yet, ascending."""
+        return np.flatnonzero(self._state[variant] == TODO).tolist()
+
+    def write(
+        self, rows: Sequence[int], moments: Tensor, fields: Mapping[str, Any] | None = None, variant: int = 0
+    ) -> None:
+        """Stores moments (B, M, h, w) of B rows; `fields` as the loader collates them, needed with variant 0 only.
+
+        Raises UserError if the moments are not finite in float16, ValueError if shapes or fields do not fit the header.
+        """
+        with np.errstate(over="ignore"):  # told below, by row
+            values = moments.detach().float().cpu().numpy().astype(np.float16)
+        if values.shape != (len(rows), *self.header.shape):
+            raise ValueError(f"moments {values.shape} do not fit {len(rows)} rows of shape {self.header.shape}")
+        if not np.isfinite(values).all():
+            bad = [row for row, value in zip(rows, values, strict=True) if not np.isfinite(value).all()]
+            raise UserError(f"the autoencoder's moments of rows {bad} exceed float16: check or go on with its training")
+        index = np.asarray(rows, dtype=np.int64)
+        self._moments[variant, index] = values
+        if variant == 0:
+            self._write_fields(index, fields or {})
+        self._state[variant, index] = DONE  # last: a row that counts as done is whole
+        if time.monotonic() - self._t_flush > _FLUSH_SECONDS:
+            self.flush()
+
+    def skip(self, row: int, error: Exception) -> None:
+        """Notes that a row's picture cannot be read, in all variants; fits `sweep`'s `unreadable`."""
+        self._lines.write(json.dumps({"row": row, "unreadable": str(error)}, ensure_ascii=False) + "\n")
+        self._lines.flush()
+        self._state[:, row] = UNREADABLE
+
+    def flush(self) -> None:
+        """Brings all to the disk, the state after what it speaks of."""
+        self._moments.flush()
+        for array in self._tensors.values():
+            array.flush()
+        self._lines.flush()
+        os.fsync(self._lines.fileno())
+        self._state.flush()
+        self._t_flush = time.monotonic()
+
+    def finish(self) -> LatentDataset:
+        """Computes the statistics, gives the cache its name and opens it; ValueError if rows are missing."""
+        missing = int((self._state == TODO).sum())
+        if missing:
+            raise ValueError(f"{missing} rows of the latent cache {self.path} are not written yet")
+        found = compute_statistics(self._moments, self._state, self.header.variational)
+        fields = dict(_field_lines(self._folder))
+        with (self._folder / "fields.jsonl").open("w", encoding="utf-8") as out:
+            for row in range(self.header.count):
+                out.write(json.dumps(fields.get(row, {}), ensure_ascii=False) + "\n")
+        statistics = {"mean": found.mean.tolist(), "std": found.std.tolist()}
+        (self._folder / "statistics.json").write_text(json.dumps(statistics))
+        self.flush()
+        self.close()
+        for name in self._folder.glob("fields-*.jsonl"):
+            name.unlink()
+        self._folder.rename(self.path)
+        return LatentDataset(self.path)
+
+    def close(self) -> None:
+        """Flushes and closes the files; may be called twice."""
+        if not self._lines.closed:
+            self.flush()
+            self._lines.close()
+
+    def __enter__(self) -> "LatentWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _create(self) -> None:
+        """Makes the folder with all its arrays, empty, or checks that the one there is of the same header."""
+        if self._folder.exists():
+            if read_header(self._folder) != self.header:
+                raise UserError(
+                    f"{self._folder} was begun with another autoencoder, data set or shape: remove it to encode again"
+                )
+            return
+        draft = self._folder.with_name(f"{self._folder.name}.{os.getpid()}")
+        draft.mkdir(parents=True)
+        header = self.header
+        try:
+            rows = (header.variants, header.count)
+            open_memmap(draft / "moments.npy", mode="w+", dtype=np.float16, shape=(*rows, *header.shape)).flush()
+            open_memmap(draft / "state.npy", mode="w+", dtype=np.uint8, shape=rows).flush()
+            for name, field in header.tensors.items():
+                shape = (header.count, *field.shape)
+                open_memmap(draft / f"field-{name}.npy", mode="w+", dtype=np.dtype(field.dtype), shape=shape).flush()
+            (draft / "header.json").write_text(header.model_dump_json(indent=1), encoding="utf-8")
+            draft.rename(self._folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _forget_rows_without_fields(self) -> None:
+        """Rows marked done whose line was lost with a crash of the machine are to be written again."""
+        known = np.zeros(self.header.count, dtype=bool)
+        known[[row for row, _ in _field_lines(self._folder)]] = True
+        self._state[:, ~known] = TODO
+        for path in self._folder.glob("fields-*.jsonl"):
+            text = path.read_bytes()
+            if text and not text.endswith(b"\n"):  # a line cut off would spoil the next one
+                path.write_bytes(text[: text.rfind(b"\n") + 1])
+
+    def _write_fields(self, index: NDArray[np.int64], fields: Mapping[str, Any]) -> None:
+        tensors = {name: fields[name] for name in self.header.tensors}
+        for name, value in tensors.items():
+            self._tensors[name][index] = value.numpy()
+        lists = {name: _plain(value) for name, value in fields.items() if name not in tensors}
+        for i, row in enumerate(index.tolist()):
+            values = {name: value[i] for name, value in lists.items()}
+            self._lines.write(json.dumps({"row": row, "fields": values}, ensure_ascii=False) + "\n")
+        self._lines.flush()
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.dim() != 1:
+        raise ValueError("a field with a tensor in each example must be named in the header's tensors")
+    return value.tolist()
+
+
+def _field_lines(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row, fields) of all parts; a last line cut off by an interruption is passed over."""
+    for path in sorted(folder.glob("fields-*.jsonl")):
+        with path.open("rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    entry = json.loads(line)
+                    yield entry["row"], entry.get("fields", {})

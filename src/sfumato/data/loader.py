@@ -1,0 +1,229 @@
+"""Batches read ahead by threads, the same ones in the same order whatever the number of threads."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Generic
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.data.dataset import Example, Item, LatentExample, Progress, Source, UnreadableImage, example_or_variant
+from sfumato.data.order import batch_indices, positions
+from sfumato.data.prefetch import Prefetch
+from sfumato.errors import UserError
+from sfumato.rng import derive
+
+_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step reads: `index` (B,) rows of the set; `values` the pictures or moments; `fields` collated by name.
+
+    text is a list of B str, label (B,) long, other numbers and tensors are stacked, all else is a list of B.
+    """
+
+    step: int
+    index: tuple[int, ...]
+    values: Tensor
+    fields: dict[str, Any]
+    cached: bool = False
+
+    @property
+    def images(self) -> Tensor:
+        """(B, 3, H, W) float32 in [-1, 1]; ValueError if the batch holds cached latents."""
+        if self.cached:
+            raise ValueError("this batch holds the moments of cached latents, not images")
+        return self.values
+
+    @property
+    def moments(self) -> Tensor:
+        """(B, M, h, w) float32, as `Encoding.moments`; ValueError if the batch holds images."""
+        if not self.cached:
+            raise ValueError("this batch holds images, not the moments of cached latents")
+        return self.values
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch with its tensors on the device; the copy overlaps with computation if the loader pins memory."""
+
+        def move(value: Any) -> Any:
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        return replace(self, values=move(self.values), fields={k: move(v) for k, v in self.fields.items()})
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 pixels -> float32 in [-1, 1], 0 to -1 and 255 to 1."""
+    # numpy: torch would start a team of threads inside each reading thread
+    return torch.from_numpy(pixels.numpy().astype(np.float32) / np.float32(127.5) - np.float32(1))
+
+
+def collate(step: int, index: Sequence[int], examples: Sequence[Example | LatentExample]) -> Batch:
+    """A batch of examples of one kind with the same fields; raises ValueError if shapes or fields differ."""
+    fields = {name: _column([e.fields[name] for e in examples]) for name in _names(examples)}
+    pictures = [e.image for e in examples if isinstance(e, Example)]
+    latents = [e.moments for e in examples if isinstance(e, LatentExample)]
+    if len({tuple(t.shape) for t in [*pictures, *latents]}) != 1:
+        raise ValueError(
+            f"examples of different shapes cannot share a batch: {sorted({tuple(t.shape) for t in pictures})}"
+        )
+    values = torch.stack(latents).float() if latents else to_unit(torch.stack(pictures))
+    return Batch(step, tuple(index), values, fields, cached=bool(latents))
+
+
+def _names(examples: Sequence[Example | LatentExample]) -> tuple[str, ...]:
+    names = {tuple(e.fields) for e in examples}
+    if len(names) != 1:
+        raise ValueError(f"examples with different fields cannot share a batch: {sorted(names)}")
+    return next(iter(names))
+
+
+def _column(values: list[Any]) -> Any:
+    if all(isinstance(v, Tensor) for v in values) and len({v.shape for v in values}) == 1:
+        return torch.stack(values)
+    if all(isinstance(v, int) for v in values):
+        return torch.tensor(values, dtype=torch.long)
+    if all(isinstance(v, int | float) for v in values):
+        return torch.tensor(values, dtype=torch.float32)
+    return values
+
+
+class Loader(Generic[Item]):
+    """Endless iterator over batches from step `start` on; step s reads `batch_indices(seed, s, batch, len(source))`.
+
+    Random variants are seeded by (seed, place in the stream); `variants=False` reads the plain examples. An unreadable
+    picture is replaced by another one, drawn from its place in the stream, and noted in `unreadable`; batches
+    therefore do not depend on `workers` or on where a run was interrupted. `stall_seconds` sums the time `next` has
+    waited for data. workers = 0 reads in the calling thread. Use as a context manager or call `close`.
+    """
+
+    def __init__(
+        self,
+        source: Source[Item],
+        batch: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 2,
+        ahead: int | None = None,
+        variants: bool = True,
+        pin: bool = False,
+    ) -> None:
+        """`ahead` is the number of batches read in advance, by default one more than `workers`; `pin` needs CUDA."""
+        if len(source) == 0:
+            raise UserError("the data set is empty: there is nothing to train on")
+        if batch < 1 or workers < 0:
+            raise UserError(f"batch {batch} must be at least 1 and workers {workers} at least 0")
+        self._source = source
+        self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
+        self._variants, self._pin = variants, pin
+        self._damaged: dict[str, str] = {}
+        self._queue = Prefetch(self._read, start, workers, ahead)  # last: reading begins here
+
+    @property
+    def stall_seconds(self) -> float:
+        return self._queue.stall_seconds
+
+    @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """(path, reason) of every picture that could not be read."""
+        return sorted(self._damaged.copy().items())
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return self._queue.next()
+
+    def close(self) -> None:
+        """Stops reading ahead and waits for the threads; may be called twice."""
+        self._queue.close()
+
+    def __enter__(self) -> "Loader[Item]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, step: int) -> Batch:
+        n = len(self._source)
+        wanted = batch_indices(self._seed, step, self._batch, n, self._rank, self._world)
+        places = positions(step, self._batch, self._rank, self._world)
+        read = [self._example(step, index, place) for index, place in zip(wanted, places, strict=True)]
+        batch = collate(step, [index for index, _ in read], [example for _, example in read])
+        if not self._pin:
+            return batch
+        pinned = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in batch.fields.items()}
+        return replace(batch, values=batch.values.pin_memory(), fields=pinned)
+
+    def _example(self, step: int, index: int, place: int) -> tuple[int, Item]:
+        seed = derive(self._seed, "variant", place) if self._variants else None
+        for attempt in range(_TRIES):
+            try:
+                return index, read_one(self._source, index, step, seed)
+            except UnreadableImage as error:
+                self._damaged[error.path] = error.reason
+                index = derive(self._seed, "instead", place, attempt) % len(self._source)
+        path, reason = self.unreadable[0]
+        raise UserError(f"{_TRIES} images in a row cannot be read, among them {path} ({reason}): check the data folder")
+
+
+def read_one(source: Source[Item], index: int, step: int, seed: int | None) -> Item:
+    """An example or its variant; whatever goes wrong except UnreadableImage names example, step and file."""
+    try:
+        return example_or_variant(source, index, seed)
+    except (UnreadableImage, UserError):
+        raise
+    except Exception as error:
+        notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+        told = f"{type(error).__name__}: {error}"
+        raise RuntimeError(f"example {index} of step {step} could not be read ({told}{notes})") from error
+
+
+def sweep(
+    source: Source[Item],
+    batch: int,
+    rows: Sequence[int] | None = None,
+    workers: int = 2,
+    unreadable: Callable[[int, UnreadableImage], None] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Batch]:
+    """Every row (or the given ones) once, in order, as plain examples; the last batch may be shorter.
+
+    Unreadable rows are left out and reported to `unreadable(row, error)`, in the thread of the caller.
+    """
+    todo = range(len(source)) if rows is None else rows
+    chunks = [todo[i : i + batch] for i in range(0, len(todo), batch)]
+
+    def read(step: int) -> tuple[Batch | None, list[tuple[int, UnreadableImage]]]:
+        good: list[int] = []
+        examples: list[Item] = []
+        bad: list[tuple[int, UnreadableImage]] = []
+        for row in chunks[step]:
+            try:
+                examples.append(read_one(source, int(row), step, None))
+                good.append(int(row))
+            except UnreadableImage as error:
+                bad.append((int(row), error))
+        return (collate(step, good, examples) if good else None), bad
+
+    queue = Prefetch(read, 0, workers, None, end=len(chunks))
+    try:
+        done = 0
+        for step in range(len(chunks)):
+            result, bad = queue.next()
+            for row, error in bad:
+                if unreadable is not None:
+                    unreadable(row, error)
+            if result is not None:
+                yield result
+            done += len(chunks[step])
+            if progress is not None:
+                progress(done, len(todo))
+    finally:
+        queue.close()

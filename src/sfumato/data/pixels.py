@@ -1,0 +1,159 @@
+"""Decoded pictures kept in one memory-mapped file, so that no step of training decodes them again."""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.data.dataset import Progress, UnreadableImage
+from sfumato.data.folder import FolderDataset
+from sfumato.data.prefetch import Prefetch
+from sfumato.data.transforms import Pixels
+
+BUDGET = 2 * 2**30
+"""Bytes that the kept pictures of one folder may take by default."""
+
+_FORMAT = 1
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class PixelCache:
+    """Prepared pictures by file: row i of `table` is (offset, h, w), h = 0 for a file that could not be decoded."""
+
+    data: NDArray[np.uint8]
+    table: NDArray[np.int64]
+    rows: dict[str, int]
+    unreadable: dict[str, str]
+
+    def read(self, file: str) -> Pixels:
+        """(3, h, w), a read-only view of the mapped file; raises UnreadableImage."""
+        offset, h, w = (int(v) for v in self.table[self.rows[file]])
+        if h == 0:
+            raise UnreadableImage(file, self.unreadable[file])
+        return self.data[offset : offset + 3 * h * w].reshape(3, h, w)
+
+
+def prepared_bytes(folder: FolderDataset) -> int:
+    """What the decoded set takes, as estimated from the pictures' headers."""
+    seen = dict(zip(folder.scan.files, folder.scan.glances, strict=True))
+    sizes = (folder.framing.prepared_size(g.height, g.width) for g in seen.values())
+    return sum(3 * h * w for h, w in sizes)
+
+
+def keep_decoded(
+    folder: FolderDataset,
+    cache: Path,
+    budget: int = BUDGET,
+    progress: Progress | None = None,
+    workers: int = 2,
+) -> FolderDataset:
+    """The same folder, reading from kept pixels; the folder unchanged if they exceed the budget or the disk.
+
+    Examples and variants are the same bytes either way. The pixels lie in `cache`/pixels-KEY, made now unless they are
+    there and match: KEY is `FolderDataset.pixel_key`; length, checksum and three pictures decoded anew are compared.
+    """
+    place = cache / f"pixels-{folder.pixel_key()}"
+    kept = _open(place, folder)
+    if kept is None:
+        needed = prepared_bytes(folder)
+        if needed > budget or not _fits(cache, needed):
+            return folder
+        _build(place, folder, progress, workers)
+        kept = _open(place, folder)
+        if kept is None:
+            return folder
+    return folder.reading(kept.read, kept.unreadable)
+
+
+def _fits(cache: Path, needed: int) -> bool:
+    cache.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(cache).free > needed + 2**26
+
+
+def _open(place: Path, folder: FolderDataset) -> PixelCache | None:
+    """The cache if it is whole and agrees with the folder, else None."""
+    try:
+        header = json.loads((place / "header.json").read_text())
+        table = np.load(place / "table.npy")
+        data = np.memmap(place / "pixels.bin", dtype=np.uint8, mode="r")
+    except (OSError, ValueError):
+        return None
+    files = list(dict.fromkeys(folder.scan.files))
+    whole = (header.get("format"), header.get("key"), header.get("bytes")) == (_FORMAT, folder.pixel_key(), data.size)
+    if not whole or table.shape != (len(files), 3) or zlib.crc32(data.data) != header["crc32"]:
+        return None
+    kept = PixelCache(data, table, {name: row for row, name in enumerate(files)}, header["unreadable"])
+    return kept if all(_agrees(kept, folder, name) for name in {files[0], files[len(files) // 2], files[-1]}) else None
+
+
+def _agrees(kept: PixelCache, folder: FolderDataset, file: str) -> bool:
+    """Another version of the decoder may give other pixels."""
+    try:
+        fresh: Pixels | None = folder.decode(file)
+    except UnreadableImage:
+        fresh = None
+    if fresh is None or file in kept.unreadable:
+        return fresh is None and file in kept.unreadable
+    return np.array_equal(kept.read(file), fresh)
+
+
+def _build(place: Path, folder: FolderDataset, progress: Progress | None, workers: int) -> None:
+    """Writes under a temporary name and renames: a cache is there as a whole or not at all."""
+    files = list(dict.fromkeys(folder.scan.files))
+    draft = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        table = np.zeros((len(files), 3), np.int64)
+        unreadable: dict[str, str] = {}
+        offset = checksum = 0
+        with (draft / "pixels.bin").open("wb") as out:
+            for row, pixels in enumerate(_decoded(folder, files, workers)):
+                if isinstance(pixels, UnreadableImage):
+                    unreadable[files[row]] = pixels.reason
+                else:
+                    table[row] = (offset, *pixels.shape[1:])
+                    out.write(pixels.data)
+                    checksum = zlib.crc32(pixels.data, checksum)
+                    offset += pixels.size
+                if progress is not None:
+                    progress(row + 1, len(files))
+            out.flush()
+            os.fsync(out.fileno())
+        np.save(draft / "table.npy", table)
+        header = {"format": _FORMAT, "key": folder.pixel_key(), "bytes": offset, "crc32": checksum}
+        (draft / "header.json").write_text(json.dumps(header | {"unreadable": unreadable}))
+        if offset == 0:
+            return  # nothing is readable, and an empty file cannot be mapped
+        if place.exists():
+            shutil.rmtree(place, ignore_errors=True)  # damaged, or it would have been used
+        try:
+            draft.rename(place)
+        except OSError:
+            if not place.exists():  # else another process was faster, with the same pixels
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _decoded(folder: FolderDataset, files: Sequence[str], workers: int) -> Iterator[Pixels | UnreadableImage]:
+    chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
+
+    def one(file: str) -> Pixels | UnreadableImage:
+        try:
+            return folder.decode(file)
+        except UnreadableImage as error:
+            return error
+
+    ahead = Prefetch(lambda n: [one(file) for file in chunks[n]], 0, workers, end=len(chunks))
+    try:
+        for _ in chunks:
+            yield from ahead.next()
+    finally:
+        ahead.close()

@@ -1,0 +1,32 @@
+"""The kinds of data a configuration can name, and how each is opened."""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
+
+from sfumato.data.dataset import Dataset, Progress
+from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.pixels import BUDGET, keep_decoded
+from sfumato.data.toyworld.dataset import ToyWorldConfig
+
+DataConfig: TypeAlias = Annotated[FolderConfig | ToyWorldConfig, Field(discriminator="kind")]
+
+
+def open_dataset(
+    config: FolderConfig | ToyWorldConfig,
+    cache: Path | None = None,
+    budget: int = BUDGET,
+    scanning: Progress | None = None,
+    decoding: Progress | None = None,
+    workers: int = 2,
+) -> Dataset:
+    """The data set of a configuration; UserError if it cannot be used.
+
+    With `cache` a folder's decoded pictures are kept there if they take at most `budget` bytes (see `keep_decoded`).
+    `scanning` and `decoding` are told of the progress of the two passes over a folder.
+    """
+    if isinstance(config, ToyWorldConfig):
+        return config.build()
+    folder = FolderDataset(config, scanning)
+    return folder if cache is None else keep_decoded(folder, cache, budget, decoding, workers)

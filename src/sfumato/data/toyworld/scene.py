@@ -1,0 +1,152 @@
+"""A scene: what is where. `scene(seed, index, split)` is a pure function, so the world needs no files."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+from sfumato.data.toyworld.composition import reserved_binding, reserved_group, reserved_relation
+from sfumato.data.toyworld.placement import Draws, group, on_axis, spot
+from sfumato.data.toyworld.vocabulary import (
+    CLASHES,
+    COUNTS,
+    POSITIONS,
+    RELATIONS,
+    SIZES,
+    Arrangement,
+    Vocabulary,
+)
+from sfumato.errors import UserError
+
+Split = Literal["train", "validation", "held-out"]
+
+FULL = Vocabulary()
+# How often each arrangement is drawn, relative to the others of the vocabulary.
+_WEIGHTS: dict[Arrangement, float] = {"single": 0.3, "pair": 0.35, "group": 0.2, "row": 0.15}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One drawn object. `x`, `y`: centre as fractions of width and height; `diameter`: fraction of the shorter side."""
+
+    shape: str
+    colour: str
+    size: str
+    texture: str
+    x: float
+    y: float
+    diameter: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects in the order in which the caption names them, on a background.
+
+    `relation` binds the first of a pair to the second, and each of a row to its follower ("left of" or "above");
+    `position` is where a single object is. `wording` picks among equivalent captions and never changes the picture.
+    """
+
+    arrangement: Arrangement
+    things: tuple[Thing, ...]
+    background: str
+    relation: str | None = None
+    position: str | None = None
+    wording: int = 0
+
+    @property
+    def label(self) -> int:
+        """The class: texture and shape of the first-named object, an index into `CLASSES`."""
+        return class_index(self.things[0].shape, self.things[0].texture)
+
+
+CLASSES: tuple[str, ...] = tuple(f"{texture} {shape}" for shape in FULL.shapes for texture in FULL.textures)
+
+
+def class_index(shape: str, texture: str) -> int:
+    """The index of a class by its parts."""
+    return FULL.shapes.index(shape) * len(FULL.textures) + FULL.textures.index(texture)
+
+
+def reserved(scene: Scene) -> bool:
+    """Whether the scene contains a composition that training never shows."""
+    kinds = [(thing.shape, thing.colour) for thing in scene.things]
+    if any(reserved_binding(*kind) for kind in kinds):
+        return True
+    if scene.arrangement == "group":
+        return reserved_group(len(kinds), *kinds[0])
+    relation = scene.relation
+    return relation is not None and any(reserved_relation(a, relation, b) for a, b in pairwise(kinds))
+
+
+def scene(seed: int, index: int, split: Split = "train", vocabulary: Vocabulary = FULL) -> Scene:
+    """Scene number `index` of a split; "train" and "validation" have no reserved composition, "held-out" at least one.
+
+    Raises UserError for an unknown split, or a vocabulary in which the split has no scene.
+    """
+    if split not in get_args(Split):
+        raise UserError(f"split {split!r} is not one of {', '.join(get_args(Split))}")
+    draws = Draws(seed, "toy-world", split, index)
+    for _ in range(500):
+        drawn = _draw(draws, vocabulary)
+        if reserved(drawn) == (split == "held-out"):
+            return drawn
+    raise UserError(f"split {split!r} has no scene in this vocabulary; give it more shapes and colours")
+
+
+def _arrangement(draws: Draws, vocabulary: Vocabulary) -> Arrangement:
+    names = vocabulary.arrangements
+    mark = draws.uniform(0.0, sum(_WEIGHTS[name] for name in names))
+    for name in names:
+        mark -= _WEIGHTS[name]
+        if mark < 0:
+            return name
+    return names[-1]
+
+
+def _kinds(draws: Draws, vocabulary: Vocabulary, background: str, count: int) -> list[tuple[str, str]]:
+    """Distinct (shape, colour) pairs that stand out from the background."""
+    colours = [colour for colour in vocabulary.colours if (colour, background) not in CLASHES]
+    if not colours or len(vocabulary.shapes) * len(colours) < count:
+        raise UserError(f"the {background} background needs more shapes and colours for {count} different objects")
+    kinds: list[tuple[str, str]] = []
+    while len(kinds) < count:
+        kind = draws.choice(vocabulary.shapes), draws.choice(colours)
+        if kind not in kinds:
+            kinds.append(kind)
+    return kinds
+
+
+def _draw(draws: Draws, vocabulary: Vocabulary) -> Scene:
+    arrangement = _arrangement(draws, vocabulary)
+    background = draws.choice(vocabulary.backgrounds)
+    wording = int(draws.uniform() * 1024)
+    count = {"single": 1, "pair": 2, "row": 3}.get(arrangement) or draws.choice(tuple(COUNTS.values()))
+    kinds = _kinds(draws, vocabulary, background, count if arrangement != "group" else 1)
+    if arrangement == "group":
+        kinds *= count
+    # Half of the objects are plain: textures are the finest detail of the world.
+    textures = tuple(t for t in vocabulary.textures for _ in range(2 if t == "plain" else 1))
+    # Three or more only fit when they are small; a vocabulary without "small" gets them small all the same.
+    sizes = vocabulary.sizes if count <= 2 else ("small",)
+    if arrangement == "group":
+        looks = [(draws.choice(sizes), draws.choice(textures))] * count
+        diameters = [draws.uniform(*SIZES[looks[0][0]])] * count
+    else:
+        looks = [(draws.choice(sizes), draws.choice(textures)) for _ in range(count)]
+        diameters = [draws.uniform(*SIZES[size]) for size, _ in looks]
+    radii = [diameter / 2 for diameter in diameters]
+    relation = position = None
+    if arrangement == "single":
+        position = draws.choice(tuple(POSITIONS))
+        points = [spot(draws, POSITIONS[position], radii[0])]
+    elif arrangement == "group":
+        points = group(draws, count, radii[0])
+    else:
+        relation = draws.choice(RELATIONS if arrangement == "pair" else ("left of", "above"))
+        backwards = relation in ("below", "right of")
+        points = on_axis(draws, radii[:: -1 if backwards else 1], relation in ("above", "below"))
+        points = points[:: -1 if backwards else 1]
+    things = tuple(
+        Thing(shape, colour, size, texture, x, y, diameter)
+        for (shape, colour), (size, texture), (x, y), diameter in zip(kinds, looks, points, diameters, strict=True)
+    )
+    return Scene(arrangement, things, background, relation, position, wording)

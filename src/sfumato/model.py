@@ -1,0 +1,364 @@
+"""A trained model: its parts, its configuration, and the folder both live in (YAML + safetensors, no pickle)."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self, cast, overload
+
+import torch
+from PIL.Image import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from sfumato import generate, pictures
+from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
+from sfumato.autoencoder.scaling import Scaling
+from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
+from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
+from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer
+from sfumato.config import load_config, parse, to_yaml
+from sfumato.denoiser.table import DenoiserConfig, build_denoiser
+from sfumato.diffusion.prediction import PredictionKind
+from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
+from sfumato.errors import UserError
+from sfumato.generate import Guidance
+from sfumato.rng import SampleNoise
+from sfumato.sampling.grids import GridConfig, build_grid
+from sfumato.sampling.loop import Step
+from sfumato.sampling.table import SAMPLERS, SamplerConfig, build_sampler, default_grid
+from sfumato.schema import Schema
+
+CONFIG_FILE = "config.yaml"
+TOKENIZER_FILE = "tokenizer.json"
+DEFAULT_STEPS = 20
+DEFAULT_SAMPLER = "dpmpp-2m"
+DEFAULT_GUIDANCE = 3.0
+
+
+class DiffusionConfig(Schema):
+    """The second stage: network, steering, noise schedule, and what the network predicts."""
+
+    denoiser: DenoiserConfig
+    conditioner: ConditionerConfig = NoneConfig()
+    schedule: ScheduleConfig
+    prediction: PredictionKind = "eps"
+    condition_dropout: float = Field(0.0, ge=0, le=1)
+    """How often the condition was dropped in training; 0: the model does not know the case without, guidance is off."""
+
+
+class ModelConfig(Schema):
+    """`config.yaml` of a model folder. `about` records what it was trained on, for people."""
+
+    format: Literal[1] = 1
+    autoencoder: AutoencoderConfig
+    image_size: tuple[int, int]
+    """(H, W) of the training images."""
+    classes: tuple[str, ...] | None = None
+    diffusion: DiffusionConfig | None = None
+    about: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SecondStage:
+    """What the diffusion model adds to the autoencoder."""
+
+    config: DiffusionConfig
+    denoiser: nn.Module
+    conditioner: Conditioner | None
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class LatentDiffusion:
+    """A model ready for use; an autoencoder alone has no `second` stage. Made by `load` or by training."""
+
+    config: ModelConfig
+    autoencoder: Autoencoder
+    scaling: Scaling
+    second: SecondStage | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.scaling.shift.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) at the training size."""
+        return self.latent_shape_of(self.config.image_size)
+
+    def latent_shape_of(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(C, h, w) of images of size (H, W). Raises UserError where f does not divide them."""
+        f = self.autoencoder.factor
+        if min(size) < f or size[0] % f or size[1] % f:
+            raise UserError(f"size {size[0]}x{size[1]} is not a multiple of f = {f}, this model's downsampling factor")
+        return (self.autoencoder.latent_channels, size[0] // f, size[1] // f)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules by the name of their file."""
+        parts: dict[str, nn.Module] = {"autoencoder": self.autoencoder, "scaling": self.scaling}
+        if self.second is not None:
+            parts["denoiser"] = self.second.denoiser
+            if self.second.conditioner is not None:
+                parts["conditioner"] = self.second.conditioner
+        return parts
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the weights and returns the model."""
+        for part in self.parts().values():
+            part.to(device)
+        return self
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hex digits that name these weights and this configuration."""
+        key = hashlib.sha256(to_yaml(self.config.model_copy(update={"about": {}})).encode())
+        for name, part in sorted(self.parts().items()):
+            for tensor_name, tensor in part.state_dict().items():
+                key.update(f"{name}.{tensor_name}".encode())
+                key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return key.hexdigest()[:12]
+
+    def save(self, folder: Path | str) -> None:
+        """Writes the model folder; one that stood there is replaced only once the new one is whole."""
+        folder = Path(folder)
+        fresh = folder.with_name(f".{folder.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            for name, part in self.parts().items():
+                save_tensors(fresh / f"{name}.safetensors", part.state_dict())
+            tokenizer = stored_tokenizer(self.second.conditioner) if self.second else None
+            if tokenizer is not None:
+                write_text(fresh / TOKENIZER_FILE, tokenizer)
+            write_text(fresh / CONFIG_FILE, to_yaml(self.config))
+            swap_folder(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    # ---- use
+
+    def condition(
+        self,
+        n: int,
+        text: Sequence[str] | None = None,
+        label: Sequence[int | str] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> tuple[Condition, Condition | None]:
+        """The condition of n samples and the unconditional one beside it.
+
+        Raises UserError where the model is not steered by what is given, or needs what is not.
+        """
+        conditioner = self._second().conditioner
+        given = {"text": text, "label": label}
+        reads = () if conditioner is None else conditioner.reads
+        for name, value in given.items():
+            if value is not None and name not in reads:
+                takes = f"it is steered by {' and '.join(reads)}" if reads else "it was trained without any condition"
+                raise UserError(f"this model takes no {name}: {takes}")
+        if conditioner is None:
+            return Condition(), None
+        _, h, w = self.latent_shape_of(size or self.config.image_size)
+        null = conditioner.null(n, (h, w))
+        fields: dict[str, Any] = {}
+        if "text" in reads:
+            fields["text"] = list(text) if text is not None else [""] * n
+        if "label" in reads:
+            if label is None:
+                if not self.config.diffusion or not self.config.diffusion.condition_dropout:
+                    raise UserError("this model is steered by class: give a label")
+                return null, null
+            fields["label"] = torch.tensor([self.class_index(value) for value in label], device=self.device)
+        return conditioner(fields), null
+
+    def class_index(self, label: int | str) -> int:
+        """The number of a class given by number or name. Raises UserError for an unknown one."""
+        names = self.config.classes or ()
+        if isinstance(label, str) and label in names:
+            return names.index(label)
+        if isinstance(label, int) or label.isdigit():
+            if names and not 0 <= int(label) < len(names):
+                raise UserError(f"label {label} is outside 0 to {len(names) - 1}")
+            return int(label)
+        raise UserError(
+            f"label {label!r} is not one of this model's classes: {', '.join(names) or 'they have no names'}"
+        )
+
+    @overload
+    def sample(self, text: Sequence[str] | None = None, *, as_tensor: Literal[True], **options: Any) -> Tensor: ...
+
+    @overload
+    def sample(
+        self, text: Sequence[str] | None = None, *, as_tensor: Literal[False] = False, **options: Any
+    ) -> list[Image]: ...
+
+    def sample(
+        self, text: Sequence[str] | str | None = None, *, as_tensor: bool = False, **options: Any
+    ) -> list[Image] | Tensor:
+        """Draws pictures; see `sample_tensor` for the options. Returns PIL images, or (N, 3, H, W) in [-1, 1]."""
+        images = self.sample_tensor(text, **options)
+        return images if as_tensor else [pictures.to_pil(image) for image in images]
+
+    def sample_tensor(
+        self,
+        text: Sequence[str] | str | None = None,
+        *,
+        label: Sequence[int | str] | int | str | None = None,
+        n: int | None = None,
+        steps: int = DEFAULT_STEPS,
+        sampler: str | SamplerConfig = DEFAULT_SAMPLER,
+        grid: GridConfig | None = None,
+        guidance: float | None = None,
+        interval: tuple[float, float] = (0.0, 1.0),
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        size: tuple[int, int] | None = None,
+        batch: int = 16,
+        callback: Callable[[Step], None] | None = None,
+    ) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1].
+
+        Args:
+            text: a prompt each, or one for all.
+            label: a class each (number or name), or one for all.
+            n: how many, where it does not follow from text, label or seeds.
+            sampler: a name of `sfumato.sampling.table.SAMPLERS`, or its configuration.
+            grid: how the steps are spaced; by default as suits the sampler.
+            guidance: the scale s of classifier-free guidance, 1 is off; by default 3 where the model was made for it.
+            seeds: one a sample; by default seed, seed + 1, ... A seed draws the same picture in any batch.
+            size: (H, W), by default the training size.
+
+        Raises:
+            UserError: for options that do not fit this model.
+        """
+        second = self._second()
+        prompts = [text] if isinstance(text, str) else text
+        labels = [label] if isinstance(label, int | str) else label
+        count = n or max(len(seeds or ()), len(prompts or ()), len(labels or ()), 1)
+        prompts, labels = _spread(prompts, count, "text"), _spread(labels, count, "label")
+        seeds = list(seeds) if seeds is not None else [seed + i for i in range(count)]
+        if len(seeds) != count:
+            raise UserError(f"{len(seeds)} seeds were given for {count} samples")
+        scale = self._guidance_scale(guidance)
+        size = size or self.config.image_size
+        shape = self.latent_shape_of(size)
+        config = sampler_named(sampler) if isinstance(sampler, str) else sampler
+        times = build_grid(grid or default_grid(config, second.schedule), second.schedule, steps)
+        images = []
+        for start in range(0, count, batch):
+            rows = slice(start, min(count, start + batch))
+            with torch.no_grad():
+                condition, null = self.condition(
+                    rows.stop - start, prompts and prompts[rows], labels and labels[rows], size
+                )
+            denoise = generate.guided(
+                second.denoiser,
+                second.schedule,
+                second.config.prediction,
+                condition,
+                null,
+                Guidance(scale, interval),
+            )
+            noise = SampleNoise(seeds[rows], device=self.device)
+            latents = generate.generate_latents(
+                denoise, second.schedule, build_sampler(config), times, shape, noise, callback
+            )
+            images.append(generate.decode(self.autoencoder, self.scaling, latents))
+        return torch.cat(images)
+
+    def reconstruct(self, images: Tensor, batch: int = 16) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] through the first stage and back."""
+        return generate.reconstruct(self.autoencoder, images.to(self.device), batch)
+
+    def _second(self) -> SecondStage:
+        if self.second is None:
+            raise UserError("this model is an autoencoder only: train a diffusion model on it to draw samples")
+        return self.second
+
+    def _guidance_scale(self, guidance: float | None) -> float:
+        config = self._second().config
+        if config.conditioner.kind == "none":
+            if guidance not in (None, 1.0):
+                raise UserError(f"guidance {guidance:g} needs a condition, but this model was trained without any")
+            return 1.0
+        if config.condition_dropout == 0:
+            if guidance not in (None, 1.0):
+                raise UserError(
+                    f"guidance {guidance:g} cannot work: this model was trained without condition dropout "
+                    "(train.condition_dropout), so it does not know the unconditional case; use guidance 1"
+                )
+            return 1.0
+        return DEFAULT_GUIDANCE if guidance is None else guidance
+
+
+def _spread(values: Sequence[Any] | None, count: int, name: str) -> list[Any] | None:
+    if values is None:
+        return None
+    if len(values) == 1:
+        return list(values) * count
+    if len(values) != count:
+        raise UserError(f"{len(values)} values of {name} were given for {count} samples; give one, or one for each")
+    return list(values)
+
+
+def sampler_named(name: str, **options: Any) -> SamplerConfig:
+    """The configuration of a sampler by name. Raises UserError for an unknown name or option."""
+    if name not in SAMPLERS:
+        raise UserError(f"sampler {name!r} is not one of {', '.join(SAMPLERS)}")
+    return cast(SamplerConfig, parse({"kind": name, **options}, SAMPLERS[name].config, f"sampler {name}"))
+
+
+def swap_folder(fresh: Path, folder: Path) -> None:
+    """Puts a finished folder in the place of another."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def build(config: ModelConfig, tokenizer: str | None = None) -> LatentDiffusion:
+    """The model of a configuration with fresh weights."""
+    autoencoder = Autoencoder(config.autoencoder)
+    scaling = Scaling.from_factor(autoencoder.latent_channels, 1.0)
+    second = None
+    if config.diffusion is not None:
+        conditioner = build_conditioner(config.diffusion.conditioner, tokenizer)
+        spec = ConditionSpec() if conditioner is None else conditioner.spec
+        denoiser = build_denoiser(config.diffusion.denoiser, autoencoder.latent_channels, spec)
+        second = SecondStage(config.diffusion, denoiser, conditioner, build_schedule(config.diffusion.schedule))
+    return LatentDiffusion(config, autoencoder, scaling, second)
+
+
+def find_folder(path: Path | str) -> Path:
+    """The model folder at a path, or the `model` folder of a run there. Raises UserError where there is neither."""
+    path = Path(path)
+    for folder in (path / "model", path):
+        if (folder / "autoencoder.safetensors").exists() and (folder / CONFIG_FILE).exists():
+            return folder
+    if not path.exists():
+        raise UserError(f"model {str(path)!r} does not exist; give a model folder or the folder of a run")
+    if (path / "states").is_dir():
+        raise UserError(
+            f"the run in {str(path)!r} has not saved a model yet; let it reach its first train.save_every steps"
+        )
+    raise UserError(
+        f"{str(path)!r} is neither a model folder nor the folder of a run: it holds no {CONFIG_FILE} with weights"
+    )
+
+
+def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusion:
+    """Opens a model folder, or the newest model of a run. Raises UserError naming what is missing or does not fit."""
+    folder = find_folder(path)
+    config = load_config(str(folder / CONFIG_FILE), [], ModelConfig)
+    tokenizer_file = folder / TOKENIZER_FILE
+    tokenizer = tokenizer_file.read_text(encoding="utf-8") if tokenizer_file.exists() else None
+    with torch.device("meta"):
+        model = build(config, tokenizer)
+    for name, part in model.parts().items():
+        load_into(part, load_tensors(folder / f"{name}.safetensors")[0], str(folder / f"{name}.safetensors"))
+        part.eval().requires_grad_(False)
+    return model.to(device)

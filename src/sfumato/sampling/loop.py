@@ -1,0 +1,66 @@
+"""The one sampling loop: any sampler, any denoise function, any grid of times."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from sfumato.diffusion.schedule import Schedule
+from sfumato.sampling.sampler import Denoise, Noise, Sampler, State, as_time
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback sees after each step: step `index` of `total` went from time t to s and gave x.
+
+    x0 is the expected clean latent at the beginning of the step, from the first call of the denoise function.
+    """
+
+    index: int
+    total: int
+    t: Tensor
+    s: Tensor
+    x: Tensor
+    x0: Tensor
+
+
+class _Watch:
+    """Passes calls through and keeps the first result since it was last cleared."""
+
+    def __init__(self, denoise: Denoise) -> None:
+        self.denoise = denoise
+        self.first: Tensor | None = None
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        x0 = self.denoise(x_t, t)
+        if self.first is None:
+            self.first = x0
+        return x0
+
+
+def sample(
+    sampler: Sampler[State],
+    schedule: Schedule,
+    denoise: Denoise,
+    x: Tensor,
+    grid: Tensor,
+    noise: Noise,
+    callback: Callable[[Step], None] | None = None,
+) -> Tensor:
+    """Walks x (B, ...) from time grid[0] to grid[-1] and returns it.
+
+    grid: (S + 1,) float64 times, falling, S steps. x is noise where grid[0] = 1, or a clean latent noised to grid[0].
+    The gradient mode is the caller's. Raises ValueError for a grid of fewer than two times.
+    """
+    if grid.dim() != 1 or len(grid) < 2:
+        raise ValueError(f"a grid is a vector of at least two times, not of shape {tuple(grid.shape)}")
+    times = [as_time(t) for t in grid]
+    total = len(times) - 1
+    state = sampler.init()
+    for index, (t, s) in enumerate(pairwise(times)):
+        watch = _Watch(denoise)
+        x, state = sampler.step(watch, schedule, x, t, s, state, noise)
+        if callback is not None:
+            callback(Step(index, total, t, s, x, x if watch.first is None else watch.first))
+    return x

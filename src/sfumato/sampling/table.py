@@ -1,0 +1,106 @@
+"""Every sampler by name: its configuration, how to build it, the grid it likes, and what to tell a user about it."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from sfumato.diffusion.schedule import Schedule
+from sfumato.sampling.ancestral import DDIM, DDPM, DDIMConfig, DDPMConfig
+from sfumato.sampling.dpm_solver import (
+    DPM2M,
+    DPM2MSDE,
+    DPM2S,
+    DPM3M,
+    DPM2MConfig,
+    DPM2MSDEConfig,
+    DPM2SConfig,
+    DPM3MConfig,
+)
+from sfumato.sampling.grids import GridConfig, GridKind
+from sfumato.sampling.heun import EDM, EDMConfig, Euler, EulerConfig, Heun, HeunConfig
+from sfumato.sampling.plms import PLMS, PLMSConfig
+from sfumato.sampling.sampler import Sampler
+from sfumato.sampling.unipc import UniPC, UniPCConfig
+from sfumato.schema import Schema
+
+SamplerConfig = Annotated[
+    DDPMConfig
+    | DDIMConfig
+    | PLMSConfig
+    | EulerConfig
+    | HeunConfig
+    | EDMConfig
+    | DPM2MConfig
+    | DPM2SConfig
+    | DPM3MConfig
+    | DPM2MSDEConfig
+    | UniPCConfig,
+    Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True)
+class SamplerFacts:
+    """A row of the table: `order` of convergence (None: stochastic), network calls a step, default grid, use."""
+
+    config: type[Schema]
+    order: int | None
+    calls: int
+    grid: GridKind
+    suits: str
+
+
+SAMPLERS: dict[str, SamplerFacts] = {
+    "ddpm": SamplerFacts(DDPMConfig, None, 1, "trailing", "the paper's reference; hundreds of steps, most variety"),
+    "ddim": SamplerFacts(DDIMConfig, 1, 1, "leading", "the paper's sampler; 50 to 250 steps; inversion and editing"),
+    "plms": SamplerFacts(PLMSConfig, 2, 1, "leading", "the paper's fast sampler; 50 steps; one call more in all"),
+    "euler": SamplerFacts(EulerConfig, 1, 1, "karras", "ddim with eta 0 on another grid; flow models"),
+    "heun": SamplerFacts(HeunConfig, 2, 2, "karras", "a careful reference; 20 to 50 steps"),
+    "edm": SamplerFacts(EDMConfig, None, 2, "karras", "many steps; churn corrects the errors of earlier steps"),
+    "dpmpp-2m": SamplerFacts(DPM2MConfig, 2, 1, "log-snr", "the everyday choice; 10 to 25 steps"),
+    "dpmpp-2s": SamplerFacts(DPM2SConfig, 2, 2, "log-snr", "strong guidance that makes 2m overshoot; 10 to 15 steps"),
+    "dpmpp-3m": SamplerFacts(DPM3MConfig, 3, 1, "log-snr", "weak or no guidance, 20 steps or more"),
+    "dpmpp-2m-sde": SamplerFacts(DPM2MSDEConfig, None, 1, "log-snr", "variety of ddpm in 20 to 50 steps"),
+    "unipc": SamplerFacts(UniPCConfig, 3, 1, "log-snr", "very few steps, 5 to 15"),
+}
+
+
+def build_sampler(config: SamplerConfig) -> Sampler[Any]:
+    """The sampler a configuration describes. Raises UserError for values outside their range."""
+    match config:
+        case DDPMConfig():
+            return DDPM(config.variance, config.temperature)
+        case DDIMConfig():
+            return DDIM(config.eta, config.temperature)
+        case PLMSConfig():
+            return PLMS()
+        case EulerConfig():
+            return Euler()
+        case HeunConfig():
+            return Heun()
+        case EDMConfig():
+            return EDM(config.churn, config.churn_min, config.churn_max, config.noise_scale)
+        case DPM2MConfig():
+            return DPM2M()
+        case DPM2SConfig():
+            return DPM2S()
+        case DPM3MConfig():
+            return DPM3M()
+        case DPM2MSDEConfig():
+            return DPM2MSDE(config.eta)
+        case UniPCConfig():
+            return UniPC(config.order, config.scale)
+
+
+def default_grid(config: SamplerConfig, schedule: Schedule) -> GridConfig:
+    """The grid that suits a sampler on this schedule.
+
+    Flow models take evenly spaced times, and a zero-terminal schedule a grid that begins in pure noise; but PLMS, which
+    cannot begin there, keeps the original's grid.
+    """
+    kind = SAMPLERS[config.kind].grid
+    misses_the_noise = schedule.zero_terminal and kind == "leading"
+    if config.kind != "plms" and (not schedule.discrete or misses_the_noise):
+        kind = "trailing"
+    return GridConfig(kind=kind)

@@ -1,0 +1,330 @@
+"""Stage 1: the loop that trains an autoencoder with perceptual and patch-adversarial losses (section 3.1, App. G).
+
+One forward pass of the autoencoder serves both players. The generator's step sees the discriminator frozen, the
+discriminator's step sees the reconstruction detached: neither leaves gradients in the other.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sfumato import rng
+from sfumato.autoencoder import losses
+from sfumato.autoencoder.bottleneck import Encoding, code_counts, kmeans, revive_dead_codes
+from sfumato.autoencoder.discriminator import PatchDiscriminator, frozen
+from sfumato.autoencoder.losses import AdversarialConfig, LossConfig
+from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, VQConfig
+from sfumato.autoencoder.perceptual import FeatureDistance, build_perceptual
+from sfumato.data.dataset import Dataset
+from sfumato.data.loader import Loader
+from sfumato.data.table import DataConfig
+from sfumato.engine.training import for_training
+from sfumato.schema import Schema
+from sfumato.training import ema
+from sfumato.training.data import HeldOut, height_width
+from sfumato.training.log import RunLog
+from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
+from sfumato.training.run import RunFolder, interruptible
+from sfumato.training.state import TrainState
+from sfumato.training.steps import check_progress, count_step
+from sfumato.training.workers import Precision, Workers, autocast
+
+Preview = Callable[[Autoencoder, int], Mapping[str, float | list[float]]]
+"""Given the averaged autoencoder and the step, draws what there is to see and returns numbers for the log."""
+
+Export = Callable[[Autoencoder, TrainState], None]
+"""Writes the model folder of the averaged autoencoder."""
+
+
+class AutoencoderTraining(Schema):
+    """How long and how; `batch` counts images per process and micro-batch."""
+
+    steps: int = Field(100_000, ge=1)
+    batch: int = Field(16, ge=1)
+    accumulate: int = Field(1, ge=1)
+    precision: Precision = "auto"
+    optimiser: OptimiserConfig = OptimiserConfig()
+    discriminator: OptimiserConfig = OptimiserConfig()
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    seed: int = 0
+    log_every: int = Field(50, ge=1)
+    preview_every: int = Field(1000, ge=1)
+    preview_images: int = Field(64, ge=1)
+    save_every: int = Field(1000, ge=1)
+    workers: int = Field(2, ge=0)
+    max_skipped: int = Field(20, ge=1)
+    """Stop after so many steps in a row whose gradients were not finite."""
+
+
+class AutoencoderRun(Schema):
+    """The configuration of `sfumato train autoencoder`."""
+
+    model: AutoencoderConfig
+    data: DataConfig
+    held_out: HeldOut = HeldOut()
+    loss: LossConfig = LossConfig()
+    train: AutoencoderTraining = AutoencoderTraining()
+
+    @model_validator(mode="after")
+    def _factor_divides_size(self) -> Self:
+        height, width = height_width(self.data)
+        if height % self.model.factor or width % self.model.factor:
+            raise ValueError(
+                f"data.size {height}x{width} is not a multiple of f = {self.model.factor}, "
+                "which model.channel_multipliers sets; change either"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Players:
+    """The networks of stage 1; `log_variance` holds the learned output variance as one parameter."""
+
+    autoencoder: Autoencoder
+    discriminator: PatchDiscriminator | None
+    perceptual: FeatureDistance | None
+    log_variance: nn.ParameterList
+    counts: "CodeCounts"
+
+
+class CodeCounts(nn.Module):
+    """How often each code was used: in this epoch, and since the last revival. Buffers, to survive a resume."""
+
+    epoch: Tensor
+    recent: Tensor
+
+    def __init__(self, codes: int) -> None:
+        super().__init__()
+        self.register_buffer("epoch", torch.zeros(codes, dtype=torch.long))
+        self.register_buffer("recent", torch.zeros(codes, dtype=torch.long))
+
+    def add(self, indices: Tensor) -> None:
+        """Counts the codes of a batch."""
+        counts = code_counts(indices, len(self.epoch))
+        self.epoch += counts
+        self.recent += counts
+
+
+def build_players(config: AutoencoderRun, workers: Workers) -> Players:
+    """The networks with weights drawn from the run's seed."""
+    adversarial, bottleneck = config.loss.adversarial, config.model.bottleneck
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.derive(config.train.seed, "weights", "autoencoder"))
+        autoencoder = Autoencoder(config.model)
+        discriminator = PatchDiscriminator(
+            config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm
+        )
+    perceptual = build_perceptual(config.loss.perceptual)
+    return Players(
+        autoencoder=workers.place(autoencoder),
+        discriminator=workers.place(discriminator) if adversarial.weight > 0 else None,
+        perceptual=workers.place(perceptual) if perceptual is not None else None,
+        log_variance=workers.place(nn.ParameterList([torch.zeros(())] if config.loss.output_variance else [])),
+        counts=workers.place(CodeCounts(bottleneck.codes if isinstance(bottleneck, VQConfig) else 0)),
+    )
+
+
+def generator_losses(
+    config: LossConfig,
+    players: Players,
+    image: Tensor,
+    output: Tensor,
+    encoding: Encoding,
+    strength: float,
+    workers: Workers,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What the autoencoder minimises, and its terms for the log.
+
+    image, output (B, C, H, W); `strength` in [0, 1] scales the adversarial term, which is not computed at 0.
+    """
+    error = losses.reconstruction(image, output, config.pixel)
+    terms = {"reconstruction": error.mean()}
+    if players.perceptual is not None:
+        distance = players.perceptual(output, image)
+        terms["perceptual"] = distance.mean()
+        error = losses.with_perceptual(error, distance, config.perceptual_weight)
+    variance = next(iter(players.log_variance), None)
+    nll = losses.negative_log_likelihood(error, config.reduction, variance)
+    terms |= {"nll": nll, "regulariser": encoding.regulariser}
+    bottleneck = players.autoencoder.config.bottleneck
+    total = nll + losses.regularisation(config, bottleneck.kind, encoding.regulariser, image[0].numel())
+    if players.discriminator is not None and strength > 0:
+        with frozen(players.discriminator):
+            adversarial = losses.generator_loss(players.discriminator(output))
+        weight = torch.ones((), device=nll.device)
+        if config.adversarial.adaptive:
+            last = players.autoencoder.last_layer()
+            weight = losses.adaptive_weight(nll, adversarial, last, config.adversarial.max_weight, workers.average)
+        total = total + config.adversarial.weight * strength * weight * adversarial
+        terms |= {"adversarial": adversarial, "adaptive_weight": weight}
+    if variance is not None:
+        terms["log_variance"] = variance
+    return total, {name: value.detach() for name, value in terms.items()}
+
+
+def discriminator_losses(
+    config: AdversarialConfig, discriminator: PatchDiscriminator, image: Tensor, output: Tensor, state: TrainState
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What the discriminator minimises, given the detached reconstruction, and its terms for the log."""
+    real, fake = discriminator(image), discriminator(output.detach())
+    total = losses.discriminator_loss(real, fake, config.loss)
+    terms = {"discriminator": total.detach(), "logits_real": real.detach().mean(), "logits_fake": fake.detach().mean()}
+    if config.lecam > 0:
+        averages = losses.LogitAverages(*state.notes.get("logits", (0.0, 0.0)))
+        total = total + config.lecam * losses.lecam(real, fake, averages)
+        averages = averages.updated(real, fake, config.lecam_decay)
+        state.notes["logits"] = [averages.real, averages.fake]
+    return total, terms
+
+
+def train_autoencoder(
+    config: AutoencoderRun, dataset: Dataset, folder: RunFolder, preview: Preview, export: Export
+) -> TrainState:
+    """Trains, or goes on where the run in `folder` stopped; returns the final state.
+
+    Raises UserError if the folder holds another run, the disk fills up, or the loss stays non-finite.
+    """
+    train, workers = config.train, Workers()
+    players = build_players(config, workers)
+    autoencoder, discriminator = players.autoencoder, players.discriminator
+    shadow = ema.average_of(autoencoder)
+    learning = [*autoencoder.parameters(), *players.log_variance.parameters()]
+    judging = [] if discriminator is None else list(discriminator.parameters())
+    state = TrainState(
+        modules={
+            "autoencoder": autoencoder,
+            "ema": shadow,
+            "log_variance": players.log_variance,
+            "counts": players.counts,
+        },
+        optimisers={"autoencoder": build_optimiser(train.optimiser, learning)},
+    )
+    if discriminator is not None:
+        state.modules["discriminator"] = discriminator
+        state.optimisers["discriminator"] = build_optimiser(train.discriminator, judging)
+    folder.resume(state)
+    for_training(autoencoder)
+
+    epoch_steps = max(1, len(dataset) // (train.batch * train.accumulate * workers.world))
+    precision = autocast(workers.device, train.precision)
+    seen_before = state.images
+    with (
+        Loader(
+            dataset, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
+        ) as data,
+        RunLog(folder.path, "autoencoder", train.steps, state.step, workers.leads) as log,
+        interruptible() as interrupt,
+    ):
+        if state.step == 0:
+            _start_codebook(config, players, dataset, precision, workers)
+        while state.step < train.steps and not interrupt.wanted:
+            t_start = time.monotonic()
+            set_rate(state.optimisers["autoencoder"], learning_rate(train.optimiser, state.step, train.steps))
+            strength = losses.adversarial_strength(config.loss.adversarial, state.step)
+            judges = discriminator is not None and losses.discriminator_trains(config.loss.adversarial, state.step)
+            terms: dict[str, Tensor] = {}
+            encoding: Encoding | None = None
+            for micro in range(train.accumulate):
+                image = next(data).to(workers.device).images.contiguous(memory_format=torch.channels_last)
+                noise = _posterior_noise(config, image, state.step, micro, workers)
+                with precision:
+                    encoding = autoencoder.encode(image, noise)
+                    output = autoencoder.decode(encoding.z, quantize=False)
+                    total, terms = generator_losses(config.loss, players, image, output, encoding, strength, workers)
+                (total / train.accumulate).backward()
+                if judges and discriminator is not None:
+                    with precision:
+                        total, more = discriminator_losses(config.loss.adversarial, discriminator, image, output, state)
+                    (total / train.accumulate).backward()
+                    terms |= more
+                if encoding.indices is not None:
+                    players.counts.add(encoding.indices)
+
+            workers.average(p.grad for p in (*learning, *judging) if p.grad is not None)
+            norm = gradients_norm(learning)
+            finite = bool(torch.isfinite(norm))
+            if finite:
+                clip_(learning, norm, train.optimiser.clip_norm)
+                state.optimisers["autoencoder"].step()
+                ema.update(shadow, autoencoder, ema.decay_at(state.step, train.ema_decay))
+            if finite and judges:
+                rate = learning_rate(train.discriminator, state.step, train.steps)
+                set_rate(state.optimisers["discriminator"], rate)
+                clip_(judging, gradients_norm(judging), train.discriminator.clip_norm)
+                state.optimisers["discriminator"].step()
+            for optimiser in state.optimisers.values():
+                optimiser.zero_grad(set_to_none=True)
+            if encoding is not None:
+                _mend_codebook(config, players, encoding, state)
+            count_step(state, finite, train.batch * train.accumulate * workers.world, time.monotonic() - t_start)
+            check_progress(state, train.max_skipped)
+
+            if state.step % train.log_every == 0 or state.step == train.steps:
+                values = {name: value.float().mean().item() for name, value in terms.items()}
+                values |= {"gradient_norm": norm.item(), "strength": strength, "stall_seconds": data.stall_seconds}
+                values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
+                if state.step % epoch_steps < train.log_every and len(players.counts.epoch):
+                    values["codes_used"] = (players.counts.epoch > 0).float().mean().item()
+                    players.counts.epoch.zero_()
+                log.record(state.step, values)
+            log.advance(state.step, state.images - seen_before, f"L {terms['reconstruction'].item():.4f}")
+            last = state.step == train.steps or interrupt.wanted
+            if workers.leads and (state.step % train.preview_every == 0 or last):
+                log.record(state.step, preview(_averaged(shadow), state.step))
+            if workers.leads and (state.step % train.save_every == 0 or last):
+                folder.save(state)
+                export(_averaged(shadow), state)
+        if interrupt.wanted:
+            log.say(f"stopped after step {state.step}; the same command goes on from there")
+    workers.close()
+    return state
+
+
+def _averaged(shadow: nn.Module) -> Autoencoder:
+    assert isinstance(shadow, Autoencoder)
+    return shadow
+
+
+def _posterior_noise(config: AutoencoderRun, image: Tensor, step: int, micro: int, workers: Workers) -> Tensor | None:
+    """N(0, 1) of the latent's shape: this rank's rows of the draw for the global batch."""
+    if config.model.bottleneck.kind != "kl":
+        return None
+    B, _, H, W = image.shape
+    f = config.model.factor
+    g = rng.generator(config.train.seed, "posterior", step, micro)
+    noise = torch.randn(B * workers.world, config.model.raw_channels, H // f, W // f, generator=g)
+    return noise[B * workers.rank : B * (workers.rank + 1)].to(image.device)
+
+
+@torch.no_grad()
+def _start_codebook(
+    config: AutoencoderRun, players: Players, dataset: Dataset, precision: torch.autocast, workers: Workers
+) -> None:
+    """Sets the codes to cluster means of the first batch's latents, the same batch on every rank."""
+    bottleneck, quantize = config.model.bottleneck, players.autoencoder.quantize
+    if not isinstance(bottleneck, VQConfig) or quantize is None or not bottleneck.kmeans_init:
+        return
+    with Loader(dataset, config.train.batch, config.train.seed, workers=0) as data, precision:
+        latents = players.autoencoder.encode(next(data).to(workers.device).images).moments
+    quantize.embedding.weight.copy_(kmeans(latents, bottleneck.codes, rng.generator(config.train.seed, "kmeans")))
+
+
+@torch.no_grad()
+def _mend_codebook(config: AutoencoderRun, players: Players, encoding: Encoding, state: TrainState) -> None:
+    bottleneck, quantize = config.model.bottleneck, players.autoencoder.quantize
+    if not isinstance(bottleneck, VQConfig) or quantize is None or not bottleneck.revive_every:
+        return
+    if (state.step + 1) % bottleneck.revive_every:
+        return
+    g = rng.generator(config.train.seed, "revive", state.step)
+    renewed, dead = revive_dead_codes(quantize.embedding.weight, players.counts.recent, encoding.moments, g)
+    quantize.embedding.weight.copy_(renewed)
+    for value in state.optimisers["autoencoder"].state[quantize.embedding.weight].values():
+        if value.shape == renewed.shape:
+            value[dead] = 0
+    players.counts.recent.zero_()

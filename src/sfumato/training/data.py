@@ -1,0 +1,92 @@
+"""Opening the data of a run: the training part, the part held out, and what the user should hear about it."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from sfumato.checkpoint import write_text
+from sfumato.data.dataset import Dataset, Progress
+from sfumato.data.folder import FolderDataset
+from sfumato.data.split import split
+from sfumato.data.table import DataConfig, open_dataset
+from sfumato.data.toyworld.dataset import ToyWorldConfig
+from sfumato.errors import UserError
+from sfumato.schema import Schema
+
+TOY_HELD_OUT = 1024
+
+
+class HeldOut(Schema):
+    """What is kept out of training: a share (below 1) or a number of examples; `by` keeps examples that share a column
+    (text, label, or one of data.columns) on one side. The toy world has held-out compositions of its own instead."""
+
+    amount: int | float = Field(0.02, ge=0)
+    by: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The two parts of a data set."""
+
+    training: Dataset
+    held_out: Dataset | None
+
+
+def height_width(config: DataConfig) -> tuple[int, int]:
+    """(H, W) of the pictures a configuration gives."""
+    size = config.size
+    return (size, size) if isinstance(size, int) else size
+
+
+def open_data(
+    config: DataConfig,
+    held_out: HeldOut,
+    folder: Path,
+    cache: Path,
+    say: Callable[[str], None],
+    progress: Callable[[str], Progress],
+) -> RunData:
+    """Opens the data, lists what cannot be read in `folder`/unreadable.txt and tells of it.
+
+    `progress(title)` gives a callable of (done, total). Raises UserError if there is nothing to read.
+    """
+    if isinstance(config, ToyWorldConfig):
+        aside = config.model_copy(update={"split": "held-out", "length": min(TOY_HELD_OUT, config.length)})
+        return RunData(config.build(), aside.build())
+    dataset = open_dataset(config, cache, scanning=progress("scanning"), decoding=progress("decoding"))
+    assert isinstance(dataset, FolderDataset)
+    for note in dataset.notes:
+        say(note)
+    _tell_of_losses(dataset, folder, say)
+    training, aside_part = split(dataset, held_out.amount, held_out.seed, _groups(dataset, held_out.by))
+    return RunData(training, aside_part if len(aside_part) else None)
+
+
+def _tell_of_losses(dataset: FolderDataset, folder: Path, say: Callable[[str], None]) -> None:
+    bad = dataset.unreadable
+    if bad:
+        write_text(folder / "unreadable.txt", "".join(f"{path}\t{reason}\n" for path, reason in bad))
+        say(f"{len(bad)} files cannot be read and are left out; {folder / 'unreadable.txt'} names them")
+    if dataset.scan.missing:
+        first = dataset.scan.missing[0]
+        say(f"{len(dataset.scan.missing)} files that the metadata names are not there, the first is {first}")
+    say(f"{len(dataset)} images of {dataset.config.path}, fields: {', '.join(dataset.fields) or 'none'}")
+
+
+def _groups(dataset: FolderDataset, by: str | None) -> Sequence[Hashable] | None:
+    if by is None:
+        return None
+    if by not in dataset.fields:
+        raise UserError(
+            f"held_out.by {by!r} is not a field of the data, which has {', '.join(dataset.fields) or 'none'}; "
+            "name further columns in data.columns"
+        )
+    return [_hashable(dataset.describe(i)[by]) for i in range(len(dataset))]
+
+
+def _hashable(value: Any) -> Hashable:
+    return tuple(value) if isinstance(value, list) else value

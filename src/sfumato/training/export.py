@@ -1,0 +1,56 @@
+"""The model folder of a run: what `sfumato.load` opens, written from the averaged weights."""
+
+from typing import Any
+
+from sfumato import __version__
+from sfumato.autoencoder.model import Autoencoder
+from sfumato.autoencoder.scaling import Scaling
+from sfumato.model import LatentDiffusion, ModelConfig
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.data import RunData, height_width
+from sfumato.training.diffusion import DiffusionRun, Steered
+from sfumato.training.previews import with_networks
+from sfumato.training.run import RunFolder
+from sfumato.training.state import TrainState
+
+
+def save_autoencoder(
+    autoencoder: Autoencoder, config: AutoencoderRun, data: RunData, folder: RunFolder, state: TrainState
+) -> None:
+    """Writes stage 1; its latents are scaled when a data set is encoded for stage 2."""
+    model = LatentDiffusion(
+        config=ModelConfig(
+            autoencoder=config.model,
+            image_size=height_width(config.data),
+            classes=data.training.classes,
+            about={
+                "autoencoder": about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)
+            },
+        ),
+        autoencoder=autoencoder,
+        scaling=Scaling.from_factor(autoencoder.latent_channels, 1.0),
+    )
+    model.save(folder.model)
+
+
+def save_diffusion(
+    model: LatentDiffusion, networks: Steered, config: DiffusionRun, folder: RunFolder, state: TrainState
+) -> None:
+    """Writes both stages."""
+    facts = about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)
+    described = model.config.model_copy(update={"about": {**model.config.about, "diffusion": facts}})
+    trained = with_networks(model, networks)
+    LatentDiffusion(described, trained.autoencoder, trained.scaling, trained.second).save(folder.model)
+
+
+def about(data: dict[str, Any], train: dict[str, Any], state: TrainState) -> dict[str, Any]:
+    """What a model folder records of its training."""
+    return {
+        "sfumato": __version__,
+        "steps": state.step,
+        "images": state.images,
+        "hours": round(state.seconds / 3600, 3),
+        "skipped": state.skipped,
+        "seed": train["seed"],
+        "data": {name: value for name, value in data.items() if name in ("kind", "path", "size", "length", "seed")},
+    }

@@ -1,0 +1,120 @@
+"""Progress and record of a run: a bar with rate and time left, a plain JSONL, TensorBoard where it is installed."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+PLAIN_LINE_SECONDS = 30.0
+
+
+class RunLog:
+    """Writes `log.jsonl` in the run's folder, one object a line, and shows progress; silent where `active` is False.
+
+    Opened at a step it drops the lines after that step: they belong to work that was lost and is done again.
+    """
+
+    def __init__(self, folder: Path, title: str, steps: int, step: int, active: bool = True) -> None:
+        self._active = active
+        self._console = Console(stderr=True, quiet=not active)
+        self._title, self._steps = title, steps
+        self._last_line = 0.0
+        self._started, self._first_step = time.monotonic(), step
+        self._progress: Progress | None = None
+        self._board: Any = None
+        if not active:
+            return
+        self._path = folder / "log.jsonl"
+        kept = [line for line in read_lines(self._path) if line.get("step", 0) <= step]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = _tensorboard(folder, step)
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                console=self._console,
+            )
+            self._task = self._progress.add_task(title, total=steps, completed=step, rate="", numbers="")
+            self._progress.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress:
+            self._progress.stop()
+        if self._active:
+            self._file.close()
+        if self._board:
+            self._board.close()
+
+    def say(self, message: str) -> None:
+        """One line for the user, kept beside the bar."""
+        self._console.print(message, highlight=False)
+
+    def record(self, step: int, values: Mapping[str, float | list[float]]) -> None:
+        """Adds a line to the JSONL (and scalars to TensorBoard)."""
+        if not self._active:
+            return
+        line = {"step": step, **{name: _rounded(value) for name, value in values.items()}}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._board:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(name, value, step)
+
+    def advance(self, step: int, images: int, numbers: str) -> None:
+        """Moves the bar to `step`; `images` were seen since this log was opened."""
+        elapsed = time.monotonic() - self._started
+        rate = f"{images / max(elapsed, 1e-9):.1f} img/s"
+        if self._progress:
+            self._progress.update(self._task, completed=step, rate=rate, numbers=numbers)
+        elif self._active and (time.monotonic() - self._last_line > PLAIN_LINE_SECONDS or step == self._steps):
+            self._last_line = time.monotonic()
+            left = elapsed / max(1, step - self._first_step) * (self._steps - step)
+            self.say(f"{self._title}: step {step}/{self._steps}  {rate}  {_clock(left)} left  {numbers}")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSONL file; a half-written last line is passed over."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def _rounded(value: float | list[float]) -> float | list[float]:
+    return [float(f"{v:.6g}") for v in value] if isinstance(value, list) else float(f"{value:.6g}")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -1,0 +1,67 @@
+"""Learning rates as pure functions of the step, and the optimisers that take them."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sfumato.schema import Schema
+
+
+class OptimiserConfig(Schema):
+    """AdamW with warm-up and a decay; `learning_rate` is the peak."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    decay: Literal["constant", "cosine", "tail"] = "tail"  # tail: constant, then linear to `final` over `tail_fraction`
+    tail_fraction: float = Field(0.4, gt=0, le=1)
+    final: float = Field(0.02, ge=0, le=1)  # of the peak, at the last step
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+
+
+def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
+    """The rate of step number `step` (from 0) in a run of `steps`."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    progress = step / max(1, steps)
+    match config.decay:
+        case "constant":
+            shape = 1.0
+        case "cosine":
+            shape = config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * progress))
+        case "tail":
+            left = min(1.0, (1 - progress) / config.tail_fraction)
+            shape = config.final + (1 - config.final) * left
+    return config.learning_rate * warmup * shape
+
+
+def build_optimiser(config: OptimiserConfig, parameters: Iterable[Tensor]) -> torch.optim.AdamW:
+    """AdamW in its fused form; weight decay on matrices and kernels only, not on norms and biases."""
+    trainable = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of every group."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def gradients_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The 2-norm over all gradients, float32."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())
+
+
+def clip_(parameters: Iterable[Tensor], norm: Tensor, limit: float) -> None:
+    """Scales the gradients so that their norm, already measured, is at most `limit`."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    torch._foreach_mul_(gradients, float(min(1.0, limit / (norm.item() + 1e-6))))

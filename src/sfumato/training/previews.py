@@ -1,0 +1,122 @@
+"""What a run shows while it trains: reconstructions, samples, and the numbers that go with them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato import pictures
+from sfumato.autoencoder.bottleneck import bits_per_dimension, code_counts, codebook_usage
+from sfumato.autoencoder.model import Autoencoder, VQConfig
+from sfumato.autoencoder.scaling import LatentStatistics
+from sfumato.checkpoint import write_text
+from sfumato.data.dataset import Dataset
+from sfumato.data.loader import sweep
+from sfumato.evaluation.image_quality import psnr, ssim
+from sfumato.model import LatentDiffusion, SecondStage
+from sfumato.training.data import RunData
+from sfumato.training.diffusion import Steered
+from sfumato.training.workers import Precision, autocast
+
+Values = Mapping[str, float | list[float]]
+SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """Draws `previews/` of an autoencoder on a fixed batch and measures it there: PSNR, SSIM, latent statistics."""
+
+    images: Tensor
+    folder: Path
+    precision: Precision = "auto"
+
+    @classmethod
+    def of(cls, dataset: Dataset, count: int, folder: Path, precision: Precision) -> "Reconstructions":
+        """On the first `count` pictures of a data set."""
+        rows = range(min(count, len(dataset)))
+        images = torch.cat([batch.images for batch in sweep(dataset, 32, rows, unreadable=lambda row, error: None)])
+        return cls(images, folder, precision)
+
+    @torch.no_grad()
+    def __call__(self, autoencoder: Autoencoder, step: int) -> Values:
+        statistics = LatentStatistics()
+        outputs, bits, counts = [], [], None
+        device = autoencoder.quant_conv.weight.device
+        bottleneck = autoencoder.config.bottleneck
+        with autocast(device, self.precision):
+            for part in self.images.split(32):
+                encoding = autoencoder.encode(part.to(device).contiguous(memory_format=torch.channels_last))
+                outputs.append(autoencoder.decode(encoding.z, quantize=False).float().clamp(-1, 1).cpu())
+                statistics.update(autoencoder.latent_from_moments(encoding.moments))
+                if isinstance(bottleneck, VQConfig) and encoding.indices is not None:
+                    found = code_counts(encoding.indices, bottleneck.codes)
+                    counts = found if counts is None else counts + found
+                else:
+                    bits.append(bits_per_dimension(encoding.moments).item())
+        output = torch.cat(outputs)
+        sheet = pictures.grid(pictures.beside(self.images[:SHOWN], output[:SHOWN]), columns=8)
+        pictures.save_png(self.folder / f"reconstruction-{step:08d}.png", sheet, scale=_scale(output))
+        values: dict[str, float | list[float]] = {
+            "psnr": psnr(output, self.images).mean().item(),
+            "ssim": ssim(output, self.images).mean().item(),
+            "latent_mean": statistics.mean().tolist(),
+            "latent_std": statistics.std().tolist(),
+        }
+        if bits:
+            values["bits_per_dimension"] = sum(bits) / len(bits)
+        if counts is not None:
+            values["held_out_codes_used"] = codebook_usage(counts).used
+        return values
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Draws `previews/` of a diffusion model: the same prompts and seeds every time."""
+
+    model: LatentDiffusion
+    folder: Path
+    text: Sequence[str] | None
+    label: Sequence[int] | None
+    count: int = SHOWN
+    precision: Precision = "auto"
+
+    @classmethod
+    def of(cls, model: LatentDiffusion, data: RunData, folder: Path, precision: Precision) -> "Samples":
+        """With the captions or labels of held-out examples, where the model is steered by them."""
+        source = data.held_out or data.training
+        conditioner = model.second.conditioner if model.second else None
+        reads = () if conditioner is None else conditioner.reads
+        fields = [source[i].fields for i in range(min(SHOWN, len(source)))]
+        text = [f["text"] for f in fields] if "text" in reads else None
+        label = [int(f["label"]) for f in fields] if "label" in reads else None
+        count = SHOWN if conditioner is None else len(fields)
+        if text is not None:
+            write_text(folder / "prompts.txt", "".join(f"{line}\n" for line in text))
+        return cls(model, folder, text, label, count, precision)
+
+    def __call__(self, networks: Steered, step: int) -> Values:
+        model = with_networks(self.model, networks)
+        with autocast(model.device, self.precision):
+            images = model.sample_tensor(
+                list(self.text) if self.text is not None else None,
+                label=list(self.label) if self.label is not None else None,
+                n=self.count,
+            )
+        pictures.save_png(
+            self.folder / f"samples-{step:08d}.png", pictures.grid(images, columns=8), scale=_scale(images)
+        )
+        return {"sample_mean": images.mean().item(), "sample_std": images.std().item()}
+
+
+def with_networks(model: LatentDiffusion, networks: Steered) -> LatentDiffusion:
+    """The model with the (averaged) networks of a run in the place of its own."""
+    assert model.second is not None
+    conditioner = networks.conditioner
+    second: SecondStage = replace(model.second, denoiser=networks.denoiser, conditioner=conditioner)
+    return replace(model, second=second)
+
+
+def _scale(images: Tensor) -> int:
+    return max(1, 128 // images.shape[-1])

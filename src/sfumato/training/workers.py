@@ -1,0 +1,75 @@
+"""The processes of a run and where they compute: a thin face on accelerate, for one CPU or many GPUs."""
+
+import os
+from collections.abc import Iterable
+from typing import Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class Workers:
+    """Rank, world size and device as accelerate found them; how modules are wrapped and tensors averaged."""
+
+    def __init__(self, device: str | None = None) -> None:
+        on_cpu = device == "cpu" or not torch.cuda.is_available()
+        self._accelerator = Accelerator(cpu=on_cpu)
+        self.device: torch.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.world: int = self._accelerator.num_processes
+
+    @property
+    def leads(self) -> bool:
+        """True in the one process that writes files and talks."""
+        return self.rank == 0
+
+    def place(self, module: M) -> M:
+        """Moves a module to the device, its kernels to channels-last order."""
+        module.to(self.device)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks the keyword
+        return module
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module as training calls it: under DistributedDataParallel where there are several processes."""
+        return self._accelerator.prepare_model(module) if self.world > 1 else module
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces each tensor by its mean over the processes, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+                tensor.div_(self.world)
+
+    def barrier(self) -> None:
+        """Waits for every process."""
+        self._accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Ends the process group."""
+        self._accelerator.end_training()
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """bfloat16 where asked for, or where `auto` finds that the device computes it natively; else plain float32."""
+    on = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is native on the device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+
+
+def use_all_cores() -> None:
+    """Lets torch use the cores this process may run on, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -1,0 +1,237 @@
+"""The U-Net's construction, its handling of the condition, and what must not change its numbers."""
+
+from typing import Any, Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor
+
+from sfumato.conditioning.condition import Condition, ConditionSpec
+from sfumato.denoiser.blocks import AttentionBlock, ResBlock, SpatialTransformer, Steering
+from sfumato.denoiser.table import build_denoiser
+from sfumato.denoiser.unet import UNet, UNetConfig
+
+B, C, H, W = 3, 4, 8, 12
+FULL = ConditionSpec(vector_dim=5, token_dim=6, spatial_channels=2)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def filled(module: torch.nn.Module) -> torch.nn.Module:
+    """With random weights everywhere, for zero-initialised layers hide what is behind them."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            scale = parameter.shape[1:].numel() ** -0.5 if parameter.dim() > 1 else 0.2
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return module
+
+
+def build(spec: ConditionSpec = FULL, **changes: Any) -> UNet:
+    options = {"channels": 32, "channel_multipliers": (1, 2), "blocks_per_level": 1, "attention_factors": (2,)}
+    unet = UNet(UNetConfig.model_validate({**options, **changes}), C, spec)
+    filled(unet)
+    return unet.eval()
+
+
+def full_condition() -> Condition:
+    mask = torch.ones(B, 7, dtype=torch.bool)
+    mask[0, 3:] = False
+    return Condition(draw(B, 5), draw(B, 7, 6, seed=1), mask, draw(B, 2, H, W, seed=2))
+
+
+X, TIMES = draw(B, C, H, W, seed=3), torch.tensor([0.0, 37.5, 999.0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"resample": "residual", "scale_shift_norm": True},
+        {"resample": "pool", "heads": 4},
+        {"linear_projections": True, "transformer_depth": 2},
+        {"channel_multipliers": (1, 2, 2), "attention_factors": (1, 4, 64)},
+    ],
+)
+def test_each_sample_stands_alone(changes: dict[str, Any]) -> None:
+    unet = build(**changes)
+    condition = full_condition()
+    out = unet(X, TIMES, condition)
+    assert out.shape == X.shape
+    for i in range(B):
+        one = Condition(**{name: value[i : i + 1] for name, value in condition.tensors().items()})
+        torch.testing.assert_close(unet(X[i : i + 1], TIMES[i : i + 1], one), out[i : i + 1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vector", "tokens", "spatial", "timestep"])
+def test_everything_given_is_used(name: str) -> None:
+    unet = build()
+    given = full_condition().tensors()
+    out = unet(X, TIMES, Condition(**given))
+    if name == "timestep":
+        changed = unet(X, TIMES + 0.5, Condition(**given))
+    else:
+        changed = unet(X, TIMES, Condition(**{**given, name: given[name] + 1}))
+    assert (changed - out).abs().amax((1, 2, 3)).min() > 1e-4
+
+
+def test_masked_tokens_change_nothing() -> None:
+    unet = build()
+    given = full_condition().tensors()
+    out = unet(X, TIMES, Condition(**given))
+    changed = given["tokens"].clone()
+    changed[0, 3:] = 9
+    torch.testing.assert_close(unet(X, TIMES, Condition(**{**given, "tokens": changed})), out)
+    del given["mask"]
+    assert not torch.allclose(unet(X, TIMES, Condition(**{**given, "tokens": changed})), out)
+
+
+def test_starts_as_zero() -> None:
+    unet = UNet(UNetConfig(channels=32, channel_multipliers=(1,)), C, ConditionSpec())
+    assert unet(X, TIMES, Condition()).abs().max() == 0
+
+
+@pytest.mark.parametrize("token_dim", [None, 6])
+def test_layouts_and_checkpointing_give_the_same_numbers_and_gradients(token_dim: int | None) -> None:
+    unet = build(ConditionSpec(token_dim=token_dim)).train()
+    condition = Condition() if token_dim is None else Condition(tokens=draw(B, 7, 6))
+    out = unet(X, TIMES, condition)
+    out.square().mean().backward()
+    expected = {name: p.grad for name, p in unet.named_parameters()}
+    for parameter in unet.parameters():
+        parameter.grad = None
+    unet.checkpointing = True
+    unet.to(memory_format=torch.channels_last)
+    again = unet(X.to(memory_format=torch.channels_last), TIMES, condition)
+    assert again.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(again, out, atol=1e-5, rtol=1e-4)
+    again.square().mean().backward()
+    for name, parameter in unet.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-4, rtol=1e-3)
+
+
+def test_runs_in_bfloat16() -> None:
+    unet = build()
+    condition = full_condition()
+    expected = unet(X, TIMES, condition)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = unet(X, TIMES, condition)
+    whole = unet.bfloat16()(X.bfloat16(), TIMES, _bfloat16(condition))
+    scale = expected.abs().max()
+    for out in (mixed, whole):
+        assert (out.float() - expected).abs().max() / scale < 5e-2
+
+
+def _bfloat16(condition: Condition) -> Condition:
+    tensors = condition.tensors()
+    return Condition(**{name: v.bfloat16() if v.is_floating_point() else v for name, v in tensors.items()})
+
+
+def test_attention_orders_are_the_same_function_of_permuted_weights() -> None:
+    heads, channels = 4, 32
+    a, b = AttentionBlock(channels, heads), AttentionBlock(channels, heads, "qkv_first")
+    filled(a)
+    weights = a.state_dict()
+    for name in ("qkv.weight", "qkv.bias"):
+        weights[name] = weights[name].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+    b.load_state_dict(weights)
+    x, steering = draw(B, channels, 2, 3), Steering(torch.zeros(B, 1))
+    torch.testing.assert_close(a(x, steering), b(x, steering))
+    b.load_state_dict(a.state_dict())
+    assert not torch.allclose(a(x, steering), b(x, steering), atol=1e-3)
+
+
+def test_linear_projections_are_the_same_function() -> None:
+    conv, linear = SpatialTransformer(32, 2, 1, 6), SpatialTransformer(32, 2, 1, 6, linear=True)
+    filled(conv)
+    linear.load_state_dict({k: v.flatten(1) if v.dim() == 4 else v for k, v in conv.state_dict().items()})
+    x, steering = draw(B, 32, 2, 3), Steering(torch.zeros(B, 1), draw(B, 7, 6))
+    torch.testing.assert_close(conv(x, steering), linear(x, steering), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("resample", [None, "up", "down"])
+def test_residual_block_is_the_formula(resample: Literal["up", "down"] | None) -> None:
+    block = ResBlock(32, 64, 8, resample=resample)
+    filled(block)
+    w = block.state_dict()
+    x, embedding = draw(B, 32, 4, 6), draw(B, 8, seed=1)
+
+    def resized(y: Tensor) -> Tensor:
+        if resample == "up":
+            return y.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return y.unflatten(2, (2, 2)).unflatten(4, (3, 2)).mean((3, 5)) if resample == "down" else y
+
+    h = F.silu(F.group_norm(x, 32, w["in_layers.0.weight"], w["in_layers.0.bias"]))
+    h = F.conv2d(resized(h), w["in_layers.2.weight"], w["in_layers.2.bias"], padding=1)
+    h = h + (F.silu(embedding) @ w["emb_layers.1.weight"].T + w["emb_layers.1.bias"])[:, :, None, None]
+    h = F.silu(F.group_norm(h, 32, w["out_layers.0.weight"], w["out_layers.0.bias"]))
+    h = F.conv2d(h, w["out_layers.3.weight"], w["out_layers.3.bias"], padding=1)
+    skip = F.conv2d(resized(x), w["skip_connection.weight"], w["skip_connection.bias"])
+    torch.testing.assert_close(block(x, Steering(embedding)), skip + h, atol=1e-5, rtol=1e-4)
+
+
+def test_scale_comes_before_shift() -> None:
+    block = ResBlock(32, 32, 8, scale_shift=True)
+    filled(block)
+    with torch.no_grad():
+        block.emb_layers[1].weight.zero_()
+        block.emb_layers[1].bias[:32] = -1.0  # scale: 1 + (-1) wipes the branch out
+        block.emb_layers[1].bias[32:] = 0.0
+    x = draw(B, 32, 4, 6)
+    out = block(x, Steering(draw(B, 8)))
+    torch.testing.assert_close(out, x + block.out_layers[3].bias[:, None, None])
+
+
+def test_vector_projection_none_adds_the_vector_to_the_embedding() -> None:
+    unet = build(ConditionSpec(vector_dim=128), vector_projection="none")
+    vector = draw(B, 128)
+    assert not any(name.startswith("label_emb") for name in unet.state_dict())
+    difference = unet._embedding(TIMES, vector) - unet._embedding(TIMES, None)
+    torch.testing.assert_close(difference, vector, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="4 x channels = 128 entries, not 5"):
+        build(vector_projection="none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vector": None}, "condition.vector is missing"),
+        ({"tokens": None, "mask": None}, "condition.tokens is missing"),
+        ({"spatial": None}, "condition.spatial is missing"),
+        ({"tokens": draw(B, 7, 9)}, r"condition.tokens has shape \(3, 7, 9\), expected \(3, any, 6\)"),
+        ({"mask": torch.ones(B, 6, dtype=torch.bool)}, r"condition.mask has shape \(3, 6\), expected \(3, 7\)"),
+        ({"spatial": draw(B, 2, H, W + 2)}, r"condition.spatial has shape \(3, 2, 8, 14\), expected \(3, 2, 8, 12\)"),
+        ({"vector": draw(B + 1, 5)}, "condition.vector has shape"),
+    ],
+)
+def test_wrong_conditions_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()(X, TIMES, Condition(**{**full_condition().tensors(), **changes}))
+
+
+def test_unexpected_conditions_and_sizes_are_named() -> None:
+    unet = build(ConditionSpec())
+    with pytest.raises(ValueError, match=r"condition\.tokens is given, but the U-Net was built without it"):
+        unet(X, TIMES, Condition(tokens=draw(B, 7, 6)))
+    with pytest.raises(ValueError, match="size 8x11 must be a multiple of 2"):
+        unet(X[..., :11], TIMES, Condition())
+    with pytest.raises(ValueError, match="x_t has 3 channels, the U-Net was built for 4"):
+        unet(X[:, :3], TIMES, Condition())
+
+
+def test_configurations_are_checked() -> None:
+    assert UNetConfig(heads=8).head_channels is None
+    assert build_denoiser(UNetConfig(channels=32), C, ConditionSpec()).config.factor == 4
+    for options, message in (
+        ({"heads": 8, "head_channels": 32}, "exactly one of heads and head_channels"),
+        ({"head_channels": None}, "exactly one of heads and head_channels"),
+        ({"channels": 100}, "multiple of 32"),
+        ({"channels": 32, "head_channels": 24}, "head_channels 24 does not divide the 32 channels"),
+        ({"channels": 32, "attention_factors": (), "heads": 3}, "heads 3 does not divide the 128 channels"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            UNetConfig.model_validate(options)

@@ -1,0 +1,70 @@
+"""Files are whole or absent."""
+
+import builtins
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from sfumato import checkpoint
+from sfumato.errors import UserError
+
+
+def test_tensors_and_numbers_come_back(tmp_path: Path) -> None:
+    shared = torch.arange(6.0)
+    tensors = {"a": shared, "b": shared, "half": torch.ones(2, 3, dtype=torch.bfloat16), "t": torch.ones(3, 4).t()}
+    checkpoint.save_tensors(tmp_path / "x.safetensors", tensors, {"step": 3, "loss": 0.1})
+    loaded, numbers = checkpoint.load_tensors(tmp_path / "x.safetensors")
+    assert numbers == {"step": 3, "loss": 0.1}
+    assert loaded.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert torch.equal(loaded[name], value)
+        assert loaded[name].dtype == value.dtype
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.safetensors"
+    checkpoint.save_tensors(path, {"a": torch.zeros(2)})
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match="disk is full"):
+        checkpoint.save_tensors(path, {"a": torch.ones(2)})
+    assert torch.equal(checkpoint.load_tensors(path)[0]["a"], torch.zeros(2))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_crash_before_the_rename_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = checkpoint.step_path(tmp_path, 1)
+    checkpoint.save_tensors(path, {"a": torch.zeros(2)})
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save_tensors(checkpoint.step_path(tmp_path, 2), {"a": torch.ones(2)})
+    assert checkpoint.newest(tmp_path, builtins.print) == path
+
+
+def test_a_damaged_newest_state_is_passed_over_and_said(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save_tensors(checkpoint.step_path(tmp_path, step), {"a": torch.zeros(100)})
+    whole = checkpoint.step_path(tmp_path, 3).read_bytes()
+    checkpoint.step_path(tmp_path, 3).write_bytes(whole[: len(whole) // 2])
+    said: list[str] = []
+    assert checkpoint.newest(tmp_path, said.append) == checkpoint.step_path(tmp_path, 2)
+    assert "step-00000003" in said[0]
+    checkpoint.prune(tmp_path, keep=1)
+    assert [step for step, _ in checkpoint.saved_steps(tmp_path)] == [3]
+
+
+def test_loading_names_the_key_and_both_shapes(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(2, 3)
+    with pytest.raises(UserError, match=r"'weight' has shape \(3, 5\).*asks for \(3, 2\)"):
+        checkpoint.load_into(layer, {"weight": torch.zeros(3, 5), "bias": torch.zeros(3)}, "file")
+    with pytest.raises(UserError, match="lacks the key 'bias'"):
+        checkpoint.load_into(layer, {"weight": torch.zeros(3, 2)}, "file")
+    with pytest.raises(UserError, match="does not know, the first is 'extra'"):
+        checkpoint.load_into(layer, {**layer.state_dict(), "extra": torch.zeros(1)}, "file")
+    with pytest.raises(UserError, match="does not exist"):
+        checkpoint.load_tensors(tmp_path / "none.safetensors")

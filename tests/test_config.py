@@ -1,0 +1,68 @@
+"""Configurations: strict, overridable, and errors that help."""
+
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from sfumato.config import apply_overrides, load_config, parse, read_source
+from sfumato.errors import UserError
+from sfumato.schema import Schema
+
+
+class Round(Schema):
+    kind: Literal["round"] = "round"
+    radius: int = 3
+
+
+class Square(Schema):
+    kind: Literal["square"] = "square"
+    side: int = 3
+
+
+class Root(Schema):
+    shape: Annotated[Round | Square, Field(discriminator="kind")] = Round()
+    steps: int = 3
+    nested: Square | None = None
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"step": 3}, r"unknown key 'step'; did you mean 'steps'\?"),
+        ({"shape": {"kind": "square", "sde": 3}}, r"unknown key 'shape.sde'; did you mean 'side'\?"),
+        ({"nested": {"qqqq": 3}}, r"unknown key 'nested.qqqq'; known keys: kind, side"),
+        ({"steps": "many"}, r"steps: .*integer.*got 'many'"),
+        ({"shape": {"kind": "hexagon"}}, r"shape: .*hexagon.*expected tags: 'round', 'square'"),
+    ],
+)
+def test_a_mistake_is_named_with_the_way_out(raw: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(raw, Root, "x.yaml")
+
+
+def test_overrides_reach_nested_keys_and_leave_the_source_alone() -> None:
+    raw = {"shape": {"kind": "round", "radius": 1}}
+    changed = apply_overrides(raw, ["shape.radius=7", "nested.side=2", "steps=9"])
+    assert changed == {"shape": {"kind": "round", "radius": 7}, "nested": {"side": 2}, "steps": 9}
+    assert raw == {"shape": {"kind": "round", "radius": 1}}
+    assert parse(changed, Root, "x").nested == Square(side=2)
+
+
+@pytest.mark.parametrize("override", ["steps", "=3", "a..b=3", "steps.deeper=1"])
+def test_a_malformed_override_is_refused(override: str) -> None:
+    with pytest.raises(UserError, match="override"):
+        apply_overrides({"steps": 3}, [override])
+
+
+def test_sources_that_are_not_there_are_named(tmp_path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_source(str(tmp_path / "none.yaml"))
+    with pytest.raises(UserError, match="zoo"):
+        read_source("zoo:toy/txet")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="must be a mapping"):
+        load_config(str(tmp_path / "list.yaml"), [], Root)
+    (tmp_path / "bad.yaml").write_text("a: [1\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(str(tmp_path / "bad.yaml"), [], Root)

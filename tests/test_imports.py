@@ -1,0 +1,76 @@
+"""The import direction of docs/architecture.md, read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
+
+BASE = {"schema", "errors"}
+NETWORKS = {"nn", "autoencoder", "conditioning", "diffusion", "denoiser", "sampling"}
+MODEL = {"model", "generate", "pictures", "engine", "checkpoint", "config", "rng"} | NETWORKS | BASE
+
+ALLOWED: dict[str, set[str]] = {
+    "schema": set(),
+    "errors": set(),
+    "rng": set(),
+    "nn": {"schema"},
+    "autoencoder": {"nn"} | BASE,
+    "conditioning": {"nn"} | BASE,
+    "diffusion": BASE,
+    "denoiser": {"nn", "conditioning.condition"} | BASE,
+    "sampling": {"diffusion"} | BASE,
+    "data": {"rng"} | BASE,
+    "evaluation": {"errors"},
+    "checkpoint": BASE,
+    "pictures": {"checkpoint"},
+    "config": BASE,
+    "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
+    "generate": NETWORKS | BASE | {"engine", "rng"},
+    "model": MODEL,
+    "tasks": MODEL | {"data"},
+    "training": MODEL | {"data", "evaluation", "training"},
+    "interop": MODEL,
+    "report": MODEL | {"data", "evaluation"},
+    "cli": {"*"},
+    "__main__": {"cli"},
+    "__init__": {"model"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of ours that a file imports anywhere in it, without the package's name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            found |= {f"{module}.{alias.name}" for alias in node.names} if module == "sfumato" else {module}
+    return {name.removeprefix("sfumato.") for name in found if name.startswith("sfumato.")}
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_file_imports_only_what_its_room_may(path: Path) -> None:
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    assert room in ALLOWED, f"{room} has no row in the table of docs/architecture.md and in this test"
+    allowed = ALLOWED[room] | {room}
+    for name in imports_of(path):
+        if "*" in allowed or name == "__version__":
+            continue
+        fits = any(name == rule or name.startswith(rule + ".") for rule in allowed)
+        assert fits, f"{path.relative_to(SOURCE)} imports sfumato.{name}; {room} may import {sorted(allowed)}"
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    code = "import sys, sfumato, sfumato.cli; sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["utils.py", "helpers.py", "common.py", "misc.py"])
+def test_there_are_no_drawers(name: str) -> None:
+    assert not list(SOURCE.rglob(name))
