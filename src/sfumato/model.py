@@ -329,7 +329,9 @@ def build(config: ModelConfig, tokenizer: str | None = None) -> LatentDiffusion:
         conditioner = build_conditioner(config.diffusion.conditioner, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.diffusion.denoiser, autoencoder.latent_channels, spec)
-        second = SecondStage(config.diffusion, denoiser, conditioner, build_schedule(config.diffusion.schedule))
+        with torch.device("cpu"):  # its tables are looked at, also where the networks are on the meta device
+            schedule = build_schedule(config.diffusion.schedule)
+        second = SecondStage(config.diffusion, denoiser, conditioner, schedule)
     return LatentDiffusion(config, autoencoder, scaling, second)
 
 
@@ -353,12 +355,36 @@ def find_folder(path: Path | str) -> Path:
 def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusion:
     """Opens a model folder, or the newest model of a run. Raises UserError naming what is missing or does not fit."""
     folder = find_folder(path)
-    config = load_config(str(folder / CONFIG_FILE), [], ModelConfig)
+    config = with_own_encoders(load_config(str(folder / CONFIG_FILE), [], ModelConfig), folder)
     tokenizer_file = folder / TOKENIZER_FILE
     tokenizer = tokenizer_file.read_text(encoding="utf-8") if tokenizer_file.exists() else None
     with torch.device("meta"):
         model = build(config, tokenizer)
     for name, part in model.parts().items():
         load_into(part, load_tensors(folder / f"{name}.safetensors")[0], str(folder / f"{name}.safetensors"))
+        _place_buffers(part)
         part.eval().requires_grad_(False)
     return model.to(device)
+
+
+def _place_buffers(part: nn.Module) -> None:
+    """Buffers that no file holds (they only remember the device) leave the meta device too."""
+    for module in part.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
+
+
+def with_own_encoders(config: ModelConfig, folder: Path) -> ModelConfig:
+    """The configuration with the pretrained encoders that lie in the model folder named by their full paths."""
+    raw = config.model_dump()
+    if raw["diffusion"] is None:
+        return config
+    conditioner = raw["diffusion"]["conditioner"]
+    for part in [conditioner, *conditioner.get("parts", {}).values()]:
+        if part["kind"] != "pretrained-text":
+            continue
+        for key in ("source", "tokenizer"):
+            if part[key] is not None and (folder / part[key]).is_dir():
+                part[key] = str((folder / part[key]).resolve())
+    return ModelConfig.model_validate(raw)

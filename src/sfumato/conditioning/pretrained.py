@@ -117,7 +117,8 @@ def load_pretrained_text(config: PretrainedTextConfig) -> PretrainedText:
     kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     towers = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
     loader = getattr(transformers, towers.get(kind, "AutoModel"))
-    encoder = loader.from_pretrained(folder, local_files_only=True)
+    with torch.device("cpu"):  # its weights are read here, also where the model around it is built on the meta device
+        encoder = loader.from_pretrained(folder, local_files_only=True)
     words = folder if config.tokenizer is None else model_folder(config.tokenizer)
     tokenizer = transformers.AutoTokenizer.from_pretrained(words, local_files_only=True)
     return PretrainedText(config, encoder, tokenizer, sha256)

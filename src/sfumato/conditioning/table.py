@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from sfumato.conditioning.class_label import ClassConfig, ClassEmbedder
 from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Conditioner
+from sfumato.conditioning.embeddings import EmbeddingsConfig, TokenIdentity
 from sfumato.conditioning.layout import LayoutConfig, LayoutTransformer
 from sfumato.conditioning.pretrained import PretrainedTextConfig, load_pretrained_text
 from sfumato.conditioning.sources import tokenizer_text
@@ -22,7 +23,7 @@ class NoneConfig(Schema):
 
 
 PartConfig = Annotated[
-    ClassConfig | TextConfig | PretrainedTextConfig | SemanticConfig | ImageConfig | LayoutConfig,
+    ClassConfig | TextConfig | PretrainedTextConfig | SemanticConfig | ImageConfig | EmbeddingsConfig | LayoutConfig,
     Field(discriminator="kind"),
 ]
 
@@ -48,6 +49,7 @@ ConditionerConfig = Annotated[
     | PretrainedTextConfig
     | SemanticConfig
     | ImageConfig
+    | EmbeddingsConfig
     | LayoutConfig
     | CompositeConfig,
     Field(discriminator="kind"),
@@ -85,6 +87,8 @@ def _build(config: PartConfig, tokenizer: str | None) -> Conditioner:
             return SpatialRescaler(config)
         case ImageConfig():
             return SpatialIdentity(config)
+        case EmbeddingsConfig():
+            return TokenIdentity(config)
         case LayoutConfig():
             return LayoutTransformer(config)
 

@@ -1,0 +1,41 @@
+"""Tokens embedded elsewhere and given with the batch: image or text embeddings (retrieval-augmented models)."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields
+from sfumato.schema import Schema
+
+
+class EmbeddingsConfig(Schema):
+    """Which field holds the tokens, and how wide they are."""
+
+    kind: Literal["embeddings"] = "embeddings"
+    field: str = Field(default="embeddings", description="the batch's field to read")
+    dim: int = Field(gt=0)
+    length: int = Field(default=1, gt=0, description="tokens of the unconditional condition, which are zeros")
+
+
+class TokenIdentity(Conditioner):
+    """Hands one field through, (B, M, dim); the null one is zeros, (B, length, dim)."""
+
+    def __init__(self, config: EmbeddingsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.reads = (config.field,)
+        self.spec = ConditionSpec(token_dim=config.dim)
+        self.register_buffer("_device", torch.empty(0), persistent=False)
+
+    def forward(self, fields: Fields) -> Condition:
+        """Raises ValueError for tokens of another width."""
+        given: Tensor = fields[self.config.field]
+        if given.dim() != 3 or given.shape[2] != self.config.dim:
+            expected = f"(B, M, {self.config.dim})"
+            raise ValueError(f"{self.config.field} must have the shape {expected}, not {tuple(given.shape)}")
+        return Condition(tokens=given.to(self.get_buffer("_device").device))
+
+    def null(self, n: int, size: tuple[int, int]) -> Condition:
+        return Condition(tokens=self.get_buffer("_device").new_zeros(n, self.config.length, self.config.dim))

@@ -1,0 +1,28 @@
+"""The twelve schedule buffers of original checkpoints: float64 formulas, cast to float32 (DDPM, eqs. 4-7)."""
+
+import torch
+from torch import Tensor
+
+
+def schedule_buffers(betas: Tensor, v_posterior: float = 0.0) -> dict[str, Tensor]:
+    """Key -> float32 (T,), from the float64 betas (T,)."""
+    betas = betas.double()
+    alphas = 1 - betas
+    cumprod = alphas.cumprod(0)
+    previous = torch.cat([torch.ones(1, dtype=torch.float64), cumprod[:-1]])
+    variance = (1 - v_posterior) * betas * (1 - previous) / (1 - cumprod) + v_posterior * betas
+    buffers = {
+        "betas": betas,
+        "alphas_cumprod": cumprod,
+        "alphas_cumprod_prev": previous,
+        "sqrt_alphas_cumprod": cumprod.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - cumprod).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - cumprod).log(),
+        "sqrt_recip_alphas_cumprod": (1 / cumprod).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / cumprod - 1).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+        "posterior_mean_coef1": betas * previous.sqrt() / (1 - cumprod),
+        "posterior_mean_coef2": (1 - previous) * alphas.sqrt() / (1 - cumprod),
+    }
+    return {name: value.float() for name, value in buffers.items()}

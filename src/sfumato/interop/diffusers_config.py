@@ -1,0 +1,341 @@
+"""diffusers' config.json files <-> our typed configurations, checked option by option: what differs is an error."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
+from sfumato.denoiser.unet import UNetConfig
+from sfumato.diffusion.schedule import CosineConfig, LinearConfig, ScheduleConfig, SqrtLinearConfig
+from sfumato.errors import UserError
+
+Config = Mapping[str, Any]
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+AUTOENCODERS = ("AutoencoderKL", "VQModel")
+UNETS = ("UNet2DModel", "UNet2DConditionModel")
+
+
+def _demand(config: Config, name: str, **wanted: Any) -> None:
+    """Options that must have these values, where they are given at all."""
+    for key, value in wanted.items():
+        allowed = value if isinstance(value, tuple) else (value,)
+        if key in config and config[key] not in allowed:
+            raise UserError(f"{name}: {key} = {config[key]!r} has no counterpart here (only {allowed[0]!r})")
+
+
+def _blocks(config: Config, name: str, plain: str, attending: str, side: str) -> list[bool]:
+    """Which blocks of one side attend, from their class names."""
+    types = list(config[f"{side}_block_types"])
+    for kind in types:
+        if kind not in (plain, attending):
+            raise UserError(f"{name}: the block {kind} has no counterpart here (only {plain} and {attending})")
+    return [kind == attending for kind in types]
+
+
+def _multipliers(config: Config, name: str) -> tuple[int, tuple[int, ...]]:
+    widths = list(config["block_out_channels"])
+    first = widths[0]
+    if any(width % first for width in widths):
+        raise UserError(f"{name}: block_out_channels {widths} are no multiples of the first, which is not known here")
+    return first, tuple(width // first for width in widths)
+
+
+# -- autoencoder ------------------------------------------------------------------------------------------------------
+
+
+def read_autoencoder(config: Config) -> AutoencoderConfig:
+    """AutoencoderKL or VQModel; raises UserError for what cannot be expressed."""
+    name = str(config.get("_class_name", "AutoencoderKL"))
+    if name not in AUTOENCODERS:
+        raise UserError(f"the autoencoder {name} is not known here; known are {', '.join(AUTOENCODERS)}")
+    channels, multipliers = _multipliers(config, name)
+    _demand(config, name, act_fn=("silu", "swish"), norm_num_groups=32, use_quant_conv=True, use_post_quant_conv=True)
+    _demand(config, name, mid_block_add_attention=True, norm_type=("group", None), lookup_from_codebook=False)
+    _demand(config, name, out_channels=config.get("in_channels", 3))
+    down = _blocks(config, name, "DownEncoderBlock2D", "AttnDownEncoderBlock2D", "down")
+    up = _blocks(config, name, "UpDecoderBlock2D", "AttnUpDecoderBlock2D", "up")
+    if down != up[::-1]:
+        raise UserError(f"{name}: encoder and decoder attend at different levels, which is not known here")
+    latent = int(config.get("latent_channels", 4))
+    vq = VQConfig(codes=int(config.get("num_vq_embeddings", 256))) if name == "VQModel" else KLConfig()
+    return AutoencoderConfig.model_validate(
+        {
+            "image_channels": config.get("in_channels", 3),
+            "channels": channels,
+            "channel_multipliers": multipliers,
+            "blocks_per_level": config.get("layers_per_block", 1),
+            "attention_levels": tuple(level for level, attends in enumerate(down) if attends),
+            "latent_channels": latent,
+            "embed_channels": config.get("vq_embed_dim") or latent,
+            "bottleneck": vq,
+        }
+    )
+
+
+def write_autoencoder(config: AutoencoderConfig, scale: float, size: int) -> dict[str, Any]:
+    """config.json of AutoencoderKL or VQModel; raises UserError for what diffusers cannot express."""
+    vq = config.bottleneck if isinstance(config.bottleneck, VQConfig) else None
+    name = "VQModel" if vq else "AutoencoderKL"
+    if config.attention != "softmax":
+        raise UserError(
+            f"a first stage with attention {config.attention} cannot be exported: diffusers' {name} has softmax"
+        )
+    if vq is None and config.raw_channels != config.latent_channels:
+        raise UserError(
+            f"embed_channels {config.raw_channels} unlike latent_channels {config.latent_channels} cannot be exported"
+        )
+    if vq is not None and vq.normalise:
+        raise UserError("a codebook on the unit sphere (normalise) cannot be exported: diffusers compares by distance")
+    attends = [level in config.attention_levels for level in range(len(config.channel_multipliers))]
+    out: dict[str, Any] = {
+        "_class_name": name,
+        "act_fn": "silu",
+        "block_out_channels": [config.channels * m for m in config.channel_multipliers],
+        "down_block_types": ["AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in attends],
+        "in_channels": config.image_channels,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.blocks_per_level,
+        "norm_num_groups": 32,
+        "out_channels": config.image_channels,
+        "sample_size": size,
+        "scaling_factor": scale,
+        "up_block_types": ["AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(attends)],
+    }
+    if vq is not None:
+        out |= {"num_vq_embeddings": vq.codes, "vq_embed_dim": config.raw_channels}
+    return out
+
+
+# -- U-Net ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadUNet:
+    """A U-Net of diffusers: ours, its channels, the tokens' width, the classes of its own table."""
+
+    config: UNetConfig
+    in_channels: int
+    out_channels: int
+    token_dim: int | None
+    classes: int | None
+    size: tuple[int, int] | None
+
+
+def read_unet(config: Config) -> ReadUNet:
+    """UNet2DModel or UNet2DConditionModel; raises UserError for what cannot be expressed."""
+    name = str(config.get("_class_name", "UNet2DConditionModel"))
+    if name not in UNETS:
+        raise UserError(f"the network {name} is not known here; known are {', '.join(UNETS)}")
+    tokens = name == "UNet2DConditionModel"
+    _demand_numerics(config, name)
+    channels, multipliers = _multipliers(config, name)
+    resample = "conv"
+    if tokens:
+        down = _blocks(config, name, "DownBlock2D", "CrossAttnDownBlock2D", "down")
+        up = _blocks(config, name, "UpBlock2D", "CrossAttnUpBlock2D", "up")
+    else:
+        residual = config.get("downsample_type", "conv") == "resnet"
+        plain = "ResnetDownsampleBlock2D" if residual else "DownBlock2D"
+        down = _blocks(config, name, plain, "AttnDownBlock2D", "down")
+        up = _blocks(config, name, "ResnetUpsampleBlock2D" if residual else "UpBlock2D", "AttnUpBlock2D", "up")
+        resample = "residual" if residual else "conv"
+    if down != up[::-1]:
+        raise UserError(f"{name}: the way down and the way up attend at different levels, which is not known here")
+    size = config.get("sample_size")
+    shift = config.get("resnet_time_scale_shift", "default")
+    unet = UNetConfig.model_validate(
+        {
+            "channels": channels,
+            "channel_multipliers": multipliers,
+            "blocks_per_level": _same(config.get("layers_per_block", 2), name, "layers_per_block"),
+            "attention_factors": tuple(2**level for level, attends in enumerate(down) if attends),
+            **_read_heads(config, name, tokens, [channels * m for m in multipliers], down),
+            "transformer_depth": _same(
+                config.get("transformer_layers_per_block", 1), name, "transformer_layers_per_block"
+            ),
+            "resample": resample,
+            "scale_shift_norm": shift == "scale_shift",
+            "linear_projections": bool(config.get("use_linear_projection", False)),
+            "vector_projection": "none",
+            "dropout": config.get("dropout") or 0.0,
+        }
+    )
+    width = _same(config.get("cross_attention_dim", 1280), name, "cross_attention_dim") if tokens else None
+    return ReadUNet(
+        unet,
+        int(config.get("in_channels", 3)),
+        int(config.get("out_channels", 3)),
+        width,
+        config.get("num_class_embeds"),
+        None if size is None else (size, size) if isinstance(size, int) else tuple(size),
+    )
+
+
+def _demand_numerics(config: Config, name: str) -> None:
+    _demand(config, name, act_fn=("silu", "swish"), norm_num_groups=32, norm_eps=1e-5, center_input_sample=False)
+    _demand(config, name, time_embedding_type="positional", flip_sin_to_cos=True, freq_shift=0, downsample_padding=1)
+    _demand(config, name, mid_block_scale_factor=1, add_attention=True, only_cross_attention=False)
+    _demand(config, name, dual_cross_attention=False, conv_in_kernel=3, conv_out_kernel=3, attention_type="default")
+    _demand(
+        config, name, class_embed_type=None, addition_embed_type=None, encoder_hid_dim=None, time_cond_proj_dim=None
+    )
+    _demand(config, name, time_embedding_act_fn=None, timestep_post_act=None, class_embeddings_concat=False)
+    _demand(config, name, resnet_time_scale_shift=("default", "scale_shift"), cross_attention_norm=None)
+    _demand(
+        config, name, mid_block_type=("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"), mid_block_only_cross_attention=None
+    )
+    _demand(
+        config, name, resnet_out_scale_factor=1.0, reverse_transformer_layers_per_block=None, time_embedding_dim=None
+    )
+    if name == "UNet2DModel":
+        _demand(config, name, upsample_type=config.get("downsample_type", "conv"))
+        plain = config.get("resnet_time_scale_shift", "default") == "default"
+        if config.get("attn_norm_num_groups") not in ((None, 32) if plain else (32,)):
+            raise UserError(
+                f"{name}: attn_norm_num_groups must be 32 here: the middle attention has a norm of 32 groups"
+            )
+
+
+def _same(value: Any, name: str, key: str) -> int:
+    """One number, where later releases allow one a level."""
+    if isinstance(value, list | tuple):
+        if len(set(value)) != 1:
+            raise UserError(f"{name}: {key} {list(value)} differs between levels, which is not known here")
+        value = value[0]
+    return int(value)
+
+
+def _read_heads(config: Config, name: str, tokens: bool, widths: list[int], attends: list[bool]) -> dict[str, Any]:
+    """`attention_head_dim` is the width of a head in UNet2DModel, and the number of heads in UNet2DConditionModel."""
+    given = config.get("attention_head_dim", 8)
+    if not tokens:
+        return {"head_channels": int(given)} if given is not None else {"heads": 1}
+    given = config.get("num_attention_heads") or given
+    heads = [given] * len(widths) if isinstance(given, int) else list(given)
+    used = [(w, h) for w, h, a in zip(widths, heads, attends, strict=True) if a] + [(widths[-1], heads[-1])]
+    if len({h for _, h in used}) == 1:
+        return {"heads": used[0][1]}
+    sizes = {w / h for w, h in used}
+    if len(sizes) == 1:
+        return {"head_channels": int(sizes.pop())}
+    raise UserError(
+        f"{name}: heads {heads} for widths {widths} are neither one number nor one width, which is not known"
+    )
+
+
+def write_unet(
+    config: UNetConfig, latent: int, extra: int, token_dim: int | None, classes: int | None, size: tuple[int, int]
+) -> dict[str, Any]:
+    """config.json of UNet2DModel (no tokens) or UNet2DConditionModel; raises UserError for what cannot be expressed."""
+    levels = len(config.channel_multipliers)
+    widths = [config.channels * m for m in config.channel_multipliers]
+    attends = [2**level in config.attention_factors for level in range(levels)]
+    if config.resample == "pool":
+        raise UserError("a U-Net that pools (resample: pool) cannot be exported to diffusers")
+    out: dict[str, Any] = {
+        "act_fn": "silu",
+        "block_out_channels": widths,
+        "dropout": config.dropout,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": latent + extra,
+        "layers_per_block": config.blocks_per_level,
+        "norm_eps": 1e-5,
+        "norm_num_groups": 32,
+        "out_channels": latent,
+        "resnet_time_scale_shift": "scale_shift" if config.scale_shift_norm else "default",
+        "sample_size": size[0] if size[0] == size[1] else list(size),
+    }
+    if classes is not None:
+        out["num_class_embeds"] = classes
+    if token_dim is None:
+        return out | _write_plain(config, attends)
+    if config.resample != "conv":
+        raise UserError("a U-Net with tokens and resample: residual cannot be exported to diffusers")
+    heads: int | list[int] = config.heads or [width // (config.head_channels or width) for width in widths]
+    out |= {
+        "_class_name": "UNet2DConditionModel",
+        "attention_head_dim": heads,
+        "cross_attention_dim": token_dim,
+        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "transformer_layers_per_block": config.transformer_depth,
+        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        "use_linear_projection": config.linear_projections,
+    }
+    return out
+
+
+def _write_plain(config: UNetConfig, attends: list[bool]) -> dict[str, Any]:
+    residual = config.resample == "residual"
+    head_channels = config.head_channels
+    if head_channels is None:
+        widths = config.attended_widths()
+        assert config.heads is not None
+        if len(widths) > 1 and config.heads > 1:
+            raise UserError(
+                f"{config.heads} heads at widths {sorted(widths)} cannot be exported: "
+                "UNet2DModel has heads of one width"
+            )
+        head_channels = None if config.heads == 1 else widths.pop() // config.heads
+    down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if residual else ("DownBlock2D", "UpBlock2D")
+    return {
+        "_class_name": "UNet2DModel",
+        "attention_head_dim": head_channels,
+        "attn_norm_num_groups": 32,
+        "down_block_types": ["AttnDownBlock2D" if a else down for a in attends],
+        "downsample_type": "resnet" if residual else "conv",
+        "up_block_types": ["AttnUpBlock2D" if a else up for a in reversed(attends)],
+        "upsample_type": "resnet" if residual else "conv",
+    }
+
+
+# -- scheduler --------------------------------------------------------------------------------------------------------
+
+
+def read_scheduler(config: Config) -> tuple[dict[str, Any], str]:
+    """(our schedule as plain data, prediction) of scheduler_config.json; raises UserError for what is not known."""
+    name = str(config.get("_class_name", "scheduler"))
+    steps = int(config.get("num_train_timesteps", 1000))
+    kind = config.get("beta_schedule", "linear")
+    zero = {"zero_terminal_snr": bool(config.get("rescale_betas_zero_snr", False))}
+    if config.get("trained_betas") is not None:
+        raise UserError(f"{name}: trained_betas has no counterpart here")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise UserError(f"{name}: prediction_type {prediction!r} is not known here; known are {', '.join(PREDICTIONS)}")
+    bounds = {"start": float(config.get("beta_start", 1e-4)), "end": float(config.get("beta_end", 0.02))}
+    if kind == "scaled_linear":
+        return {"kind": "linear", "steps": steps, **bounds, **zero}, PREDICTIONS[prediction]
+    if kind == "linear":
+        return {"kind": "sqrt-linear", "steps": steps, **bounds, **zero}, PREDICTIONS[prediction]
+    if kind == "squaredcos_cap_v2":
+        return {"kind": "cosine", "steps": steps, **zero}, PREDICTIONS[prediction]
+    raise UserError(
+        f"{name}: beta_schedule {kind!r} is not known here; known are scaled_linear, linear, squaredcos_cap_v2"
+    )
+
+
+def write_scheduler(schedule: ScheduleConfig, prediction: str) -> dict[str, Any]:
+    """scheduler_config.json of a DDIMScheduler that ends as the original's; raises UserError for other schedules."""
+    names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+    if prediction not in names:
+        raise UserError(
+            f"a model that predicts {prediction} cannot be exported: diffusers' schedulers know {', '.join(names)}"
+        )
+    out: dict[str, Any] = {
+        "_class_name": "DDIMScheduler",
+        "clip_sample": False,
+        "prediction_type": names[prediction],
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
+    if isinstance(schedule, LinearConfig | SqrtLinearConfig):
+        name = "scaled_linear" if isinstance(schedule, LinearConfig) else "linear"
+        out |= {"beta_schedule": name, "beta_start": schedule.start, "beta_end": schedule.end}
+    elif isinstance(schedule, CosineConfig) and schedule.offset == 0.008:
+        out |= {"beta_schedule": "squaredcos_cap_v2"}
+    else:
+        raise UserError(f"the {schedule.kind} schedule cannot be exported: diffusers' schedulers do not have it")
+    zero = schedule.zero_terminal_snr
+    return out | {"num_train_timesteps": schedule.steps, "rescale_betas_zero_snr": zero}

@@ -1,0 +1,193 @@
+"""Model folders -> diffusers folders that its pipelines load: the imported one again, or a new one."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sfumato.checkpoint import load_tensors, replacing, write_text
+from sfumato.config import load_config
+from sfumato.errors import UserError
+from sfumato.interop.diffusers_config import write_autoencoder, write_scheduler, write_unet
+from sfumato.interop.diffusers_import import STORE, WEIGHTS, read_json
+from sfumato.interop.diffusers_keys import Entry, autoencoder_entries, unet_entries
+from sfumato.interop.original import config_text
+from sfumato.interop.original_export import fold_scaling, single_scale
+from sfumato.interop.text_encoders import FOLDER
+from sfumato.model import CONFIG_FILE, DiffusionConfig, ModelConfig, find_folder
+
+Say = Callable[[str], None]
+Json = dict[str, Any]
+
+
+def export_diffusers(model: Path | str, out: Path | str) -> tuple[str, ...]:
+    """Writes a model folder as a diffusers folder, and returns lines about what could not come along.
+
+    An autoencoder alone becomes AutoencoderKL or VQModel; a diffusion model becomes a pipeline folder: vae or vqvae,
+    unet, scheduler, and for a CLIP text model its text encoder and tokenizer. A folder that was imported from diffusers
+    gives its configurations back unchanged.
+
+    Raises UserError for what diffusers cannot express.
+    """
+    folder, out = find_folder(model), Path(out)
+    notes: list[str] = []
+    config = load_config(str(folder / CONFIG_FILE), [], ModelConfig)
+    stored = _stored(folder, config)
+    tensors, _ = load_tensors(folder / "autoencoder.safetensors")
+    entries = autoencoder_entries(tensors, len(config.autoencoder.channel_multipliers))
+    factor, shift, scale = _scale(folder, config, stored)
+    if stored is None and factor == 1.0 and not bool((scale == 1).all()):
+        tensors = fold_scaling(tensors, shift, scale)
+        notes.append("the scaling per channel was folded into the autoencoder's 1x1 convolutions; scaling_factor is 1")
+    first = out if config.diffusion is None else out / _autoencoder_name(config, stored)
+    if stored is None:
+        first_config = write_autoencoder(config.autoencoder, factor, max(config.image_size))
+    else:
+        first_config = stored["autoencoder"]
+    _write_component(first, first_config, entries, tensors, _dtype(stored, "autoencoder"))
+    if config.diffusion is not None:
+        _write_pipeline(folder, out, config, config.diffusion, stored, notes.append)
+    return tuple(notes)
+
+
+def _stored(folder: Path, config: ModelConfig) -> Json | None:
+    """What an import from diffusers kept, unless the configuration or the scaling was changed since."""
+    path = folder / STORE / "manifest.json"
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    if manifest["config"] != config_text(config):
+        return None
+    names = ("autoencoder", "unet", "scheduler", "model_index")
+    kept = {
+        name: read_json(folder / STORE / f"{name}.json") for name in names if (folder / STORE / f"{name}.json").exists()
+    }
+    return {**kept, "dtypes": manifest["dtypes"], "place": manifest["autoencoder"]}
+
+
+def _scale(folder: Path, config: ModelConfig, stored: Json | None) -> tuple[float, Tensor, Tensor]:
+    if stored is not None or config.diffusion is None:
+        return 1.0, torch.zeros(1), torch.ones(1)
+    return single_scale(folder, config)
+
+
+def _dtype(stored: Json | None, part: str) -> torch.dtype:
+    name = "float32" if stored is None else str(stored["dtypes"].get(part, "float32"))
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def _autoencoder_name(config: ModelConfig, stored: Json | None) -> str:
+    if stored is not None:
+        return str(stored["place"])
+    assert config.diffusion is not None
+    return "vae" if config.diffusion.conditioner.kind == "pretrained-text" else "vqvae"
+
+
+def _write_component(
+    folder: Path, config: Json, entries: Mapping[str, Entry], tensors: Mapping[str, Tensor], dtype: torch.dtype
+) -> None:
+    theirs: dict[str, Tensor] = {}
+    for key, entry in entries.items():
+        theirs |= {name: part.to(dtype).contiguous() for name, part in entry.to_theirs(tensors[key]).items()}
+    _save(folder, config, theirs)
+
+
+def _save(folder: Path, config: Json, tensors: dict[str, Tensor]) -> None:
+    with replacing(folder / f"{WEIGHTS}.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+# -- pipeline ---------------------------------------------------------------------------------------------------------
+
+
+def _write_pipeline(
+    folder: Path, out: Path, config: ModelConfig, diffusion: DiffusionConfig, stored: Json | None, say: Say
+) -> None:
+    conditioner: Any = diffusion.conditioner
+    parts = list(conditioner.parts.values()) if conditioner.kind == "composite" else [conditioner]
+    extra = sum(part.channels for part in parts if part.kind in ("image", "semantic"))
+    table = next((part for part in parts if part.kind == "class" and part.output == "vector"), None)
+    token_dim = _token_dim(folder, parts)
+    if table is not None and diffusion.denoiser.vector_projection == "mlp":
+        raise UserError("a class vector that passes through an MLP cannot be exported: diffusers adds it as it is")
+    classes = None if table is None else table.classes + (table.null == "learned")
+    size = (config.image_size[0] // config.autoencoder.factor, config.image_size[1] // config.autoencoder.factor)
+    raw = config.autoencoder.raw_channels
+    unet = stored["unet"] if stored else write_unet(diffusion.denoiser, raw, extra, token_dim, classes, size)
+    scheduler = stored["scheduler"] if stored else write_scheduler(diffusion.schedule, diffusion.prediction)
+    tensors, _ = load_tensors(folder / "denoiser.safetensors")
+    entries = unet_entries(tensors, diffusion.denoiser, token_dim is not None)
+    theirs: dict[str, Tensor] = {}
+    dtype = _dtype(stored, "denoiser")
+    for key, entry in entries.items():
+        theirs |= {name: part.to(dtype).contiguous() for name, part in entry.to_theirs(tensors[key]).items()}
+    if table is not None:
+        own, _ = load_tensors(folder / "conditioner.safetensors")
+        theirs["class_embedding.weight"] = own["embedding.weight"].to(dtype)
+    _save(out / "unet", unet, theirs)
+    write_text(out / "scheduler" / "scheduler_config.json", json.dumps(scheduler, indent=2) + "\n")
+    for name in (FOLDER, "tokenizer"):
+        if (folder / name).is_dir():
+            shutil.copytree(folder / name, out / name, dirs_exist_ok=True)
+    index = stored["model_index"] if stored else _index(folder, config, unet, scheduler)
+    write_text(out / "model_index.json", json.dumps(index, indent=2) + "\n")
+    _tell_what_is_left(folder, parts, out, say)
+
+
+def _token_dim(folder: Path, parts: list[Any]) -> int | None:
+    for part in parts:
+        if part.kind == "pretrained-text":
+            source = folder / part.source / "config.json"
+            if not source.is_file():
+                raise UserError(
+                    f"the text encoder {part.source!r} is not inside the model folder; copy it to {FOLDER} there, set "
+                    f"source: {FOLDER}"
+                )
+            return int(read_json(source)["hidden_size"])
+        if part.kind in ("text", "layout", "embeddings") or (part.kind == "class" and part.output == "token"):
+            return int(part.dim)
+    return None
+
+
+def _index(folder: Path, config: ModelConfig, unet: Json, scheduler: Json) -> Json:
+    first = _autoencoder_name(config, None)
+    kind = "VQModel" if config.autoencoder.bottleneck.kind == "vq" else "AutoencoderKL"
+    clip = (folder / FOLDER).is_dir()
+    name = "StableDiffusionPipeline" if clip else "LDMPipeline"
+    index: Json = {
+        "_class_name": name,
+        "_diffusers_version": "0.30.0",
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "unet": ["diffusers", unet["_class_name"]],
+        first: ["diffusers", kind],
+    }
+    if clip:
+        index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None]}
+        index["requires_safety_checker"] = False
+    return index
+
+
+def _tell_what_is_left(folder: Path, parts: list[Any], out: Path, say: Say) -> None:
+    """Trained conditioners that diffusers has no class for come along as they are, and are named."""
+    names = {"text": "text transformer", "layout": "layout transformer", "semantic": "map projection"}
+    found = [
+        names.get(p.kind, "class table")
+        for p in parts
+        if p.kind in names or (p.kind == "class" and p.output == "token")
+    ]
+    if not found:
+        return
+    for name in ("conditioner.safetensors", "tokenizer.json"):
+        if (folder / name).is_file():
+            (out / "conditioner").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, out / "conditioner" / name)
+    say(f"diffusers has no class for this model's {' and '.join(found)}: its weights are in conditioner/, as they are")

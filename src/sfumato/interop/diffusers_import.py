@@ -1,0 +1,309 @@
+"""diffusers folders -> model folders: a whole pipeline, or an autoencoder alone. Its code is never imported."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.autoencoder.model import Autoencoder
+from sfumato.autoencoder.scaling import Scaling
+from sfumato.checkpoint import save_tensors, write_text
+from sfumato.conditioning.condition import ConditionSpec
+from sfumato.config import parse, to_yaml
+from sfumato.denoiser.unet import UNet
+from sfumato.errors import UserError
+from sfumato.interop.diffusers_config import ReadUNet, read_autoencoder, read_scheduler, read_unet
+from sfumato.interop.diffusers_keys import OLD_ATTENTION, Entry, autoencoder_entries, unet_entries
+from sfumato.interop.original import Imported, config_text, digest
+from sfumato.interop.source import open_checkpoint
+from sfumato.interop.text_encoders import FOLDER
+from sfumato.model import ModelConfig, swap_folder
+
+Shape = tuple[int, ...]
+Say = Callable[[str], None]
+STORE = "diffusers"
+"""Subfolder that keeps the imported configurations, for export."""
+WEIGHTS = "diffusion_pytorch_model"
+AUTOENCODER_FOLDERS = ("vae", "vqvae", "movq")
+
+
+@dataclass
+class Component:
+    """One model of a diffusers folder: its configuration, and its tensors read on demand."""
+
+    path: Path
+    config: dict[str, Any]
+    tensors: dict[str, Any]
+    dtype: str = "float32"
+    used: set[str] = field(default_factory=set)
+
+
+def is_diffusers_folder(path: Path) -> bool:
+    """A pipeline (model_index.json), or one of its models (config.json with a class name)."""
+    if (path / "model_index.json").is_file():
+        return True
+    config = path / "config.json"
+    return config.is_file() and "_class_name" in read_json(config)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises UserError if the file is missing or is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; is the folder complete?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no readable JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object")
+    return value
+
+
+def open_component(folder: Path) -> Component:
+    """config.json and the weights beside it: safetensors or a pickle, whole or in shards."""
+    config = read_json(folder / "config.json")
+    for suffix in (".safetensors", ".bin"):
+        whole, index = folder / f"{WEIGHTS}{suffix}", folder / f"{WEIGHTS}{suffix}.index.json"
+        if whole.is_file():
+            tensors = dict(open_checkpoint(whole).tensors)
+        elif index.is_file():
+            tensors = {}
+            for name in sorted(set(read_json(index).get("weight_map", {}).values())):
+                if Path(name).name != name:
+                    raise UserError(f"{index} names a file outside its folder: {name!r}")
+                tensors |= open_checkpoint(folder / name).tensors
+        else:
+            continue
+        renamed = {_modern(key): tensor for key, tensor in tensors.items()}
+        kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in renamed.values()}
+        return Component(folder, config, renamed, kinds.pop() if len(kinds) == 1 else "float32")
+    raise UserError(f"{folder} has no {WEIGHTS}.safetensors or .bin; is the folder complete?")
+
+
+def _modern(key: str) -> str:
+    for old, new in OLD_ATTENTION.items():
+        if old in key:
+            return key.replace(old, new)
+    return key
+
+
+def convert(component: Component, entries: Mapping[str, Entry], shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
+    """Our tensors from a component's; raises UserError for a missing, misshapen or left-over key."""
+    out = {}
+    for ours, shape in shapes.items():
+        entry = entries[ours]
+        for key in entry.theirs:
+            if key not in component.tensors:
+                raise UserError(f"{component.path} lacks the key {key!r} that its configuration asks for")
+        parts = {key: component.tensors[key].load() for key in entry.theirs}
+        elements = sum(part.numel() for part in parts.values())
+        same_axes = len(parts) > 1 or entry.layout != "same" or next(iter(parts.values())).shape == shape
+        if elements != torch.Size(shape).numel() or not same_axes:
+            found = tuple(next(iter(parts.values())).shape)
+            raise UserError(
+                f"{component.path}: the key {entry.theirs[0]!r} has shape {found}, its configuration asks for {shape}"
+            )
+        component.used |= set(entry.theirs)
+        out[ours] = entry.to_ours(parts, shape).float().contiguous()
+    left = sorted(set(component.tensors) - component.used)
+    if left:
+        raise UserError(f"{component.path} has {len(left)} keys of no known use, the first is {left[0]!r}")
+    return out
+
+
+def _shapes(module: nn.Module) -> dict[str, Shape]:
+    return {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+
+
+def import_autoencoder(component: Component) -> Autoencoder:
+    """AutoencoderKL or VQModel with its weights."""
+    config = read_autoencoder(component.config)
+    with torch.device("meta"):
+        module = Autoencoder(config)
+    shapes = _shapes(module)
+    tensors = convert(component, autoencoder_entries(shapes, len(config.channel_multipliers)), shapes)
+    module.load_state_dict(tensors, assign=True)
+    return module
+
+
+def import_unet(component: Component) -> tuple[UNet, Tensor | None]:
+    """UNet2DModel or UNet2DConditionModel with its weights, and the table of classes it carries, if it does."""
+    read = read_unet(component.config)
+    extra = read.in_channels - read.out_channels
+    if extra < 0:
+        raise UserError(
+            f"{component.path}: {read.in_channels} channels in and {read.out_channels} out is not known here"
+        )
+    width = 4 * read.config.channels if read.classes is not None else None
+    with torch.device("meta"):
+        module = UNet(read.config, read.out_channels, ConditionSpec(width, read.token_dim, extra))
+    table = None
+    if read.classes is not None:
+        key = "class_embedding.weight"
+        if key not in component.tensors:
+            raise UserError(f"{component.path} lacks the key {key!r} that its configuration asks for")
+        table = component.tensors[key].load().float()
+        component.used.add(key)
+    shapes = _shapes(module)
+    entries = unet_entries(shapes, read.config, read.token_dim is not None)
+    module.load_state_dict(convert(component, entries, shapes), assign=True)
+    return module, table
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def import_diffusers(path: Path | str, folder: Path | str) -> Imported:
+    """Converts a diffusers folder (a pipeline, an AutoencoderKL or a VQModel) into a model folder.
+
+    Raises UserError for a component or option without counterpart, and for missing, misshapen or left-over keys.
+    """
+    path, folder = Path(path), Path(folder)
+    notes: list[str] = []
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        config = _import(path, fresh, notes.append)
+        write_text(fresh / "config.yaml", to_yaml(config))
+        swap_folder(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return Imported(folder, config, tuple(notes))
+
+
+def _import(path: Path, out: Path, say: Say) -> ModelConfig:
+    index = read_json(path / "model_index.json") if (path / "model_index.json").is_file() else None
+    place = path if index is None else _autoencoder_folder(path, index)
+    component = open_component(place)
+    autoencoder = import_autoencoder(component)
+    manifest: dict[str, Any] = {"dtypes": {"autoencoder": component.dtype}, "digests": {}}
+    save_tensors(out / "autoencoder.safetensors", autoencoder.state_dict())
+    manifest["digests"]["autoencoder"] = digest(autoencoder.state_dict())
+    manifest["autoencoder"] = place.name if index is not None else ""
+    _keep_json(place / "config.json", out / STORE / "autoencoder.json")
+    scaling = _scaling(component.config, autoencoder.latent_channels)
+    save_tensors(out / "scaling.safetensors", scaling.state_dict())
+    size = component.config.get("sample_size") or 256
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    raw: dict[str, Any] = {"autoencoder": autoencoder.config.model_dump(), "image_size": size}
+    raw["about"] = {"imported": path.name}
+    if index is not None:
+        unet = open_component(path / "unet")
+        raw["diffusion"], latent = _second_stage(path, index, unet, autoencoder, out, manifest, say)
+        if latent is not None:
+            raw["image_size"] = tuple(side * autoencoder.factor for side in latent)
+        _keep_json(path / "unet" / "config.json", out / STORE / "unet.json")
+        _keep_json(path / "scheduler" / "scheduler_config.json", out / STORE / "scheduler.json")
+        _keep_json(path / "model_index.json", out / STORE / "model_index.json")
+    config = parse(raw, ModelConfig, str(path))
+    manifest |= {"config": config_text(config), "scaling": digest(scaling.state_dict())}
+    write_text(out / STORE / "manifest.json", json.dumps(manifest, indent=1))
+    return config
+
+
+def _keep_json(source: Path, target: Path) -> None:
+    write_text(target, source.read_text(encoding="utf-8"))
+
+
+def _autoencoder_folder(path: Path, index: Mapping[str, Any]) -> Path:
+    for name in AUTOENCODER_FOLDERS:
+        if (path / name / "config.json").is_file():
+            return path / name
+    raise UserError(f"{path} is a pipeline ({index.get('_class_name')}) without autoencoder (vae or vqvae)")
+
+
+def _scaling(config: Mapping[str, Any], channels: int) -> Scaling:
+    """diffusers: model = (raw - shift_factor) * scaling_factor, or per channel."""
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:
+        factor = float(config.get("scaling_factor", 1.0))
+        return Scaling(torch.tensor(mean), factor / torch.tensor(std))
+    shift, scale = config.get("shift_factor") or 0.0, float(config.get("scaling_factor", 0.18215))
+    return Scaling(torch.full((channels,), float(shift)), torch.full((channels,), scale))
+
+
+def _second_stage(
+    path: Path,
+    index: Mapping[str, Any],
+    component: Component,
+    autoencoder: Autoencoder,
+    out: Path,
+    manifest: dict[str, Any],
+    say: Say,
+) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    unet, table = import_unet(component)
+    read = read_unet(component.config)
+    if unet.latent_channels != autoencoder.latent_channels:
+        raise UserError(
+            f"{path}: the U-Net gives {unet.latent_channels} channels, the latent has {autoencoder.latent_channels}"
+        )
+    save_tensors(out / "denoiser.safetensors", unet.state_dict())
+    manifest["dtypes"]["denoiser"] = component.dtype
+    manifest["digests"]["denoiser"] = digest(unet.state_dict())
+    schedule, prediction = read_scheduler(read_json(path / "scheduler" / "scheduler_config.json"))
+    conditioner = _conditioner(path, index, read, out, say)
+    if conditioner["kind"] != "none":
+        own = {} if table is None else {"embedding.weight": table}
+        save_tensors(out / "conditioner.safetensors", own)
+        manifest["digests"]["conditioner"] = digest(own)
+    stage = {
+        "denoiser": read.config.model_dump(),
+        "conditioner": conditioner,
+        "schedule": schedule,
+        "prediction": prediction,
+        "condition_dropout": 0.1 if read.token_dim is not None else 0.0,
+    }
+    return stage, read.size
+
+
+def _conditioner(path: Path, index: Mapping[str, Any], read: ReadUNet, out: Path, say: Say) -> dict[str, Any]:
+    """Our conditioner for a pipeline's U-Net; a text encoder is copied into the model folder."""
+    extra = read.in_channels - read.out_channels
+    parts: dict[str, dict[str, Any]] = {}
+    if extra == read.out_channels + 1:
+        parts |= {"mask": _image("mask", 1), "masked_image": _image("masked_latent", extra - 1)}
+    elif extra:
+        parts["concat"] = _image("low_resolution", extra)
+    if read.classes is not None:
+        width = 4 * read.config.channels
+        parts["classes"] = {"kind": "class", "classes": read.classes, "dim": width, "null": "none", "output": "vector"}
+    if read.token_dim is not None:
+        parts["tokens"] = _tokens(path, index, read.token_dim, out, say)
+    if not parts:
+        return {"kind": "none"}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    if read.classes is not None:
+        raise UserError(f"{path}: a U-Net with its own table of classes and other conditions is not known here")
+    return {"kind": "composite", "parts": parts}
+
+
+def _image(name: str, channels: int) -> dict[str, Any]:
+    return {"kind": "image", "field": name, "channels": channels}
+
+
+def _tokens(path: Path, index: Mapping[str, Any], width: int, out: Path, say: Say) -> dict[str, Any]:
+    if not (path / "text_encoder" / "config.json").is_file():
+        say(f"there is no text encoder: the model takes ready-made tokens of width {width} (field embeddings)")
+        return {"kind": "embeddings", "dim": width}
+    encoder = read_json(path / "text_encoder" / "config.json")
+    if (encoder.get("architectures") or [""])[0] not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
+        raise UserError(
+            f"{path}: the text encoder {encoder.get('architectures')} is not known here; known is CLIPTextModel"
+        )
+    shutil.copytree(path / "text_encoder", out / FOLDER)
+    config: dict[str, Any] = {"kind": "pretrained-text", "source": FOLDER, "mask_padding": False}
+    if (path / "tokenizer").is_dir():
+        shutil.copytree(path / "tokenizer", out / "tokenizer")
+        config["tokenizer"] = "tokenizer"
+        settings = path / "tokenizer" / "tokenizer_config.json"
+        length = read_json(settings).get("model_max_length") if settings.is_file() else None
+        positions = int(encoder.get("max_position_embeddings", 77))
+        config["max_tokens"] = length if isinstance(length, int) and length <= positions else positions
+    return config

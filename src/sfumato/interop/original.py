@@ -1,0 +1,333 @@
+"""Original LDM and Stable Diffusion checkpoints -> model folders."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.autoencoder.model import Autoencoder
+from sfumato.autoencoder.scaling import Scaling
+from sfumato.checkpoint import save_tensors, write_text
+from sfumato.conditioning.condition import Conditioner, ConditionSpec
+from sfumato.conditioning.sources import tokenizer_text
+from sfumato.conditioning.table import build_conditioner
+from sfumato.config import parse, to_yaml
+from sfumato.denoiser.table import build_denoiser
+from sfumato.diffusion.schedule import LinearConfig, betas_of
+from sfumato.errors import UserError
+from sfumato.interop.conditioners import Mapped, map_conditioner
+from sfumato.interop.infer import EMA, infer_original, infer_schedule
+from sfumato.interop.original_yaml import Diffusion, Original, load_original_yaml
+from sfumato.interop.placement import Placement, Weights, place
+from sfumato.interop.source import Source, open_checkpoint
+from sfumato.interop.text_encoders import (
+    DEFAULT_TOKENIZERS,
+    FOLDER,
+    clip_pieces,
+    take,
+    text_config,
+    write_text_encoder,
+)
+from sfumato.model import ModelConfig, swap_folder
+
+KEPT_FILE = "original.safetensors"
+CONFIG_NAMES = ("config.yaml", "project.yaml")
+ZIP_NAMES = ("model", "last")
+"""The published archives unpack to model.ckpt (or last.ckpt) beside config.yaml."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did: the folder, its configuration, and lines about everything that was assumed or set aside."""
+
+    folder: Path
+    config: ModelConfig
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything decided before the first tensor is read."""
+
+    source: Source
+    original: Original
+    mapped: Mapped
+    config: ModelConfig
+    placement: Placement
+    scale: float
+    yaml: str | None
+
+
+def import_original(
+    path: Path | str,
+    folder: Path | str,
+    config: Path | str | None = None,
+    weights: Weights | None = None,
+    tokenizer: str | None = None,
+    prediction: str | None = None,
+) -> Imported:
+    """Converts an original .ckpt or .safetensors file into a model folder that `sfumato.load` opens.
+
+    Args:
+        path: the checkpoint; read without being executed, one part at a time.
+        folder: where to write; one that stands there is replaced once the new one is whole.
+        config: the original YAML; by default the one beside the checkpoint, else everything is inferred.
+        weights: the averaged ("ema") or the "live" weights of the denoiser; by default averaged where there are any.
+            The others are kept for export.
+        tokenizer: of a text model: a tokenizer.json or its folder (for CLIP: the folder or hub name of its tokenizer).
+        prediction: "eps" or "v", where neither the YAML nor the file tells.
+
+    Raises UserError if the file cannot be read, its architecture not be found, or a key is missing or misshapen.
+    """
+    notes: list[str] = []
+    plan = _plan(open_checkpoint(path), config, weights, tokenizer, prediction, notes.append)
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        _write(plan, fresh, tokenizer)
+        swap_folder(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    notes += [f"kept for export, not used: {line}" for line in plan.placement.summary()]
+    notes += [f"not a tensor, left out: {name}" for name in plan.source.others]
+    return Imported(folder, plan.config, tuple(notes))
+
+
+# -- plan -------------------------------------------------------------------------------------------------------------
+
+
+def find_yaml(path: Path) -> Path | None:
+    """The original configuration that lies beside a checkpoint, if one does."""
+    candidates = [path.with_suffix(".yaml"), path.with_suffix(".yml")]
+    if path.stem in ZIP_NAMES:
+        candidates += [path.parent / name for name in CONFIG_NAMES]
+    for candidate in candidates:
+        if candidate.is_file() and "target:" in candidate.read_text(encoding="utf-8", errors="replace"):
+            return candidate
+    return None
+
+
+def read_architecture(
+    source: Source, config: Path | str | None, prediction: str | None, say: Callable[[str], None]
+) -> Original:
+    """The architecture of a checkpoint: from its YAML, or from its keys where there is none."""
+    yaml_path = Path(config) if config is not None else find_yaml(source.path)
+    step = source.extras.get("global_step")
+    if yaml_path is None:
+        steps = step if isinstance(step, int) else None
+        try:
+            return infer_original(source.shapes(), lambda key: source.tensors[key].load(), prediction, steps, say)
+        except UserError as error:
+            raise UserError(f"{source.path}: {error}") from None
+    if config is None:
+        say(f"configuration: {yaml_path}, found beside the checkpoint")
+    original = load_original_yaml(yaml_path)
+    diffusion = original.diffusion
+    if diffusion is None:
+        return original
+    if prediction is not None:
+        diffusion = replace(diffusion, prediction=prediction)
+    return replace(original, diffusion=_with_stored_schedule(source, diffusion, say))
+
+
+def _with_stored_schedule(source: Source, diffusion: Diffusion, say: Callable[[str], None]) -> Diffusion:
+    """The original's loader lets the stored schedule overwrite the configured one; so does this, and says so."""
+    stored = source.tensors.get("betas")
+    if stored is None:
+        return diffusion
+    betas = stored.load().double()
+    schedule = diffusion.schedule
+    if schedule["kind"] == "linear" and schedule["steps"] == len(betas):
+        expected = betas_of(LinearConfig(steps=schedule["steps"], start=schedule["start"], end=schedule["end"]))
+        if torch.allclose(expected, betas, rtol=1e-5, atol=0):
+            return diffusion
+    found = infer_schedule(betas)
+    if found != schedule:
+        say(f"the checkpoint's schedule differs from its configuration's, taking the checkpoint's: {found}")
+    return replace(diffusion, schedule=found)
+
+
+def _plan(
+    source: Source,
+    config: Path | str | None,
+    weights: Weights | None,
+    tokenizer: str | None,
+    prediction: str | None,
+    say: Callable[[str], None],
+) -> _Plan:
+    original = read_architecture(source, config, prediction, say)
+    mapped = Mapped({"kind": "none"})
+    scale = 1.0
+    if original.diffusion is not None:
+        mapped = map_conditioner(original.diffusion, None if tokenizer is None else "tokenizer.json")
+        scale = _scale_factor(source, original.diffusion)
+    model = _model_config(source, original, mapped, tokenizer, weights)
+    parts = _shapes_of(model, original, mapped)
+    placement = place(source.shapes(), parts, mapped.prefixes, weights, str(source.path))
+    if mapped.text_model is not None:
+        placement = _without_text_encoder(placement, mapped.text_model)
+    yaml_path = Path(config) if config is not None else find_yaml(source.path)
+    text = None if yaml_path is None else yaml_path.read_text(encoding="utf-8")
+    return _Plan(source, original, mapped, model, placement, scale, text)
+
+
+def _scale_factor(source: Source, diffusion: Diffusion) -> float:
+    if "scale_factor" in source.tensors:
+        return float(source.tensors["scale_factor"].load())
+    if diffusion.scale_factor is None:
+        raise UserError(f"{source.path} lacks the key 'scale_factor' that its configuration (scale_by_std) asks for")
+    return diffusion.scale_factor
+
+
+def _model_config(
+    source: Source, original: Original, mapped: Mapped, tokenizer: str | None, weights: Weights | None
+) -> ModelConfig:
+    about: dict[str, Any] = {"imported": source.path.name}
+    about |= {key: source.extras[key] for key in ("global_step", "epoch") if key in source.extras}
+    averaged = f"{EMA}decay" in source.tensors
+    raw: dict[str, Any] = {"autoencoder": original.autoencoder.model_dump(), "about": about}
+    size = original.resolution
+    if original.diffusion is not None:
+        diffusion = original.diffusion
+        about |= {"weights": "ema" if averaged and weights != "live" else "live", "loss": diffusion.loss}
+        size = diffusion.latent_size * original.autoencoder.factor
+        conditioner = dict(mapped.config)
+        if mapped.text_model is not None:
+            _place_text_encoder(conditioner, tokenizer or DEFAULT_TOKENIZERS[mapped.text_model])
+        raw["diffusion"] = {
+            "denoiser": diffusion.unet.model_dump(),
+            "conditioner": conditioner,
+            "schedule": diffusion.schedule,
+            "prediction": diffusion.prediction,
+            "condition_dropout": 0.1 if mapped.guidable else 0.0,
+        }
+    raw["image_size"] = (size, size)
+    return parse(raw, ModelConfig, str(source.path))
+
+
+def _place_text_encoder(conditioner: dict[str, Any], tokenizer: str) -> None:
+    """Names the encoder's folder, relative to the model's, in a configuration or in its part for tokens."""
+    text = conditioner["parts"]["tokens"] if conditioner["kind"] == "composite" else conditioner
+    text["source"] = FOLDER
+    text["tokenizer"] = tokenizer
+
+
+def _shapes_of(config: ModelConfig, original: Original, mapped: Mapped) -> dict[str, dict[str, tuple[int, ...]]]:
+    """part -> key -> shape of the networks the configuration describes, built without memory."""
+    with torch.device("meta"):
+        modules: dict[str, nn.Module] = {"autoencoder": Autoencoder(config.autoencoder)}
+        if config.diffusion is not None and original.diffusion is not None:
+            conditioner: Conditioner | None = None
+            if mapped.text_model is None:
+                conditioner = _build_conditioner(config)
+                spec = ConditionSpec() if conditioner is None else conditioner.spec
+            else:
+                extra = original.diffusion.in_channels - original.diffusion.latent_channels
+                spec = ConditionSpec(token_dim=original.diffusion.token_dim, spatial_channels=extra)
+            channels = config.autoencoder.raw_channels
+            modules["denoiser"] = build_denoiser(config.diffusion.denoiser, channels, spec)
+            if conditioner is not None:
+                modules["conditioner"] = conditioner
+    return {name: {key: tuple(t.shape) for key, t in module.state_dict().items()} for name, module in modules.items()}
+
+
+def _build_conditioner(config: ModelConfig) -> Conditioner | None:
+    """Without its tokenizer, which has no weights."""
+    assert config.diffusion is not None
+    conditioner = config.diffusion.conditioner
+    if conditioner.kind == "text":
+        conditioner = conditioner.model_copy(update={"tokenizer": "none"})
+    return build_conditioner(conditioner)
+
+
+def _without_text_encoder(placement: Placement, kind: str) -> Placement:
+    """The text encoder's keys are written in their own folder, so they are not kept besides."""
+    used = {original for original, _ in clip_pieces(placement.kept, kind).values()}
+    return Placement(placement.parts, {key: why for key, why in placement.kept.items() if key not in used})
+
+
+# -- write ------------------------------------------------------------------------------------------------------------
+
+
+def _write(plan: _Plan, folder: Path, tokenizer: str | None) -> None:
+    manifest: dict[str, Any] = {"keys": _manifest_keys(plan), "extras": plan.source.extras, "digests": {}}
+    manifest |= {"scale": plan.scale, "config": config_text(plan.config)}
+    for part, keys in plan.placement.parts.items():
+        tensors = {ours: _floats(plan.source.tensors[original].load()) for ours, original in keys.items()}
+        manifest["digests"][part] = digest(tensors)
+        save_tensors(folder / f"{part}.safetensors", tensors)
+        del tensors
+    if plan.config.diffusion is not None and plan.config.diffusion.conditioner.kind != "none":
+        empty = folder / "conditioner.safetensors"
+        if not empty.exists():
+            save_tensors(empty, {})
+    scaling = Scaling.from_factor(plan.config.autoencoder.raw_channels, plan.scale)
+    save_tensors(folder / "scaling.safetensors", scaling.state_dict())
+    if plan.mapped.text_model is not None:
+        manifest["text_encoder"] = plan.mapped.text_model
+        _write_text_encoder(plan, folder / FOLDER)
+    if tokenizer is not None and plan.mapped.config["kind"] == "text":
+        write_text(folder / "tokenizer.json", tokenizer_text(tokenizer))
+    kept, copies = _kept_tensors(plan)
+    manifest["copies"] = copies
+    manifest["yaml"] = plan.yaml
+    save_tensors(folder / KEPT_FILE, kept, manifest)
+    write_text(folder / "config.yaml", to_yaml(plan.config))
+
+
+def _manifest_keys(plan: _Plan) -> list[list[str | None]]:
+    """[original key, element type, part or None, our key or None] in the file's order."""
+    where = {original: (part, ours) for part, keys in plan.placement.parts.items() for ours, original in keys.items()}
+    rows: list[list[str | None]] = []
+    for key, tensor in plan.source.tensors.items():
+        part, ours = where.get(key, (None, None))
+        rows.append([key, str(tensor.dtype).removeprefix("torch."), part, ours])
+    return rows
+
+
+def _floats(tensor: Tensor) -> Tensor:
+    """Half precision is widened, which loses nothing and computes everywhere; export narrows it again."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def config_text(config: ModelConfig) -> str:
+    """What of a configuration decides an export: all but the notes for people."""
+    return to_yaml(config.model_copy(update={"about": {}}))
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names and values, to see whether a part was changed since the import."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _kept_tensors(plan: _Plan) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors to keep, and those that are copies of another: copy -> key."""
+    kept, copies = {}, {}
+    for key, reason in plan.placement.kept.items():
+        tensor = plan.source.tensors[key].load()
+        if reason == "copy":
+            twin = key.replace("cond_stage_model.", "first_stage_model.", 1)
+            if twin in plan.source.tensors and torch.equal(plan.source.tensors[twin].load(), tensor):
+                copies[key] = twin
+                continue
+        kept[key] = tensor
+    return kept, copies
+
+
+def _write_text_encoder(plan: _Plan, folder: Path) -> None:
+    kind = plan.mapped.text_model
+    assert kind is not None
+    pieces = clip_pieces(plan.source.tensors, kind)
+    tensors = {name: take(pieces, name, plan.source.tensors[key].load()) for name, (key, _) in pieces.items()}
+    config = text_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}, kind)
+    write_text_encoder(folder, tensors, config)

@@ -1,0 +1,199 @@
+"""Model folders -> original checkpoints: the very file it was imported from, or one made for a model trained here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from sfumato.checkpoint import load_tensors, replacing, save_tensors, write_text
+from sfumato.config import load_config
+from sfumato.diffusion.schedule import DiscreteSchedule, build_schedule
+from sfumato.errors import UserError
+from sfumato.interop.buffers import schedule_buffers
+from sfumato.interop.infer import CONDITIONER, FIRST_STAGE, UNET
+from sfumato.interop.original import KEPT_FILE, config_text, digest
+from sfumato.interop.original_dump import dump_original
+from sfumato.interop.placement import ema_key
+from sfumato.interop.text_encoders import FOLDER, original_tensors
+from sfumato.model import CONFIG_FILE, ModelConfig, find_folder
+
+Say = Callable[[str], None]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The checkpoint, its YAML, and lines about what differs."""
+
+    checkpoint: Path
+    config: Path
+    notes: tuple[str, ...]
+
+
+def export_original(model: Path | str, out: Path | str) -> Exported:
+    """Writes a model folder as an original checkpoint with its YAML.
+
+    Args:
+        model: a model folder, or the folder of a run.
+        out: a .ckpt or .safetensors file, or a folder (for model.ckpt and config.yaml).
+
+    A model that was imported and not changed since gives back every tensor of the file it came from, byte for byte. One
+    that was trained further gives its new weights, for the live and the averaged ones alike.
+
+    Raises UserError for what the original cannot express.
+    """
+    folder, out = find_folder(model), Path(out)
+    notes: list[str] = []
+    config = load_config(str(folder / CONFIG_FILE), [], ModelConfig)
+    kept = folder / KEPT_FILE
+    if kept.exists():
+        state, extras, text = _as_imported(folder, config, notes.append)
+    else:
+        state, extras, text = _made_here(folder, config, notes.append)
+    single = out.suffix in (".ckpt", ".safetensors", ".pt")
+    checkpoint = out if single else out / "model.ckpt"
+    yaml_path = checkpoint.with_suffix(".yaml") if single else out / "config.yaml"
+    if checkpoint.suffix == ".safetensors":
+        save_tensors(checkpoint, state)
+    else:
+        with replacing(checkpoint) as temporary:
+            torch.save({**extras, "state_dict": state}, temporary)
+    write_text(yaml_path, text)
+    return Exported(checkpoint, yaml_path, tuple(notes))
+
+
+# -- as imported ------------------------------------------------------------------------------------------------------
+
+
+def _as_imported(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, dict[str, Any], str]:
+    kept, manifest = load_tensors(folder / KEPT_FILE)
+    if manifest["config"] != config_text(config):
+        raise UserError(
+            f"{CONFIG_FILE} was edited since the import, so {KEPT_FILE} no longer belongs to it: "
+            f"restore it, or remove {KEPT_FILE} to export what the folder holds now"
+        )
+    parts = {part: load_tensors(folder / f"{part}.safetensors")[0] for part in manifest["digests"]}
+    changed = {part for part, tensors in parts.items() if digest(tensors) != manifest["digests"][part]}
+    if changed:
+        say(
+            f"{' and '.join(sorted(changed))} changed since the import: live and averaged weights are both the new ones"
+        )
+    text_encoder = manifest.get("text_encoder")
+    encoder = original_tensors(folder / FOLDER, text_encoder) if text_encoder else {}
+    fresh: Tensors = {}
+    for _, _, part, ours in manifest["keys"]:
+        if part in changed and part is not None:
+            fresh |= _both(part, ours, parts[part][ours])
+    state: Tensors = {}
+    for key, kind, part, ours in manifest["keys"]:
+        dtype = getattr(torch, kind)
+        if part is not None:
+            state[key] = parts[part][ours].to(dtype)
+        elif key in fresh:
+            state[key] = fresh[key].to(dtype)
+        elif key in manifest["copies"]:
+            state[key] = state.get(manifest["copies"][key], kept.get(manifest["copies"][key], torch.empty(0)))
+        elif key in kept:
+            state[key] = kept[key]
+        else:
+            state[key] = encoder[key].to(dtype)
+    text = manifest.get("yaml") or yaml.safe_dump(dump_original(config, manifest["scale"], say), sort_keys=False)
+    return state, manifest["extras"], text
+
+
+def _both(part: str, ours: str, tensor: Tensor) -> Tensors:
+    """A denoiser's tensor under its live and its averaged name."""
+    if part != "denoiser":
+        return {}
+    return {UNET + ours: tensor, ema_key(UNET.removeprefix("model.") + ours): tensor}
+
+
+# -- made here --------------------------------------------------------------------------------------------------------
+
+
+def single_scale(folder: Path, config: ModelConfig) -> tuple[float, Tensor, Tensor]:
+    """(factor, shift, scale): the factor if the scaling is one number for all channels, else 1 and what is to fold."""
+    tensors, _ = load_tensors(folder / "scaling.safetensors")
+    shift, scale = tensors["shift"], tensors["scale"]
+    if bool((shift == 0).all()) and bool((scale == scale[0]).all()):
+        return float(scale[0]), shift, scale
+    if config.autoencoder.bottleneck.kind == "vq":
+        raise UserError(
+            "a scaling per channel cannot be exported with a codebook, whose search it would change: "
+            "train the diffusion model with one factor for all channels"
+        )
+    return 1.0, shift, scale
+
+
+def fold_scaling(autoencoder: Tensors, shift: Tensor, scale: Tensor) -> Tensors:
+    """A KL autoencoder whose raw latent is the model latent: shift and scale moved into its 1×1 convolutions.
+
+    Exact but for rounding, and for log variances near their clamps.
+    """
+    tensors = dict(autoencoder)
+    weight, bias = tensors["quant_conv.weight"].double(), tensors["quant_conv.bias"].double()
+    wide_shift, wide_scale = shift.double(), scale.double()
+    mean_weight, log_weight = weight.chunk(2)
+    mean_bias, log_bias = bias.chunk(2)
+    mean_bias = (mean_bias - wide_shift) * wide_scale
+    mean_weight = mean_weight * wide_scale[:, None, None, None]
+    tensors["quant_conv.weight"] = torch.cat([mean_weight, log_weight]).float()
+    tensors["quant_conv.bias"] = torch.cat([mean_bias, log_bias + 2 * wide_scale.log()]).float()
+    out, out_bias = tensors["post_quant_conv.weight"].double(), tensors["post_quant_conv.bias"].double()
+    tensors["post_quant_conv.weight"] = (out / wide_scale[None, :, None, None]).float()
+    tensors["post_quant_conv.bias"] = (out_bias + out[:, :, 0, 0] @ wide_shift).float()
+    return tensors
+
+
+def _made_here(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, dict[str, Any], str]:
+    autoencoder, _ = load_tensors(folder / "autoencoder.safetensors")
+    extras: dict[str, Any] = {"epoch": 0, "global_step": int(config.about.get("step", 0) or 0)}
+    extras["pytorch-lightning_version"] = "1.4.2"
+    if config.diffusion is None:
+        text = yaml.safe_dump(dump_original(config, 1.0, say), sort_keys=False)
+        return autoencoder, extras, text
+    factor, shift, scale = single_scale(folder, config)
+    if factor == 1.0 and not bool((scale == 1).all()):
+        autoencoder = fold_scaling(autoencoder, shift, scale)
+        say("the scaling per channel was folded into the autoencoder's 1x1 convolutions; scale_factor is 1")
+    raw = dump_original(config, factor, say)
+    denoiser, _ = load_tensors(folder / "denoiser.safetensors")
+    state = _buffers(config)
+    state |= {UNET + key: tensor for key, tensor in denoiser.items()}
+    state |= {FIRST_STAGE + key: tensor for key, tensor in autoencoder.items()}
+    state |= _conditioner(folder, config, autoencoder)
+    table = state.get(f"{CONDITIONER}transformer.token_emb.weight")
+    if table is not None:  # a fitted tokenizer may have fewer entries than the configuration allows
+        raw["model"]["params"]["cond_stage_config"]["params"]["vocab_size"] = len(table)
+    return state, extras, yaml.safe_dump(raw, sort_keys=False)
+
+
+def _buffers(config: ModelConfig) -> Tensors:
+    assert config.diffusion is not None
+    schedule = build_schedule(config.diffusion.schedule)
+    if not isinstance(schedule, DiscreteSchedule):
+        raise UserError("a flow schedule cannot be exported: the original has a table of noise levels")
+    return schedule_buffers(schedule.betas)
+
+
+def _conditioner(folder: Path, config: ModelConfig, autoencoder: Tensors) -> Tensors:
+    assert config.diffusion is not None
+    conditioner = config.diffusion.conditioner
+    path = folder / "conditioner.safetensors"
+    tensors = load_tensors(path)[0] if path.exists() else {}
+    if conditioner.kind == "class" and conditioner.output == "vector":
+        return {f"{UNET}label_emb.weight": tensors["embedding.weight"]}
+    if conditioner.kind == "composite":
+        if all(part.kind == "image" for part in conditioner.parts.values()):
+            return {CONDITIONER + key: tensor for key, tensor in autoencoder.items()}
+        return {}
+    state = {CONDITIONER + key: tensor for key, tensor in tensors.items()}
+    embedding = state.get(f"{CONDITIONER}transformer.token_emb.weight")
+    head = f"{CONDITIONER}transformer.to_logits."
+    if embedding is not None and f"{head}weight" not in state:  # never used, but the original's module has it
+        state |= {f"{head}weight": torch.zeros_like(embedding), f"{head}bias": torch.zeros(len(embedding))}
+    return state

@@ -1,0 +1,128 @@
+"""Stable Diffusion's text encoders <-> folders that `transformers` reads: CLIP as it is, OpenCLIP renamed."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoint import load_tensors, save_tensors, write_text
+from sfumato.errors import UserError
+
+FOLDER = "text_encoder"
+CLIP_PREFIX = "cond_stage_model.transformer."
+OPEN_CLIP_PREFIX = "cond_stage_model.model."
+HEAD_CHANNELS = 64  # of every CLIP text encoder
+DEFAULT_TOKENIZERS = {"clip": "openai/clip-vit-large-patch14", "open-clip": "stabilityai/stable-diffusion-2"}
+_LAYER = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)$")
+_OPEN_TO_CLIP = {
+    "ln_1.weight": "layer_norm1.weight",
+    "ln_1.bias": "layer_norm1.bias",
+    "ln_2.weight": "layer_norm2.weight",
+    "ln_2.bias": "layer_norm2.bias",
+    "mlp.c_fc.weight": "mlp.fc1.weight",
+    "mlp.c_fc.bias": "mlp.fc1.bias",
+    "mlp.c_proj.weight": "mlp.fc2.weight",
+    "mlp.c_proj.bias": "mlp.fc2.bias",
+    "attn.out_proj.weight": "self_attn.out_proj.weight",
+    "attn.out_proj.bias": "self_attn.out_proj.bias",
+}
+_OPEN_TOP = {
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+}
+Pieces = dict[str, tuple[str, int | None]]
+"""CLIP key -> (original key, third of it or None for all of it)."""
+
+
+def clip_pieces(keys: Mapping[str, Any], kind: str) -> Pieces:
+    """Where each of CLIP's keys is found in an original checkpoint, for kind "clip" or "open-clip"."""
+    if kind == "clip":
+        return {
+            key[len(CLIP_PREFIX) :]: (key, None)
+            for key in keys
+            if key.startswith(CLIP_PREFIX) and not key.endswith(".position_ids")
+        }
+    pieces: Pieces = {}
+    for key in keys:
+        if not key.startswith(OPEN_CLIP_PREFIX):
+            continue
+        name = key[len(OPEN_CLIP_PREFIX) :]
+        if name in _OPEN_TOP:
+            pieces[_OPEN_TOP[name]] = (key, None)
+        elif found := _LAYER.match(name):
+            layer, rest = f"text_model.encoder.layers.{found[1]}.", found[2]
+            if rest in _OPEN_TO_CLIP:
+                pieces[layer + _OPEN_TO_CLIP[rest]] = (key, None)
+            elif rest in ("attn.in_proj_weight", "attn.in_proj_bias"):
+                for third, letter in enumerate("qkv"):
+                    pieces[f"{layer}self_attn.{letter}_proj.{rest.removeprefix('attn.in_proj_')}"] = (key, third)
+    return pieces
+
+
+def take(pieces: Pieces, name: str, tensor: Tensor) -> Tensor:
+    """One of CLIP's tensors out of the original tensor that holds it."""
+    third = pieces[name][1]
+    return tensor if third is None else tensor.chunk(3)[third]
+
+
+def text_config(shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, Any]:
+    """`config.json` of the encoder, from the shapes of CLIP's keys; raises UserError if they are incomplete."""
+    try:
+        vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
+        positions = shapes["text_model.embeddings.position_embedding.weight"][0]
+        inner = shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0]
+    except KeyError as error:
+        raise UserError(f"the text encoder lacks the key {error.args[0]!r}") from None
+    layers = {int(name.split(".")[3]) for name in shapes if name.startswith("text_model.encoder.layers.")}
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "projection_dim": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(1, width // HEAD_CHANNELS),
+        "max_position_embeddings": positions,
+        "hidden_act": "quick_gelu" if kind == "clip" else "gelu",
+        "layer_norm_eps": 1e-5,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": "float32",
+    }
+
+
+def write_text_encoder(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Writes config.json and model.safetensors."""
+    save_tensors(folder / "model.safetensors", {name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+    write_text(folder / "config.json", json.dumps(dict(config), indent=2) + "\n")
+
+
+def original_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
+    """The encoder of a folder under its original keys: the other direction of `clip_pieces` and `take`."""
+    tensors, _ = load_tensors(folder / "model.safetensors")
+    if kind == "clip":
+        return {CLIP_PREFIX + name: tensor for name, tensor in tensors.items()}
+    top = {ours: theirs for theirs, ours in _OPEN_TOP.items()}
+    inner = {ours: theirs for theirs, ours in _OPEN_TO_CLIP.items()}
+    out: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name in top:
+            out[OPEN_CLIP_PREFIX + top[name]] = tensor
+            continue
+        number, rest = name.removeprefix("text_model.encoder.layers.").split(".", 1)
+        block = f"{OPEN_CLIP_PREFIX}transformer.resblocks.{number}."
+        if rest in inner:
+            out[block + inner[rest]] = tensor
+        elif rest.startswith("self_attn.q_proj."):
+            end = rest.rsplit(".", 1)[1]
+            thirds = [tensors[name.replace(".q_proj.", f".{letter}_proj.")] for letter in "qkv"]
+            out[f"{block}attn.in_proj_{end}"] = torch.cat(thirds)
+    return out
