@@ -7,7 +7,7 @@ import torch
 from engine_cases import CASES, distance
 from torch import nn
 
-from sfumato.engine import packing
+from sfumato.engine import packing, upsample
 from sfumato.engine.inference import best_dtype, for_inference
 from sfumato.engine.packing import PackedConv2d, PackedLinear
 
@@ -68,6 +68,15 @@ def test_layers_of_one_input_are_one_map() -> None:
     residual = torch.randn(2, 3, 12)
     expected = torch.cat([one(x), two(x)], -1) + residual
     torch.testing.assert_close(PackedLinear.of(one, two, dtype=torch.float32)(x, residual), expected)
+
+
+@torch.no_grad()
+def test_strips_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = upsample.PackedUpsample(nn.Conv2d(16, 8, 3, padding=1), torch.float32)
+    x = torch.randn(2, 16, 12, 5).contiguous(memory_format=torch.channels_last)
+    whole = layer(x)
+    monkeypatch.setattr(upsample, "STRIP_BYTES", 2000)
+    torch.testing.assert_close(layer(x), whole)
 
 
 def test_the_format_chosen_is_one_the_processor_knows() -> None:

@@ -21,7 +21,7 @@ class FusedGroupNorm(GroupNorm):
 
 
 class FusedResidualBlock(ResidualBlock):
-    """SiLU inside both norms."""
+    """SiLU inside both norms, the sum inside the last convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(norm(self.norm1, x, silu=True))

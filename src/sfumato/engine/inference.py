@@ -12,10 +12,10 @@ from sfumato.conditioning.condition import Condition
 from sfumato.denoiser import blocks
 from sfumato.denoiser.unet import UNet
 from sfumato.engine.attention import attend, attend_packed
-from sfumato.engine.fused_autoencoder import FusedSoftmaxAttention
+from sfumato.engine.fused_autoencoder import FusedDecoder, FusedResidualBlock, FusedSoftmaxAttention
 from sfumato.engine.fused_denoiser import FusedCrossAttention, as_picture, as_tokens
 from sfumato.engine.groupnorm import norm
-from sfumato.engine.packing import PackedConv2d, PackedLinear, project
+from sfumato.engine.packing import PackedConv2d, PackedLinear, convolve, project
 from sfumato.engine.training import for_training
 from sfumato.engine.upsample import PackedUpsample, rewritable
 from sfumato.nn.transformer import join_heads, split_heads
@@ -48,9 +48,6 @@ def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
     for_training(module)
     _pack_blocks(module, dtype)
     _pack_layers(module, dtype)
-    for part in module.modules():
-        if type(part) in (UNet, Autoencoder):
-            part.__class__ = PackedUNet if type(part) is UNet else PackedAutoencoder
     return module
 
 
@@ -103,6 +100,35 @@ class PackedCrossAttention(FusedCrossAttention):
         return join_heads(attend(q, k, v, mask))
 
 
+class PackedResidualBlock(FusedResidualBlock):
+    """Holds fewer pictures at once: its norms and, where the width changes, its sum are written over their inputs.
+
+    For the autoencoder's levels, where a block is the only reader of its input.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.nin_shortcut(x) if self.widens else x
+        h = self.conv1(norm(self.norm1, x, silu=True, reuse=self.widens))
+        h = norm(self.norm2, h, silu=True, reuse=True)
+        return convolve(self.conv2, h, shortcut, reuse=self.widens)
+
+
+class PackedDecoder(FusedDecoder):
+    """Block by block: a level that is called as a whole keeps its input alive to its end."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(h))
+        for level in reversed(list(self.up)):
+            assert isinstance(level, convnet.Level)
+            for i, block in enumerate(level.block):
+                h = block(h)
+                if len(level.attn) > 0:
+                    h = level.attn[i](h)
+            if level.resample == "up":
+                h = level.upsample(h)
+        return self.conv_out(norm(self.norm_out, h, silu=True, reuse=True))
+
+
 class PackedSoftmaxAttention(FusedSoftmaxAttention):
     """Queries, keys and values by one projection."""
 
@@ -111,6 +137,15 @@ class PackedSoftmaxAttention(FusedSoftmaxAttention):
     def forward(self, x: Tensor) -> Tensor:
         attended = attend_packed(self.qkv(as_tokens(norm(self.norm, x))), heads=1)
         return as_picture(project(self.proj_out, attended, as_tokens(x)), x)
+
+
+PACKED: dict[type[nn.Module], type[nn.Module]] = {
+    FusedResidualBlock: PackedResidualBlock,
+    FusedDecoder: PackedDecoder,
+    UNet: PackedUNet,
+    Autoencoder: PackedAutoencoder,
+}
+"""Classes that only change their `forward`."""
 
 
 def _pack_blocks(module: nn.Module, dtype: torch.dtype) -> None:
@@ -129,6 +164,8 @@ def _pack_blocks(module: nn.Module, dtype: torch.dtype) -> None:
             part.add_module("proj_out", _linear(part.proj_out, dtype=dtype))
             del part.q, part.k, part.v
             part.__class__ = PackedSoftmaxAttention
+        elif type(part) in PACKED:
+            part.__class__ = PACKED[type(part)]
         elif isinstance(part, blocks.Upsample | convnet.Upsample):
             conv: nn.Module = part.conv
             if isinstance(conv, nn.Conv2d) and rewritable(conv):
@@ -174,5 +211,5 @@ def _pack_layers(module: nn.Module, dtype: torch.dtype) -> None:
 class PackedStem(PackedConv2d):
     """The first convolution, in the blocks' form."""
 
-    def forward(self, x: Tensor, steering: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, steering: object = None, reuse: bool = False) -> Tensor:
         return super().forward(x)

@@ -25,9 +25,9 @@ def packs(dtype: torch.dtype) -> bool:
     tokens, matrix = picture.flatten(2).transpose(1, 2).contiguous(), kernel[:, :, 1, 1].contiguous()
     bias = torch.ones(16, dtype=dtype)
     try:
-        conv = _convolve(
-            picture, _pack_kernel(kernel, _ONES, _ONES, _ONES, 1, picture), bias, _ONES, _ONES, _ONES, 1, picture
-        )
+        packed = _pack_kernel(kernel, _ONES, _ONES, _ONES, 1, picture)
+        conv = _convolve(picture, packed, bias, _ONES, _ONES, _ONES, 1, picture)
+        into = _convolve(picture, packed, bias, _ONES, _ONES, _ONES, 1, picture.clone(), reuse=True)
         line = _project(tokens, _pack_matrix(matrix, tokens), bias, tokens)
     except (RuntimeError, AttributeError, NotImplementedError, TypeError):
         return False
@@ -36,7 +36,7 @@ def packs(dtype: torch.dtype) -> bool:
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     return all(
         (a.float() - b).abs().max().item() <= tolerance * b.abs().max().item()
-        for a, b in ((conv, expected), (line, expected_line))
+        for a, b in ((conv, expected), (into, expected), (line, expected_line))
     )
 
 
@@ -83,8 +83,8 @@ class PackedConv2d(Packed):
         bias = None if layer.bias is None else layer.bias.to(dtype)
         return cls(layer.weight.to(dtype), bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """conv(x) + residual, in the weight's type."""
+    def forward(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
+        """conv(x) + residual, in the weight's type; with `reuse` the result may overwrite the residual."""
         padding, stride, dilation, groups = self.geometry
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         if residual is not None:
@@ -95,7 +95,7 @@ class PackedConv2d(Packed):
         if self._shape != x.shape:
             self._weight = _pack_kernel(self.weight, padding, stride, dilation, groups, x)
             self._shape = tuple(x.shape)
-        return _convolve(x, self._weight, self.bias, padding, stride, dilation, groups, residual)
+        return _convolve(x, self._weight, self.bias, padding, stride, dilation, groups, residual, reuse)
 
 
 class PackedLinear(Packed):
@@ -127,10 +127,10 @@ class PackedLinear(Packed):
         return _project(x, self._weight, self.bias, residual)
 
 
-def convolve(layer: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
-    """residual + layer(x), in one pass where the layer is packed."""
+def convolve(layer: nn.Module, x: Tensor, residual: Tensor, reuse: bool = False) -> Tensor:
+    """residual + layer(x), in one pass where the layer is packed; with `reuse` it may overwrite the residual then."""
     if isinstance(layer, PackedConv2d):
-        return layer(x, residual)
+        return layer(x, residual, reuse)
     return residual + layer(x)
 
 
@@ -165,10 +165,14 @@ def _convolve(
     dilation: list[int],
     groups: int,
     residual: Tensor | None,
+    reuse: bool = False,
 ) -> Tensor:
     call = torch.ops.mkldnn._convolution_pointwise
     if residual is None:
         return call(x, weight, bias, padding, stride, dilation, groups, "none", [], "")
+    if reuse:
+        sums = torch.ops.mkldnn._convolution_pointwise_
+        return sums.binary(residual, x, weight, bias, padding, stride, dilation, groups, "add", 1.0, None, [], None)
     return call.binary(x, residual, weight, bias, padding, stride, dilation, groups, "add", 1.0, None, [], None)
 
 

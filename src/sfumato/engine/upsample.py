@@ -17,6 +17,7 @@ from sfumato.engine.packing import PackedConv2d
 
 FEWEST_POSITIONS = 512
 SMALLEST_SIDE = 8
+STRIP_BYTES = 32 * 2**20
 
 
 def upsample_conv(layer: nn.Module, x: Tensor) -> Tensor:
@@ -33,16 +34,32 @@ def upsample_conv(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class PackedUpsample(nn.Module):
-    """The rewritten convolution with packed weights, for inference."""
+    """The rewritten convolution with packed weights, for inference; large pictures go strip by strip."""
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
         weight, bias = phase_parameters(layer)
-        self.conv = PackedConv2d(weight.to(dtype), None if bias is None else bias.to(dtype), padding=(1, 1))
+        self.channels = layer.out_channels
+        self.conv = PackedConv2d(weight.to(dtype), None if bias is None else bias.to(dtype), padding=(0, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', 2 H, 2 W)."""
-        return interleave(self.conv(x))
+        B, _, H, W = x.shape
+        strips = 1
+        while 4 * self.channels * H * W * x.element_size() > strips * STRIP_BYTES and H % (strips * 2) == 0:
+            strips *= 2
+        if strips == 1:
+            return interleave(self.conv(F.pad(x, (0, 0, 1, 1))))
+        size = (B, self.channels, 2 * H, 2 * W)
+        picture = torch.empty(size, dtype=self.conv.dtype, memory_format=torch.channels_last)
+        rows = H // strips
+        for b in range(B):
+            for start in range(0, H, rows):
+                above, below = int(start > 0), int(start + rows < H)  # neighbours; zeros outside the picture
+                strip = F.pad(x[b : b + 1, :, start - above : start + rows + below], (0, 0, 1 - above, 1 - below))
+                part = picture[b : b + 1, :, 2 * start : 2 * (start + rows)]
+                part.copy_(interleave(self.conv(strip)))
+        return picture
 
 
 def rewritable(layer: nn.Conv2d) -> bool:
