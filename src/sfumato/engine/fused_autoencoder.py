@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from sfumato.autoencoder.convnet import Decoder, Encoder, GroupNorm, ResidualBlock, SoftmaxAttention, Upsample
 from sfumato.engine.attention import attend
+from sfumato.engine.fused_denoiser import as_picture, as_tokens
 from sfumato.engine.groupnorm import norm
+from sfumato.engine.packing import convolve, project
 from sfumato.engine.upsample import upsample_conv
 
 
@@ -19,24 +21,21 @@ class FusedGroupNorm(GroupNorm):
 
 
 class FusedResidualBlock(ResidualBlock):
-    """SiLU inside both norms."""
+    """SiLU inside both norms, the sum inside the last convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(norm(self.norm1, x, silu=True))
-        h = self.conv2(self.dropout(norm(self.norm2, h, silu=True)))
-        return (self.nin_shortcut(x) if self.widens else x) + h
+        h = self.dropout(norm(self.norm2, h, silu=True, reuse=True))
+        return convolve(self.conv2, h, self.nin_shortcut(x) if self.widens else x)
 
 
 class FusedSoftmaxAttention(SoftmaxAttention):
     """Attention without transposes."""
 
     def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        h = norm(self.norm, x)
-        q, k, v = (layer(h).permute(0, 2, 3, 1).reshape(B, 1, H * W, C) for layer in (self.q, self.k, self.v))
-        h = attend(q, k, v).reshape(B, H, W, C).permute(0, 3, 1, 2)
-        out: Tensor = x + self.proj_out(h)
-        return out
+        tokens = as_tokens(norm(self.norm, x))
+        q, k, v = (project(layer, tokens).unsqueeze(1) for layer in (self.q, self.k, self.v))
+        return as_picture(project(self.proj_out, attend(q, k, v).squeeze(1), as_tokens(x)), x)
 
 
 class FusedUpsample(Upsample):
@@ -53,7 +52,7 @@ class FusedEncoder(Encoder):
         h = self.conv_in(image)
         for level in self.down:
             h = level(h)
-        return self.conv_out(norm(self.norm_out, self.mid(h), silu=True))
+        return self.conv_out(norm(self.norm_out, self.mid(h), silu=True, reuse=True))
 
 
 class FusedDecoder(Decoder):
@@ -63,4 +62,4 @@ class FusedDecoder(Decoder):
         h = self.mid(self.conv_in(h))
         for level in reversed(cast(Sequence[nn.Module], self.up)):
             h = level(h)
-        return self.conv_out(norm(self.norm_out, h, silu=True))
+        return self.conv_out(norm(self.norm_out, h, silu=True, reuse=True))

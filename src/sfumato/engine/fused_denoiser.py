@@ -1,14 +1,24 @@
-"""The U-Net's blocks with their passes over memory fused; each is the plain block with another `forward`."""
+"""The U-Net's blocks with their passes over memory fused; each is the plain block with another `forward`.
 
-import torch.nn.functional as F
+Their convolutions and linear layers may be plain or packed (engine/packing.py).
+"""
+
 from torch import Tensor, nn
 
 from sfumato.denoiser.blocks import AttentionBlock, ResBlock, SpatialTransformer, Steering, Upsample
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.groupnorm import norm
+from sfumato.engine.packing import convolve, project
 from sfumato.engine.tokens import geglu
 from sfumato.engine.upsample import upsample_conv
-from sfumato.nn.transformer import GEGLU, CrossAttention, join_heads, split_heads
+from sfumato.nn.transformer import (
+    GEGLU,
+    BasicTransformerBlock,
+    CrossAttention,
+    FeedForward,
+    join_heads,
+    split_heads,
+)
 
 
 class FusedResBlock(ResBlock):
@@ -21,52 +31,60 @@ class FusedResBlock(ResBlock):
         embedding = self.emb_layers(steering.embedding)
         if self.scale_shift:
             scale, shift = embedding.chunk(2, dim=1)
-            h = norm(norm_out, h, silu=True, scale_shift=(scale, shift))
+            h = norm(norm_out, h, silu=True, scale_shift=(scale, shift), reuse=True)
         else:
-            h = norm(norm_out, h, silu=True, add=embedding)
-        out: Tensor = self.skip_connection(self._resized(x)) + conv_out(dropout(h))
-        return out
+            h = norm(norm_out, h, silu=True, add=embedding, reuse=True)
+        return convolve(conv_out, dropout(h), self.skip_connection(self._resized(x)))
 
 
 class FusedUpsample(Upsample):
     """Doubling and convolution as one convolution of the small picture."""
 
     def forward(self, x: Tensor, steering: Steering) -> Tensor:
-        return upsample_conv(self.conv, x) if isinstance(self.conv, nn.Conv2d) else super().forward(x, steering)
+        return super().forward(x, steering) if isinstance(self.conv, nn.Identity) else upsample_conv(self.conv, x)
 
 
 class FusedAttentionBlock(AttentionBlock):
     """Attention straight from the packed projection."""
 
     def forward(self, x: Tensor, steering: Steering) -> Tensor:
-        H, W = x.shape[2:]
-        tokens = norm(self.norm, x).flatten(2).transpose(1, 2)
-        qkv = F.linear(tokens, self.qkv.weight.squeeze(2), self.qkv.bias)
+        qkv = project(self.qkv, as_tokens(norm(self.norm, x)))
         attended = attend_packed(qkv, self.heads, head_first=self.order == "head_first")
-        h = F.linear(attended, self.proj_out.weight.squeeze(2), self.proj_out.bias)
-        return x + h.transpose(1, 2).unflatten(2, (H, W))
+        return as_picture(project(self.proj_out, attended, as_tokens(x)), x)
 
 
 class FusedSpatialTransformer(SpatialTransformer):
     """Projections as linear maps of tokens: the channels-last picture is read as tokens, never laid out anew."""
 
     def forward(self, x: Tensor, steering: Steering) -> Tensor:
-        H, W = x.shape[2:]
-        tokens = _project(self.proj_in, norm(self.norm, x).flatten(2).transpose(1, 2))
+        tokens = project(self.proj_in, as_tokens(norm(self.norm, x)))
         for block in self.transformer_blocks:
             tokens = block(tokens, steering.tokens, steering.mask)
-        return x + _project(self.proj_out, tokens).transpose(1, 2).unflatten(2, (H, W))
+        return as_picture(project(self.proj_out, tokens, as_tokens(x)), x)
+
+
+class FusedTransformerBlock(BasicTransformerBlock):
+    """Each sum with the input inside the branch's last projection."""
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = add_branch(self.attn1, x, self.norm1(x))
+        x = add_branch(self.attn2, x, self.norm2(x), context, mask)
+        return add_branch(self.ff, x, self.norm3(x))
 
 
 class FusedCrossAttention(CrossAttention):
     """Attention without transposes."""
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def attended(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        """All but the last projection: (B, T, H·D)."""
         source = x if context is None else context
         q, k, v = (
             split_heads(to(of), self.heads) for to, of in ((self.to_q, x), (self.to_k, source), (self.to_v, source))
         )
-        out: Tensor = self.to_out(join_heads(attend(q, k, v, mask)))
+        return join_heads(attend(q, k, v, mask))
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        out: Tensor = self.to_out(self.attended(x, context, mask))
         return out
 
 
@@ -77,7 +95,26 @@ class FusedGEGLU(GEGLU):
         return geglu(self.proj(x))
 
 
-def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
-    """A linear layer, or a 1×1 convolution as one, on tokens (B, T, C)."""
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
-    return F.linear(tokens, layer.weight.flatten(1), layer.bias)
+def add_branch(branch: nn.Module, x: Tensor, *inputs: Tensor | None) -> Tensor:
+    """x + branch(*inputs), in one pass over the branch's last projection where nothing is dropped behind it."""
+    if isinstance(branch, FusedCrossAttention):
+        last, dropout = branch.to_out
+        if not (dropout.training and dropout.p):
+            given = (*inputs, None, None)
+            assert given[0] is not None
+            return project(last, branch.attended(given[0], given[1], given[2]), x)
+    if isinstance(branch, FeedForward):
+        gate, dropout, last = branch.net
+        return project(last, dropout(gate(*inputs)), x)
+    out: Tensor = x + branch(*inputs)
+    return out
+
+
+def as_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H·W, C), a view of a channels-last picture."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def as_picture(tokens: Tensor, like: Tensor) -> Tensor:
+    """(B, H·W, C) -> (B, C, H, W) with the H and W of another picture, a view."""
+    return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)

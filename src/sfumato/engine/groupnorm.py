@@ -23,12 +23,13 @@ def group_norm(
     silu: bool = False,
     add: Tensor | None = None,
     scale_shift: tuple[Tensor, Tensor] | None = None,
+    reuse: bool = False,
 ) -> Tensor:
     """silu(norm(x + add) * (1 + scale) + shift), every part after `norm` and the sum optional.
 
     x (B, C, H, W), float32 or bf16; weight, bias (C,); add, scale, shift (B, C). Returns x's shape, dtype and memory
     format. Differentiable in all tensors. The native kernel takes contiguous channels-last x on the CPU; anything else
-    goes through torch's own operations.
+    goes through torch's own operations. With `reuse` the result may overwrite x where no gradient is recorded.
     """
     if not usable(x, groups):
         return _plain(x, groups, weight, bias, eps, silu, add, scale_shift)
@@ -36,7 +37,10 @@ def group_norm(
     if scale_shift is not None:
         scale, shift = scale_shift[0].float(), scale_shift[1].float()
         gain, offset = gain * (1 + scale), torch.addcmul(shift, offset, 1 + scale)
-    return _GroupNorm.apply(x, gain, offset, None if add is None else add.float(), groups, eps, silu)
+    add = None if add is None else add.float()
+    if not torch.is_grad_enabled():
+        return _forward(x, x if reuse else torch.empty_like(x), gain, offset, add, groups, eps, silu)[0]
+    return _GroupNorm.apply(x, gain, offset, add, groups, eps, silu)
 
 
 def norm(
@@ -46,11 +50,14 @@ def norm(
     silu: bool = False,
     add: Tensor | None = None,
     scale_shift: tuple[Tensor, Tensor] | None = None,
+    reuse: bool = False,
 ) -> Tensor:
     """`group_norm` with the parameters of an nn.GroupNorm."""
     assert isinstance(layer, nn.GroupNorm)
     groups, eps = layer.num_groups, layer.eps
-    return group_norm(x, groups, layer.weight, layer.bias, eps, silu=silu, add=add, scale_shift=scale_shift)
+    return group_norm(
+        x, groups, layer.weight, layer.bias, eps, silu=silu, add=add, scale_shift=scale_shift, reuse=reuse
+    )
 
 
 def usable(x: Tensor, groups: int) -> bool:
@@ -89,6 +96,22 @@ def _plain(
     return F.silu(x) if silu else x
 
 
+def _forward(
+    x: Tensor, y: Tensor, gain: Tensor, bias: Tensor, add: Tensor | None, groups: int, eps: float, silu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    """Fills y (which may be x); returns it with what the gradient needs."""
+    B, C, H, W = x.shape
+    gain, bias = gain.contiguous(), bias.contiguous()
+    add = None if add is None else add.contiguous()
+    mean, rstd = x.new_empty(2, B, groups, dtype=torch.float32).unbind()
+    native.kernels().sfumato_groupnorm(
+        x.dtype == torch.bfloat16,
+        *(_pointer(t) for t in (x, y, gain, bias, add, mean, rstd)),
+        *(B, H * W, C, groups, gain.dim() == 2, eps, silu, torch.get_num_threads()),
+    )
+    return y, gain, bias, add, mean, rstd
+
+
 class _GroupNorm(torch.autograd.Function):
     """gain and bias are (C,) or (B, C), add (B, C) or None, all float32; x channels-last."""
 
@@ -96,17 +119,8 @@ class _GroupNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, add: Tensor | None, groups: int, eps: float, silu: bool
     ) -> Tensor:
-        B, C, H, W = x.shape
-        gain, bias = gain.contiguous(), bias.contiguous()
-        add = None if add is None else add.contiguous()
-        y = torch.empty_like(x)
-        mean, rstd = x.new_empty(2, B, groups, dtype=torch.float32).unbind()
-        native.kernels().sfumato_groupnorm(
-            x.dtype == torch.bfloat16,
-            *(_pointer(t) for t in (x, y, gain, bias, add, mean, rstd)),
-            *(B, H * W, C, groups, gain.dim() == 2, eps, silu, torch.get_num_threads()),
-        )
-        ctx.save_for_backward(x, gain, bias, add, mean, rstd)
+        y, *saved = _forward(x, torch.empty_like(x), gain, bias, add, groups, eps, silu)
+        ctx.save_for_backward(x, *saved)
         ctx.groups, ctx.silu = groups, silu
         return y
 

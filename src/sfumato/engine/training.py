@@ -17,6 +17,7 @@ from sfumato.engine import fused_autoencoder, fused_denoiser
 from sfumato.engine.groupnorm import norm
 from sfumato.engine.tokens import layer_norm
 from sfumato.nn import transformer
+from sfumato.nn.norm import GroupNorm32
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -44,6 +45,20 @@ class FusedNormSiLU(nn.GroupNorm):
         return norm(self, x, silu=True)
 
 
+class FusedNorm32(GroupNorm32):
+    """As FusedNorm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm(self, x)
+
+
+class FusedNorm32SiLU(GroupNorm32):
+    """As FusedNormSiLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm(self, x, silu=True)
+
+
 class SiLUDoneBefore(nn.SiLU):
     """Stands where a SiLU stood whose work the norm before it does."""
 
@@ -56,6 +71,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     blocks.Upsample: fused_denoiser.FusedUpsample,
     blocks.AttentionBlock: fused_denoiser.FusedAttentionBlock,
     blocks.SpatialTransformer: fused_denoiser.FusedSpatialTransformer,
+    transformer.BasicTransformerBlock: fused_denoiser.FusedTransformerBlock,
     transformer.GEGLU: fused_denoiser.FusedGEGLU,
     transformer.CrossAttention: fused_denoiser.FusedCrossAttention,
     convnet.ResidualBlock: fused_autoencoder.FusedResidualBlock,
@@ -65,13 +81,17 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     convnet.Decoder: fused_autoencoder.FusedDecoder,
     convnet.GroupNorm: fused_autoencoder.FusedGroupNorm,
     nn.GroupNorm: FusedNorm,
+    GroupNorm32: FusedNorm32,
     nn.LayerNorm: FusedLayerNorm,
 }
 """Plain class -> fused class; exact types, so that a subclass with a behaviour of its own is left alone."""
 
+WITH_SILU: dict[type[nn.Module], type[nn.Module]] = {nn.GroupNorm: FusedNormSiLU, GroupNorm32: FusedNorm32SiLU}
+"""Norms whose neighbour behind them is a SiLU."""
+
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     **{fused: plain_class for plain_class, fused in FUSED.items()},
-    FusedNormSiLU: nn.GroupNorm,
+    **{fused: plain_class for plain_class, fused in WITH_SILU.items()},
     SiLUDoneBefore: nn.SiLU,
 }
 
@@ -99,8 +119,8 @@ def _fuse_pairs(sequence: nn.Sequential) -> None:
     """A norm right before a SiLU does both; the SiLU's place and index stay."""
     members = list(sequence)
     for first, second in itertools.pairwise(members):
-        if type(first) is nn.GroupNorm and type(second) is nn.SiLU:
-            first.__class__, second.__class__ = FusedNormSiLU, SiLUDoneBefore
+        if type(first) in WITH_SILU and type(second) is nn.SiLU:
+            first.__class__, second.__class__ = WITH_SILU[type(first)], SiLUDoneBefore
 
 
 def plain(module: M) -> M:

@@ -13,19 +13,59 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sfumato.engine import native
+from sfumato.engine.packing import PackedConv2d
 
 FEWEST_POSITIONS = 512
 SMALLEST_SIDE = 8
+STRIP_BYTES = 32 * 2**20
 
 
-def upsample_conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def upsample_conv(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(interpolate(x, scale_factor=2, mode="nearest")) for a 3×3 layer; (B, C, H, W) -> (B, C', 2 H, 2 W)."""
+    if isinstance(layer, PackedUpsample):
+        return layer(x)
+    assert isinstance(layer, nn.Conv2d)
     if not (usable(x, layer) and worthwhile(x)):
         plain: Tensor = layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return plain
     weight, bias = phase_parameters(layer)
     phases = F.conv2d(x, weight, bias, padding=1).contiguous(memory_format=torch.channels_last)
     return interleave(phases)
+
+
+class PackedUpsample(nn.Module):
+    """The rewritten convolution with packed weights, for inference; large pictures go strip by strip."""
+
+    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        weight, bias = phase_parameters(layer)
+        self.channels = layer.out_channels
+        self.conv = PackedConv2d(weight.to(dtype), None if bias is None else bias.to(dtype), padding=(0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', 2 H, 2 W)."""
+        B, _, H, W = x.shape
+        strips = 1
+        while 4 * self.channels * H * W * x.element_size() > strips * STRIP_BYTES and H % (strips * 2) == 0:
+            strips *= 2
+        if strips == 1:
+            return interleave(self.conv(F.pad(x, (0, 0, 1, 1))))
+        size = (B, self.channels, 2 * H, 2 * W)
+        picture = torch.empty(size, dtype=self.conv.dtype, memory_format=torch.channels_last)
+        rows = H // strips
+        for b in range(B):
+            for start in range(0, H, rows):
+                above, below = int(start > 0), int(start + rows < H)  # neighbours; zeros outside the picture
+                strip = F.pad(x[b : b + 1, :, start - above : start + rows + below], (0, 0, 1 - above, 1 - below))
+                part = picture[b : b + 1, :, 2 * start : 2 * (start + rows)]
+                part.copy_(interleave(self.conv(strip)))
+        return picture
+
+
+def rewritable(layer: nn.Conv2d) -> bool:
+    """Whether a convolution behind a doubling is of the one kind that can be rewritten."""
+    same = layer.stride == (1, 1) and layer.padding == (1, 1) and layer.padding_mode == "zeros"
+    return layer.kernel_size == (3, 3) and same and layer.groups == 1
 
 
 def worthwhile(x: Tensor) -> bool:
@@ -39,10 +79,7 @@ def usable(x: Tensor, layer: nn.Conv2d) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
-        and layer.kernel_size == (3, 3)
-        and layer.stride == (1, 1)
-        and layer.padding == (1, 1)
-        and layer.groups == 1
+        and rewritable(layer)
         and native.library() is not None
     )
 
@@ -57,8 +94,14 @@ def phase_parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
 
 def interleave(phases: Tensor) -> Tensor:
     """(B, 4 C, H + 1, W + 1), channels (row parity, column parity, C) -> (B, C, 2 H, 2 W), both channels-last."""
-    result: Tensor = _Interleave.apply(phases)
-    return result
+    if native.library() is not None and phases.device.type == "cpu":
+        result: Tensor = _Interleave.apply(phases)
+        return result
+    B, C, H, W = phases.shape
+    parities = phases.unflatten(1, (2, 2, C // 4))
+    rows = [torch.stack([parities[:, a, b, :, a : H - 1 + a, b : W - 1 + b] for b in (0, 1)], -1) for a in (0, 1)]
+    picture = torch.stack(rows, 3).reshape(B, C // 4, 2 * (H - 1), 2 * (W - 1))
+    return picture.contiguous(memory_format=torch.channels_last)
 
 
 def _pairs(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:

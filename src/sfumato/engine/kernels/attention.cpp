@@ -1,7 +1,7 @@
 // softmax(scale * q k^T) v and its gradient, one head at a time, everything of a head in cache.
 //
 // Tensors are addressed by strides in elements with the head's width contiguous, so [B, T, H, D] projections, also slices of
-// one packed projection, need no copy. Operands float32 or bf16; scores, softmax and all sums are float32. `allowed` [B, S]
+// one packed projection, need no copy. Operands float32 or bf16; scores, softmax and all sums are float32, exponentials and logarithms to base 2. `allowed` [B, S]
 // bytes (or null) says which keys may be attended; a query without any gets zero.
 #include <cmath>
 #include <cstdlib>
@@ -97,16 +97,26 @@ float dot(const T* a, const T* b, long D) {
     return total;
 }
 
-void mask_row(const uint8_t* allowed, long S, long Sp, float* bias) {
+// What is added to a padded row of scores; null if nothing is.
+float* mask_row(const uint8_t* allowed, long S, long Sp, float* bias) {
+    if (!allowed && S == Sp) return nullptr;
     for (long s = 0; s < Sp; s++) bias[s] = s < S && (!allowed || allowed[s]) ? 0.0f : FORBIDDEN;
+    return bias;
 }
 
 // Two rows of values as units along the rows: the B operand of a product over queries.
 template <class T>
 inline void store_pair(uint32_t* to, vf a, vf b) {
     static_assert(PER_UNIT<T> == 2);
+#if WIDE && defined(__AVX512BF16__)
+    // Both vectors rounded by the processor, then the halves of each lane brought together.
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b));
+    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+#else
     vu u = round_bf16(a) | (round_bf16(b) << 16);
     std::memcpy(to, &u, sizeof u);
+#endif
 }
 
 template <class T>
@@ -120,15 +130,24 @@ void write_row(T* to, const float* from, long D, float factor) {
     }
 }
 
-// In place over one row of scores: e^(scale * (s - max)), as T in P; returns the sum and sets the largest score.
+// bf16 results do not need float32's last digits.
+template <class T>
+constexpr int DEGREE = PER_UNIT<T> == 2 ? 4 : 5;
+
+// One row of scores to 2^(scale * (s - max)), as T in p; returns the sum and sets the largest score. `bias` is null where
+// every key of the padded row may be attended.
 template <class T>
 float exponentials(const float* s, const float* bias, long Sp, float scale, T* p, float* largest) {
-    vf top = splat(FORBIDDEN);
-    for (long j = 0; j < Sp; j += W) top = vmax(top, load(s + j) + load(bias + j));
-    float m = *largest = hmax(top);
-    vf sum{};
+    vf top = splat(FORBIDDEN), sum{};
+    if (bias)
+        for (long j = 0; j < Sp; j += W) top = vmax(top, load(s + j) + load(bias + j));
+    else
+        for (long j = 0; j < Sp; j += W) top = vmax(top, load(s + j));
+    *largest = hmax(top);
+    float m = *largest > 0.5f * FORBIDDEN ? *largest : 0.0f;  // no key at all: every weight underflows to 0
     for (long j = 0; j < Sp; j += W) {
-        vf e = vexp((load(s + j) + load(bias + j) - m) * scale);
+        vf x = bias ? load(s + j) + load(bias + j) : load(s + j);
+        vf e = vexp2<DEGREE<T>>(x * scale - m * scale);
         sum += e;
         store(p + j, e);
     }
@@ -144,18 +163,19 @@ void forward_head(const Problem& p, const T* q, const T* k, const T* v, T* o, fl
     uint32_t *kt = room.take<uint32_t>(depth * Sp), *vr = room.take<uint32_t>(Sp / per * Dp);
     float *bias = room.take<float>(Sp), *scores = room.take<float>(TILE * Sp), *out = room.take<float>(TILE * Dp);
     T* weights = room.take<T>(TILE * Sp);
+    const float log_scale = p.scale * LOG2E;
     pack_transposed(k, p.k.row, p.S, p.D, kt, Sp);
     pack_rows(v, p.v.row, p.S, Sp, p.D, vr, Dp);
-    mask_row(allowed, p.S, Sp, bias);
+    bias = mask_row(allowed, p.S, Sp, bias);
     for (long t = first; t < last; t += TILE) {
         long M = last - t < TILE ? last - t : TILE;
         float factor[TILE];
         gemm(q + t * p.q.row, p.q.row, kt, Sp, scores, Sp, M, Sp, depth, false);
         for (long m = 0; m < M; m++) {
-            float top, sum = exponentials(scores + m * Sp, bias, Sp, p.scale, weights + m * Sp, &top);
+            float top, sum = exponentials(scores + m * Sp, bias, Sp, log_scale, weights + m * Sp, &top);
             bool none = top <= 0.5f * FORBIDDEN;
             factor[m] = none ? 0.0f : 1.0f / sum;
-            if (lse) lse[t + m] = none ? -FORBIDDEN : top * p.scale + std::log(sum);
+            if (lse) lse[t + m] = none ? -FORBIDDEN : top * log_scale + std::log2(sum);
         }
         gemm(weights, Sp, vr, Dp, out, Dp, M, Dp, Sp / per, false);
         for (long m = 0; m < M; m++) write_row(o + (t + m) * p.o.row, out + m * Dp, p.D, factor[m]);
@@ -191,14 +211,16 @@ void pack_columns(const T* x, long row, long M, long D, long Dp, uint32_t* rows,
 template <class T>
 void softmax_gradient(const float* s, const float* dw, const float* bias, long Sp, float scale, const float* lse,
                       const float* delta, T* ds, uint32_t* w_units, uint32_t* ds_units) {
+    auto score = [&](const float* row, long j) { return bias ? load(row + j) + load(bias + j) : load(row + j); };
+    const float log_scale = scale * LOG2E;
     for (long j = 0; j < Sp; j += W) {
-        vf w = vexp((load(s + j) + load(bias + j)) * scale - lse[0]);
+        vf w = vexp2<DEGREE<T>>(score(s, j) * log_scale - lse[0]);
         vf g = w * (load(dw + j) - delta[0]) * scale;
         store(ds + j, g);
         if constexpr (PER_UNIT<T> == 1) {
             store((float*)w_units + j, w);
         } else {
-            vf w2 = vexp((load(s + Sp + j) + load(bias + j)) * scale - lse[1]);
+            vf w2 = vexp2<DEGREE<T>>(score(s + Sp, j) * log_scale - lse[1]);
             vf g2 = w2 * (load(dw + Sp + j) - delta[1]) * scale;
             store(ds + Sp + j, g2);
             store_pair<T>(w_units + j, w, w2);
@@ -223,7 +245,7 @@ void backward_head(const Problem& p, const Gradients& g, const T* q, const T* k,
     pack_transposed(k, p.k.row, p.S, p.D, kt, Sp);
     pack_transposed(v, p.v.row, p.S, p.D, vt, Sp);
     pack_rows(k, p.k.row, p.S, Sp, p.D, kr, Dp);
-    mask_row(allowed, p.S, Sp, bias);
+    bias = mask_row(allowed, p.S, Sp, bias);
     for (long t = 0; t < p.T; t += TILE) {
         long M = p.T - t < TILE ? p.T - t : TILE, Mp = round_up(M, per);
         float delta[TILE + 1] = {}, norm[TILE + 1];

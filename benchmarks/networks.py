@@ -1,0 +1,62 @@
+"""The same network twice: ours, and diffusers' with the same numbers."""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
+from sfumato.conditioning.condition import ConditionSpec
+from sfumato.denoiser.unet import UNet, UNetConfig
+from sfumato.interop.diffusers_config import write_autoencoder, write_unet
+from sfumato.interop.diffusers_keys import autoencoder_entries, unet_entries
+
+W1 = UNetConfig(channels=128, channel_multipliers=(1, 2, 3), attention_factors=(2, 4))
+"""Unconditional, 43 M parameters."""
+W2 = UNetConfig(channels=160, channel_multipliers=(1, 2, 4), attention_factors=(1, 2, 4))
+"""Text-conditional, 160 M parameters, 768 wide tokens."""
+TOKEN_DIM = 768
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def unet_pair(config: UNetConfig, token_dim: int | None, size: int) -> tuple[UNet, nn.Module]:
+    """Ours and diffusers' U-Net for latents (B, 4, size, size), random weights without zeros."""
+    import diffusers
+
+    ours = _filled(UNet(config, 4, ConditionSpec(token_dim=token_dim)))
+    options = write_unet(config, 4, 0, token_dim, None, (size, size))
+    theirs = getattr(diffusers, options.pop("_class_name"))(**options)
+    state = ours.state_dict()
+    entries = unet_entries(state, config, token_dim is not None)
+    return ours, _loaded(theirs, state, entries)
+
+
+def autoencoder_pair(config: AutoencoderConfig, size: int) -> tuple[Autoencoder, nn.Module]:
+    """Ours and diffusers' first stage for images (B, 3, size, size)."""
+    import diffusers
+
+    ours = _filled(Autoencoder(config))
+    options = write_autoencoder(config, 1.0, size)
+    theirs = getattr(diffusers, options.pop("_class_name"))(**options)
+    state = ours.state_dict()
+    return ours, _loaded(theirs, state, autoencoder_entries(state, len(config.channel_multipliers)))
+
+
+def _filled(module: M) -> M:
+    """Zero-initialised layers get numbers: a network that ends in zeros compares nothing."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() > 1:
+                fan_in = parameter[0].numel()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
+    return module.eval()
+
+
+def _loaded(theirs: nn.Module, state: dict[str, Tensor], entries: dict[str, Any]) -> nn.Module:
+    tensors: dict[str, Tensor] = {}
+    for key, entry in entries.items():
+        tensors |= entry.to_theirs(state[key])
+    theirs.load_state_dict(tensors)
+    return theirs.eval()

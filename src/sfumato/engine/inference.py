@@ -1,0 +1,215 @@
+"""Faster network calls: `for_inference` packs weights, fuses blocks and chooses the number format."""
+
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.autoencoder import convnet
+from sfumato.autoencoder.bottleneck import Encoding
+from sfumato.autoencoder.model import Autoencoder
+from sfumato.conditioning.condition import Condition
+from sfumato.denoiser import blocks
+from sfumato.denoiser.unet import UNet
+from sfumato.engine.attention import attend, attend_packed
+from sfumato.engine.fused_autoencoder import FusedDecoder, FusedResidualBlock, FusedSoftmaxAttention
+from sfumato.engine.fused_denoiser import FusedCrossAttention, as_picture, as_tokens
+from sfumato.engine.groupnorm import norm
+from sfumato.engine.packing import PackedConv2d, PackedLinear, convolve, project
+from sfumato.engine.training import for_training
+from sfumato.engine.upsample import PackedUpsample, rewritable
+from sfumato.nn.transformer import join_heads, split_heads
+
+M = TypeVar("M", bound=nn.Module)
+
+KEPT = ("time_embed", "label_emb", "quantize")
+"""Submodules that stay plain and float32: small, and their precision carries far."""
+
+EXACT = ("quant_conv", "post_quant_conv")
+"""Packed as float32 in any case: the latent's door."""
+
+
+def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
+    """The module made fast for calls without gradients on the CPU, in place; returns it.
+
+    The module is used up: packed weights replace its parameters (so that memory is not held twice), and it can neither
+    train nor be saved afterwards. Norms and the time embedding keep float32; inputs and outputs keep their types. A
+    U-Net, an autoencoder, or any module that contains them.
+
+    Args:
+        module: on the CPU; elsewhere only moved to channels-last and returned.
+        dtype: of weights and activations; None chooses `best_dtype()`. float32 gives the plain module's numbers to
+            rounding, bfloat16 to about 1e-2.
+    """
+    if any(parameter.device.type != "cpu" for parameter in module.parameters()):
+        return cast(M, module.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    dtype = best_dtype() if dtype is None else dtype
+    module.eval().requires_grad_(False)
+    for_training(module)
+    _pack_blocks(module, dtype)
+    _pack_layers(module, dtype)
+    return module
+
+
+def best_dtype() -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively, else float32."""
+    try:
+        native_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        features = torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):
+        return torch.float32
+    fast = any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "arm_bf16"))
+    return torch.bfloat16 if native_bf16 and fast else torch.float32
+
+
+class PackedUNet(UNet):
+    """Casts at the door: float32 outside, the packed layers' type inside."""
+
+    def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        x = x_t.contiguous(memory_format=torch.channels_last)
+        return super().forward(x, timestep, condition).to(x_t.dtype)
+
+
+class PackedAutoencoder(Autoencoder):
+    """Casts at the door and around the bottleneck: float32 outside, the packed layers' type inside."""
+
+    def encode(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
+        return super().encode(image.contiguous(memory_format=torch.channels_last), noise)
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
+        return super().decode(z.contiguous(memory_format=torch.channels_last), quantize).to(z.dtype)
+
+
+class PackedSelfAttention(FusedCrossAttention):
+    """Queries, keys and values by one projection."""
+
+    to_qkv: PackedLinear
+
+    def attended(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        return attend_packed(self.to_qkv(x), self.heads, mask=mask)
+
+
+class PackedCrossAttention(FusedCrossAttention):
+    """Keys and values by one projection."""
+
+    to_kv: PackedLinear
+
+    def attended(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        k, v = self.to_kv(x if context is None else context).chunk(2, dim=2)
+        q, k, v = (split_heads(part, self.heads) for part in (self.to_q(x), k, v))
+        return join_heads(attend(q, k, v, mask))
+
+
+class PackedResidualBlock(FusedResidualBlock):
+    """Holds fewer pictures at once: its norms and, where the width changes, its sum are written over their inputs.
+
+    For the autoencoder's levels, where a block is the only reader of its input.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.nin_shortcut(x) if self.widens else x
+        h = self.conv1(norm(self.norm1, x, silu=True, reuse=self.widens))
+        h = norm(self.norm2, h, silu=True, reuse=True)
+        return convolve(self.conv2, h, shortcut, reuse=self.widens)
+
+
+class PackedDecoder(FusedDecoder):
+    """Block by block: a level that is called as a whole keeps its input alive to its end."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(h))
+        for level in reversed(list(self.up)):
+            assert isinstance(level, convnet.Level)
+            for i, block in enumerate(level.block):
+                h = block(h)
+                if len(level.attn) > 0:
+                    h = level.attn[i](h)
+            if level.resample == "up":
+                h = level.upsample(h)
+        return self.conv_out(norm(self.norm_out, h, silu=True, reuse=True))
+
+
+class PackedSoftmaxAttention(FusedSoftmaxAttention):
+    """Queries, keys and values by one projection."""
+
+    qkv: PackedLinear
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = attend_packed(self.qkv(as_tokens(norm(self.norm, x))), heads=1)
+        return as_picture(project(self.proj_out, attended, as_tokens(x)), x)
+
+
+PACKED: dict[type[nn.Module], type[nn.Module]] = {
+    FusedResidualBlock: PackedResidualBlock,
+    FusedDecoder: PackedDecoder,
+    UNet: PackedUNet,
+    Autoencoder: PackedAutoencoder,
+}
+"""Classes that only change their `forward`."""
+
+
+def _pack_blocks(module: nn.Module, dtype: torch.dtype) -> None:
+    """Packs what a block applies to tokens, several projections of one input as one."""
+    for part in list(module.modules()):
+        if isinstance(part, blocks.AttentionBlock):
+            part.add_module("qkv", _linear(part.qkv, dtype=dtype))
+            part.add_module("proj_out", _linear(part.proj_out, dtype=dtype))
+        elif isinstance(part, blocks.SpatialTransformer):
+            part.add_module("proj_in", _linear(part.proj_in, dtype=dtype))
+            part.add_module("proj_out", _linear(part.proj_out, dtype=dtype))
+            for block in part.transformer_blocks:
+                _pack_attentions(block, dtype)
+        elif isinstance(part, convnet.SoftmaxAttention):
+            part.add_module("qkv", _linear(part.q, part.k, part.v, dtype=dtype))
+            part.add_module("proj_out", _linear(part.proj_out, dtype=dtype))
+            del part.q, part.k, part.v
+            part.__class__ = PackedSoftmaxAttention
+        elif type(part) in PACKED:
+            part.__class__ = PACKED[type(part)]
+        elif isinstance(part, blocks.Upsample | convnet.Upsample):
+            conv: nn.Module = part.conv
+            if isinstance(conv, nn.Conv2d) and rewritable(conv):
+                part.add_module("conv", PackedUpsample(conv, dtype))
+
+
+def _linear(*layers: nn.Module, dtype: torch.dtype) -> nn.Module:
+    return PackedLinear.of(*layers, dtype=dtype)
+
+
+def _pack_attentions(block: nn.Module, dtype: torch.dtype) -> None:
+    """attn1 attends to its own input, attn2 to the context."""
+    for name in ("attn1", "attn2"):
+        attention = getattr(block, name)
+        if not isinstance(attention, FusedCrossAttention):
+            continue
+        if name == "attn1":
+            attention.add_module("to_qkv", _linear(attention.to_q, attention.to_k, attention.to_v, dtype=dtype))
+            attention.__class__ = PackedSelfAttention
+            del attention.to_q
+        else:
+            attention.add_module("to_kv", _linear(attention.to_k, attention.to_v, dtype=dtype))
+            attention.__class__ = PackedCrossAttention
+        del attention.to_k, attention.to_v
+
+
+def _pack_layers(module: nn.Module, dtype: torch.dtype) -> None:
+    """Replaces what convolutions and linear layers are left."""
+    for name, child in module.named_children():
+        if name in KEPT:
+            continue
+        if isinstance(child, nn.Conv2d) and child.padding_mode == "zeros" and not isinstance(child.padding, str):
+            packed = PackedConv2d.of(child, torch.float32 if name in EXACT else dtype)
+            if isinstance(child, blocks.Stem):
+                packed.__class__ = PackedStem
+            setattr(module, name, packed)
+        elif type(child) is nn.Linear:
+            setattr(module, name, PackedLinear.of(child, dtype=dtype))
+        else:
+            _pack_layers(child, dtype)
+
+
+class PackedStem(PackedConv2d):
+    """The first convolution, in the blocks' form."""
+
+    def forward(self, x: Tensor, steering: object = None, reuse: bool = False) -> Tensor:
+        return super().forward(x)

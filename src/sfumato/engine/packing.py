@@ -1,0 +1,182 @@
+"""Convolutions and linear layers with weights laid out once for the processor's library (oneDNN), for inference only.
+
+torch's eager layers lay the weights out anew at every call, and its float32 linear layers go to a library that is slow
+on some processors. The entry points used here are those of torch's own compiler, not public: `packs` tries them once,
+and where they are missing or wrong the layers compute the plain way. Gradients do not flow through packed layers.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@lru_cache(maxsize=4)
+def packs(dtype: torch.dtype) -> bool:
+    """Whether this build of torch can pack weights of a type on the CPU, and computes rightly with them."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    picture = torch.linspace(-1, 1, 2 * 16 * 5 * 5).reshape(2, 16, 5, 5).to(dtype)
+    picture = picture.contiguous(memory_format=torch.channels_last)
+    kernel = torch.linspace(1, -1, 16 * 16 * 9).reshape(16, 16, 3, 3).to(dtype)
+    tokens, matrix = picture.flatten(2).transpose(1, 2).contiguous(), kernel[:, :, 1, 1].contiguous()
+    bias = torch.ones(16, dtype=dtype)
+    try:
+        packed = _pack_kernel(kernel, _ONES, _ONES, _ONES, 1, picture)
+        conv = _convolve(picture, packed, bias, _ONES, _ONES, _ONES, 1, picture)
+        into = _convolve(picture, packed, bias, _ONES, _ONES, _ONES, 1, picture.clone(), reuse=True)
+        line = _project(tokens, _pack_matrix(matrix, tokens), bias, tokens)
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError):
+        return False
+    expected = F.conv2d(picture.float(), kernel.float(), bias.float(), padding=1) + picture.float()
+    expected_line = F.linear(tokens.float(), matrix.float(), bias.float()) + tokens.float()
+    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+    return all(
+        (a.float() - b).abs().max().item() <= tolerance * b.abs().max().item()
+        for a, b in ((conv, expected), (into, expected), (line, expected_line))
+    )
+
+
+class Packed(nn.Module):
+    """A weight that is kept packed for the shape it was last used with; `weight` unpacks it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.dtype = weight.dtype
+        self.bias = None if bias is None else bias.detach()
+        self._weight = weight.detach()
+        self._shape: tuple[int, ...] | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The plain weight."""
+        return self._weight if self._shape is None else self._weight.to_dense(self.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: a packed weight has no storage to copy."""
+        return {**self.__dict__, "_weight": self.weight, "_shape": None}
+
+
+class PackedConv2d(Packed):
+    """An nn.Conv2d without padding modes, its weight packed at the first call."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int] = (1, 1),
+        padding: Sequence[int] = (0, 0),
+        dilation: Sequence[int] = (1, 1),
+        groups: int = 1,
+    ) -> None:
+        super().__init__(weight.contiguous(memory_format=torch.channels_last), bias)
+        self.geometry = list(padding), list(stride), list(dilation), groups
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d, dtype: torch.dtype) -> "PackedConv2d":
+        """The layer with its weights as `dtype`; raises TypeError for padding modes other than zeros."""
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise TypeError(f"a convolution padded by {layer.padding_mode!r}, {layer.padding!r} cannot be packed")
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        return cls(layer.weight.to(dtype), bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
+        """conv(x) + residual, in the weight's type; with `reuse` the result may overwrite the residual."""
+        padding, stride, dilation, groups = self.geometry
+        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        if residual is not None:
+            residual = residual.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        if not packs(self.dtype):
+            y = F.conv2d(x, self._weight, self.bias, stride, padding, dilation, groups)
+            return y if residual is None else y + residual
+        if self._shape != x.shape:
+            self._weight = _pack_kernel(self.weight, padding, stride, dilation, groups, x)
+            self._shape = tuple(x.shape)
+        return _convolve(x, self._weight, self.bias, padding, stride, dilation, groups, residual, reuse)
+
+
+class PackedLinear(Packed):
+    """A linear map of the last axis, its weight packed at the first call."""
+
+    @classmethod
+    def of(cls, *layers: nn.Module, dtype: torch.dtype) -> "PackedLinear":
+        """Linear layers or 1×1 convolutions of one input, as one map to all their outputs side by side."""
+        weights, biases = [], []
+        for layer in layers:
+            assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
+            weights.append(layer.weight.flatten(1))
+            biases.append(layer.bias)
+        given = [bias for bias in biases if bias is not None]
+        bias = torch.cat(given).to(dtype) if len(given) == len(layers) else None
+        return cls(torch.cat(weights).to(dtype), bias)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x Wᵀ + b + residual, in the weight's type."""
+        x = x.to(self.dtype)
+        if residual is not None:
+            residual = residual.to(self.dtype)
+        if not packs(self.dtype):
+            y = F.linear(x, self._weight, self.bias)
+            return y if residual is None else y + residual
+        if self._shape != x.shape:
+            self._weight = _pack_matrix(self.weight, x)
+            self._shape = tuple(x.shape)
+        return _project(x, self._weight, self.bias, residual)
+
+
+def convolve(layer: nn.Module, x: Tensor, residual: Tensor, reuse: bool = False) -> Tensor:
+    """residual + layer(x), in one pass where the layer is packed; with `reuse` it may overwrite the residual then."""
+    if isinstance(layer, PackedConv2d):
+        return layer(x, residual, reuse)
+    return residual + layer(x)
+
+
+def project(layer: nn.Module, tokens: Tensor, residual: Tensor | None = None) -> Tensor:
+    """A linear layer, or a 1×1 convolution as one, on tokens (B, T, C), plus a residual."""
+    if isinstance(layer, PackedLinear):
+        return layer(tokens, residual)
+    assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
+    y = F.linear(tokens, layer.weight.flatten(1), layer.bias)
+    return y if residual is None else residual + y
+
+
+_ONES = [1, 1]
+
+
+def _pack_kernel(
+    weight: Tensor, padding: list[int], stride: list[int], dilation: list[int], groups: int, x: Tensor
+) -> Tensor:
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, list(x.shape))
+
+
+def _pack_matrix(weight: Tensor, x: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // x.shape[-1])
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    residual: Tensor | None,
+    reuse: bool = False,
+) -> Tensor:
+    call = torch.ops.mkldnn._convolution_pointwise
+    if residual is None:
+        return call(x, weight, bias, padding, stride, dilation, groups, "none", [], "")
+    if reuse:
+        sums = torch.ops.mkldnn._convolution_pointwise_
+        return sums.binary(residual, x, weight, bias, padding, stride, dilation, groups, "add", 1.0, None, [], None)
+    return call.binary(x, residual, weight, bias, padding, stride, dilation, groups, "add", 1.0, None, [], None)
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    if residual is None:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.binary(x, residual.contiguous(), weight, bias, "add")

@@ -1,0 +1,83 @@
+"""Packed networks against plain ones, in both precisions, with and without the native kernels."""
+
+import copy
+
+import pytest
+import torch
+from engine_cases import CASES, distance
+from torch import nn
+
+from sfumato.engine import packing, upsample
+from sfumato.engine.inference import best_dtype, for_inference
+from sfumato.engine.packing import PackedConv2d, PackedLinear
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float32", "bf16"])
+@pytest.mark.parametrize("how", ["native", "no-kernels", "no-packing"])
+@torch.no_grad()
+def test_packed_equals_plain(case: str, dtype: torch.dtype, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFUMATO_NATIVE", "0" if how == "no-kernels" else "1")
+    if how == "no-packing":
+        monkeypatch.setattr(packing, "packs", lambda dtype: False)
+    network, run = CASES[case]()
+    expected = run(copy.deepcopy(network).eval())
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = run(copy.deepcopy(network).eval()).float()
+    fast = for_inference(network, dtype)
+    first = run(fast)
+    assert first.dtype == expected.dtype
+    assert distance(first.double(), expected.double()) < TOLERANCE[dtype]
+    if dtype == torch.bfloat16:
+        assert distance(first.double(), expected.double()) < 1.2 * distance(autocast.double(), expected.double())
+    assert torch.equal(run(fast), first)
+
+
+@torch.no_grad()
+def test_every_layer_of_weight_is_packed_once() -> None:
+    network, run = CASES["unet-text"]()
+    numbers = sum(p.numel() for name, p in network.named_parameters() if p.dim() > 1 and "time_embed" not in name)
+    upsampled = network.get_submodule("output_blocks.1.2.conv").weight.numel()
+    for_inference(network, torch.float32)
+    run(network)
+    packed = [m for m in network.modules() if isinstance(m, PackedConv2d | PackedLinear)]
+    assert sum(m.weight.numel() for m in packed) == numbers - upsampled + upsampled * 16 // 9
+    left = [name for name, p in network.named_parameters() if p.dim() > 1]
+    assert all(name.startswith("time_embed") for name in left)
+    assert not any(isinstance(m, nn.Conv2d | nn.Conv1d) for m in network.modules())
+
+
+@pytest.mark.skipif(not packing.packs(torch.float32), reason="this torch cannot pack")
+@torch.no_grad()
+def test_another_shape_packs_anew_and_a_copy_computes_the_same() -> None:
+    layer = nn.Conv2d(8, 24, 3, padding=1, stride=2)
+    packed = PackedConv2d.of(layer, torch.float32)
+    for size in ((2, 8, 9, 9), (1, 8, 4, 6), (2, 8, 9, 9)):
+        x = torch.randn(size)
+        torch.testing.assert_close(packed(x), layer(x))
+    torch.testing.assert_close(packed.weight, layer.weight)
+    torch.testing.assert_close(copy.deepcopy(packed)(x), layer(x))
+
+
+@torch.no_grad()
+def test_layers_of_one_input_are_one_map() -> None:
+    one, two = nn.Linear(8, 5, bias=False), nn.Linear(8, 7, bias=False)
+    x = torch.randn(2, 3, 8)
+    residual = torch.randn(2, 3, 12)
+    expected = torch.cat([one(x), two(x)], -1) + residual
+    torch.testing.assert_close(PackedLinear.of(one, two, dtype=torch.float32)(x, residual), expected)
+
+
+@torch.no_grad()
+def test_strips_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = upsample.PackedUpsample(nn.Conv2d(16, 8, 3, padding=1), torch.float32)
+    x = torch.randn(2, 16, 12, 5).contiguous(memory_format=torch.channels_last)
+    whole = layer(x)
+    monkeypatch.setattr(upsample, "STRIP_BYTES", 2000)
+    torch.testing.assert_close(layer(x), whole)
+
+
+def test_the_format_chosen_is_one_the_processor_knows() -> None:
+    assert best_dtype() in TOLERANCE
