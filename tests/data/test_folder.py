@@ -254,3 +254,15 @@ def test_progress_counts_files(tmp_path: Path) -> None:
 def test_impossible_configurations(tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises((ValidationError, UserError)):
         FolderConfig.model_validate({"path": tmp_path, **options})
+
+
+def test_where_chooses_rows_by_their_columns(tmp_path: Path) -> None:
+    save(tmp_path, ["a.png", "b.png"])
+    metadata(tmp_path, [{"file_name": "a.png", "tone": 0, "text": "a"}, {"file_name": "b.png", "tone": 1, "text": "b"}])
+    data = opened(tmp_path, where={"tone": 1})
+    assert data.scan.files == ("b.png",)
+    assert data.captions() == ["b"]
+    with pytest.raises(UserError, match="column 'tune', which is in no row"):
+        opened(tmp_path, where={"tune": 1})
+    with pytest.raises(UserError, match="fits none of the 2 rows"):
+        opened(tmp_path, where={"tone": 7})

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sfumato.data.dataset import Example, Progress, UnreadableImage
 from sfumato.data.metadata import Label, Row, columns_of, read_metadata
@@ -41,6 +41,8 @@ class FolderConfig(Schema):
     text_column: str = "text"
     label_column: str = "label"
     columns: tuple[str, ...] = ()
+    where: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Only the rows of the metadata whose columns have these values."""
 
     @field_validator("background")
     @classmethod
@@ -108,6 +110,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
     if not rows:
         named = f", though its metadata names {len(missing)} that are missing" if missing else ""
         raise UserError(f"data path {root} holds no images{named}: expected files such as .png, .jpg or .webp")
+    rows = _chosen(rows, config.where)
     glances, unreadable = _glance_all(root, [row.file for row in rows], progress)
     rows = [row for row in rows if row.file in glances]
     if not rows:
@@ -161,6 +164,17 @@ def _rows(root: Path, found: Sequence[str]) -> tuple[list[Row], list[str], int]:
     free = [Row(name, {}) for name in pictures if name not in named and name not in passed]
     # stable: rows of one file (several captions) keep the order of the metadata
     return sorted([*listed, *free], key=lambda row: row.file), missing, len(owned)
+
+
+def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
+    """The rows whose columns have the values asked for. Raises UserError where there is no such column or no such row."""
+    for column in where:
+        if all(column not in row.values for row in rows):
+            raise UserError(f"data.where names the column {column!r}, which is in no row of the metadata")
+    chosen = [row for row in rows if all(row.values.get(column) == value for column, value in where.items())]
+    if not chosen:
+        raise UserError(f"data.where {dict(where)} fits none of the {len(rows)} rows of the metadata: check the values")
+    return chosen
 
 
 def _glance_all(
