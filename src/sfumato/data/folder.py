@@ -167,7 +167,7 @@ def _rows(root: Path, found: Sequence[str]) -> tuple[list[Row], list[str], int]:
 
 
 def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
-    """The rows whose columns have the values asked for. Raises UserError where there is no such column or no such row."""
+    """The rows whose columns have the values asked for. Raises UserError where a column or every row is missing."""
     for column in where:
         if all(column not in row.values for row in rows):
             raise UserError(f"data.where names the column {column!r}, which is in no row of the metadata")
