@@ -31,6 +31,7 @@ from sfumato.config import load_config, nearest, parse, to_yaml
 from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
+from sfumato.engine.inference import for_inference
 from sfumato.errors import UserError
 from sfumato.generate import Guidance
 from sfumato.rng import SampleNoise
@@ -119,6 +120,17 @@ class LatentDiffusion:
         """Moves the weights and returns the model."""
         for part in self.parts().values():
             part.to(device)
+        return self
+
+    def for_inference(self, dtype: torch.dtype | None = None) -> Self:
+        """Packs the networks for fast calls on the CPU and returns the model, which can no longer be trained or saved.
+
+        None chooses bfloat16 where the processor multiplies it natively; float32 gives the plain numbers to rounding.
+        """
+        _ = self.digest  # packing uses the weights up
+        for_inference(self.autoencoder, dtype)
+        if self.second is not None:
+            for_inference(self.second.denoiser, dtype)
         return self
 
     @cached_property

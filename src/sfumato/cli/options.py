@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     import torch
+
+    from sfumato.model import LatentDiffusion
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the folder of a run.")]
 SizeOption = Annotated[
@@ -61,6 +63,16 @@ def chosen_autocast(device: "torch.device", precision: str) -> "torch.autocast":
     if precision not in ("auto", "float32", "bfloat16"):
         raise UserError(f"--precision {precision!r} is not one of auto, float32, bfloat16")
     return autocast(device, precision)  # type: ignore[arg-type]  # one of the three
+
+
+def made_fast(model: "LatentDiffusion", computing: "torch.autocast") -> "AbstractContextManager[object]":
+    """Packs a model that runs on the CPU; returns what its calls are to be made within."""
+    import torch
+
+    if model.device.type != "cpu":
+        return computing
+    model.for_inference(torch.bfloat16 if computing._enabled else torch.float32)
+    return nullcontext()
 
 
 def at_least(name: str, value: int, least: int) -> int:

@@ -46,7 +46,15 @@ def reconstruct(
     Pictures of any size are padded to a multiple of f and cropped back; --size resizes and crops them instead. Writes
     OUT/grid.png, originals beside reconstructions, and OUT/metrics.jsonl with PSNR and SSIM of every picture.
     """
-    from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, out_folder, parse_size
+    from sfumato.cli.options import (
+        at_least,
+        chosen_autocast,
+        chosen_device,
+        enough_memory,
+        made_fast,
+        out_folder,
+        parse_size,
+    )
     from sfumato.data.reading import colour
     from sfumato.model import load
     from sfumato.training.workers import use_all_cores
@@ -63,7 +71,7 @@ def reconstruct(
         loaded.latent_shape_of(frame)
     unreadable: list[str] = []
     pictures = _read(root, names, frame, behind, unreadable)
-    with computing, enough_memory(batch):
+    with made_fast(loaded, computing), enough_memory(batch):
         results, sheet = measure(loaded, pictures, len(names), batch)
     _report(folder, results, sheet, unreadable, root)
 

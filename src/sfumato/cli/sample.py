@@ -69,7 +69,15 @@ def sample(
 
     Writes OUT/0000.png ..., each with its prompt, seed and settings inside, and OUT/grid.png.
     """
-    from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, out_folder, parse_size
+    from sfumato.cli.options import (
+        at_least,
+        chosen_autocast,
+        chosen_device,
+        enough_memory,
+        made_fast,
+        out_folder,
+        parse_size,
+    )
     from sfumato.errors import UserError
     from sfumato.model import load
     from sfumato.sampling.grids import GridConfig
@@ -111,7 +119,7 @@ def sample(
         "negative": negative,
         "size": frame,
     }
-    with computing, enough_memory(batch):
+    with made_fast(loaded, computing), enough_memory(batch):
         draw(loaded, wishes, folder, batch, options, facts)
 
 
