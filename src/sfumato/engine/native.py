@@ -56,7 +56,7 @@ def _load() -> ctypes.CDLL | None:
     try:
         path = _built()
         return None if path is None else _declared(ctypes.CDLL(str(path)))
-    except (OSError, subprocess.SubprocessError, AttributeError):
+    except (OSError, RuntimeError, subprocess.SubprocessError, AttributeError):
         return None
 
 
