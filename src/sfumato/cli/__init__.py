@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -32,6 +33,7 @@ SURROUNDINGS = {
     errno.EACCES: "choose another folder, or change its permissions",
     errno.EPERM: "choose another folder, or change its permissions",
     errno.EROFS: "choose another folder",
+    errno.ENOTDIR: "a part of that path is a file: choose another folder",
 }
 """What a user can do about errors that are the machine's, not the program's."""
 
@@ -56,10 +58,10 @@ def _root(
     pass
 
 
-def main() -> None:
-    """Runs the command line; a mistake of the user is one sentence on stderr and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line (sys.argv by default); a mistake of the user is one sentence on stderr and exit code 2."""
     try:
-        app()
+        app(arguments)
     except UserError as error:
         sentence = str(error)
     except OSError as error:

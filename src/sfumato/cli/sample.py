@@ -99,7 +99,8 @@ def sample(
     if loaded.second is None:
         raise UserError(f"{str(model)!r} is an autoencoder only: train a diffusion model on it to draw samples")
     scale = loaded.guidance_scale(guidance, texts is not None or label is not None or negative is not None)
-    if negative is not None and scale == 1:
+    takes_text = loaded.second.conditioner is not None and "text" in loaded.second.conditioner.reads
+    if negative is not None and takes_text and scale == 1:
         raise UserError("--negative works through guidance, which is off: give --guidance above 1, such as 3")
     spacing = default_grid(config, loaded.second.schedule) if grid is None else _grid(grid)
     facts: dict[str, Any] = {

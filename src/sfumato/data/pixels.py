@@ -16,6 +16,7 @@ from sfumato.data.dataset import Progress, UnreadableImage
 from sfumato.data.folder import FolderDataset
 from sfumato.data.prefetch import Prefetch
 from sfumato.data.transforms import Pixels
+from sfumato.errors import UserError
 
 BUDGET = 2 * 2**30
 """Bytes that the kept pictures of one folder may take by default."""
@@ -59,6 +60,7 @@ def keep_decoded(
 
     Examples and variants are the same bytes either way. The pixels lie in `cache`/pixels-KEY, made now unless they are
     there and match: KEY is `FolderDataset.pixel_key`; length, checksum and three pictures decoded anew are compared.
+    Raises UserError where no picture can be decoded.
     """
     place = cache / f"pixels-{folder.pixel_key()}"
     kept = _open(place, folder)
@@ -130,7 +132,10 @@ def _build(place: Path, folder: FolderDataset, progress: Progress | None, worker
         header = {"format": _FORMAT, "key": folder.pixel_key(), "bytes": offset, "crc32": checksum}
         (draft / "header.json").write_text(json.dumps(header | {"unreadable": unreadable}))
         if offset == 0:
-            return  # nothing is readable, and an empty file cannot be mapped
+            raise UserError(
+                f"none of the {len(files)} images in {folder.scan.root} can be read: "
+                f"the first, {files[0]}, fails with: {unreadable[files[0]]}"
+            )
         if place.exists():
             shutil.rmtree(place, ignore_errors=True)  # damaged, or it would have been used
         try:

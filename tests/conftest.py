@@ -1,0 +1,96 @@
+"""Tiny trained models that the tests of the command line share, and a way to run commands."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sfumato.cli import main
+
+FIRST_STAGE = """\
+model: {channels: 32, channel_multipliers: [1, 1, 1], blocks_per_level: 1, latent_channels: 4, attention: none}
+data: {kind: toy, size: 32, length: 64}
+loss: {pixel: l1, perceptual: {kind: none}, adversarial: {weight: 0}}
+train: {steps: 2, batch: 4, workers: 0, precision: float32, preview_images: 4, save_every: 4, preview_every: 4}
+"""
+
+SECOND_STAGE = """\
+denoiser: {channels: 32, channel_multipliers: [1, 1], blocks_per_level: 1, attention_factors: [2]}
+schedule: {kind: linear}
+data: {kind: toy, length: 64}
+train: {steps: 4, batch: 4, workers: 0, precision: float32, save_every: 4, preview_every: 8}
+"""
+
+TEXT = "conditioner={kind: text, dim: 32, depth: 1, heads: 2, head_dim: 16, max_tokens: 16, vocabulary: 300}"
+CLASS = "conditioner={kind: class, classes: 24, dim: 32}"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Folders of finished runs, and the configurations they were made from."""
+
+    root: Path
+    first: Path
+    """Configuration of `autoencoder`."""
+    second: Path
+    """Configuration of the others but for the conditioner."""
+    autoencoder: Path
+    text: Path
+    label: Path
+    undropped: Path
+    """Steered by text, trained without condition dropout."""
+    plain: Path
+    """Unconditional."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `sfumato` with the given arguments, in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The models, trained once; tests must leave them as they are."""
+    root = tmp_path_factory.mktemp("runs")
+    first, second = root / "first.yaml", root / "second.yaml"
+    first.write_text(FIRST_STAGE)
+    second.write_text(SECOND_STAGE)
+    names = ("autoencoder", "text", "label", "undropped", "plain")
+    made = Runs(root, first, second, *(root / name for name in names))
+    _train("autoencoder", first, "--out", made.autoencoder)
+    common = ("diffusion", second, "--autoencoder", made.autoencoder, "--cache", root / "cache", "--out")
+    _train(*common, made.text, TEXT)
+    _train(*common, made.label, CLASS)
+    _train(*common, made.undropped, TEXT, "train.condition_dropout=0")
+    _train(*common, made.plain)
+    return made
+
+
+def _train(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *(str(argument) for argument in arguments)])
+    assert not stopped.value.code, f"training failed: {arguments}"
