@@ -74,7 +74,7 @@ def build_second(config: DiffusionRun) -> None:
     else:
         part = text_config(config.conditioner)
         fitted = part is not None and part.tokenizer == "fitted"
-        conditioner = build_conditioner(config.conditioner, fit_tokenizer(["a red apple"], 64) if fitted else None)
+        conditioner = build_conditioner(config.conditioner, fit_tokenizer(["a red apple"], 512) if fitted else None)
         spec = spec if conditioner is None else conditioner.spec
     build_denoiser(config.denoiser, LATENT_CHANNELS, spec)
     with torch.device("cpu"):
