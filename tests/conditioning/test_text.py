@@ -66,6 +66,19 @@ def test_padding_changes_nothing() -> None:
     assert attended({"tokens": ids}).mask is None
 
 
+def test_pooled_adds_the_mean_of_the_real_tokens() -> None:
+    model = small(pooled=True)
+    assert model.spec.vector_dim == 24
+    condition = model({"text": ["a red square", "two"]})
+    assert condition.mask is not None
+    for row in range(2):
+        mean = condition.tokens[row][condition.mask[row]].mean(0)
+        torch.testing.assert_close(condition.vector[row], mean)
+    assert model.null(3, (4, 6)).vector.shape == (3, 24)
+    assert small().spec.vector_dim is None
+    assert small()({"text": ["two"]}).vector is None
+
+
 def test_null_is_the_empty_text_and_learns() -> None:
     model = small()
     condition = model({"text": ["a red square", "two", "a"]})

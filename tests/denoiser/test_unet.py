@@ -223,13 +223,21 @@ def test_unexpected_conditions_and_sizes_are_named() -> None:
         unet(X[:, :3], TIMES, Condition())
 
 
+def test_every_norm_has_the_groups_asked_for() -> None:
+    config = UNetConfig(channels=24, channel_multipliers=(1, 2), attention_factors=(2,), head_channels=8, norm_groups=6)
+    for spec in (ConditionSpec(), ConditionSpec(token_dim=5)):
+        norms = [m for m in UNet(config, 3, spec).modules() if isinstance(m, torch.nn.GroupNorm)]
+        assert norms
+        assert {norm.num_groups for norm in norms} == {6}
+
+
 def test_configurations_are_checked() -> None:
     assert UNetConfig(heads=8).head_channels is None
     assert build_denoiser(UNetConfig(channels=32), C, ConditionSpec()).config.factor == 4
     for options, message in (
         ({"heads": 8, "head_channels": 32}, "exactly one of heads and head_channels"),
         ({"head_channels": None}, "exactly one of heads and head_channels"),
-        ({"channels": 100}, "multiple of 32"),
+        ({"channels": 100}, "multiple of norm_groups = 32"),
         ({"channels": 32, "head_channels": 24}, "head_channels 24 does not divide the 32 channels"),
         ({"channels": 32, "attention_factors": (), "heads": 3}, "heads 3 does not divide the 128 channels"),
     ):

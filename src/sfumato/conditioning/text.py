@@ -35,6 +35,10 @@ class TextConfig(Schema):
     empty_tokens: tuple[int, ...] = Field(
         default=(101, 102), description="ids of the empty text where there is no tokenizer (BERT's [CLS] [SEP])"
     )
+    pooled: bool = Field(
+        default=False,
+        description="also steer through the time embedding, by the mean of the real tokens: small models learn sooner",
+    )
     logits: bool = Field(default=False, description="hold the original's unused output layer, to fit its checkpoints")
 
 
@@ -67,7 +71,7 @@ class TextTransformer(Conditioner):
         self.transformer = TokenEncoder(
             rows, config.dim, config.depth, config.heads, config.head_dim, config.max_tokens, config.logits
         )
-        self.spec = ConditionSpec(token_dim=config.dim)
+        self.spec = ConditionSpec(token_dim=config.dim, vector_dim=config.dim if config.pooled else None)
 
     @property
     def tokenizer_json(self) -> str | None:
@@ -100,7 +104,11 @@ class TextTransformer(Conditioner):
     def _encode(self, ids: Tensor) -> Condition:
         ids = ids.to(device_of(self), torch.long)
         mask = real_tokens(ids, self.config.pad_token) if self.config.mask_padding else None
-        return Condition(tokens=self.transformer(ids, mask), mask=mask)
+        tokens = self.transformer(ids, mask)
+        if not self.config.pooled:
+            return Condition(tokens=tokens, mask=mask)
+        real = real_tokens(ids, self.config.pad_token)[:, :, None].to(tokens.dtype)
+        return Condition(vector=(tokens * real).sum(1) / real.sum(1), tokens=tokens, mask=mask)
 
 
 def real_tokens(ids: Tensor, pad: int) -> Tensor:

@@ -80,18 +80,19 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
         scale_shift: bool = False,
         resample: Literal["up", "down"] | None = None,
+        groups: int = GROUPS,
     ) -> None:
         super().__init__()
         self.scale_shift = scale_shift
         self.resample = resample
         self.in_layers = nn.Sequential(
-            GroupNorm32(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm32(groups, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(
             nn.SiLU(), nn.Linear(embedding_dim, 2 * out_channels if scale_shift else out_channels)
         )
         self.out_layers = nn.Sequential(
-            GroupNorm32(GROUPS, out_channels),
+            GroupNorm32(groups, out_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
             zero_(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
@@ -128,11 +129,17 @@ class AttentionBlock(nn.Module):
     qkv first (qkv, head, d), its "new attention order".
     """
 
-    def __init__(self, channels: int, heads: int, order: Literal["head_first", "qkv_first"] = "head_first") -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        order: Literal["head_first", "qkv_first"] = "head_first",
+        groups: int = GROUPS,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.order = order
-        self.norm = GroupNorm32(GROUPS, channels)
+        self.norm = GroupNorm32(groups, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_(nn.Conv1d(channels, channels, 1))
 
@@ -157,11 +164,18 @@ class SpatialTransformer(nn.Module):
     """
 
     def __init__(
-        self, channels: int, heads: int, depth: int, token_dim: int, dropout: float = 0.0, linear: bool = False
+        self,
+        channels: int,
+        heads: int,
+        depth: int,
+        token_dim: int,
+        dropout: float = 0.0,
+        linear: bool = False,
+        groups: int = GROUPS,
     ) -> None:
         super().__init__()
         self.linear = linear
-        self.norm = GroupNorm32(GROUPS, channels, eps=1e-6)
+        self.norm = GroupNorm32(groups, channels, eps=1e-6)
         self.proj_in: nn.Module = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(channels, heads, channels // heads, token_dim, dropout) for _ in range(depth)

@@ -9,7 +9,6 @@ from torch.utils.checkpoint import checkpoint
 
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.denoiser.blocks import (
-    GROUPS,
     AttentionBlock,
     Block,
     Downsample,
@@ -29,7 +28,7 @@ class UNetConfig(Schema):
     """Width, depth and attention of the U-Net; the defaults are a small model's."""
 
     kind: Literal["unet"] = "unet"
-    channels: int = Field(default=128, gt=0, description="channels of the first level, a multiple of 32")
+    channels: int = Field(default=128, gt=0, description="channels of the first level, a multiple of norm_groups")
     channel_multipliers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1, description="one level for each")
     blocks_per_level: int = Field(default=2, gt=0)
     attention_factors: tuple[int, ...] = Field(
@@ -46,6 +45,9 @@ class UNetConfig(Schema):
         default="mlp", description="none: the condition's vector already has 4 x channels entries"
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    norm_groups: int = Field(
+        default=32, gt=0, description="groups of every norm; few channels want fewer groups, so that each holds several"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -61,8 +63,11 @@ class UNetConfig(Schema):
             raise ValueError(
                 f"exactly one of heads and head_channels must be set, not {self.heads} and {self.head_channels}"
             )
-        if self.channels % GROUPS:
-            raise ValueError(f"channels must be a multiple of {GROUPS} (the groups of the norms), not {self.channels}")
+        if self.channels % self.norm_groups:
+            raise ValueError(
+                f"channels must be a multiple of norm_groups = {self.norm_groups} (the groups of the norms), "
+                f"not {self.channels}"
+            )
         divisor, name = (self.heads, "heads") if self.heads is not None else (self.head_channels, "head_channels")
         assert divisor is not None
         for width in self.attended_widths():
@@ -113,7 +118,7 @@ class UNet(nn.Module):
         self.middle_block = Block([self._res(middle, middle), self._attention(middle), self._res(middle, middle)])
         self.output_blocks = self._decoder(skips)
         self.out = nn.Sequential(
-            GroupNorm32(GROUPS, config.channels * config.channel_multipliers[0]),
+            GroupNorm32(config.norm_groups, config.channels * config.channel_multipliers[0]),
             nn.SiLU(),
             zero_(nn.Conv2d(config.channels * config.channel_multipliers[0], latent_channels, 3, padding=1)),
         )
@@ -131,15 +136,15 @@ class UNet(nn.Module):
 
     def _res(self, channels: int, out: int, resample: Literal["up", "down"] | None = None) -> nn.Module:
         c = self.config
-        return ResBlock(channels, out, 4 * c.channels, c.dropout, c.scale_shift_norm, resample)
+        return ResBlock(channels, out, 4 * c.channels, c.dropout, c.scale_shift_norm, resample, c.norm_groups)
 
     def _attention(self, channels: int) -> nn.Module:
         c = self.config
         heads = c.heads if c.heads is not None else channels // (c.head_channels or channels)
         if self.spec.token_dim is None:
-            return AttentionBlock(channels, heads, c.attention_order)
+            return AttentionBlock(channels, heads, c.attention_order, c.norm_groups)
         depth, linear = c.transformer_depth, c.linear_projections
-        return SpatialTransformer(channels, heads, depth, self.spec.token_dim, linear=linear)
+        return SpatialTransformer(channels, heads, depth, self.spec.token_dim, linear=linear, groups=c.norm_groups)
 
     def _down(self, channels: int) -> nn.Module:
         if self.config.resample == "residual":
