@@ -33,7 +33,7 @@ def bars() -> Iterator[tuple[Callable[[str], None], Callable[[str], Report]]]:
 
             return report
 
-        yield lambda message: console.print(message, highlight=False), progress
+        yield lambda message: console.print(message, highlight=False, markup=False, soft_wrap=True), progress
 
 
 @contextmanager
