@@ -36,7 +36,7 @@ def check(done: Outcome, sentence: str, notes: int = 0) -> None:
 
 
 def sampling(name: str, *options: object) -> Case:
-    return lambda runs, tmp: ["sample", getattr(runs, name), *options, "--steps", 2, "--out", tmp / "out"]
+    return lambda runs, tmp: ["sample", getattr(runs, name), "--steps", 2, *options, "--out", tmp / "out"]
 
 
 SAMPLING: dict[str, tuple[Case, str]] = {
@@ -75,7 +75,7 @@ SAMPLING: dict[str, tuple[Case, str]] = {
     ),
     "no-pictures": (sampling("plain", "-n", 0), "-n is 0: give at least 1"),
     "no-batch": (sampling("plain", "--batch", 0), "--batch is 0: give at least 1"),
-    "unknown-sampler": (sampling("plain", "--sampler", "dpmpp-2n"), "is not one of .*; did you mean 'dpmpp-2m'?"),
+    "unknown-sampler": (sampling("plain", "--sampler", "dpmp-2m"), "is not one of .*; did you mean 'dpmpp-2m'?"),
     "unknown-grid": (sampling("plain", "--grid", "even"), "--grid 'even' is not one of leading, trailing"),
     "eta-out-of-range": (
         sampling("plain", "--sampler", "ddim", "--eta", 1.5),

@@ -1,6 +1,7 @@
 """Every command, end to end on tiny trained models."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,9 @@ for command in {COMMANDS!r}:
         assert not stopped.code, command
     assert "torch" not in sys.modules and "PIL" not in sys.modules, command
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    source = str(Path(sfumato.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Usage:") == len(COMMANDS)
 

@@ -36,7 +36,7 @@ def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[
 
             return report
 
-        yield lambda message: console.print(message, highlight=False), progress
+        yield lambda message: console.print(message, highlight=False, markup=False, soft_wrap=True), progress
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class RunLog:
 
     def say(self, message: str) -> None:
         """One line for the user, kept beside the bar."""
-        self._console.print(message, highlight=False)
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def record(self, step: int, values: Mapping[str, float | list[float]]) -> None:
         """Adds a line to the JSONL (and scalars to TensorBoard). A number that is not finite has no place in JSON."""
