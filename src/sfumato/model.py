@@ -329,7 +329,9 @@ def build(config: ModelConfig, tokenizer: str | None = None) -> LatentDiffusion:
         conditioner = build_conditioner(config.diffusion.conditioner, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.diffusion.denoiser, autoencoder.latent_channels, spec)
-        second = SecondStage(config.diffusion, denoiser, conditioner, build_schedule(config.diffusion.schedule))
+        with torch.device("cpu"):  # its tables are looked at, also where the networks are on the meta device
+            schedule = build_schedule(config.diffusion.schedule)
+        second = SecondStage(config.diffusion, denoiser, conditioner, schedule)
     return LatentDiffusion(config, autoencoder, scaling, second)
 
 
