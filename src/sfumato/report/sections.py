@@ -35,6 +35,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
 
 
+def minutes(seconds: float) -> str:
+    """Seconds as one short number: 48 s, 11.9 min, 3.1 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def rate(per_second: float) -> str:
     """A rate with three digits."""
     return f"{per_second:.0f}" if per_second >= 100 else f"{per_second:.3g}"
@@ -70,7 +77,7 @@ def opening(result: DemoResult) -> Markup:
         ),
         (f"{headline['psnr']:.1f} dB", "PSNR of reconstructions", f"f = {result.first_stage.factor}, held-out scenes"),
         (rate(headline["pictures_per_second"]), "pictures a second", f"{result.sampling.steps} steps, guided"),
-        (duration(result.seconds), "in all", "both trainings, sampling and scoring"),
+        (minutes(result.seconds), "in all", "training, drawing and scoring"),
     )
     tiles = [
         element("div", element("dd", value, class_="big"), element("dt", join([name, below], Markup("<br>"))))
@@ -118,9 +125,9 @@ def reconstructions(result: DemoResult, gallery: Gallery) -> Markup:
 
 
 def _maps(gallery: Gallery) -> list[Markup]:
-    first = figure(image(gallery.originals[0], "the first scene", width=96), "scene")
+    first = figure(image(gallery.originals[0], "the first scene", width=80), "scene")
     channels = [
-        figure(image(grey, f"latent channel {c}", width=96), f"channel {c}")
+        figure(image(grey, f"latent channel {c}", width=80), f"channel {c}")
         for c, grey in enumerate(gallery.latent_maps)
     ]
     said = "The first scene's latent, a channel each. Mid-grey is the mean, black and white are three deviations away."
@@ -146,11 +153,11 @@ def _latent_table(result: DemoResult) -> Markup:
     ]
     bits = "a codebook" if stage.bits_per_dimension is None else f"{stage.bits_per_dimension:.2f} bits a number (KL)"
     note = (
-        f"Measured on held-out scenes; the scaling was measured on the training set. The posterior carries {bits}."
+        f"Held-out scenes, scaled as measured on the training set; excess kurtosis. The posterior carries {bits}."
         if stage.bits_per_dimension is not None
-        else f"Measured on held-out scenes; the scaling was measured on the training set. The bottleneck is {bits}."
+        else f"Held-out scenes, scaled as measured on the training set; excess kurtosis. The bottleneck is {bits}."
     )
-    head = ["channel", "mean", "deviation", "excess kurtosis", "scaled mean", "scaled deviation"]
+    head = ["channel", "mean", "std", "kurtosis", "scaled mean", "scaled std"]
     return element(
         "div",
         element("h3", "Latent statistics"),
@@ -193,7 +200,7 @@ def _prompt(shown: PromptShown) -> Markup:
 
 
 def _judged(drawn: Drawn, caption: str) -> Markup:
-    return element("div", image(drawn.image, caption, width=172), verdict(drawn.score))
+    return element("div", image(drawn.image, caption, width=184), verdict(drawn.score))
 
 
 def verdict(score: Score) -> Markup:
@@ -205,17 +212,23 @@ def verdict(score: Score) -> Markup:
         for s in subjects
     ]
     lines.append([j for j in judged if j[0].kind not in ATTRIBUTES])
+    ordered = sum(f.kind == "relation" for f in score.facts) > 1
     total = element("li", f"{sum(score.holds)} of {len(score.holds)}", class_="tally")
-    return element("ul", total, *(element("li", join(_fact(*j) for j in line)) for line in lines), class_="verdict")
+    return element(
+        "ul", total, *(element("li", join(_fact(*j, ordered) for j in line)) for line in lines), class_="verdict"
+    )
 
 
 def _place(fact: Fact) -> int:
     return ATTRIBUTES.index(fact.kind)
 
 
-def _fact(fact: Fact, holds: bool) -> Markup:
+def _fact(fact: Fact, holds: bool, ordered: bool) -> Markup:
+    said = in_words(fact)
+    if ordered and fact.kind == "relation" and fact.subject is not None:
+        said = f"{fact.subject + 1} {said} {fact.subject + 2}"
     mark = element("b", "✓" if holds else "✗")
-    inside = element("span", mark, in_words(fact), class_="fact" if holds else "fact wrong")
+    inside = element("span", mark, said, class_="fact" if holds else "fact wrong")
     return Markup(inside + " ")
 
 
@@ -316,10 +329,10 @@ def scores(result: DemoResult) -> Markup:
     head = ["", "prompts", *kinds, "all facts", "all right"]
     return section(
         "Does the picture say what the prompt says?",
-        "A score that the paper has no counterpart for: exact, and without a second network",
+        "Beyond the paper: an exact score, without a second network",
         element("p", lead),
         figure(plot, "Share of facts that hold, by kind, over all held-out prompts."),
-        element("h3", "In numbers"),
+        element("h3", "In numbers: per cent of the facts stated"),
         table(head, [*body, stated], css="scores", marked=(0,)),
     )
 

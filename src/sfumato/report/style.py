@@ -6,13 +6,13 @@ CSS = """
   --serif: "Iowan Old Style", "Palatino Linotype", Palatino, "Book Antiqua", Georgia, "DejaVu Serif", serif;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
   --mono: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  --paper: #fdfcfa; --ink: #1f1d1a; --soft: #6d675f; --rule: #e5e0d8; --panel: #f6f3ee;
+  --paper: #fdfcfa; --ink: #1f1d1a; --soft: #6d675f; --rule: #e5e0d8; --panel: #f6f3ee; --edge: rgb(0 0 0 / 9%);
   --tone-0: #9a4a22; --tone-1: #2d6a8a; --tone-2: #7a7f3a; --tone-3: #8d8579;
   --good: #3c7a52; --bad: #b23327; --bad-panel: #fbe9e6;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --paper: #171614; --ink: #ebe6de; --soft: #a29a8e; --rule: #34312c; --panel: #201e1b;
+    --paper: #171614; --ink: #ebe6de; --soft: #a29a8e; --rule: #34312c; --panel: #201e1b; --edge: rgb(255 255 255 / 9%);
     --tone-0: #e39a68; --tone-1: #7fb9d6; --tone-2: #c0c578; --tone-3: #9c9486;
     --good: #82c79a; --bad: #f28b7d; --bad-panel: #3a211d;
   }
@@ -37,7 +37,7 @@ p { margin: 0 0 16px; max-width: 44em; }
 a { color: inherit; text-decoration-color: var(--rule); text-underline-offset: 3px; }
 a:hover { text-decoration-color: currentColor; }
 .eyebrow, .note, figcaption, .times { color: var(--soft); font-size: 13px; line-height: 1.5; }
-.eyebrow { letter-spacing: 0.04em; margin: 0 0 8px; }
+.eyebrow { letter-spacing: 0.04em; margin: 0 0 8px; max-width: none; }
 .lead { color: var(--soft); font-size: 18px; }
 section { padding: 56px 0 8px; }
 section + section { border-top: 1px solid var(--rule); margin-top: 48px; }
@@ -54,43 +54,46 @@ section + section { border-top: 1px solid var(--rule); margin-top: 48px; }
 
 figure { margin: 0; }
 figcaption { margin-top: 10px; max-width: 48em; }
-img { display: block; max-width: 100%; height: auto; border-radius: 3px; }
-img.pixels { image-rendering: pixelated; image-rendering: crisp-edges; image-rendering: pixelated; }
+img {
+  display: block; max-width: 100%; height: auto; border-radius: 3px;
+  outline: 1px solid var(--edge); outline-offset: -1px;
+}
+img.pixels { image-rendering: pixelated; }
 .pairs { display: grid; grid-template-columns: repeat(4, 1fr); gap: 24px 28px; margin: 28px 0; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
 .pair img, .sheet img, .strip img { width: 100%; }
 .pair p { grid-column: 1 / -1; margin: 4px 0 0; font-size: 12px; color: var(--soft); }
-.row { display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start; }
+.row { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; }
 .row figcaption { margin-top: 6px; }
 .beside { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 48px; align-items: start; }
 
 .sample {
-  display: grid; grid-template-columns: 168px repeat(4, 1fr); gap: 0 24px; padding: 22px 0;
+  display: grid; grid-template-columns: 136px repeat(4, 1fr); gap: 0 22px; padding: 22px 0;
   border-top: 1px solid var(--rule); break-inside: avoid;
 }
 .sample.head { padding: 0 0 8px; border: 0; color: var(--soft); font-size: 13px; margin-top: 32px; }
 .sample blockquote { margin: 0; font: italic 17px/1.45 var(--serif); }
-.sample img { width: 100%; max-width: 172px; }
+.sample img { width: 100%; max-width: 184px; }
 .verdict {
-  list-style: none; margin: 10px 0 0; padding: 0; font-size: 12.5px; line-height: 1.6; color: var(--soft);
+  list-style: none; margin: 10px 0 0; padding: 0; font-size: 12px; line-height: 1.65; color: var(--soft);
 }
 .verdict .tally { color: var(--ink); font-weight: 600; }
-.fact { white-space: nowrap; margin-right: 7px; }
-.fact b { font-weight: 600; color: var(--good); margin-right: 2px; }
+.fact { white-space: nowrap; margin-right: 4px; }
+.fact b { font-weight: 600; color: var(--good); margin-right: 1px; }
 .fact.wrong {
-  color: var(--bad); background: var(--bad-panel); border-radius: 3px; padding: 1px 4px 1px 3px;
-  margin-left: -3px; margin-right: 4px;
+  color: var(--bad); background: var(--bad-panel); border-radius: 3px; padding: 1px 2px;
+  margin-left: -2px; margin-right: 2px;
 }
 .fact.wrong b { color: var(--bad); }
 .sheet { display: grid; grid-template-columns: repeat(12, 1fr); gap: 8px; }
-.strip { display: grid; gap: 6px; align-items: end; margin-bottom: 22px; break-inside: avoid; }
+.strip { display: grid; gap: 6px; align-items: end; margin-bottom: 14px; break-inside: avoid; }
 .strip p { grid-column: 1 / -1; margin: 0; font: italic 16px/1.5 var(--serif); }
 .times { display: grid; gap: 6px; text-align: center; }
 
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; width: 100%; }
 th, td {
-  padding: 8px 0 8px 16px; text-align: right; font-weight: 400; border-bottom: 1px solid var(--rule);
+  padding: 8px 0 8px 14px; text-align: right; font-weight: 400; border-bottom: 1px solid var(--rule);
   white-space: nowrap;
 }
 th:first-child { text-align: left; padding-left: 0; }

@@ -95,7 +95,7 @@ def line_chart(
 
 
 def dot_plot(
-    rows: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]]], width: int = 720, row_height: int = 26
+    rows: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]]], width: int = 1036, row_height: int = 26
 ) -> Markup:
     """Shares in [0, 1], a row per name and a mark per series: the first is filled, the others are outlines."""
     left = 96.0

@@ -1,0 +1,133 @@
+"""`sfumato demo` end to end, as small as it gets: trained, resumed, refused, and without the optional features."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sfumato.checkpoint import saved_steps
+from sfumato.cli import app, demo_run
+from sfumato.cli.demo_run import FULL, QUICK, DemoPlan, run_demo
+from sfumato.cli.phases import clock
+from sfumato.errors import UserError
+from sfumato.report.survey import Extent
+
+AUTOENCODER = """
+model: {channels: 8, channel_multipliers: [1, 1, 1], blocks_per_level: 1, latent_channels: 3}
+data: {kind: toy, size: 64, length: 16}
+train: {steps: 2, batch: 4, log_every: 1, preview_every: 2, preview_images: 4, workers: 0}
+"""
+DIFFUSION = """
+denoiser: {channels: 32, channel_multipliers: [1], blocks_per_level: 1, attention_factors: [], head_channels: 32}
+conditioner: {kind: text, dim: 32, depth: 1, heads: 1, head_dim: 32, max_tokens: 32, vocabulary: 256}
+schedule: {kind: cosine}
+objective: {prediction: v}
+data: {kind: toy, size: 64, length: 16}
+train: {steps: 2, batch: 4, condition_dropout: 0.1, log_every: 1, preview_every: 2, workers: 0}
+"""
+TINY = Extent(prompts=4, others=2, steps=2, shown=2, sheet=2, strips=1, strip_steps=2)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> DemoPlan:
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "autoencoder.yaml").write_text(AUTOENCODER)
+    (folder / "diffusion.yaml").write_text(DIFFUSION)
+    return DemoPlan(str(folder / "autoencoder.yaml"), str(folder / "diffusion.yaml"), extent=TINY)
+
+
+@pytest.fixture(scope="module")
+def finished(plan: DemoPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo stopped after its first stage, then run to its end."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    short = replace(plan, diffusion_overrides=("train.steps=1",))
+    run_demo(short, out, "cpu")
+    run_demo(plan, out, "cpu")
+    return out
+
+
+def test_a_demo_writes_its_page_and_its_numbers(finished: Path) -> None:
+    numbers = json.loads((finished / "report.json").read_text())
+    page = (finished / "report.html").read_text()
+    assert numbers["generated"]["prompts"] == 4
+    assert numbers["other_generated"][0]["prompts"] == 2
+    assert numbers["real"]["rates"]["facts"] == 1
+    assert numbers["autoencoder"]["steps"] == numbers["diffusion"]["steps"] == 2
+    assert numbers["autoencoder"]["images"] == 8
+    assert numbers["first_stage"]["latent_shape"] == [3, 16, 16]
+    assert f"{100 * numbers['headline']['facts_right']:.1f} %" in page
+    assert f"sfumato demo --out {finished}" in page
+    assert page.count("<polyline") >= 3
+
+
+def test_the_same_command_goes_on_where_it_stopped(finished: Path) -> None:
+    assert [step for step, _ in saved_steps(finished / "autoencoder" / "states")] == [2]
+    assert saved_steps(finished / "diffusion" / "states")[-1][0] == 2
+    logged = [json.loads(line) for line in (finished / "autoencoder" / "log.jsonl").read_text().splitlines()]
+    assert sum("reconstruction" in line for line in logged) == 2
+    assert len(list((finished / "cache").glob("latents-*"))) == 1
+
+
+def test_phases_say_what_they_do_and_add_up(finished: Path, plan: DemoPlan, capsys: pytest.CaptureFixture[str]) -> None:
+    before = json.loads((finished / "phases.json").read_text())
+    result = run_demo(plan, finished, "cpu")
+    said = capsys.readouterr()
+    after = json.loads((finished / "phases.json").read_text())
+    assert "[1/5] training stage 1" in said.err
+    assert "[5/5] drawing and scoring" in said.err
+    assert str(finished / "report.html") in said.out
+    assert "facts right" in said.out
+    assert all(after[name] >= before[name] for name in before)
+    assert result.seconds == pytest.approx(sum(result.phases.values()), abs=0.05)
+
+
+def test_another_configuration_is_refused_in_the_same_folder(finished: Path, plan: DemoPlan) -> None:
+    with pytest.raises(UserError, match=r"train\.batch"):
+        run_demo(replace(plan, autoencoder_overrides=("train.batch=2",)), finished, "cpu")
+
+
+def test_a_folder_of_pictures_is_refused_before_anything_is_trained(plan: DemoPlan, tmp_path: Path) -> None:
+    overrides = ("data={kind: folder, path: somewhere, size: 64}", "data.kind=folder")
+    with pytest.raises(UserError):
+        run_demo(replace(plan, diffusion_overrides=overrides), tmp_path / "out", "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_feature_network_pixels_are_compared(
+    plan: DemoPlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent() -> Path:
+        raise UserError("not installed")
+
+    asking = replace(plan, autoencoder_overrides=("loss.perceptual={kind: efficientnet-lite0, weight: 0.1}",))
+    monkeypatch.setattr(demo_run, "weights_path", lambda: Path("there"))
+    assert demo_run.read_configs(asking)[0].loss.perceptual.kind == "efficientnet-lite0"
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(demo_run, "weights_path", absent)
+    assert demo_run.read_configs(asking)[0].loss.perceptual.kind == "none"
+    assert "sfumato[offline]" in capsys.readouterr().err
+
+
+def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="'tpu' is not one of auto, cpu, cuda"):
+        demo_run.choose_device("tpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="--device cpu"):
+        demo_run.choose_device("cuda")
+    assert demo_run.choose_device("auto").type == "cpu"
+
+
+def test_the_command_picks_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    monkeypatch.setattr(demo_run, "run_demo", lambda plan, out, device: asked.append((plan, out, device)))
+    for extra in ([], ["--quick", "--device", "cpu"]):
+        assert CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *extra]).exit_code == 0
+    assert asked == [(FULL, tmp_path, "auto"), (QUICK, tmp_path, "cpu")]
+    assert FULL.extent.prompts >= 256
+
+
+def test_times_read_as_a_clock() -> None:
+    assert clock(12.34) == "12.3 s"
+    assert clock(245) == "4:05 min"

@@ -1,0 +1,146 @@
+"""The page: every section, nothing fetched from elsewhere, well-formed, and the same numbers as the JSON."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from fabricated import COMMANDS, asked, gallery, logs, result
+
+from sfumato.data.toyworld.facts import Fact, Score
+from sfumato.report import sections
+from sfumato.report.html import VOID, Markup, element, table
+from sfumato.report.page import render
+from sfumato.report.result import DemoResult
+
+TITLES = (
+    "Stage 1: what the latent keeps",
+    "Stage 2: samples beside their prompts",
+    "From noise to a picture",
+    "How it learned",
+    "Does the picture say what the prompt says?",
+    "Speed and size",
+    "Again, and on",
+)
+
+
+class Reader(HTMLParser):
+    """Collects text and addresses; fails where tags do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[tuple[str, str]] = []
+        self.images: list[dict[str, str | None]] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.addresses += [(tag, v or "") for k, v in attrs if k in ("src", "href", "srcset", "action", "data")]
+        if tag == "img":
+            self.images.append(dict(attrs))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[DemoResult, str]:
+    scenes = asked()
+    numbers = result(scenes)
+    return numbers, render(numbers, gallery(scenes), *logs(), COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def read(made: tuple[DemoResult, str]) -> Reader:
+    reader = Reader()
+    reader.feed(made[1])
+    reader.close()
+    return reader
+
+
+def test_tags_nest_and_all_sections_are_there(made: tuple[DemoResult, str], read: Reader) -> None:
+    assert read.open == []
+    assert made[1].startswith("<!doctype html>")
+    places = [made[1].index(f"<h2>{title}</h2>") for title in TITLES]
+    assert places == sorted(places)
+
+
+def test_the_page_asks_no_other_file(made: tuple[DemoResult, str], read: Reader) -> None:
+    assert read.addresses
+    for tag, address in read.addresses:
+        assert address.startswith("data:image/png;base64,") or (tag, address) == ("a", sections.PAPER)
+    assert not re.search(r"@import|url\(|<script|<link", made[1])
+
+
+def test_every_picture_says_what_it_is_and_is_counted(read: Reader) -> None:
+    assert all(image["alt"] for image in read.images)
+    pairs, latent, prompts, sheet, strip = 2 * 8, 1 + 4, 4 * (3 + 1), 8, 8 * 2
+    assert len(read.images) == pairs + latent + prompts + sheet + strip
+
+
+def test_the_numbers_are_those_of_the_json(made: tuple[DemoResult, str], read: Reader) -> None:
+    numbers, words = json.loads(json.dumps(made[0].to_json())), " ".join(read.words)
+    headline = numbers["headline"]
+    assert f"{100 * headline['facts_right']:.1f} %" in words
+    assert f"{headline['psnr']:.1f} dB" in words
+    assert headline["facts_right"] == numbers["generated"]["rates"]["facts"]
+    assert headline["pictures_per_second"] == pytest.approx(1 / numbers["sampling"]["seconds_in_batch"])
+    assert numbers["autoencoder"]["images_per_second"] == pytest.approx(40_000 / 245)
+    assert numbers["first_stage"]["compression"] == 12
+    assert numbers["first_stage"]["factor"] == 4
+    for row in ("generated", "real", "reconstructed", "chance"):
+        for share in numbers[row]["rates"].values():
+            assert f"{100 * share:.1f}" in words
+    assert str(sum(numbers["facts"].values())) in words
+
+
+def test_real_scenes_score_above_wrong_pictures_and_those_above_chance(made: tuple[DemoResult, str]) -> None:
+    numbers = made[0]
+    assert numbers.real.rates["facts"] == 1
+    assert numbers.chance.rates["facts"] < 0.5 < numbers.generated.rates["facts"] < 1
+
+
+def test_what_users_wrote_is_escaped(made: tuple[DemoResult, str], read: Reader) -> None:
+    assert "a <red> & blue star" in " ".join(read.words)
+    assert "<red>" not in made[1]
+    assert (
+        element("p", 'a < "b"', title='say "x" & y') == '<p title="say &quot;x&quot; &amp; y">a &lt; &quot;b&quot;</p>'
+    )
+    assert element("p", Markup("<b>x</b>"), class_=None) == "<p><b>x</b></p>"
+    assert "&lt;i&gt;" in table(["a", "b"], [["<i>", "1"]])
+
+
+def test_a_verdict_marks_every_fact() -> None:
+    facts = (Fact("count", 1), Fact("shape", "star", 0), Fact("colour", "red", 0), Fact("background", "navy"))
+    words = sections.verdict(Score(facts, (True, True, False, True)))
+    assert words.count("✓") == 3
+    assert re.findall(r'fact wrong"><b>✗</b>([^<]+)<', words) == ["red"]
+    assert "3 of 4" in words
+    assert "navy background" in words
+    assert "1 object<" in words
+
+
+def test_relations_in_a_row_say_between_which() -> None:
+    facts = (Fact("relation", "above", 0), Fact("relation", "above", 1))
+    words = sections.verdict(Score(facts, (True, False)))
+    assert "1 above 2" in words
+    assert "2 above 3" in words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(4.25, "4.2 s"), (48, "48 s"), (712.4, "11 min 52 s"), (3 * 3600 + 300, "3 h 05 min")]
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert sections.duration(seconds) == said
+
+
+def test_a_running_mean_of_a_constant_is_that_constant() -> None:
+    smooth = sections.running_mean([(float(x), 2.5) for x in range(5)])
+    assert [y for _, y in smooth] == pytest.approx([2.5] * 5)
