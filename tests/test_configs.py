@@ -64,7 +64,7 @@ def test_a_shipped_configuration_parses_and_builds(file: Path) -> None:
             build_second(config)
         else:
             assert isinstance(config, ModelConfig)
-            build(config)
+            build(config, fit_tokenizer(["a caption"], 512))  # the tokenizers they name are not shipped
 
 
 def build_second(config: DiffusionRun) -> None:
@@ -115,7 +115,7 @@ def test_a_misspelt_key_names_its_neighbour(file: Path) -> None:
 
 
 def test_the_zoo_lists_what_is_shipped() -> None:
-    assert zoo_names() == [str(file.relative_to(ZOO).with_suffix("")) for file in FILES]
+    assert zoo_names() == sorted(str(file.relative_to(ZOO).with_suffix("")) for file in FILES)
     assert FILES, "the zoo is empty"
     for name in zoo_names():
         assert read_source(f"zoo:{name}")
