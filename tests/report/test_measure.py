@@ -5,7 +5,7 @@ import torch
 from fabricated import WORLD
 
 from sfumato.autoencoder.model import AutoencoderConfig
-from sfumato.conditioning.table import TextConfig
+from sfumato.conditioning.text import TextConfig
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.data.toyworld.scene import reserved
 from sfumato.denoiser.unet import UNetConfig
@@ -27,12 +27,12 @@ def model() -> LatentDiffusion:
                 denoiser=UNetConfig(
                     channels=32, channel_multipliers=(1,), blocks_per_level=1, attention_factors=(), head_channels=32
                 ),
-                conditioner=TextConfig(dim=32, depth=1, heads=1, head_dim=32, max_tokens=32, vocabulary=256),
+                conditioner=TextConfig(dim=32, depth=1, heads=1, head_dim=32, max_tokens=32, vocabulary=512),
                 condition_dropout=0.1,
                 schedule=CosineConfig(),
             ),
         ),
-        fit_tokenizer(WORLD.build().captions() or [], 256),
+        fit_tokenizer(WORLD.build().captions() or [], 512),
     )
     for part in made.parts().values():
         part.eval().requires_grad_(False)
