@@ -44,7 +44,11 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         lambda runs, tmp: ["sample", tmp / "none", "--out", tmp / "out"],
         "none' does not exist; give a model",
     ),
-    "file-as-model": (lambda runs, tmp: ["info", runs.first], "first.yaml' is neither a model folder nor"),
+    "file-as-model": (
+        lambda runs, tmp: ["sample", runs.first, "--out", tmp / "out"],
+        "first.yaml' is neither a model folder nor",
+    ),
+    "no-checkpoint": (lambda runs, tmp: ["info", runs.first], "first.yaml is no checkpoint"),
     "folder-without-model": (lambda runs, tmp: ["info", runs.root / "cache"], "neither a model folder nor"),
     "autoencoder-only": (sampling("autoencoder"), "autoencoder only: train a diffusion model"),
     "prompt-to-unconditional": (sampling("plain", "a cat"), "takes no text: it was trained without any condition"),

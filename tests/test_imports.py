@@ -1,6 +1,7 @@
 """The import direction of docs/architecture.md, read from the source."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,8 @@ def test_a_file_imports_only_what_its_room_may(path: Path) -> None:
 
 def test_the_command_line_starts_without_torch() -> None:
     code = "import sys, sfumato, sfumato.cli; sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["utils.py", "helpers.py", "common.py", "misc.py"])

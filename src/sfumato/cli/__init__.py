@@ -38,9 +38,10 @@ SURROUNDINGS = {
 """What a user can do about errors that are the machine's, not the program's."""
 
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
-app.command("import")(import_)
-for command in (demo, sample, reconstruct, info, samplers, export, zoo):
+for command in (demo, sample, reconstruct, info, samplers, zoo):
     app.command()(command)
+app.command("import")(import_)
+app.command()(export)
 
 
 def _version(wanted: bool) -> None:

@@ -13,7 +13,10 @@ def demo(
     ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE")] = "auto",
 ) -> None:
-    """The whole paper small: train both stages on the toy world, sample, score, write OUT/report.html."""
+    """Go through the whole paper on a small scale.
+
+    Trains both stages on the toy world, draws, scores, and writes OUT/report.html.
+    """
     from sfumato.cli.demo_run import FULL, QUICK, run_demo
 
     run_demo(QUICK if quick else FULL, out, device)

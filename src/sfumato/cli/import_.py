@@ -24,7 +24,10 @@ def import_(
         Literal["eps", "v"] | None, typer.Option("--prediction", help="Where nothing else tells it.")
     ] = None,
 ) -> None:
-    """Open an original latent diffusion or Stable Diffusion checkpoint, or a diffusers folder."""
+    """Open a checkpoint of the original code or of diffusers.
+
+    Latent diffusion and Stable Diffusion alike: what comes out is a model folder.
+    """
     from sfumato.interop.convert import import_model
 
     done = import_model(source, out, config, weights, tokenizer, prediction)

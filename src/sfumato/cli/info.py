@@ -18,7 +18,10 @@ def info(
     model: ModelArgument,
     as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object.")] = False,
 ) -> None:
-    """Describe a model: its parts, its training, its cost; or a checkpoint file, without running any of it."""
+    """Describe a model: its parts, its training, its cost.
+
+    A checkpoint file of another program is described too, without running any of it.
+    """
     if Path(model).is_file():
         from sfumato.interop.describe import describe
 
