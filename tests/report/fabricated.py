@@ -40,7 +40,9 @@ def gallery(asked: Asked, shown: int = 4, sheet: int = 8) -> Gallery:
         prompts=prompts_shown(asked, drawn, shown),
         sheet=drawn[1][shown : shown + sheet],
         sheet_captions=tuple(asked.captions[shown : shown + sheet]),
-        strip=Strip(tuple(1 - k / 8 for k in range(8)), torch.stack(coarse), tuple(asked.captions[:2])),
+        strip=Strip(
+            tuple(range(1, 9)), tuple(1 - k / 8 for k in range(8)), torch.stack(coarse), tuple(asked.captions[:2])
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -120,8 +121,9 @@ def draw(
 
 @dataclass(frozen=True)
 class Strip:
-    """The expected clean picture on the way: times (K,) falling, images (K, N, 3, H, W) of N prompts."""
+    """The expected clean picture on the way: numbers of the steps and their times (K,), images (K, N, 3, H, W)."""
 
+    steps: tuple[int, ...]
     times: tuple[float, ...]
     images: Tensor
     captions: tuple[str, ...]
@@ -131,15 +133,31 @@ class Strip:
 def denoising_strip(
     model: LatentDiffusion, captions: Sequence[str], seeds: Sequence[int], guidance: float, steps: int, shown: int
 ) -> Strip:
-    """Decodes the expected clean latent at `shown` of the steps, the first and the last among them, evenly between."""
+    """Decodes the expected clean latent at the first and the last step, and where it has moved equally far in between.
+
+    At most `shown` steps: fewer where one step makes more than a share of the way. Steps are numbered from 1.
+    """
     passed: list[Step] = []
     model.sample_tensor(
         list(captions), guidance=guidance, steps=steps, seeds=list(seeds), batch=len(captions), callback=passed.append
     )
-    places = torch.linspace(0, len(passed) - 1, min(shown, len(passed))).round().long().tolist()
-    chosen = [passed[place] for place in places]
+    chosen = [passed[place] for place in _equally_far([step.x0 for step in passed], shown)]
     images = [generate.decode(model.autoencoder, model.scaling, step.x0).clamp(-1, 1).cpu() for step in chosen]
-    return Strip(tuple(float(step.t) for step in chosen), torch.stack(images), tuple(captions))
+    return Strip(
+        steps=tuple(step.index + 1 for step in chosen),
+        times=tuple(float(step.t) for step in chosen),
+        images=torch.stack(images),
+        captions=tuple(captions),
+    )
+
+
+def _equally_far(latents: Sequence[Tensor], shown: int) -> list[int]:
+    """Indices along a path, the two ends among them, that cut its length into about equal parts."""
+    moved = [float((b - a).float().norm()) for a, b in pairwise(latents)]
+    way = torch.tensor([0.0, *moved], dtype=torch.float64).cumsum(0)
+    targets = torch.linspace(0, 1, shown, dtype=torch.float64) * way[-1]
+    nearest = (way[None] - targets[:, None]).abs().argmin(dim=1).tolist()
+    return sorted({0, len(latents) - 1, *nearest})
 
 
 def seconds_of(action: Callable[[], Tensor]) -> float:

@@ -240,17 +240,17 @@ def denoising(result: DemoResult, gallery: Gallery) -> Markup:
         element(
             "div",
             element("p", caption),
-            *(image(strip.images[k, i], f"{caption}, at t = {t:.2f}") for k, t in enumerate(strip.times)),
+            *(image(strip.images[k, i], f"{caption}, at t = {t:.3f}") for k, t in enumerate(strip.times)),
             class_="strip",
             style=columns,
         )
         for i, caption in enumerate(strip.captions)
     ]
-    times = element("div", *(element("span", f"t = {t:.2f}") for t in strip.times), class_="times", style=columns)
+    times = element("div", *(element("span", f"step {k}") for k in strip.steps), class_="times", style=columns)
     lead = (
         f"{result.sampling.steps} steps of {result.sampling.sampler} at guidance {_scale(result)}. Shown is what the "
-        "model expects the clean picture to be at time t, decoded: from the average of everything that fits the words "
-        "to one picture."
+        "model expects the clean picture to be, decoded: from the average of everything that fits the words to one "
+        "picture. Of the steps those are shown between which it moved equally far."
     )
     return section("From noise to a picture", "Section 3.2, equation 3; appendix B", element("p", lead), *rows, times)
 
