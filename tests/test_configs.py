@@ -73,8 +73,8 @@ def build_second(config: DiffusionRun) -> None:
         spec = ConditionSpec(token_dim=8)  # its weights are not ours to ship
     else:
         part = text_config(config.conditioner)
-        fitted = part is not None and part.tokenizer == "fitted"
-        conditioner = build_conditioner(config.conditioner, fit_tokenizer(["a red apple"], 512) if fitted else None)
+        tokenizer = fit_tokenizer(["a red apple"], 512) if part and part.tokenizer != "none" else None
+        conditioner = build_conditioner(config.conditioner, tokenizer)
         spec = spec if conditioner is None else conditioner.spec
     build_denoiser(config.denoiser, LATENT_CHANNELS, spec)
     with torch.device("cpu"):
