@@ -15,6 +15,8 @@ from sfumato.denoiser.unet import UNetConfig
 
 def encode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
     """Of encoding one image of size (H, W), multiples of f."""
+    if config.bottleneck.kind == "pixels":
+        return 0
     H, W = size
     widths = [config.channels * m for m in config.channel_multipliers]
     total, channels = _conv(H, W, config.image_channels, config.channels), config.channels
@@ -33,6 +35,8 @@ def encode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
 
 def decode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
     """Of decoding one latent to an image of size (H, W), multiples of f; VQ with the search for the codes."""
+    if config.bottleneck.kind == "pixels":
+        return 0
     H, W = size
     h, w = H // config.factor, W // config.factor
     widths = [config.channels * m for m in config.channel_multipliers]

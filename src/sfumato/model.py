@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sfumato import generate, pictures
-from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
+from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, PixelsConfig
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
@@ -399,6 +399,12 @@ def build(config: ModelConfig, tokenizer: str | None = None) -> LatentDiffusion:
             schedule = build_schedule(config.diffusion.schedule)
         second = SecondStage(config.diffusion, denoiser, conditioner, schedule)
     return LatentDiffusion(config, autoencoder, scaling, second)
+
+
+def pixel_space(size: tuple[int, int]) -> LatentDiffusion:
+    """What stands for the first stage of a diffusion model in pixel space (the paper's LDM-1), at a size (H, W)."""
+    config = AutoencoderConfig(channel_multipliers=(1,), bottleneck=PixelsConfig())
+    return build(ModelConfig(autoencoder=config, image_size=size))
 
 
 def find_folder(path: Path | str) -> Path:

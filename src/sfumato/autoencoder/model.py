@@ -36,6 +36,12 @@ class VQConfig(Schema):
     """The training loop moves unused codes onto latents every so many steps; 0: never."""
 
 
+class PixelsConfig(Schema):
+    """No first stage: the latent is the image, f = 1. For diffusion in pixel space, the paper's LDM-1."""
+
+    kind: Literal["pixels"] = "pixels"
+
+
 class AutoencoderConfig(Schema):
     """Topology of the autoencoder; the defaults are the published kl-f8."""
 
@@ -54,7 +60,7 @@ class AutoencoderConfig(Schema):
     dropout: float = Field(0.0, ge=0, lt=1)
     norm_groups: int = Field(32, ge=1)
     """Groups of every norm; with few channels take fewer, so that a group holds several channels."""
-    bottleneck: Annotated[KLConfig | VQConfig, Field(discriminator="kind")] = KLConfig()
+    bottleneck: Annotated[KLConfig | VQConfig | PixelsConfig, Field(discriminator="kind")] = KLConfig()
 
     @model_validator(mode="after")
     def _levels_exist(self) -> Self:
@@ -64,6 +70,8 @@ class AutoencoderConfig(Schema):
             raise ValueError(f"attention_levels {unknown} do not exist: channel_multipliers has levels 0 to {last}")
         if min(self.channel_multipliers) < 1:
             raise ValueError(f"channel_multipliers {self.channel_multipliers} must be positive")
+        if self.bottleneck.kind == "pixels" and len(self.channel_multipliers) > 1:
+            raise ValueError("bottleneck.kind pixels has f = 1: set channel_multipliers to [1]")
         return self
 
     @property
@@ -74,6 +82,8 @@ class AutoencoderConfig(Schema):
     @property
     def raw_channels(self) -> int:
         """Channels of the latent."""
+        if self.bottleneck.kind == "pixels":
+            return self.image_channels
         return self.embed_channels if self.embed_channels is not None else self.latent_channels
 
 
@@ -85,6 +95,13 @@ class Autoencoder(nn.Module):
         self.config = config
         self.factor = config.factor
         self.latent_channels = config.raw_channels
+        self.variational = config.bottleneck.kind == "kl"
+        """Whether the moments are those of a Gaussian posterior, mean and log variance."""
+        self.quantize: VectorQuantizer | None = None
+        if config.bottleneck.kind != "pixels":
+            self._build(config)
+
+    def _build(self, config: AutoencoderConfig) -> None:
         widths = [config.channels * m for m in config.channel_multipliers]
         parameters = 2 if config.bottleneck.kind == "kl" else 1  # mean and log variance, or the latent alone
         z, embed = config.latent_channels, config.raw_channels
@@ -109,7 +126,6 @@ class Autoencoder(nn.Module):
             config.dropout,
             config.norm_groups,
         )
-        self.quantize: VectorQuantizer | None = None
         if isinstance(config.bottleneck, VQConfig):
             vq = config.bottleneck
             self.quantize = VectorQuantizer(vq.codes, embed, vq.beta, vq.legacy, vq.normalise)
@@ -135,6 +151,8 @@ class Autoencoder(nn.Module):
                 f"image size {H}x{W} (height x width) is not a multiple of {self.factor}, the autoencoder's "
                 "downsampling factor: resize, crop or pad the image"
             )
+        if self.config.bottleneck.kind == "pixels":
+            return Encoding(z=image, regulariser=image.new_zeros(()), moments=image, indices=None)
         h = self.quant_conv(self.encoder(image.to(self.quant_conv.weight.dtype)))
         if self.quantize is not None:
             return self.quantize(h)
@@ -152,6 +170,8 @@ class Autoencoder(nn.Module):
         VQ: the latent is first replaced by its nearest codes (straight-through gradient), unless quantize is False.
         The codes themselves stay as they are, so `Encoding.z` decodes to the same picture either way.
         """
+        if self.config.bottleneck.kind == "pixels":
+            return z
         if self.quantize is not None and quantize:
             z = self.quantize.quantise(z)
         return self.decoder(self.post_quant_conv(z.to(self.post_quant_conv.weight.dtype)))
@@ -165,9 +185,10 @@ class Autoencoder(nn.Module):
     def latent_from_moments(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
         """What `Encoding.moments` kept -> the raw latent of the diffusion model, (B, C, h, w).
 
-        KL: a draw with noise (B, C, h, w), or the mean where noise is None. VQ: the latent before quantisation.
+        KL: a draw with noise (B, C, h, w), or the mean where noise is None. VQ: the latent before quantisation. Pixels:
+        the image.
         """
-        return moments if self.quantize is not None else gaussian_sample(moments, noise)
+        return gaussian_sample(moments, noise) if self.variational else moments
 
     def last_layer(self) -> Tensor:
         """The weight at which reconstruction and adversarial gradients are balanced."""

@@ -46,20 +46,28 @@ def autoencoder(
 def diffusion(
     config: ConfigArgument,
     out: OutOption,
-    autoencoder: Annotated[Path, typer.Option("--autoencoder", help="A trained autoencoder: its run or model folder.")],
+    autoencoder: Annotated[
+        Path,
+        typer.Option("--autoencoder", help="A trained autoencoder's run or model folder; pixels for none (f = 1)."),
+    ],
     overrides: OverridesArgument = None,
     data: DataOption = None,
     cache: CacheOption = None,
 ) -> None:
     """Train stage 2: noise -> latent, steered by text, classes or nothing."""
     from sfumato.config import apply_overrides, parse, read_source
-    from sfumato.model import load
+    from sfumato.model import load, pixel_space
+    from sfumato.training.data import height_width
     from sfumato.training.diffusion import DiffusionRun
 
     raw = apply_overrides(read_source(config), overrides or [])
-    first = load(autoencoder)
-    raw = with_data(raw, data, first.config.image_size)
-    run_diffusion(parse(raw, DiffusionRun, config), first, out, cache)
+    if str(autoencoder) == "pixels":
+        run = parse(with_data(raw, data), DiffusionRun, config)
+        first = pixel_space(height_width(run.data))
+    else:
+        first = load(autoencoder)
+        run = parse(with_data(raw, data, first.config.image_size), DiffusionRun, config)
+    run_diffusion(run, first, out, cache)
 
 
 def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from sfumato.autoencoder.model import VQConfig
 from sfumato.errors import UserError
 from sfumato.interop.infer import CONDITIONER, EMA, FIRST_STAGE, UNET
 from sfumato.interop.original import read_architecture
@@ -54,7 +55,7 @@ def _architecture(source: Source) -> list[str]:
     except UserError as error:
         return [f"  architecture: {error}"]
     first = original.autoencoder
-    kind = "KL" if first.bottleneck.kind == "kl" else f"VQ of {first.bottleneck.codes} codes"
+    kind = f"VQ of {first.bottleneck.codes} codes" if isinstance(first.bottleneck, VQConfig) else "KL"
     lines = [f"  first stage: f = {first.factor}, {first.raw_channels} channels, {kind}"]
     if original.diffusion is not None:
         d = original.diffusion

@@ -63,7 +63,7 @@ def ask(config: ToyWorldConfig, n: int, split: Split = "held-out") -> Asked:
 def first_stage(model: LatentDiffusion, images: Tensor) -> tuple[FirstStage, Tensor]:
     """Numbers of the autoencoder on pictures (N, 3, H, W) in [-1, 1], and the reconstructions, clipped to [-1, 1]."""
     statistics, bits, outputs = LatentStatistics(), 0.0, []
-    variational = model.autoencoder.quantize is None
+    variational = model.autoencoder.variational
     for part in images.split(BATCH):
         encoding = model.autoencoder.encode(part.to(model.device))
         outputs.append(model.autoencoder.decode(encoding.z, quantize=False).float().clamp(-1, 1).cpu())

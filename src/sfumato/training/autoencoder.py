@@ -7,7 +7,7 @@ discriminator's step sees the reconstruction detached: neither leaves gradients 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -72,6 +72,8 @@ class AutoencoderRun(Schema):
 
     @model_validator(mode="after")
     def _factor_divides_size(self) -> Self:
+        if self.model.bottleneck.kind == "pixels":
+            raise ValueError("model.bottleneck.kind pixels has nothing to train: give --autoencoder pixels to stage 2")
         height, width = height_width(self.data)
         if height % self.model.factor or width % self.model.factor:
             raise ValueError(
@@ -150,8 +152,8 @@ def generator_losses(
     variance = next(iter(players.log_variance), None)
     nll = losses.negative_log_likelihood(error, config.reduction, variance)
     terms |= {"nll": nll, "regulariser": encoding.regulariser}
-    bottleneck = players.autoencoder.config.bottleneck
-    total = nll + losses.regularisation(config, bottleneck.kind, encoding.regulariser, image[0].numel())
+    kind: Literal["kl", "vq"] = "kl" if players.autoencoder.variational else "vq"
+    total = nll + losses.regularisation(config, kind, encoding.regulariser, image[0].numel())
     if players.discriminator is not None and strength > 0:
         with frozen(players.discriminator):
             adversarial = losses.generator_loss(players.discriminator(output))

@@ -32,7 +32,7 @@ def cached_latents(
     workers = workers or Workers()
     example = _first_readable(dataset)
     C, h, w = model.latent_shape_of((example.image.shape[-2], example.image.shape[-1]))
-    variational = model.autoencoder.quantize is None
+    variational = model.autoencoder.variational
     header = LatentHeader(
         autoencoder=model.digest,
         data=dataset.fingerprint(),
