@@ -126,6 +126,7 @@ def crash() -> None:
 def train_first(path: Path, config: AutoencoderRun, hooks: Hooks | None = None) -> TrainState:
     """Runs stage 1 in the folder."""
     hooks = hooks or Hooks()
+    torch.seed()  # torch's own generator stands anywhere, as in a new process: nothing may depend on it
     folder = RunFolder(path)
     folder.claim(config)
     return train_autoencoder(config, Pictures(), folder, hooks.preview, hooks.export)
@@ -147,6 +148,7 @@ def latents_of(model: LatentDiffusion, cache: Path) -> LatentDataset:
 def train_second(path: Path, config: DiffusionRun, cache: Path, hooks: Hooks | None = None) -> TrainState:
     """Runs stage 2 in the folder on the untrained autoencoder."""
     hooks = hooks or Hooks()
+    torch.seed()
     first = first_model()
     latents = latents_of(first, cache)
     model = begin(config, first, latents)
