@@ -1,13 +1,12 @@
 """Tiny trained models that the tests of the command line share, and a way to run commands."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 import sfumato
+from command_line import CLASS, TEXT, Command, Outcome, Runs
 from sfumato.cli import main
 
 FIRST_STAGE = """\
@@ -23,39 +22,6 @@ schedule: {kind: linear}
 data: {kind: toy, length: 64}
 train: {steps: 4, batch: 4, workers: 0, precision: float32, save_every: 4, preview_every: 8}
 """
-
-TEXT = "conditioner={kind: text, dim: 32, depth: 1, heads: 2, head_dim: 16, max_tokens: 16, vocabulary: 300}"
-CLASS = "conditioner={kind: class, classes: 24, dim: 32}"
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Folders of finished runs, and the configurations they were made from."""
-
-    root: Path
-    first: Path
-    """Configuration of `autoencoder`."""
-    second: Path
-    """Configuration of the others but for the conditioner."""
-    autoencoder: Path
-    text: Path
-    label: Path
-    undropped: Path
-    """Steered by text, trained without condition dropout."""
-    plain: Path
-    """Unconditional."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
 
 
 @pytest.fixture

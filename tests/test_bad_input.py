@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import save_file
 
 import sfumato
-from conftest import CLASS, TEXT, Command, Outcome, Runs
+from command_line import CLASS, TEXT, Command, Outcome, Runs
 from data.pictures import save, truncated
 from sfumato import checkpoint
 

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 import sfumato
-from conftest import Command, Runs
+from command_line import Command, Runs
 from data.pictures import noise, save, truncated
 from sfumato import flops
 from sfumato.cli.reconstruct import padded
