@@ -1,15 +1,23 @@
-"""What a network call costs, from its configuration alone: floating-point operations of one sample.
+"""What a network's forward pass costs, from its configuration alone: floating-point operations of one sample.
 
 Counted are the convolutions, linear maps, matrix products of attention and the codebook search, a multiplication and
 an addition as two; norms, activations and resampling are left out, a percent or so. Text lengths that are only known
-at run time are the caller's to give.
+at run time are the caller's to give. `sfumato.cost` adds the backward passes.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from sfumato.autoencoder.convnet import AttentionKind
 from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
+from sfumato.autoencoder.losses import AdversarialConfig
+from sfumato.autoencoder.perceptual import EfficientNetConfig, LPIPSConfig, PerceptualConfig
+from sfumato.conditioning.class_label import ClassConfig
 from sfumato.conditioning.condition import ConditionSpec
+from sfumato.conditioning.layout import LayoutConfig
+from sfumato.conditioning.table import CompositeConfig, ConditionerConfig
+from sfumato.conditioning.pretrained import PretrainedTextConfig
+from sfumato.conditioning.text import TextConfig
 from sfumato.denoiser.unet import UNetConfig
 
 
@@ -19,18 +27,18 @@ def encode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
         return 0
     H, W = size
     widths = [config.channels * m for m in config.channel_multipliers]
-    total, channels = _conv(H, W, config.image_channels, config.channels), config.channels
+    total, channels = conv(H, W, config.image_channels, config.channels), config.channels
     for level, width in enumerate(widths):
         h, w = H >> level, W >> level
         attends = level in config.attention_levels
         total += _level(h, w, channels, width, config.blocks_per_level, config.attention if attends else "none")
         channels = width
         if level < len(widths) - 1:
-            total += _conv(h // 2, w // 2, width, width)
+            total += conv(h // 2, w // 2, width, width)
     h, w, out = H // config.factor, W // config.factor, _moments(config) * config.latent_channels
-    total += _middle(h, w, channels, config.attention) + _conv(h, w, channels, out)
-    total += _conv(h, w, out, _moments(config) * config.raw_channels, 1)
-    return total + _search(config, h * w)
+    total += _middle(h, w, channels, config.attention) + conv(h, w, channels, out)
+    total += conv(h, w, out, _moments(config) * config.raw_channels, 1)
+    return total + search(config, h * w)
 
 
 def decode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
@@ -41,16 +49,16 @@ def decode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
     h, w = H // config.factor, W // config.factor
     widths = [config.channels * m for m in config.channel_multipliers]
     channels = widths[-1]
-    total = _search(config, h * w) + _conv(h, w, config.raw_channels, config.latent_channels, 1)
-    total += _conv(h, w, config.latent_channels, channels) + _middle(h, w, channels, config.attention)
+    total = search(config, h * w) + conv(h, w, config.raw_channels, config.latent_channels, 1)
+    total += conv(h, w, config.latent_channels, channels) + _middle(h, w, channels, config.attention)
     for level, width in reversed(list(enumerate(widths))):
         h, w = H >> level, W >> level
         attends = level in config.attention_levels
         total += _level(h, w, channels, width, config.blocks_per_level + 1, config.attention if attends else "none")
         channels = width
         if level > 0:
-            total += _conv(2 * h, 2 * w, width, width)
-    return total + _conv(H, W, channels, config.image_channels)
+            total += conv(2 * h, 2 * w, width, width)
+    return total + conv(H, W, channels, config.image_channels)
 
 
 def denoise(
@@ -63,7 +71,7 @@ def denoise(
     if spec.vector_dim is not None and config.vector_projection == "mlp":
         total += _linear(1, spec.vector_dim, network.embedding) + _linear(1, network.embedding, network.embedding)
     channels = config.channels
-    total += _conv(H, W, latent_channels + spec.spatial_channels, channels)
+    total += conv(H, W, latent_channels + spec.spatial_channels, channels)
     skips, last = [channels], len(config.channel_multipliers) - 1
     for level, multiplier in enumerate(config.channel_multipliers):
         h, w = H >> level, W >> level
@@ -84,7 +92,70 @@ def denoise(
             channels = width
         if level > 0:
             total += network.resample(2 * h, 2 * w, channels)
-    return total + _conv(H, W, channels, latent_channels)
+    return total + conv(H, W, channels, latent_channels)
+
+
+def condition(config: ConditionerConfig) -> int:
+    """Of one sample's condition; pretrained encoders are frozen and left out, tables and rescaling cost nothing."""
+    if isinstance(config, CompositeConfig):
+        return sum(condition(part) for part in config.parts.values())
+    if not isinstance(config, TextConfig | LayoutConfig):
+        return 0
+    M, inner = condition_tokens(config), config.heads * config.head_dim
+    attention = 3 * _linear(M, config.dim, inner) + _attend(M, M, inner) + _linear(M, inner, config.dim)
+    return config.depth * (attention + 2 * _linear(M, config.dim, 4 * config.dim))
+
+
+def condition_tokens(config: ConditionerConfig) -> int:
+    """How many tokens a condition has; 0 where that is only known at run time, or there are none."""
+    match config:
+        case CompositeConfig():
+            return sum(condition_tokens(part) for part in config.parts.values())
+        case TextConfig():
+            return config.max_tokens
+        case LayoutConfig():
+            return config.length
+        case ClassConfig():
+            return int(config.output == "token")
+        case PretrainedTextConfig():
+            return config.max_tokens or 0
+    return 0
+
+
+def discriminate(config: AdversarialConfig, image_channels: int, size: tuple[int, int]) -> int:
+    """Of judging one image of size (H, W)."""
+    H, W = size[0] // 2, size[1] // 2
+    total, width = conv(H, W, image_channels, config.channels, 4), config.channels
+    for layer in range(1, config.layers + 1):
+        before, width = width, config.channels * min(2**layer, 8)
+        H, W = (H // 2, W // 2) if layer < config.layers else (H - 1, W - 1)
+        total += conv(H, W, before, width, 4)
+    return total + conv(H - 1, W - 1, width, 1, 4)
+
+
+_VGG = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
+"""Channels of VGG16's convolutions, a tuple for each resolution."""
+_EFFICIENTNET = ((3, 1, 16), (3, 2, 24), (3, 1, 24), (5, 2, 40), (5, 1, 40), (3, 2, 80), (3, 1, 80), (3, 1, 80))
+"""Kernel of the depthwise convolution, stride, channels out: the blocks that the distance runs."""
+
+
+def perceive(config: PerceptualConfig, size: tuple[int, int]) -> int:
+    """Of one image's features in the perceptual distance."""
+    H, W = size
+    total = 0
+    if isinstance(config, LPIPSConfig):
+        for level, widths in enumerate(_VGG):
+            total += sum(conv(H >> level, W >> level, *pair) for pair in pairwise(widths))
+    elif isinstance(config, EfficientNetConfig):
+        H, W, channels = -(-H // 2), -(-W // 2), 32
+        total = conv(H, W, 3, channels)
+        for number, (kernel, stride, out) in enumerate(_EFFICIENTNET):
+            width = channels if number == 0 else 6 * channels
+            total += 0 if number == 0 else conv(H, W, channels, width, 1)
+            H, W = -(-H // stride), -(-W // stride)
+            total += conv(H, W, 1, width, kernel) + conv(H, W, width, out, 1)
+            channels = out
+    return total
 
 
 class _UNet:
@@ -106,7 +177,7 @@ class _UNet:
         """The way to the level whose size is (h, w)."""
         if self.config.resample == "residual":
             return self.block(h, w, channels, channels, False)
-        return _conv(h, w, channels, channels) if self.config.resample == "conv" else 0
+        return conv(h, w, channels, channels) if self.config.resample == "conv" else 0
 
     def _attention(self, positions: int, width: int) -> int:
         projections = 2 * _linear(positions, width, width)
@@ -119,7 +190,7 @@ class _UNet:
         return projections + self.config.transformer_depth * (own + cross + projections + gated)
 
 
-def _conv(h: int, w: int, channels: int, out: int, kernel: int = 3) -> int:
+def conv(h: int, w: int, channels: int, out: int, kernel: int = 3) -> int:
     """A convolution whose result is h × w."""
     return 2 * h * w * channels * out * kernel**2
 
@@ -134,8 +205,8 @@ def _attend(queries: int, keys: int, width: int) -> int:
 
 
 def _residual(h: int, w: int, channels: int, out: int) -> int:
-    skip = _conv(h, w, channels, out, 1) if channels != out else 0
-    return _conv(h, w, channels, out) + _conv(h, w, out, out) + skip
+    skip = conv(h, w, channels, out, 1) if channels != out else 0
+    return conv(h, w, channels, out) + conv(h, w, out, out) + skip
 
 
 def _mid_attention(positions: int, channels: int, kind: AttentionKind) -> int:
@@ -160,7 +231,8 @@ def _moments(config: AutoencoderConfig) -> int:
     return 2 if config.bottleneck.kind == "kl" else 1
 
 
-def _search(config: AutoencoderConfig, positions: int) -> int:
+def search(config: AutoencoderConfig, positions: int) -> int:
+    """Of finding the nearest code at so many positions; 0 without a codebook."""
     if not isinstance(config.bottleneck, VQConfig):
         return 0
     return _linear(positions, config.raw_channels, config.bottleneck.codes)
