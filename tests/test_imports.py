@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": MODEL | {"data"},
     "training": MODEL | {"data", "evaluation", "training"},
     "interop": MODEL,
-    "cost": MODEL | {"data", "flops", "training"},
+    "cost": MODEL | {"data", "flops", "training", "report.machine"},
     "report": MODEL | {"data", "evaluation"},
     "cli": {"*"},
     "__main__": {"cli"},

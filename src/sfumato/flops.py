@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sfumato.autoencoder.convnet import AttentionKind
-from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
 from sfumato.autoencoder.losses import AdversarialConfig
+from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
 from sfumato.autoencoder.perceptual import EfficientNetConfig, LPIPSConfig, PerceptualConfig
 from sfumato.conditioning.class_label import ClassConfig
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.layout import LayoutConfig
-from sfumato.conditioning.table import CompositeConfig, ConditionerConfig
 from sfumato.conditioning.pretrained import PretrainedTextConfig
+from sfumato.conditioning.table import CompositeConfig, ConditionerConfig
 from sfumato.conditioning.text import TextConfig
 from sfumato.denoiser.unet import UNetConfig
 

@@ -1,6 +1,5 @@
 """Forward and backward passes of training steps against torch's own count of what runs."""
 
-from itertools import count
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from sfumato.model import DiffusionConfig
 from sfumato.sampling.table import SAMPLERS
 from sfumato.training.autoencoder import (
     AutoencoderRun,
-    Players,
     build_players,
     discriminator_losses,
     generator_losses,

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from sfumato.data.dataset import LatentExample, UnreadableImage
+from sfumato.data.dataset import LatentExample, Source, UnreadableImage
 from sfumato.data.transforms import flips
 from sfumato.errors import UserError
 from sfumato.schema import Schema
@@ -73,6 +73,12 @@ class Statistics:
 
     mean: Tensor
     std: Tensor
+
+
+class MeasuredLatents(Source[LatentExample], Protocol):
+    """Cached latents whose statistics are known."""
+
+    def statistics(self) -> Statistics: ...
 
 
 def tensor_fields(fields: Mapping[str, Any]) -> dict[str, TensorField]:

@@ -7,7 +7,7 @@ import torch
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.data.dataset import Dataset, Example, Progress, UnreadableImage
 from sfumato.data.latent_writing import LatentWriter
-from sfumato.data.latents import LatentDataset, LatentHeader, tensor_fields
+from sfumato.data.latents import LatentDataset, LatentHeader, MeasuredLatents, tensor_fields
 from sfumato.data.loader import sweep
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
@@ -96,7 +96,7 @@ def _first_readable(dataset: Dataset) -> Example:
     raise UserError(f"none of the {len(dataset)} images can be read: check the data folder")
 
 
-def measured_scaling(latents: LatentDataset) -> Scaling:
+def measured_scaling(latents: MeasuredLatents) -> Scaling:
     """Zero mean and unit variance per channel over the whole cached set. Raises UserError if a channel is constant."""
     statistics = latents.statistics()
     dead = [i for i, std in enumerate(statistics.std.tolist()) if not std > 0]

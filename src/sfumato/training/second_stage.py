@@ -9,7 +9,7 @@ from sfumato.conditioning.class_label import ClassEmbedder
 from sfumato.conditioning.condition import Conditioner, ConditionSpec
 from sfumato.conditioning.table import ConditionerConfig, build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer
-from sfumato.data.latents import LatentDataset
+from sfumato.data.latents import MeasuredLatents
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
@@ -32,7 +32,7 @@ def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
         )
 
 
-def begin(config: DiffusionRun, first: LatentDiffusion, latents: LatentDataset) -> LatentDiffusion:
+def begin(config: DiffusionRun, first: LatentDiffusion, latents: MeasuredLatents) -> LatentDiffusion:
     """The model to train: the first stage as it is, a second with weights drawn from the run's seed.
 
     Raises UserError where the data lacks a field that the conditioner reads, or the two do not suit each other.

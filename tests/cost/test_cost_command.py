@@ -1,0 +1,74 @@
+"""`sfumato cost`: what it says before anything is measured, what it foresees, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import Command, Runs
+from sfumato.cost.account import equivalents
+from sfumato.cost.memory import kept_for_backward
+from sfumato.sampling.table import SAMPLERS
+
+
+def account(command: Command, *arguments: object) -> dict[str, Any]:
+    done = command("cost", *arguments, "--json")
+    assert done.code == 0, done.err
+    told: dict[str, Any] = json.loads(done.out)
+    return told
+
+
+def test_the_papers_class_conditional_model_is_its_271_days(command: Command) -> None:
+    """Table 18 of the paper; the width, batch and steps are those of its published configuration."""
+    told = account(command, "zoo:ldm/cin256-v2", "--no-measure")
+    assert told["equivalents"]["v100_days"] == pytest.approx(271, rel=0.02)
+    assert told["parameters"]["denoiser"] == pytest.approx(400.9e6, rel=0.002)
+    assert told["parameters"]["autoencoder"] == pytest.approx(55.3e6, rel=0.002)
+    assert {p["sampler"] for p in told["pictures"]} == set(SAMPLERS)
+    assert told["memory"]["optimiser"] == 2 * told["memory"]["gradients"]
+    assert told["foreseen"] is None
+
+
+def test_both_stages_are_measured_and_foreseen(command: Command, runs: Runs, tmp_path: Path) -> None:
+    told = account(command, runs.first, "--steps", 2, "train.steps=50", "train.preview_every=10", "train.save_every=25")
+    foreseen, (phase,) = told["foreseen"], told["phases"]
+    assert foreseen["training"] == pytest.approx(50 * phase["timing"]["step"])
+    assert foreseen["previews"] == pytest.approx(6 * phase["timing"]["preview"])
+    assert foreseen["saving"] == pytest.approx(3 * phase["timing"]["save"])
+    assert 0 < phase["utilisation"] < 1
+    assert told["images"] == 64
+    told = account(command, runs.second, "--autoencoder", runs.autoencoder, "--steps", 2, "train.steps=50")
+    assert told["foreseen"]["encoding"] == pytest.approx(64 * told["encoding_seconds"])
+    assert all(picture["seconds"] > 0 for picture in told["pictures"])
+    shown = command("cost", runs.second, "--autoencoder", runs.first, "--no-measure").out
+    assert "V100 days" in shown
+    assert "dpmpp-2m" in shown
+
+
+def test_what_cannot_be_accounted_for(command: Command, runs: Runs) -> None:
+    told = command("cost", runs.second, "--no-measure")
+    assert told.code == 2
+    assert "--autoencoder is missing" in told.err
+    assert "leave it out" in command("cost", runs.first, "--autoencoder", "pixels").err
+    assert "too long to measure: give --no-measure" in command("cost", "zoo:ldm/cin256-v2", "--data", runs.root).err
+
+
+def test_equivalents_are_the_papers_conversion() -> None:
+    there = equivalents(1e18)
+    assert there.v100_days / there.a100_days == pytest.approx(2.2)
+    assert there.h100_kwh == pytest.approx(0.7 * there.h100_hours)
+
+
+def test_kept_memory_is_counted_once_and_without_weights() -> None:
+    import torch
+
+    layer, x = torch.nn.Linear(10, 20), torch.ones(5, 10)
+
+    def step() -> object:
+        h = layer(x)  # keeps x
+        return h.sigmoid() + x.sum() * h.sigmoid()  # keeps each sigmoid's result, and factors
+
+    first = kept_for_backward(lambda: layer(x), [layer])
+    assert first == 4 * 5 * 10
+    assert kept_for_backward(step, [layer]) == 4 * (5 * 10 + 2 * 5 * 20 + 1)
