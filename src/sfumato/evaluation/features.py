@@ -61,7 +61,7 @@ class FeatureNetwork:
         # clipped before, not after: the bicubic filter overshoots, and the protocol keeps that
         x = resize(x.clamp(-1, 1), self.size, self.filter).expand(-1, 3, -1, -1)
         with torch.inference_mode():
-            found: Features = self.network(x)
+            found: Features = self.network(x.contiguous(memory_format=torch.channels_last))
         found = Features(*(None if t is None else t.float().cpu() for t in _parts(found)))  # type: ignore[arg-type]
         if not torch.isfinite(found.pooled).all():
             raise UserError(
@@ -134,6 +134,7 @@ class EfficientNetFeatures(nn.Module):
         self.classifier = nn.Linear(1280, 1000)
         self.classifier.load_state_dict({"weight": tensors["_fc.weight"], "bias": tensors["_fc.bias"]})
         self.requires_grad_(False).eval()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks the keyword
 
     def forward(self, images: Tensor) -> Features:
         """(B, 3, h, w) in [-1, 1]."""
