@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
     "data": {"rng"} | BASE,
-    "evaluation": {"errors"},
+    "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
     "checkpoint": BASE,
     "pictures": {"checkpoint"},
     "flops": {"autoencoder", "denoiser", "conditioning"},
