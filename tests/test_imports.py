@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": MODEL | {"data"},
     "training": MODEL | {"data", "evaluation", "training"},
     "interop": MODEL,
+    "study": MODEL | {"data", "evaluation", "training", "cost", "report"},
     "cost": MODEL | {"data", "flops", "training", "report.machine"},
     "report": MODEL | {"data", "evaluation"},
     "cli": {"*"},

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
-from sfumato.cli import train
+from sfumato.cli import study, train
 from sfumato.cli.cost import cost
 from sfumato.cli.demo import demo
 from sfumato.cli.export import export
@@ -39,6 +39,7 @@ SURROUNDINGS = {
 """What a user can do about errors that are the machine's, not the program's."""
 
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
+app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")
 for command in (demo, sample, reconstruct, info, cost, samplers, zoo):
     app.command()(command)
 app.command("import")(import_)

@@ -81,10 +81,8 @@ def time_first_stage(config: AutoencoderRun, players: Players, data: Dataset, st
         return Timing(
             step=_step(folder, steps),
             preview=seconds(lambda: preview(network, 0), workers.device),
-            save=seconds(
-                lambda: (save_autoencoder(network, trial, RunData(data, None), folder, state), folder.save(state)),
-                workers.device,
-            ),
+            save=seconds(lambda: save_autoencoder(network, trial, RunData(data, None), folder, state), workers.device)
+            + seconds(lambda: folder.save(state), workers.device),
             peak_memory=_peak(workers.device),
         )
 
@@ -120,9 +118,8 @@ def time_second_stage(
         timing = Timing(
             step=_step(folder, steps),
             preview=seconds(lambda: preview(networks, 0), workers.device),
-            save=seconds(
-                lambda: (save_diffusion(model, networks, trial, folder, state), folder.save(state)), workers.device
-            ),
+            save=seconds(lambda: save_diffusion(model, networks, trial, folder, state), workers.device)
+            + seconds(lambda: folder.save(state), workers.device),
             peak_memory=_peak(workers.device),
         )
     return timing, model

@@ -8,12 +8,14 @@ CSS = """
   --mono: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
   --paper: #fdfcfa; --ink: #1f1d1a; --soft: #6d675f; --rule: #e5e0d8; --panel: #f6f3ee; --edge: rgb(0 0 0 / 9%);
   --tone-0: #9a4a22; --tone-1: #2d6a8a; --tone-2: #7a7f3a; --tone-3: #8d8579;
+  --tone-4: #6b4c8a; --tone-5: #b0457b;
   --good: #3c7a52; --bad: #b23327; --bad-panel: #fbe9e6;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #171614; --ink: #ebe6de; --soft: #a29a8e; --rule: #34312c; --panel: #201e1b; --edge: rgb(255 255 255 / 9%);
     --tone-0: #e39a68; --tone-1: #7fb9d6; --tone-2: #c0c578; --tone-3: #9c9486;
+    --tone-4: #b79ad6; --tone-5: #e58fb8;
     --good: #82c79a; --bad: #f28b7d; --bad-panel: #3a211d;
   }
 }
@@ -117,6 +119,7 @@ svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-lineca
 svg .faint { opacity: 0.32; stroke-width: 1.1; }
 svg .tone-0 { stroke: var(--tone-0); } svg .tone-1 { stroke: var(--tone-1); }
 svg .tone-2 { stroke: var(--tone-2); } svg .tone-3 { stroke: var(--tone-3); }
+svg .tone-4 { stroke: var(--tone-4); } svg .tone-5 { stroke: var(--tone-5); }
 svg .mark { fill: var(--paper); stroke-width: 1.6; }
 svg .mark.full { fill: var(--tone-0); }
 svg line.mark { stroke-width: 2.2; }

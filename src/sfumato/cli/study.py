@@ -1,0 +1,139 @@
+"""`sfumato study downsampling`: the paper's question on one's own data."""
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfumato.cli.options import DeviceOption, PrecisionOption, SizeOption
+
+if TYPE_CHECKING:
+    from sfumato.data.table import DataConfig
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@app.callback()
+def _study() -> None:
+    pass
+
+
+@app.command("downsampling")
+def downsampling(
+    out: Annotated[Path, typer.Option("--out", help="The study's folder; an interrupted study there goes on.")],
+    data: Annotated[str, typer.Option("--data", help="The folder of images, or toy for the built-in world.")],
+    budget: Annotated[
+        str, typer.Option("--budget", help="Training time of each factor (and seed): 90s, 30m, 2h, 1d.")
+    ] = "30m",
+    factors: Annotated[
+        str, typer.Option("--factors", help="Downsampling factors; 1 is pixel space [default: those that fit].")
+    ] = "",
+    equal: Annotated[str, typer.Option("--equal", help="What all factors get alike: time, or compute.")] = "time",
+    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each factor.")] = 1,
+    size: SizeOption = None,
+    parameters: Annotated[
+        int, typer.Option("--parameters", help="Of every denoiser, about: the same for all factors.")
+    ] = 1_500_000,
+    channels: Annotated[int, typer.Option("--channels", help="Of every autoencoder's first level.")] = 24,
+    perceptual: Annotated[
+        bool, typer.Option("--perceptual", help="Train stage 1 with the judge's own features too: sharper, less fair.")
+    ] = False,
+    samples: Annotated[int, typer.Option("--samples", help="Pictures drawn for each judgement.")] = 512,
+    sampling_steps: Annotated[
+        str, typer.Option("--sampling-steps", help="Numbers of steps at which the speed of drawing is judged.")
+    ] = "5,10,20,50",
+    judge_side: Annotated[
+        int, typer.Option("--judge-side", help="Pictures are judged at this size; 64 is ten times cheaper than 224.")
+    ] = 64,
+    length: Annotated[int, typer.Option("--length", help="Pictures of the toy world.")] = 10_000,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Find the downsampling factor that suits the data.
+
+    Trains both stages for every factor with the same budget and judges them; OUT/study.html shows what was found.
+    """
+    from sfumato.cli.options import chosen_autocast, chosen_device, parse_size
+    from sfumato.cli.phases import clock
+    from sfumato.cli.progress import bars
+    from sfumato.config import parse
+    from sfumato.evaluation.features import efficientnet_lite0
+    from sfumato.study.arm import Stopped
+    from sfumato.study.plan import StudyConfig, arms
+    from sfumato.study.run import PAGE_FILE, run_study
+    from sfumato.training.data import height_width
+    from sfumato.training.workers import Workers, use_all_cores
+
+    place = chosen_device(device)
+    chosen_autocast(place, precision)
+    source = data_config(data, parse_size(size), length)
+    raw = {
+        "data": source.model_dump(mode="json"),
+        "factors": numbers("--factors", factors) if factors else fitting(height_width(source)),
+        "budget": seconds(budget),
+        "equal": equal,
+        "seeds": seeds,
+        "parameters": parameters,
+        "channels": channels,
+        "perceptual": perceptual,
+        "samples": samples,
+        "sampling_steps": numbers("--sampling-steps", sampling_steps),
+        "precision": precision,
+    }
+    config = parse(raw, StudyConfig, "study")
+    count = len(arms(config))
+    told = f"{count} trainings of {clock(config.budget)} each: {clock(count * config.budget)} of training in all"
+    typer.echo(f"{told}, and encoding and judging besides", err=True)
+    use_all_cores()
+    network = efficientnet_lite0(judge_side)
+    workers = Workers("cpu" if place.type == "cpu" else None)
+    command = shlex.join(["sfumato", *sys.argv[1:]])
+    try:
+        with bars() as (say, progress):
+            run_study(config, out, network, workers, command, say, progress)
+    except Stopped:
+        typer.echo("stopped; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"page: {out / PAGE_FILE}")
+
+
+def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataConfig":
+    """The toy world, or a folder; 64 pixels a side where no size is given."""
+    from sfumato.data.folder import FolderConfig
+    from sfumato.data.toyworld.dataset import ToyWorldConfig
+
+    side = size or (64, 64)
+    if data == "toy" and not os.path.isdir(data):
+        return ToyWorldConfig(size=side, length=length)
+    return FolderConfig(path=Path(data), size=side)
+
+
+def seconds(text: str) -> float:
+    """Of "90s", "30m", "2h" or "1d". Raises UserError for anything else."""
+    from sfumato.errors import UserError
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
+    if found is None or float(found.group(1)) == 0:
+        raise UserError(f"--budget {text!r} is not a time: give a number and a unit, such as 90s, 30m, 2h or 1d")
+    return float(found.group(1)) * UNITS[found.group(2)]
+
+
+def numbers(name: str, text: str) -> list[int]:
+    """Of "1,2,4". Raises UserError where one is no whole number from 1 on."""
+    from sfumato.errors import UserError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise UserError(f"{name} {text!r} is not a list of whole numbers such as 1,2,4")
+    return [int(part) for part in parts]
+
+
+def fitting(size: tuple[int, int]) -> list[int]:
+    """The paper's factors that leave a latent of 2x2 at least."""
+    return [f for f in (1, 2, 4, 8, 16, 32) if not size[0] % f and not size[1] % f and min(size) >= 2 * f]

@@ -1,0 +1,70 @@
+"""Networks by rule, so that a study compares what it means to compare and nothing else.
+
+All denoisers of a study have as many parameters, as the paper's did (section 4.1): what changes with f is how large a
+picture they see, and so how many steps the same time or compute buys. Equal operations a step would instead give pixel
+space a dwarf of a network, and answer another question.
+"""
+
+import torch
+
+from sfumato.autoencoder.model import AutoencoderConfig, KLConfig
+from sfumato.conditioning.condition import ConditionSpec
+from sfumato.denoiser.table import build_denoiser
+from sfumato.denoiser.unet import UNetConfig
+
+LATENT_CHANNELS = {2: 2, 4: 3, 8: 4, 16: 16, 32: 64}
+"""Of the paper's KL models (Table 8)."""
+AUTOENCODER_WIDTHS = (1, 2, 4, 4, 4, 4)
+DENOISER_WIDTHS = {1: (2,), 2: (1, 2), 3: (1, 2, 2), 4: (1, 1, 2, 2)}
+"""Multipliers by the number of levels."""
+ATTENDED = 8
+"""Levels of at most this height or width attend."""
+SMALLEST = 4
+"""No level is smaller than this, but where the latent is."""
+GRAIN = 8
+"""Channels come in multiples of this: every norm has so many groups."""
+
+
+def autoencoder_for(factor: int, channels: int) -> AutoencoderConfig:
+    """The first stage with downsampling factor f, a power of two from 2 to 32."""
+    levels = factor.bit_length()
+    return AutoencoderConfig(
+        channels=channels,
+        channel_multipliers=AUTOENCODER_WIDTHS[:levels],
+        blocks_per_level=1,
+        norm_groups=GRAIN,
+        latent_channels=LATENT_CHANNELS[factor],
+        bottleneck=KLConfig(initial_log_variance=-6.0),
+    )
+
+
+def denoiser_for(latent: tuple[int, int, int], parameters: int) -> UNetConfig:
+    """The U-Net on latents (C, h, w) with about so many parameters, as close as multiples of 8 channels come."""
+    C, h, w = latent
+    levels = 1
+    while levels < len(DENOISER_WIDTHS) and h % 2**levels == w % 2**levels == 0 and min(h, w) >> levels >= SMALLEST:
+        levels += 1
+    factors = tuple(2**level for level in range(levels) if min(h, w) >> level <= ATTENDED)
+
+    def of_width(channels: int) -> UNetConfig:
+        return UNetConfig(
+            channels=channels,
+            channel_multipliers=DENOISER_WIDTHS[levels],
+            blocks_per_level=1,
+            attention_factors=factors,
+            heads=GRAIN // 2,
+            scale_shift_norm=True,
+            norm_groups=GRAIN,
+        )
+
+    # parameters grow with the square of the width, nearly: from one known count to the neighbours of the target
+    known = 8 * GRAIN
+    guess = round(known * (parameters / count(of_width(known), C)) ** 0.5 / GRAIN)
+    near = [of_width(GRAIN * max(1, guess + step)) for step in (-1, 0, 1)]
+    return min(near, key=lambda config: abs(count(config, C) - parameters))
+
+
+def count(config: UNetConfig, channels: int) -> int:
+    """Parameters of an unconditional denoiser on latents of so many channels."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_denoiser(config, channels, ConditionSpec()).parameters())

@@ -1,0 +1,149 @@
+"""A study of seconds on the toy world: end to end, stopped and gone on with, and what is concluded from numbers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from command_line import Command
+from sfumato.cli.study import fitting, numbers, seconds
+from sfumato.config import parse
+from sfumato.errors import UserError
+from sfumato.study import arm as arm_module
+from sfumato.study.judge import Score
+from sfumato.study.pace import Pace, steps
+from sfumato.study.plan import StudyConfig, arms, first_run, latent_of, second_run
+from sfumato.study.result import ArmResult, Drawing, Moment, load_result, recommendation, standings
+from sfumato.study.rules import count, denoiser_for
+
+STUDY = ("study", "downsampling", "--data", "toy", "--size", 32, "--length", 40, "--budget", "1s", "--factors", "1,8")
+STUDY += ("--parameters", 30000, "--channels", 8, "--samples", 4, "--sampling-steps", "1,2", "--judge-side", 32)
+
+
+def config(**changes: object) -> StudyConfig:
+    return parse({"data": {"kind": "toy", "size": 64}, "budget": 60, **changes}, StudyConfig, "study")
+
+
+def test_a_study_ends_in_a_page_and_goes_on_where_it_was_killed(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = {f: Pace(1.0, 10, 1.0, 10, 0.1) for f in (1, 8)}  # three steps for each part, whatever this machine does
+    monkeypatch.setattr("sfumato.study.run.paces", lambda *_: fast)
+    monkeypatch.setattr("sfumato.cli.study.seconds", lambda text: 4.0)
+
+    def killed(*_: object) -> list[Drawing]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arm_module, "_ceiling", killed)
+        with pytest.raises(KeyboardInterrupt):
+            command(*STUDY, "--out", tmp_path)
+    first = (tmp_path / "f1-seed0" / "result.json").read_text()
+    learnt = (tmp_path / "f8-seed0" / "diffusion" / "model" / "denoiser.safetensors").read_bytes()
+    assert not (tmp_path / "f8-seed0" / "result.json").exists()
+    assert "1 of 2 trainings" in (tmp_path / "study.html").read_text()
+
+    done = command(*STUDY, "--out", tmp_path)
+    assert done.code == 0, done.err
+    assert (tmp_path / "f1-seed0" / "result.json").read_text() == first, "what is finished stays as it is"
+    assert (tmp_path / "f8-seed0" / "diffusion" / "model" / "denoiser.safetensors").read_bytes() == learnt
+    page = (tmp_path / "study.html").read_text()
+    assert "trainings are finished" not in page
+    assert page.count("<img") == 3, "samples of both, reconstructions of the one with a first stage"
+    assert "http" not in page.replace("http-equiv", ""), "the page asks nobody for anything"
+    pixels, latent = (load_result(tmp_path / f"f{f}-seed0" / "result.json") for f in (1, 8))
+    assert (pixels.ceiling, pixels.first_steps, pixels.second_steps) == (None, 0, 4)
+    assert (latent.first_steps, latent.second_steps, latent.latent) == (1, 3, (4, 4, 4))
+    assert [d.steps for d in latent.drawings] == [1, 2]
+    assert latent.curve[-1].step == 3
+    assert latent.curve[-1].seconds == pytest.approx(latent.first_seconds + latent.second_seconds, rel=0.01)
+    assert not (tmp_path / "f8-seed0" / "cache").exists()
+
+    refused = command(*STUDY, "--seeds", 2, "--out", tmp_path)
+    assert refused.code == 2
+    assert "a study with seeds = 1, not 2" in refused.err
+
+
+def test_all_denoisers_have_as_many_parameters() -> None:
+    for factor in (1, 2, 4, 8, 16, 32):
+        latent = latent_of(config(), factor)
+        found = count(denoiser_for(latent, 1_500_000), latent[0])
+        assert found == pytest.approx(1_500_000, rel=0.12), factor
+
+
+def test_the_networks_of_an_arm_fit_its_pictures() -> None:
+    study = config(factors=[1, 4, 16])
+    for arm in arms(study):
+        run = first_run(study, arm, 10)
+        assert (run is None) == (arm.factor == 1)
+        assert run is None or run.model.factor == arm.factor
+        second = second_run(study, arm, latent_of(study, arm.factor), 10)
+        assert latent_of(study, arm.factor)[1] % second.denoiser.factor == 0
+        assert second.train.seed == arm.seed
+
+
+def test_the_budget_is_spent_alike() -> None:
+    known = {1: Pace(0, 0, 2.0, 200, 0), 4: Pace(0.5, 40, 0.25, 20, 0.1), 8: Pace(0.5, 60, 0.1, 5, 0.1)}
+    study = config(factors=[1, 4, 8], budget=100, first_share=0.25)
+    for factor in (1, 4, 8):
+        bought, pace = steps(study, known, factor), known[factor]
+        assert bought.first * pace.first_seconds + bought.second * pace.second_seconds == pytest.approx(100, rel=0.02)
+    study = config(factors=[1, 4, 8], budget=100, first_share=0.25, equal="compute")
+    for factor in (1, 4, 8):
+        bought, pace = steps(study, known, factor), known[factor]
+        operations = bought.first * pace.first_operations + bought.second * pace.second_operations
+        assert operations == pytest.approx(100 * 20 / 0.25, rel=0.03), "the reference arm's rate is 80 a second"
+
+
+def result(factor: int, kernel: float, rate: float, seed: int = 0, std: float = 0.01) -> ArmResult:
+    drawing = Drawing(10, rate, Score(kernel, std, 1.0))
+    latent = (3, 64 // factor, 64 // factor)
+    return ArmResult(
+        factor, seed, latent, 0, 1, 0, 1, 0.0, 1.0, 0.0, 1, (0.0,), (1.0,), (Moment(1.0, 1, kernel),), (drawing,), None
+    )
+
+
+def test_the_fastest_of_the_indistinguishable_is_recommended(tmp_path: Path) -> None:
+    results = [result(1, 0.9, 1), result(4, 0.100, 10), result(8, 0.105, 30), result(16, 0.3, 90)]
+    headline, said = recommendation(results)
+    assert headline == "f = 8 suits this data"
+    assert "f = 4 came closest" in said
+    assert "f = 8 cannot be told from it" in said
+    assert "3.0 times as fast" in said
+    seeds = [result(4, 0.10, 10), result(4, 0.102, 10, seed=1), result(8, 0.11, 30), result(8, 0.112, 30, seed=1)]
+    assert recommendation(seeds)[0] == "f = 4 suits this data"
+    assert [s.factor for s in standings(results)] == [4, 8, 16, 1]
+    results[1].save(tmp_path / "r.json")
+    assert load_result(tmp_path / "r.json") == results[1]
+    whole = replace(results[1], seed=3)
+    assert json.loads((tmp_path / "r.json").read_text())["seed"] != whole.seed
+
+
+def test_bad_options() -> None:
+    assert [seconds(t) for t in ("90s", "30m", "2h", "1d")] == [90, 1800, 7200, 86400]
+    for text in ("30", "m", "-3m", "0s"):
+        with pytest.raises(UserError, match=r"--budget .* such as 90s"):
+            seconds(text)
+    with pytest.raises(UserError, match="--factors"):
+        numbers("--factors", "1,x")
+    assert fitting((64, 96)) == [1, 2, 4, 8, 16, 32]
+    assert fitting((32, 32)) == [1, 2, 4, 8, 16]
+    with pytest.raises(UserError, match=r"factor 32 leaves no latent of 2x2 of pictures of 32x32"):
+        config(data={"kind": "toy", "size": 32}, factors=[1, 32])
+    with pytest.raises(UserError, match="factor 3 is not one of"):
+        config(factors=[3])
+
+
+def test_samples_are_judged_worse_than_the_data(tmp_path: Path) -> None:
+    from sfumato.evaluation.features import efficientnet_lite0
+    from sfumato.study.judge import Judge
+
+    data = config(data={"kind": "toy", "size": 32, "length": 24}).data.build()  # type: ignore[union-attr]
+    judge = Judge.of(efficientnet_lite0(32), data, tmp_path / "reference.safetensors")
+    real = torch.stack([data[i].image for i in range(24)])
+    noise = torch.randint(0, 256, real.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    again = Judge.of(efficientnet_lite0(32), data, tmp_path / "reference.safetensors")
+    assert torch.equal(judge.reference, again.reference)
+    assert judge(noise).kernel > judge(real).kernel + 0.1
