@@ -82,7 +82,8 @@ def _drawing(results: Sequence[ArmResult], network: str) -> Markup:
 
 def _ceilings(results: Sequence[ArmResult]) -> Markup:
     best = standings(results)[0].factor
-    rows, marked = [], []
+    rows: list[list[str]] = []
+    marked: list[int] = []
     for result in results:
         ceiling, final = result.ceiling, result.final
         if result.factor == best:
@@ -98,11 +99,11 @@ def _ceilings(results: Sequence[ArmResult]) -> Markup:
                 "–" if ceiling is None else f"{ceiling.ssim:.3f}",
                 f"{result.first_steps:,} + {result.second_steps:,}",
                 f"{(result.first_seconds + result.second_seconds) / 60:.1f}",
-                f"{result.operations / 1e15:.3g}",
+                f"{result.operations / 1e12:,.4g}",
                 f"{result.autoencoder_parameters / 1e6:.2f} + {result.denoiser_parameters / 1e6:.2f}",
             ]
         )
-    head = ["", "KID", "FD", "pictures/s", "ceiling KID", "PSNR", "SSIM", "steps", "minutes", "PFLOPs", "M parameters"]
+    head = ["", "KID", "FD", "pictures/s", "ceiling KID", "PSNR", "SSIM", "steps", "minutes", "TFLOPs", "M parameters"]
     note = element(
         "p",
         "Ceiling: of reconstructions of held-out pictures; samples cannot be much better. The best of the numbers of "
