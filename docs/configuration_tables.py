@@ -18,10 +18,15 @@ from pydantic.fields import FieldInfo
 
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.transformer import TransformerRun
 
 PAGE = Path(__file__).with_name("configuration.md")
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-ROOTS = (("Stage 1: `sfumato train autoencoder`", AutoencoderRun), ("Stage 2: `sfumato train diffusion`", DiffusionRun))
+ROOTS = (
+    ("Stage 1: `sfumato train autoencoder`", AutoencoderRun),
+    ("Stage 2: `sfumato train diffusion`", DiffusionRun),
+    ("The baseline: `sfumato train transformer`", TransformerRun),
+)
 MEANINGS = {  # of keys whose name says it beside the code, but not to someone who reads this page alone
     "AutoencoderConfig.channels": "width that `channel_multipliers` multiply",
     "AutoencoderConfig.attention": "of the middle block and of `attention_levels`",
@@ -54,6 +59,14 @@ MEANINGS = {  # of keys whose name says it beside the code, but not to someone w
     "DiffusionTraining.ema_decay": "of the averaged weights, which are what is exported",
     "DiffusionTraining.workers": "reading threads",
     "DiffusionTraining.max_skipped": "Stop after so many steps in a row whose gradients were not finite.",
+    "CodeTransformerConfig.dim": "width",
+    "CodeTransformerConfig.depth": "layers",
+    "TransformerTraining.batch": "images per process and micro-batch",
+    "TransformerTraining.accumulate": "micro-batches a step",
+    "TransformerTraining.precision": "auto: bfloat16 where the hardware computes it",
+    "TransformerTraining.ema_decay": "of the averaged weights, which are what is exported",
+    "TransformerTraining.workers": "reading threads",
+    "TransformerTraining.max_skipped": "Stop after so many steps in a row whose gradients were not finite.",
     "OptimiserConfig.clip_norm": "gradients above this norm are scaled down to it",
     "OptimiserConfig.weight_decay": "of matrices and kernels only",
     "OptimiserConfig.tail_fraction": "of the run",

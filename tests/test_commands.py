@@ -26,7 +26,7 @@ from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
 COMMANDS = ["demo", "sample", "reconstruct", "info", "cost", "samplers", "zoo", "import", "export"]
-COMMANDS += ["train autoencoder", "train diffusion", "study downsampling"]
+COMMANDS += ["sample-codes", "train autoencoder", "train diffusion", "train transformer", "study downsampling"]
 
 
 def pixels(path: Path) -> np.ndarray:

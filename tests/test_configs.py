@@ -12,6 +12,7 @@ from pydantic import BaseModel
 import sfumato
 from sfumato.autoencoder.discriminator import PatchDiscriminator
 from sfumato.autoencoder.model import Autoencoder
+from sfumato.autoregressive.network import CodeTransformer
 from sfumato.cli.train import with_data
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.table import build_conditioner, text_config
@@ -24,6 +25,7 @@ from sfumato.errors import UserError
 from sfumato.model import ModelConfig, build
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.transformer import TransformerRun
 
 ZOO = Path(sfumato.__file__).parent / "zoo"
 FILES = sorted(ZOO.rglob("*.yaml"))
@@ -35,6 +37,8 @@ def schema_of(raw: dict[str, Any]) -> type[BaseModel]:
     """By what the file speaks of."""
     if "denoiser" in raw:
         return DiffusionRun
+    if "transformer" in raw:
+        return TransformerRun
     return AutoencoderRun if "model" in raw else ModelConfig
 
 
@@ -43,7 +47,9 @@ def shipped(file: Path) -> BaseModel:
     schema = schema_of(raw)
     if schema is not ModelConfig:
         folder = raw.get("data", {}).get("kind", "folder") == "folder"
-        raw = with_data(raw, Path("a/folder") if folder else None, (64, 64) if schema is DiffusionRun else None)
+        raw = with_data(
+            raw, Path("a/folder") if folder else None, (64, 64) if schema in (DiffusionRun, TransformerRun) else None
+        )
     return parse(raw, schema, str(file))
 
 
@@ -62,6 +68,8 @@ def test_a_shipped_configuration_parses_and_builds(file: Path) -> None:
             assert autoencoder.factor == config.model.factor
         elif isinstance(config, DiffusionRun):
             build_second(config)
+        elif isinstance(config, TransformerRun):
+            CodeTransformer(config.transformer, 64, (8, 8), ConditionSpec(token_dim=8))
         else:
             assert isinstance(config, ModelConfig)
             build(config)

@@ -11,6 +11,7 @@ from sfumato import pictures
 from sfumato.autoencoder.bottleneck import bits_per_dimension, code_counts, codebook_usage
 from sfumato.autoencoder.model import Autoencoder, VQConfig
 from sfumato.autoencoder.scaling import LatentStatistics
+from sfumato.autoregressive.model import CodeModel
 from sfumato.checkpoint import write_text
 from sfumato.data.dataset import Dataset
 from sfumato.data.loader import sweep
@@ -18,6 +19,7 @@ from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.training.data import RunData
 from sfumato.training.diffusion import Steered
+from sfumato.training.transformer import Prompted
 from sfumato.training.workers import Precision, autocast
 
 Values = Mapping[str, float | list[float]]
@@ -104,6 +106,35 @@ class Samples:
                 label=list(self.label) if self.label is not None else None,
                 n=self.count,
             )
+        pictures.save_png(
+            self.folder / f"samples-{step:08d}.png", pictures.grid(images, columns=8), scale=_scale(images)
+        )
+        return {"sample_mean": images.mean().item(), "sample_std": images.std().item()}
+
+
+@dataclass(frozen=True)
+class CodeSamples:
+    """Draws `previews/` of a transformer over codes: the same prompts and seeds every time."""
+
+    model: CodeModel
+    folder: Path
+    text: Sequence[str] | None
+    label: Sequence[int] | None
+    count: int = SHOWN
+
+    @classmethod
+    def of(cls, model: CodeModel, data: RunData, folder: Path) -> "CodeSamples":
+        """With the captions or labels of held-out examples, where the model is steered by them."""
+        source = data.held_out or data.training
+        reads = () if model.conditioner is None else model.conditioner.reads
+        fields = [source[i].fields for i in range(min(SHOWN, len(source)))]
+        text = [f["text"] for f in fields] if "text" in reads else None
+        label = [int(f["label"]) for f in fields] if "label" in reads else None
+        return cls(model, folder, text, label, len(fields) if reads else SHOWN)
+
+    def __call__(self, networks: Prompted, step: int) -> Values:
+        model = replace(self.model, network=networks.transformer, conditioner=networks.conditioner)
+        images = model.sample_tensor(self.text, self.label, range(self.count))
         pictures.save_png(
             self.folder / f"samples-{step:08d}.png", pictures.grid(images, columns=8), scale=_scale(images)
         )

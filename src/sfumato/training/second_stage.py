@@ -37,13 +37,13 @@ def begin(config: DiffusionRun, first: LatentDiffusion, latents: MeasuredLatents
 
     Raises UserError where the data lacks a field that the conditioner reads, or the two do not suit each other.
     """
-    tokenizer = _tokenizer(config.conditioner, latents.captions())
+    tokenizer = fitted_tokenizer(config.conditioner, latents.captions())
     with rng.seeded(config.train.seed, "weights", "diffusion", device=torch.device("cpu")):
         conditioner = build_conditioner(config.conditioner, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.denoiser, first.autoencoder.latent_channels, spec)
     if conditioner is not None:
-        _check_fields(conditioner.reads, latents.fields)
+        check_fields(conditioner.reads, latents.fields)
         _check_conditioner(conditioner, config, latents.classes)
     described = ModelConfig(
         autoencoder=first.config.autoencoder,
@@ -69,7 +69,7 @@ def steered(model: LatentDiffusion) -> Steered:
     return Steered(model.second.denoiser, model.second.conditioner)
 
 
-def _tokenizer(config: ConditionerConfig, captions: Sequence[str] | None) -> str | None:
+def fitted_tokenizer(config: ConditionerConfig, captions: Sequence[str] | None) -> str | None:
     """A tokenizer fitted on the captions, where the conditioner asks for one."""
     part = text_config(config)
     if part is None or part.tokenizer != "fitted":
@@ -82,7 +82,8 @@ def _tokenizer(config: ConditionerConfig, captions: Sequence[str] | None) -> str
     return fit_tokenizer(captions, part.vocabulary)
 
 
-def _check_fields(reads: Sequence[str], fields: Sequence[str]) -> None:
+def check_fields(reads: Sequence[str], fields: Sequence[str]) -> None:
+    """Raises UserError where the data lacks a field that the conditioner reads."""
     missing = [name for name in reads if name not in fields]
     if missing:
         has = ", ".join(fields) or "none"

@@ -1,0 +1,72 @@
+"""`sfumato sample-codes`."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sfumato.cli.options import BatchOption, DeviceOption
+
+
+def sample_codes(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A transformer's run or model folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the pictures; numbering goes on in one in use.")],
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Texts, or none.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="A class by name or number.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="Pictures of each prompt or label.")] = 4,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest code each time.")] = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", help="Choose among so many codes; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Choose among the likeliest that reach this together.")] = 1.0,
+    guidance: Annotated[float, typer.Option("--guidance", help="How strongly to follow the prompt; 1 is off.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the first picture; the next takes the next number.")] = 0,
+    batch: BatchOption = 16,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw with a transformer over codes, the baseline.
+
+    Writes OUT/0000.png ..., each with its prompt, seed and settings inside, and OUT/grid.png.
+    """
+    import torch
+
+    from sfumato import __version__, pictures
+    from sfumato.autoregressive.drawing import Choice
+    from sfumato.autoregressive.model import load_code_model
+    from sfumato.cli.options import at_least, chosen_device, columns_of, enough_memory, out_folder
+    from sfumato.cli.progress import counting
+    from sfumato.cli.sample import next_number, wanted
+    from sfumato.training.workers import use_all_cores
+
+    wishes = wanted(prompts, label, at_least("-n", count, 1), seed)
+    at_least("--batch", batch, 1)
+    choice = Choice(temperature, top_k, top_p)
+    use_all_cores()
+    loaded = load_code_model(model, chosen_device(device))
+    folder = out_folder(out)
+    first = number = next_number(folder)
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    about: dict[str, Any] = {**settings, "sfumato": __version__}
+    batches = [wishes[i : i + batch] for i in range(0, len(wishes), batch)]
+    h, w = loaded.network.size
+    sheet = []
+    t_start = time.monotonic()
+    with enough_memory(batch), counting("writing codes", h * w * len(batches), "positions") as advance:
+        for part in batches:
+            images = loaded.sample_tensor(
+                None if part[0].text is None else [wish.text or "" for wish in part],
+                None if part[0].label is None else [wish.label or "" for wish in part],
+                [wish.seed for wish in part],
+                choice,
+                guidance,
+                lambda position: advance(1),
+            )
+            for wish, pixels in zip(part, pictures.to_uint8(images).cpu(), strict=True):
+                own = {"prompt": wish.text, "label": wish.label, "seed": wish.seed}
+                known = {name: value for name, value in own.items() if value is not None}
+                pictures.save_png(folder / f"{number:04d}.png", pixels, {**known, **about})
+                number += 1
+                sheet.append(pixels)
+    elapsed = time.monotonic() - t_start
+    name = folder / ("grid.png" if first == 0 else f"grid-{first:04d}.png")
+    pictures.save_png(name, pictures.grid(torch.stack(sheet), columns_of(len(sheet))), about)
+    typer.echo(f"{len(wishes)} pictures in {elapsed:.1f} s, {len(wishes) / elapsed:.1f} a second; sheet: {name}")

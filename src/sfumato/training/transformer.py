@@ -1,0 +1,209 @@
+"""The baseline's stage 2: the loop that trains a transformer on the codes of cached latents (Esser et al. 2021)."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sfumato import rng
+from sfumato.autoencoder.bottleneck import VectorQuantizer
+from sfumato.autoregressive.model import CodeModel, CodeModelConfig, build_code_model, codebook_of
+from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
+from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
+from sfumato.conditioning.table import ConditionerConfig, NoneConfig
+from sfumato.data.dataset import LatentSource
+from sfumato.data.latents import MeasuredLatents
+from sfumato.data.loader import Loader
+from sfumato.data.table import DataConfig
+from sfumato.model import LatentDiffusion
+from sfumato.schema import Schema
+from sfumato.training import ema
+from sfumato.training.data import HeldOut, height_width
+from sfumato.training.log import RunLog
+from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
+from sfumato.training.run import RunFolder, interruptible
+from sfumato.training.second_stage import check_fields, fitted_tokenizer
+from sfumato.training.state import TrainState
+from sfumato.training.steps import check_progress, count_step
+from sfumato.training.workers import Precision, Workers, autocast
+
+
+class TransformerTraining(Schema):
+    """How long and how; a step sees batch · accumulate · processes images."""
+
+    steps: int = Field(100_000, ge=1)
+    batch: int = Field(32, ge=1)
+    accumulate: int = Field(1, ge=1)
+    condition_dropout: float = Field(0.1, ge=0, le=1)
+    """How often an image is trained without its condition, so that guidance works; 0 rules guidance out."""
+    precision: Precision = "auto"
+    optimiser: OptimiserConfig = OptimiserConfig()
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    seed: int = 0
+    log_every: int = Field(50, ge=1)
+    preview_every: int = Field(1000, ge=1)
+    save_every: int = Field(1000, ge=1)
+    workers: int = Field(1, ge=0)
+    max_skipped: int = Field(20, ge=1)
+
+
+class TransformerRun(Schema):
+    """The configuration of `sfumato train transformer`."""
+
+    transformer: CodeTransformerConfig = CodeTransformerConfig()
+    conditioner: ConditionerConfig = NoneConfig()
+    data: DataConfig
+    held_out: HeldOut = HeldOut()
+    mirrored: bool = False
+    """Cache each picture's mirror image too: not where left and right have a meaning."""
+    train: TransformerTraining = TransformerTraining()
+
+
+class Prompted(nn.Module):
+    """Transformer and conditioner as one module: what is trained, averaged and wrapped together."""
+
+    def __init__(self, transformer: CodeTransformer, conditioner: Conditioner | None) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.conditioner = conditioner
+
+    def forward(self, codes: Tensor, fields: Fields, keep: Tensor | None = None) -> Tensor:
+        """codes (B, T) -> logits (B, T, K); `keep` (B,) bool, False where the image goes without its condition."""
+        if self.conditioner is None:
+            return self._logits(Condition(), codes)
+        condition = self.conditioner(fields)
+        if keep is not None:
+            condition = select(keep, condition, self.conditioner.null(len(codes), self.transformer.size))
+        return self._logits(condition, codes)
+
+    def _logits(self, condition: Condition, codes: Tensor) -> Tensor:
+        logits: Tensor = self.transformer(condition, codes)
+        return logits
+
+
+Preview = Callable[[Prompted, int], Mapping[str, float | list[float]]]
+"""Given the averaged networks and the step, draws samples and returns numbers for the log."""
+
+Export = Callable[[Prompted, TrainState], None]
+"""Writes the model folder of the averaged networks."""
+
+
+def begin(config: TransformerRun, first: LatentDiffusion, latents: MeasuredLatents) -> CodeModel:
+    """The model to train, with weights drawn from the run's seed.
+
+    Raises UserError where the autoencoder has no codebook, or the data lacks a field that the conditioner reads.
+    """
+    codebook_of(first)
+    described = CodeModelConfig(
+        transformer=config.transformer,
+        conditioner=config.conditioner,
+        condition_dropout=0.0 if config.conditioner.kind == "none" else config.train.condition_dropout,
+        image_size=height_width(config.data),
+        classes=latents.classes,
+        about=first.config.about,
+    )
+    tokenizer = fitted_tokenizer(config.conditioner, latents.captions())
+    with rng.seeded(config.train.seed, "weights", "transformer", device=torch.device("cpu")):
+        model = build_code_model(described, first, tokenizer)
+    if model.conditioner is not None:
+        check_fields(model.conditioner.reads, latents.fields)
+    return model
+
+
+def train_transformer(
+    config: TransformerRun,
+    networks: Prompted,
+    quantize: VectorQuantizer,
+    latents: LatentSource,
+    folder: RunFolder,
+    preview: Preview,
+    export: Export,
+    workers: Workers | None = None,
+) -> TrainState:
+    """Trains `networks`, or goes on where the run in `folder` stopped; returns the final state.
+
+    The codebook is only asked for the codes of cached latents: images are never encoded here.
+    Raises UserError if the folder holds another run, the disk fills up, or the loss stays non-finite.
+    """
+    train, workers = config.train, workers or Workers()
+    networks, quantize = workers.place(networks), quantize.to(workers.device)
+    shadow = ema.average_of(networks)
+    learning = [p for p in networks.parameters() if p.requires_grad]
+    state = TrainState(
+        modules={"networks": networks, "ema": shadow},
+        optimisers={"networks": build_optimiser(train.optimiser, learning)},
+    )
+    optimiser = state.optimisers["networks"]
+    source = latents.fingerprint()
+    folder.resume(state, source)
+    state.notes["source"] = source
+    wrapped = workers.wrap(networks)
+
+    step_images = train.batch * train.accumulate * workers.world
+    precision = autocast(workers.device, train.precision)
+    seen_before, stop = state.images, False
+    with (
+        Loader(
+            latents, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
+        ) as data,
+        RunLog(folder.path, "transformer", train.steps, state.step, workers.leads) as log,
+        interruptible() as interrupt,
+    ):
+        while state.step < train.steps and not stop:
+            t_start = time.monotonic()
+            set_rate(optimiser, learning_rate(train.optimiser, state.step, train.steps))
+            loss_sum = torch.zeros((), device=workers.device)
+            for micro, keep in enumerate(_kept(config, networks.conditioner is not None, state.step, workers)):
+                batch = next(data).to(workers.device)
+                codes = quantize.search(batch.moments).flatten(1)
+                with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=codes.device):
+                    logits = wrapped(codes, batch.fields, keep)
+                loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+                (loss / train.accumulate).backward()
+                loss_sum += loss.detach() / train.accumulate
+
+            norm = gradients_norm(learning)
+            finite = bool(torch.isfinite(norm))
+            if finite:
+                clip_(learning, norm, train.optimiser.clip_norm)
+                optimiser.step()
+                ema.update(shadow, networks, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
+            optimiser.zero_grad(set_to_none=True)
+            count_step(state, finite, step_images, time.monotonic() - t_start)
+            check_progress(state, train.max_skipped)
+
+            workers.average([loss_sum])
+            if state.step % train.log_every == 0 or state.step == train.steps:
+                values = {"loss": loss_sum.item(), "gradient_norm": norm.item()}
+                values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
+                values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
+                log.record(state.step, values)
+            log.advance(state.step, state.images - seen_before, f"loss {loss_sum.item():.4f}")
+            last = state.step == train.steps
+            stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
+            if workers.leads and (state.step % train.preview_every == 0 or last):
+                log.record(state.step, preview(_averaged(shadow), state.step))
+            if workers.leads and (state.step % train.save_every == 0 or last or stop):
+                export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
+                folder.save(state)
+        if stop and state.step < train.steps:
+            log.say(f"stopped after step {state.step}; the same command goes on from there")
+    return state
+
+
+def _averaged(shadow: nn.Module) -> Prompted:
+    assert isinstance(shadow, Prompted)
+    return shadow
+
+
+def _kept(config: TransformerRun, steered: bool, step: int, workers: Workers) -> list[Tensor | None]:
+    """For each micro-batch which images keep their condition: this rank's rows of the step's draw; None keeps all."""
+    train = config.train
+    if not steered or train.condition_dropout == 0:
+        return [None] * train.accumulate
+    rows = (train.accumulate, workers.world, train.batch)
+    drawn = torch.rand(rows, generator=rng.generator(train.seed, "condition-dropout", step)) >= train.condition_dropout
+    return list(drawn[:, workers.rank].to(workers.device))
