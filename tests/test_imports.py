@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": MODEL | {"data", "evaluation", "training"},
     "interop": MODEL,
     "report": MODEL | {"data", "evaluation"},
+    "cards": MODEL | {"data", "evaluation", "report"},
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"model"},
