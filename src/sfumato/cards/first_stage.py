@@ -99,7 +99,8 @@ def _add(
     if side >= MS_SSIM_SIDE:
         found["MS-SSIM"] = ms_ssim(output, images)
     if lpips is not None and side >= LPIPS_SIDE:
-        found["LPIPS-vgg16"] = lpips(output.to(model.device), images.to(model.device)).double().cpu()
+        with torch.autocast(model.device.type, enabled=False):
+            found["LPIPS-vgg16"] = lpips(output.to(model.device), images.to(model.device)).double().cpu()
     for name, values in found.items():
         sums.values.setdefault(name, []).append(values)
     for name, network in networks.items():

@@ -1,5 +1,6 @@
 """Measuring a subject against data: one pass over its pictures, then the metrics, then its nearest neighbours."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,10 +140,13 @@ def check(subject: Subject, dataset: Dataset, settings: Settings) -> None:
     kinds = {wanted.kind for wanted in settings.wanted}
     if subject.count < 2:
         raise UserError(f"{subject.count} picture is no distribution: give two at least, thousands to mean something")
-    if "cas" in kinds and ("label" not in dataset.fields or not subject.classes):
+    if "cas" in kinds and not ("label" in dataset.fields and "label" in subject.fields):
         raise UserError("metric 'cas' needs labels on both sides: class sub-folders, or a class model")
     if "reader" in kinds and not isinstance(dataset, ToyWorld):
         raise UserError("metric 'reader' reads pictures of the toy world: give toy as DATA, or leave it out")
+    for kind in ("clip-score", "reader"):
+        if kind in kinds and "text" not in subject.fields:
+            raise UserError(f"metric {kind!r} needs the captions that the pictures were drawn for; these have none")
 
 
 @contextmanager
@@ -162,9 +166,9 @@ def _one_pass(subject: Subject, settings: Settings, progress: Progress) -> _Pass
             found = network(drawn.images)
             seen.collected[name].add(found, name in laid_out, name in classed)
             if settings.clip is not None and network is settings.clip.images:
-                seen.clip.append(settings.clip(found.pooled, _texts(drawn, "clip-score")))
+                seen.clip.append(settings.clip(found.pooled, _texts(drawn)))
         if read:
-            texts = _texts(drawn, "reader")
+            texts = _texts(drawn)
             seen.readings += [
                 score(facts(text), reading) for text, reading in zip(texts, read_batch(drawn.images), strict=True)
             ]
@@ -179,9 +183,8 @@ def _one_pass(subject: Subject, settings: Settings, progress: Progress) -> _Pass
     return seen
 
 
-def _texts(drawn: Drawn, metric: str) -> list[str]:
-    if drawn.text is None:
-        raise UserError(f"metric {metric!r} needs the captions that the pictures were drawn for; these have none")
+def _texts(drawn: Drawn) -> list[str]:
+    assert drawn.text is not None, "checked before"
     return drawn.text
 
 
@@ -228,8 +231,6 @@ def _labels(seen: _Pass, real: Reference, subject: Subject, dataset: Dataset) ->
         known = [int(dataset.describe(int(row))["label"]) for row in real.rows]
     else:
         known = [int(dataset[int(row)].fields["label"]) for row in real.rows]
-    if len(seen.labels) != seen.count:
-        raise UserError("metric 'cas' needs a label for every picture: class sub-folders, or a class model")
     return torch.tensor([place[label] for label in seen.labels]), torch.tensor(known), len(theirs)
 
 
@@ -247,6 +248,7 @@ def _memorisation(
         "median_ratio": found.ratio.median().item(),
         "searched": float(len(real[name].features)),
     }
+    figures = {key: value for key, value in figures.items() if math.isfinite(value)}  # twins make infinite ratios
     return figures, _closest(found, real[name], subject, dataset)
 
 

@@ -106,9 +106,10 @@ Scored = tuple[dict[str, Metric], dict[str, object]]
 
 
 def _frechet(job: Job) -> Scored:
-    distance = SampledDistance(job.samples.pooled(), job.real.statistics)
     if not job.resamples:
-        return {job.name: Metric(value=distance(), better="lower")}, {}
+        value = frechet_distance(GaussianStatistics.of(job.samples.parts), job.real.statistics)
+        return {job.name: Metric(value=value, better="lower")}, {}
+    distance = SampledDistance(job.samples.pooled(), job.real.statistics)
     return {job.name: _bounded(distance_interval(distance, job.generator(), job.resamples))}, {}
 
 
@@ -188,11 +189,13 @@ def warnings_of(job: Job) -> list[str]:
     layout = job.samples.spatial if job.wanted.kind == "sfd" else None
     D = job.network.dim if layout is None else layout.dim
     n = sum(len(part) for part in job.samples.parts)
-    M = job.real.statistics.count
-    worth = "compare it only with cards of the same counts, and trust KD and FD-infinity more"
-    told = []
-    if n < D:
-        told.append(f"{n} samples are fewer than the {D} dimensions of {job.name}: it is far too large; {worth}")
-    if M < D:
-        told.append(f"{M} real pictures are fewer than the {D} dimensions of {job.name}: it is far too large; {worth}")
-    return told
+    if job.wanted.kind == "fd-inf":
+        few = f"{n} samples are few for a line through parts of them over {D} dimensions: take {job.name} for a hint"
+        return [few] if n < 2 * D else []
+    worth = "compare it only with cards of the same counts, and trust KD more"
+    counts = ((n, "samples"), (job.real.statistics.count, "real pictures"))
+    return [
+        f"{count} {what} are fewer than the {D} dimensions of {job.name}, which is far too large then: {worth}"
+        for count, what in counts
+        if count < D
+    ]

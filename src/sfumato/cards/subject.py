@@ -36,6 +36,10 @@ class Subject(Protocol):
     @property
     def classes(self) -> Sequence[str] | None: ...
 
+    @property
+    def fields(self) -> Sequence[str]:
+        """What every picture comes with: text, label."""
+
     def batches(self, batch: int) -> Iterator[Drawn]:
         """All pictures in order."""
 
@@ -112,6 +116,11 @@ class ModelSubject:
     def classes(self) -> Sequence[str] | None:
         return self.model.config.classes
 
+    @property
+    def fields(self) -> Sequence[str]:
+        known = {"text": self.asked.text, "label": self.asked.label}
+        return [name for name, values in known.items() if values is not None]
+
     def batches(self, batch: int) -> Iterator[Drawn]:
         for start in range(0, self.count, batch):
             numbers = range(start, min(start + batch, self.count))
@@ -158,6 +167,10 @@ class FolderSubject:
     @property
     def classes(self) -> Sequence[str] | None:
         return self.dataset.classes
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return self.dataset.fields
 
     def batches(self, batch: int) -> Iterator[Drawn]:
         self._readable.clear()
