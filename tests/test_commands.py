@@ -25,8 +25,22 @@ from sfumato.pictures import from_pil
 from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
-COMMANDS = ["demo", "sample", "reconstruct", "info", "cost", "samplers", "zoo", "import", "export"]
-COMMANDS += ["sample-codes", "train autoencoder", "train diffusion", "train transformer", "study downsampling"]
+COMMANDS = [
+    "demo",
+    "sample",
+    "sample-codes",
+    "reconstruct",
+    "evaluate",
+    "evaluate-autoencoder",
+    "compare",
+    "info",
+    "cost",
+    "samplers",
+    "zoo",
+    "import",
+    "export",
+]
+COMMANDS += ["train autoencoder", "train diffusion", "train transformer", "study downsampling"]
 
 
 def pixels(path: Path) -> np.ndarray:

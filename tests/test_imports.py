@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "study": MODEL | {"data", "evaluation", "training", "cost", "report"},
     "cost": MODEL | {"data", "flops", "training", "report.machine"},
     "report": MODEL | {"data", "evaluation"},
+    "cards": MODEL | {"data", "evaluation", "report"},
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"model"},

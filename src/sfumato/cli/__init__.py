@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
-from sfumato.cli import study, train, train_transformer
+from sfumato.cli import study, train
+from sfumato.cli.compare import compare
 from sfumato.cli.cost import cost
 from sfumato.cli.demo import demo
+from sfumato.cli.evaluate import evaluate
+from sfumato.cli.evaluate_autoencoder import evaluate_autoencoder
 from sfumato.cli.export import export
 from sfumato.cli.import_ import import_
 from sfumato.cli.info import info
@@ -18,6 +21,7 @@ from sfumato.cli.reconstruct import reconstruct
 from sfumato.cli.sample import sample
 from sfumato.cli.sample_codes import sample_codes
 from sfumato.cli.samplers import samplers
+from sfumato.cli.train_transformer import transformer
 from sfumato.cli.zoo import zoo
 from sfumato.errors import UserError
 
@@ -39,10 +43,22 @@ SURROUNDINGS = {
 }
 """What a user can do about errors that are the machine's, not the program's."""
 
-assert train_transformer.app is train.app  # its command stands among the others
+train.app.command()(transformer)
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
 app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")
-for command in (demo, sample, sample_codes, reconstruct, info, cost, samplers, zoo):
+for command in (
+    demo,
+    sample,
+    sample_codes,
+    reconstruct,
+    evaluate,
+    evaluate_autoencoder,
+    compare,
+    info,
+    cost,
+    samplers,
+    zoo,
+):
     app.command()(command)
 app.command("import")(import_)
 app.command()(export)

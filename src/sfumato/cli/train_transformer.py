@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfumato.cli.train import CacheOption, ConfigArgument, DataOption, OutOption, OverridesArgument, app, with_data
+from sfumato.cli.train import CacheOption, ConfigArgument, DataOption, OutOption, OverridesArgument, with_data
 
 if TYPE_CHECKING:
     from sfumato.autoregressive.model import CodeModel
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sfumato.training.transformer import Prompted, TransformerRun
 
 
-@app.command("transformer")
 def transformer(
     config: ConfigArgument,
     out: OutOption,

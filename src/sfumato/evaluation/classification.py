@@ -50,7 +50,7 @@ def linear_accuracy(
         return loss
 
     with torch.enable_grad():
-        optimiser.step(closure)  # type: ignore[arg-type]  # a tensor is a float to it
+        optimiser.step(closure)
     with torch.no_grad():
         said = F.linear((test_features.double() - mean) / std, weight, bias).argmax(dim=1)
     return (said == test_labels).double().mean().item()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.evaluation.frechet import GaussianStatistics, symmetric_root
+from sfumato.evaluation.frechet import GaussianStatistics, root_of_covariance, sum_of_roots
 
 POINTS = 5
 
@@ -37,7 +37,7 @@ class SampledDistance:
         covariance = reference.covariance()
         self._trace = covariance.trace()
         self._x = features.double() - reference.mean()
-        self._projected = self._x @ symmetric_root(covariance)
+        self._projected = self._x @ root_of_covariance(covariance)
 
     def __len__(self) -> int:
         return len(self._x)
@@ -53,7 +53,7 @@ class SampledDistance:
         spread = (x.square().sum() - n * mean.square().sum()) / (n - 1)
         y = y - y.mean(dim=0)
         gram = y @ y.T if n < y.shape[1] else y.T @ y
-        cross = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum() / (n - 1) ** 0.5
+        cross = sum_of_roots(gram) / (n - 1) ** 0.5
         return max(0.0, (mean.square().sum() + spread + self._trace - 2 * cross).item())
 
 

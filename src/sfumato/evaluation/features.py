@@ -60,7 +60,8 @@ class FeatureNetwork:
             raise UserError(f"{_rows(x)} of a batch of {len(x)} pictures hold values that are not finite (NaN or inf)")
         # clipped before, not after: the bicubic filter overshoots, and the protocol keeps that
         x = resize(x.clamp(-1, 1), self.size, self.filter).expand(-1, 3, -1, -1)
-        with torch.inference_mode():
+        # a surrounding autocast, meant for the model that draws, must not blur the scores
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             found: Features = self.network(x.contiguous(memory_format=torch.channels_last))
         found = Features(*(None if t is None else t.float().cpu() for t in _parts(found)))  # type: ignore[arg-type]
         if not torch.isfinite(found.pooled).all():

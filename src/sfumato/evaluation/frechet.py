@@ -1,6 +1,7 @@
 """The Fréchet distance between two sets of features, each taken for a Gaussian (Heusel et al. 2017, eq. 6)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,14 +85,36 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
 
 def frechet_distance_of_moments(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor) -> float:
     """The same of means (D,) and covariances (D, D), float64."""
-    root = symmetric_root(cov_1)
-    eigenvalues = torch.linalg.eigvalsh(root @ cov_2 @ root)
-    cross = eigenvalues.clamp_min(0).sqrt().sum()
+    root = root_of_covariance(cov_1)
+    cross = sum_of_roots(root.T @ cov_2 @ root)
     distance = (mean_1 - mean_2).square().sum() + cov_1.trace() + cov_2.trace() - 2 * cross
     return max(0.0, distance.item())
 
 
-def symmetric_root(matrix: Tensor) -> Tensor:
-    """The positive semi-definite root of a covariance (D, D); eigenvalues that rounding made negative count as 0."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+def root_of_covariance(matrix: Tensor) -> Tensor:
+    """R (D, L) with R Rᵀ = the covariance (D, D); L counts the features that vary.
+
+    Eigenvalues that rounding made negative count as 0.
+    """
+    live = matrix.diagonal() > 0  # features that never fire are common, and their zeros are what solvers stumble over
+    values, vectors = _solved(torch.linalg.eigh, matrix[live][:, live])
+    root = matrix.new_zeros(len(matrix), int(live.sum()))
+    root[live] = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root
+
+
+def sum_of_roots(matrix: Tensor) -> Tensor:
+    """The trace of the root of a positive semi-definite matrix (D, D)."""
+    live = matrix.diagonal() > 0
+    values: Tensor = _solved(torch.linalg.eigvalsh, matrix[live][:, live])
+    return values.clamp_min(0).sqrt().sum()
+
+
+def _solved(solve: Callable[[Tensor], Any], matrix: Tensor) -> Any:
+    """The eigenvalues; where equal ones stop the solver, of the matrix with them set apart by rounding's size."""
+    try:
+        return solve(matrix)
+    except torch.linalg.LinAlgError:
+        D = len(matrix)
+        steps = torch.arange(1, D + 1, dtype=matrix.dtype) / D
+        return solve(matrix + torch.diag(1e-13 * matrix.trace() * steps))

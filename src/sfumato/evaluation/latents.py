@@ -8,24 +8,35 @@ from torch import Tensor
 
 
 def high_frequency_share(x: Tensor, above: float = 0.5) -> float:
-    """The part of the variance that lies in the discrete cosine transform's upper frequencies.
+    """The part of the variance of x (B, C, H, W) in the upper frequencies; see `share_above`."""
+    return share_above(spectrum(x), above)
+
+
+def spectrum(x: Tensor) -> Tensor:
+    """The summed squares of the cosine transforms of (B, C, H, W), (C, H, W) float64: add those of batches up."""
+    return dct2(x.double()).square().sum(dim=0)
+
+
+def share_above(spectra: Tensor, above: float = 0.5) -> float:
+    """The part of the variance that lies in the upper frequencies, each channel counting the same.
 
     Latents with more of it than the pictures have are harder to model: a diffusion model finds coarse before fine
-    (Skorokhodov et al. 2025). Frequencies (u / H, v / W) count whose larger one is `above` or more; the mean of each
-    channel is left out.
+    (Skorokhodov et al. 2025). Frequencies (u / H, v / W) count whose larger one is `above` or more; channels' means
+    are left out.
 
     Args:
-        x: (B, C, H, W).
-        above: in (0, 1), 1 would be the finest frequency.
+        spectra: (C, H, W), of `spectrum`.
+        above: in (0, 1); 1 would be the finest frequency.
 
     Returns:
         A share in [0, 1]; white noise has 1 − above² of it nearly.
     """
-    H, W = x.shape[-2:]
-    power = dct2(x.double()).square().mean(dim=(0, 1))
-    power[0, 0] = 0
+    H, W = spectra.shape[-2:]
+    power = spectra.clone()
+    power[:, 0, 0] = 0
     high = (torch.arange(H)[:, None] >= above * H) | (torch.arange(W) >= above * W)
-    return (power[high].sum() / power.sum()).item()
+    total = power.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float64).tiny)
+    return ((power * high).sum(dim=(1, 2)) / total).mean().item()
 
 
 def dct2(x: Tensor) -> Tensor:

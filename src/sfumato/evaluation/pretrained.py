@@ -142,6 +142,6 @@ class ClipScore:
         limit = int(model.config.text_config.max_position_embeddings)
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         device = next(self.images.network.parameters()).device
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             said = _embedding(model.get_text_features(**tokens.to(device))).double().cpu()
         return 100 * F.cosine_similarity(features.double(), said, dim=1).clamp_min(0)
