@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.cli.cost import short
 from sfumato.cli.options import ModelArgument
 
 if TYPE_CHECKING:
@@ -141,9 +142,9 @@ def _rows(facts: dict[str, Any]) -> list[list[str]]:
         if name == "trained on":
             rows += [[f"{part} trained on", _told(about)] for part, about in value.items()]
         elif name == "parameters":
-            rows.append([name, ", ".join(f"{part} {_short(count)}" for part, count in value.items())])
+            rows.append([name, ", ".join(f"{part} {short(count)}" for part, count in value.items())])
         elif name == "flops":
-            rows += [[f"{part}", f"{_short(count)}FLOPs"] for part, count in value.items()]
+            rows += [[f"{part}", f"{short(count)}FLOPs"] for part, count in value.items()]
         elif name in ("image size", "latent shape"):
             rows.append([name, " x ".join(str(side) for side in value)])
         else:
@@ -162,11 +163,3 @@ def _told(value: Any) -> str:
 
 def _are_numbers(values: list[Any]) -> bool:
     return all(isinstance(value, int | float) for value in values)
-
-
-def _short(count: int) -> str:
-    """1234567 -> "1.23 M"; the unit stands last, so that FLOPs may follow."""
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} "

@@ -30,7 +30,7 @@ USUAL = 0.3
 
 @dataclass(frozen=True)
 class Means:
-    """What measuring is done with: the processes' device, pictures (None: nothing but their shape), steps."""
+    """What measuring is done with: the device, pictures to read, and how many steps to time."""
 
     workers: Workers
     data: Dataset
