@@ -144,7 +144,7 @@ def test_samples_are_judged_worse_than_the_data(tmp_path: Path) -> None:
     from sfumato.evaluation.features import efficientnet_lite0
     from sfumato.study.judge import Judge
 
-    data = config(data={"kind": "toy", "size": 32, "length": 24}).data.build()  # type: ignore[union-attr]
+    data = config(data={"kind": "toy", "size": 32, "length": 24}, factors=[1]).data.build()  # type: ignore[union-attr]
     judge = Judge.of(efficientnet_lite0(32), data, tmp_path / "reference.safetensors")
     real = torch.stack([data[i].image for i in range(24)])
     noise = torch.randint(0, 256, real.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -44,7 +44,7 @@ SURROUNDINGS = {
 """What a user can do about errors that are the machine's, not the program's."""
 
 train.app.command()(transformer)
-app.add_typer(train.app, name="train", help="Train one of the two stages.")
+app.add_typer(train.app, name="train", help="Train one of the two stages, or the baseline.")
 app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")
 for command in (
     demo,

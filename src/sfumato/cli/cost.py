@@ -40,7 +40,7 @@ def cost(
     sampling_steps: Annotated[int, typer.Option("--sampling-steps", help="Steps of the samplers' pictures.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a training will cost, before it is paid for.
+    """Say what a training will cost.
 
     Operations, parameters, memory, time and energy of CONFIG's training, and of a picture by every sampler.
     """

@@ -21,8 +21,10 @@ ATTENDED = 8
 """Levels of at most this height or width attend."""
 SMALLEST = 4
 """No level is smaller than this, but where the latent is."""
-GRAIN = 8
-"""Channels come in multiples of this: every norm has so many groups."""
+GROUPS = 8
+"""Of an autoencoder's norms."""
+GRAIN = 4
+"""A denoiser's channels come in multiples of this: it has so many heads, and its norms so many groups."""
 
 
 def autoencoder_for(factor: int, channels: int) -> AutoencoderConfig:
@@ -32,14 +34,14 @@ def autoencoder_for(factor: int, channels: int) -> AutoencoderConfig:
         channels=channels,
         channel_multipliers=AUTOENCODER_WIDTHS[:levels],
         blocks_per_level=1,
-        norm_groups=GRAIN,
+        norm_groups=GROUPS,
         latent_channels=LATENT_CHANNELS[factor],
         bottleneck=KLConfig(initial_log_variance=-6.0),
     )
 
 
 def denoiser_for(latent: tuple[int, int, int], parameters: int) -> UNetConfig:
-    """The U-Net on latents (C, h, w) with about so many parameters, as close as multiples of 8 channels come."""
+    """The U-Net on latents (C, h, w) with about so many parameters, as close as multiples of 4 channels come."""
     C, h, w = latent
     levels = 1
     while levels < len(DENOISER_WIDTHS) and h % 2**levels == w % 2**levels == 0 and min(h, w) >> levels >= SMALLEST:
@@ -52,15 +54,15 @@ def denoiser_for(latent: tuple[int, int, int], parameters: int) -> UNetConfig:
             channel_multipliers=DENOISER_WIDTHS[levels],
             blocks_per_level=1,
             attention_factors=factors,
-            heads=GRAIN // 2,
+            heads=GRAIN,
             scale_shift_norm=True,
             norm_groups=GRAIN,
         )
 
     # parameters grow with the square of the width, nearly: from one known count to the neighbours of the target
-    known = 8 * GRAIN
+    known = 16 * GRAIN
     guess = round(known * (parameters / count(of_width(known), C)) ** 0.5 / GRAIN)
-    near = [of_width(GRAIN * max(1, guess + step)) for step in (-1, 0, 1)]
+    near = [of_width(GRAIN * max(1, guess + step)) for step in range(-3, 4)]
     return min(near, key=lambda config: abs(count(config, C) - parameters))
 
 
