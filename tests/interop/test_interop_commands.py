@@ -82,5 +82,5 @@ def test_what_is_in_a_file(checkpoint: Callable[[str], Path]) -> None:
 def test_what_is_in_a_file_of_unknown_layout(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.ones(3, 4)}, tmp_path / "x.pt")
     lines = describe(tmp_path / "x.pt")
-    assert "1 tensors" in lines[0]
+    assert "1 tensor," in lines[0]
     assert "no known layout" in lines[-1]
