@@ -14,7 +14,7 @@ from sfumato.diffusion.prediction import to_x0
 from sfumato.diffusion.process import add_noise, network_time, posterior, prior_bits, time_of_index
 from sfumato.diffusion.schedule import DiscreteSchedule
 from sfumato.generate import denoise_function
-from sfumato.interop.buffers import schedule_buffers
+from sfumato.interop.buffers import lvlb_weights, schedule_buffers
 from sfumato.interop.original import Imported
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.nn.embeddings import timestep_embedding
@@ -51,7 +51,9 @@ def test_the_rest_of_a_recording(opened: tuple[str, LatentDiffusion], imported: 
 def buffers(g: dict[str, Tensor], schedule: object) -> None:
     assert isinstance(schedule, DiscreteSchedule)
     found = schedule_buffers(schedule.betas)
-    found["lvlb_weights"] = elbo_weight("eps", schedule, time_of_index(torch.arange(1000), 1000)).float()
+    found["lvlb_weights"] = lvlb_weights(found)
+    exact = elbo_weight("eps", schedule, time_of_index(torch.arange(1000), 1000))
+    assert relative_error(exact, g["schedule/lvlb_weights"]) <= TRAINING
     assert {f"schedule/{key}" for key in found} == {key for key in g if key.startswith("schedule/")}
     for key, value in found.items():
         assert relative_error(value, g[f"schedule/{key}"]) <= BUFFERS, key
