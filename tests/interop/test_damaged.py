@@ -25,6 +25,7 @@ def small() -> Config:
     p["first_stage_config"]["params"]["ddconfig"] |= {"num_res_blocks": 1, "ch_mult": [1, 1], "attn_resolutions": []}
     p["first_stage_config"]["params"]["n_embed"] = 16
     p["cond_stage_config"]["params"]["n_classes"] = 5
+    p["use_ema"] = False
     return config
 
 
@@ -43,22 +44,21 @@ def refused(folder: Path, state: dict[str, Tensor], config: Config | None) -> st
     with pytest.raises(UserError) as caught:
         import_model(folder / "x.ckpt", folder / "out", config=given)
     assert sorted(path.name for path in folder.iterdir()) == sorted({"x.ckpt"} | ({"given.yaml"} if given else set()))
-    assert isinstance(describe(folder / "x.ckpt")[-1], str)
     text = str(caught.value)
     assert "\n" not in text
     return text
 
 
-EMA = "model_ema.diffusion_modelout2bias"
+BIAS = "model.diffusion_model.out.2.bias"
 TENSORS: dict[str, tuple[dict[str, Tensor], str]] = {
     "flat table": ({"cond_stage_model.embedding.weight": torch.ones(5)}, "cond_stage_model.embedding.weight|no known"),
-    "whole numbers": ({EMA: torch.ones(4, dtype=torch.int64)}, f"the key '{EMA}' holds int64 numbers"),
-    "wrong width": ({EMA: torch.ones(7)}, rf"the key '{EMA}' has shape \(7,\), its configuration asks for \(4,\)"),
+    "whole numbers": ({BIAS: torch.ones(4, dtype=torch.int64)}, f"the key '{BIAS}' holds int64 numbers"),
+    "wrong width": ({BIAS: torch.ones(7)}, rf"the key '{BIAS}' has shape \(7,\), its configuration asks for \(4,\)"),
     "no scale": ({"scale_factor": torch.zeros(())}, "the scale factor is 0, it must be positive"),
     "two scales": ({"scale_factor": torch.ones(2)}, r"'scale_factor' has shape \(2,\), it should be \(\)"),
     "endless scale": ({"scale_factor": torch.tensor(torch.inf)}, "the scale factor is inf"),
     "square betas": ({"betas": torch.ones(4, 4)}, r"'betas' has shape \(4, 4\), it should be \(steps,\)"),
-    "other betas": ({"betas": torch.linspace(0.9, 0.1, 50)}, "50 betas from .* follow no known schedule"),
+    "other betas": ({"betas": 0.5 + 0.4 * torch.arange(50.0).sin()}, "50 betas from .* follow no known schedule"),
 }
 
 
@@ -101,8 +101,8 @@ UNET, FIRST, STAGE = "unet_config/params", "first_stage_config/params", "cond_st
     [
         (_set(f"{UNET}/channel_mult", 4), "given.yaml' has a value of the wrong kind"),
         (
-            _set(f"{UNET}/attention_resolutions", []),
-            "keys of networks that its configuration does not have, the first is",
+            _set(f"{FIRST}/ddconfig/attn_type", "none"),
+            "keys of networks that its configuration does not have, the first",
         ),
         (_set(f"{UNET}/model_channels", "wide"), "given.yaml': channels"),
         (_set(f"{UNET}/num_head_channels", 7), "head_channels 7 does not divide"),
@@ -127,7 +127,7 @@ def test_configurations_that_cannot_be_are_told(
 def test_half_a_file_never_becomes_a_model(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"state_dict": state}, tmp_path / "whole.ckpt")
     content = (tmp_path / "whole.ckpt").read_bytes()
-    for cut in range(1, 12):
+    for cut in (1, 6, 11):
         part = tmp_path / "part.ckpt"
         part.write_bytes(content[: len(content) * cut // 12])
         for act in (describe, lambda path: import_model(path, tmp_path / "out")):

@@ -75,7 +75,7 @@ def forward_process(g: dict[str, Tensor], second: SecondStage) -> None:
     back = posterior(schedule, g["in/x0"], g["in/z_noisy"], t, t - 1 / schedule.steps)
     assert relative_error(back.mean, g["diff/q_posterior_mean"]) <= BUFFERS
     assert relative_error(back.variance.log(), g["diff/q_posterior_logvar"].flatten()) <= BUFFERS
-    assert relative_error(prior_bits(schedule, g["in/x0"]), g["diff/prior_bpd"]) <= TRAINING
+    assert (prior_bits(schedule, g["in/x0"]) - g["diff/prior_bpd"]).abs().max() <= 1e-7  # a difference of large terms
     width = second.config.denoiser.channels
     assert relative_error(timestep_embedding(g["in/t"], width), g["unet/t_emb"]) <= NETWORK
 

@@ -51,19 +51,17 @@ def patchwise(
                 f"divides {whole - side}"
             )
     factor = Fraction(scale).limit_denominator(1024)
-    weights = border_weights(*(int(side * factor) for side in sides), clip)
+    high, wide = (int(side * factor) for side in sides)
+    weights = border_weights(high, wide, clip)
     total, covered = torch.zeros(()), torch.zeros(*(int(whole * factor) for whole in size))
     starts = [range(0, whole - side + 1, step) for side, step, whole in zip(sides, steps, size, strict=True)]
     for top, left in product(*starts):
         made = function(*(x[..., top : top + sides[0], left : left + sides[1]].contiguous() for x in inputs))
         if total.dim() == 0:
             total = made.new_zeros(*made.shape[:2], *covered.shape)
-        there = (
-            ...,
-            *(slice(int(at * factor), int((at + side) * factor)) for at, side in zip((top, left), sides, strict=True)),
-        )
-        total[there] += weights.to(made) * made
-        covered[there] += weights
+        at = int(top * factor), int(left * factor)
+        total[..., at[0] : at[0] + high, at[1] : at[1] + wide] += weights.to(made) * made
+        covered[at[0] : at[0] + high, at[1] : at[1] + wide] += weights
     return total / covered.to(total)
 
 
