@@ -1,10 +1,11 @@
 """What steers a denoiser: a frozen bundle of optional tensors, and the interface of whatever makes one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Fields = Mapping[str, Any]
@@ -73,11 +74,31 @@ def select(keep: Tensor, condition: Condition, null: Condition) -> Condition:
 
 
 def stack(conditions: Sequence[Condition]) -> Condition:
-    """Concatenates along the batch axis (the doubled batch of guidance); all must have the same fields."""
+    """Concatenates along the batch axis (the doubled batch of guidance); all must have the same fields.
+
+    Where their numbers of tokens differ, the shorter ones are padded with tokens that no one attends.
+    """
+    lengths = [c.tokens.shape[1] for c in conditions if c.tokens is not None]
+    if len(set(lengths)) > 1:
+        conditions = [_padded(c, max(lengths)) for c in conditions]
     names = {frozenset(c.tensors()) for c in conditions}
     if len(names) != 1:
         raise ValueError(f"conditions with different fields cannot share a batch: {[sorted(n) for n in names]}")
     return Condition(**{name: torch.cat([c.tensors()[name] for c in conditions]) for name in next(iter(names))})
+
+
+def _padded(condition: Condition, length: int) -> Condition:
+    """With `length` tokens, those beyond its own masked out."""
+    tokens = condition.tokens
+    if tokens is None:
+        return condition
+    mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    missing = length - tokens.shape[1]
+    return replace(
+        condition,
+        tokens=F.pad(tokens, (0, 0, 0, missing)),
+        mask=F.pad(mask if condition.mask is None else condition.mask, (0, missing)),
+    )
 
 
 class Conditioner(nn.Module):
