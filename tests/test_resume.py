@@ -52,6 +52,11 @@ FIRST = {"kl": KL, "vq": VQ}
 SECOND = {
     "text": ["train.accumulate=2", "train.condition_dropout=0.5", "denoiser.dropout=0.1", "mirrored=true"],
     "class": ["conditioner={kind: class, classes: 4, dim: 8}", "objective.stratified=true"],
+    "adaptive": [
+        "objective={times: {kind: loss-history, bins: 3, memory: 1}, weighting: {kind: learned, features: 8}}",
+        "train.accumulate=2",
+        "train.steps=7",
+    ],
     "unconditional": ["conditioner={kind: none}", "train.condition_dropout=0"],
 }
 INTERRUPTIONS = [(interrupt, 2), (crash, 5)]

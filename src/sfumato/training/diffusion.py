@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -20,13 +19,14 @@ from sfumato.data.loader import Loader
 from sfumato.data.table import DataConfig
 from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion import objective
-from sfumato.diffusion.objective import ObjectiveConfig
+from sfumato.diffusion.objective import Adaptation, ObjectiveConfig
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.data import HeldOut, height_width
+from sfumato.training.draws import draws_of_step
 from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
 from sfumato.training.run import RunFolder, interruptible
@@ -131,9 +131,11 @@ def train_diffusion(
     networks = workers.place(networks)
     scaling = scaling.to(workers.device)
     shadow = ema.average_of(networks)
-    learning = [p for p in networks.parameters() if p.requires_grad]
+    adaptation = workers.place(begin_adaptation(config))
+    beside = list(adaptation.parameters())
+    learning = [*(p for p in networks.parameters() if p.requires_grad), *beside]
     state = TrainState(
-        modules={"networks": networks, "ema": shadow},
+        modules={"networks": networks, "ema": shadow, "adaptation": adaptation},
         optimisers={"networks": build_optimiser(train.optimiser, learning)},
     )
     optimiser = state.optimisers["networks"]
@@ -142,7 +144,7 @@ def train_diffusion(
     state.notes["source"] = source
     for_training(networks)
     wrapped = workers.wrap(networks)
-    steered = networks.conditioner is not None
+    dropout = train.condition_dropout if networks.conditioner is not None else 0.0
     H, W = height_width(config.data)
     latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
 
@@ -160,23 +162,32 @@ def train_diffusion(
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, train.steps))
             loss_sum = torch.zeros((), device=workers.device)
-            for micro, draw in enumerate(_draws(config, schedule, latent, steered, state.step, workers)):
+            seen: list[tuple[Tensor | None, Tensor]] = []
+            for micro, draw in enumerate(
+                draws_of_step(
+                    train, config.objective, schedule, latent, dropout, state.step, workers, adaptation.history
+                )
+            ):
                 batch = next(data).to(workers.device)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, draw.posterior))
                 x_t = add_noise(schedule, x0, draw.noise, draw.t).contiguous(memory_format=torch.channels_last)
                 timestep = network_time(draw.t, schedule.steps).float()
                 with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device):
                     prediction = wrapped(x_t, timestep, batch.fields, draw.keep)
-                loss = objective.loss(config.objective, schedule, prediction, x0, draw.noise, draw.t).mean()
-                (loss / train.accumulate).backward()
-                loss_sum += loss.detach() / train.accumulate
+                losses = objective.loss(config.objective, schedule, prediction, x0, draw.noise, draw.t)
+                losses, remembered = adaptation(losses, draw.times, schedule)
+                (losses.mean() / train.accumulate).backward()
+                loss_sum += losses.detach().mean() / train.accumulate
+                seen.append((draw.times.part, remembered))
 
+            workers.average(p.grad for p in beside if p.grad is not None)  # those of the networks are averaged already
             norm = gradients_norm(learning)
             finite = bool(torch.isfinite(norm))
             if finite:
                 clip_(learning, norm, train.optimiser.clip_norm)
                 optimiser.step()
                 ema.update(shadow, networks, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
+                _remember(adaptation, seen, workers)
             optimiser.zero_grad(set_to_none=True)
             count_step(state, finite, step_images, time.monotonic() - t_start)
             check_progress(state, train.max_skipped)
@@ -201,6 +212,19 @@ def train_diffusion(
     return state
 
 
+def begin_adaptation(config: DiffusionRun) -> Adaptation:
+    """What the objective learns beside the model, at its beginning: chance in it follows from the run's seed."""
+    with rng.seeded(config.train.seed, "weights", "adaptation", device=torch.device("cpu")):
+        return Adaptation(config.objective)
+
+
+def _remember(adaptation: Adaptation, seen: list[tuple[Tensor | None, Tensor]], workers: Workers) -> None:
+    """Tells the history of losses what the step's samples had, those of all processes."""
+    if adaptation.history is not None:
+        parts = torch.cat([workers.gather(part) for part, _ in seen if part is not None])
+        adaptation.history.learn(parts, torch.cat([workers.gather(losses) for _, losses in seen]))
+
+
 def _averaged(shadow: nn.Module) -> Steered:
     assert isinstance(shadow, Steered)
     return shadow
@@ -212,39 +236,3 @@ def _smoothed(state: TrainState, loss: float) -> float:
     if math.isfinite(loss):  # another would stay in the mean for good
         state.notes["loss"] = before + (loss - before) * max(0.01, 1 / state.step)
     return state.notes.get("loss", loss)
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """The chance in one micro-batch: t and keep (B,), keep None without condition dropout; the noises (B, C, h, w)."""
-
-    t: Tensor
-    noise: Tensor
-    posterior: Tensor
-    keep: Tensor | None
-
-
-def _draws(
-    config: DiffusionRun, schedule: Schedule, latent: tuple[int, ...], steered: bool, step: int, workers: Workers
-) -> list[_Draws]:
-    """One for each micro-batch of the step: this rank's rows of what is drawn for the step's whole batch.
-
-    So several processes, or several micro-batches, see what one with the whole batch would. latent is (C, h, w).
-    """
-    train = config.train
-    rows = (train.accumulate, workers.world, train.batch)
-    count = math.prod(rows)
-
-    def own(drawn: Tensor) -> Tensor:
-        return drawn.unflatten(0, rows)[:, workers.rank].to(workers.device)
-
-    def named(purpose: str) -> torch.Generator:
-        return rng.generator(train.seed, purpose, step)
-
-    t = own(objective.draw_times(config.objective, count, named("time"), schedule))
-    noise = own(objective.draw_noise(config.objective, (count, *latent), named("noise")))
-    posterior = own(torch.randn(count, *latent, generator=named("posterior")))
-    keep: list[Tensor | None] = [None] * train.accumulate
-    if steered and train.condition_dropout > 0:
-        keep = list(own(torch.rand(count, generator=named("condition-dropout")) >= train.condition_dropout))
-    return [_Draws(*draw) for draw in zip(t, noise, posterior, keep, strict=True)]
