@@ -33,13 +33,14 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "generate": NETWORKS | BASE | {"engine", "rng"},
     "model": MODEL,
+    "snapshots": {"model", "checkpoint", "errors"},
     "tasks": MODEL | {"data"},
-    "training": MODEL | {"data", "evaluation", "training"},
+    "training": MODEL | {"data", "evaluation", "snapshots", "training"},
     "interop": MODEL,
     "report": MODEL | {"data", "evaluation"},
     "cli": {"*"},
     "__main__": {"cli"},
-    "__init__": {"model"},
+    "__init__": {"model", "snapshots"},
 }
 
 

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "LatentDiffusion": "sfumato.model",
     "load": "sfumato.model",
+    "load_snapshot": "sfumato.snapshots",
     "Autoencoder": "sfumato.autoencoder.model",
     "AutoencoderConfig": "sfumato.autoencoder.model",
     "UNet": "sfumato.denoiser.unet",
@@ -26,6 +27,7 @@ __all__ = ["__version__", *_HOMES]
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion as LatentDiffusion
     from sfumato.model import load as load
+    from sfumato.snapshots import load_snapshot as load_snapshot
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import train
+from sfumato.cli.average import average
 from sfumato.cli.demo import demo
 from sfumato.cli.export import export
 from sfumato.cli.import_ import import_
@@ -38,7 +39,7 @@ SURROUNDINGS = {
 """What a user can do about errors that are the machine's, not the program's."""
 
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
-for command in (demo, sample, reconstruct, info, samplers, zoo):
+for command in (demo, sample, average, reconstruct, info, samplers, zoo):
     app.command()(command)
 app.command("import")(import_)
 app.command()(export)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sfumato import rng
+from sfumato import rng, snapshots
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
@@ -27,6 +27,7 @@ from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.draws import draws_of_step
+from sfumato.training.ema import PowerAverages
 from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
 from sfumato.training.run import RunFolder, interruptible
@@ -48,6 +49,8 @@ class DiffusionTraining(Schema):
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig()
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    power_averages: PowerAverages | None = None
+    """Also keeps averages whose width can be chosen after the training, see `sfumato average`."""
     seed: int = 0
     log_every: int = Field(50, ge=1)
     preview_every: int = Field(1000, ge=1)
@@ -131,16 +134,19 @@ def train_diffusion(
     networks = workers.place(networks)
     scaling = scaling.to(workers.device)
     shadow = ema.average_of(networks)
+    powers = ema.power_averages_of(networks, train.power_averages)
     adaptation = workers.place(begin_adaptation(config))
     beside = list(adaptation.parameters())
     learning = [*(p for p in networks.parameters() if p.requires_grad), *beside]
     state = TrainState(
-        modules={"networks": networks, "ema": shadow, "adaptation": adaptation},
+        modules={"networks": networks, "ema": shadow, "powers": powers, "adaptation": adaptation},
         optimisers={"networks": build_optimiser(train.optimiser, learning)},
     )
     optimiser = state.optimisers["networks"]
     source = latents.fingerprint()
     folder.resume(state, source)
+    if workers.leads:
+        snapshots.drop_after(folder.snapshots, state.step)
     state.notes["source"] = source
     for_training(networks)
     wrapped = workers.wrap(networks)
@@ -187,6 +193,7 @@ def train_diffusion(
                 clip_(learning, norm, train.optimiser.clip_norm)
                 optimiser.step()
                 ema.update(shadow, networks, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
+                ema.update_powers(powers, networks, train.power_averages, state.step - state.skipped + 1)
                 _remember(adaptation, seen, workers)
             optimiser.zero_grad(set_to_none=True)
             count_step(state, finite, step_images, time.monotonic() - t_start)
@@ -204,6 +211,8 @@ def train_diffusion(
             stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
             if workers.leads and (state.step % train.preview_every == 0 or last):
                 log.record(state.step, preview(_averaged(shadow), state.step))
+            if workers.leads and ema.snapshot_due(train.power_averages, state.step, last):
+                write_snapshots(folder, networks, powers, train.power_averages, state)
             if workers.leads and (state.step % train.save_every == 0 or last or stop):
                 export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
                 folder.save(state)
@@ -223,6 +232,19 @@ def _remember(adaptation: Adaptation, seen: list[tuple[Tensor | None, Tensor]], 
     if adaptation.history is not None:
         parts = torch.cat([workers.gather(part) for part, _ in seen if part is not None])
         adaptation.history.learn(parts, torch.cat([workers.gather(losses) for _, losses in seen]))
+
+
+def write_snapshots(
+    folder: RunFolder, networks: Steered, powers: nn.ModuleList, config: PowerAverages | None, state: TrainState
+) -> None:
+    """One of each power-function average, of the parameters that are trained, and thins out the older ones."""
+    if config is None:
+        return
+    learnt = {name for name, parameter in networks.named_parameters() if parameter.requires_grad}
+    for average, width in zip(powers, config.widths, strict=True):
+        tensors = {name: parameter for name, parameter in average.named_parameters() if name in learnt}
+        snapshots.save_snapshot(folder.snapshots, state.step, width, tensors, state.step - state.skipped)
+    snapshots.prune(folder.snapshots, config.snapshot_every, config.snapshots)
 
 
 def _averaged(shadow: nn.Module) -> Steered:

@@ -8,7 +8,7 @@ from types import FrameType
 
 from pydantic import BaseModel
 
-from sfumato import checkpoint
+from sfumato import checkpoint, snapshots
 from sfumato.config import parse, parse_mapping, to_yaml
 from sfumato.errors import UserError
 from sfumato.training.state import TrainState
@@ -30,7 +30,7 @@ MAY_CHANGE = {
 
 
 class RunFolder:
-    """`config.yaml`, `states/step-*.safetensors`, `log.jsonl`, `previews/*.png` and `model/` of one run."""
+    """`config.yaml`, `states/`, `log.jsonl`, `previews/*.png`, `snapshots/` and `model/` of one run."""
 
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_dir():
@@ -39,6 +39,7 @@ class RunFolder:
         self.states = path / "states"
         self.previews = path / "previews"
         self.model = path / "model"
+        self.snapshots = path / snapshots.FOLDER
 
     def claim(self, config: BaseModel) -> None:
         """Makes the folder, or checks that the run in it has this configuration, and writes `config.yaml`.
