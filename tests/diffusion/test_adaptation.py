@@ -126,13 +126,13 @@ def test_learned_weighting_makes_the_loss_equal_at_every_time(schedule) -> None:
 
     first = adaptation.log_variance(built.log_snr(torch.tensor([0.5, 1.0], dtype=torch.float64)))
     assert torch.equal(first.detach(), torch.zeros(2)), "it begins as no weighting"
-    for step in range(800):
+    for step in range(400):
         g = source(step)
         t = (torch.randperm(128, generator=g) + torch.rand(128, generator=g)).double().add(1e-9).div(128).clamp(max=1)
         errors = expected(t) * torch.randn(128, 16, generator=g).square().mean(1)
         total, _ = adaptation(errors, DrawnTimes(t), built)
         for group in optimiser.param_groups:
-            group["lr"] = 0.02 * (1 - step / 800)
+            group["lr"] = 0.02 * (1 - step / 400)
         optimiser.zero_grad()
         total.mean().backward()
         optimiser.step()

@@ -38,7 +38,7 @@ SURROUNDINGS = {
 }
 """What a user can do about errors that are the machine's, not the program's."""
 
-app.add_typer(train.app, name="train", help="Train one of the two stages.")
+app.add_typer(train.app, name="train", help="Train one of the two stages, or a classifier.")
 for command in (demo, sample, average, reconstruct, info, samplers, zoo):
     app.command()(command)
 app.command("import")(import_)
