@@ -26,7 +26,7 @@ from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
 COMMANDS = ["demo", "sample", "reconstruct", "info", "samplers", "zoo", "import", "export"]
-COMMANDS += ["train autoencoder", "train diffusion"]
+COMMANDS += ["train autoencoder", "train diffusion", "train classifier", "average"]
 
 
 def pixels(path: Path) -> np.ndarray:
