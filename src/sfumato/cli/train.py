@@ -76,7 +76,8 @@ def classifier(
     config: ConfigArgument,
     out: OutOption,
     autoencoder: Annotated[
-        Path, typer.Option("--autoencoder", help="The autoencoder of the model it is to guide: a run or model folder.")
+        Path,
+        typer.Option("--autoencoder", help="That of the model it is to guide: a run or model folder; or pixels."),
     ],
     overrides: OverridesArgument = None,
     data: DataOption = None,
@@ -84,12 +85,18 @@ def classifier(
 ) -> None:
     """Train a classifier of noisy latents, to guide with."""
     from sfumato.config import apply_overrides, parse, read_source
-    from sfumato.model import load
+    from sfumato.model import load, pixel_space
     from sfumato.training.classifier import ClassifierRun
+    from sfumato.training.data import height_width
 
     raw = apply_overrides(read_source(config), overrides or [])
-    first = load(autoencoder)
-    run_classifier(parse(with_data(raw, data, first.config.image_size), ClassifierRun, config), first, out, cache)
+    if str(autoencoder) == "pixels":
+        run = parse(with_data(raw, data), ClassifierRun, config)
+        first = pixel_space(height_width(run.data))
+    else:
+        first = load(autoencoder)
+        run = parse(with_data(raw, data, first.config.image_size), ClassifierRun, config)
+    run_classifier(run, first, out, cache)
 
 
 def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:

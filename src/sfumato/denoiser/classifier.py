@@ -1,6 +1,6 @@
 """A classifier of noisy latents: the lower half of the denoiser's U-Net, and attention pooling over what is left.
 
-(x_t, t) -> logits, as ADM-G's (Dhariwal & Nichol 2021, section 4.1), for guidance by its gradient.
+(x_t, t) -> logits, as ADM-G's (Dhariwal & Nichol 2021, section 4), for guidance by its gradient.
 """
 
 import torch

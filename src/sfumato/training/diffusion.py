@@ -238,8 +238,8 @@ def write_snapshots(
     folder: RunFolder, networks: Steered, powers: nn.ModuleList, config: PowerAverages | None, state: TrainState
 ) -> None:
     """One of each power-function average, of the parameters that are trained, and thins out the older ones."""
-    if config is None:
-        return
+    if config is None or state.step == state.skipped:
+        return  # no step has changed anything yet
     learnt = {name for name, parameter in networks.named_parameters() if parameter.requires_grad}
     for average, width in zip(powers, config.widths, strict=True):
         tensors = {name: parameter for name, parameter in average.named_parameters() if name in learnt}

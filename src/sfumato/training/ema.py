@@ -59,7 +59,7 @@ def exponent_of_width(width: float) -> float:
     """gamma of the profile p(tau) ∝ tau^gamma whose standard deviation is `width` of its length, 0 < width < 0.289.
 
     The largest root of gamma³ + 7 gamma² + (16 - w⁻²) gamma + (12 - w⁻²) = 0, found by bisection: the relative width
-    sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)) falls with gamma (Karras et al. 2024, eq. 126 and Algorithm 2).
+    sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)) falls with gamma (Karras et al. 2024, section 3.1 and Algorithm 2).
     """
     low, high = 0.0, 1 / width**2
     for _ in range(200):
@@ -72,7 +72,7 @@ def exponent_of_width(width: float) -> float:
 def power_decay_at(update: int, width: float) -> float:
     """The decay of update number `update`, from 1, under the profile of this width: (1 - 1/n)^(gamma + 1).
 
-    The first update takes the network as it is (Karras et al. 2024, eq. 127).
+    The first update takes the network as it is (Karras et al. 2024, section 3.1).
     """
     return float((1 - 1 / update) ** (exponent_of_width(width) + 1))
 
