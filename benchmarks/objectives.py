@@ -16,11 +16,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from sfumato import rng
 from sfumato.checkpoint import write_text
 from sfumato.cli.train import run_diffusion, with_data
 from sfumato.config import apply_overrides, parse, read_source
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
+from sfumato.evaluation.features import efficientnet_lite0, pooled
+from sfumato.evaluation.kernel import kernel_distance
 from sfumato.model import LatentDiffusion, load
 from sfumato.report import measure
 from sfumato.snapshots import load_snapshot, snapshots_of
@@ -90,6 +95,8 @@ class Record:
     seed: int
     steps: int
     points: tuple[Point, ...]
+    distance: float | None = None
+    """KD-efficientnet-lite0@96 of the last score's pictures to the prompts' real scenes; None without its weights."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,7 +144,8 @@ def _record(
     done = options.out / "records" / f"{slug}.json"
     if done.exists():
         found = json.loads(done.read_text(encoding="utf-8"))
-        return Record(name, seed, found["steps"], tuple(Point(**point) for point in found["points"]))
+        points = tuple(Point(**point) for point in found["points"])
+        return Record(name, seed, found["steps"], points, found["distance"])
     steps = options.steps or _steps_for(options, raw, name, first)
     every = max(1, steps // options.points)
     config = _config(raw, name, seed, steps, every)
@@ -145,8 +153,8 @@ def _record(
     state = run_diffusion(config, first, options.out / "runs" / slug, options.out / "cache")
     if state.step < steps:
         return None
-    points = _scores(options, config, options.out / "runs" / slug, state.seconds / state.step)
-    record = Record(name, seed, steps, points)
+    points, distance = _scores(options, config, options.out / "runs" / slug, state.seconds / state.step)
+    record = Record(name, seed, steps, points, distance)
     write_text(done, json.dumps(asdict(record), indent=1) + "\n")
     return record
 
@@ -175,18 +183,30 @@ def _steps_for(options: argparse.Namespace, raw: dict[str, Any], name: str, firs
     return known[key]
 
 
-def _scores(options: argparse.Namespace, config: DiffusionRun, run: Path, per_step: float) -> tuple[Point, ...]:
-    """The reader's score of each snapshot, on the same prompts and seeds."""
+def _scores(
+    options: argparse.Namespace, config: DiffusionRun, run: Path, per_step: float
+) -> tuple[tuple[Point, ...], float | None]:
+    """The reader's score of each snapshot, on the same prompts and seeds, and the distance of the last's pictures."""
     if not isinstance(config.data, ToyWorldConfig):
         raise UserError("the variants are scored by the toy world's reader: give a configuration with data.kind toy")
     asked = measure.ask(config.data, options.prompts)
-    points = []
+    points, images = [], asked.images
     for snapshot in snapshots_of(run):
         model = load_snapshot(snapshot.path)
         images = measure.draw(model, asked.captions, options.guidance, options.sampling_steps)
         facts = measure.score_row("", asked.prompts, images, options.guidance).rates["facts"]
         points.append(Point(snapshot.step, round(snapshot.step * per_step, 2), round(facts, 4)))
-    return tuple(points)
+    return tuple(points), _distance(asked.images, images)
+
+
+def _distance(real: Tensor, drawn: Tensor) -> float | None:
+    """The kernel distance, which is unbiased for few pictures too; None where the feature network is not installed."""
+    try:
+        network = efficientnet_lite0(96)
+    except UserError:
+        return None
+    x, y = (pooled(network, images.split(64)) for images in (real, drawn))
+    return round(kernel_distance(x, y, rng.generator(0, "distance")).mean, 6)
 
 
 # ---- what comes out
@@ -200,19 +220,23 @@ def table(records: Sequence[Record]) -> str:
     paper = mean_curve(by_variant[PAPER])
     rows = sorted(by_variant.items(), key=lambda item: -mean_curve(item[1])[-1].facts)
     lines = [
-        "| objective | steps | minutes | facts right | spread | time to the paper's quality |",
-        "|---|---|---|---|---|---|",
+        "| objective | steps | minutes | facts right | spread | time to the paper's quality | KD |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, runs in rows:
         curve, ends = mean_curve(runs), [run.points[-1].facts for run in runs]
         spread = f"± {statistics.stdev(ends):.1%}" if len(ends) > 1 else "–"
         needed = time_to(curve, paper[-1].facts)
         share = "not reached" if needed is None else f"{needed / paper[-1].seconds:.2f} ×"
+        distances = [run.distance for run in runs if run.distance is not None]
+        distance = f"{statistics.fmean(distances):.4f}" if distances else "–"
+        end = curve[-1]
         lines.append(
-            f"| {name} | {curve[-1].step} | {curve[-1].seconds / 60:.1f} | {curve[-1].facts:.1%} | {spread} | {share} |"
+            f"| {name} | {end.step} | {end.seconds / 60:.1f} | {end.facts:.1%} | {spread} | {share} | {distance} |"
         )
     seeds = len(by_variant[PAPER])
-    return "\n".join([*lines, "", f"Means over {seeds} seed{'s' if seeds > 1 else ''}.", ""])
+    said = f"Means over {seeds} seed{'s' if seeds > 1 else ''}. KD: kernel distance, efficientnet-lite0@96."
+    return "\n".join([*lines, "", said, ""])
 
 
 def mean_curve(runs: Sequence[Record]) -> list[Point]:

@@ -66,6 +66,7 @@ MEANINGS = {  # of keys whose name says it beside the code, but not to someone w
     "ClassifierTraining.preview_images": "held-out pictures that are classified",
     "ClassifierTraining.workers": "reading threads",
     "ClassifierTraining.max_skipped": "Stop after so many steps in a row whose gradients were not finite.",
+    "EvaluationConfig.features": "a network of `sfumato evaluate`; of another size than 224: efficientnet-lite0@96",
     "OptimiserConfig.clip_norm": "gradients above this norm are scaled down to it",
     "OptimiserConfig.weight_decay": "of matrices and kernels only",
     "OptimiserConfig.tail_fraction": "of the run",

@@ -105,7 +105,7 @@ def test_log_likelihoods_are_those_of_a_distribution_and_guide_as_the_formula_sa
 def test_it_learns_which_class_a_noisy_latent_is_of(tmp_path: Path) -> None:
     """In pixel space, where the pictures of a class share a colour, a few steps are enough."""
     config = run_of(
-        "train={steps: 30, batch: 8, accumulate: 1, log_every: 30, preview_every: 30, save_every: 30, ema_decay: 0.8}",
+        "train={steps: 60, batch: 8, accumulate: 1, log_every: 60, preview_every: 60, save_every: 60, ema_decay: 0.8}",
         "train.optimiser.learning_rate=3e-3",
     )
     first = pixel_space((16, 16))
@@ -121,7 +121,7 @@ def test_it_learns_which_class_a_noisy_latent_is_of(tmp_path: Path) -> None:
 
     train_classifier(config, made, first.autoencoder, scaling, latents, folder, accuracy, export)
     again = load_classifier(tmp_path / "run")
-    after = accuracy(again.network, 30)["held_out_accuracy"]
+    after = accuracy(again.network, 60)["held_out_accuracy"]
     assert isinstance(before, list)
     assert isinstance(after, list)
     assert after[0] > 0.95 > 0.8 > before[0], "nearly clean latents are told apart"
