@@ -38,7 +38,7 @@ COMMANDS = [
     "import",
     "export",
 ]
-COMMANDS += ["train autoencoder", "train diffusion"]
+COMMANDS += ["train autoencoder", "train diffusion", "train classifier", "average"]
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -33,14 +33,16 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "generate": NETWORKS | BASE | {"engine", "rng"},
     "model": MODEL,
+    "classifier": {"model", "checkpoint", "config", "autoencoder", "denoiser", "diffusion", "sampling"} | BASE,
+    "snapshots": {"model", "checkpoint", "errors"},
     "tasks": MODEL | {"data"},
-    "training": MODEL | {"data", "evaluation", "training"},
+    "training": MODEL | {"data", "evaluation", "classifier", "snapshots", "training"},
     "interop": MODEL,
     "report": MODEL | {"data", "evaluation"},
     "cards": MODEL | {"data", "evaluation", "report"},
     "cli": {"*"},
     "__main__": {"cli"},
-    "__init__": {"model"},
+    "__init__": {"model", "classifier", "snapshots"},
 }
 
 

@@ -37,6 +37,7 @@ from sfumato.generate import Guidance
 from sfumato.rng import SampleNoise
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.loop import Step
+from sfumato.sampling.sampler import Denoise
 from sfumato.sampling.table import SAMPLERS, SamplerConfig, build_sampler, default_grid
 from sfumato.schema import Schema
 
@@ -249,6 +250,7 @@ class LatentDiffusion:
         seeds: Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
         negative: str | None = None,
+        wrap: Callable[[Denoise], Denoise] | None = None,
         batch: int = 16,
         callback: Callable[[Step], None] | None = None,
     ) -> Tensor:
@@ -266,6 +268,7 @@ class LatentDiffusion:
             seeds: one a sample; by default seed, seed + 1, ... A seed draws the same picture in any batch.
             size: (H, W), by default the training size.
             negative: a text to lead away from, instead of from the unconditional case.
+            wrap: turns the (guided) denoise function into the one that is sampled, as a classifier's `guide` does.
 
         Raises:
             UserError: for options that do not fit this model.
@@ -303,6 +306,8 @@ class LatentDiffusion:
                 null,
                 Guidance(scale, interval),
             )
+            if wrap is not None:
+                denoise = wrap(denoise)
             noise = SampleNoise(seeds[rows], device=self.device)
             latents = generate.generate_latents(
                 denoise, second.schedule, build_sampler(config), times, shape, noise, callback

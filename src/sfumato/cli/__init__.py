@@ -9,6 +9,7 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import train
+from sfumato.cli.average import average
 from sfumato.cli.compare import compare
 from sfumato.cli.demo import demo
 from sfumato.cli.evaluate import evaluate
@@ -40,8 +41,8 @@ SURROUNDINGS = {
 }
 """What a user can do about errors that are the machine's, not the program's."""
 
-app.add_typer(train.app, name="train", help="Train one of the two stages.")
-for command in (demo, sample, reconstruct, evaluate, evaluate_autoencoder, compare, info, samplers, zoo):
+app.add_typer(train.app, name="train", help="Train one of the two stages, or a classifier.")
+for command in (demo, sample, average, reconstruct, evaluate, evaluate_autoencoder, compare, info, samplers, zoo):
     app.command()(command)
 app.command("import")(import_)
 app.command()(export)

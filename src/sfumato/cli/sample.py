@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.cli.classifying import ClassifierOption, ClassifierScaleOption, ClassOption
 from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, PrecisionOption, SizeOption
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def sample(
         str, typer.Option("--interval", metavar="LO,HI", help="Times in [0, 1] (1: noisiest) at which guidance acts.")
     ] = "0,1",
     negative: Annotated[str | None, typer.Option("--negative", help="A text to lead away from.")] = None,
+    class_: ClassOption = None,
+    classifier: ClassifierOption = None,
+    classifier_scale: ClassifierScaleOption = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the first picture; the next one takes the next number.")] = 0,
     size: SizeOption = None,
     batch: BatchOption = 16,
@@ -69,6 +73,7 @@ def sample(
 
     Writes OUT/0000.png ..., each with its prompt, seed and settings inside, and OUT/grid.png.
     """
+    from sfumato.cli.classifying import led_by
     from sfumato.cli.options import (
         at_least,
         chosen_autocast,
@@ -102,6 +107,7 @@ def sample(
     takes_text = loaded.second.conditioner is not None and "text" in loaded.second.conditioner.reads
     if negative is not None and takes_text and scale == 1:
         raise UserError("--negative works through guidance, which is off: give --guidance above 1, such as 3")
+    wrap, led = led_by(loaded, classifier, class_, classifier_scale)
     spacing = default_grid(config, loaded.second.schedule) if grid is None else _grid(grid)
     facts: dict[str, Any] = {
         **_sampler_facts(config),
@@ -110,6 +116,7 @@ def sample(
         "guidance": scale,
         **({"interval": interval} if scale != 1 and times != (0.0, 1.0) else {}),
         **({"negative": negative} if negative is not None else {}),
+        **led,
     }
     options: dict[str, Any] = {
         "steps": steps,
@@ -119,6 +126,7 @@ def sample(
         "interval": times,
         "negative": negative,
         "size": frame,
+        "wrap": wrap,
     }
     with made_fast(loaded, computing), enough_memory(batch):
         draw(loaded, wishes, folder, batch, options, facts)

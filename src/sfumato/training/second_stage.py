@@ -21,14 +21,16 @@ from sfumato.training.encode import measured_scaling
 
 def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
     """Raises UserError where the pictures' size does not suit the two networks; needs no data."""
-    size = height_width(config.data)
+    check_factor(height_width(config.data), config.denoiser.factor, "denoiser.channel_multipliers", first)
+
+
+def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiffusion) -> None:
+    """Raises UserError where latents of pictures of size (H, W) are no multiples of a factor that `key` sets."""
     _, h, w = first.latent_shape_of(size)
-    factor = config.denoiser.factor
     if h % factor or w % factor:
         raise UserError(
             f"data.size {size[0]}x{size[1]} gives latents of {h}x{w}, not multiples of {factor}, which "
-            f"denoiser.channel_multipliers sets: take a multiple of {factor * first.autoencoder.factor} or "
-            "fewer levels"
+            f"{key} sets: take a multiple of {factor * first.autoencoder.factor} or fewer levels"
         )
 
 
