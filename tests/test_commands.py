@@ -80,13 +80,14 @@ def test_pictures_carry_how_they_were_made(command: Command, runs: Runs, tmp_pat
     assert (done.code, done.err) == (0, "")
     assert names(tmp_path) == ["0000.png", "0001.png", "0002.png", "grid.png"]
     assert str(tmp_path) in done.out
+    assert "sampler auto took unipc of order 2 on the trailing grid: 3 steps are few" in done.out
     model = sfumato.load(runs.text)
     assert facts(tmp_path / "0002.png") == {
         "prompt": "a red circle",
         "seed": "7",
-        "sampler": "dpmpp-2m",
+        "sampler": "unipc",
         "steps": "3",
-        "grid": "log-snr",
+        "grid": "trailing",
         "guidance": "3.0",
         "model": model.digest,
         "sfumato": sfumato.__version__,
