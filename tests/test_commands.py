@@ -25,7 +25,7 @@ from sfumato.pictures import from_pil
 from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
-COMMANDS = ["demo", "sample", "reconstruct", "info", "samplers", "zoo", "import", "export"]
+COMMANDS = ["demo", "sample", "interpolate", "invert", "reconstruct", "info", "samplers", "zoo", "import", "export"]
 COMMANDS += ["train autoencoder", "train diffusion"]
 
 

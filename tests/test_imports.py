@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "generate": NETWORKS | BASE | {"engine", "rng"},
     "drawing": MODEL,
     "model": MODEL,
+    "walks": MODEL,
     "tasks": MODEL | {"data"},
     "training": MODEL | {"data", "evaluation", "training"},
     "interop": MODEL,

@@ -12,6 +12,7 @@ from sfumato.errors import UserError
 from sfumato.sampling.ancestral import DDIM
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.guidance import (
+    STIFF,
     Momentum,
     Projected,
     Rescaled,
@@ -173,9 +174,9 @@ def test_guiding_by_a_likelihood_is_bayes_rule_for_gaussians(of):
 
 
 def test_steering_goes_the_way_to_a_loss_of_zero():
-    """On N(0, 1) the denoiser is linear, so Polyak's step for a loss |x0 - y|, as steep all the way, is exact."""
+    """On N(0, 1) x0 = alpha x_t, and a loss |x0 - y| is as steep all the way: the step is exact, but for STIFF."""
     prior, x = gaussian(LINEAR, 0.0, 1.0), tensors(1)[0]
-    y = 3.0
+    y, alpha = 3.0, float(LINEAR(T)[0])
 
     def distance(x0):
         return (x0 - y).flatten(1).norm(dim=1)
@@ -183,7 +184,8 @@ def test_steering_goes_the_way_to_a_loss_of_zero():
     with torch.no_grad():
         for scale in (0.0, 0.5, 1.0):
             guided = steered(prior, distance, scale)(x, T)
-            torch.testing.assert_close(distance(guided), (1 - scale) * distance(prior(x, T)), rtol=1e-9, atol=1e-9)
+            left = 1 - scale * alpha / (alpha + STIFF)
+            torch.testing.assert_close(distance(guided), left * distance(prior(x, T)), rtol=1e-9, atol=1e-9)
     # a mean over the latent or a sum, one unit or another: the step is the same
     step = steered(prior, distance, 0.5)(x, T)
     torch.testing.assert_close(steered(prior, lambda x0: 1000 * distance(x0), 0.5)(x, T), step)

@@ -13,6 +13,8 @@ from sfumato.cli.demo import demo
 from sfumato.cli.export import export
 from sfumato.cli.import_ import import_
 from sfumato.cli.info import info
+from sfumato.cli.interpolate import interpolate
+from sfumato.cli.invert import invert
 from sfumato.cli.reconstruct import reconstruct
 from sfumato.cli.sample import sample
 from sfumato.cli.samplers import samplers
@@ -38,7 +40,7 @@ SURROUNDINGS = {
 """What a user can do about errors that are the machine's, not the program's."""
 
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
-for command in (demo, sample, reconstruct, info, samplers, zoo):
+for command in (demo, sample, interpolate, invert, reconstruct, info, samplers, zoo):
     app.command()(command)
 app.command("import")(import_)
 app.command()(export)

@@ -210,10 +210,10 @@ def _wish(text: str, size: tuple[int, int]) -> Any:
         return LowResolution(_low_resolution(Path(value), size))
     if kind == "colour":
         if Path(value).is_file():
-            return Colour.of(_picture(Path(value), None))
+            return Colour.of(picture_of(Path(value), None, "--steer:"))
         return Colour(_named_colour(value))
     network = EfficientNetFeatures()
-    target = _picture(Path(value), size)[None]
+    target = picture_of(Path(value), size, "--steer:")[None]
     return FeatureMatch(lambda images: [unit_normalise(f) for f in network.net(as_colour(images))], target)
 
 
@@ -238,14 +238,14 @@ def _low_resolution(path: Path, size: tuple[int, int]) -> "Tensor":
     import torch.nn.functional as F
 
     H, W = size
-    _, height, width = _picture(path, None).shape
+    _, height, width = picture_of(path, None, "--steer:").shape
     if height < H and width < W:
         shrunk = max(H / height, W / width)
-        return _picture(path, (max(1, round(H / shrunk)), max(1, round(W / shrunk))))[None]
-    return F.adaptive_avg_pool2d(_picture(path, size)[None], (max(2, H // 8), max(2, W // 8)))
+        return picture_of(path, (max(1, round(H / shrunk)), max(1, round(W / shrunk))), "--steer:")[None]
+    return F.adaptive_avg_pool2d(picture_of(path, size, "--steer:")[None], (max(2, H // 8), max(2, W // 8)))
 
 
-def _picture(path: Path, size: tuple[int, int] | None) -> "Tensor":
+def picture_of(path: Path, size: tuple[int, int] | None, said: str) -> "Tensor":
     """A file as (3, H, W) in [-1, 1], cropped to the size. Raises UserError where it cannot be read."""
     import torch
 
@@ -258,7 +258,7 @@ def _picture(path: Path, size: tuple[int, int] | None) -> "Tensor":
     try:
         image = decode(path, (255, 255, 255))
     except UnreadableImage as error:
-        raise UserError(f"--steer: {str(path)!r} cannot be read: {error.reason}") from None
+        raise UserError(f"{said} {str(path)!r} cannot be read: {error.reason}") from None
     if size is None:
         return pictures.from_pil(image)
     return pictures.to_unit(torch.from_numpy(Framing(size).prepare(image)))

@@ -17,6 +17,9 @@ from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import UserError
 from sfumato.sampling.sampler import Denoise
 
+STIFF = 0.1
+"""x0 that follows x_t by less than this share is taken for held fast by the data, and steered less."""
+
 Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(x_t, t) -> (conditional x0, null x0), from one doubled batch where that is faster."""
 
@@ -169,7 +172,8 @@ def steered(denoise: Denoise, loss: Callable[[Tensor], Tensor], scale: float) ->
 
     The direction is the paper's, the gradient with respect to x_t, through the denoiser. Its length is scale times the
     step that would bring the loss to zero, were it as steep all the way (Polyak's): the same scale does for any size
-    of picture, decoder and loss. Gradients are taken even under torch.no_grad.
+    of picture, decoder and loss. Where x_t hardly moves x0 that way, since no data lie there, the step shrinks to
+    nothing (see STIFF). Gradients are taken even under torch.no_grad.
 
     loss: expected clean latents (B, ...) -> (B,), at least 0, and 0 where nothing is left to wish for.
     """
@@ -181,9 +185,9 @@ def steered(denoise: Denoise, loss: Callable[[Tensor], Tensor], scale: float) ->
             value = loss(x0)
             steepest, direction = torch.autograd.grad(value.sum(), [x0, leaf])
         axes = tuple(range(1, x_t.dim()))
-        # where the denoiser turns the gradient around (x0 and x_t hardly related), its own length stands in
-        slope = (steepest * direction).sum(axes)
-        slope = torch.where(slope > 0, slope, direction.square().sum(axes)).clamp(min=1e-12)
+        # how far x0 follows, in the gradient's direction; below zero where the denoiser turns it around
+        follows = (steepest * direction).sum(axes).abs()
+        slope = (follows + STIFF * steepest.square().sum(axes)).clamp(min=1e-20)
         return x0.detach() - scale * broadcast(value.detach() / slope, x_t) * direction
 
     return guided
