@@ -76,8 +76,8 @@ def page(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
 def _intro(about: Mapping[str, Any]) -> str:
     machine = about["machine"]
     return (
-        f"Model {about['model']}, {about['pictures']} pictures a measurement, guidance {about['guidance']:g}, features of "
-        f"{about['features']['name']}; {machine['device']}, {machine['threads']} threads."
+        f"Model {about['model']}, {about['pictures']} pictures a measurement, guidance {about['guidance']:g}, features "
+        f"of {about['features']['name']}; {machine['device']}, {machine['threads']} threads."
     )
 
 

@@ -25,7 +25,21 @@ from sfumato.pictures import from_pil
 from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
-COMMANDS = ["demo", "sample", "interpolate", "invert", "reconstruct", "info", "samplers", "zoo", "import", "export"]
+COMMANDS = [
+    "demo",
+    "sample",
+    "interpolate",
+    "invert",
+    "reconstruct",
+    "evaluate",
+    "evaluate-autoencoder",
+    "compare",
+    "info",
+    "samplers",
+    "zoo",
+    "import",
+    "export",
+]
 COMMANDS += ["train autoencoder", "train diffusion"]
 
 
