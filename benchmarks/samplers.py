@@ -23,13 +23,12 @@ from benchmarks.sampler_page import write_results
 from sfumato import load, pictures
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.facts import Prompt
-from sfumato.diffusion.schedule import Schedule
 from sfumato.drawing import Drawing, chosen, second_stage
 from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.table import load_network
-from sfumato.model import DEFAULT_GUIDANCE, LatentDiffusion
+from sfumato.model import DEFAULT_GUIDANCE, LatentDiffusion, SecondStage
 from sfumato.report.machine import describe
 from sfumato.report.measure import ask, score_row
 from sfumato.sampling.grids import build_grid
@@ -64,11 +63,11 @@ class Asked:
     count: int
 
 
-def cells(calls: Sequence[int], samplers: Sequence[str], schedule: Schedule, guidance: float) -> Iterator[Cell]:
+def cells(calls: Sequence[int], samplers: Sequence[str], second: SecondStage, guidance: float) -> Iterator[Cell]:
     """All measurements: the cheap ones first, so that an interrupted run has something of everything."""
     for budget in sorted(calls):
         for name in samplers:
-            steps = steps_within(name, schedule, budget)
+            steps = steps_within(name, second, budget)
             if steps:
                 yield Cell("calls", name, steps, guidance)
     if guidance == 1:
@@ -80,9 +79,10 @@ def cells(calls: Sequence[int], samplers: Sequence[str], schedule: Schedule, gui
             yield Cell("interval", "auto", SWEEP_STEPS, scale, interval)
 
 
-def calls_of(name: str, schedule: Schedule, steps: int) -> int:
+def calls_of(name: str, second: SecondStage, steps: int) -> int:
     """How often a sampler calls the network in so many steps on its usual grid: counted on a walk of one number."""
-    choice = chosen(_Fake(schedule), name, None, steps)  # type: ignore[arg-type]  # all that it looks at
+    choice = chosen(second, name, None, steps)
+    schedule = second.schedule
     made = []
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -94,18 +94,11 @@ def calls_of(name: str, schedule: Schedule, steps: int) -> int:
     return len(made)
 
 
-@dataclass(frozen=True)
-class _Fake:
-    """A second stage of which only the schedule matters."""
-
-    schedule: Schedule
-
-
-def steps_within(name: str, schedule: Schedule, budget: int) -> int:
+def steps_within(name: str, second: SecondStage, budget: int) -> int:
     """The most steps of a sampler that cost no more calls than the budget; 0 where even one costs more."""
     per_step = 1 if name == "auto" else SAMPLERS[name].calls
-    for steps in range(min(budget // per_step + 1, schedule.steps), 0, -1):
-        if calls_of(name, schedule, steps) <= budget:
+    for steps in range(min(budget // per_step + 1, second.schedule.steps), 0, -1):
+        if calls_of(name, second, steps) <= budget:
             return steps
     return 0
 
@@ -187,7 +180,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
     key = f"{about['model']}, {asked.count} pictures, {network.name}"
     if model.device.type == "cpu":
         model.for_inference()
-    wanted = list(cells(options.calls, options.samplers, second.schedule, float(about["guidance"])))  # type: ignore[arg-type]
+    wanted = list(cells(options.calls, options.samplers, second, float(about["guidance"])))  # type: ignore[arg-type]
     path = options.out / "measurements.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     rows = [row for row in rows if row["key"] == key]
@@ -201,7 +194,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
             "cell": asdict(cell),
             "took": choice.sampler.kind,
             "grid": choice.grid.kind,
-            "calls": calls_of(cell.sampler, second.schedule, cell.steps),
+            "calls": calls_of(cell.sampler, second, cell.steps),
             **measured(model, cell, asked, network, options.batch),
         }
         with path.open("a", encoding="utf-8") as log:

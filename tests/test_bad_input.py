@@ -139,6 +139,30 @@ SAMPLING: dict[str, tuple[Case, str]] = {
 }
 
 
+SAMPLING |= {
+    "one-stop": (
+        lambda runs, tmp: ["interpolate", runs.plain, "--seeds", "3", "--out", tmp / "out"],
+        "there is only one stop: give two seeds",
+    ),
+    "unlike-stops": (
+        lambda runs, tmp: ["interpolate", runs.text, "a", "b", "--seeds", "1,2,3", "--out", tmp / "out"],
+        "2 prompts do not go with 3 stops",
+    ),
+    "seeds-in-words": (
+        lambda runs, tmp: ["interpolate", runs.plain, "--seeds", "1,b", "--out", tmp / "out"],
+        "--seeds '1,b' is not whole numbers",
+    ),
+    "no-picture-to-invert": (
+        lambda runs, tmp: ["invert", runs.plain, tmp / "no.png", "--out", tmp / "out"],
+        "picture '.*no.png' cannot be read",
+    ),
+    "negative-refinements": (
+        lambda runs, tmp: ["invert", runs.plain, tmp / "no.png", "--refinements", -1, "--out", tmp / "out"],
+        "--refinements is -1: give at least 0",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", SAMPLING)
 def test_sampling(command: Command, runs: Runs, tmp_path: Path, name: str) -> None:
     case, sentence = SAMPLING[name]
