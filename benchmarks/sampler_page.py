@@ -12,9 +12,9 @@ from sfumato.report.svg import Series, line_chart
 
 Row = Mapping[str, Any]
 FAMILIES = (
-    ("The paper's", ("ddpm", "ddim", "plms")),
-    ("One call a step", ("auto", "dpmpp-2m", "unipc", "dpmpp-3m")),
-    ("Two calls a step, and the stochastic", ("euler", "heun", "edm", "dpmpp-2s")),
+    ("The paper's, and Euler", ("ddpm", "ddim", "plms", "euler")),
+    ("Multistep, one call a step", ("auto", "dpmpp-2m", "unipc", "dpmpp-3m")),
+    ("Two calls a step", ("heun", "dpmpp-2s", "edm")),
     ("Noise drawn afresh", ("dpmpp-2m-sde", "ddpm", "edm")),
 )
 SCORES = (("facts", "share of facts that hold"), ("frechet", "Fréchet distance"))

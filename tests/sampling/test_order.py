@@ -117,7 +117,7 @@ SCHEDULES = {
     "zero terminal": LinearConfig(zero_terminal_snr=True),
     "flow": FlowConfig(),
 }
-EVERY_STEPS = [40, 80, 160]
+EVERY_STEPS = [24, 48, 96]
 POINTS = 6
 
 
@@ -145,7 +145,7 @@ def by_every_kind(schedule: Schedule, denoise):
 @lru_cache
 def inner_reference(name: str) -> torch.Tensor:
     schedule = build_schedule(SCHEDULES[name])
-    grid = inner_grid(schedule, 700)
+    grid = inner_grid(schedule, 500)
     return sample(UniPC(3), schedule, three_hills(schedule), start(POINTS), grid, no_noise)
 
 
