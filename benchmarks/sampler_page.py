@@ -113,14 +113,14 @@ def _scale_charts(rows: Sequence[Row]) -> list[Markup]:
 
 
 def _by_calls(rows: Sequence[Row], score: str) -> tuple[list[str], list[list[str]]]:
-    """A row a sampler, a column a number of calls: what was reached with no more than that."""
+    """A row a sampler, a column a number of calls: what was reached with that many, or one less where steps take two."""
     swept = _of(rows, "calls")
-    columns = sorted({row["calls"] for row in swept})
+    columns = sorted({row["cell"]["budget"] for row in swept})
     names = list(dict.fromkeys(row["cell"]["sampler"] for row in swept))
     show = _shown(score)
     body = []
     for name in names:
-        reached = {row["calls"]: row[score] for row in swept if row["cell"]["sampler"] == name}
+        reached = {row["cell"]["budget"]: row[score] for row in swept if row["cell"]["sampler"] == name}
         body.append([name, *(show(reached[c]) if c in reached else "" for c in columns)])
     return ["sampler", *(str(c) for c in columns)], body
 

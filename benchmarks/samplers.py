@@ -51,6 +51,8 @@ class Cell:
     steps: int
     guidance: float
     interval: tuple[float, float] = (0.0, 1.0)
+    budget: int = 0
+    """Network calls that were allowed; of guidance sweeps 0."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def cells(calls: Sequence[int], samplers: Sequence[str], second: SecondStage, gu
         for name in samplers:
             steps = steps_within(name, second, budget)
             if steps:
-                yield Cell("calls", name, steps, guidance)
+                yield Cell("calls", name, steps, guidance, budget=budget)
     if guidance == 1:
         return
     for scale in SCALES:

@@ -32,6 +32,7 @@ def test_every_sampler_spends_what_its_budget_allows() -> None:
 
 def row(sampler: str, calls: int, facts: float, sweep: str = "calls", scale: float = 3.0) -> dict[str, object]:
     cell = {"sweep": sweep, "sampler": sampler, "steps": calls, "guidance": scale, "interval": [0.0, 1.0]}
+    cell["budget"] = calls
     return {"cell": cell, "calls": calls, "facts": facts, "frechet": 10 * (1 - facts)}
 
 

@@ -117,8 +117,8 @@ SCHEDULES = {
     "zero terminal": LinearConfig(zero_terminal_snr=True),
     "flow": FlowConfig(),
 }
-EVERY_STEPS = [24, 48, 96]
-POINTS = 6
+EVERY_STEPS = [24, 48]
+POINTS = 5
 
 
 def inner_grid(schedule: Schedule, steps: int) -> torch.Tensor:
@@ -145,7 +145,7 @@ def by_every_kind(schedule: Schedule, denoise):
 @lru_cache
 def inner_reference(name: str) -> torch.Tensor:
     schedule = build_schedule(SCHEDULES[name])
-    grid = inner_grid(schedule, 500)
+    grid = inner_grid(schedule, 300)
     return sample(UniPC(3), schedule, three_hills(schedule), start(POINTS), grid, no_noise)
 
 
@@ -170,10 +170,10 @@ def test_order_in_every_prediction_kind_on_every_schedule(name, schedule_name):
 def test_a_gaussian_is_solved_in_every_prediction_kind(name, schedule_name):
     schedule = build_schedule(SCHEDULES[schedule_name])
     sampler = PLMS() if name == "plms" else SOLVERS[name][0]
-    x, grid = start(POINTS).repeat(4, 1), inner_grid(schedule, 100)
+    x, grid = start(POINTS).repeat(4, 1), inner_grid(schedule, 40)
     found = sample(sampler, schedule, by_every_kind(schedule, gaussian(schedule, 0.4, 0.6)), x, grid, no_noise)
     exact = gaussian_flow(schedule, 0.4, 0.6, x, grid[0], grid[-1])
-    tolerance = 2e-2 if name in ("ddim", "euler", "plms") else 1e-3
+    tolerance = 6e-2 if name in ("ddim", "euler", "plms") else 1e-2
     torch.testing.assert_close(found, exact, rtol=0, atol=tolerance)
 
 
