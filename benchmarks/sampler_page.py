@@ -113,7 +113,7 @@ def _scale_charts(rows: Sequence[Row]) -> list[Markup]:
 
 
 def _by_calls(rows: Sequence[Row], score: str) -> tuple[list[str], list[list[str]]]:
-    """A row a sampler, a column a number of calls: what was reached with that many, or one less where steps take two."""
+    """A row a sampler, a column a number of calls: what was reached with that many, or just below."""
     swept = _of(rows, "calls")
     columns = sorted({row["cell"]["budget"] for row in swept})
     names = list(dict.fromkeys(row["cell"]["sampler"] for row in swept))
