@@ -1,6 +1,6 @@
 """The spine: condition -> denoise function -> sampler -> unscale -> decode. Knows no files and no user interface."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,27 @@ def guided(
         return given, without
 
     return guiding.classifier_free(plain, both, guidance.scale, guidance.interval)
+
+
+def guided_by_parts(
+    denoiser: nn.Module,
+    schedule: Schedule,
+    prediction: PredictionKind,
+    conditions: Sequence[Condition],
+    scales: Sequence[float],
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Denoise:
+    """The denoise function with a guidance scale for each part of a composite conditioner, all in one larger batch.
+
+    conditions: K + 1, as `Composite.one_by_one` gives them for the K parts that `scales` are for.
+    """
+    plain = denoise_function(denoiser, schedule, prediction, conditions[-1])
+    together = denoise_function(denoiser, schedule, prediction, stack(conditions))
+
+    def all_of(x_t: Tensor, t: Tensor) -> Sequence[Tensor]:
+        return together(torch.cat([x_t] * len(conditions)), t).chunk(len(conditions))
+
+    return guiding.by_parts(plain, all_of, scales, interval)
 
 
 @torch.no_grad()
