@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from sfumato import rng
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
+from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
-from sfumato.conditioning.table import ConditionerConfig, NoneConfig
+from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, NoneConfig
+from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import LatentSource
 from sfumato.data.loader import Loader
 from sfumato.data.table import DataConfig
@@ -45,6 +47,8 @@ class DiffusionTraining(Schema):
     accumulate: int = Field(1, ge=1)
     condition_dropout: float = Field(DROPOUT, ge=0, le=1)
     """How often a sample is trained without its condition, so that guidance works; 0 rules guidance out."""
+    part_dropout: dict[str, float] = Field(default_factory=dict)
+    """The same for single parts of a composite conditioner, by name and independently: for a guidance scale each."""
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig()
     ema_decay: float = Field(0.999, ge=0, lt=1)
@@ -64,6 +68,7 @@ class DiffusionRun(Schema):
     schedule: ScheduleConfig
     objective: ObjectiveConfig = ObjectiveConfig()
     data: DataConfig
+    conditions: ConditionsConfig = ConditionsConfig()
     held_out: HeldOut = HeldOut()
     mirrored: bool = False
     """Cache each picture's mirror image too: not where left and right have a meaning."""
@@ -73,7 +78,18 @@ class DiffusionRun(Schema):
     def _dropout_has_a_condition(self) -> Self:
         if self.conditioner.kind == "none" and self.train.condition_dropout not in (0, DROPOUT):
             raise ValueError("train.condition_dropout is set but conditioner.kind is none: there is nothing to drop")
+        parts = self.conditioner.parts if isinstance(self.conditioner, CompositeConfig) else {}
+        for name, rate in self.train.part_dropout.items():
+            if name not in parts:
+                told = f"conditioner.parts has {', '.join(parts)}" if parts else "conditioner.kind is not composite"
+                raise ValueError(f"train.part_dropout names {name!r}, but {told}")
+            if not 0 <= rate <= 1:
+                raise ValueError(f"train.part_dropout.{name} is {rate:g}: give a share between 0 and 1")
         return self
+
+
+Keep = Tensor | dict[str, Tensor] | None
+"""Which samples (B,) keep their condition: all of it, or each part by name."""
 
 
 class Steered(nn.Module):
@@ -84,20 +100,25 @@ class Steered(nn.Module):
         self.denoiser = denoiser
         self.conditioner = conditioner
 
-    def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Keep = None) -> Tensor:
         """The prediction (B, C, h, w).
 
         Args:
             x_t: (B, C, h, w).
             timestep: network time (B,).
             fields: the batch's.
-            keep: (B,) bool, False where the sample goes without its condition; None keeps all.
+            keep: (B,) bool, False where the sample goes without its condition, or for each part of a composite
+                conditioner by name; None keeps all.
         """
         if self.conditioner is None:
             return self.denoiser(x_t, timestep, Condition())
+        size = (x_t.shape[2], x_t.shape[3])
+        if isinstance(keep, dict):
+            assert isinstance(self.conditioner, Composite)
+            return self.denoiser(x_t, timestep, self.conditioner.partly(fields, keep, size))
         condition = self.conditioner(fields)
         if keep is not None:  # the null condition is asked for even if all keep theirs: every process has its gradient
-            null = self.conditioner.null(x_t.shape[0], (x_t.shape[2], x_t.shape[3]))
+            null = self.conditioner.null(x_t.shape[0], size)
             condition = select(keep, condition, null)
         return self.denoiser(x_t, timestep, condition)
 
@@ -216,12 +237,12 @@ def _smoothed(state: TrainState, loss: float) -> float:
 
 @dataclass(frozen=True)
 class _Draws:
-    """The chance in one micro-batch: t and keep (B,), keep None without condition dropout; the noises (B, C, h, w)."""
+    """The chance in one micro-batch: t (B,), the noises (B, C, h, w); keep is None without condition dropout."""
 
     t: Tensor
     noise: Tensor
     posterior: Tensor
-    keep: Tensor | None
+    keep: Keep
 
 
 def _draws(
@@ -244,7 +265,14 @@ def _draws(
     t = own(objective.draw_times(config.objective, count, named("time"), schedule))
     noise = own(objective.draw_noise(config.objective, (count, *latent), named("noise")))
     posterior = own(torch.randn(count, *latent, generator=named("posterior")))
-    keep: list[Tensor | None] = [None] * train.accumulate
+    keep: list[Keep] = [None] * train.accumulate
     if steered and train.condition_dropout > 0:
         keep = list(own(torch.rand(count, generator=named("condition-dropout")) >= train.condition_dropout))
+    if isinstance(config.conditioner, CompositeConfig) and train.part_dropout:
+        dropped = {name: train.part_dropout.get(name, 0.0) for name in config.conditioner.parts}
+        parts = {n: own(torch.rand(count, generator=named(f"dropout of {n}")) >= rate) for n, rate in dropped.items()}
+        keep = [
+            {name: rows[micro] if whole is None else rows[micro] & whole for name, rows in parts.items()}
+            for micro, whole in enumerate(keep)
+        ]
     return [_Draws(*draw) for draw in zip(t, noise, posterior, keep, strict=True)]
