@@ -232,7 +232,7 @@ def test_an_interrupted_hybrid_run_is_the_straight_one(tmp_path: Path) -> None:
 MISTAKES = [
     (
         "toy/semantic",
-        "conditions={}",
+        "conditions.map=null",
         r"the conditioner reads 'map', but .*: set conditions.map=\{\}, or choose another",
     ),
     (
