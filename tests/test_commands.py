@@ -25,7 +25,19 @@ from sfumato.pictures import from_pil
 from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
-COMMANDS = ["demo", "sample", "reconstruct", "info", "samplers", "zoo", "import", "export"]
+COMMANDS = [
+    "demo",
+    "sample",
+    "reconstruct",
+    "evaluate",
+    "evaluate-autoencoder",
+    "compare",
+    "info",
+    "samplers",
+    "zoo",
+    "import",
+    "export",
+]
 COMMANDS += ["train autoencoder", "train diffusion"]
 
 

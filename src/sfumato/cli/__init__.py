@@ -9,7 +9,10 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import train
+from sfumato.cli.compare import compare
 from sfumato.cli.demo import demo
+from sfumato.cli.evaluate import evaluate
+from sfumato.cli.evaluate_autoencoder import evaluate_autoencoder
 from sfumato.cli.export import export
 from sfumato.cli.import_ import import_
 from sfumato.cli.info import info
@@ -38,7 +41,7 @@ SURROUNDINGS = {
 """What a user can do about errors that are the machine's, not the program's."""
 
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
-for command in (demo, sample, reconstruct, info, samplers, zoo):
+for command in (demo, sample, reconstruct, evaluate, evaluate_autoencoder, compare, info, samplers, zoo):
     app.command()(command)
 app.command("import")(import_)
 app.command()(export)
