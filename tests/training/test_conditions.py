@@ -265,3 +265,7 @@ def test_part_dropout_names_parts(tmp_path: Path) -> None:
         small("toy/inpainting-text", None, "train.part_dropout={txt: 0.1}")
     with pytest.raises(UserError, match=r"train.part_dropout names 'map', but conditioner.kind is not composite"):
         small("toy/semantic", None, "train.part_dropout={map: 0.1}")
+    with pytest.raises(
+        UserError, match=r"train.evaluation draws from captions and labels alone, but conditions gives map"
+    ):
+        small("toy/semantic", None, "train.evaluation.every=5")

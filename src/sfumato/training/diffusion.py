@@ -100,6 +100,15 @@ class DiffusionRun(Schema):
                 raise ValueError(f"train.part_dropout.{name} is {rate:g}: give a share between 0 and 1")
         return self
 
+    @model_validator(mode="after")
+    def _evaluation_has_its_conditions(self) -> Self:
+        if self.train.evaluation.every and self.conditions.gives:
+            raise ValueError(
+                "train.evaluation draws from captions and labels alone, but conditions gives "
+                f"{', '.join(self.conditions.gives)}: leave train.evaluation.every at 0, the previews log sample_psnr"
+            )
+        return self
+
 
 Keep = Tensor | dict[str, Tensor] | None
 """Which samples (B,) keep their condition: all of it, or each part by name."""
