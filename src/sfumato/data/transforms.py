@@ -18,7 +18,7 @@ Ids = NDArray[np.integer[Any]]
 Boxes = NDArray[np.float64]
 """(N, 4): x, y, width, height, as fractions of the picture's width and height."""
 
-Array = TypeVar("Array", bound=NDArray[Any])
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
 
@@ -66,9 +66,10 @@ class Framing:
     def prepare_map(self, ids: Ids, void: int) -> Ids:
         """Label map (H, W) of a picture's size -> (1, h, w) as `prepare` makes of the picture; padding is `void`."""
         H, W = self.size
-        h, w = _scaled(*ids.shape, self.size, cover=self.resize == "crop")
-        rows = ((np.arange(h) + 0.5) * (ids.shape[0] / h)).astype(np.intp)
-        columns = ((np.arange(w) + 0.5) * (ids.shape[1] / w)).astype(np.intp)
+        height, width = ids.shape
+        h, w = _scaled(height, width, self.size, cover=self.resize == "crop")
+        rows = ((np.arange(h) + 0.5) * (height / h)).astype(np.intp)
+        columns = ((np.arange(w) + 0.5) * (width / w)).astype(np.intp)
         ids = ids[rows[:, None], columns]
         if self.resize == "pad":
             frame = np.full(self.size, void, ids.dtype)
@@ -80,7 +81,7 @@ class Framing:
             ids = ids[top : top + H, left : left + W]
         return np.ascontiguousarray(ids)[None]
 
-    def finish(self, pixels: Array, seed: int | None) -> Array:
+    def finish(self, pixels: NDArray[Scalar], seed: int | None) -> NDArray[Scalar]:
         """Prepared (C, h, w) -> (C, H, W): the seed's random crop and flip; without a seed the centre, not flipped."""
         H, W = self.size
         top, left, mirrored = self._cut(pixels.shape[1], pixels.shape[2], seed)

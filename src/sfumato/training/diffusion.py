@@ -293,14 +293,14 @@ def _draws(
     t = own(objective.draw_times(config.objective, count, named("time"), schedule))
     noise = own(objective.draw_noise(config.objective, (count, *latent), named("noise")))
     posterior = own(torch.randn(count, *latent, generator=named("posterior")))
-    keep: list[Keep] = [None] * train.accumulate
+    whole: Tensor | None = None
     if steered and train.condition_dropout > 0:
-        keep = list(own(torch.rand(count, generator=named("condition-dropout")) >= train.condition_dropout))
+        whole = own(torch.rand(count, generator=named("condition-dropout")) >= train.condition_dropout)
+    keep: list[Keep] = [None] * train.accumulate if whole is None else list(whole)
     if isinstance(config.conditioner, CompositeConfig) and train.part_dropout:
-        dropped = {name: train.part_dropout.get(name, 0.0) for name in config.conditioner.parts}
-        parts = {n: own(torch.rand(count, generator=named(f"dropout of {n}")) >= rate) for n, rate in dropped.items()}
-        keep = [
-            {name: rows[micro] if whole is None else rows[micro] & whole for name, rows in parts.items()}
-            for micro, whole in enumerate(keep)
-        ]
+        rates = {name: train.part_dropout.get(name, 0.0) for name in config.conditioner.parts}
+        parts = {name: own(torch.rand(count, generator=named(f"dropout of {name}")) >= p) for name, p in rates.items()}
+        if whole is not None:
+            parts = {name: kept & whole for name, kept in parts.items()}
+        keep = [{name: kept[micro] for name, kept in parts.items()} for micro in range(train.accumulate)]
     return [_Draws(*draw) for draw in zip(t, noise, posterior, keep, strict=True)]

@@ -51,7 +51,7 @@ def degrade(image: Pixels, factor: int, by: DegradationName, rng: np.random.Gene
     small = (H // factor, W // factor)
     if by == "bicubic":
         return bicubic(image, small)
-    return _bsr(image.astype(np.float32) / 255, small, factor, _STRENGTHS[by], rng)
+    return _bsr(image.astype(np.float32) / np.float32(255), small, factor, _STRENGTHS[by], rng)
 
 
 def bicubic(image: Pixels, size: tuple[int, int]) -> Pixels:
@@ -90,7 +90,7 @@ def _bsr(image: Floats, small: tuple[int, int], factor: int, strength: _Strength
 
 
 def _interpolation(rng: np.random.Generator) -> Interpolation:
-    return _INTERPOLATIONS[rng.integers(3)]
+    return _INTERPOLATIONS[int(rng.integers(3))]
 
 
 def _random_blur(image: Floats, factor: int, strength: _Strength, rng: np.random.Generator) -> Floats:
@@ -145,4 +145,4 @@ def _jpeg(image: Floats, quality: tuple[int, int], rng: np.random.Generator) -> 
         stream, "JPEG", quality=int(rng.integers(quality[0], quality[1] + 1))
     )
     with Image.open(stream) as decoded:
-        return np.asarray(decoded).transpose(2, 0, 1).astype(np.float32) / 255
+        return np.asarray(decoded).transpose(2, 0, 1).astype(np.float32) / np.float32(255)

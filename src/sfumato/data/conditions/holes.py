@@ -42,7 +42,7 @@ _KINDS: dict[HoleKind, _Chains] = {
 
 def draw_hole(kinds: Sequence[HoleKind], size: tuple[int, int], rng: np.random.Generator) -> Hole:
     """One mask (H, W), True in the hole, of one of the kinds; between LEAST and MOST of the picture is hole."""
-    kind = kinds[rng.integers(len(kinds))]
+    kind = kinds[int(rng.integers(len(kinds)))]
     for _ in range(_TRIES):
         hole = _draw(kind, size, rng)
         if LEAST <= hole.mean() <= MOST:
@@ -90,7 +90,8 @@ def _polylines(chains: _Chains, size: tuple[int, int], rng: np.random.Generator)
         draw.line(points, fill=255, width=round(width))
         for px, py in points:  # round ends and joints
             draw.ellipse((px - width / 2, py - width / 2, px + width / 2, py + width / 2), fill=255)
-    return np.asarray(canvas) > 0
+    hole: Hole = np.asarray(canvas) > 0
+    return hole
 
 
 def cells_of(hole: Hole, factor: int) -> Hole:

@@ -31,8 +31,8 @@ def read_ids(path: Path, classes: ClassNames, void: int | None) -> Ids:
     is no map.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
+        with Image.open(path) as opened:
+            image: Image.Image = opened.copy()
     except Exception as error:  # whatever a decoder throws
         raise UserError(f"map {path} cannot be read ({error}): save it as PNG") from None
     if image.mode in ("P", "PA") and classes.colours is not None:
@@ -161,11 +161,11 @@ def _find(files: Sequence[str], root: Path, below: str) -> dict[str, Path]:
     for file in dict.fromkeys(files):
         stem = PurePosixPath(file).with_suffix("")
         inner = PurePosixPath(*stem.parts[1:]) if stem.parts[0] == IMAGES and len(stem.parts) > 1 else stem
-        name = there.get(inner.as_posix()) or there.get(stem.as_posix())
-        if name is None:
+        own = there.get(inner.as_posix()) or there.get(stem.as_posix())
+        if own is None:
             missing.append(f"{file}, expected as {below}/{inner}.png")
         else:
-            found[file] = place / name
+            found[file] = place / own
     if missing:
         raise UserError(
             f"{len(missing)} of {len(set(files))} images have no label map in {place}: the first is {missing[0]}; "

@@ -22,20 +22,18 @@ def _by_taps(image: Floats, length: int, axis: int, by: Interpolation) -> Floats
     place = (np.arange(length) + 0.5) * (n / length) - 0.5
     base = np.floor(place).astype(np.intp)
     f = (place - base).astype(np.float32)
-    if by == "linear":
-        offsets, weights = (0, 1), (1 - f, f)
-    else:  # Keys 1981, with a = -0.75
+    taps: dict[int, Floats] = {0: 1 - f, 1: f}
+    if by == "cubic":  # Keys 1981, with a = -0.75
         a = np.float32(-0.75)
         g = 1 - f
-        offsets = (-1, 0, 1, 2)
-        weights = (_outer(1 + f, a), _inner(f, a), _inner(g, a), _outer(1 + g, a))
+        taps = {-1: _outer(1 + f, a), 0: _inner(f, a), 1: _inner(g, a), 2: _outer(1 + g, a)}
     shape = [1, 1, 1]
     shape[axis] = length
     parts = [
-        image.take((base + offset).clip(0, n - 1), axis) * weight.reshape(shape)
-        for offset, weight in zip(offsets, weights, strict=True)
+        image.take((base + offset).clip(0, n - 1), axis) * weight.reshape(shape) for offset, weight in taps.items()
     ]
-    return np.sum(parts, 0, dtype=np.float32)
+    total: Floats = np.sum(parts, 0, dtype=np.float32)
+    return total
 
 
 def _inner(x: Floats, a: np.float32) -> Floats:
