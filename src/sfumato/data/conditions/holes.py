@@ -90,8 +90,7 @@ def _polylines(chains: _Chains, size: tuple[int, int], rng: np.random.Generator)
         draw.line(points, fill=255, width=round(width))
         for px, py in points:  # round ends and joints
             draw.ellipse((px - width / 2, py - width / 2, px + width / 2, py + width / 2), fill=255)
-    hole: Hole = np.asarray(canvas) > 0
-    return hole
+    return np.asarray(canvas).astype(bool)
 
 
 def cells_of(hole: Hole, factor: int) -> Hole:
