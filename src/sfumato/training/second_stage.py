@@ -169,8 +169,9 @@ def _check_spatial(conditioner: Conditioner, first: LatentDiffusion) -> None:
                 f"conditioner.stages {part.config.stages} shrinks a map by {2**part.config.stages}, but the "
                 f"autoencoder's f is {factor}: set conditioner.stages={factor.bit_length() - 1}"
             )
-        takes_latents = isinstance(part, SpatialIdentity) and part.config.field == "masked_latent"
-        if takes_latents and part.config.channels != channels:
+        if not isinstance(part, SpatialIdentity) or part.config.field != "masked_latent":
+            continue
+        if part.config.channels != channels:
             raise UserError(
                 f"the conditioner takes masked latents of {part.config.channels} channels, but the autoencoder gives "
                 f"{channels}: set the channels of that part, such as conditioner.parts.masked_image.channels={channels}"
