@@ -96,5 +96,4 @@ def _polylines(chains: _Chains, size: tuple[int, int], rng: np.random.Generator)
 def cells_of(hole: Hole, factor: int) -> Hole:
     """(H, W) -> (H / factor, W / factor): a cell of the latent's grid is a hole where any of its pixels is."""
     H, W = hole.shape
-    cells: Hole = hole.reshape(H // factor, factor, W // factor, factor).any((1, 3))
-    return cells
+    return np.asarray(hole.reshape(H // factor, factor, W // factor, factor).any((1, 3)))
