@@ -12,19 +12,22 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 
 BASE = {"schema", "errors"}
 NETWORKS = {"nn", "autoencoder", "conditioning", "diffusion", "denoiser", "sampling"}
-MODEL = {"model", "drawing", "generate", "pictures", "engine", "checkpoint", "config", "rng"} | NETWORKS | BASE
+MODEL = (
+    {"model", "drawing", "generate", "pictures", "engine", "checkpoint", "config", "rng", "inputs"} | NETWORKS | BASE
+)
 
 ALLOWED: dict[str, set[str]] = {
     "schema": set(),
     "errors": set(),
     "rng": set(),
+    "inputs": {"schema"},
     "nn": {"schema"},
     "autoencoder": {"nn"} | BASE,
     "conditioning": {"nn"} | BASE,
     "diffusion": BASE,
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
-    "data": {"rng"} | BASE,
+    "data": {"rng", "inputs"} | BASE,
     "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
     "checkpoint": BASE,
     "pictures": {"checkpoint"},

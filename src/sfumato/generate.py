@@ -1,7 +1,7 @@
 """The spine: condition -> denoise function -> sampler -> unscale -> decode. Knows no files and no user interface."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,6 +113,27 @@ def steered(denoise: Denoise, autoencoder: Autoencoder, scaling: Scaling, steeri
         return steering.loss(autoencoder.decode(scaling.to_raw(x0)).float())
 
     return guiding.steered(denoise, loss, steering.scale)
+
+
+def guided_by_parts(
+    denoiser: nn.Module,
+    schedule: Schedule,
+    prediction: PredictionKind,
+    conditions: Sequence[Condition],
+    scales: Sequence[float],
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Denoise:
+    """The denoise function with a guidance scale for each part of a composite conditioner, all in one larger batch.
+
+    conditions: K + 1, as `Composite.one_by_one` gives them for the K parts that `scales` are for.
+    """
+    plain = denoise_function(denoiser, schedule, prediction, conditions[-1])
+    together = denoise_function(denoiser, schedule, prediction, stack(conditions))
+
+    def all_of(x_t: Tensor, t: Tensor) -> Sequence[Tensor]:
+        return together(torch.cat([x_t] * len(conditions)), t).chunk(len(conditions))
+
+    return guiding.by_parts(plain, all_of, scales, interval)
 
 
 @torch.no_grad()

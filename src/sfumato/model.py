@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
 import torch
+import yaml
 from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.drawing import DEFAULT_STEPS as DEFAULT_STEPS
 from sfumato.engine.inference import for_inference
 from sfumato.errors import UserError
+from sfumato.inputs import Inputs
 from sfumato.sampling.table import SAMPLERS, SamplerConfig
 from sfumato.schema import Schema
 
@@ -54,6 +56,8 @@ class DiffusionConfig(Schema):
     prediction: PredictionKind = "eps"
     condition_dropout: float = Field(0.0, ge=0, le=1)
     """How often the condition was dropped in training; 0: the model does not know the case without, guidance is off."""
+    part_dropout: dict[str, float] = Field(default_factory=dict)
+    """The same for single parts of a composite conditioner, which may then have a guidance scale each."""
 
 
 class ModelConfig(Schema):
@@ -64,6 +68,8 @@ class ModelConfig(Schema):
     image_size: tuple[int, int]
     """(H, W) of the training images."""
     classes: tuple[str, ...] | None = None
+    inputs: Inputs = Inputs()
+    """What steers the model beside text and class: names, colours, factors, the values of masks."""
     diffusion: DiffusionConfig | None = None
     about: dict[str, Any] = Field(default_factory=dict)
 
@@ -132,7 +138,8 @@ class LatentDiffusion:
     @cached_property
     def digest(self) -> str:
         """Twelve hex digits that name these weights and this configuration."""
-        key = hashlib.sha256(to_yaml(self.config.model_copy(update={"about": {}})).encode())
+        identity = self.config.model_dump(mode="json", exclude={"inputs"}) | {"about": {}}
+        key = hashlib.sha256(yaml.safe_dump(identity, sort_keys=False, allow_unicode=True).encode())
         for name, part in sorted(self.parts().items()):
             for tensor_name, tensor in part.state_dict().items():
                 key.update(f"{name}.{tensor_name}".encode())

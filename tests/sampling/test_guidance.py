@@ -17,6 +17,7 @@ from sfumato.sampling.guidance import (
     Projected,
     Rescaled,
     autoguidance,
+    by_parts,
     classifier_free,
     corrected,
     linear,
@@ -236,3 +237,27 @@ def test_guided_sampling_moves_towards_the_condition():
 
     assert guided(0.0) < guided(1.0) < guided(3.0)
     assert guided(1.0).item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_scale_for_each_part():
+    none, first, both = tensors(3)
+    asked = []
+
+    def all_of(x_t, t):
+        asked.append(float(t))
+        return [none, first, both]
+
+    def cond(x_t, t):
+        return both
+
+    found = by_parts(cond, all_of, [2.0, 5.0])(none, T)
+    torch.testing.assert_close(found, none + 2 * (first - none) + 5 * (both - first))
+    plain = classifier_free(cond, lambda x_t, t: (both, none), 3.0)(none, T)
+    torch.testing.assert_close(by_parts(cond, all_of, [3.0, 3.0])(none, T), plain)
+    torch.testing.assert_close(by_parts(cond, all_of, [0.0, 0.0])(none, T), none)
+    asked.clear()
+    assert torch.equal(by_parts(cond, all_of, [1.0, 1.0])(none, T), both)
+    assert torch.equal(by_parts(cond, all_of, [2.0, 5.0], (0.7, 1.0))(none, T), both)
+    assert asked == [], "off, the larger batch is not asked for"
+    with pytest.raises(ValueError, match="zip"):
+        by_parts(cond, all_of, [2.0])(none, T)

@@ -5,7 +5,7 @@ predictions: at fixed x_t both are affine in each other, and the weights (s, 1 -
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,6 +119,33 @@ def classifier_free(
             return cond(x_t, t)
         conditional, null = both(x_t, t)
         return combine(conditional, null, scale)
+
+    return guided
+
+
+def by_parts(
+    cond: Denoise,
+    all_of: Callable[[Tensor, Tensor], Sequence[Tensor]],
+    scales: Sequence[float],
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Denoise:
+    """Guidance with a scale for each of K conditions, given one after the other (Brooks et al. 2023, eq. 3).
+
+    all_of(x_t, t) -> the K + 1 expected clean latents with none, the first, the first two ... of them; `cond` has all.
+    The result is none + sum over k of scales[k] · (with k + 1 - with k). Equal scales are classifier-free guidance with
+    that scale, scales of 1 are off. Raises UserError for an interval that is not 0 <= low <= high <= 1.
+    """
+    check_interval(interval)
+    low, high = interval
+    off = all(scale == 1 for scale in scales)
+
+    def guided(x_t: Tensor, t: Tensor) -> Tensor:
+        if off or not low <= float(t) <= high:
+            return cond(x_t, t)
+        x0, *rest = found = all_of(x_t, t)
+        for scale, before, after in zip(scales, found[:-1], rest, strict=True):
+            x0 = x0 + scale * (after - before)
+        return x0
 
     return guided
 
