@@ -12,12 +12,13 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 
 BASE = {"schema", "errors"}
 NETWORKS = {"nn", "autoencoder", "conditioning", "diffusion", "denoiser", "sampling"}
-MODEL = {"model", "generate", "pictures", "engine", "checkpoint", "config", "rng"} | NETWORKS | BASE
+MODEL = {"model", "generate", "pictures", "engine", "checkpoint", "config", "rng", "inputs"} | NETWORKS | BASE
 
 ALLOWED: dict[str, set[str]] = {
     "schema": set(),
     "errors": set(),
     "rng": set(),
+    "inputs": {"schema"},
     "nn": {"schema"},
     "autoencoder": {"nn"} | BASE,
     "conditioning": {"nn"} | BASE,

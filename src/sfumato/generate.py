@@ -102,9 +102,7 @@ def decode(
 
 
 @torch.no_grad()
-def reconstruct(
-    autoencoder: Autoencoder, image: Tensor, batch: int = 16, memory: int = tiles.DEFAULT_MEMORY
-) -> Tensor:
+def reconstruct(autoencoder: Autoencoder, image: Tensor, batch: int = 16, memory: int = tiles.DEFAULT_MEMORY) -> Tensor:
     """Images (B, 3, H, W) through the first stage and back, by the posterior's mean; `memory` as for `decode`."""
     made = []
     for part in image.split(batch):

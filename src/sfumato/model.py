@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
 import torch
+import yaml
 from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor, nn
@@ -32,12 +33,16 @@ from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.engine.inference import for_inference
+from sfumato.engine.tiles import DEFAULT_MEMORY
 from sfumato.errors import UserError
 from sfumato.generate import Guidance
+from sfumato.inputs import Inputs
 from sfumato.rng import SampleNoise
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.loop import Step
+from sfumato.sampling.sampler import Denoise
 from sfumato.sampling.table import SAMPLERS, SamplerConfig, build_sampler, default_grid
+from sfumato.sampling.windows import OVERLAP, Window, windowed
 from sfumato.schema import Schema
 
 CONFIG_FILE = "config.yaml"
@@ -47,6 +52,8 @@ OLD = ".{}.old"
 DEFAULT_STEPS = 20
 DEFAULT_SAMPLER = "dpmpp-2m"
 DEFAULT_GUIDANCE = 3.0
+WHOLE_AREAS = 4
+"""Pictures of up to this many times the training area are denoised as a whole, where windows are left to the model."""
 
 
 class DiffusionConfig(Schema):
@@ -68,6 +75,8 @@ class ModelConfig(Schema):
     image_size: tuple[int, int]
     """(H, W) of the training images."""
     classes: tuple[str, ...] | None = None
+    inputs: Inputs = Inputs()
+    """What steers the model beside text and class: names, colours, factors, the values of masks."""
     diffusion: DiffusionConfig | None = None
     about: dict[str, Any] = Field(default_factory=dict)
 
@@ -136,7 +145,8 @@ class LatentDiffusion:
     @cached_property
     def digest(self) -> str:
         """Twelve hex digits that name these weights and this configuration."""
-        key = hashlib.sha256(to_yaml(self.config.model_copy(update={"about": {}})).encode())
+        identity = self.config.model_dump(mode="json", exclude={"inputs"}) | {"about": {}}
+        key = hashlib.sha256(yaml.safe_dump(identity, sort_keys=False, allow_unicode=True).encode())
         for name, part in sorted(self.parts().items()):
             for tensor_name, tensor in part.state_dict().items():
                 key.update(f"{name}.{tensor_name}".encode())
@@ -251,6 +261,9 @@ class LatentDiffusion:
         negative: str | None = None,
         batch: int = 16,
         callback: Callable[[Step], None] | None = None,
+        window: int | None = 0,
+        overlap: float = OVERLAP,
+        memory: int = DEFAULT_MEMORY,
     ) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1].
 
@@ -266,6 +279,10 @@ class LatentDiffusion:
             seeds: one a sample; by default seed, seed + 1, ... A seed draws the same picture in any batch.
             size: (H, W), by default the training size.
             negative: a text to lead away from, instead of from the unconditional case.
+            window: the side in pixels of overlapping windows in which large pictures are denoised; 0: as a whole; None:
+                of the training size where the picture has more than four times its area.
+            overlap: of neighbouring windows, as a share of their side.
+            memory: bytes of feature maps while decoding; large pictures then go in bands, with the same numbers.
 
         Raises:
             UserError: for options that do not fit this model.
@@ -303,16 +320,41 @@ class LatentDiffusion:
                 null,
                 Guidance(scale, interval),
             )
+            denoise = self.over_windows(lambda _, inner=denoise: inner, shape[1:], window, overlap)
             noise = SampleNoise(seeds[rows], device=self.device)
             latents = generate.generate_latents(
                 denoise, second.schedule, build_sampler(config), times, shape, noise, callback
             )
-            images.append(generate.decode(self.autoencoder, self.scaling, latents))
+            images.append(generate.decode(self.autoencoder, self.scaling, latents, memory=memory))
         return torch.cat(images)
 
-    def reconstruct(self, images: Tensor, batch: int = 16) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1] through the first stage and back."""
-        return generate.reconstruct(self.autoencoder, images.to(self.device), batch)
+    def over_windows(
+        self,
+        denoise_of: Callable[[Window], Denoise],
+        size: tuple[int, int],
+        window: int | None = None,
+        overlap: float = OVERLAP,
+    ) -> Denoise:
+        """A denoise function of a latent (h, w) from those of its windows; arguments as for `sample_tensor`.
+
+        Raises UserError for a window whose side the networks' factors do not divide, or an overlap outside [0, 1).
+        """
+        f, factor = self.autoencoder.factor, self._second().config.denoiser.factor
+        trained = (self.config.image_size[0] // f, self.config.image_size[1] // f)
+        if window is None:
+            sides = trained if size[0] * size[1] > WHOLE_AREAS * trained[0] * trained[1] else size
+        elif window == 0:
+            sides = size
+        else:
+            if window < 0 or window % (f * factor):
+                said = f"{f * factor}, the downsampling factors of this model's two networks together"
+                raise UserError(f"window is {window} pixels: give a multiple of {said}, or 0 for none")
+            sides = (window // f, window // f)
+        return windowed(denoise_of, size, sides, overlap)
+
+    def reconstruct(self, images: Tensor, batch: int = 16, memory: int = DEFAULT_MEMORY) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] through the first stage and back; `memory` as for `sample_tensor`."""
+        return generate.reconstruct(self.autoencoder, images.to(self.device), batch, memory)
 
     def _second(self) -> SecondStage:
         if self.second is None:

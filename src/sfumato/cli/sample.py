@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, PrecisionOption, SizeOption
+from sfumato.cli.task_options import MEMORY, OVERLAP, MemoryOption, OverlapOption, WindowOption
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
@@ -61,6 +62,9 @@ def sample(
     negative: Annotated[str | None, typer.Option("--negative", help="A text to lead away from.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the first picture; the next one takes the next number.")] = 0,
     size: SizeOption = None,
+    window: WindowOption = "0",
+    overlap: OverlapOption = OVERLAP,
+    memory: MemoryOption = MEMORY,
     batch: BatchOption = 16,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -78,6 +82,7 @@ def sample(
         out_folder,
         parse_size,
     )
+    from sfumato.cli.task_options import parse_memory, parse_window
     from sfumato.errors import UserError
     from sfumato.model import load
     from sfumato.sampling.grids import GridConfig
@@ -119,6 +124,9 @@ def sample(
         "interval": times,
         "negative": negative,
         "size": frame,
+        "window": parse_window(window),
+        "overlap": overlap,
+        "memory": parse_memory(memory),
     }
     with made_fast(loaded, computing), enough_memory(batch):
         draw(loaded, wishes, folder, batch, options, facts)
