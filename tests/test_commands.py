@@ -25,6 +25,7 @@ from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
 COMMANDS = ["demo", "sample", "reconstruct", "info", "samplers", "zoo", "import", "export"]
+COMMANDS += ["paint", "compose", "upscale", "inpaint", "edit", "outpaint"]
 COMMANDS += ["train autoencoder", "train diffusion"]
 
 

@@ -320,7 +320,7 @@ class LatentDiffusion:
                 null,
                 Guidance(scale, interval),
             )
-            denoise = self.over_windows(lambda _, inner=denoise: inner, shape[1:], window, overlap)
+            denoise = self.over_windows(_everywhere(denoise), shape[1:], window, overlap)
             noise = SampleNoise(seeds[rows], device=self.device)
             latents = generate.generate_latents(
                 denoise, second.schedule, build_sampler(config), times, shape, noise, callback
@@ -383,6 +383,11 @@ class LatentDiffusion:
         if not steers:
             return 1.0
         return DEFAULT_GUIDANCE if guidance is None else guidance
+
+
+def _everywhere(denoise: Denoise) -> Callable[[Window], Denoise]:
+    """The same function for every window: what nothing of the canvas but noise steers."""
+    return lambda _: denoise
 
 
 def _check_multiple(size: tuple[int, int], factor: int, said: str) -> None:

@@ -58,7 +58,7 @@ def decode(autoencoder: Autoencoder, z: Tensor, memory: int = DEFAULT_MEMORY, qu
         if autoencoder.quantize is not None and quantize:
             one = autoencoder.quantize.quantise(one)
         h = autoencoder.post_quant_conv(one.to(autoencoder.post_quant_conv.weight.dtype))
-        return _Bands(memory, one.device).decoder(cast(Decoder, autoencoder.decoder), h).to(one.dtype)
+        return _Bands(memory, one.device).decoder(autoencoder.decoder, h).to(one.dtype)
 
     return _bounded(
         z, bytes_needed(autoencoder, (f * z.shape[2], f * z.shape[3])), memory, _decoder(autoencoder, quantize), banded
@@ -71,7 +71,7 @@ def encode(autoencoder: Autoencoder, image: Tensor, memory: int = DEFAULT_MEMORY
 
     def banded(one: Tensor) -> Tensor:
         weight = autoencoder.quant_conv.weight
-        features = _Bands(memory, one.device).encoder(cast(Encoder, autoencoder.encoder), one.to(weight.dtype))
+        features = _Bands(memory, one.device).encoder(autoencoder.encoder, one.to(weight.dtype))
         h = autoencoder.quant_conv(features.to(weight.dtype))
         return gaussian_moments(h) if autoencoder.variational else autoencoder.quantize.prepare(h)  # type: ignore[union-attr]
 
@@ -137,7 +137,7 @@ class _Map:
             assert self.file is not None
             data = torch.empty((stop - start) * self.row_bytes, dtype=torch.uint8)
             self.file.seek(start * self.row_bytes)
-            self.file.readinto(memoryview(data.numpy()))  # type: ignore[attr-defined]
+            self.file.readinto(data.numpy().data)  # type: ignore[attr-defined]
             part = data.view(self.dtype).view(stop - start, self.width, self.channels).to(self.device)
         return part.permute(2, 0, 1)[None]
 
@@ -150,7 +150,7 @@ class _Map:
             assert self.file is not None
             data = part.detach().to("cpu").contiguous()
             self.file.seek(start * self.row_bytes)
-            self.file.write(memoryview(data.view(torch.uint8).numpy()).cast("B"))
+            self.file.write(data.view(torch.uint8).numpy().data)
         self._add(x)
 
     def close(self) -> None:
@@ -208,11 +208,11 @@ class _Bands:
         x = self.apply(_Map.of(image), network.conv_in)
         for level in network.down:
             x = self.level(x, cast(Level, level))
-        return self.head(self.middle(x, cast(Middle, network.mid)), network.norm_out, network.conv_out)
+        return self.head(self.middle(x, network.mid), network.norm_out, network.conv_out)
 
     def decoder(self, network: Decoder, h: Tensor) -> Tensor:
         """One latent (1, C, h, w) -> image (1, C', f·h, f·w)."""
-        x = self.middle(self.apply(_Map.of(h), network.conv_in), cast(Middle, network.mid))
+        x = self.middle(self.apply(_Map.of(h), network.conv_in), network.mid)
         for level in reversed(cast(Sequence[Level], network.up)):
             x = self.level(x, level)
         return self.head(x, network.norm_out, network.conv_out)
@@ -227,8 +227,8 @@ class _Bands:
         return self.double(x, level.upsample) if level.resample == "up" else x
 
     def middle(self, x: _Map, mid: Middle) -> _Map:
-        x = self.block(x, cast(ResidualBlock, mid.block_1))
-        return self.block(self.whole(x, mid.attn_1), cast(ResidualBlock, mid.block_2))
+        x = self.block(x, mid.block_1)
+        return self.block(self.whole(x, mid.attn_1), mid.block_2)
 
     def head(self, x: _Map, norm: nn.Module, conv: nn.Module) -> Tensor:
         """The last norm and convolution; the result is in memory in any case."""

@@ -1,5 +1,7 @@
 """Generated pixels into the user's picture, in its own mode: outside the mask nothing changes, not by one bit."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch import Tensor
 from sfumato import pictures
 from sfumato.errors import UserError
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 WIDE_WHITE = {"I": 65535.0, "I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I;16N": 65535.0}
 """White of grey pictures with more than 8 bits."""
 PLAIN = {

@@ -108,9 +108,9 @@ def _by_colour(pixels: NDArray[np.uint8], palette: tuple[tuple[int, int, int], .
             ids[(pixels == extreme).all(-1) & (ids < 0)] = void
     if (ids < 0).any():
         row, column = (int(value) for value in np.argwhere(ids < 0)[0])
-        colour = "#{:02x}{:02x}{:02x}".format(*(int(value) for value in pixels[row, column]))
+        named = "#{:02x}{:02x}{:02x}".format(*(int(value) for value in pixels[row, column]))
         raise UserError(
-            f"the map has the colour {colour} at row {row}, column {column}, which is no class of this model: "
+            f"the map has the colour {named} at row {row}, column {column}, which is no class of this model: "
             "use the colours of inputs.map.palette in its config.yaml, and PNG, not JPEG"
         )
     return torch.from_numpy(ids)
