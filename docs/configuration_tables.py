@@ -54,6 +54,7 @@ MEANINGS = {  # of keys whose name says it beside the code, but not to someone w
     "DiffusionTraining.ema_decay": "of the averaged weights, which are what is exported",
     "DiffusionTraining.workers": "reading threads",
     "DiffusionTraining.max_skipped": "Stop after so many steps in a row whose gradients were not finite.",
+    "EvaluationConfig.features": "a network of `sfumato evaluate`; of another size than 224: efficientnet-lite0@96",
     "OptimiserConfig.clip_norm": "gradients above this norm are scaled down to it",
     "OptimiserConfig.weight_decay": "of matrices and kernels only",
     "OptimiserConfig.tail_fraction": "of the run",

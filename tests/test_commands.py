@@ -24,7 +24,19 @@ from sfumato.pictures import from_pil, padded
 from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
-COMMANDS = ["demo", "sample", "reconstruct", "info", "samplers", "zoo", "import", "export"]
+COMMANDS = [
+    "demo",
+    "sample",
+    "reconstruct",
+    "evaluate",
+    "evaluate-autoencoder",
+    "compare",
+    "info",
+    "samplers",
+    "zoo",
+    "import",
+    "export",
+]
 COMMANDS += ["paint", "compose", "upscale", "inpaint", "edit", "outpaint"]
 COMMANDS += ["train autoencoder", "train diffusion"]
 

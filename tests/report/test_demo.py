@@ -8,11 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from sfumato.checkpoint import saved_steps
-from sfumato.cli import app, demo_run
+from sfumato.cli import app, demo_budget, demo_run, pace
 from sfumato.cli.demo_run import FULL, QUICK, DemoPlan, run_demo
 from sfumato.cli.phases import clock
 from sfumato.errors import UserError
 from sfumato.report.survey import Extent
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.run import RunFolder
+from sfumato.training.state import TrainState
 
 AUTOENCODER = """
 model: {channels: 8, channel_multipliers: [1, 1, 1], blocks_per_level: 1, latent_channels: 3}
@@ -131,3 +134,36 @@ def test_the_command_picks_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_times_read_as_a_clock() -> None:
     assert clock(12.34) == "12.3 s"
     assert clock(245) == "4:05 min"
+
+
+def test_a_demo_with_a_time_trains_what_fits_and_remembers_it(
+    plan: DemoPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pace, "LEAST", 1)
+    monkeypatch.setattr(demo_budget, "seconds_per_step", lambda config, train: 10.0)
+    short = replace(plan, minutes=1.0, autoencoder_overrides=("train.steps=9",), diffusion_overrides=("train.steps=9",))
+    run_demo(short, tmp_path, "cpu")
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert numbers["autoencoder"]["steps"] == int(0.36 * 60 / 10)
+    assert 1 <= numbers["diffusion"]["steps"] < 9
+    assert f"train.steps={numbers['diffusion']['steps']}" in (tmp_path / "report.html").read_text()
+    assert "give more with --minutes" in capsys.readouterr().err
+    run_demo(replace(short, minutes=30.0), tmp_path, "cpu")
+    assert json.loads((tmp_path / "report.json").read_text())["autoencoder"]["steps"] == 2
+
+
+def test_a_pace_is_the_median_step_and_leaves_nothing_behind(plan: DemoPlan) -> None:
+    first, _, _ = demo_run.read_configs(plan)
+    seen: list[Path] = []
+
+    def train(config: AutoencoderRun, folder: RunFolder) -> TrainState:
+        assert config.train.log_every == 1
+        seen.append(folder.path)
+        seconds = [5.0, 7.0, 8.0, *(8.0 + 0.5 * i for i in range(1, config.train.steps - 2))]
+        lines = (json.dumps({"step": i + 1, "seconds": s}) for i, s in enumerate(seconds))
+        (folder.path / "log.jsonl").write_text("\n".join(lines))
+        return TrainState({}, {})
+
+    assert pace.seconds_per_step(first, train) == pytest.approx(0.5)
+    assert not seen[0].exists()
+    assert pace.fitted(first, 0.5, 1e6).train.steps == first.train.steps

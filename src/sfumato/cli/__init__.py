@@ -9,9 +9,12 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import train
+from sfumato.cli.compare import compare
 from sfumato.cli.compose import compose
 from sfumato.cli.demo import demo
 from sfumato.cli.edit import edit
+from sfumato.cli.evaluate import evaluate
+from sfumato.cli.evaluate_autoencoder import evaluate_autoencoder
 from sfumato.cli.export import export
 from sfumato.cli.import_ import import_
 from sfumato.cli.info import info
@@ -44,7 +47,8 @@ SURROUNDINGS = {
 """What a user can do about errors that are the machine's, not the program's."""
 
 app.add_typer(train.app, name="train", help="Train one of the two stages.")
-for command in (demo, sample, paint, compose, upscale, inpaint, edit, outpaint, reconstruct, info, samplers, zoo):
+DRAWING = (sample, paint, compose, upscale, inpaint, edit, outpaint)
+for command in (demo, *DRAWING, reconstruct, evaluate, evaluate_autoencoder, compare, info, samplers, zoo):
     app.command()(command)
 app.command("import")(import_)
 app.command()(export)

@@ -11,12 +11,19 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="A shortened run of two or three minutes: shows that everything works.")
     ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=1, help="About how long it may take; slow machines train fewer steps. [12]"),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE")] = "auto",
 ) -> None:
     """Go through the whole paper on a small scale.
 
     Trains both stages on the toy world, draws, scores, and writes OUT/report.html.
     """
+    from dataclasses import replace
+
     from sfumato.cli.demo_run import FULL, QUICK, run_demo
 
-    run_demo(QUICK if quick else FULL, out, device)
+    plan = QUICK if quick else FULL
+    run_demo(plan if minutes is None else replace(plan, minutes=minutes), out, device)

@@ -14,10 +14,12 @@ from sfumato import __version__
 from sfumato.autoencoder.efficientnet import weights_path
 from sfumato.autoencoder.perceptual import NoPerceptual
 from sfumato.checkpoint import write_text
+from sfumato.cli.demo_budget import Budget
 from sfumato.cli.phases import Phases, clock
 from sfumato.cli.progress import bars
 from sfumato.cli.train import run_autoencoder, run_diffusion
 from sfumato.config import load_config, zoo_names
+from sfumato.data.latents import LatentDataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, load
@@ -46,9 +48,11 @@ class DemoPlan:
     diffusion_overrides: tuple[str, ...] = ()
     extent: Extent = EXTENT
     quick: bool = False
+    minutes: float | None = None
+    """About what it may take in all: slow machines train fewer steps. None: as many steps as configured."""
 
 
-FULL = DemoPlan()
+FULL = DemoPlan(minutes=12.0)
 _SHORT = ("data.length=4000", "train.log_every=10", "train.save_every=100")
 QUICK = DemoPlan(
     autoencoder_overrides=(*_SHORT, "train.steps=300", "train.preview_every=50"),
@@ -67,14 +71,17 @@ def run_demo(plan: DemoPlan, out: Path, device: str = "auto") -> DemoResult:
     use_all_cores()
     first_config, second_config, world = read_configs(plan)
     phases = Phases(out / "phases.json", 5)
+    budget = Budget(plan.minutes, phases, out / "steps.json")
 
     with phases("training stage 1, the autoencoder"):
+        first_config = budget.first_stage(first_config)
         first_state = run_autoencoder(first_config, out / "autoencoder", out / "cache")
     go_on_if(first_state.step >= first_config.train.steps, "stage 1")
     first = load(out / "autoencoder", place)
     with phases("encoding the training set"):
-        cache_latents(second_config, first, out)
+        latents = cache_latents(second_config, first, out)
     with phases("training stage 2, the diffusion model"):
+        second_config = budget.second_stage(second_config, first, latents, plan.extent.network_calls)
         second_state = run_diffusion(second_config, first, out / "diffusion", out / "cache")
     go_on_if(second_state.step >= second_config.train.steps, "stage 2")
 
@@ -140,11 +147,11 @@ def without_absent_features(config: AutoencoderRun) -> AutoencoderRun:
 # ---- between
 
 
-def cache_latents(config: DiffusionRun, first: LatentDiffusion, out: Path) -> None:
+def cache_latents(config: DiffusionRun, first: LatentDiffusion, out: Path) -> LatentDataset:
     """The pass with which `sfumato train diffusion` begins, as a phase of its own; what is cached stays cached."""
     with bars() as (say, progress):
         data = open_data(config.data, config.held_out, out, out / "cache", say, progress)
-        cached_latents(first, data.training, out / "cache", config.mirrored, progress=progress("encoding"))
+        return cached_latents(first, data.training, out / "cache", config.mirrored, progress=progress("encoding"))
 
 
 def go_on_if(finished: bool, stage: str) -> None:
@@ -205,18 +212,22 @@ def write_report(result: DemoResult, gallery: Gallery, plan: DemoPlan, out: Path
     """report.json and report.html."""
     write_text(out / "report.json", json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n")
     logs = [read_lines(out / run / "log.jsonl") for run in ("autoencoder", "diffusion")]
-    write_text(out / "report.html", page.render(result, gallery, logs[0], logs[1], commands(plan, out, gallery)))
+    write_text(
+        out / "report.html", page.render(result, gallery, logs[0], logs[1], commands(result, plan, out, gallery))
+    )
 
 
-def commands(plan: DemoPlan, out: Path, gallery: Gallery) -> list[tuple[str, list[str]]]:
+def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) -> list[tuple[str, list[str]]]:
     """What to type to repeat the demo, to draw with its model, and to train on pictures of one's own."""
     cache = f"--cache {out}/cache"
-    first = " ".join([plan.autoencoder, f"--out {out}/autoencoder {cache}", *plan.autoencoder_overrides])
+    steps = [f"train.steps={trained.steps}" for trained in (result.autoencoder, result.diffusion)]
+    first = " ".join([plan.autoencoder, f"--out {out}/autoencoder {cache}", *plan.autoencoder_overrides, steps[0]])
     second = " ".join(
         [
             plan.diffusion,
             f"--autoencoder {out}/autoencoder --out {out}/diffusion {cache}",
             *plan.diffusion_overrides,
+            steps[1],
         ]
     )
     larger = {"emoji/autoencoder", "emoji/text"} <= set(zoo_names())

@@ -11,7 +11,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="A folder; for the original format also a .ckpt or .safetensors file.")],
     format: Annotated[Literal["original", "diffusers"], typer.Option("--format", help="Who shall read it.")],
 ) -> None:
-    """Write a model for the original code or for diffusers."""
+    """Write a model for the original code or diffusers."""
     from sfumato.interop.convert import export_model
 
     for note in export_model(model, out, format):

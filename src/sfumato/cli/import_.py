@@ -24,7 +24,7 @@ def import_(
         Literal["eps", "v"] | None, typer.Option("--prediction", help="Where nothing else tells it.")
     ] = None,
 ) -> None:
-    """Open a checkpoint of the original code or of diffusers.
+    """Open a checkpoint of the original code or diffusers.
 
     Latent diffusion and Stable Diffusion alike: what comes out is a model folder.
     """

@@ -18,16 +18,23 @@ class Phases:
         self._file, self._count, self._begun = file, count, 0
         self._before: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         self.seconds: dict[str, float] = {}
+        self._t_begun = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the finished phases over all sessions, and of the one that goes on."""
+        return sum(self.seconds.values()) + (time.monotonic() - self._t_begun)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         self._begun += 1
         typer.echo(f"[{self._begun}/{self._count}] {name}", err=True)
-        t_start = time.monotonic()
+        t_start = self._t_begun = time.monotonic()
         try:
             yield
         finally:
             elapsed = time.monotonic() - t_start
+            self._t_begun = time.monotonic()
             self.seconds[name] = round(self._before.get(name, 0.0) + elapsed, 2)
             write_text(self._file, json.dumps({**self._before, **self.seconds}, indent=1) + "\n")
             typer.echo(f"      {name}: {clock(elapsed)}", err=True)

@@ -43,7 +43,7 @@ def reconstruct(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Show what the latent of the first stage keeps of pictures.
+    """Show what the first stage keeps of pictures.
 
     Pictures of any size are padded to a multiple of f and cropped back; --size resizes and crops them instead. Writes
     OUT/grid.png, originals beside reconstructions, and OUT/metrics.jsonl with PSNR and SSIM of every picture.

@@ -128,6 +128,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     from sfumato.training.data import open_data
     from sfumato.training.diffusion import train_diffusion
     from sfumato.training.encode import cached_latents
+    from sfumato.training.evaluation import SampleEvaluation
     from sfumato.training.export import save_diffusion
     from sfumato.training.previews import Samples
     from sfumato.training.run import RunFolder
@@ -157,6 +158,15 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         folder.describe(say)
     assert model.second is not None
     preview = Samples.of(model, data, folder.previews, config.train.precision)
+    evaluate = None
+    if config.train.evaluation.every and workers.leads:
+        evaluate = SampleEvaluation.of(
+            model,
+            data,
+            config.train.evaluation,
+            config.train.precision,
+            lambda networks, state: save_diffusion(model, networks, config, folder, state, folder.best),
+        )
     state = train_diffusion(
         config,
         steered(model),
@@ -168,6 +178,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         preview,
         lambda networks, state: save_diffusion(model, networks, config, folder, state),
         workers,
+        evaluate,
     )
     workers.close()
     if workers.leads:

@@ -12,7 +12,7 @@ def zoo(
         str | None, typer.Argument(metavar="[NAME]", help="Print this configuration, to change and to train from.")
     ] = None,
 ) -> None:
-    """List the shipped configurations, or print one of them."""
+    """List the shipped configurations, or print one."""
     from sfumato.cli.tables import show
     from sfumato.config import ZOO_PREFIX, zoo_names, zoo_text
 

@@ -34,13 +34,19 @@ class Extent:
     """How much is drawn: `prompts` at the default guidance, `others` at each further one and of known compositions."""
 
     prompts: int = 256
-    others: int = 128
+    others: int = 64
     guidance: tuple[float, ...] = (1.0, DEFAULT_GUIDANCE, 6.0)
     steps: int = DEFAULT_STEPS
     shown: int = 8
     sheet: int = 48
     strips: int = 4
     strip_steps: int = 10
+
+    @property
+    def network_calls(self) -> int:
+        """Calls for one picture each that all this takes; a guided step calls twice."""
+        guided = sum(2 if scale != 1 else 1 for scale in self.guidance if scale != DEFAULT_GUIDANCE)
+        return self.steps * (2 * self.prompts + (2 + guided) * self.others + 2 * self.strips)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -37,6 +37,18 @@ from sfumato.training.workers import Precision, Workers, autocast
 DROPOUT = 0.1
 
 
+class EvaluationConfig(Schema):
+    """A small evaluation while training: samples against held-out pictures; the best model is kept in `best`."""
+
+    every: int = Field(0, ge=0)
+    """Steps between two; 0 for none."""
+    samples: int = Field(512, ge=2)
+    steps: int = Field(20, ge=1)
+    metric: Literal["fd", "kd"] = "kd"
+    """kd is unbiased for few samples."""
+    features: str = "efficientnet-lite0"
+
+
 class DiffusionTraining(Schema):
     """How long and how; a step sees batch · accumulate · processes latents."""
 
@@ -54,6 +66,7 @@ class DiffusionTraining(Schema):
     save_every: int = Field(1000, ge=1)
     workers: int = Field(1, ge=0)
     max_skipped: int = Field(20, ge=1)
+    evaluation: EvaluationConfig = EvaluationConfig()
 
 
 class DiffusionRun(Schema):
@@ -105,6 +118,9 @@ class Steered(nn.Module):
 Preview = Callable[[Steered, int], Mapping[str, float | list[float]]]
 """Given the averaged networks and the step, draws samples and returns numbers for the log."""
 
+Evaluate = Callable[[Steered, TrainState], Mapping[str, float | list[float]]]
+"""Measures the averaged networks and returns numbers for the log; may keep them, and note so in the state."""
+
 Export = Callable[[Steered, TrainState], None]
 """Writes the model folder of the averaged networks."""
 
@@ -120,6 +136,7 @@ def train_diffusion(
     preview: Preview,
     export: Export,
     workers: Workers | None = None,
+    evaluate: Evaluate | None = None,
 ) -> TrainState:
     """Trains `networks`, or goes on where the run in `folder` stopped; returns the final state.
 
@@ -193,6 +210,8 @@ def train_diffusion(
             stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
             if workers.leads and (state.step % train.preview_every == 0 or last):
                 log.record(state.step, preview(_averaged(shadow), state.step))
+            if workers.leads and evaluate is not None and (state.step % train.evaluation.every == 0 or last):
+                log.record(state.step, evaluate(_averaged(shadow), state))
             if workers.leads and (state.step % train.save_every == 0 or last or stop):
                 export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
                 folder.save(state)

@@ -1,5 +1,6 @@
 """The model folder of a run: what `sfumato.load` opens, written from the averaged weights."""
 
+from pathlib import Path
 from typing import Any
 
 from sfumato import __version__
@@ -34,13 +35,18 @@ def save_autoencoder(
 
 
 def save_diffusion(
-    model: LatentDiffusion, networks: Steered, config: DiffusionRun, folder: RunFolder, state: TrainState
+    model: LatentDiffusion,
+    networks: Steered,
+    config: DiffusionRun,
+    folder: RunFolder,
+    state: TrainState,
+    place: Path | None = None,
 ) -> None:
-    """Writes both stages."""
+    """Writes both stages to the run's model folder, or to another `place`."""
     facts = about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)
     described = model.config.model_copy(update={"about": {**model.config.about, "diffusion": facts}})
     trained = with_networks(model, networks)
-    LatentDiffusion(described, trained.autoencoder, trained.scaling, trained.second).save(folder.model)
+    LatentDiffusion(described, trained.autoencoder, trained.scaling, trained.second).save(place or folder.model)
 
 
 def about(data: dict[str, Any], train: dict[str, Any], state: TrainState) -> dict[str, Any]:

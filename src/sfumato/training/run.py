@@ -25,6 +25,7 @@ MAY_CHANGE = {
     "train.log_every",
     "train.max_skipped",
     "train.workers",
+    "train.evaluation.every",
 }
 """Settings that may differ between the sessions of one run."""
 
@@ -39,6 +40,7 @@ class RunFolder:
         self.states = path / "states"
         self.previews = path / "previews"
         self.model = path / "model"
+        self.best = path / "best"
 
     def claim(self, config: BaseModel) -> None:
         """Makes the folder, or checks that the run in it has this configuration, and writes `config.yaml`.

@@ -1,0 +1,91 @@
+"""A card: numbers with everything that they depend on. Written as card.json."""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from sfumato import __version__
+from sfumato.checkpoint import write_text
+from sfumato.config import parse
+from sfumato.errors import UserError
+from sfumato.report.machine import describe
+from sfumato.schema import Schema
+
+CARD_FILE = "card.json"
+PAGE_FILE = "index.html"
+
+
+class Metric(Schema):
+    """One number. `std` is its spread between subsets or splits, `low` and `high` its 95 % interval where asked for."""
+
+    value: float
+    better: Literal["lower", "higher"] | None = None
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+    protocol: dict[str, Any] = Field(default_factory=dict)
+    """What this number depends on besides the card's protocol: network, its hash, resize filter, neighbours, ..."""
+
+
+class Card(Schema):
+    """What `sfumato evaluate` and `sfumato evaluate-autoencoder` write.
+
+    `protocol` holds what must be equal for two cards to be compared, as a metric's own does for that metric; `drawing`
+    says how the subject made its pictures, which may differ; `subject` and `data` what was measured against what.
+    """
+
+    format: Literal[1] = 1
+    kind: Literal["samples", "autoencoder"]
+    version: str
+    created: str
+    subject: dict[str, Any]
+    data: dict[str, Any]
+    protocol: dict[str, Any]
+    drawing: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Metric]
+    labels: dict[str, int] | None = None
+    """Pictures of each class."""
+    memorisation: dict[str, float] | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+    """Further numbers that belong to no comparison, such as the latent's channels."""
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall time by phase."""
+    machine: dict[str, Any] = Field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Writes card.json into the folder, whole or not at all."""
+        write_text(folder / CARD_FILE, json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+
+
+def new_card(kind: Literal["samples", "autoencoder"], device: torch.device, **fields: Any) -> Card:
+    """A card of this moment, machine and version; `device` is where the subject computes."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return Card(kind=kind, version=__version__, created=created, machine=asdict(describe(device)), **fields)
+
+
+def load_card(path: Path) -> Card:
+    """The card in a folder, or of a file. Raises UserError where there is none or it is something else."""
+    file = path / CARD_FILE if path.is_dir() else path
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{str(path)!r} holds no {CARD_FILE}: give the folder that sfumato evaluate wrote") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(file)!r} cannot be read as a card: {error}") from None
+    if not isinstance(raw, dict) or "protocol" not in raw:
+        raise UserError(f"{str(file)!r} is no card: give the folder that sfumato evaluate wrote")
+    return parse(raw, Card, str(file))
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings by dotted key."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out

@@ -1,0 +1,198 @@
+"""Measuring an autoencoder on pictures: what comes back, and how easy its latent is for a diffusion model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sfumato import pictures
+from sfumato.autoencoder.bottleneck import bits_per_dimension, code_counts, codebook_usage
+from sfumato.autoencoder.model import VQConfig
+from sfumato.autoencoder.perceptual import LPIPS
+from sfumato.autoencoder.scaling import LatentStatistics
+from sfumato.cards.card import Metric
+from sfumato.cards.reference import chosen_rows
+from sfumato.data.dataset import Dataset, Progress, UnreadableImage
+from sfumato.data.loader import sweep
+from sfumato.errors import UserError
+from sfumato.evaluation.features import FeatureNetwork
+from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
+from sfumato.evaluation.image_quality import ms_ssim, psnr, ssim
+from sfumato.evaluation.inception import INCEPTION
+from sfumato.evaluation.latents import halved, relative_error, share_above, spectrum
+from sfumato.model import LatentDiffusion
+
+PAIRS_SHOWN = 32
+SSIM_WINDOW = 11
+MS_SSIM_SIDE = 16 * SSIM_WINDOW
+LPIPS_SIDE = 16
+
+
+@dataclass(frozen=True)
+class MeasuredAutoencoder:
+    """`details` describe the latent; `pairs` uint8 (2 N, 3, H, W): originals and reconstructions in turn."""
+
+    count: int
+    metrics: dict[str, Metric]
+    details: dict[str, Any]
+    warnings: tuple[str, ...]
+    pairs: Tensor
+
+
+@dataclass
+class _Sums:
+    """What the pictures leave behind: a number each, statistics, spectra; never themselves, but for the first."""
+
+    values: dict[str, list[Tensor]] = field(default_factory=dict)
+    errors: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    bits: list[tuple[float, int]] = field(default_factory=list)
+    originals: dict[str, GaussianStatistics] = field(default_factory=dict)
+    outputs: dict[str, GaussianStatistics] = field(default_factory=dict)
+    latent: LatentStatistics = field(default_factory=LatentStatistics)
+    latent_spectrum: Tensor | None = None
+    image_spectrum: Tensor | None = None
+    codes: Tensor | None = None
+    pairs: list[Tensor] = field(default_factory=list)
+    count: int = 0
+
+
+@torch.no_grad()
+def measure_autoencoder(
+    model: LatentDiffusion,
+    dataset: Dataset,
+    count: int | None = None,
+    networks: Mapping[str, FeatureNetwork] | None = None,
+    lpips: LPIPS | None = None,
+    batch: int = 16,
+    progress: Progress | None = None,
+) -> MeasuredAutoencoder:
+    """Everything about a first stage on `count` random pictures of a data set, all by default.
+
+    Reconstruction distances (rFD) are between the same pictures before and after. Raises UserError where nothing can
+    be read, or f does not divide the pictures.
+    """
+    rows = chosen_rows(dataset, count)
+    sums = _Sums()
+    reasons: list[UnreadableImage] = []
+    for read in sweep(dataset, batch, rows, unreadable=lambda row, error: reasons.append(error), progress=progress):
+        if sums.count == 0:
+            H, W = read.images.shape[-2:]
+            model.latent_shape_of((H, W))
+        _add(sums, model, read.images, networks or {}, lpips)
+    if sums.count == 0:
+        raise UserError(f"none of the {len(rows)} pictures can be read: {reasons[0]}")
+    metrics, warnings = _metrics(sums, networks or {})
+    return MeasuredAutoencoder(sums.count, metrics, _details(sums, model), tuple(warnings), torch.cat(sums.pairs))
+
+
+def _add(
+    sums: _Sums, model: LatentDiffusion, images: Tensor, networks: Mapping[str, FeatureNetwork], lpips: LPIPS | None
+) -> None:
+    encoding = model.autoencoder.encode(images.to(model.device))
+    output = model.autoencoder.decode(encoding.z, quantize=False).float().clamp(-1, 1).cpu()
+    B, side = len(images), min(images.shape[-2:])
+    found = {"PSNR": psnr(output, images)}
+    if side >= SSIM_WINDOW:
+        found["SSIM"] = ssim(output, images)
+    if side >= MS_SSIM_SIDE:
+        found["MS-SSIM"] = ms_ssim(output, images)
+    if lpips is not None and side >= LPIPS_SIDE:
+        with torch.autocast(model.device.type, enabled=False):
+            found["LPIPS-vgg16"] = lpips(output.to(model.device), images.to(model.device)).double().cpu()
+    for name, values in found.items():
+        sums.values.setdefault(name, []).append(values)
+    for name, network in networks.items():
+        for statistics, shown in ((sums.originals, images), (sums.outputs, output)):
+            statistics.setdefault(name, GaussianStatistics(network.dim)).update(network(shown).pooled)
+    _add_latent(sums, model, images, encoding.moments, encoding.indices)
+    room = PAIRS_SHOWN - sum(len(part) // 2 for part in sums.pairs)
+    sums.pairs.append(pictures.to_uint8(pictures.beside(images[:room], output[:room])))
+    sums.count += B
+
+
+def _add_latent(sums: _Sums, model: LatentDiffusion, images: Tensor, moments: Tensor, indices: Tensor | None) -> None:
+    autoencoder, B = model.autoencoder, len(images)
+
+    def latent_of(shown: Tensor) -> Tensor:
+        return autoencoder.latent_from_moments(autoencoder.encode(shown.to(model.device)).moments).float().cpu()
+
+    latent = autoencoder.latent_from_moments(moments).float().cpu()
+    sums.latent.update(latent)
+    sums.latent_spectrum = _plus(sums.latent_spectrum, spectrum(latent))
+    sums.image_spectrum = _plus(sums.image_spectrum, spectrum(images))
+    bottleneck = autoencoder.config.bottleneck
+    if isinstance(bottleneck, VQConfig) and indices is not None:
+        sums.codes = _plus(sums.codes, code_counts(indices.cpu(), bottleneck.codes))
+    elif autoencoder.variational:
+        sums.bits.append((bits_per_dimension(moments).item(), B))
+    sums.errors.setdefault("equivariance-error-flip", []).append(
+        (relative_error(latent_of(images.flip(-1)), latent.flip(-1)), B)
+    )
+    if all(side % (2 * autoencoder.factor) == 0 and side // autoencoder.factor >= 4 for side in images.shape[-2:]):
+        small = latent_of(halved(images).clamp(-1, 1))
+        sums.errors.setdefault("equivariance-error-scale", []).append((relative_error(small, halved(latent)), B))
+
+
+def _plus(known: Tensor | None, more: Tensor) -> Tensor:
+    return more if known is None else known + more
+
+
+def _mean(pairs: Sequence[tuple[float, int]]) -> float:
+    """The mean over pictures of the batches' means."""
+    return sum(value * n for value, n in pairs) / sum(n for _, n in pairs)
+
+
+def _metrics(sums: _Sums, networks: Mapping[str, FeatureNetwork]) -> tuple[dict[str, Metric], list[str]]:
+    metrics: dict[str, Metric] = {}
+    warnings = []
+    for name, network in networks.items():
+        if sums.count < 2:
+            raise UserError(
+                "one picture has no reconstruction distance: give --n 2 at least, thousands to mean something"
+            )
+        label = "rFID" if network.name == INCEPTION else f"rFD-{network.name}"
+        value = frechet_distance(sums.outputs[name], sums.originals[name])
+        metrics[label] = Metric(value=value, better="lower", protocol=network.describe())
+        if sums.count < network.dim:
+            warnings.append(
+                f"{sums.count} pictures are fewer than the {network.dim} dimensions of {label}: "
+                "compare it only with cards of the same count"
+            )
+    for name, parts in sums.values.items():
+        values = torch.cat(parts)
+        finite = values[torch.isfinite(values)]  # equal pictures have an infinite PSNR, which would hide all others
+        better: Literal["lower", "higher"] = "lower" if name.startswith("LPIPS") else "higher"
+        if len(finite):
+            spread = finite.std(correction=0).item()
+            metrics[name] = Metric(value=finite.mean().item(), std=spread, better=better)
+        if len(finite) < len(values):
+            warnings.append(
+                f"{len(values) - len(finite)} of {len(values)} pictures came back unchanged: {name} is without"
+            )
+    assert sums.latent_spectrum is not None
+    metrics["high-frequency-share"] = Metric(value=share_above(sums.latent_spectrum), better="lower")
+    for name, pairs in sums.errors.items():
+        metrics[name] = Metric(value=_mean(pairs), better="lower")
+    if sums.bits:
+        metrics["bits-per-dimension"] = Metric(value=_mean(sums.bits))
+    if sums.codes is not None:
+        metrics["codes-used"] = Metric(value=codebook_usage(sums.codes).used, better="higher")
+    return metrics, warnings
+
+
+def _details(sums: _Sums, model: LatentDiffusion) -> dict[str, Any]:
+    assert sums.image_spectrum is not None
+    statistics = sums.latent
+    details: dict[str, Any] = {
+        "high_frequency_share_of_pictures": share_above(sums.image_spectrum),
+        "latent_mean": statistics.mean().tolist(),
+        "latent_std": statistics.std().tolist(),
+        "latent_kurtosis": statistics.kurtosis().tolist(),
+        "factor": model.autoencoder.factor,
+        "latent_channels": model.autoencoder.latent_channels,
+    }
+    if sums.codes is not None:
+        details["codebook_perplexity"] = codebook_usage(sums.codes).perplexity
+    return details

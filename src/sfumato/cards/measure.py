@@ -1,0 +1,302 @@
+"""Measuring a subject against data: one pass over its pictures, then the metrics, then its nearest neighbours."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.cards.card import Metric
+from sfumato.cards.plan import WITHOUT_DATA, Wanted
+from sfumato.cards.reference import Reference, reference
+from sfumato.cards.scores import Collected, scored
+from sfumato.cards.subject import Drawn, Subject
+from sfumato.data.dataset import Dataset, Progress
+from sfumato.data.folder import FolderDataset
+from sfumato.data.toyworld.dataset import ToyWorld
+from sfumato.data.toyworld.facts import Score, facts, score, tally
+from sfumato.data.toyworld.reader import read_batch
+from sfumato.errors import UserError
+from sfumato.evaluation.features import FeatureNetwork
+from sfumato.evaluation.memorisation import Neighbours, neighbours
+from sfumato.evaluation.pretrained import ClipScore
+
+SHOWN = 64
+CLOSEST = 8
+NEIGHBOURS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Args:
+        wanted: the metrics.
+        networks: by the name that `wanted` gives them.
+        clip: where a CLIP score is wanted.
+        batch: pictures at once.
+        reference: how many pictures of the data to use; None for all.
+        resamples: of the intervals; 0 for none.
+        cache: where features of the data are kept.
+        seed: of random subsets.
+    """
+
+    wanted: Sequence[Wanted]
+    networks: Mapping[str, FeatureNetwork]
+    clip: ClipScore | None = None
+    batch: int = 32
+    reference: int | None = None
+    resamples: int = 0
+    cache: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Closest:
+    """A sample (3, H, W) and the training pictures (K, 3, H, W) nearest to it, uint8, with their distances."""
+
+    sample: Tensor
+    training: Tensor
+    distances: tuple[float, ...]
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came out, and pictures to show: `samples` uint8 (N, 3, H, W), the first ones, not chosen."""
+
+    count: int
+    metrics: dict[str, Metric]
+    labels: dict[str, int] | None
+    memorisation: dict[str, float] | None
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+    samples: Tensor
+    captions: tuple[str, ...]
+    closest: tuple[Closest, ...]
+
+
+@dataclass
+class _Pass:
+    """What one pass over the pictures gathers."""
+
+    collected: dict[str, Collected]
+    shown: list[Tensor] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    clip: list[Tensor] = field(default_factory=list)
+    readings: list[Score] = field(default_factory=list)
+    count: int = 0
+
+
+def measure(
+    subject: Subject, dataset: Dataset, settings: Settings, progress: Callable[[str], Progress] | None = None
+) -> Measured:
+    """All metrics of a subject. Raises UserError where the data or the subject lacks what a metric needs."""
+    check(subject, dataset, settings)
+    bars = progress or (lambda title: lambda done, total: None)
+    seconds: dict[str, float] = {}
+    kinds = {(wanted.kind, wanted.network) for wanted in settings.wanted}
+    real: dict[str, Reference] = {}
+    with _timed("reading the data", seconds):
+        for name, network in settings.networks.items():
+            if any(used == name and kind not in WITHOUT_DATA for kind, used in kinds):
+                spatial = ("sfd", name) in kinds
+                bar = bars(f"data: {network.name}")
+                real[name] = reference(
+                    network, dataset, settings.reference, settings.cache, settings.batch, spatial, bar
+                )
+    with _timed("pictures and their features", seconds):
+        seen = _one_pass(subject, settings, bars("pictures"))
+    with _timed("metrics", seconds):
+        metrics, warnings = _metrics(seen, real, subject, dataset, settings)
+    with _timed("neighbours", seconds):
+        memorisation, closest = _memorisation(seen, real, subject, dataset)
+    counts = Counter(seen.labels)
+    names = subject.classes
+    labels = {name: counts[i] for i, name in enumerate(names)} if names and seen.labels else None
+    return Measured(
+        count=seen.count,
+        metrics=metrics,
+        labels=labels,
+        memorisation=memorisation,
+        warnings=tuple(warnings),
+        seconds=seconds,
+        samples=torch.cat(seen.shown),
+        captions=tuple(seen.captions),
+        closest=closest,
+    )
+
+
+def check(subject: Subject, dataset: Dataset, settings: Settings) -> None:
+    """Raises UserError where a metric cannot be had of this data, before anything is drawn."""
+    kinds = {wanted.kind for wanted in settings.wanted}
+    if subject.count < 2:
+        raise UserError(f"{subject.count} picture is no distribution: give two at least, thousands to mean something")
+    if "cas" in kinds and not ("label" in dataset.fields and "label" in subject.fields):
+        raise UserError("metric 'cas' needs labels on both sides: class sub-folders, or a class model")
+    if "reader" in kinds and not isinstance(dataset, ToyWorld):
+        raise UserError("metric 'reader' reads pictures of the toy world: give toy as DATA, or leave it out")
+    for kind in ("clip-score", "reader"):
+        if kind in kinds and "text" not in subject.fields:
+            raise UserError(f"metric {kind!r} needs the captions that the pictures were drawn for; these have none")
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    t_start = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - t_start, 2)
+
+
+def _one_pass(subject: Subject, settings: Settings, progress: Progress) -> _Pass:
+    seen = _Pass({name: Collected() for name in settings.networks})
+    classed = {wanted.network for wanted in settings.wanted if wanted.kind == "is"}
+    laid_out = {wanted.network for wanted in settings.wanted if wanted.kind == "sfd"}
+    read = any(wanted.kind == "reader" for wanted in settings.wanted)
+    for drawn in subject.batches(settings.batch):
+        for name, network in settings.networks.items():
+            found = network(drawn.images)
+            seen.collected[name].add(found, name in laid_out, name in classed)
+            if settings.clip is not None and network is settings.clip.images:
+                seen.clip.append(settings.clip(found.pooled, _texts(drawn)))
+        if read:
+            texts = _texts(drawn)
+            seen.readings += [
+                score(facts(text), reading) for text, reading in zip(texts, read_batch(drawn.images), strict=True)
+            ]
+        room = SHOWN - sum(len(part) for part in seen.shown)
+        seen.shown.append(drawn.images[:room])
+        seen.captions += (drawn.text or [])[:room]
+        seen.labels += drawn.label or []
+        seen.count += len(drawn.images)
+        progress(seen.count, subject.count)
+    if seen.count < 2:
+        raise UserError(f"{seen.count} pictures could be read of {subject.count}: there is nothing to measure")
+    return seen
+
+
+def _texts(drawn: Drawn) -> list[str]:
+    assert drawn.text is not None, "checked before"
+    return drawn.text
+
+
+def _metrics(
+    seen: _Pass, real: Mapping[str, Reference], subject: Subject, dataset: Dataset, settings: Settings
+) -> tuple[dict[str, Metric], list[str]]:
+    metrics: dict[str, Metric] = {}
+    warnings: list[str] = []
+    for wanted in settings.wanted:
+        if wanted.kind == "reader":
+            rates = tally(seen.readings)
+            metrics["reader-facts"] = Metric(value=rates["facts"], better="higher")
+            metrics["reader-prompts"] = Metric(value=rates["prompts"], better="higher")
+            continue
+        assert wanted.network is not None
+        network = settings.networks[wanted.network]
+        collected = seen.collected[wanted.network]
+        if wanted.kind == "clip-score":
+            values = torch.cat(seen.clip)
+            spread = values.std().item() if len(values) > 1 else None
+            protocol = network.describe()
+            found = {wanted.label(network.name): Metric(value=values.mean().item(), better="higher", std=spread)}
+            metrics |= {name: metric.model_copy(update={"protocol": protocol}) for name, metric in found.items()}
+            continue
+        labelled = None
+        if wanted.kind == "cas":
+            labelled = _labels(seen, real[wanted.network], subject, dataset)
+        found, told = scored(
+            wanted, network, collected, real.get(wanted.network), settings.resamples, settings.seed, labelled
+        )
+        metrics |= found
+        warnings += [warning for warning in told if warning not in warnings]
+    return metrics, warnings
+
+
+def _labels(seen: _Pass, real: Reference, subject: Subject, dataset: Dataset) -> tuple[Tensor, Tensor, int]:
+    """Labels of the samples and of the reference rows in the data's numbering, and how many classes it has."""
+    ours, theirs = list(subject.classes or ()), list(dataset.classes or ())
+    unknown = [name for name in ours if name not in theirs]
+    if unknown and len(ours) != len(theirs):
+        raise UserError(f"metric 'cas': the class {unknown[0]!r} is not in the data, which has {', '.join(theirs)}")
+    place = [i if unknown else theirs.index(name) for i, name in enumerate(ours)]
+    if isinstance(dataset, FolderDataset):
+        known = [int(dataset.describe(int(row))["label"]) for row in real.rows]
+    else:
+        known = [int(dataset[int(row)].fields["label"]) for row in real.rows]
+    return torch.tensor([place[label] for label in seen.labels]), torch.tensor(known), len(theirs)
+
+
+def _memorisation(
+    seen: _Pass, real: Mapping[str, Reference], subject: Subject, dataset: Dataset
+) -> tuple[dict[str, float] | None, tuple[Closest, ...]]:
+    """Figures, and the samples that come closest with their neighbours; none without features of the data."""
+    name = next((name for name in real if len(real[name].features) > NEIGHBOURS), None)
+    if name is None:
+        return None, ()
+    found = neighbours(seen.collected[name].pooled(), real[name].features, NEIGHBOURS)
+    figures = {
+        "authenticity": found.authenticity,
+        "copies": found.copies(),
+        "median_ratio": found.ratio.median().item(),
+        "searched": float(len(real[name].features)),
+    }
+    figures = {key: value for key, value in figures.items() if math.isfinite(value)}  # twins make infinite ratios
+    return figures, _closest(found, real[name], subject, dataset)
+
+
+def _closest(found: Neighbours, real: Reference, subject: Subject, dataset: Dataset) -> tuple[Closest, ...]:
+    numbers = found.ratio.argsort(stable=True)[:CLOSEST].tolist()
+    samples = subject.pictures(numbers)
+    closest = []
+    for sample, number in zip(samples, numbers, strict=True):
+        rows = real.rows[found.rows[number]].tolist()
+        training = torch.stack([dataset[int(row)].image for row in rows])
+        distances = tuple(round(float(d), 4) for d in found.distances[number])
+        closest.append(Closest(sample, training, distances, float(found.ratio[number])))
+    return tuple(closest)
+
+
+def content_hash(dataset: Dataset) -> str:
+    """A key of the pictures themselves, whatever frame they are brought to."""
+    if not isinstance(dataset, FolderDataset):
+        return dataset.fingerprint()
+    digest = blake2b(digest_size=12)
+    for name, seen in zip(dataset.scan.files, dataset.scan.glances, strict=True):
+        digest.update(name.encode(errors="surrogateescape") + b"\0" + seen.digest)
+    return digest.hexdigest()
+
+
+def protocol_of(
+    dataset: Dataset, samples: int, reference: int | None, size: tuple[int, int], labels: str
+) -> dict[str, Any]:
+    """What two cards must share to be compared.
+
+    Args:
+        dataset: the real pictures.
+        samples: pictures judged.
+        reference: real pictures used; None for all.
+        size: (H, W) of both.
+        labels: how the samples' classes were chosen.
+    """
+    framing = dataset.framing if isinstance(dataset, FolderDataset) else None
+    used = len(dataset) if reference is None else min(reference, len(dataset))
+    return {
+        "samples": samples,
+        "size": list(size),
+        "labels": labels,
+        "data": {
+            "hash": content_hash(dataset),
+            "pictures": used,
+            "crop": "none" if framing is None else framing.resize,
+            "resize": "none" if framing is None else framing.filter,
+            "background": None if framing is None else list(framing.background),
+        },
+    }

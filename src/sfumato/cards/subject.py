@@ -1,0 +1,197 @@
+"""What is judged: a model that draws, or a folder of anyone's pictures. Pictures come in batches and are not kept."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato import pictures
+from sfumato.cards.reference import chosen_rows
+from sfumato.data.dataset import Dataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.loader import sweep
+from sfumato.errors import UserError
+from sfumato.model import LatentDiffusion
+
+LabelPolicy = Literal["data", "balanced"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch: images uint8 (B, 3, H, W), and the texts and labels they were drawn for, where there are any."""
+
+    images: Tensor
+    text: list[str] | None = None
+    label: list[int] | None = None
+
+
+class Subject(Protocol):
+    """A numbered set of pictures: the same number is the same picture whenever it is asked for."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def classes(self) -> Sequence[str] | None: ...
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """What every picture comes with: text, label."""
+
+    def batches(self, batch: int) -> Iterator[Drawn]:
+        """All pictures in order."""
+
+    def pictures(self, numbers: Sequence[int]) -> Tensor:
+        """Some of them, uint8 (N, 3, H, W)."""
+
+    def describe(self) -> dict[str, Any]:
+        """What it is."""
+
+    def drawing(self) -> dict[str, Any]:
+        """How the pictures were made."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The conditions of n samples, one each; None where the model is not steered by it."""
+
+    text: list[str] | None = None
+    label: list[int] | None = None
+
+
+def wishes(model: LatentDiffusion, dataset: Dataset, n: int, labels: LabelPolicy = "data") -> Wishes:
+    """Conditions as the data has them: those of random rows, each row once before any comes again.
+
+    `labels` "balanced" gives every class the same number of samples instead. Raises UserError where the model is
+    steered by something the data lacks, or that no evaluation can give.
+    """
+    second = model.second
+    if second is None:
+        raise UserError("this model is an autoencoder only: judge it with sfumato evaluate-autoencoder")
+    reads = () if second.conditioner is None else second.conditioner.reads
+    foreign = [name for name in reads if name not in ("text", "label")]
+    if foreign:
+        raise UserError(f"this model is steered by {foreign[0]}: draw its pictures yourself and evaluate their folder")
+    missing = [name for name in reads if name not in dataset.fields and not (name == "label" and labels == "balanced")]
+    if missing:
+        raise UserError(
+            f"this model is steered by {missing[0]}, but the data has the fields {', '.join(dataset.fields) or 'none'}"
+            + (": give --labels balanced" if missing[0] == "label" else ": add captions, see docs/data.md")
+        )
+    rows = chosen_rows(dataset, None)
+    fields = [_fields(dataset, rows[i % len(rows)]) for i in range(n)] if reads else []
+    text = [str(known["text"]) for known in fields] if "text" in reads else None
+    label = None
+    if "label" in reads and labels == "balanced":
+        names = model.config.classes or ()
+        label = [i % max(1, len(names)) for i in range(n)]
+    elif "label" in reads:
+        label = [int(known["label"]) for known in fields]
+    return Wishes(text, label)
+
+
+def _fields(dataset: Dataset, row: int) -> dict[str, Any]:
+    """The row's fields; a folder's picture is not decoded for them."""
+    return dataset.describe(row) if isinstance(dataset, FolderDataset) else dataset[row].fields
+
+
+@dataclass(frozen=True)
+class ModelSubject:
+    """A model's samples; number i has the seed `seed` + i.
+
+    `options` are keyword arguments of `LatentDiffusion.sample_tensor`; `facts` what the card says of them.
+    """
+
+    model: LatentDiffusion
+    path: str
+    count: int
+    asked: Wishes
+    seed: int
+    options: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        return self.model.config.classes
+
+    @property
+    def fields(self) -> Sequence[str]:
+        known = {"text": self.asked.text, "label": self.asked.label}
+        return [name for name, values in known.items() if values is not None]
+
+    def batches(self, batch: int) -> Iterator[Drawn]:
+        for start in range(0, self.count, batch):
+            numbers = range(start, min(start + batch, self.count))
+            text, label = self._asked(numbers)
+            yield Drawn(self.pictures(numbers), text, label)
+
+    def pictures(self, numbers: Sequence[int]) -> Tensor:
+        text, label = self._asked(numbers)
+        images = self.model.sample_tensor(
+            text,
+            label=label,
+            n=len(numbers),
+            seeds=[self.seed + i for i in numbers],
+            batch=max(1, len(numbers)),
+            **self.options,
+        )
+        return pictures.to_uint8(images).cpu()
+
+    def _asked(self, numbers: Sequence[int]) -> tuple[list[str] | None, list[int] | None]:
+        text, label = self.asked.text, self.asked.label
+        return (
+            None if text is None else [text[i] for i in numbers],
+            None if label is None else [label[i] for i in numbers],
+        )
+
+    def describe(self) -> dict[str, Any]:
+        about = {stage: told.get("steps") for stage, told in self.model.config.about.items() if isinstance(told, dict)}
+        return {"kind": "model", "path": self.path, "digest": self.model.digest, "trained_steps": about}
+
+    def drawing(self) -> dict[str, Any]:
+        last = self.seed + self.count - 1
+        return {**self.facts, "seeds": f"{self.seed}..{last}"}
+
+
+@dataclass(frozen=True)
+class FolderSubject:
+    """The first `count` pictures of a folder, in a random order that is always the same."""
+
+    dataset: FolderDataset
+    count: int
+    _readable: list[int] = field(default_factory=list)
+    """Rows in the order in which they were read: numbers refer to these."""
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        return self.dataset.classes
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return self.dataset.fields
+
+    def batches(self, batch: int) -> Iterator[Drawn]:
+        self._readable.clear()
+        rows = chosen_rows(self.dataset, self.count)
+        for read in sweep(self.dataset, batch, rows, unreadable=lambda row, error: None):
+            self._readable.extend(read.index)
+            label = read.fields.get("label")
+            text = read.fields.get("text")
+            yield Drawn(pictures.to_uint8(read.images), text, None if label is None else label.tolist())
+
+    def pictures(self, numbers: Sequence[int]) -> Tensor:
+        rows = self._readable or chosen_rows(self.dataset, self.count)
+        return torch.stack([self.dataset[rows[i]].image for i in numbers])
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "folder",
+            "path": str(self.dataset.config.path),
+            "digest": self.dataset.fingerprint(),
+            "pictures": len(self.dataset),
+        }
+
+    def drawing(self) -> dict[str, Any]:
+        return {}

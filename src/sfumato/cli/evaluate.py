@@ -1,0 +1,246 @@
+"""`sfumato evaluate`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfumato.cli.options import BatchOption, DeviceOption, PrecisionOption, SizeOption
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import torch
+
+    from sfumato.cards.card import Card
+    from sfumato.cards.measure import Measured, Settings
+    from sfumato.cards.subject import LabelPolicy, Subject
+    from sfumato.data.dataset import Dataset, Progress
+
+DataArgument = Annotated[
+    str, typer.Argument(metavar="DATA", help="The folder of real pictures; toy or toy:held-out for the toy world.")
+]
+OutOption = Annotated[Path, typer.Option("--out", help="The folder for card.json and index.html.")]
+MetricsOption = Annotated[
+    str,
+    typer.Option("--metrics", help="fd, fd-inf, sfd, kd, is, prdc, cas, clip-score, reader, fid, kid; fd-dinov2, ..."),
+]
+FeaturesOption = Annotated[
+    str,
+    typer.Option("--features", help="Of metrics that name no network: efficientnet-lite0, inception, dinov2, clip."),
+]
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option("--weights", metavar="NAME=PATH", help="Where a network's weights are; for inception a file."),
+]
+HashOption = Annotated[
+    list[str] | None, typer.Option("--sha256", metavar="NAME=HEX", help="The hash that those weights must have.")
+]
+ResizeOption = Annotated[
+    str | None,
+    typer.Option("--resize", help="To the network's size: bicubic, bilinear, tensorflow [default: as the network's]."),
+]
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="Where features of DATA are kept [default: ~/.cache/sfumato].")
+]
+
+
+def evaluate(
+    subject: Annotated[Path, typer.Argument(metavar="MODEL_OR_FOLDER", help="A model, or a folder of pictures.")],
+    data: DataArgument,
+    out: OutOption,
+    n: Annotated[int, typer.Option("--n", help="Pictures to judge.")] = 5000,
+    metrics: MetricsOption = "fd,kd,prdc",
+    features: FeaturesOption = "efficientnet-lite0",
+    weights: WeightsOption = None,
+    sha256: HashOption = None,
+    resize: ResizeOption = None,
+    reference: Annotated[int | None, typer.Option("--reference", help="Real pictures to use [default: all].")] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples for the intervals of fd and fd-inf.")] = 0,
+    labels: Annotated[
+        str, typer.Option("--labels", help="Of class models: data (as it has them) or balanced.")
+    ] = "data",
+    sampler: Annotated[str, typer.Option("--sampler", help="`sfumato samplers` lists them.")] = "dpmpp-2m",
+    steps: Annotated[int, typer.Option("--steps", help="Steps of the sampler.")] = 20,
+    eta: Annotated[float | None, typer.Option("--eta", help="Fresh noise of ddim and dpmpp-2m-sde.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="1 is off [default: 3].")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the first sample; the next one takes the next number.")] = 0,
+    size: SizeOption = None,
+    pad: Annotated[bool, typer.Option("--pad", help="Pad real pictures to the frame instead of cropping.")] = False,
+    background: Annotated[str, typer.Option("--background", help="Behind transparent pictures.")] = "white",
+    batch: BatchOption = 32,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    cache: CacheOption = None,
+) -> None:
+    """Measure a model, or pictures, against real ones.
+
+    Writes OUT/card.json and OUT/index.html: the numbers with everything they depend on, samples, nearest neighbours.
+    """
+    from sfumato.cards.card import PAGE_FILE
+    from sfumato.cards.measure import Settings, measure
+    from sfumato.cards.page import page
+    from sfumato.cards.plan import planned
+    from sfumato.checkpoint import write_text
+    from sfumato.cli.networks import cache_folder, loaded_clip, loaded_networks
+    from sfumato.cli.options import at_least, chosen_device, enough_memory, out_folder, parse_size
+    from sfumato.cli.progress import bars
+    from sfumato.training.workers import use_all_cores
+
+    wanted = planned(metrics.split(","), features)
+    at_least("--n", n, 2)
+    at_least("--batch", batch, 1)
+    at_least("--steps", steps, 1)
+    at_least("--bootstrap", bootstrap, 0)
+    at_least("--reference", 2 if reference is None else reference, 2)
+    use_all_cores()
+    place = chosen_device(device)
+    drawing = Drawing(sampler, steps, eta, guidance, seed, _policy(labels), precision)
+    folder = out_folder(out)
+    names = [one.network for one in wanted if one.network is not None]
+    networks = loaded_networks(names, weights, sha256, resize, place)
+    with bars() as (_, progress):
+        frame = Frame(parse_size(size), pad, background)
+        judged = opened(subject, data, n, frame, drawing, place, progress("scanning"))
+        settings = Settings(
+            wanted=wanted,
+            networks=networks,
+            clip=loaded_clip(networks, weights) if any(one.kind == "clip-score" for one in wanted) else None,
+            batch=batch,
+            reference=reference,
+            resamples=bootstrap,
+            cache=cache_folder(cache),
+        )
+        with judged.computing, enough_memory(batch):
+            result = measure(judged.subject, judged.dataset, settings, progress)
+    card = made_card(judged, data, settings, result, labels, place)
+    card.save(folder)
+    write_text(folder / PAGE_FILE, page(card, result.samples, result.captions, result.closest))
+    tell(card, folder)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How pictures are brought to one size; None: the model's, or the pictures' own."""
+
+    size: tuple[int, int] | None
+    pad: bool
+    background: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a model draws."""
+
+    sampler: str
+    steps: int
+    eta: float | None
+    guidance: float | None
+    seed: int
+    labels: "LabelPolicy"
+    precision: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is measured, against what, at which size (H, W), and what the model computes within."""
+
+    subject: "Subject"
+    dataset: "Dataset"
+    size: tuple[int, int]
+    computing: "AbstractContextManager[object]"
+
+
+def opened(
+    path: Path, data: str, n: int, frame: Frame, drawing: Drawing, device: "torch.device", scanning: "Progress"
+) -> Judged:
+    """A model where the path is a model's or a run's folder, else the pictures in it; and the data at their size."""
+    from contextlib import nullcontext
+
+    from sfumato.cards.subject import FolderSubject
+    from sfumato.cli.real_pictures import opened_data, opened_folder, own_size
+
+    if (path / "config.yaml").exists() or not path.is_dir():
+        return _opened_model(path, data, n, frame, drawing, device, scanning)
+    size = frame.size or own_size(path)
+    pictures = opened_folder(path, size, frame.pad, frame.background)
+    dataset = opened_data(data, size, frame.pad, frame.background, None, scanning)
+    return Judged(FolderSubject(pictures, min(n, len(pictures))), dataset, size, nullcontext())
+
+
+def _opened_model(
+    path: Path, data: str, n: int, frame: Frame, drawing: Drawing, device: "torch.device", scanning: "Progress"
+) -> Judged:
+    from sfumato.cards.subject import ModelSubject, wishes
+    from sfumato.cli.options import chosen_autocast, made_fast
+    from sfumato.cli.real_pictures import opened_data
+    from sfumato.cli.sample import configured
+    from sfumato.model import load
+
+    config = configured(drawing.sampler, drawing.eta)
+    computing = chosen_autocast(device, drawing.precision)
+    model = load(path, device)
+    size = frame.size or model.config.image_size
+    dataset = opened_data(data, size, frame.pad, frame.background, model, scanning)
+    asked = wishes(model, dataset, n, drawing.labels)
+    scale = model.guidance_scale(drawing.guidance, asked.text is not None or asked.label is not None)
+    options = {"steps": drawing.steps, "sampler": config, "guidance": scale, "size": size}
+    facts = {
+        **{"sampler" if key == "kind" else key: value for key, value in config.model_dump().items()},
+        "steps": drawing.steps,
+        "guidance": scale,
+        "precision": "bfloat16" if computing._enabled else "float32",
+        "device": device.type,
+    }
+    within = made_fast(model, computing)
+    return Judged(ModelSubject(model, str(path), n, asked, drawing.seed, options, facts), dataset, size, within)
+
+
+def made_card(
+    judged: Judged, data: str, settings: "Settings", result: "Measured", labels: str, device: "torch.device"
+) -> "Card":
+    """Everything in its place."""
+    from sfumato.cards.card import new_card
+    from sfumato.cards.measure import protocol_of
+
+    of_model = judged.subject.describe()["kind"] == "model"
+    policy = labels if of_model and result.labels else "none" if not result.labels else "as they are"
+    return new_card(
+        "samples",
+        device,
+        subject=judged.subject.describe(),
+        data={"path": data, "pictures": len(judged.dataset)},
+        protocol=protocol_of(judged.dataset, result.count, settings.reference, judged.size, policy),
+        drawing=judged.subject.drawing(),
+        metrics=result.metrics,
+        labels=result.labels,
+        memorisation=result.memorisation,
+        warnings=result.warnings,
+        seconds=result.seconds,
+    )
+
+
+def tell(card: "Card", folder: Path | None) -> None:
+    """Prints the numbers, the warnings on stderr."""
+    from sfumato.cards.card import PAGE_FILE
+    from sfumato.cards.page import in_words, with_spread
+    from sfumato.cli.tables import show
+
+    for warning in card.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    rows = [[name, with_spread(metric), metric.better or ""] for name, metric in card.metrics.items()]
+    rows += [[name.replace("_", " "), in_words(value), ""] for name, value in card.details.items()]
+    if card.memorisation is not None:
+        rows.append(["authenticity", f"{card.memorisation['authenticity']:.4f}", ""])
+    show(["metric", "value", "better"], rows)
+    if folder is not None:
+        typer.echo(f"card: {folder / PAGE_FILE}")
+
+
+def _policy(labels: str) -> "LabelPolicy":
+    from sfumato.errors import UserError
+
+    if labels not in ("data", "balanced"):
+        raise UserError(f"--labels {labels!r} is not one of data, balanced")
+    return labels  # type: ignore[return-value]  # one of the two

@@ -1,0 +1,161 @@
+"""Pictures -> features of a fixed, named network: what the distances between sets of pictures are taken in."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.autoencoder.efficientnet import EfficientNetLite0, FoldedConv, weights_path
+from sfumato.errors import UserError
+from sfumato.evaluation.resize import ResizeFilter, resize
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a network says of a batch: `pooled` (B, D); `spatial` (B, S), a coarse map flattened; `logits` (B, K).
+
+    float32 on the CPU. spatial and logits are None where the network has none.
+    """
+
+    pooled: Tensor
+    spatial: Tensor | None = None
+    logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A feature network with everything that a score must name.
+
+    Args:
+        name: what scores are called after: FD-efficientnet-lite0.
+        network: images (B, 3, h, w) in [-1, 1] of its size -> Features on its device.
+        dim: D, the length of `pooled`.
+        size: (h, w) that it takes.
+        filter: how pictures of other sizes are brought to it.
+        sha256: of the weights' file.
+    """
+
+    name: str
+    network: nn.Module
+    dim: int
+    size: tuple[int, int]
+    filter: ResizeFilter
+    sha256: str
+
+    def __call__(self, images: Tensor) -> Features:
+        """Features of images (B, 1 or 3, H, W), float in [-1, 1] (clipped beyond) or uint8; grey ones are repeated.
+
+        Raises UserError for other shapes, and for pictures or features that are not finite.
+        """
+        if images.dim() != 4 or images.shape[1] not in (1, 3):
+            raise UserError(f"{self.name} takes pictures (B, 1 or 3, H, W), not {tuple(images.shape)}")
+        device = next(self.network.parameters()).device
+        x = images.to(device)
+        x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x.float()
+        if not torch.isfinite(x).all():
+            raise UserError(f"{_rows(x)} of a batch of {len(x)} pictures hold values that are not finite (NaN or inf)")
+        # clipped before, not after: the bicubic filter overshoots, and the protocol keeps that
+        x = resize(x.clamp(-1, 1), self.size, self.filter).expand(-1, 3, -1, -1)
+        # a surrounding autocast, meant for the model that draws, must not blur the scores
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            found: Features = self.network(x.contiguous(memory_format=torch.channels_last))
+        found = Features(*(None if t is None else t.float().cpu() for t in _parts(found)))  # type: ignore[arg-type]
+        if not torch.isfinite(found.pooled).all():
+            raise UserError(
+                f"{self.name} gave features that are not finite for {_rows(found.pooled)} of {len(x)} pictures: "
+                "are its weights whole?"
+            )
+        return found
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same network, moved."""
+        return replace(self, network=self.network.to(device))
+
+    def describe(self) -> dict[str, object]:
+        """What a result must say of it."""
+        return {
+            "name": self.name,
+            "dimensions": self.dim,
+            "size": list(self.size),
+            "resize": self.filter,
+            "sha256": self.sha256,
+        }
+
+
+def _parts(features: Features) -> tuple[Tensor | None, ...]:
+    return features.pooled, features.spatial, features.logits
+
+
+def _rows(values: Tensor) -> int:
+    """How many rows hold something that is not finite."""
+    return int((~torch.isfinite(values.flatten(1))).any(dim=1).sum())
+
+
+def extract(network: FeatureNetwork, batches: Iterable[Tensor]) -> Iterator[Features]:
+    """The features of batch after batch; pictures are dropped as soon as they are seen."""
+    for images in batches:
+        yield network(images)
+
+
+def pooled(network: FeatureNetwork, batches: Iterable[Tensor]) -> Tensor:
+    """The pooled features of all batches, (N, D) float32. Raises UserError where there is no picture."""
+    parts = [found.pooled for found in extract(network, batches)]
+    if not parts:
+        raise UserError("there are no pictures to take features of")
+    return torch.cat(parts)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- EfficientNet-Lite0
+
+EFFICIENTNET = "efficientnet-lite0"
+_SIDE = 224
+_MIDDLE, _LAST = 10, 15
+_SPATIAL_CHANNELS = 7  # as sFID takes of Inception's: enough for layout, few enough for a covariance
+
+
+class EfficientNetFeatures(nn.Module):
+    """EfficientNet-Lite0's pooled 1280 features and ImageNet logits; its stride-16 map's first channels as spatial."""
+
+    def __init__(self) -> None:
+        """Raises UserError if the package with the weights is not installed."""
+        super().__init__()
+        tensors = torch.load(weights_path(), map_location="cpu", weights_only=True)
+        self.net = EfficientNetLite0(tensors, (_MIDDLE, _LAST))
+        self.head = FoldedConv(tensors, "_conv_head", "_bn1")
+        self.classifier = nn.Linear(1280, 1000)
+        self.classifier.load_state_dict({"weight": tensors["_fc.weight"], "bias": tensors["_fc.bias"]})
+        self.requires_grad_(False).eval()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks the keyword
+
+    def forward(self, images: Tensor) -> Features:
+        """(B, 3, h, w) in [-1, 1]."""
+        middle, last = self.net(images)
+        vector = self.head(last).mean(dim=(2, 3))
+        return Features(vector, middle[:, :_SPATIAL_CHANNELS].flatten(1), self.classifier(vector))
+
+
+def efficientnet_lite0(side: int = _SIDE, resize_filter: ResizeFilter = "bicubic") -> FeatureNetwork:
+    """The default that needs no download: 1280 features from the installed package.
+
+    Args:
+        side: pictures are brought to side × side; other sides than 224 are cheaper or finer and named in the result.
+        resize_filter: how.
+
+    Raises:
+        UserError: if the package is not installed or the side is below 32.
+    """
+    if side < 32:
+        raise UserError(f"{EFFICIENTNET}@{side}: the network needs pictures of 32 x 32 at least")
+    name = EFFICIENTNET if side == _SIDE else f"{EFFICIENTNET}@{side}"
+    sha256 = file_sha256(weights_path())
+    return FeatureNetwork(name, EfficientNetFeatures(), 1280, (side, side), resize_filter, sha256)

@@ -1,0 +1,147 @@
+"""DINOv2 and CLIP as feature networks, through the library transformers, and CLIP's agreement of pictures and texts."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfumato.conditioning.sources import model_folder, weights_hash
+from sfumato.errors import UserError
+from sfumato.evaluation.features import FeatureNetwork, Features
+from sfumato.evaluation.resize import ResizeFilter
+
+DINOV2, CLIP = "dinov2", "clip"
+DINOV2_SOURCE = "facebook/dinov2-large"
+"""What Stein et al. 2023 (FD-DINOv2) use."""
+CLIP_SOURCE = "openai/clip-vit-base-patch32"
+_SIDE = 224
+
+
+class Normalised(nn.Module):
+    """A transformers vision model on images in [-1, 1], with the means and deviations it was trained with."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(list(mean))[:, None, None])
+        self.register_buffer("std", torch.tensor(list(std))[:, None, None])
+        self.requires_grad_(False).eval()
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """What the model takes, of images (B, 3, H, W) in [-1, 1]."""
+        return ((images + 1) / 2 - self.mean) / self.std
+
+
+class DINOv2Features(Normalised):
+    """The class token after the last norm (Oquab et al. 2023)."""
+
+    def forward(self, images: Tensor) -> Features:
+        """(B, 3, h, w) in [-1, 1]."""
+        out: Any = self.model(pixel_values=self.pixels(images))
+        return Features(out.last_hidden_state[:, 0])
+
+
+class CLIPFeatures(Normalised):
+    """The projected image embedding (Radford et al. 2021), not normalised."""
+
+    def forward(self, images: Tensor) -> Features:
+        """(B, 3, h, w) in [-1, 1]."""
+        return Features(_embedding(self.model.get_image_features(pixel_values=self.pixels(images))))  # type: ignore[operator]
+
+
+def _embedding(found: Any) -> Tensor:
+    """The projected embedding, which newer versions of transformers wrap in an output."""
+    embedding: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+    return embedding
+
+
+def load_dinov2(
+    source: str = DINOV2_SOURCE, sha256: str | None = None, resize_filter: ResizeFilter = "bicubic"
+) -> FeatureNetwork:
+    """DINOv2 from a folder in the transformers layout, `package:NAME`, or a hub name.
+
+    Raises UserError where it cannot be found, is another kind of model, or has other weights than `sha256`.
+    """
+    model, folder, found = _load("Dinov2Model", "dinov2", source, sha256)
+    network, dim = DINOv2Features(model, *_moments(folder)), int(model.config.hidden_size)
+    return FeatureNetwork(_named(DINOV2, source, DINOV2_SOURCE), network, dim, (_SIDE, _SIDE), resize_filter, found)
+
+
+def load_clip(
+    source: str = CLIP_SOURCE, sha256: str | None = None, resize_filter: ResizeFilter = "bicubic"
+) -> FeatureNetwork:
+    """CLIP's image side; source and errors as `load_dinov2`."""
+    model, folder, found = _load("CLIPModel", "clip", source, sha256)
+    side = int(model.config.vision_config.image_size)
+    network = CLIPFeatures(model, *_moments(folder))
+    dim = int(model.config.projection_dim)
+    return FeatureNetwork(_named(CLIP, source, CLIP_SOURCE), network, dim, (side, side), resize_filter, found)
+
+
+def _named(kind: str, source: str, usual: str) -> str:
+    """The kind, and which model of it where it is not the usual one."""
+    return kind if source == usual else f"{kind}:{Path(source).name}"
+
+
+def _load(loader: str, kind: str, source: str, sha256: str | None) -> tuple[Any, Path, str]:
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(f"the features of {kind} need the extra: pip install 'sfumato[text]'") from error
+    folder = model_folder(source)
+    is_kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    if is_kind != kind:
+        raise UserError(f"{source} holds a model of the kind {is_kind}, not {kind}")
+    found = weights_hash(folder)
+    if sha256 is not None and not found.startswith(sha256.lower()):
+        raise UserError(f"the weights of {source} have the sha256 {found}, not {sha256}")
+    return getattr(transformers, loader).from_pretrained(folder, local_files_only=True), folder, found
+
+
+def _moments(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the pixels in [0, 1] by the model's preprocessor_config.json; UserError without one."""
+    file = folder / "preprocessor_config.json"
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return told["image_mean"], told["image_std"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{str(file)!r} does not say image_mean and image_std, which the network needs") from error
+
+
+# ---- CLIP score
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """Agreement of pictures with their texts: 100 · max(cosine, 0) each (Hessel et al. 2021, but for the factor)."""
+
+    images: FeatureNetwork
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, network: FeatureNetwork, source: str = CLIP_SOURCE) -> "ClipScore":
+        """With the image side that `load_clip` gave, and the tokenizer beside it."""
+        import transformers
+
+        folder = model_folder(source)
+        return cls(network, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+    def __call__(self, features: Tensor, texts: Sequence[str]) -> Tensor:
+        """(B,) float64, of the pooled image features (B, D) and as many texts; ValueError for another number."""
+        if len(features) != len(texts):
+            raise ValueError(f"{len(features)} pictures and {len(texts)} texts")
+        model: Any = self.images.network.model
+        limit = int(model.config.text_config.max_position_embeddings)
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        device = next(self.images.network.parameters()).device
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            said = _embedding(model.get_text_features(**tokens.to(device))).double().cpu()
+        return 100 * F.cosine_similarity(features.double(), said, dim=1).clamp_min(0)

@@ -1,0 +1,104 @@
+"""A small evaluation while training: samples against held-out pictures in feature space, the best model kept."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfumato import rng
+from sfumato.data.loader import sweep
+from sfumato.evaluation.features import FeatureNetwork, pooled
+from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
+from sfumato.evaluation.kernel import kernel_distance
+from sfumato.evaluation.table import load_network
+from sfumato.model import LatentDiffusion
+from sfumato.training.data import RunData
+from sfumato.training.diffusion import EvaluationConfig, Steered
+from sfumato.training.previews import Values, with_networks
+from sfumato.training.state import TrainState
+from sfumato.training.workers import Precision, autocast
+
+BATCH = 32
+MOST_REAL = 4096
+BEST = "best"
+"""The note in the state: [value, step] of the best model so far."""
+
+
+@dataclass(frozen=True)
+class SampleEvaluation:
+    """Draws the same seeds and conditions every time and measures their distance from `real` (M, D) features.
+
+    `keep(networks, state)` is called where the distance is the smallest so far.
+    """
+
+    model: LatentDiffusion
+    config: EvaluationConfig
+    network: FeatureNetwork
+    real: Tensor
+    text: Sequence[str] | None
+    label: Sequence[int] | None
+    precision: Precision
+    keep: Callable[[Steered, TrainState], None]
+
+    @classmethod
+    def of(
+        cls,
+        model: LatentDiffusion,
+        data: RunData,
+        config: EvaluationConfig,
+        precision: Precision,
+        keep: Callable[[Steered, TrainState], None],
+    ) -> "SampleEvaluation":
+        """Against the held-out pictures, at most MOST_REAL; conditions are theirs. Raises UserError without weights."""
+        network = load_network(config.features).to(model.device)
+        source = data.held_out or data.training
+        text: list[str] = []
+        label: list[int] = []
+        features = []
+        for batch in sweep(source, BATCH, range(min(MOST_REAL, len(source))), unreadable=lambda row, error: None):
+            features.append(network(batch.images).pooled)
+            text += batch.fields.get("text", [])
+            label += batch.fields["label"].tolist() if "label" in batch.fields else []
+        conditioner = model.second.conditioner if model.second else None
+        reads = () if conditioner is None else conditioner.reads
+        return cls(
+            model,
+            config,
+            network,
+            torch.cat(features),
+            text if "text" in reads else None,
+            label if "label" in reads else None,
+            precision,
+            keep,
+        )
+
+    @property
+    def name(self) -> str:
+        """What the number is called in the log."""
+        return f"{self.config.metric.upper()}-{self.network.name}"
+
+    def __call__(self, networks: Steered, state: TrainState) -> Values:
+        value = self._distance(pooled(self.network, self._samples(with_networks(self.model, networks))))
+        before = state.notes.get(BEST)
+        if before is None or value < before[0]:
+            self.keep(networks, state)
+            state.notes[BEST] = [value, state.step]
+        return {self.name: value, f"best_{self.name}": state.notes[BEST][0], "best_step": state.notes[BEST][1]}
+
+    def _samples(self, model: LatentDiffusion) -> Iterator[Tensor]:
+        for start in range(0, self.config.samples, BATCH):
+            seeds = range(start, min(start + BATCH, self.config.samples))
+            with autocast(model.device, self.precision):
+                yield model.sample_tensor(
+                    None if self.text is None else [self.text[i % len(self.text)] for i in seeds],
+                    label=None if self.label is None else [self.label[i % len(self.label)] for i in seeds],
+                    n=len(seeds),
+                    seeds=list(seeds),
+                    steps=self.config.steps,
+                )
+
+    def _distance(self, samples: Tensor) -> float:
+        if self.config.metric == "fd":
+            return frechet_distance(GaussianStatistics.of(samples), GaussianStatistics.of(self.real))
+        return kernel_distance(samples, self.real, rng.generator(0, "evaluation", "kd")).mean

@@ -1,0 +1,62 @@
+"""Fréchet distance: closed forms of Gaussians, streaming, few rows."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance, frechet_distance_of_moments
+
+G = torch.Generator().manual_seed(0)
+
+
+def rows(n: int, d: int, seed: int) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=torch.float64) @ torch.randn(d, d, generator=g, dtype=torch.float64)
+
+
+def test_commuting_covariances_have_a_closed_form() -> None:
+    q, _ = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=G))
+    a, b = torch.tensor([0.0, 1, 2, 3, 4, 9.0]).double(), torch.tensor([5.0, 1, 0, 4, 1, 1.0]).double()
+    shift = torch.arange(6).double()
+    found = frechet_distance_of_moments(shift * 0, q * a @ q.T, shift, q * b @ q.T)
+    expected = (a.sqrt() - b.sqrt()).square().sum() + shift.square().sum()
+    assert found == pytest.approx(expected.item(), rel=1e-7)  # a zero eigenvalue costs half the digits
+
+
+def test_any_covariances_agree_with_the_roots_of_the_product_s_eigenvalues() -> None:
+    a, b = GaussianStatistics.of(rows(50, 7, 1)), GaussianStatistics.of(rows(40, 7, 2) + 0.3)
+    product = torch.linalg.eigvals(a.covariance() @ b.covariance()).real.clamp_min(0).sqrt().sum()
+    expected = (a.mean() - b.mean()).square().sum() + a.covariance().trace() + b.covariance().trace() - 2 * product
+    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-9)
+    assert frechet_distance(b, a) == pytest.approx(expected.item(), rel=1e-9)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_batches_give_the_statistics_of_the_whole_far_from_zero() -> None:
+    x = rows(31, 5, 3) + 1e6
+    parted = GaussianStatistics.of(x.split(4))
+    torch.testing.assert_close(parted.mean(), x.mean(dim=0), rtol=1e-14, atol=0)
+    torch.testing.assert_close(parted.covariance(), torch.cov(x.T), rtol=1e-7, atol=0)
+    again = GaussianStatistics.from_tensors(parted.tensors())
+    assert again.count == 31
+    assert torch.equal(again.covariance(), parted.covariance())
+
+
+def test_fewer_rows_than_dimensions_is_still_a_distance() -> None:
+    x, y = rows(4, 12, 4), rows(5, 12, 5)
+    a, b = GaussianStatistics.of(x), GaussianStatistics.of(y)
+    root = torch.linalg.svdvals((x - x.mean(0)) @ (y - y.mean(0)).T).sum() / 12**0.5
+    expected = (a.mean() - b.mean()).square().sum() + a.covariance().trace() + b.covariance().trace() - 2 * root
+    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_what_cannot_be_a_distribution_is_refused() -> None:
+    statistics = GaussianStatistics(3)
+    with pytest.raises(ValueError, match="two rows"):
+        frechet_distance(GaussianStatistics.of(torch.rand(2, 3)), GaussianStatistics.of(torch.rand(1, 3)))
+    with pytest.raises(ValueError, match="not finite"):
+        statistics.update(torch.tensor([[0.0, float("nan"), 1.0]]))
+    with pytest.raises(ValueError, match=r"\(B, 3\)"):
+        statistics.update(torch.rand(2, 4))
+    with pytest.raises(ValueError, match="3 and of 4"):
+        frechet_distance(GaussianStatistics(3), GaussianStatistics(4))
