@@ -69,7 +69,7 @@ def opened(given: Given) -> "Iterator[LatentDiffusion]":
     place = chosen_device(given.device)
     computing = chosen_autocast(place, given.precision)
     loaded = load(given.model, place)
-    with made_fast(loaded, computing), enough_memory(1):
+    with made_fast(loaded, computing), enough_memory(1, "a smaller --window or --memory, or --device cpu"):
         yield loaded
 
 
