@@ -1,4 +1,4 @@
-"""The commands' functions on imported originals: shrunken copies of the published super-resolution and semantic models."""
+"""The tasks on imported originals: shrunken copies of the published super-resolution and semantic models."""
 
 from collections.abc import Callable
 

@@ -100,6 +100,21 @@ def test_masked_fields_follow_the_convention_of_the_model() -> None:
     assert torch.equal(masked_fields(ours, image, hole, cells, LEAST_MEMORY)["mask"], 3 * cells)
 
 
+def test_of_a_large_picture_only_the_surroundings_of_the_hole_are_looked_at() -> None:
+    model = steered.masked()
+    assert model.second is not None
+    sizes: set[tuple[int, int]] = set()
+    model.second.denoiser.register_forward_pre_hook(lambda _, given: sizes.add(tuple(given[0].shape[2:])))
+    original, mask = photo((150, 201)), np.zeros((150, 201), np.uint8)
+    mask[60:70, 190:201] = 255
+    (result,) = inpaint(model, original, Image.fromarray(mask), settings=FAST)
+    # the training size, 16x24, around 10x11: half of it on each side but where the picture ends, in latent cells
+    assert sizes == {(14, 12)}
+    hole = torch.from_numpy(mask > 0)
+    assert largest_change(original, result, hole) == 0
+    assert (np.asarray(result) != np.asarray(original)).any(-1)[mask > 0].mean() > 0.5
+
+
 def test_jumps_walk_more_steps() -> None:
     seen: list[int] = []
     settings = replace(FAST, callback=lambda step: seen.append(step.total))

@@ -1,5 +1,6 @@
 """Filling holes: by a model trained for it (section 4.5 of the paper), or by any other, around what is kept."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from sfumato.conditioning.spatial import ImageConfig
 from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
 from sfumato.inputs import MaskInput
-from sfumato.model import LatentDiffusion
+from sfumato.model import WHOLE_AREAS, LatentDiffusion
 from sfumato.pictures import from_pil, padded
 from sfumato.tasks.colour import drift, without_drift
 from sfumato.tasks.compositing import composite
@@ -88,7 +89,39 @@ def fill(
     jumps: tuple[int, int] | None,
     settings: Settings,
 ) -> list[Tensor]:
-    """Pictures (3, H, W) of the image (3, H, W) with the hole (H, W) bool drawn anew; elsewhere about as it was."""
+    """Pictures (3, H, W) of the image (3, H, W) with the hole (H, W) bool drawn anew; elsewhere about as it was.
+
+    Of a picture of more than WHOLE_AREAS times the training area only the hole and its surroundings are looked at.
+    """
+    if hole.numel() > WHOLE_AREAS * math.prod(model.config.image_size):
+        rows, columns = surroundings(hole, model.config.image_size)
+        made = []
+        for part in _fill(model, image[:, rows, columns], hole[rows, columns], words, jumps, settings):
+            whole = image.clone()
+            whole[:, rows, columns] = part
+            made.append(whole)
+        return made
+    return _fill(model, image, hole, words, jumps, settings)
+
+
+def surroundings(hole: Tensor, context: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the hole (H, W) with half of `context` (H, W) on each side, as far as the picture goes."""
+    found = []
+    for axis, side in enumerate(context):
+        touched = hole.any(1 - axis).nonzero().flatten()
+        start, stop = int(touched[0]), int(touched[-1]) + 1
+        found.append(slice(max(0, start - side // 2), min(hole.shape[axis], stop + side // 2)))
+    return found[0], found[1]
+
+
+def _fill(
+    model: LatentDiffusion,
+    image: Tensor,
+    hole: Tensor,
+    words: Words,
+    jumps: tuple[int, int] | None,
+    settings: Settings,
+) -> list[Tensor]:
     H, W = hole.shape
     whole = padded(image[None], grain(model))
     gone = padded(hole[None, None].float(), grain(model))
@@ -136,13 +169,13 @@ def convention(model: LatentDiffusion) -> Convention:
 
 
 def hole_of(mask: Image.Image, image: Image.Image) -> Tensor:
-    """(H, W) bool: white is hole. Raises UserError for another size than the image's, or no hole."""
+    """(H, W) bool: white is hole, transparent is not. UserError for another size than the image's, or no hole."""
     if mask.size != image.size:
         raise UserError(
             f"the mask is {mask.height}x{mask.width} (height x width) but the picture is "
             f"{image.height}x{image.width}: give a mask of the picture's size"
         )
-    hole = torch.from_numpy(np.asarray(mask.convert("L")) >= 128)
+    hole = torch.from_numpy(np.asarray(to_rgb(mask, (0, 0, 0)).convert("L")) >= 128)
     if not bool(hole.any()):
         raise UserError("the mask has no hole: paint white what is to be drawn anew")
     return hole
