@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sfumato.engine.tiles import DEFAULT_MEMORY
-from sfumato.model import DEFAULT_SAMPLER, DEFAULT_STEPS
+from sfumato.model import DEFAULT_STEPS
 from sfumato.sampling.grids import GridConfig
 from sfumato.sampling.loop import Step
 from sfumato.sampling.table import SamplerConfig
 from sfumato.sampling.windows import OVERLAP
+
+DEFAULT_SAMPLER = "dpmpp-2m"
 
 
 @dataclass(frozen=True)
