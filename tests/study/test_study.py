@@ -150,4 +150,5 @@ def test_samples_are_judged_worse_than_the_data(tmp_path: Path) -> None:
     noise = torch.randint(0, 256, real.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     again = Judge.of(efficientnet_lite0(32), data, tmp_path / "reference.safetensors")
     assert torch.equal(judge.reference, again.reference)
-    assert judge(noise).kernel > judge(real).kernel + 0.1
+    assert judge(noise).kernel > 0.008
+    assert judge(real).kernel < 0.002

@@ -73,7 +73,7 @@ def line_chart(
 ) -> Markup:
     """A chart with axes, grid lines and a legend; points that are not finite (or not positive, `log`) are left out.
 
-    `log_x`: the values of x, all positive then, are laid out by their logarithm.
+    log, log_x: logarithmic axes; `log_x` takes positive x.
     """
     kept = [Series(s.name, _usable(s.points, log), s.tone, s.faint) for s in series]
     kept = [s for s in kept if s.points]
