@@ -101,6 +101,28 @@ def _padded(condition: Condition, length: int) -> Condition:
     )
 
 
+def take(condition: Condition, rows: slice) -> Condition:
+    """The samples of a batch in `rows`."""
+    return Condition(**{name: tensor[rows] for name, tensor in condition.tensors().items()})
+
+
+def between(a: Condition, b: Condition, weight: Tensor) -> Condition:
+    """Conditions at `weight` (N,) of the way from a to b, each of one sample: fields are mixed linearly, masks joined.
+
+    Linear, since the vectors of a condition have no common length that an arc would keep. Raises ValueError where they
+    have different fields.
+    """
+    if a.tensors().keys() != b.tensors().keys():
+        raise ValueError(f"conditions of different fields: {sorted(a.tensors())} and {sorted(b.tensors())}")
+
+    def mixed(one: Tensor, other: Tensor) -> Tensor:
+        if one.dtype == torch.bool:
+            return (one | other).expand(len(weight), *one.shape[1:])
+        return torch.lerp(one, other, weight.to(one).reshape(-1, *[1] * (one.dim() - 1)))
+
+    return Condition(**{name: mixed(one, b.tensors()[name]) for name, one in a.tensors().items()})
+
+
 class Conditioner(nn.Module):
     """Interface: the batch's fields -> Condition.
 
