@@ -273,8 +273,10 @@ def _conditions(
     n = len(planned.seeds[rows])
     if options.condition is None:
         return model.condition(n, texts, labels, planned.size, negatives)
-    _, null = model.condition(n, size=planned.size, negative=negatives)
-    return take(options.condition, rows), null
+    given = take(options.condition, rows)
+    if second_stage(model).config.condition_dropout == 0 and negatives is None:
+        return given, None  # the model knows no unconditional case
+    return given, model.condition(n, size=planned.size, negative=negatives)[1]
 
 
 def _scales(model: "LatentDiffusion", options: Drawing, count: int, steers: bool) -> list[float]:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from parity import golden, needs_parity, relative_error
 from sfumato.conditioning.condition import Condition
-from sfumato.diffusion.objective import ObjectiveConfig, elbo_weight, loss
+from sfumato.diffusion.objective import ObjectiveConfig, loss
 from sfumato.diffusion.prediction import to_x0
 from sfumato.diffusion.process import add_noise, network_time, posterior, prior_bits, time_of_index
 from sfumato.diffusion.schedule import DiscreteSchedule
+from sfumato.diffusion.weighting import elbo_weight
 from sfumato.generate import denoise_function
 from sfumato.interop.buffers import lvlb_weights, schedule_buffers
 from sfumato.interop.original import Imported
