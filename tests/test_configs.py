@@ -17,6 +17,7 @@ from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.table import build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.config import parse, read_source, to_yaml, zoo_names
+from sfumato.denoiser.classifier import NoisyClassifier
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.objective import check_objective
 from sfumato.diffusion.schedule import build_schedule
@@ -24,6 +25,7 @@ from sfumato.errors import UserError
 from sfumato.inputs import Inputs, LayoutInput, MapInput
 from sfumato.model import ModelConfig, build
 from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.classifier import ClassifierRun
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.second_stage import fitted
 
@@ -37,6 +39,8 @@ def schema_of(raw: dict[str, Any]) -> type[BaseModel]:
     """By what the file speaks of."""
     if "denoiser" in raw:
         return DiffusionRun
+    if "classifier" in raw:
+        return ClassifierRun
     return AutoencoderRun if "model" in raw else ModelConfig
 
 
@@ -45,7 +49,7 @@ def shipped(file: Path) -> BaseModel:
     schema = schema_of(raw)
     if schema is not ModelConfig:
         folder = raw.get("data", {}).get("kind", "folder") == "folder"
-        raw = with_data(raw, Path("a/folder") if folder else None, (64, 64) if schema is DiffusionRun else None)
+        raw = with_data(raw, Path("a/folder") if folder else None, None if schema is AutoencoderRun else (64, 64))
     return parse(raw, schema, str(file))
 
 
@@ -64,6 +68,8 @@ def test_a_shipped_configuration_parses_and_builds(file: Path) -> None:
             assert autoencoder.factor == config.model.factor
         elif isinstance(config, DiffusionRun):
             build_second(config)
+        elif isinstance(config, ClassifierRun):
+            NoisyClassifier(config.classifier, LATENT_CHANNELS, 10)
         else:
             assert isinstance(config, ModelConfig)
             build(config)

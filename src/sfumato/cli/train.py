@@ -1,4 +1,4 @@
-"""`sfumato train autoencoder` and `sfumato train diffusion`."""
+"""`sfumato train autoencoder`, `sfumato train diffusion` and `sfumato train classifier`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
+    from sfumato.training.classifier import ClassifierRun
     from sfumato.training.diffusion import DiffusionRun
     from sfumato.training.state import TrainState
 
@@ -68,6 +69,34 @@ def diffusion(
         first = load(autoencoder)
         run = parse(with_data(raw, data, first.config.image_size), DiffusionRun, config)
     run_diffusion(run, first, out, cache)
+
+
+@app.command("classifier")
+def classifier(
+    config: ConfigArgument,
+    out: OutOption,
+    autoencoder: Annotated[
+        Path,
+        typer.Option("--autoencoder", help="That of the model it is to guide: a run or model folder; or pixels."),
+    ],
+    overrides: OverridesArgument = None,
+    data: DataOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Train a classifier of noisy latents, to guide with."""
+    from sfumato.config import apply_overrides, parse, read_source
+    from sfumato.model import load, pixel_space
+    from sfumato.training.classifier import ClassifierRun
+    from sfumato.training.data import height_width
+
+    raw = apply_overrides(read_source(config), overrides or [])
+    if str(autoencoder) == "pixels":
+        run = parse(with_data(raw, data), ClassifierRun, config)
+        first = pixel_space(height_width(run.data))
+    else:
+        first = load(autoencoder)
+        run = parse(with_data(raw, data, first.config.image_size), ClassifierRun, config)
+    run_classifier(run, first, out, cache)
 
 
 def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -195,4 +224,52 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     workers.close()
     if workers.leads:
         typer.echo(f"model: {folder.model}")
+    return state
+
+
+def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
+    """Trains a classifier in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
+    from sfumato.cli.progress import bars
+    from sfumato.training.classifier import HeldOutAccuracy, begin_classifier, train_classifier
+    from sfumato.training.data import height_width, open_data
+    from sfumato.training.encode import cached_latents
+    from sfumato.training.export import save_classifier
+    from sfumato.training.run import RunFolder
+    from sfumato.training.second_stage import check_factor
+    from sfumato.training.workers import Workers, use_all_cores
+
+    use_all_cores()
+    size = height_width(config.data)
+    check_factor(size, config.classifier.encoder.factor, "classifier.encoder.channel_multipliers", first)
+    workers = Workers()
+    first = first.to(workers.device)
+    folder = RunFolder(out)
+    place, precision = cache or out / "cache", config.train.precision
+    with bars(active=workers.leads) as (say, progress):
+        with workers.leader_first():
+            folder.claim(config)
+            data = open_data(config.data, config.held_out, out, place, say, progress)
+        latents, aside = (
+            cached_latents(
+                first, part, place, mirrored, precision=precision, progress=progress("encoding"), workers=workers
+            )
+            for part, mirrored in ((data.training, config.mirrored), (data.held_out or data.training, False))
+        )
+        made, scaling = begin_classifier(config, first, latents)
+        folder.describe(say)
+    scaling = scaling.to(workers.device)
+    state = train_classifier(
+        config,
+        made,
+        first.autoencoder,
+        scaling,
+        latents,
+        folder,
+        HeldOutAccuracy(aside, first.autoencoder, scaling, made.schedule, config.train.preview_images),
+        lambda network, state: save_classifier(made, network, config, folder, state),
+        workers,
+    )
+    workers.close()
+    if workers.leads:
+        typer.echo(f"classifier: {folder.model}")
     return state

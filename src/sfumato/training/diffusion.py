@@ -3,14 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sfumato import rng
+from sfumato import rng, snapshots
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.conditioning.composite import Composite
@@ -22,13 +21,15 @@ from sfumato.data.loader import Loader
 from sfumato.data.table import DataConfig
 from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion import objective
-from sfumato.diffusion.objective import ObjectiveConfig
+from sfumato.diffusion.objective import Adaptation, ObjectiveConfig
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.data import HeldOut, height_width
+from sfumato.training.draws import Keep, draws_of_step
+from sfumato.training.ema import PowerAverages
 from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
 from sfumato.training.run import RunFolder, interruptible
@@ -64,6 +65,8 @@ class DiffusionTraining(Schema):
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig()
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    power_averages: PowerAverages | None = None
+    """Also keeps averages whose width can be chosen after the training, see `sfumato average`."""
     seed: int = 0
     log_every: int = Field(50, ge=1)
     preview_every: int = Field(1000, ge=1)
@@ -100,6 +103,13 @@ class DiffusionRun(Schema):
                 raise ValueError(f"train.part_dropout.{name} is {rate:g}: give a share between 0 and 1")
         return self
 
+    @property
+    def part_rates(self) -> dict[str, float]:
+        """How often each part of a composite conditioner is dropped by itself; empty where none is."""
+        if not isinstance(self.conditioner, CompositeConfig) or not self.train.part_dropout:
+            return {}
+        return {name: self.train.part_dropout.get(name, 0.0) for name in self.conditioner.parts}
+
     @model_validator(mode="after")
     def _evaluation_has_its_conditions(self) -> Self:
         if self.train.evaluation.every and self.conditions.gives:
@@ -108,10 +118,6 @@ class DiffusionRun(Schema):
                 f"{', '.join(self.conditions.gives)}: leave train.evaluation.every at 0, the previews log sample_psnr"
             )
         return self
-
-
-Keep = Tensor | dict[str, Tensor] | None
-"""Which samples (B,) keep their condition: all of it, or each part by name."""
 
 
 class Steered(nn.Module):
@@ -178,18 +184,23 @@ def train_diffusion(
     networks = workers.place(networks)
     scaling = scaling.to(workers.device)
     shadow = ema.average_of(networks)
-    learning = [p for p in networks.parameters() if p.requires_grad]
+    powers = ema.power_averages_of(networks, train.power_averages)
+    adaptation = workers.place(begin_adaptation(config))
+    beside = list(adaptation.parameters())
+    learning = [*(p for p in networks.parameters() if p.requires_grad), *beside]
     state = TrainState(
-        modules={"networks": networks, "ema": shadow},
+        modules={"networks": networks, "ema": shadow, "powers": powers, "adaptation": adaptation},
         optimisers={"networks": build_optimiser(train.optimiser, learning)},
     )
     optimiser = state.optimisers["networks"]
     source = latents.fingerprint()
     folder.resume(state, source)
+    if workers.leads:
+        snapshots.drop_after(folder.snapshots, state.step)
     state.notes["source"] = source
     for_training(networks)
     wrapped = workers.wrap(networks)
-    steered = networks.conditioner is not None
+    dropout = train.condition_dropout if networks.conditioner is not None else 0.0
     H, W = height_width(config.data)
     latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
 
@@ -207,23 +218,41 @@ def train_diffusion(
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, train.steps))
             loss_sum = torch.zeros((), device=workers.device)
-            for micro, draw in enumerate(_draws(config, schedule, latent, steered, state.step, workers)):
+            seen: list[tuple[Tensor | None, Tensor]] = []
+            for micro, draw in enumerate(
+                draws_of_step(
+                    train,
+                    config.objective,
+                    schedule,
+                    latent,
+                    dropout,
+                    state.step,
+                    workers,
+                    adaptation.history,
+                    config.part_rates,
+                )
+            ):
                 batch = next(data).to(workers.device)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, draw.posterior))
                 x_t = add_noise(schedule, x0, draw.noise, draw.t).contiguous(memory_format=torch.channels_last)
                 timestep = network_time(draw.t, schedule.steps).float()
                 with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device):
                     prediction = wrapped(x_t, timestep, batch.fields, draw.keep)
-                loss = objective.loss(config.objective, schedule, prediction, x0, draw.noise, draw.t).mean()
-                (loss / train.accumulate).backward()
-                loss_sum += loss.detach() / train.accumulate
+                losses = objective.loss(config.objective, schedule, prediction, x0, draw.noise, draw.t)
+                losses, remembered = adaptation(losses, draw.times, schedule)
+                (losses.mean() / train.accumulate).backward()
+                loss_sum += losses.detach().mean() / train.accumulate
+                seen.append((draw.times.part, remembered))
 
+            workers.average(p.grad for p in beside if p.grad is not None)  # those of the networks are averaged already
             norm = gradients_norm(learning)
             finite = bool(torch.isfinite(norm))
             if finite:
                 clip_(learning, norm, train.optimiser.clip_norm)
                 optimiser.step()
                 ema.update(shadow, networks, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
+                ema.update_powers(powers, networks, train.power_averages, state.step - state.skipped + 1)
+                _remember(adaptation, seen, workers)
             optimiser.zero_grad(set_to_none=True)
             count_step(state, finite, step_images, time.monotonic() - t_start)
             check_progress(state, train.max_skipped)
@@ -242,12 +271,40 @@ def train_diffusion(
                 log.record(state.step, preview(_averaged(shadow), state.step))
             if workers.leads and evaluate is not None and (state.step % train.evaluation.every == 0 or last):
                 log.record(state.step, evaluate(_averaged(shadow), state))
+            if workers.leads and ema.snapshot_due(train.power_averages, state.step, last):
+                write_snapshots(folder, networks, powers, train.power_averages, state)
             if workers.leads and (state.step % train.save_every == 0 or last or stop):
                 export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
                 folder.save(state)
         if stop and state.step < train.steps:
             log.say(f"stopped after step {state.step}; the same command goes on from there")
     return state
+
+
+def begin_adaptation(config: DiffusionRun) -> Adaptation:
+    """What the objective learns beside the model, at its beginning: chance in it follows from the run's seed."""
+    with rng.seeded(config.train.seed, "weights", "adaptation", device=torch.device("cpu")):
+        return Adaptation(config.objective)
+
+
+def _remember(adaptation: Adaptation, seen: list[tuple[Tensor | None, Tensor]], workers: Workers) -> None:
+    """Tells the history of losses what the step's samples had, those of all processes."""
+    if adaptation.history is not None:
+        parts = torch.cat([workers.gather(part) for part, _ in seen if part is not None])
+        adaptation.history.learn(parts, torch.cat([workers.gather(losses) for _, losses in seen]))
+
+
+def write_snapshots(
+    folder: RunFolder, networks: Steered, powers: nn.ModuleList, config: PowerAverages | None, state: TrainState
+) -> None:
+    """One of each power-function average, of the parameters that are trained, and thins out the older ones."""
+    if config is None or state.step == state.skipped:
+        return  # no step has changed anything yet
+    learnt = {name for name, parameter in networks.named_parameters() if parameter.requires_grad}
+    for average, width in zip(powers, config.widths, strict=True):
+        tensors = {name: parameter for name, parameter in average.named_parameters() if name in learnt}
+        snapshots.save_snapshot(folder.snapshots, state.step, width, tensors, state.step - state.skipped)
+    snapshots.prune(folder.snapshots, config.snapshot_every, config.snapshots)
 
 
 def _averaged(shadow: nn.Module) -> Steered:
@@ -261,46 +318,3 @@ def _smoothed(state: TrainState, loss: float) -> float:
     if math.isfinite(loss):  # another would stay in the mean for good
         state.notes["loss"] = before + (loss - before) * max(0.01, 1 / state.step)
     return state.notes.get("loss", loss)
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """The chance in one micro-batch: t (B,), the noises (B, C, h, w); keep is None without condition dropout."""
-
-    t: Tensor
-    noise: Tensor
-    posterior: Tensor
-    keep: Keep
-
-
-def _draws(
-    config: DiffusionRun, schedule: Schedule, latent: tuple[int, ...], steered: bool, step: int, workers: Workers
-) -> list[_Draws]:
-    """One for each micro-batch of the step: this rank's rows of what is drawn for the step's whole batch.
-
-    So several processes, or several micro-batches, see what one with the whole batch would. latent is (C, h, w).
-    """
-    train = config.train
-    rows = (train.accumulate, workers.world, train.batch)
-    count = math.prod(rows)
-
-    def own(drawn: Tensor) -> Tensor:
-        return drawn.unflatten(0, rows)[:, workers.rank].to(workers.device)
-
-    def named(purpose: str) -> torch.Generator:
-        return rng.generator(train.seed, purpose, step)
-
-    t = own(objective.draw_times(config.objective, count, named("time"), schedule))
-    noise = own(objective.draw_noise(config.objective, (count, *latent), named("noise")))
-    posterior = own(torch.randn(count, *latent, generator=named("posterior")))
-    whole: Tensor | None = None
-    if steered and train.condition_dropout > 0:
-        whole = own(torch.rand(count, generator=named("condition-dropout")) >= train.condition_dropout)
-    keep: list[Keep] = [None] * train.accumulate if whole is None else list(whole)
-    if isinstance(config.conditioner, CompositeConfig) and train.part_dropout:
-        rates = {name: train.part_dropout.get(name, 0.0) for name in config.conditioner.parts}
-        parts = {name: own(torch.rand(count, generator=named(f"dropout of {name}")) >= p) for name, p in rates.items()}
-        if whole is not None:
-            parts = {name: kept & whole for name, kept in parts.items()}
-        keep = [{name: kept[micro] for name, kept in parts.items()} for micro in range(train.accumulate)]
-    return [_Draws(*draw) for draw in zip(t, noise, posterior, keep, strict=True)]

@@ -26,19 +26,22 @@ from sfumato.training.encode import measured_scaling
 def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
     """Raises UserError where the pictures' size does not suit the two networks; needs no data."""
     size = height_width(config.data)
-    _, h, w = first.latent_shape_of(size)
-    factor = config.denoiser.factor
-    if h % factor or w % factor:
-        raise UserError(
-            f"data.size {size[0]}x{size[1]} gives latents of {h}x{w}, not multiples of {factor}, which "
-            f"denoiser.channel_multipliers sets: take a multiple of {factor * first.autoencoder.factor} or "
-            "fewer levels"
-        )
+    check_factor(size, config.denoiser.factor, "denoiser.channel_multipliers", first)
     small = config.conditions.low_resolution
     if small is not None and (size[0] % small.factor or size[1] % small.factor):
         raise UserError(
             f"data.size {size[0]}x{size[1]} is not a multiple of conditions.low_resolution.factor {small.factor}: "
             "change either"
+        )
+
+
+def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiffusion) -> None:
+    """Raises UserError where latents of pictures of size (H, W) are no multiples of a factor that `key` sets."""
+    _, h, w = first.latent_shape_of(size)
+    if h % factor or w % factor:
+        raise UserError(
+            f"data.size {size[0]}x{size[1]} gives latents of {h}x{w}, not multiples of {factor}, which "
+            f"{key} sets: take a multiple of {factor * first.autoencoder.factor} or fewer levels"
         )
 
 
@@ -50,6 +53,12 @@ def fitted(config: ConditionerConfig, inputs: Inputs) -> ConditionerConfig:
     if isinstance(config, CompositeConfig):
         parts = {name: fitted(part, inputs) for name, part in config.parts.items()}
         return config.model_copy(update={"parts": parts})
+    follows = isinstance(config, SemanticConfig | LayoutConfig) and config.classes == 0
+    if follows and (inputs.map if isinstance(config, SemanticConfig) else inputs.layout) is None:
+        maker = "map" if isinstance(config, SemanticConfig) else "boxes"
+        raise UserError(
+            f"conditioner.classes is 0, to follow the data, but the data names no classes: set conditions.{maker}={{}}"
+        )
     if isinstance(config, SemanticConfig) and inputs.map is not None:
         if config.void != inputs.map.void:
             raise UserError(
