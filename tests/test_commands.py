@@ -17,11 +17,10 @@ import sfumato
 from command_line import Command, Runs
 from data.pictures import noise, save, truncated
 from sfumato import flops
-from sfumato.cli.reconstruct import padded
 from sfumato.config import zoo_names
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.evaluation.image_quality import psnr
-from sfumato.pictures import from_pil
+from sfumato.pictures import from_pil, padded
 from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
@@ -40,6 +39,7 @@ COMMANDS = [
     "import",
     "export",
 ]
+COMMANDS += ["paint", "compose", "upscale", "inpaint", "edit", "outpaint"]
 COMMANDS += ["train autoencoder", "train diffusion", "train classifier", "average"]
 
 

@@ -14,6 +14,7 @@ from sfumato import generate
 from sfumato.conditioning.condition import Condition, take
 from sfumato.config import nearest
 from sfumato.engine.packing import PackedConv2d, PackedLinear
+from sfumato.engine.tiles import DEFAULT_MEMORY
 from sfumato.errors import UserError
 from sfumato.generate import Guidance, Projection, Steering
 from sfumato.rng import SampleNoise
@@ -24,6 +25,7 @@ from sfumato.sampling.inpainting import KnownRegion, with_jumps
 from sfumato.sampling.loop import Step
 from sfumato.sampling.sampler import Denoise, Sampler
 from sfumato.sampling.table import SAMPLERS, SamplerConfig, build_sampler, check_start, default_grid
+from sfumato.sampling.windows import OVERLAP
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion, SecondStage
@@ -52,7 +54,14 @@ class Drawing:
     """One a sample; by default seed, seed + 1, ... A seed draws the same picture in any batch."""
     size: tuple[int, int] | None = None
     """(H, W), by default that of `known`, or the training size."""
+    window: int | None = 0
+    """The side in pixels of overlapping windows in which large pictures are denoised; 0: as a whole; None: of the
+    training size where the picture has more than four times its area."""
+    overlap: float = OVERLAP
+    """Of neighbouring windows, as a share of their side."""
     batch: int = 16
+    memory: int = DEFAULT_MEMORY
+    """Bytes of feature maps while decoding; large pictures then go in bands, with the same numbers."""
 
     steps: int = DEFAULT_STEPS
     sampler: str | SamplerConfig = AUTO
@@ -192,7 +201,7 @@ def draw(model: "LatentDiffusion", options: Drawing) -> Tensor:
         )
         if latent is not None and keep is not None:
             latents = keep * latent + (1 - keep) * latents
-        images.append(generate.decode(model.autoencoder, model.scaling, latents))
+        images.append(generate.decode(model.autoencoder, model.scaling, latents, memory=options.memory))
     return torch.cat(images)
 
 
@@ -246,6 +255,8 @@ def _denoise(model: "LatentDiffusion", options: Drawing, planned: Plan, rows: sl
     if options.autoguide is not None:
         weaker = denoiser_of(options.autoguide, _conditions(options.autoguide, options, planned, rows)[0])
         denoise = autoguidance(denoise, weaker, options.autoguide_scale, options.interval, guidance.combine())
+    guided = denoise
+    denoise = model.over_windows(lambda _: guided, planned.shape[1:], options.window, options.overlap)
     if options.wrap is not None:
         denoise = options.wrap(denoise)
     if options.steer is not None:

@@ -14,6 +14,7 @@ from sfumato.conditioning.condition import Condition, stack
 from sfumato.diffusion.prediction import PredictionKind, to_x0
 from sfumato.diffusion.process import network_time
 from sfumato.diffusion.schedule import Schedule
+from sfumato.engine import tiles
 from sfumato.rng import SampleNoise
 from sfumato.sampling import guidance as guiding
 from sfumato.sampling.loop import Step
@@ -158,25 +159,36 @@ def generate_latents(
 
 
 @torch.no_grad()
-def decode(autoencoder: Autoencoder, scaling: Scaling, latent: Tensor, batch: int = 16) -> Tensor:
-    """Model latents (B, C, h, w) -> images (B, 3, H, W), `batch` at a time; in float32 again where not finite."""
+def decode(
+    autoencoder: Autoencoder,
+    scaling: Scaling,
+    latent: Tensor,
+    batch: int = 16,
+    memory: int = tiles.DEFAULT_MEMORY,
+) -> Tensor:
+    """Model latents (B, C, h, w) -> images (B, 3, H, W), `batch` at a time; in float32 again where not finite.
+
+    memory: bytes of feature maps; where a batch would take more, fewer at a time, and large pictures in bands.
+    """
     images = []
     for part in latent.split(batch):
         raw = scaling.to_raw(part)
-        image = autoencoder.decode(raw)
+        image = tiles.decode(autoencoder, raw, memory)
         if not bool(torch.isfinite(image).all()):
             with torch.autocast(part.device.type, enabled=False):
-                image = autoencoder.decode(raw.float())
+                image = tiles.decode(autoencoder, raw.float(), memory)
         images.append(image.float())
     return torch.cat(images)
 
 
 @torch.no_grad()
-def reconstruct(autoencoder: Autoencoder, image: Tensor, batch: int = 16) -> Tensor:
-    """Images (B, 3, H, W) through the first stage and back, by the posterior's mean."""
-    return torch.cat(
-        [autoencoder.decode(autoencoder.encode(part).z, quantize=False).float() for part in image.split(batch)]
-    )
+def reconstruct(autoencoder: Autoencoder, image: Tensor, batch: int = 16, memory: int = tiles.DEFAULT_MEMORY) -> Tensor:
+    """Images (B, 3, H, W) through the first stage and back, by the posterior's mean; `memory` as for `decode`."""
+    made = []
+    for part in image.split(batch):
+        latent = autoencoder.latent_from_moments(tiles.encode(autoencoder, part, memory))
+        made.append(tiles.decode(autoencoder, latent, memory).float())
+    return torch.cat(made)
 
 
 @torch.no_grad()

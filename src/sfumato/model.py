@@ -3,7 +3,7 @@
 import hashlib
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,9 +34,12 @@ from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.drawing import DEFAULT_STEPS as DEFAULT_STEPS
 from sfumato.engine.inference import for_inference
+from sfumato.engine.tiles import DEFAULT_MEMORY
 from sfumato.errors import UserError
 from sfumato.inputs import Inputs
+from sfumato.sampling.sampler import Denoise
 from sfumato.sampling.table import SAMPLERS, SamplerConfig
+from sfumato.sampling.windows import OVERLAP, Window, windowed
 from sfumato.schema import Schema
 
 CONFIG_FILE = "config.yaml"
@@ -45,6 +48,8 @@ OLD = ".{}.old"
 """The name of a model folder while another takes its place."""
 DEFAULT_SAMPLER = drawing.AUTO
 DEFAULT_GUIDANCE = 3.0
+WHOLE_AREAS = 4
+"""Pictures of up to this many times the training area are denoised as a whole, where windows are left to the model."""
 
 
 class DiffusionConfig(Schema):
@@ -259,9 +264,33 @@ class LatentDiffusion:
         """Images (N, 3, H, W) in [-1, 1] -> model latents (N, C, h, w), by the posterior's mean."""
         return generate.encode(self.autoencoder, self.scaling, images.to(self.device))
 
-    def reconstruct(self, images: Tensor, batch: int = 16) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1] through the first stage and back."""
-        return generate.reconstruct(self.autoencoder, images.to(self.device), batch)
+    def over_windows(
+        self,
+        denoise_of: Callable[[Window], Denoise],
+        size: tuple[int, int],
+        window: int | None = None,
+        overlap: float = OVERLAP,
+    ) -> Denoise:
+        """A denoise function of a latent (h, w) from those of its windows; arguments as for `sample_tensor`.
+
+        Raises UserError for a window whose side the networks' factors do not divide, or an overlap outside [0, 1).
+        """
+        f, factor = self.autoencoder.factor, self._second().config.denoiser.factor
+        trained = (self.config.image_size[0] // f, self.config.image_size[1] // f)
+        if window is None:
+            sides = trained if size[0] * size[1] > WHOLE_AREAS * trained[0] * trained[1] else size
+        elif window == 0:
+            sides = size
+        else:
+            if window < 0 or window % (f * factor):
+                said = f"{f * factor}, the downsampling factors of this model's two networks together"
+                raise UserError(f"window is {window} pixels: give a multiple of {said}, or 0 for none")
+            sides = (window // f, window // f)
+        return windowed(denoise_of, size, sides, overlap)
+
+    def reconstruct(self, images: Tensor, batch: int = 16, memory: int = DEFAULT_MEMORY) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] through the first stage and back; `memory` as for `sample_tensor`."""
+        return generate.reconstruct(self.autoencoder, images.to(self.device), batch, memory)
 
     def _second(self) -> SecondStage:
         return drawing.second_stage(self)

@@ -21,6 +21,7 @@ from sfumato.cli.sampling_options import (
     StepsOption,
     TimesOption,
 )
+from sfumato.cli.task_options import MEMORY, OVERLAP, MemoryOption, OverlapOption, WindowOption
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,6 +118,9 @@ def sample(
         int, typer.Option("--preview-every", metavar="K", help="Show OUT/preview.png every K steps while drawing.")
     ] = 0,
     size: SizeOption = None,
+    window: WindowOption = "0",
+    overlap: OverlapOption = OVERLAP,
+    memory: MemoryOption = MEMORY,
     batch: BatchOption = 16,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -129,6 +133,7 @@ def sample(
     from sfumato.cli.classifying import led_by
     from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
     from sfumato.cli.options import parse_size as parsed
+    from sfumato.cli.task_options import parse_memory, parse_window
     from sfumato.drawing import DEFAULT_STEPS, Drawing, plan
     from sfumato.errors import UserError
     from sfumato.model import load
@@ -151,6 +156,9 @@ def sample(
         negative=negative,
         autoguide_scale=autoguide_scale,
         size=parsed(size),
+        window=parse_window(window),
+        overlap=overlap,
+        memory=parse_memory(memory),
         batch=batch,
     )
     if times is not None and (grid is not None or shift is not None):

@@ -115,6 +115,21 @@ def decode(path: Path, background: tuple[int, int, int], at_least: tuple[int, in
             return to_rgb(image, background)
 
 
+def open_image(path: Path) -> Image.Image:
+    """The file's first frame in its own mode, palette and transparency kept, EXIF rotation done.
+
+    Raises UnreadableImage.
+    """
+    with _named(path):
+        with path.open("rb") as stream:
+            data = stream.read()
+        with _open(path, BytesIO(data)) as image:
+            image.load()
+            with suppress(Exception):  # as in `decode`
+                ImageOps.exif_transpose(image, in_place=True)
+            return image.copy()
+
+
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """8-bit RGB of a picture of any mode.
 

@@ -103,13 +103,6 @@ class DiffusionRun(Schema):
                 raise ValueError(f"train.part_dropout.{name} is {rate:g}: give a share between 0 and 1")
         return self
 
-    @property
-    def part_rates(self) -> dict[str, float]:
-        """How often each part of a composite conditioner is dropped by itself; empty where none is."""
-        if not isinstance(self.conditioner, CompositeConfig) or not self.train.part_dropout:
-            return {}
-        return {name: self.train.part_dropout.get(name, 0.0) for name in self.conditioner.parts}
-
     @model_validator(mode="after")
     def _evaluation_has_its_conditions(self) -> Self:
         if self.train.evaluation.every and self.conditions.gives:
@@ -205,6 +198,7 @@ def train_diffusion(
     latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
 
     step_images = train.batch * train.accumulate * workers.world
+    parts = _part_dropout(config)
     precision = autocast(workers.device, train.precision)
     seen_before, stop = state.images, False
     with (
@@ -221,15 +215,7 @@ def train_diffusion(
             seen: list[tuple[Tensor | None, Tensor]] = []
             for micro, draw in enumerate(
                 draws_of_step(
-                    train,
-                    config.objective,
-                    schedule,
-                    latent,
-                    dropout,
-                    state.step,
-                    workers,
-                    adaptation.history,
-                    config.part_rates,
+                    train, config.objective, schedule, latent, dropout, state.step, workers, adaptation.history, parts
                 )
             ):
                 batch = next(data).to(workers.device)
@@ -318,3 +304,11 @@ def _smoothed(state: TrainState, loss: float) -> float:
     if math.isfinite(loss):  # another would stay in the mean for good
         state.notes["loss"] = before + (loss - before) * max(0.01, 1 / state.step)
     return state.notes.get("loss", loss)
+
+
+def _part_dropout(config: DiffusionRun) -> dict[str, float]:
+    """The rates of all parts of a composite conditioner; empty where none is dropped by itself."""
+    rates = config.train.part_dropout
+    if not rates or not isinstance(config.conditioner, CompositeConfig):
+        return {}
+    return {name: rates.get(name, 0.0) for name in config.conditioner.parts}

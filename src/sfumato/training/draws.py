@@ -15,6 +15,9 @@ from sfumato.diffusion.schedule import Schedule
 from sfumato.diffusion.times import DrawnTimes, LossHistory
 from sfumato.training.workers import Workers
 
+Keep = Tensor | dict[str, Tensor] | None
+"""Which samples (B,) keep their condition: all of it, or each part of a composite by name; None: all do."""
+
 
 class Batches(Protocol):
     """What the settings of a loop say of a step's samples."""
@@ -27,10 +30,6 @@ class Batches(Protocol):
 
     @property
     def accumulate(self) -> int: ...
-
-
-Keep = Tensor | dict[str, Tensor] | None
-"""Which samples (B,), bool, keep their condition: all of it, or each part of a composite conditioner by name."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def draws_of_step(
     """One for each micro-batch of the step: this rank's rows of what is drawn for the step's whole batch.
 
     So several processes, or several micro-batches, see what one with the whole batch would. latent is (C, h, w).
-    `part_dropout` has a rate for every part of a composite conditioner, where any is dropped by itself.
+    `part_dropout` gives the parts of a composite condition, each with the rate at which it is dropped by itself.
     """
     rows = (train.accumulate, workers.world, train.batch)
     count = math.prod(rows)
@@ -81,7 +80,10 @@ def draws_of_step(
         whole = own(torch.rand(count, generator=named("condition-dropout")) >= condition_dropout)
     keep: list[Keep] = [None] * train.accumulate if whole is None else list(whole)
     if part_dropout:
-        parts = {n: own(torch.rand(count, generator=named(f"dropout of {n}")) >= p) for n, p in part_dropout.items()}
+        parts = {
+            name: own(torch.rand(count, generator=named(f"dropout of {name}")) >= rate)
+            for name, rate in part_dropout.items()
+        }
         if whole is not None:
             parts = {name: kept & whole for name, kept in parts.items()}
         keep = [{name: kept[micro] for name, kept in parts.items()} for micro in range(train.accumulate)]
