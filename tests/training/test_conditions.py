@@ -233,7 +233,12 @@ MISTAKES = [
     (
         "toy/semantic",
         "conditions.map=null",
-        r"the conditioner reads 'map', but .*: set conditions.map=\{\}, or choose another",
+        r"conditioner.classes is 0, .*the data names no classes: set conditions.map=\{\}",
+    ),
+    (
+        "toy/inpainting",
+        "conditions.mask=null",
+        r"the conditioner reads 'masked_latent', but .*: set conditions.mask=\{\}, or choose another",
     ),
     (
         "toy/semantic",

@@ -19,7 +19,7 @@ from sfumato.data.dataset import Dataset
 from sfumato.data.loader import sweep
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.generate import Guidance, decode, generate_latents, guided, guided_by_parts
-from sfumato.model import DEFAULT_GUIDANCE, DEFAULT_SAMPLER, DEFAULT_STEPS, LatentDiffusion, SecondStage, sampler_named
+from sfumato.model import DEFAULT_GUIDANCE, DEFAULT_STEPS, LatentDiffusion, SecondStage, sampler_named
 from sfumato.rng import SampleNoise
 from sfumato.sampling.grids import build_grid
 from sfumato.sampling.sampler import Denoise
@@ -33,6 +33,7 @@ from sfumato.training.workers import Precision, autocast
 
 Values = Mapping[str, float | list[float]]
 SHOWN = 16
+PREVIEW_SAMPLER = "dpmpp-2m"
 PREVIEW_GUIDANCE = 1.5
 """Of models steered by pictures or boxes, which say more than a text does."""
 
@@ -171,7 +172,7 @@ class SteeredSamples:
         count, _, h, w = len(self.images), *model.latent_shape_of((self.images.shape[2], self.images.shape[3]))
         with autocast(model.device, self.precision):
             denoise = self._denoise(second, (h, w))
-            sampler = sampler_named(DEFAULT_SAMPLER)
+            sampler = sampler_named(PREVIEW_SAMPLER)
             grid = build_grid(default_grid(sampler, second.schedule), second.schedule, DEFAULT_STEPS)
             shape = (model.autoencoder.latent_channels, h, w)
             noise = SampleNoise(range(count), device=model.device)

@@ -50,30 +50,40 @@ def fitted(config: ConditionerConfig, inputs: Inputs) -> ConditionerConfig:
 
     Raises UserError where the data has more, or other, than the conditioner is made for.
     """
-    if isinstance(config, CompositeConfig):
-        parts = {name: fitted(part, inputs) for name, part in config.parts.items()}
-        return config.model_copy(update={"parts": parts})
-    if isinstance(config, SemanticConfig) and inputs.map is not None:
-        if config.void != inputs.map.void:
+    match config:
+        case CompositeConfig():
+            parts = {name: fitted(part, inputs) for name, part in config.parts.items()}
+            return config.model_copy(update={"parts": parts})
+        case SemanticConfig():
+            if inputs.map is not None and config.void != inputs.map.void:
+                raise UserError(
+                    f"conditioner.void is {config.void}, conditions.map.void {inputs.map.void}: give both the id that "
+                    "means no class, or null"
+                )
+            names = None if inputs.map is None else inputs.map.names
+            return config.model_copy(update={"classes": _classes(config.classes, names, "map")})
+        case LayoutConfig():
+            names = None if inputs.layout is None else inputs.layout.names
+            return config.model_copy(update={"classes": _classes(config.classes, names, "boxes")})
+        case _:
+            return config
+
+
+def _classes(given: int, names: Sequence[str] | None, maker: str) -> int:
+    """The number of classes that is given, or the data's in the place of 0."""
+    if names is None:
+        if given == 0:
             raise UserError(
-                f"conditioner.void is {config.void}, conditions.map.void {inputs.map.void}: give both the id that "
-                "means no class, or null"
+                "conditioner.classes is 0, to follow the data, but the data names no classes: set "
+                f"conditions.{maker}={{}}"
             )
-        return config.model_copy(update={"classes": _classes(config.classes, inputs.map.names)})
-    if isinstance(config, LayoutConfig) and inputs.layout is not None:
-        return config.model_copy(update={"classes": _classes(config.classes, inputs.layout.names)})
-    return config
-
-
-def _classes(given: int, names: Sequence[str]) -> int:
-    if given == 0:
-        return len(names)
-    if given < len(names):
+        return given
+    if 0 < given < len(names):
         raise UserError(
             f"the data has {len(names)} classes, the conditioner {given}: set conditioner.classes={len(names)}, or 0 "
             "to follow the data"
         )
-    return given
+    return given or len(names)
 
 
 def begin(
