@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "LatentDiffusion": "sfumato.model",
     "load": "sfumato.model",
+    "load_classifier": "sfumato.classifier",
+    "load_snapshot": "sfumato.snapshots",
     "Autoencoder": "sfumato.autoencoder.model",
     "AutoencoderConfig": "sfumato.autoencoder.model",
     "UNet": "sfumato.denoiser.unet",
@@ -27,8 +29,10 @@ _ROOMS = ("tasks",)
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from sfumato.classifier import load_classifier as load_classifier
     from sfumato.model import LatentDiffusion as LatentDiffusion
     from sfumato.model import load as load
+    from sfumato.snapshots import load_snapshot as load_snapshot
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import train
+from sfumato.cli.average import average
 from sfumato.cli.compare import compare
 from sfumato.cli.compose import compose
 from sfumato.cli.demo import demo
@@ -19,6 +20,8 @@ from sfumato.cli.export import export
 from sfumato.cli.import_ import import_
 from sfumato.cli.info import info
 from sfumato.cli.inpaint import inpaint
+from sfumato.cli.interpolate import interpolate
+from sfumato.cli.invert import invert
 from sfumato.cli.outpaint import outpaint
 from sfumato.cli.paint import paint
 from sfumato.cli.reconstruct import reconstruct
@@ -46,9 +49,28 @@ SURROUNDINGS = {
 }
 """What a user can do about errors that are the machine's, not the program's."""
 
-app.add_typer(train.app, name="train", help="Train one of the two stages.")
-DRAWING = (sample, paint, compose, upscale, inpaint, edit, outpaint)
-for command in (demo, *DRAWING, reconstruct, evaluate, evaluate_autoencoder, compare, info, samplers, zoo):
+app.add_typer(train.app, name="train", help="Train one of the two stages, or a classifier.")
+COMMANDS = (
+    demo,
+    sample,
+    paint,
+    compose,
+    upscale,
+    inpaint,
+    edit,
+    outpaint,
+    interpolate,
+    invert,
+    average,
+    reconstruct,
+    evaluate,
+    evaluate_autoencoder,
+    compare,
+    info,
+    samplers,
+    zoo,
+)
+for command in COMMANDS:
     app.command()(command)
 app.command("import")(import_)
 app.command()(export)
