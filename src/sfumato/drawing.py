@@ -25,7 +25,7 @@ from sfumato.sampling.inpainting import KnownRegion, with_jumps
 from sfumato.sampling.loop import Step
 from sfumato.sampling.sampler import Denoise, Sampler
 from sfumato.sampling.table import SAMPLERS, SamplerConfig, build_sampler, check_start, default_grid
-from sfumato.sampling.windows import OVERLAP, Window
+from sfumato.sampling.windows import OVERLAP
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion, SecondStage
@@ -54,12 +54,12 @@ class Drawing:
     """One a sample; by default seed, seed + 1, ... A seed draws the same picture in any batch."""
     size: tuple[int, int] | None = None
     """(H, W), by default that of `known`, or the training size."""
-    batch: int = 16
     window: int | None = 0
     """The side in pixels of overlapping windows in which large pictures are denoised; 0: as a whole; None: of the
     training size where the picture has more than four times its area."""
     overlap: float = OVERLAP
     """Of neighbouring windows, as a share of their side."""
+    batch: int = 16
     memory: int = DEFAULT_MEMORY
     """Bytes of feature maps while decoding; large pictures then go in bands, with the same numbers."""
 
@@ -255,17 +255,13 @@ def _denoise(model: "LatentDiffusion", options: Drawing, planned: Plan, rows: sl
     if options.autoguide is not None:
         weaker = denoiser_of(options.autoguide, _conditions(options.autoguide, options, planned, rows)[0])
         denoise = autoguidance(denoise, weaker, options.autoguide_scale, options.interval, guidance.combine())
+    guided = denoise
+    denoise = model.over_windows(lambda _: guided, planned.shape[1:], options.window, options.overlap)
     if options.wrap is not None:
         denoise = options.wrap(denoise)
-    denoise = model.over_windows(_everywhere(denoise), planned.shape[1:], options.window, options.overlap)
     if options.steer is not None:
         denoise = generate.steered(denoise, model.autoencoder, model.scaling, options.steer)
     return denoise
-
-
-def _everywhere(denoise: Denoise) -> Callable[[Window], Denoise]:
-    """The same function for every window: nothing but noise tells the places of the canvas apart."""
-    return lambda _: denoise
 
 
 @torch.no_grad()

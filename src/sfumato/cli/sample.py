@@ -156,10 +156,10 @@ def sample(
         negative=negative,
         autoguide_scale=autoguide_scale,
         size=parsed(size),
-        batch=batch,
         window=parse_window(window),
         overlap=overlap,
         memory=parse_memory(memory),
+        batch=batch,
     )
     if times is not None and (grid is not None or shift is not None):
         raise UserError("--times says where the steps are: leave out --grid and --shift")
