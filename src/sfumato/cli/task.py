@@ -41,7 +41,6 @@ class Given:
         from sfumato.cli.options import at_least
         from sfumato.cli.task_options import parse_memory, parse_window
         from sfumato.errors import UserError
-        from sfumato.model import sampler_named
         from sfumato.tasks.settings import Settings
 
         if not -(2**63) <= self.seed < 2**63:
@@ -50,7 +49,7 @@ class Given:
             n=at_least("-n", self.count, 1),
             seed=self.seed,
             steps=at_least("--steps", self.steps, 1),
-            sampler=sampler_named(self.sampler),
+            sampler=self.sampler,
             guidance=self.guidance,
             window=parse_window(self.window),
             overlap=self.overlap,

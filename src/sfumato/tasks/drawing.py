@@ -9,16 +9,17 @@ from torch import Tensor
 
 from sfumato import generate
 from sfumato.diffusion.process import add_noise
+from sfumato.drawing import chosen
 from sfumato.engine import tiles
 from sfumato.errors import UserError
 from sfumato.generate import Guidance
-from sfumato.model import LatentDiffusion, sampler_named
+from sfumato.model import LatentDiffusion
 from sfumato.rng import SampleNoise
 from sfumato.sampling.grids import build_grid, tail
 from sfumato.sampling.inpainting import KnownRegion, with_jumps
 from sfumato.sampling.loop import sample as walk
 from sfumato.sampling.sampler import Denoise
-from sfumato.sampling.table import build_sampler, default_grid
+from sfumato.sampling.table import build_sampler, check_start
 from sfumato.sampling.windows import Window
 from sfumato.tasks.settings import Settings
 from sfumato.tasks.steering import Words, second_stage, steer
@@ -84,22 +85,24 @@ def draw(
     second = second_stage(model)
     shape = model.latent_shape_of(size)
     steering, steers = steer(model, fields, words, shape[1:])
-    guidance = Guidance(model.guidance_scale(settings.guidance, steers), settings.interval)
+    guidance_scale = model.guidance_scale(settings.guidance, steers)
+    guidance = Guidance(guidance_scale, settings.interval)
 
     def denoise_of(window: Window) -> Denoise:
         condition, null = steering(window)
         return generate.guided(second.denoiser, second.schedule, second.config.prediction, condition, null, guidance)
 
     denoise = model.over_windows(denoise_of, shape[1:], settings.window, settings.overlap)
-    config = sampler_named(settings.sampler) if isinstance(settings.sampler, str) else settings.sampler
-    times = build_grid(settings.grid or default_grid(config, second.schedule), second.schedule, settings.steps)
+    choice = chosen(second, settings.sampler, settings.grid, settings.steps, guidance_scale)
+    times = build_grid(choice.grid, second.schedule, settings.steps)
+    check_start(choice.sampler.kind, second.config.prediction, second.schedule, times)
     noise = SampleNoise([settings.seed + index], device=model.device)
     x = noise((1, *shape))
     if start is not None:
         times = tail(times, start.strength)
         if start.strength < 1:
             x = add_noise(second.schedule, start.latent.to(x), x, times[0])
-    sampler = build_sampler(config)
+    sampler = build_sampler(choice.sampler)
     if kept is not None:
         sampler = KnownRegion(sampler, kept.latent, kept.keep, ends_clean=True)
         times = times if kept.jumps is None else with_jumps(times, *kept.jumps)
