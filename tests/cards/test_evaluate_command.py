@@ -126,7 +126,7 @@ def test_copies_are_found(command: Command, folders: tuple[Path, Path], tmp_path
     common = ("evaluate", mixed, real, "--metrics", "kd", "--features", NET, "--cache", cache, "--out", tmp_path / "c")
     assert command(*common).code == 0
     figures = card_of(tmp_path / "c")["memorisation"]
-    assert figures["copies"] == pytest.approx(6 / 30)
+    assert 6 / 30 <= figures["copies"] <= 8 / 30, "so few pictures may come near by chance, too"
     assert figures["searched"] == 24
 
 
