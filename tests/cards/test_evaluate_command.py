@@ -71,9 +71,10 @@ def test_a_text_model(command: Command, runs: Runs, tmp_path: Path, cache: Path)
         "reader-facts",
         "reader-prompts",
     }
-    assert metrics[f"FD-{NET}"]["low"] < metrics[f"FD-{NET}"]["value"] < metrics[f"FD-{NET}"]["high"]
+    for name in (f"FD-{NET}", f"FD-infinity-{NET}"):
+        assert metrics[name]["low"] < metrics[name]["value"] < metrics[name]["high"]
     assert metrics[f"FD-{NET}"]["protocol"]["resize"] == "bicubic"
-    assert "12 samples are fewer than the 1280 dimensions" in done.err
+    assert f"12 samples and 16 real pictures are fewer than the 1280 dimensions of FD-{NET}" in done.err
 
     world = ToyWorldConfig(size=32, length=64).build()
     rows = chosen_rows(world, None)
