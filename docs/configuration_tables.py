@@ -17,11 +17,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.classifier import ClassifierRun
 from sfumato.training.diffusion import DiffusionRun
 
 PAGE = Path(__file__).with_name("configuration.md")
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-ROOTS = (("Stage 1: `sfumato train autoencoder`", AutoencoderRun), ("Stage 2: `sfumato train diffusion`", DiffusionRun))
+ROOTS = (
+    ("Stage 1: `sfumato train autoencoder`", AutoencoderRun),
+    ("Stage 2: `sfumato train diffusion`", DiffusionRun),
+    ("Guiding: `sfumato train classifier`", ClassifierRun),
+)
 MEANINGS = {  # of keys whose name says it beside the code, but not to someone who reads this page alone
     "AutoencoderConfig.channels": "width that `channel_multipliers` multiply",
     "AutoencoderConfig.attention": "of the middle block and of `attention_levels`",
@@ -54,6 +59,13 @@ MEANINGS = {  # of keys whose name says it beside the code, but not to someone w
     "DiffusionTraining.ema_decay": "of the averaged weights, which are what is exported",
     "DiffusionTraining.workers": "reading threads",
     "DiffusionTraining.max_skipped": "Stop after so many steps in a row whose gradients were not finite.",
+    "ClassifierTraining.batch": "latents per process and micro-batch",
+    "ClassifierTraining.accumulate": "micro-batches a step",
+    "ClassifierTraining.precision": "auto: bfloat16 where the hardware computes it",
+    "ClassifierTraining.ema_decay": "of the averaged weights, which are what is exported",
+    "ClassifierTraining.preview_images": "held-out pictures that are classified",
+    "ClassifierTraining.workers": "reading threads",
+    "ClassifierTraining.max_skipped": "Stop after so many steps in a row whose gradients were not finite.",
     "EvaluationConfig.features": "a network of `sfumato evaluate`; of another size than 224: efficientnet-lite0@96",
     "OptimiserConfig.clip_norm": "gradients above this norm are scaled down to it",
     "OptimiserConfig.weight_decay": "of matrices and kernels only",
@@ -73,7 +85,9 @@ def tables() -> str:
                 printed[model] = path
                 parts.append(_table(path, model))
             elif path != printed[model]:
-                parts.append(f"### `{path}`\n\nThe keys of `{printed[model]}`.\n")
+                same = f"### `{path}`\n\nThe keys of `{printed[model]}`.\n"
+                if parts[-1] != same:  # the kinds of a union that was printed before
+                    parts.append(same)
     return "\n".join(parts)
 
 
@@ -161,8 +175,10 @@ def _annotation(annotation: Any) -> str:
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
-        if any(_models_in(argument) for argument in arguments):
+        if len(below := [model for argument in arguments for model in _models_in(argument)]) > 1:
             return "a section, by its `kind`"
+        if below:
+            return "a section or nothing"
         return " or ".join("nothing" if argument is type(None) else _annotation(argument) for argument in arguments)
     if origin is tuple:
         inner = _annotation(arguments[0])

@@ -54,7 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     _train(*common, made.text, TEXT)
     _train(*common, made.label, CLASS)
     _train(*common, made.undropped, TEXT, "train.condition_dropout=0")
-    _train(*common, made.plain)
+    _train(*common, made.plain, "train.power_averages={snapshot_every: 1}")
     for run in (made.text, made.label, made.undropped):
         _shake(run)
     return made

@@ -17,13 +17,17 @@ from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.table import build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.config import parse, read_source, to_yaml, zoo_names
+from sfumato.denoiser.classifier import NoisyClassifier
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.objective import check_objective
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
+from sfumato.inputs import Inputs, LayoutInput, MapInput
 from sfumato.model import ModelConfig, build
 from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.classifier import ClassifierRun
 from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.second_stage import fitted
 
 ZOO = Path(sfumato.__file__).parent / "zoo"
 FILES = sorted(ZOO.rglob("*.yaml"))
@@ -35,6 +39,8 @@ def schema_of(raw: dict[str, Any]) -> type[BaseModel]:
     """By what the file speaks of."""
     if "denoiser" in raw:
         return DiffusionRun
+    if "classifier" in raw:
+        return ClassifierRun
     return AutoencoderRun if "model" in raw else ModelConfig
 
 
@@ -43,7 +49,7 @@ def shipped(file: Path) -> BaseModel:
     schema = schema_of(raw)
     if schema is not ModelConfig:
         folder = raw.get("data", {}).get("kind", "folder") == "folder"
-        raw = with_data(raw, Path("a/folder") if folder else None, (64, 64) if schema is DiffusionRun else None)
+        raw = with_data(raw, Path("a/folder") if folder else None, None if schema is AutoencoderRun else (64, 64))
     return parse(raw, schema, str(file))
 
 
@@ -62,6 +68,8 @@ def test_a_shipped_configuration_parses_and_builds(file: Path) -> None:
             assert autoencoder.factor == config.model.factor
         elif isinstance(config, DiffusionRun):
             build_second(config)
+        elif isinstance(config, ClassifierRun):
+            NoisyClassifier(config.classifier, LATENT_CHANNELS, 10)
         else:
             assert isinstance(config, ModelConfig)
             build(config)
@@ -74,11 +82,21 @@ def build_second(config: DiffusionRun) -> None:
     else:
         # in the place of a tokenizer fitted on captions, or of one that is not ours to ship
         stands_in = fit_tokenizer(["a red apple"], 512) if text_config(config.conditioner) is not None else None
-        conditioner = build_conditioner(config.conditioner, stands_in)
+        conditioner = build_conditioner(fitted(config.conditioner, named_classes(config)), stands_in)
         spec = spec if conditioner is None else conditioner.spec
     build_denoiser(config.denoiser, LATENT_CHANNELS, spec)
     with torch.device("cpu"):
         check_objective(config.objective, build_schedule(config.schedule))
+
+
+def named_classes(config: DiffusionRun) -> Inputs:
+    """In the place of a data set's names, for conditioners that follow them."""
+    maps, boxes = config.conditions.map, config.conditions.boxes
+    colours = ((0, 0, 0), (255, 0, 0))
+    return Inputs(
+        map=None if maps is None else MapInput(names=("a", "b"), palette=colours, void=maps.void),
+        layout=None if boxes is None else LayoutInput(names=("a", "b")),
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)

@@ -36,6 +36,7 @@ from sfumato.cli.train import run_autoencoder
 from sfumato.config import apply_overrides, parse
 from sfumato.errors import UserError
 from sfumato.model import load
+from sfumato.snapshots import found_in
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.encode import cached_latents
 from sfumato.training.run import RunFolder
@@ -52,6 +53,13 @@ FIRST = {"kl": KL, "vq": VQ}
 SECOND = {
     "text": ["train.accumulate=2", "train.condition_dropout=0.5", "denoiser.dropout=0.1", "mirrored=true"],
     "class": ["conditioner={kind: class, classes: 4, dim: 8}", "objective.stratified=true"],
+    "adaptive": [
+        "objective={times: {kind: loss-history, bins: 3, memory: 1}, weighting: {kind: learned, features: 8}}",
+        "train.power_averages={snapshot_every: 2, snapshots: 3}",
+        "conditioner={kind: none}",
+        "train.accumulate=2",
+        "train.steps=9",
+    ],
     "unconditional": ["conditioner={kind: none}", "train.condition_dropout=0"],
 }
 INTERRUPTIONS = [(interrupt, 2), (crash, 5)]
@@ -94,6 +102,11 @@ def test_an_interrupted_second_stage_is_the_straight_one(kind: str, tmp_path: Pa
     )
     steps = [line["step"] for line in logged(tmp_path / "broken") if "loss" in line]
     assert steps == list(range(1, config.train.steps + 1))
+    one, other = (found_in(tmp_path / name / "snapshots") for name in ("straight", "broken"))
+    assert [(s.step, s.width) for s in one] == [(s.step, s.width) for s in other]
+    assert [s.step for s in one] == ([4, 4, 8, 8, 9, 9] if kind == "adaptive" else [])
+    for snapshot, again in zip(one, other, strict=True):
+        assert snapshot.path.read_bytes() == again.path.read_bytes()
 
 
 class Killed(BaseException):

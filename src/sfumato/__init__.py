@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "LatentDiffusion": "sfumato.model",
     "load": "sfumato.model",
+    "load_classifier": "sfumato.classifier",
+    "load_snapshot": "sfumato.snapshots",
     "Autoencoder": "sfumato.autoencoder.model",
     "AutoencoderConfig": "sfumato.autoencoder.model",
     "UNet": "sfumato.denoiser.unet",
@@ -21,18 +23,25 @@ _HOMES = {
     "UserError": "sfumato.errors",
 }
 
+_ROOMS = ("tasks",)
+"""Rooms whose names are used through the package, as in `sfumato.tasks.inpaint`."""
+
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from sfumato.classifier import load_classifier as load_classifier
     from sfumato.model import LatentDiffusion as LatentDiffusion
     from sfumato.model import load as load
+    from sfumato.snapshots import load_snapshot as load_snapshot
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"sfumato.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'sfumato' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_ROOMS])

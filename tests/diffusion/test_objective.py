@@ -4,24 +4,19 @@ import pytest
 import torch
 
 from parity import golden, needs_parity
-from sfumato.diffusion.objective import (
-    LogitNormalTimes,
-    MinSnrWeighting,
-    ObjectiveConfig,
-    P2Weighting,
-    SoftMinSnrWeighting,
-    UniformTimes,
-    check_objective,
-    draw_noise,
-    draw_times,
-    elbo_weight,
-    error_scale,
-    loss,
-    loss_weight,
-)
+from sfumato.diffusion import times as densities
+from sfumato.diffusion.objective import ObjectiveConfig, check_objective, draw_noise, loss, loss_weight
 from sfumato.diffusion.prediction import target, to_x0
 from sfumato.diffusion.process import add_noise, posterior, time_of_index
 from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.times import LogitNormalTimes, UniformTimes
+from sfumato.diffusion.weighting import (
+    MinSnrWeighting,
+    P2Weighting,
+    SoftMinSnrWeighting,
+    elbo_weight,
+    error_scale,
+)
 from sfumato.errors import UserError
 
 LINEAR = build_schedule(LinearConfig())
@@ -30,6 +25,10 @@ T = torch.tensor([0.05, 0.4, 0.95], dtype=torch.float64)
 
 def source(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draw_times(config, n, generator, schedule):
+    return densities.draw(config.times, n, generator, schedule, config.stratified).t
 
 
 def test_the_default_draws_training_indices_uniformly():

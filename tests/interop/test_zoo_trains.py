@@ -17,7 +17,7 @@ from sfumato.conditioning.table import build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.config import parse
 from sfumato.denoiser.table import build_denoiser
-from sfumato.diffusion import objective
+from sfumato.diffusion import objective, times
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.generate import Guidance, decode, generate_latents, guided
@@ -73,7 +73,7 @@ def test_a_published_model_learns_small_and_draws(file: Path) -> None:
     g = torch.Generator().manual_seed(1)
     x0 = torch.randn(B, autoencoder.latent_channels, SIDE, SIDE, generator=g)
     noise = objective.draw_noise(config.objective, tuple(x0.shape), g)
-    t = objective.draw_times(config.objective, B, g, schedule)
+    t = times.draw(config.objective.times, B, g, schedule, config.objective.stratified).t
     x_t = add_noise(schedule, x0, noise, t)
     losses: list[Tensor] = []
     for _ in range(4):  # the same batch: the loss must fall

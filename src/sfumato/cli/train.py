@@ -1,4 +1,4 @@
-"""`sfumato train autoencoder` and `sfumato train diffusion`."""
+"""`sfumato train autoencoder`, `sfumato train diffusion` and `sfumato train classifier`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
+    from sfumato.training.classifier import ClassifierRun
     from sfumato.training.diffusion import DiffusionRun
     from sfumato.training.state import TrainState
 
@@ -70,6 +71,34 @@ def diffusion(
     run_diffusion(run, first, out, cache)
 
 
+@app.command("classifier")
+def classifier(
+    config: ConfigArgument,
+    out: OutOption,
+    autoencoder: Annotated[
+        Path,
+        typer.Option("--autoencoder", help="That of the model it is to guide: a run or model folder; or pixels."),
+    ],
+    overrides: OverridesArgument = None,
+    data: DataOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Train a classifier of noisy latents, to guide with."""
+    from sfumato.config import apply_overrides, parse, read_source
+    from sfumato.model import load, pixel_space
+    from sfumato.training.classifier import ClassifierRun
+    from sfumato.training.data import height_width
+
+    raw = apply_overrides(read_source(config), overrides or [])
+    if str(autoencoder) == "pixels":
+        run = parse(with_data(raw, data), ClassifierRun, config)
+        first = pixel_space(height_width(run.data))
+    else:
+        first = load(autoencoder)
+        run = parse(with_data(raw, data, first.config.image_size), ClassifierRun, config)
+    run_classifier(run, first, out, cache)
+
+
 def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:
     """The raw configuration with `--data` in it; a configuration for the toy world given a folder reads the folder.
 
@@ -125,12 +154,13 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
 def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
     """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
     from sfumato.cli.progress import bars
+    from sfumato.training.conditions import with_conditions
     from sfumato.training.data import open_data
     from sfumato.training.diffusion import train_diffusion
     from sfumato.training.encode import cached_latents
     from sfumato.training.evaluation import SampleEvaluation
     from sfumato.training.export import save_diffusion
-    from sfumato.training.previews import Samples
+    from sfumato.training.previews import samples_of
     from sfumato.training.run import RunFolder
     from sfumato.training.second_stage import begin, check_sizes, steered
     from sfumato.training.workers import Workers, use_all_cores
@@ -144,7 +174,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
             folder.claim(config)
-            data = open_data(config.data, config.held_out, out, place, say, progress)
+            data = open_data(config.data, config.held_out, out, place, say, progress, config.conditions)
         latents = cached_latents(
             first,
             data.training,
@@ -154,10 +184,21 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
             progress=progress("encoding"),
             workers=workers,
         )
-        model = begin(config, first, latents).to(workers.device)
+        source = with_conditions(
+            latents,
+            data.training,
+            first,
+            config.data,
+            config.conditions,
+            place,
+            config.train.precision,
+            progress("encoding masked pictures"),
+            workers,
+        )
+        model = begin(config, first, latents, source.fields, data.inputs).to(workers.device)
         folder.describe(say)
     assert model.second is not None
-    preview = Samples.of(model, data, folder.previews, config.train.precision)
+    preview = samples_of(model, data, folder.previews, config)
     evaluate = None
     if config.train.evaluation.every and workers.leads:
         evaluate = SampleEvaluation.of(
@@ -173,7 +214,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         model.second.schedule,
         model.autoencoder,
         model.scaling,
-        latents,
+        source,
         folder,
         preview,
         lambda networks, state: save_diffusion(model, networks, config, folder, state),
@@ -183,4 +224,52 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     workers.close()
     if workers.leads:
         typer.echo(f"model: {folder.model}")
+    return state
+
+
+def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
+    """Trains a classifier in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
+    from sfumato.cli.progress import bars
+    from sfumato.training.classifier import HeldOutAccuracy, begin_classifier, train_classifier
+    from sfumato.training.data import height_width, open_data
+    from sfumato.training.encode import cached_latents
+    from sfumato.training.export import save_classifier
+    from sfumato.training.run import RunFolder
+    from sfumato.training.second_stage import check_factor
+    from sfumato.training.workers import Workers, use_all_cores
+
+    use_all_cores()
+    size = height_width(config.data)
+    check_factor(size, config.classifier.encoder.factor, "classifier.encoder.channel_multipliers", first)
+    workers = Workers()
+    first = first.to(workers.device)
+    folder = RunFolder(out)
+    place, precision = cache or out / "cache", config.train.precision
+    with bars(active=workers.leads) as (say, progress):
+        with workers.leader_first():
+            folder.claim(config)
+            data = open_data(config.data, config.held_out, out, place, say, progress)
+        latents, aside = (
+            cached_latents(
+                first, part, place, mirrored, precision=precision, progress=progress("encoding"), workers=workers
+            )
+            for part, mirrored in ((data.training, config.mirrored), (data.held_out or data.training, False))
+        )
+        made, scaling = begin_classifier(config, first, latents)
+        folder.describe(say)
+    scaling = scaling.to(workers.device)
+    state = train_classifier(
+        config,
+        made,
+        first.autoencoder,
+        scaling,
+        latents,
+        folder,
+        HeldOutAccuracy(aside, first.autoencoder, scaling, made.schedule, config.train.preview_images),
+        lambda network, state: save_classifier(made, network, config, folder, state),
+        workers,
+    )
+    workers.close()
+    if workers.leads:
+        typer.echo(f"classifier: {folder.model}")
     return state

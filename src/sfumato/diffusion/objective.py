@@ -1,78 +1,25 @@
-"""The training objective of the diffusion model: draw times and noise, compare prediction and target, weigh.
+"""The training objective of the diffusion model: draw times and noise, compare prediction and target, weigh."""
 
-Weightings are written as a weight on ||x0 error||², which is how their papers compare; a prediction of another kind
-stretches the error by a known factor (`error_scale`), and its loss is divided by it.
-"""
-
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.diffusion.prediction import PredictionKind, check_prediction, target
-from sfumato.diffusion.process import broadcast, time_of_index
+from sfumato.diffusion.process import broadcast
 from sfumato.diffusion.schedule import Schedule
+from sfumato.diffusion.times import DiscreteTimes, DrawnTimes, LossHistory, LossHistoryTimes, TimeDensity, UniformTimes
+from sfumato.diffusion.weighting import (
+    LearnedWeighting,
+    LogVariance,
+    UniformWeighting,
+    Weighting,
+    elbo_weight,
+    weight,
+)
 from sfumato.errors import UserError
 from sfumato.schema import Schema
-
-
-class DiscreteTimes(Schema):
-    """Every training index equally often: the paper's draw."""
-
-    kind: Literal["discrete"] = "discrete"
-
-
-class UniformTimes(Schema):
-    """Uniform over (low, high], not bound to the table."""
-
-    kind: Literal["uniform"] = "uniform"
-    low: float = Field(0.0, ge=0, lt=1)
-    high: float = Field(1.0, gt=0, le=1)
-
-
-class LogitNormalTimes(Schema):
-    """sigmoid of a Gaussian: more weight on the middle times (Esser et al. 2024, section 3.1)."""
-
-    kind: Literal["logit-normal"] = "logit-normal"
-    mean: float = 0.0
-    std: float = Field(1.0, gt=0)
-
-
-TimeDensity = Annotated[DiscreteTimes | UniformTimes | LogitNormalTimes, Field(discriminator="kind")]
-
-
-class UniformWeighting(Schema):
-    """Weight 1 on the predicted quantity's error: the paper's simple loss."""
-
-    kind: Literal["uniform"] = "uniform"
-
-
-class MinSnrWeighting(Schema):
-    """min(SNR, gamma) on the x0 error (Hang et al. 2023)."""
-
-    kind: Literal["min-snr"] = "min-snr"
-    gamma: float = Field(5.0, gt=0)
-
-
-class SoftMinSnrWeighting(Schema):
-    """SNR · gamma / (SNR + gamma) on the x0 error: min-snr without the corner (Crowson et al. 2024)."""
-
-    kind: Literal["soft-min-snr"] = "soft-min-snr"
-    gamma: float = Field(5.0, gt=0)
-
-
-class P2Weighting(Schema):
-    """SNR / (k + SNR)^gamma on the x0 error (Choi et al. 2022); gamma 0 is the simple loss of an eps model."""
-
-    kind: Literal["p2"] = "p2"
-    gamma: float = Field(1.0, ge=0)
-    k: float = Field(1.0, gt=0)
-
-
-Weighting = Annotated[
-    UniformWeighting | MinSnrWeighting | SoftMinSnrWeighting | P2Weighting, Field(discriminator="kind")
-]
 
 
 class ObjectiveConfig(Schema):
@@ -95,31 +42,9 @@ class ObjectiveConfig(Schema):
 def check_objective(config: ObjectiveConfig, schedule: Schedule) -> None:
     """Raises UserError where the objective cannot be trained on this schedule."""
     check_prediction(config.prediction, schedule)
-    times = config.times
+    times = config.times.base if isinstance(config.times, LossHistoryTimes) else config.times
     if isinstance(times, UniformTimes) and times.low >= times.high:
         raise UserError(f"times.low {times.low:g} must be below times.high {times.high:g}: swap them")
-
-
-def draw_times(config: ObjectiveConfig, n: int, generator: torch.Generator, schedule: Schedule) -> Tensor:
-    """n times in (0, 1], float64 on the generator's device, drawn by inverting the density's distribution function.
-
-    Stratified draws put one in each of n slices of equal probability, in random order.
-    """
-    device = generator.device
-    uniform = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
-    if config.stratified:
-        slices = torch.randperm(n, generator=generator, device=device)
-        uniform = (slices + uniform) / n
-    times = config.times
-    match times:
-        case DiscreteTimes():
-            index = (uniform * schedule.steps).floor().clamp(max=schedule.steps - 1)
-            return time_of_index(index, schedule.steps)
-        case UniformTimes():
-            return times.high - (times.high - times.low) * uniform  # torch.rand never gives 1, so t never is 0
-        case LogitNormalTimes():
-            smallest = torch.finfo(torch.float64).tiny
-            return torch.sigmoid(times.mean + times.std * torch.special.ndtri(uniform.clamp(min=smallest)))
 
 
 def draw_noise(
@@ -133,47 +58,9 @@ def draw_noise(
     return noise + config.offset_noise * torch.randn(flat, generator=generator, dtype=dtype, device=generator.device)
 
 
-def error_scale(kind: PredictionKind, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """||error of the prediction||² over ||error of the x0 it implies||², for the same x_t; alpha and sigma's shape."""
-    match kind:
-        case "eps":
-            return (alpha / sigma).square()
-        case "x0":
-            return torch.ones_like(alpha)
-        case "v":
-            return ((alpha.square() + sigma.square()) / sigma).square()
-        case "flow":
-            return ((alpha + sigma) / sigma).square()
-
-
 def loss_weight(config: ObjectiveConfig, schedule: Schedule, t: Tensor) -> Tensor:
     """The weight of the predicted quantity's error at times t in (0, 1]; float64, of t's shape."""
-    weighting = config.weighting
-    if isinstance(weighting, UniformWeighting):
-        return torch.ones_like(t, dtype=torch.float64)
-    alpha, sigma = schedule(t)
-    snr = (alpha / sigma).square()
-    scale = error_scale(config.prediction, alpha, sigma)
-    match weighting:
-        case MinSnrWeighting():
-            return snr.clamp(max=weighting.gamma) / scale
-        case SoftMinSnrWeighting():
-            return snr * weighting.gamma / (snr + weighting.gamma) / scale
-        case P2Weighting():
-            return snr / (weighting.k + snr) ** weighting.gamma / scale
-
-
-def elbo_weight(kind: PredictionKind, schedule: Schedule, t: Tensor) -> Tensor:
-    """The weight that makes the l2 error a term of the T-step variational bound.
-
-    On the x0 error it is (SNR(s) - SNR(t)) / 2 with s = t - 1/T (Kingma et al. 2021, eq. 13; for eps that is Ho et al.
-    2020, eq. 12). Times in the first step, where the bound's term is a likelihood of another form, take the second
-    step's weight, as the original does.
-    """
-    t = t.to(torch.float64).clamp(min=2 / schedule.steps)
-    alpha, sigma = schedule(t)
-    before = (schedule.log_snr((t - 1 / schedule.steps).clamp(min=0)) * 2).exp()
-    return 0.5 * (before - (alpha / sigma).square()) / error_scale(kind, alpha, sigma)
+    return weight(config.weighting, config.prediction, schedule, t)
 
 
 def loss(
@@ -195,7 +82,34 @@ def loss(
         case "huber":
             error = torch.nn.functional.huber_loss(prediction, wanted, reduction="none", delta=config.huber_delta)
     per_sample = error.flatten(1).mean(1)
-    weight = loss_weight(config, schedule, t)
+    weights = loss_weight(config, schedule, t)
     if config.elbo_weight > 0:
-        weight = weight + config.elbo_weight * elbo_weight(config.prediction, schedule, t)
-    return per_sample * broadcast(weight, per_sample)
+        weights = weights + config.elbo_weight * elbo_weight(config.prediction, schedule, t)
+    return per_sample * broadcast(weights, per_sample)
+
+
+class Adaptation(nn.Module):
+    """What an objective learns while the model trains: the history of losses, the learned weighting, or neither.
+
+    A module, to be saved with the run's state; its parameters are trained with the model's.
+    """
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.history = LossHistory(config.times) if isinstance(config.times, LossHistoryTimes) else None
+        self.log_variance = LogVariance(config.weighting) if isinstance(config.weighting, LearnedWeighting) else None
+
+    def forward(self, losses: Tensor, times: DrawnTimes, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """What is minimised, and the losses to remember (detached), both (B,), from the objective's losses (B,).
+
+        With learned weighting the loss L becomes L · exp(-u) + u; with a loss history it is then weighed by the
+        importance of its time.
+        """
+        total, seen = losses, losses.detach()
+        if self.log_variance is not None:
+            u = self.log_variance(schedule.log_snr(times.t)).to(losses.dtype)
+            total = losses * (-u).exp() + u
+            seen = seen * (-u.detach()).exp()
+        if times.importance is not None:
+            total = total * broadcast(times.importance, total)
+        return total, seen

@@ -3,30 +3,33 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sfumato import rng
+from sfumato import rng, snapshots
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
+from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
-from sfumato.conditioning.table import ConditionerConfig, NoneConfig
+from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, NoneConfig
+from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import LatentSource
 from sfumato.data.loader import Loader
 from sfumato.data.table import DataConfig
 from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion import objective
-from sfumato.diffusion.objective import ObjectiveConfig
+from sfumato.diffusion.objective import Adaptation, ObjectiveConfig
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.data import HeldOut, height_width
+from sfumato.training.draws import Keep, draws_of_step
+from sfumato.training.ema import PowerAverages
 from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
 from sfumato.training.run import RunFolder, interruptible
@@ -57,9 +60,13 @@ class DiffusionTraining(Schema):
     accumulate: int = Field(1, ge=1)
     condition_dropout: float = Field(DROPOUT, ge=0, le=1)
     """How often a sample is trained without its condition, so that guidance works; 0 rules guidance out."""
+    part_dropout: dict[str, float] = Field(default_factory=dict)
+    """The same for single parts of a composite conditioner, by name and independently: for a guidance scale each."""
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig()
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    power_averages: PowerAverages | None = None
+    """Also keeps averages whose width can be chosen after the training, see `sfumato average`."""
     seed: int = 0
     log_every: int = Field(50, ge=1)
     preview_every: int = Field(1000, ge=1)
@@ -77,6 +84,7 @@ class DiffusionRun(Schema):
     schedule: ScheduleConfig
     objective: ObjectiveConfig = ObjectiveConfig()
     data: DataConfig
+    conditions: ConditionsConfig = ConditionsConfig()
     held_out: HeldOut = HeldOut()
     mirrored: bool = False
     """Cache each picture's mirror image too: not where left and right have a meaning."""
@@ -86,6 +94,22 @@ class DiffusionRun(Schema):
     def _dropout_has_a_condition(self) -> Self:
         if self.conditioner.kind == "none" and self.train.condition_dropout not in (0, DROPOUT):
             raise ValueError("train.condition_dropout is set but conditioner.kind is none: there is nothing to drop")
+        parts = self.conditioner.parts if isinstance(self.conditioner, CompositeConfig) else {}
+        for name, rate in self.train.part_dropout.items():
+            if name not in parts:
+                told = f"conditioner.parts has {', '.join(parts)}" if parts else "conditioner.kind is not composite"
+                raise ValueError(f"train.part_dropout names {name!r}, but {told}")
+            if not 0 <= rate <= 1:
+                raise ValueError(f"train.part_dropout.{name} is {rate:g}: give a share between 0 and 1")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_has_its_conditions(self) -> Self:
+        if self.train.evaluation.every and self.conditions.gives:
+            raise ValueError(
+                "train.evaluation draws from captions and labels alone, but conditions gives "
+                f"{', '.join(self.conditions.gives)}: leave train.evaluation.every at 0, the previews log sample_psnr"
+            )
         return self
 
 
@@ -97,20 +121,25 @@ class Steered(nn.Module):
         self.denoiser = denoiser
         self.conditioner = conditioner
 
-    def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Keep = None) -> Tensor:
         """The prediction (B, C, h, w).
 
         Args:
             x_t: (B, C, h, w).
             timestep: network time (B,).
             fields: the batch's.
-            keep: (B,) bool, False where the sample goes without its condition; None keeps all.
+            keep: (B,) bool, False where the sample goes without its condition, or for each part of a composite
+                conditioner by name; None keeps all.
         """
         if self.conditioner is None:
             return self.denoiser(x_t, timestep, Condition())
+        size = (x_t.shape[2], x_t.shape[3])
+        if isinstance(keep, dict):
+            assert isinstance(self.conditioner, Composite)
+            return self.denoiser(x_t, timestep, self.conditioner.partly(fields, keep, size))
         condition = self.conditioner(fields)
         if keep is not None:  # the null condition is asked for even if all keep theirs: every process has its gradient
-            null = self.conditioner.null(x_t.shape[0], (x_t.shape[2], x_t.shape[3]))
+            null = self.conditioner.null(x_t.shape[0], size)
             condition = select(keep, condition, null)
         return self.denoiser(x_t, timestep, condition)
 
@@ -148,22 +177,28 @@ def train_diffusion(
     networks = workers.place(networks)
     scaling = scaling.to(workers.device)
     shadow = ema.average_of(networks)
-    learning = [p for p in networks.parameters() if p.requires_grad]
+    powers = ema.power_averages_of(networks, train.power_averages)
+    adaptation = workers.place(begin_adaptation(config))
+    beside = list(adaptation.parameters())
+    learning = [*(p for p in networks.parameters() if p.requires_grad), *beside]
     state = TrainState(
-        modules={"networks": networks, "ema": shadow},
+        modules={"networks": networks, "ema": shadow, "powers": powers, "adaptation": adaptation},
         optimisers={"networks": build_optimiser(train.optimiser, learning)},
     )
     optimiser = state.optimisers["networks"]
     source = latents.fingerprint()
     folder.resume(state, source)
+    if workers.leads:
+        snapshots.drop_after(folder.snapshots, state.step)
     state.notes["source"] = source
     for_training(networks)
     wrapped = workers.wrap(networks)
-    steered = networks.conditioner is not None
+    dropout = train.condition_dropout if networks.conditioner is not None else 0.0
     H, W = height_width(config.data)
     latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
 
     step_images = train.batch * train.accumulate * workers.world
+    parts = _part_dropout(config)
     precision = autocast(workers.device, train.precision)
     seen_before, stop = state.images, False
     with (
@@ -177,23 +212,33 @@ def train_diffusion(
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, train.steps))
             loss_sum = torch.zeros((), device=workers.device)
-            for micro, draw in enumerate(_draws(config, schedule, latent, steered, state.step, workers)):
+            seen: list[tuple[Tensor | None, Tensor]] = []
+            for micro, draw in enumerate(
+                draws_of_step(
+                    train, config.objective, schedule, latent, dropout, state.step, workers, adaptation.history, parts
+                )
+            ):
                 batch = next(data).to(workers.device)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, draw.posterior))
                 x_t = add_noise(schedule, x0, draw.noise, draw.t).contiguous(memory_format=torch.channels_last)
                 timestep = network_time(draw.t, schedule.steps).float()
                 with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device):
                     prediction = wrapped(x_t, timestep, batch.fields, draw.keep)
-                loss = objective.loss(config.objective, schedule, prediction, x0, draw.noise, draw.t).mean()
-                (loss / train.accumulate).backward()
-                loss_sum += loss.detach() / train.accumulate
+                losses = objective.loss(config.objective, schedule, prediction, x0, draw.noise, draw.t)
+                losses, remembered = adaptation(losses, draw.times, schedule)
+                (losses.mean() / train.accumulate).backward()
+                loss_sum += losses.detach().mean() / train.accumulate
+                seen.append((draw.times.part, remembered))
 
+            workers.average(p.grad for p in beside if p.grad is not None)  # those of the networks are averaged already
             norm = gradients_norm(learning)
             finite = bool(torch.isfinite(norm))
             if finite:
                 clip_(learning, norm, train.optimiser.clip_norm)
                 optimiser.step()
                 ema.update(shadow, networks, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
+                ema.update_powers(powers, networks, train.power_averages, state.step - state.skipped + 1)
+                _remember(adaptation, seen, workers)
             optimiser.zero_grad(set_to_none=True)
             count_step(state, finite, step_images, time.monotonic() - t_start)
             check_progress(state, train.max_skipped)
@@ -212,12 +257,40 @@ def train_diffusion(
                 log.record(state.step, preview(_averaged(shadow), state.step))
             if workers.leads and evaluate is not None and (state.step % train.evaluation.every == 0 or last):
                 log.record(state.step, evaluate(_averaged(shadow), state))
+            if workers.leads and ema.snapshot_due(train.power_averages, state.step, last):
+                write_snapshots(folder, networks, powers, train.power_averages, state)
             if workers.leads and (state.step % train.save_every == 0 or last or stop):
                 export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
                 folder.save(state)
         if stop and state.step < train.steps:
             log.say(f"stopped after step {state.step}; the same command goes on from there")
     return state
+
+
+def begin_adaptation(config: DiffusionRun) -> Adaptation:
+    """What the objective learns beside the model, at its beginning: chance in it follows from the run's seed."""
+    with rng.seeded(config.train.seed, "weights", "adaptation", device=torch.device("cpu")):
+        return Adaptation(config.objective)
+
+
+def _remember(adaptation: Adaptation, seen: list[tuple[Tensor | None, Tensor]], workers: Workers) -> None:
+    """Tells the history of losses what the step's samples had, those of all processes."""
+    if adaptation.history is not None:
+        parts = torch.cat([workers.gather(part) for part, _ in seen if part is not None])
+        adaptation.history.learn(parts, torch.cat([workers.gather(losses) for _, losses in seen]))
+
+
+def write_snapshots(
+    folder: RunFolder, networks: Steered, powers: nn.ModuleList, config: PowerAverages | None, state: TrainState
+) -> None:
+    """One of each power-function average, of the parameters that are trained, and thins out the older ones."""
+    if config is None or state.step == state.skipped:
+        return  # no step has changed anything yet
+    learnt = {name for name, parameter in networks.named_parameters() if parameter.requires_grad}
+    for average, width in zip(powers, config.widths, strict=True):
+        tensors = {name: parameter for name, parameter in average.named_parameters() if name in learnt}
+        snapshots.save_snapshot(folder.snapshots, state.step, width, tensors, state.step - state.skipped)
+    snapshots.prune(folder.snapshots, config.snapshot_every, config.snapshots)
 
 
 def _averaged(shadow: nn.Module) -> Steered:
@@ -233,37 +306,9 @@ def _smoothed(state: TrainState, loss: float) -> float:
     return state.notes.get("loss", loss)
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """The chance in one micro-batch: t and keep (B,), keep None without condition dropout; the noises (B, C, h, w)."""
-
-    t: Tensor
-    noise: Tensor
-    posterior: Tensor
-    keep: Tensor | None
-
-
-def _draws(
-    config: DiffusionRun, schedule: Schedule, latent: tuple[int, ...], steered: bool, step: int, workers: Workers
-) -> list[_Draws]:
-    """One for each micro-batch of the step: this rank's rows of what is drawn for the step's whole batch.
-
-    So several processes, or several micro-batches, see what one with the whole batch would. latent is (C, h, w).
-    """
-    train = config.train
-    rows = (train.accumulate, workers.world, train.batch)
-    count = math.prod(rows)
-
-    def own(drawn: Tensor) -> Tensor:
-        return drawn.unflatten(0, rows)[:, workers.rank].to(workers.device)
-
-    def named(purpose: str) -> torch.Generator:
-        return rng.generator(train.seed, purpose, step)
-
-    t = own(objective.draw_times(config.objective, count, named("time"), schedule))
-    noise = own(objective.draw_noise(config.objective, (count, *latent), named("noise")))
-    posterior = own(torch.randn(count, *latent, generator=named("posterior")))
-    keep: list[Tensor | None] = [None] * train.accumulate
-    if steered and train.condition_dropout > 0:
-        keep = list(own(torch.rand(count, generator=named("condition-dropout")) >= train.condition_dropout))
-    return [_Draws(*draw) for draw in zip(t, noise, posterior, keep, strict=True)]
+def _part_dropout(config: DiffusionRun) -> dict[str, float]:
+    """The rates of all parts of a composite conditioner; empty where none is dropped by itself."""
+    rates = config.train.part_dropout
+    if not rates or not isinstance(config.conditioner, CompositeConfig):
+        return {}
+    return {name: rates.get(name, 0.0) for name in config.conditioner.parts}

@@ -6,8 +6,11 @@ from typing import Any
 from sfumato import __version__
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
+from sfumato.classifier import LatentClassifier
+from sfumato.denoiser.classifier import NoisyClassifier
 from sfumato.model import LatentDiffusion, ModelConfig
 from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.classifier import ClassifierRun
 from sfumato.training.data import RunData, height_width
 from sfumato.training.diffusion import DiffusionRun, Steered
 from sfumato.training.previews import with_networks
@@ -47,6 +50,15 @@ def save_diffusion(
     described = model.config.model_copy(update={"about": {**model.config.about, "diffusion": facts}})
     trained = with_networks(model, networks)
     LatentDiffusion(described, trained.autoencoder, trained.scaling, trained.second).save(place or folder.model)
+
+
+def save_classifier(
+    classifier: LatentClassifier, network: NoisyClassifier, config: ClassifierRun, folder: RunFolder, state: TrainState
+) -> None:
+    """Writes the classifier with averaged weights."""
+    facts = about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)
+    described = classifier.config.model_copy(update={"about": facts})
+    LatentClassifier(described, network, classifier.schedule).save(folder.model)
 
 
 def about(data: dict[str, Any], train: dict[str, Any], state: TrainState) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from types import FrameType
 
 from pydantic import BaseModel
 
-from sfumato import checkpoint
+from sfumato import checkpoint, snapshots
 from sfumato.config import parse, parse_mapping, to_yaml
 from sfumato.errors import UserError
 from sfumato.training.state import TrainState
@@ -31,7 +31,7 @@ MAY_CHANGE = {
 
 
 class RunFolder:
-    """`config.yaml`, `states/step-*.safetensors`, `log.jsonl`, `previews/*.png` and `model/` of one run."""
+    """`config.yaml`, `states/`, `log.jsonl`, `previews/*.png`, `snapshots/` and `model/` of one run."""
 
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_dir():
@@ -40,6 +40,7 @@ class RunFolder:
         self.states = path / "states"
         self.previews = path / "previews"
         self.model = path / "model"
+        self.snapshots = path / snapshots.FOLDER
         self.best = path / "best"
 
     def claim(self, config: BaseModel) -> None:

@@ -1,0 +1,175 @@
+"""A trained classifier of noisy latents: its folder, and how it leads a diffusion model to a class (ADM-G).
+
+A classifier folder is `config.yaml` and `classifier.safetensors`. It belongs to the autoencoder on whose latents it was
+trained, to their scaling and to a noise schedule: a model that differs in one of them is refused.
+"""
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sfumato.autoencoder.model import Autoencoder
+from sfumato.autoencoder.scaling import Scaling
+from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
+from sfumato.config import load_config, nearest, to_yaml
+from sfumato.denoiser.classifier import ClassifierConfig, NoisyClassifier
+from sfumato.diffusion.process import network_time
+from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
+from sfumato.errors import UserError
+from sfumato.model import CONFIG_FILE, LatentDiffusion, swap_folder
+from sfumato.sampling.guidance import toward
+from sfumato.sampling.sampler import Denoise
+from sfumato.schema import Schema
+
+WEIGHTS_FILE = "classifier.safetensors"
+SCALING_TOLERANCE = 0.05
+"""How far two scalings may differ, in standard deviations of the latent: other pictures of one kind give a percent."""
+
+
+class LatentClassifierConfig(Schema):
+    """`config.yaml` of a classifier folder. `autoencoder` names the first stage's weights, `about` the training."""
+
+    format: Literal[1] = 1
+    classifier: ClassifierConfig
+    latent_channels: int = Field(gt=0)
+    classes: int = Field(ge=2)
+    names: tuple[str, ...] | None = None
+    schedule: ScheduleConfig
+    autoencoder: str
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+    about: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LatentClassifier:
+    """A classifier ready for use. Made by `load_classifier` or by training."""
+
+    config: LatentClassifierConfig
+    network: NoisyClassifier
+    schedule: Schedule
+
+    def save(self, folder: Path) -> None:
+        """Writes the folder; one that stood there is replaced only once the new one is whole."""
+        fresh = folder.with_name(f".{folder.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            save_tensors(fresh / WEIGHTS_FILE, self.network.state_dict())
+            write_text(fresh / CONFIG_FILE, to_yaml(self.config))
+            swap_folder(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def class_index(self, label: int | str) -> int:
+        """The number of a class given by number or name. Raises UserError for an unknown one."""
+        names = self.config.names or ()
+        if isinstance(label, str) and label in names:
+            return names.index(label)
+        if isinstance(label, int) or label.isdecimal():
+            if not 0 <= int(label) < self.config.classes:
+                raise UserError(f"class {label} is outside 0 to {self.config.classes - 1}, the classifier's classes")
+            return int(label)
+        raise UserError(
+            f"class {label!r} is not one of the classifier's{nearest(label, names)}: "
+            f"{', '.join(names) or 'they have no names, give a number'}"
+        )
+
+    def check_fits(self, model: LatentDiffusion) -> None:
+        """Raises UserError where the model's latents or noise are not those that the classifier knows."""
+        if model.second is None:
+            raise UserError("a classifier guides a diffusion model, but this model is an autoencoder only")
+        if model.second.config.schedule != self.config.schedule:
+            raise UserError("the classifier was trained under another noise schedule than this model: train it anew")
+        if autoencoder_digest(model.autoencoder) != self.config.autoencoder:
+            raise UserError("the classifier was trained on the latents of another autoencoder: train it on this one's")
+        shift, scale = model.scaling.shift.cpu(), model.scaling.scale.cpu()
+        drift = max(
+            float(((shift - torch.tensor(self.config.shift)).abs() * scale).max()),
+            float((torch.tensor(self.config.scale) / scale - 1).abs().max()),
+        )
+        if drift > SCALING_TOLERANCE:
+            raise UserError("the classifier's latents are scaled unlike this model's: train it on the same data")
+
+    def log_likelihood(self, label: int | Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x_t (B, C, h, w), t) -> log p(label | x_t) (B,), differentiable in x_t; label one number, or (B,)."""
+
+        def log_p(x_t: Tensor, t: Tensor) -> Tensor:
+            timestep = network_time(t, self.schedule.steps).float().to(x_t.device).expand(x_t.shape[0])
+            log_probabilities = self.network(x_t, timestep).float().log_softmax(1)
+            chosen = torch.as_tensor(label, device=x_t.device).expand(x_t.shape[0])
+            return log_probabilities.gather(1, chosen[:, None])[:, 0]
+
+        return log_p
+
+    def guide(self, label: int | str, scale: float = 1.0) -> Callable[[Denoise], Denoise]:
+        """What turns a denoise function into one that is led to the class (Dhariwal & Nichol 2021, Algorithm 2).
+
+        scale: of the gradient of log p; 0 is off. Raises UserError for an unknown class or a scale that is not finite.
+        """
+        if not math.isfinite(scale):
+            raise UserError(f"the classifier's scale is {scale:g}: give a finite number, 0 is off")
+        log_p = self.log_likelihood(self.class_index(label))
+        return lambda denoise: toward(denoise, self.schedule, log_p, scale, "noisy")
+
+
+def autoencoder_digest(autoencoder: Autoencoder) -> str:
+    """Twelve hex digits that name the weights of a first stage."""
+    key = hashlib.sha256()
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        key.update(name.encode())
+        key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return key.hexdigest()[:12]
+
+
+def described(
+    config: ClassifierConfig,
+    first: LatentDiffusion,
+    scaling: Scaling,
+    schedule: ScheduleConfig,
+    classes: int,
+    names: tuple[str, ...] | None,
+) -> LatentClassifierConfig:
+    """The configuration of a classifier on the latents of `first` under a scaling."""
+    return LatentClassifierConfig(
+        classifier=config,
+        latent_channels=first.autoencoder.latent_channels,
+        classes=classes,
+        names=names,
+        schedule=schedule,
+        autoencoder=autoencoder_digest(first.autoencoder),
+        shift=tuple(scaling.shift.tolist()),
+        scale=tuple(scaling.scale.tolist()),
+    )
+
+
+def build_classifier(config: LatentClassifierConfig) -> LatentClassifier:
+    """A classifier with fresh weights."""
+    network = NoisyClassifier(config.classifier, config.latent_channels, config.classes)
+    with torch.device("cpu"):
+        schedule = build_schedule(config.schedule)
+    return LatentClassifier(config, network, schedule)
+
+
+def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> LatentClassifier:
+    """Opens a classifier folder, or the newest classifier of a run. Raises UserError naming what is missing."""
+    path = Path(path)
+    folder = next(
+        (f for f in (path / "model", path) if (f / WEIGHTS_FILE).exists() and (f / CONFIG_FILE).exists()), None
+    )
+    if folder is None:
+        known = "the folder of a run of `sfumato train classifier`" if path.exists() else "an existing folder"
+        raise UserError(f"classifier {str(path)!r} holds no {WEIGHTS_FILE} with a {CONFIG_FILE}: give {known}")
+    config = load_config(str(folder / CONFIG_FILE), [], LatentClassifierConfig)
+    with torch.device("meta"):
+        classifier = build_classifier(config)
+    load_into(classifier.network, load_tensors(folder / WEIGHTS_FILE)[0], str(folder / WEIGHTS_FILE))
+    classifier.network.eval().requires_grad_(False).to(device)
+    return classifier

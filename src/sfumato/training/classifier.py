@@ -1,0 +1,230 @@
+"""Beside the two stages: the loop that trains a classifier of noisy latents, for guidance by its gradient.
+
+Latents, times and noise are those of stage 2; the loss is the cross-entropy of log p(y | x_t) (Dhariwal & Nichol 2021).
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sfumato import rng
+from sfumato.autoencoder.model import Autoencoder
+from sfumato.autoencoder.scaling import Scaling
+from sfumato.classifier import LatentClassifier, build_classifier, described
+from sfumato.data.dataset import LatentSource
+from sfumato.data.latents import LatentDataset
+from sfumato.data.loader import Loader, sweep
+from sfumato.data.table import DataConfig
+from sfumato.denoiser.classifier import ClassifierConfig, NoisyClassifier
+from sfumato.diffusion.objective import ObjectiveConfig
+from sfumato.diffusion.process import add_noise, network_time
+from sfumato.diffusion.schedule import Schedule, ScheduleConfig
+from sfumato.diffusion.times import DiscreteTimes, FixedDensity
+from sfumato.engine.training import for_training
+from sfumato.errors import UserError
+from sfumato.model import LatentDiffusion
+from sfumato.schema import Schema
+from sfumato.training import ema
+from sfumato.training.data import HeldOut, height_width
+from sfumato.training.draws import draws_of_step
+from sfumato.training.encode import measured_scaling
+from sfumato.training.log import RunLog
+from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
+from sfumato.training.run import RunFolder, interruptible
+from sfumato.training.state import TrainState
+from sfumato.training.steps import check_progress, count_step
+from sfumato.training.workers import Precision, Workers, autocast
+
+SHOWN_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class ClassifierTraining(Schema):
+    """How long and how; a step sees batch · accumulate · processes latents."""
+
+    steps: int = Field(20_000, ge=1)
+    batch: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
+    precision: Precision = "auto"
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=3e-4, weight_decay=0.05)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    seed: int = 0
+    log_every: int = Field(50, ge=1)
+    preview_every: int = Field(1000, ge=1)
+    preview_images: int = Field(512, ge=1)
+    save_every: int = Field(1000, ge=1)
+    workers: int = Field(1, ge=0)
+    max_skipped: int = Field(20, ge=1)
+
+
+class ClassifierRun(Schema):
+    """The configuration of `sfumato train classifier`. The schedule must be that of the model it is to guide."""
+
+    classifier: ClassifierConfig = ClassifierConfig()
+    schedule: ScheduleConfig
+    times: FixedDensity = DiscreteTimes()
+    data: DataConfig
+    held_out: HeldOut = HeldOut()
+    mirrored: bool = False
+    """Cache each picture's mirror image too: not where left and right have a meaning."""
+    train: ClassifierTraining = ClassifierTraining()
+
+
+Preview = Callable[[NoisyClassifier, int], Mapping[str, float | list[float]]]
+"""Given the averaged classifier and the step, returns numbers for the log."""
+
+Export = Callable[[NoisyClassifier, TrainState], None]
+"""Writes the folder of the averaged classifier."""
+
+
+def begin_classifier(
+    config: ClassifierRun, first: LatentDiffusion, latents: LatentDataset
+) -> tuple[LatentClassifier, Scaling]:
+    """The classifier to train, with weights drawn from the run's seed, and the scaling of its latents.
+
+    Raises UserError where the data has no labels or other classes than the configuration says.
+    """
+    if "label" not in latents.fields:
+        raise UserError(
+            f"a classifier needs labels, but the data has the fields {', '.join(latents.fields) or 'none'}: sort the "
+            "pictures into a folder for each class, or name a column in data.label_column"
+        )
+    asked, there = config.classifier.classes, None if latents.classes is None else len(latents.classes)
+    if asked is None and there is None:
+        raise UserError("the data's classes have no names to count: set classifier.classes")
+    if asked is not None and there is not None and there > asked:
+        raise UserError(f"the data has {there} classes, the classifier {asked}: leave out classifier.classes")
+    if (asked or there or 0) < 2:
+        raise UserError("the data has one class only: a classifier needs two at least")
+    scaling = measured_scaling(latents)
+    names = latents.classes if asked in (None, there) else None
+    about = described(config.classifier, first, scaling, config.schedule, asked or there or 0, names)
+    with rng.seeded(config.train.seed, "weights", "classifier", device=torch.device("cpu")):
+        return build_classifier(about), scaling
+
+
+def train_classifier(
+    config: ClassifierRun,
+    classifier: LatentClassifier,
+    autoencoder: Autoencoder,
+    scaling: Scaling,
+    latents: LatentSource,
+    folder: RunFolder,
+    preview: Preview,
+    export: Export,
+    workers: Workers | None = None,
+) -> TrainState:
+    """Trains the classifier's network, or goes on where the run in `folder` stopped; returns the final state.
+
+    Raises UserError if the folder holds another run, the disk fills up, or the loss stays non-finite.
+    """
+    train, workers = config.train, workers or Workers()
+    network, schedule = workers.place(classifier.network), classifier.schedule
+    scaling = scaling.to(workers.device)
+    shadow = ema.average_of(network)
+    learning = list(network.parameters())
+    state = TrainState(
+        modules={"network": network, "ema": shadow},
+        optimisers={"network": build_optimiser(train.optimiser, learning)},
+    )
+    optimiser = state.optimisers["network"]
+    source = latents.fingerprint()
+    folder.resume(state, source)
+    state.notes["source"] = source
+    for_training(network)
+    wrapped = workers.wrap(network)
+    noising = ObjectiveConfig(times=config.times, stratified=True)
+    H, W = height_width(config.data)
+    latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
+
+    step_images = train.batch * train.accumulate * workers.world
+    precision = autocast(workers.device, train.precision)
+    seen_before, stop = state.images, False
+    with (
+        Loader(
+            latents, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
+        ) as data,
+        RunLog(folder.path, "classifier", train.steps, state.step, workers.leads) as log,
+        interruptible() as interrupt,
+    ):
+        while state.step < train.steps and not stop:
+            t_start = time.monotonic()
+            set_rate(optimiser, learning_rate(train.optimiser, state.step, train.steps))
+            sums = torch.zeros(2, device=workers.device)  # cross-entropy, accuracy
+            for micro, draw in enumerate(draws_of_step(train, noising, schedule, latent, 0.0, state.step, workers)):
+                batch = next(data).to(workers.device)
+                x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, draw.posterior))
+                x_t = add_noise(schedule, x0, draw.noise, draw.t).contiguous(memory_format=torch.channels_last)
+                timestep = network_time(draw.t, schedule.steps).float()
+                with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device):
+                    logits = wrapped(x_t, timestep).float()
+                labels = batch.fields["label"]
+                loss = F.cross_entropy(logits, labels)
+                (loss / train.accumulate).backward()
+                right = (logits.detach().argmax(1) == labels).float().mean()
+                sums += torch.stack([loss.detach(), right]) / train.accumulate
+
+            norm = gradients_norm(learning)
+            finite = bool(torch.isfinite(norm))
+            if finite:
+                clip_(learning, norm, train.optimiser.clip_norm)
+                optimiser.step()
+                ema.update(shadow, network, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
+            optimiser.zero_grad(set_to_none=True)
+            count_step(state, finite, step_images, time.monotonic() - t_start)
+            check_progress(state, train.max_skipped)
+
+            workers.average([sums])
+            cross_entropy, accuracy = sums.tolist()
+            if state.step % train.log_every == 0 or state.step == train.steps:
+                values = {"loss": cross_entropy, "accuracy": accuracy, "gradient_norm": norm.item()}
+                values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
+                values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
+                log.record(state.step, values)
+            log.advance(state.step, state.images - seen_before, f"loss {cross_entropy:.4f}, {accuracy:.0%} right")
+            last = state.step == train.steps
+            stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
+            if workers.leads and (state.step % train.preview_every == 0 or last):
+                log.record(state.step, preview(_averaged(shadow), state.step))
+            if workers.leads and (state.step % train.save_every == 0 or last or stop):
+                export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
+                folder.save(state)
+        if stop and state.step < train.steps:
+            log.say(f"stopped after step {state.step}; the same command goes on from there")
+    return state
+
+
+def _averaged(shadow: nn.Module) -> NoisyClassifier:
+    assert isinstance(shadow, NoisyClassifier)
+    return shadow
+
+
+class HeldOutAccuracy:
+    """The share of held-out latents that are classified right, at some times: the same noise at every preview."""
+
+    def __init__(
+        self, latents: LatentDataset, autoencoder: Autoencoder, scaling: Scaling, schedule: Schedule, count: int
+    ) -> None:
+        rows = range(min(count, len(latents)))
+        batches = list(sweep(latents, 64, rows, unreadable=lambda row, error: None))
+        self._labels = torch.cat([batch.fields["label"] for batch in batches])
+        x0 = torch.cat([autoencoder.latent_from_moments(b.moments.to(scaling.shift.device)) for b in batches])
+        self._x0, self._schedule = scaling.to_model(x0), schedule
+
+    @torch.no_grad()
+    def __call__(self, network: NoisyClassifier, step: int) -> Mapping[str, float | list[float]]:
+        return {"held_out_accuracy": [self._share(network, t) for t in SHOWN_TIMES]}
+
+    def _share(self, network: NoisyClassifier, t: float) -> float:
+        noise = torch.randn(self._x0.shape, generator=rng.generator(0, "accuracy")).to(self._x0)
+        times = torch.full((len(noise),), t, dtype=torch.float64)
+        x_t = add_noise(self._schedule, self._x0, noise, times)
+        timestep = network_time(times, self._schedule.steps).float().to(x_t.device)
+        answers = [
+            network(part, times).argmax(1) for part, times in zip(x_t.split(64), timestep.split(64), strict=True)
+        ]
+        right: Tensor = torch.cat(answers).cpu() == self._labels
+        return right.float().mean().item()

@@ -1,0 +1,48 @@
+"""The comparison of objectives: every variant can be trained, and its table says what the runs say."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from sfumato.config import read_source
+from sfumato.diffusion.objective import check_objective
+from sfumato.diffusion.schedule import build_schedule
+
+
+@pytest.fixture
+def ablation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    return importlib.import_module("benchmarks.objectives")
+
+
+def test_every_variant_is_a_configuration_that_can_be_trained(ablation: ModuleType) -> None:
+    raw = read_source("zoo:toy/text")
+    seen = set()
+    for name in ablation.VARIANTS:
+        config = ablation._config(raw, name, 1, 40, 10)
+        check_objective(config.objective, build_schedule(config.schedule))
+        seen.add((config.objective.model_dump_json(), config.schedule.model_dump_json()))
+        assert (config.train.seed, config.train.steps, config.train.power_averages.snapshots) == (1, 40, 6)
+        assert config.denoiser == ablation._config(raw, ablation.PAPER, 1, 40, 10).denoiser
+    assert len(seen) == len(ablation.VARIANTS), "two variants are one"
+
+
+def test_the_table_states_the_time_to_the_papers_quality(ablation: ModuleType) -> None:
+    def record(name: str, seed: int, *facts: float) -> object:
+        points = (ablation.Point(10 * (i + 1), 60.0 * (i + 1), value) for i, value in enumerate(facts))
+        return ablation.Record(name, seed, 10 * len(facts), tuple(points))
+
+    records = [
+        record(ablation.PAPER, 0, 0.2, 0.45),
+        record(ablation.PAPER, 1, 0.2, 0.55),
+        record("v", 0, 0.3, 0.8),
+        record("v", 1, 0.5, 0.8),
+        record("flow", 0, 0.1, 0.2),
+    ]
+    lines = ablation.table(records).splitlines()[2:5]
+    assert [line.split("|")[1].strip() for line in lines] == ["v", "eps", "flow"]
+    assert "| 80.0% | ± 0.0% | 0.62 × |" in lines[0]  # 0.4 after one minute, 0.8 after two: 0.5 after 1.25 of 2
+    assert "| 50.0% | ± 7.1% | 1.00 × |" in lines[1]
+    assert "| 20.0% | – | not reached |" in lines[2]
