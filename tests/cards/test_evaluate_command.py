@@ -48,7 +48,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_text_model(command: Command, runs: Runs, tmp_path: Path, cache: Path) -> None:
     common = ("evaluate", runs.text, "toy", "--n", 12, "--metrics", TEXT_METRICS, "--features", NET, "--bootstrap", 3)
-    common = (*common, "--reference", 16, "--steps", 2, "--precision", "float32", "--cache", cache, "--batch", 5)
+    common = (*common, "--reference", 16, "--steps", 2, "--sampler", "dpmpp-2m", "--precision", "float32")
+    common = (*common, "--cache", cache, "--batch", 5)
     done = command(*common, "--out", tmp_path)
     assert done.code == 0, done.err
     card = card_of(tmp_path)
@@ -80,7 +81,7 @@ def test_a_text_model(command: Command, runs: Runs, tmp_path: Path, cache: Path)
     rows = chosen_rows(world, None)
     real = torch.stack([world[row].image for row in rows[:16]])
     texts = [world[row].fields["text"] for row in rows[:12]]
-    fake = pictures.to_uint8(model.sample_tensor(texts, steps=2, seeds=list(range(12))))
+    fake = pictures.to_uint8(model.sample_tensor(texts, steps=2, sampler="dpmpp-2m", seeds=list(range(12))))
     network = efficientnet_lite0(32)
     x, y = pooled(network, [fake]), pooled(network, [real])
     expected = frechet_distance(GaussianStatistics.of(x), GaussianStatistics.of(y))

@@ -56,7 +56,9 @@ def edit(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Change a picture by a prompt, or by the colours of another: noised as far as --strength says, drawn again.
+    """Change a picture by a prompt, or another's colours.
+
+    Noised as far as --strength says, drawn again.
 
     Writes OUT/0000.png ... and OUT/grid.png.
     """
