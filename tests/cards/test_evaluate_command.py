@@ -48,7 +48,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_text_model(command: Command, runs: Runs, tmp_path: Path, cache: Path) -> None:
     common = ("evaluate", runs.text, "toy", "--n", 12, "--metrics", TEXT_METRICS, "--features", NET, "--bootstrap", 3)
-    common = (*common, "--reference", 16, "--steps", 2, "--precision", "float32", "--cache", cache, "--batch", 5)
+    common = (*common, "--reference", 16, "--steps", 2, "--sampler", "dpmpp-2m", "--precision", "float32")
+    common = (*common, "--cache", cache, "--batch", 5)
     done = command(*common, "--out", tmp_path)
     assert done.code == 0, done.err
     card = card_of(tmp_path)
@@ -71,15 +72,16 @@ def test_a_text_model(command: Command, runs: Runs, tmp_path: Path, cache: Path)
         "reader-facts",
         "reader-prompts",
     }
-    assert metrics[f"FD-{NET}"]["low"] < metrics[f"FD-{NET}"]["value"] < metrics[f"FD-{NET}"]["high"]
+    for name in (f"FD-{NET}", f"FD-infinity-{NET}"):
+        assert metrics[name]["low"] < metrics[name]["value"] < metrics[name]["high"]
     assert metrics[f"FD-{NET}"]["protocol"]["resize"] == "bicubic"
-    assert "12 samples are fewer than the 1280 dimensions" in done.err
+    assert f"12 samples and 16 real pictures are fewer than the 1280 dimensions of FD-{NET}" in done.err
 
     world = ToyWorldConfig(size=32, length=64).build()
     rows = chosen_rows(world, None)
     real = torch.stack([world[row].image for row in rows[:16]])
     texts = [world[row].fields["text"] for row in rows[:12]]
-    fake = pictures.to_uint8(model.sample_tensor(texts, steps=2, seeds=list(range(12))))
+    fake = pictures.to_uint8(model.sample_tensor(texts, steps=2, sampler="dpmpp-2m", seeds=list(range(12))))
     network = efficientnet_lite0(32)
     x, y = pooled(network, [fake]), pooled(network, [real])
     expected = frechet_distance(GaussianStatistics.of(x), GaussianStatistics.of(y))
@@ -126,7 +128,7 @@ def test_copies_are_found(command: Command, folders: tuple[Path, Path], tmp_path
     common = ("evaluate", mixed, real, "--metrics", "kd", "--features", NET, "--cache", cache, "--out", tmp_path / "c")
     assert command(*common).code == 0
     figures = card_of(tmp_path / "c")["memorisation"]
-    assert figures["copies"] == pytest.approx(6 / 30)
+    assert 6 / 30 <= figures["copies"] <= 8 / 30, "so few pictures may come near by chance, too"
     assert figures["searched"] == 24
 
 

@@ -190,12 +190,11 @@ def warnings_of(job: Job) -> list[str]:
     D = job.network.dim if layout is None else layout.dim
     n = sum(len(part) for part in job.samples.parts)
     if job.wanted.kind == "fd-inf":
-        few = f"{n} samples are few for a line through parts of them over {D} dimensions: take {job.name} for a hint"
-        return [few] if n < 2 * D else []
+        hint = f"{n} samples are few for a line through parts of them over {D} dimensions: take {job.name} for a hint"
+        return [hint] if n < 2 * D else []
     worth = "compare it only with cards of the same counts, and trust KD more"
     counts = ((n, "samples"), (job.real.statistics.count, "real pictures"))
-    return [
-        f"{count} {what} are fewer than the {D} dimensions of {job.name}, which is far too large then: {worth}"
-        for count, what in counts
-        if count < D
-    ]
+    few = " and ".join(f"{count} {what}" for count, what in counts if count < D)
+    return (
+        [f"{few} are fewer than the {D} dimensions of {job.name}, which is far too large then: {worth}"] if few else []
+    )

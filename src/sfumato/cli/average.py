@@ -16,7 +16,7 @@ def average(
         int | None, typer.Option("--step", help="Where the average ends, a snapshot's step [default: the last].")
     ] = None,
 ) -> None:
-    """Choose the width of the weights' average after training."""
+    """Choose the weights' average after training."""
     from sfumato.errors import UserError
     from sfumato.training import posthoc
 

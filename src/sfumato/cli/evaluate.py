@@ -61,7 +61,7 @@ def evaluate(
     labels: Annotated[
         str, typer.Option("--labels", help="Of class models: data (as it has them) or balanced.")
     ] = "data",
-    sampler: Annotated[str, typer.Option("--sampler", help="`sfumato samplers` lists them.")] = "dpmpp-2m",
+    sampler: Annotated[str, typer.Option("--sampler", help="auto, or one that `sfumato samplers` lists.")] = "auto",
     steps: Annotated[int, typer.Option("--steps", help="Steps of the sampler.")] = 20,
     eta: Annotated[float | None, typer.Option("--eta", help="Fresh noise of ddim and dpmpp-2m-sde.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="1 is off [default: 3].")] = None,
@@ -191,6 +191,7 @@ def _opened_model(
     options = {"steps": drawing.steps, "sampler": config, "grid": choice.grid, "guidance": scale, "size": size}
     facts = {
         **{"sampler" if key == "kind" else key: value for key, value in config.model_dump().items()},
+        "grid": choice.grid.kind,
         "steps": drawing.steps,
         "guidance": scale,
         "precision": "bfloat16" if computing._enabled else "float32",

@@ -4,6 +4,7 @@ The distance of N samples is too large by about c / N (Chong & Forsyth 2020): tw
 wrongly at any N. A line over 1 / N through distances of random parts of the samples meets its axis at FD∞.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,34 +91,27 @@ def distance_interval(
 
     Resamples repeat rows and so lie higher as a whole; their spread about their own mean is what counts.
     """
-    value = distance()
     N = len(distance)
     drawn = [distance(torch.randint(N, (N,), generator=generator)) for _ in range(resamples)]
-    low, high = _bounds(torch.tensor(drawn, dtype=torch.float64), level)
-    centre = sum(drawn) / len(drawn)
-    return Interval(value, value + low - centre, value + high - centre)
+    return _about(distance(), drawn, level)
 
 
 def extrapolated_interval(
     distance: SampledDistance, generator: torch.Generator, resamples: int = 20, level: float = 0.95
 ) -> Interval:
-    """FD∞ with its basic bootstrap interval.
-
-    A resample plays the sample and all N features the population, whose distance is known: what FD∞ of resamples
-    misses it by, FD∞ itself may miss the truth by. Two sizes a resample keep it affordable.
-    """
-    value, known = extrapolate(distance, generator), distance()
+    """FD∞ and how far another draw of N samples would move it, in the same way."""
     N = len(distance)
-    misses = [
-        extrapolate(distance, generator, 2, torch.randint(N, (N,), generator=generator)) - known
-        for _ in range(resamples)
+    value = extrapolate(distance, generator)
+    drawn = [
+        extrapolate(distance, generator, pool=torch.randint(N, (N,), generator=generator)) for _ in range(resamples)
     ]
-    low, high = _bounds(torch.tensor(misses, dtype=torch.float64), level)
-    return Interval(value, value - high, value - low)
+    return _about(value, drawn, level)
 
 
-def _bounds(values: Tensor, level: float) -> tuple[float, float]:
-    """The quantiles that leave equal parts outside the level."""
+def _about(value: float, drawn: Sequence[float], level: float) -> Interval:
+    """The value with the resamples' quantiles about their mean, equal parts left outside the level."""
     tail = (1 - level) / 2
+    values = torch.tensor(drawn, dtype=torch.float64)
     low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high
+    centre = values.mean().item()
+    return Interval(value, value + low - centre, value + high - centre)
