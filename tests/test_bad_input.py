@@ -36,7 +36,11 @@ def check(done: Outcome, sentence: str, notes: int = 0) -> None:
 
 
 def sampling(name: str, *options: object) -> Case:
-    return lambda runs, tmp: ["sample", getattr(runs, name), "--steps", 2, *options, "--out", tmp / "out"]
+    def case(runs: Runs, tmp: Path) -> list[object]:
+        given = [runs.autoencoder if option == "AUTOENCODER" else option for option in options]
+        return ["sample", getattr(runs, name), "--steps", 2, *given, "--out", tmp / "out"]
+
+    return case
 
 
 SAMPLING: dict[str, tuple[Case, str]] = {
@@ -85,7 +89,35 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         sampling("plain", "--sampler", "ddim", "--eta", 1.5),
         "--eta is 1.5: ddim takes values between",
     ),
-    "eta-elsewhere": (sampling("plain", "--eta", 1), "does not fit the sampler dpmpp-2m: it belongs to ddim and"),
+    "eta-elsewhere": (
+        sampling("plain", "--eta", 1, "--sampler", "plms"),
+        "does not fit the sampler plms: it belongs to ddim and",
+    ),
+    "eta-without-sampler": (sampling("plain", "--eta", 1), "--eta does not fit the sampler auto, .*: name a sampler"),
+    "eta-of-the-other": (
+        sampling("plain", "--sampler", "dpmpp-2m-sde:eta=-1"),
+        "--eta is -1: dpmpp-2m-sde takes values between 0",
+    ),
+    "sampler-setting": (sampling("plain", "--sampler", "edm:churm=1"), "unknown key 'churm'; did you mean 'churn'"),
+    "grid-setting": (sampling("plain", "--grid", "karras:rho=-1"), r"grid karras.*rho: .*greater than 0 \(got -1\)"),
+    "absurd-steps": (
+        lambda runs, tmp: ["sample", runs.plain, "--steps", 10**9, "--out", tmp / "out"],
+        "steps is 1000000000: give at most 10000",
+    ),
+    "rising-times": (sampling("plain", "--times", "0.2,0.8"), "'0.2,0.8' must be at least two times that fall"),
+    "times-outside": (sampling("plain", "--times", "1200,500"), "index 1200 is outside 0 to 999"),
+    "times-and-grid": (sampling("plain", "--times", "1,0", "--grid", "karras"), "leave out --grid and --shift"),
+    "times-in-words": (sampling("plain", "--times", "few"), "--times 'few' is not a number, or numbers with commas"),
+    "rescale-out-of-range": (sampling("text", "a", "--rescale", 2), "rescale is 2: choose it between 0"),
+    "apg-setting": (sampling("text", "a", "--apg", "norm=3"), "--apg 'norm=3' is not on, or one of parallel, limit"),
+    "apg-limit": (sampling("text", "a", "--apg", "limit=0"), "limit must be above 0"),
+    "guidance-counts": (sampling("text", "a", "-n", 3, "--guidance", "1,2"), "2 values of guidance .* for 3 samples"),
+    "autoguide-autoencoder": (sampling("text", "a", "--autoguide", "AUTOENCODER"), "autoencoder only"),
+    "steer-kind": (sampling("plain", "--steer", "blue"), "--steer 'blue' is not low-res=PICTURE, colour=PICTURE"),
+    "steer-file": (sampling("plain", "--steer", "low-res=no.png"), "--steer: 'no.png' cannot be read"),
+    "steer-colour": (sampling("plain", "--steer", "colour=blu"), "neither a picture nor a colour"),
+    "steer-scale": (sampling("plain", "--steer", "colour=blue", "--steer-scale", 0), "--steer-scale is 0: give a num"),
+    "strip-of-less": (sampling("plain", "--strip", -1), "--strip is -1: give at least 0"),
     "interval-backwards": (sampling("text", "a", "--interval", "0.8,0.2"), "'0.8,0.2' is not LO,HI with 0 <= LO <= HI"),
     "interval-of-one": (sampling("text", "a", "--interval", "0.8"), "--interval '0.8' is not LO,HI"),
     "size-no-multiple-of-f": (sampling("plain", "--size", 30), r"30x30 .* not a multiple of f = 4.*nearest is 32x32"),
@@ -103,6 +135,30 @@ SAMPLING: dict[str, tuple[Case, str]] = {
     "out-below-a-file": (
         lambda runs, tmp: ["sample", runs.plain, "--out", runs.second / "out"],
         "second.yaml/out' cannot be made: Not a directory",
+    ),
+}
+
+
+SAMPLING |= {
+    "one-stop": (
+        lambda runs, tmp: ["interpolate", runs.plain, "--seeds", "3", "--out", tmp / "out"],
+        "there is only one stop: give two seeds",
+    ),
+    "unlike-stops": (
+        lambda runs, tmp: ["interpolate", runs.text, "a", "b", "--seeds", "1,2,3", "--out", tmp / "out"],
+        "2 prompts do not go with 3 stops",
+    ),
+    "seeds-in-words": (
+        lambda runs, tmp: ["interpolate", runs.plain, "--seeds", "1,b", "--out", tmp / "out"],
+        "--seeds '1,b' is not whole numbers",
+    ),
+    "no-picture-to-invert": (
+        lambda runs, tmp: ["invert", runs.plain, tmp / "no.png", "--out", tmp / "out"],
+        "picture '.*no.png' cannot be read",
+    ),
+    "negative-refinements": (
+        lambda runs, tmp: ["invert", runs.plain, tmp / "no.png", "--refinements", -1, "--out", tmp / "out"],
+        "--refinements is -1: give at least 0",
     ),
 }
 

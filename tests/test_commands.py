@@ -17,17 +17,18 @@ import sfumato
 from command_line import Command, Runs
 from data.pictures import noise, save, truncated
 from sfumato import flops
-from sfumato.cli.reconstruct import padded
 from sfumato.config import zoo_names
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.evaluation.image_quality import psnr
-from sfumato.pictures import from_pil
+from sfumato.pictures import from_pil, padded
 from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
 COMMANDS = [
     "demo",
     "sample",
+    "interpolate",
+    "invert",
     "reconstruct",
     "evaluate",
     "evaluate-autoencoder",
@@ -38,6 +39,7 @@ COMMANDS = [
     "import",
     "export",
 ]
+COMMANDS += ["paint", "compose", "upscale", "inpaint", "edit", "outpaint"]
 COMMANDS += ["train autoencoder", "train diffusion", "train classifier", "average"]
 
 
@@ -92,13 +94,14 @@ def test_pictures_carry_how_they_were_made(command: Command, runs: Runs, tmp_pat
     assert (done.code, done.err) == (0, "")
     assert names(tmp_path) == ["0000.png", "0001.png", "0002.png", "grid.png"]
     assert str(tmp_path) in done.out
+    assert "sampler auto took unipc of order 2 on the trailing grid: 3 steps are few" in done.out
     model = sfumato.load(runs.text)
     assert facts(tmp_path / "0002.png") == {
         "prompt": "a red circle",
         "seed": "7",
-        "sampler": "dpmpp-2m",
+        "sampler": "unipc",
         "steps": "3",
-        "grid": "log-snr",
+        "grid": "trailing",
         "guidance": "3.0",
         "model": model.digest,
         "sfumato": sfumato.__version__,
@@ -195,6 +198,85 @@ def test_options_reach_the_sampler(command: Command, runs: Runs, tmp_path: Path)
     assert (drawn("grid", "--sampler", "ddim", "--grid", "trailing") != ddim).any()
     assert facts(tmp_path / "grid" / "0000.png")["grid"] == "trailing"
     assert drawn("size", "--size", "48x24").shape == (48, 24, 3)
+
+
+def test_guidance_of_many_kinds_is_told_in_the_picture(command: Command, runs: Runs, tmp_path: Path) -> None:
+    save(tmp_path, ["blue.png"], 8, 8)
+    settings = ("--sampler", "unipc:order=3", "--grid", "karras:rho=5", "--shift", 2, "--interval", "0.1,0.9")
+    guidance = ("--guidance", "1,4", "--same-seed", "--rescale", 0.5, "--apg", "limit=5,momentum=-0.5")
+    helpers = ("--autoguide", runs.undropped, "--autoguide-scale", 1.5, "--strip", 3, "--preview-every", 1)
+    out = tmp_path / "out"
+    done = command("sample", runs.text, "a ring", "-n", 2, "--steps", 3, *settings, *guidance, *helpers, "--out", out)
+    assert done.code == 0, done.err
+    assert names(out) == ["0000.png", "0001.png", "grid.png", "strip-0000.png"]
+    told = facts(out / "0001.png")
+    weaker = sfumato.load(runs.undropped).digest
+    expected = {
+        "sampler": "unipc",
+        "order": "3",
+        "grid": "karras",
+        "rho": "5.0",
+        "shift": "2.0",
+        "guidance": "4.0",
+        "seed": "0",
+        "rescale": "0.5",
+        "apg": "parallel=0,limit=5,momentum=-0.5",
+        "interval": "0.1,0.9",
+        "autoguide": weaker,
+        "autoguide scale": "1.5",
+    }
+    assert {name: told[name] for name in expected} == expected
+    assert facts(out / "0000.png")["guidance"] == "1.0"
+    assert (pixels(out / "0000.png") != pixels(out / "0001.png")).any()
+    assert pixels(out / "strip-0000.png").shape == (66, 3 * 34 - 2, 3)
+    steered = ("--steer", f"low-res={tmp_path / 'blue.png'}", "--steer", "colour=#2040c0", "--times", "999,500,100")
+    done = command("sample", runs.plain, "-n", 1, *steered, "--steer-scale", 0.8, "--out", tmp_path / "led")
+    assert done.code == 0, done.err
+    told = facts(tmp_path / "led" / "0000.png")
+    assert told["steer"].endswith("colour=#2040c0")
+    assert (told["grid"], told["steps"], told["times"][:5]) == ("times", "3", "(1.0,")
+    free = command("sample", runs.plain, "-n", 1, "--times", "999,500,100", "--out", tmp_path / "free")
+    assert free.code == 0
+    wished = np.array([0x20, 0x40, 0xC0])
+    distances = [np.abs(pixels(tmp_path / name / "0000.png").mean((0, 1)) - wished).mean() for name in ("led", "free")]
+    assert distances[0] < distances[1]
+
+
+def test_a_way_between_prompts_and_seeds(command: Command, runs: Runs, tmp_path: Path) -> None:
+    common = ("--steps", 2, "--sampler", "ddim", "--precision", "float32")
+    done = command(
+        "interpolate",
+        runs.text,
+        "a red ring",
+        "a blue star",
+        "--seeds",
+        "3,4",
+        "--frames",
+        3,
+        *common,
+        "--out",
+        tmp_path,
+    )
+    assert done.code == 0, done.err
+    assert names(tmp_path) == ["0000.png", "0001.png", "0002.png", "strip.png", "way.gif"]
+    command("sample", runs.text, "a blue star", "-n", 1, "--seed", 4, *common, "--out", tmp_path / "alone")
+    assert np.abs(pixels(tmp_path / "0002.png") - pixels(tmp_path / "alone" / "0000.png")).max() <= 1
+    with Image.open(tmp_path / "way.gif") as moving:
+        assert moving.n_frames == 4  # type: ignore[attr-defined]  # there and back
+
+
+def test_inversion_is_measured(command: Command, runs: Runs, tmp_path: Path) -> None:
+    save(tmp_path, ["a.png", "b.png"], 32, 32)
+    out = tmp_path / "out"
+    common = ("--steps", 3, "--refinements", 2, "--redraw", "a blue star", "--out", out)
+    done = command("invert", runs.text, tmp_path / "a.png", tmp_path / "b.png", "--text", "noise", *common)
+    assert done.code == 0, done.err
+    assert names(out) == ["grid.png", "metrics.jsonl", "noise.safetensors"]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"file", "psnr autoencoder", "psnr inversion", "psnr both"}] * 2
+    mean = sum(line["psnr both"] for line in lines) / 2
+    assert f"{mean:.2f} dB there and back" in done.out
+    assert pixels(out / "grid.png").shape == (66, 4 * 34 - 2, 3)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

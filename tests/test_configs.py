@@ -22,10 +22,12 @@ from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.objective import check_objective
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
+from sfumato.inputs import Inputs, LayoutInput, MapInput
 from sfumato.model import ModelConfig, build
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
 from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.second_stage import fitted
 
 ZOO = Path(sfumato.__file__).parent / "zoo"
 FILES = sorted(ZOO.rglob("*.yaml"))
@@ -80,11 +82,21 @@ def build_second(config: DiffusionRun) -> None:
     else:
         # in the place of a tokenizer fitted on captions, or of one that is not ours to ship
         stands_in = fit_tokenizer(["a red apple"], 512) if text_config(config.conditioner) is not None else None
-        conditioner = build_conditioner(config.conditioner, stands_in)
+        conditioner = build_conditioner(fitted(config.conditioner, named_classes(config)), stands_in)
         spec = spec if conditioner is None else conditioner.spec
     build_denoiser(config.denoiser, LATENT_CHANNELS, spec)
     with torch.device("cpu"):
         check_objective(config.objective, build_schedule(config.schedule))
+
+
+def named_classes(config: DiffusionRun) -> Inputs:
+    """In the place of a data set's names, for conditioners that follow them."""
+    maps, boxes = config.conditions.map, config.conditions.boxes
+    colours = ((0, 0, 0), (255, 0, 0))
+    return Inputs(
+        map=None if maps is None else MapInput(names=("a", "b"), palette=colours, void=maps.void),
+        layout=None if boxes is None else LayoutInput(names=("a", "b")),
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)

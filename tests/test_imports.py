@@ -12,19 +12,22 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 
 BASE = {"schema", "errors"}
 NETWORKS = {"nn", "autoencoder", "conditioning", "diffusion", "denoiser", "sampling"}
-MODEL = {"model", "generate", "pictures", "engine", "checkpoint", "config", "rng"} | NETWORKS | BASE
+MODEL = (
+    {"model", "drawing", "generate", "pictures", "engine", "checkpoint", "config", "rng", "inputs"} | NETWORKS | BASE
+)
 
 ALLOWED: dict[str, set[str]] = {
     "schema": set(),
     "errors": set(),
     "rng": set(),
+    "inputs": {"schema"},
     "nn": {"schema"},
     "autoencoder": {"nn"} | BASE,
     "conditioning": {"nn"} | BASE,
     "diffusion": BASE,
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
-    "data": {"rng"} | BASE,
+    "data": {"rng", "inputs"} | BASE,
     "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
     "checkpoint": BASE,
     "pictures": {"checkpoint"},
@@ -32,9 +35,11 @@ ALLOWED: dict[str, set[str]] = {
     "config": BASE,
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "generate": NETWORKS | BASE | {"engine", "rng"},
+    "drawing": MODEL,
     "model": MODEL,
     "classifier": {"model", "checkpoint", "config", "autoencoder", "denoiser", "diffusion", "sampling"} | BASE,
     "snapshots": {"model", "checkpoint", "errors"},
+    "walks": MODEL,
     "tasks": MODEL | {"data"},
     "training": MODEL | {"data", "evaluation", "classifier", "snapshots", "training"},
     "interop": MODEL,

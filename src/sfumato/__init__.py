@@ -23,6 +23,9 @@ _HOMES = {
     "UserError": "sfumato.errors",
 }
 
+_ROOMS = ("tasks",)
+"""Rooms whose names are used through the package, as in `sfumato.tasks.inpaint`."""
+
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
@@ -33,10 +36,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"sfumato.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'sfumato' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_ROOMS])

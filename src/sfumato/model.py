@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
 import torch
+import yaml
 from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from sfumato import generate, pictures
+from sfumato import drawing, generate, pictures
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, PixelsConfig
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
@@ -31,23 +32,24 @@ from sfumato.config import load_config, nearest, parse, to_yaml
 from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
+from sfumato.drawing import DEFAULT_STEPS as DEFAULT_STEPS
 from sfumato.engine.inference import for_inference
+from sfumato.engine.tiles import DEFAULT_MEMORY
 from sfumato.errors import UserError
-from sfumato.generate import Guidance
-from sfumato.rng import SampleNoise
-from sfumato.sampling.grids import GridConfig, build_grid
-from sfumato.sampling.loop import Step
+from sfumato.inputs import Inputs
 from sfumato.sampling.sampler import Denoise
-from sfumato.sampling.table import SAMPLERS, SamplerConfig, build_sampler, default_grid
+from sfumato.sampling.table import SAMPLERS, SamplerConfig
+from sfumato.sampling.windows import OVERLAP, Window, windowed
 from sfumato.schema import Schema
 
 CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.json"
 OLD = ".{}.old"
 """The name of a model folder while another takes its place."""
-DEFAULT_STEPS = 20
-DEFAULT_SAMPLER = "dpmpp-2m"
+DEFAULT_SAMPLER = drawing.AUTO
 DEFAULT_GUIDANCE = 3.0
+WHOLE_AREAS = 4
+"""Pictures of up to this many times the training area are denoised as a whole, where windows are left to the model."""
 
 
 class DiffusionConfig(Schema):
@@ -59,6 +61,8 @@ class DiffusionConfig(Schema):
     prediction: PredictionKind = "eps"
     condition_dropout: float = Field(0.0, ge=0, le=1)
     """How often the condition was dropped in training; 0: the model does not know the case without, guidance is off."""
+    part_dropout: dict[str, float] = Field(default_factory=dict)
+    """The same for single parts of a composite conditioner, which may then have a guidance scale each."""
 
 
 class ModelConfig(Schema):
@@ -69,6 +73,8 @@ class ModelConfig(Schema):
     image_size: tuple[int, int]
     """(H, W) of the training images."""
     classes: tuple[str, ...] | None = None
+    inputs: Inputs = Inputs()
+    """What steers the model beside text and class: names, colours, factors, the values of masks."""
     diffusion: DiffusionConfig | None = None
     about: dict[str, Any] = Field(default_factory=dict)
 
@@ -105,7 +111,7 @@ class LatentDiffusion:
     def latent_shape_of(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """(C, h, w) of images of size (H, W). Raises UserError where f does not divide them."""
         f = self.autoencoder.factor
-        _check_multiple(size, f, f"f = {f}, this model's downsampling factor")
+        drawing.check_multiple(size, f, f"f = {f}, this model's downsampling factor")
         return (self.autoencoder.latent_channels, size[0] // f, size[1] // f)
 
     def parts(self) -> dict[str, nn.Module]:
@@ -137,7 +143,8 @@ class LatentDiffusion:
     @cached_property
     def digest(self) -> str:
         """Twelve hex digits that name these weights and this configuration."""
-        key = hashlib.sha256(to_yaml(self.config.model_copy(update={"about": {}})).encode())
+        identity = self.config.model_dump(mode="json", exclude={"inputs"}) | {"about": {}}
+        key = hashlib.sha256(yaml.safe_dump(identity, sort_keys=False, allow_unicode=True).encode())
         for name, part in sorted(self.parts().items()):
             for tensor_name, tensor in part.state_dict().items():
                 key.update(f"{name}.{tensor_name}".encode())
@@ -168,7 +175,7 @@ class LatentDiffusion:
         text: Sequence[str] | None = None,
         label: Sequence[int | str] | None = None,
         size: tuple[int, int] | None = None,
-        negative: str | None = None,
+        negative: Sequence[str] | str | None = None,
     ) -> tuple[Condition, Condition | None]:
         """The condition of n samples, and what guidance leads away from: the unconditional one, or that of `negative`.
 
@@ -201,7 +208,7 @@ class LatentDiffusion:
         if label is not None:
             fields["label"] = torch.tensor([self.class_index(value) for value in label], device=self.device)
         if negative is not None:
-            null = conditioner({**fields, "text": [negative] * n})
+            null = conditioner({**fields, "text": [negative] * n if isinstance(negative, str) else list(negative)})
         return conditioner(fields), null
 
     def class_index(self, label: int | str) -> int:
@@ -231,98 +238,62 @@ class LatentDiffusion:
     def sample(
         self, text: Sequence[str] | str | None = None, *, as_tensor: bool = False, **options: Any
     ) -> list[Image] | Tensor:
-        """Draws pictures; see `sample_tensor` for the options. Returns PIL images, or (N, 3, H, W) in [-1, 1]."""
+        """Draws pictures; the options are the fields of `sfumato.drawing.Drawing`.
+
+        Returns PIL images, or (N, 3, H, W) in [-1, 1].
+        """
         images = self.sample_tensor(text, **options)
         return images if as_tensor else [pictures.to_pil(image) for image in images]
 
-    def sample_tensor(
-        self,
-        text: Sequence[str] | str | None = None,
-        *,
-        label: Sequence[int | str] | int | str | None = None,
-        n: int | None = None,
-        steps: int = DEFAULT_STEPS,
-        sampler: str | SamplerConfig = DEFAULT_SAMPLER,
-        grid: GridConfig | None = None,
-        guidance: float | None = None,
-        interval: tuple[float, float] = (0.0, 1.0),
-        seed: int = 0,
-        seeds: Sequence[int] | None = None,
-        size: tuple[int, int] | None = None,
-        negative: str | None = None,
-        wrap: Callable[[Denoise], Denoise] | None = None,
-        batch: int = 16,
-        callback: Callable[[Step], None] | None = None,
-    ) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1].
+    def sample_tensor(self, text: Sequence[str] | str | None = None, **options: Any) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1]; the options are the fields of `sfumato.drawing.Drawing`.
 
-        Args:
-            text: a prompt each, or one for all.
-            label: a class each (number or name), or one for all.
-            n: how many, where it does not follow from text, label or seeds.
-            sampler: a name of `sfumato.sampling.table.SAMPLERS`, or its configuration.
-            grid: how the steps are spaced; by default as suits the sampler.
-            guidance: the scale s of classifier-free guidance, 1 is off; by default 3 where the model was made for it
-                and there is a text or a label.
-            interval: the times in [0, 1] at which guidance acts.
-            seeds: one a sample; by default seed, seed + 1, ... A seed draws the same picture in any batch.
-            size: (H, W), by default the training size.
-            negative: a text to lead away from, instead of from the unconditional case.
-            wrap: turns the (guided) denoise function into the one that is sampled, as a classifier's `guide` does.
-
-        Raises:
-            UserError: for options that do not fit this model.
+        Raises UserError for options that do not fit this model.
         """
-        second = self._second()
-        prompts = [text] if isinstance(text, str) else text
-        labels = [label] if isinstance(label, int | str) else label
-        count = n if n is not None else max(len(seeds or ()), len(prompts or ()), len(labels or ()), 1)
-        if count < 1 or batch < 1:
-            raise UserError(f"n is {count} and batch is {batch}: both must be at least 1")
-        prompts, labels = _spread(prompts, count, "text"), _spread(labels, count, "label")
-        seeds = list(seeds) if seeds is not None else [seed + i for i in range(count)]
-        if len(seeds) != count:
-            raise UserError(f"{len(seeds)} seeds were given for {count} samples")
-        steers = prompts is not None or labels is not None or negative is not None
-        scale = self.guidance_scale(guidance, steers)
-        size = size or self.config.image_size
-        shape = self.latent_shape_of(size)
-        factor = self.autoencoder.factor * second.config.denoiser.factor
-        _check_multiple(size, factor, f"{factor}, the downsampling factors of this model's two networks together")
-        config = sampler_named(sampler) if isinstance(sampler, str) else sampler
-        times = build_grid(grid or default_grid(config, second.schedule), second.schedule, steps)
-        images = []
-        for start in range(0, count, batch):
-            rows = slice(start, min(count, start + batch))
-            with torch.no_grad():
-                condition, null = self.condition(
-                    rows.stop - start, prompts and prompts[rows], labels and labels[rows], size, negative
-                )
-            denoise = generate.guided(
-                second.denoiser,
-                second.schedule,
-                second.config.prediction,
-                condition,
-                null,
-                Guidance(scale, interval),
-            )
-            if wrap is not None:
-                denoise = wrap(denoise)
-            noise = SampleNoise(seeds[rows], device=self.device)
-            latents = generate.generate_latents(
-                denoise, second.schedule, build_sampler(config), times, shape, noise, callback
-            )
-            images.append(generate.decode(self.autoencoder, self.scaling, latents))
-        return torch.cat(images)
+        return self.draw(drawing.Drawing(text=text, **options))
 
-    def reconstruct(self, images: Tensor, batch: int = 16) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1] through the first stage and back."""
-        return generate.reconstruct(self.autoencoder, images.to(self.device), batch)
+    def draw(self, options: drawing.Drawing) -> Tensor:
+        """As `sample_tensor`, for options made before."""
+        return drawing.draw(self, options)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Model latents (N, C, h, w), as a step of sampling shows them, -> images (N, 3, H, W) in about [-1, 1]."""
+        return generate.decode(self.autoencoder, self.scaling, latents)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] -> model latents (N, C, h, w), by the posterior's mean."""
+        return generate.encode(self.autoencoder, self.scaling, images.to(self.device))
+
+    def over_windows(
+        self,
+        denoise_of: Callable[[Window], Denoise],
+        size: tuple[int, int],
+        window: int | None = None,
+        overlap: float = OVERLAP,
+    ) -> Denoise:
+        """A denoise function of a latent (h, w) from those of its windows; arguments as for `sample_tensor`.
+
+        Raises UserError for a window whose side the networks' factors do not divide, or an overlap outside [0, 1).
+        """
+        f, factor = self.autoencoder.factor, self._second().config.denoiser.factor
+        trained = (self.config.image_size[0] // f, self.config.image_size[1] // f)
+        if window is None:
+            sides = trained if size[0] * size[1] > WHOLE_AREAS * trained[0] * trained[1] else size
+        elif window == 0:
+            sides = size
+        else:
+            if window < 0 or window % (f * factor):
+                said = f"{f * factor}, the downsampling factors of this model's two networks together"
+                raise UserError(f"window is {window} pixels: give a multiple of {said}, or 0 for none")
+            sides = (window // f, window // f)
+        return windowed(denoise_of, size, sides, overlap)
+
+    def reconstruct(self, images: Tensor, batch: int = 16, memory: int = DEFAULT_MEMORY) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] through the first stage and back; `memory` as for `sample_tensor`."""
+        return generate.reconstruct(self.autoencoder, images.to(self.device), batch, memory)
 
     def _second(self) -> SecondStage:
-        if self.second is None:
-            raise UserError("this model is an autoencoder only: train a diffusion model on it to draw samples")
-        return self.second
+        return drawing.second_stage(self)
 
     def guidance_scale(self, guidance: float | None, steers: bool = True) -> float:
         """The scale that is used where `guidance` is asked for; 1 where nothing `steers`, as there is no way to lead.
@@ -346,24 +317,6 @@ class LatentDiffusion:
         if not steers:
             return 1.0
         return DEFAULT_GUIDANCE if guidance is None else guidance
-
-
-def _check_multiple(size: tuple[int, int], factor: int, said: str) -> None:
-    if min(size) < factor or size[0] % factor or size[1] % factor:
-        near = [max(factor, round(side / factor) * factor) for side in size]
-        raise UserError(
-            f"size {size[0]}x{size[1]} (height x width) is not a multiple of {said}; the nearest is {near[0]}x{near[1]}"
-        )
-
-
-def _spread(values: Sequence[Any] | None, count: int, name: str) -> list[Any] | None:
-    if values is None:
-        return None
-    if len(values) == 1:
-        return list(values) * count
-    if len(values) != count:
-        raise UserError(f"{len(values)} values of {name} were given for {count} samples; give one, or one for each")
-    return list(values)
 
 
 def sampler_named(name: str, **options: Any) -> SamplerConfig:

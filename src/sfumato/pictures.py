@@ -1,7 +1,7 @@
 """Tensors <-> pictures: PIL images, grids, PNG files that say how they were made."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,9 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from sfumato.checkpoint import replacing
+
+SHEET_SIDE = 256
+"""The longest side of a picture on a sheet of pictures of different sizes."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -75,3 +78,36 @@ def png_bytes(image: Tensor, scale: int = 1) -> bytes:
 def beside(*columns: Tensor) -> Tensor:
     """Batches (N, 3, H, W) of one size interleaved: (N · columns, 3, H, W), a row of a grid per sample."""
     return torch.stack(columns, 1).flatten(0, 1)
+
+
+def cells(images: Sequence[Tensor]) -> Tensor:
+    """Images (3, H, W) of any sizes as uint8 cells (N, 3, H, W) of one: at most SHEET_SIDE long, white around."""
+    small = []
+    for image in images:
+        picture = to_pil(image)
+        picture.thumbnail((SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
+        small.append(to_uint8(from_pil(picture)))
+    H, W = (max(image.shape[axis] for image in small) for axis in (-2, -1))
+    made = torch.full((len(small), 3, H, W), 255, dtype=torch.uint8)
+    for cell, image in zip(made, small, strict=True):
+        top, left = (H - image.shape[-2]) // 2, (W - image.shape[-1]) // 2
+        cell[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
+    return made
+
+
+def padded(images: Tensor, factor: int) -> Tensor:
+    """(B, C, H, W) grown at the bottom and the right to multiples of `factor`, by reflection however small it is.
+
+    To two of them at least: norms need more than one position.
+    """
+    for axis in (-2, -1):
+        length = images.shape[axis]
+        images = images.index_select(axis, _mirrored(length, max(2 * factor, -(-length // factor) * factor)))
+    return images
+
+
+def _mirrored(length: int, wanted: int) -> Tensor:
+    """`wanted` indices that run from 0 to length - 1, and back and forth from there."""
+    period = max(1, 2 * (length - 1))
+    i = torch.arange(wanted) % period
+    return torch.where(i < length, i, period - i)

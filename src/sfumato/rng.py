@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,11 @@ def derive(seed: int, *keys: int | str) -> int:
 def generator(seed: int, *keys: int | str) -> torch.Generator:
     """A CPU generator for the draw named by `keys`."""
     return torch.Generator().manual_seed(derive(seed, *keys))
+
+
+def numpy_generator(seed: int, *keys: int | str) -> np.random.Generator:
+    """The same for draws made with numpy: in reading threads, where torch would start a team of its own."""
+    return np.random.default_rng(derive(seed, *keys))
 
 
 @contextmanager

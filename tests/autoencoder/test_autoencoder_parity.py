@@ -4,6 +4,7 @@ import pytest
 import torch
 from originals import NAMES, autoencoder, by_rule, config_of, fill
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 
 from parity import full_size, golden, needs_parity, relative_error
 from sfumato.autoencoder import losses
@@ -34,12 +35,25 @@ def test_full_size_keys_and_shapes(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == facts["params"]["autoencoder"]
 
 
+def convolutions(model: Autoencoder, tensors: dict[str, Tensor]) -> None:
+    """The encoder's output, also of a faint picture (where the epsilons of the norms decide), and quant_conv's."""
+    features = model.encoder(tensors["in/x"])
+    assert close(features, tensors["fs/encoder"])
+    assert close(model.quant_conv(features), tensors["fs/quant_conv"])
+    assert close(model.encoder(0.01 * tensors["in/x"]), tensors["fs/encoder_lowvar"])
+
+
 @pytest.mark.parametrize("name", ["kl-f8", "kl-f32"])
 def test_kl_numbers(name: str) -> None:
     tensors, model = golden(name), autoencoder(name)
     with torch.no_grad():
         encoding = model.encode(tensors["in/x"], tensors["in/posterior_noise"])
         assert close(encoding.moments, torch.cat([tensors["fs/mean"], tensors["fs/logvar"]], 1))
+        convolutions(model, tensors)
+        mean, log_variance = encoding.moments.chunk(2, 1)
+        posterior = Normal(mean, torch.exp(0.5 * log_variance))
+        assert close(posterior.stddev, tensors["fs/std"])
+        assert close(kl_divergence(posterior, Normal(0.0, 1.0)), tensors["fs/normal_kl"])
         assert close(encoding.z, tensors["fs/sample"])
         assert close(encoding.regulariser, tensors["fs/kl"].mean())
         assert encoding.indices is None
@@ -57,6 +71,9 @@ def test_vq_numbers(name: str) -> None:
         encoding = model.encode(tensors["in/x"])
         assert encoding.indices is not None
         assert close(encoding.moments, tensors["fs/encode"])
+        convolutions(model, tensors)
+        assert model.quantize is not None
+        assert close(model.quantize.embed(code), tensors["fs/codebook_entry"])
         assert close(encoding.z, tensors["fs/quantized"])
         assert close(encoding.regulariser, tensors["fs/codebook_loss"])
         assert torch.equal(encoding.indices.flatten()[clear], tensors["fs/indices"][clear])
@@ -66,74 +83,66 @@ def test_vq_numbers(name: str) -> None:
         assert close(model.decode_indices(code), tensors["fs/decode_code"])
 
 
-def generator_terms(name: str, model: Autoencoder, critic: nn.Module, lpips: LPIPS) -> dict[str, Tensor]:
-    """One generator step of the original, put together from our pieces."""
-    tensors, kl = golden(name), name.startswith("kl")
+PHASES = {"eval/post": (False, 50_001), "train/pre": (True, 0), "train/post": (True, 50_001)}
+"""What the original recorded: whether the networks train (the discriminator's batch norm), and the step."""
+ADVERSARIAL = {"kl-f8": (0.5, 50_001, 3), "kl-f32": (0.5, 50_001, 3), "vq-f4": (0.75, 0, 3), "vq-f8": (0.6, 1, 2)}
+"""Weight and start of the adversarial term, layers of the discriminator."""
+
+
+def gradient_norm(loss: Tensor, *modules: nn.Module) -> Tensor:
+    parameters = [p for module in modules for p in module.parameters()]
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return torch.stack([gradient.norm() for gradient in found if gradient is not None]).norm()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_losses(name: str) -> None:
+    """One step of both players, put together from our pieces as the training loop does."""
+    tensors, model, kl = golden(name), autoencoder(name), name.startswith("kl")
+    disc_weight, start, layers = ADVERSARIAL[name]
+    config = losses.LossConfig(
+        reduction="sum" if kl else "mean", adversarial=losses.AdversarialConfig(weight=disc_weight, start=start)
+    )
+    lpips = LPIPS()
+    fill(lpips, "loss.perceptual_loss.")
     image = tensors["in/x"]
     encoding = model.encode(image, tensors.get("in/posterior_noise"))
     decoded = model.decode(encoding.z)
-    reduction: losses.Reduction = "sum" if kl else "mean"
-    config = losses.LossConfig(reduction=reduction)
-    log_variance = by_rule("loss.logvar", torch.zeros(())) if kl else None
     distance = lpips(image, decoded)
+    log_variance = by_rule("loss.logvar", torch.zeros(())) if kl else None
     error = losses.with_perceptual(losses.reconstruction(image, decoded), distance, 1.0)
-    nll = losses.negative_log_likelihood(error, reduction, log_variance)
-    with frozen(critic):
-        adversarial = losses.generator_loss(critic(decoded))
-    weight = losses.adaptive_weight(nll, adversarial, model.last_layer())
+    nll = losses.negative_log_likelihood(error, config.reduction, log_variance)
     regulariser = losses.regularisation(config, "kl" if kl else "vq", encoding.regulariser, image[0].numel())
-    return {
-        "decoded": decoded,
-        "distance": distance,
-        "rec_loss": error.mean(),
-        "nll_loss": nll,
-        "g_loss": adversarial,
-        "weight": weight,
-        "regulariser": regulariser,
-    }
-
-
-def gradient_norm(*modules: nn.Module) -> Tensor:
-    return torch.stack([p.grad.norm() for m in modules for p in m.parameters() if p.grad is not None]).norm()
-
-
-@pytest.mark.parametrize("name", ["kl-f8", "vq-f4", "vq-f8"])
-def test_training_losses(name: str) -> None:
-    tensors, model = golden(name), autoencoder(name)
-    critic = fill(PatchDiscriminator(layers=2 if name == "vq-f8" else 3), "loss.discriminator.")
-    lpips = LPIPS()
-    fill(lpips, "loss.perceptual_loss.")
-    disc_weight = {"kl-f8": 0.5, "vq-f4": 0.75, "vq-f8": 0.6}[name]
-
-    terms = generator_terms(name, model, critic, lpips)
-    total = terms["nll_loss"] + disc_weight * terms["weight"] * terms["g_loss"] + terms["regulariser"]
-    total.backward()
-    recorded = "loss/train/post/gen/"
-    for key in ("rec_loss", "nll_loss", "g_loss"):
-        assert close(terms[key], tensors[recorded + key]), key
-    assert close(disc_weight * terms["weight"], tensors[recorded + "d_weight"], 1e-4)
-    assert close(total, tensors[recorded + "total_loss"], 1e-4)
-    assert close(gradient_norm(model.encoder, model.decoder), tensors[recorded + "grad_norm"], 1e-4)
-    if name.startswith("vq"):
-        assert close(terms["distance"].mean(), tensors[recorded + "p_loss"])
-    assert all(p.grad is None for p in critic.parameters())
-
-    real, fake = critic(tensors["in/x"]), critic(terms["decoded"].detach())
-    judged = losses.discriminator_loss(real, fake, "hinge")
-    judged.backward()
-    recorded = "loss/train/post/disc/"
-    assert close(judged, tensors[recorded + "disc_loss"])
-    assert close(real.mean(), tensors[recorded + "logits_real"])
-    assert close(fake.mean(), tensors[recorded + "logits_fake"])
-    assert close(gradient_norm(critic), tensors[recorded + "grad_norm"], 1e-4)
-
-
-@pytest.mark.parametrize("name", ["kl-f8", "vq-f4"])
-def test_lpips(name: str) -> None:
-    tensors, lpips = golden(name), LPIPS()
-    fill(lpips, "loss.perceptual_loss.")
-    model = autoencoder(name)
-    with torch.no_grad():
-        encoding = model.encode(tensors["in/x"], tensors.get("in/posterior_noise"))
-        distance = lpips(tensors["in/x"], model.decode(encoding.z))
     assert close(distance, tensors["loss/lpips"].flatten())
+    for phase, (trains, step) in PHASES.items():
+        critic = fill(PatchDiscriminator(layers=layers), "loss.discriminator.").train(trains)
+        strength = losses.adversarial_strength(config.adversarial, step)
+        with frozen(critic):
+            adversarial = losses.generator_loss(critic(decoded))
+        weight = losses.adaptive_weight(nll, adversarial, model.last_layer())
+        total = nll + regulariser + strength * disc_weight * weight * adversarial
+        recorded = f"loss/{phase}/gen/"
+        expected = {"rec_loss": error.mean(), "nll_loss": nll, "g_loss": adversarial, "d_weight": disc_weight * weight}
+        expected |= {"total_loss": total, "disc_factor": torch.tensor(strength)}
+        expected |= {"grad_norm": gradient_norm(total, model.encoder, model.decoder)}
+        if kl:
+            assert log_variance is not None
+            expected |= {"kl_loss": encoding.regulariser, "logvar": log_variance}
+        else:
+            expected |= {"quant_loss": encoding.regulariser, "p_loss": distance.mean()}
+        compare(tensors, recorded, expected)
+
+        real, fake = critic(image), critic(decoded.detach())
+        judged = strength * losses.discriminator_loss(real, fake, "hinge")
+        expected = {"disc_loss": judged, "logits_real": real.mean(), "logits_fake": fake.mean()}
+        compare(tensors, f"loss/{phase}/disc/", expected | {"grad_norm": gradient_norm(judged, critic)})
+
+
+def compare(tensors: dict[str, Tensor], prefix: str, found: dict[str, Tensor]) -> None:
+    """Every recorded number under a prefix, none left out."""
+    assert {prefix + key for key in found} == {key for key in tensors if key.startswith(prefix)}
+    for key, value in found.items():
+        loose = key in ("d_weight", "total_loss", "grad_norm")  # sums and ratios of gradients
+        torch.testing.assert_close(
+            value.detach(), tensors[prefix + key], rtol=1e-4 if loose else 1e-5, atol=1e-7, msg=prefix + key
+        )

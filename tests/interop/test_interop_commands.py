@@ -82,5 +82,15 @@ def test_what_is_in_a_file(checkpoint: Callable[[str], Path]) -> None:
 def test_what_is_in_a_file_of_unknown_layout(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.ones(3, 4)}, tmp_path / "x.pt")
     lines = describe(tmp_path / "x.pt")
-    assert "1 tensors" in lines[0]
+    assert "1 tensor," in lines[0]
     assert "no known layout" in lines[-1]
+
+
+def test_a_file_is_listed_for_programs(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "state_dict": {"layer.weight": torch.ones(3, 4).half()}}, tmp_path / "x.pt")
+    done = runner.invoke(app, ["info", str(tmp_path / "x.pt"), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert found["tensors"] == {"layer.weight": {"shape": [3, 4], "dtype": "float16"}}
+    assert found["extras"] == {"epoch": 3}
+    assert "no known layout" in found["architecture"][0]

@@ -8,17 +8,29 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from published_configs import full_size
+from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor
 
 import sfumato
 from parity import golden, needs_parity, scaled_weights
 from sfumato.checkpoint import load_tensors, save_tensors
-from sfumato.diffusion.schedule import CosineConfig, LinearConfig, SqrtConfig, SqrtLinearConfig, betas_of
+from sfumato.diffusion.schedule import (
+    CosineConfig,
+    LinearConfig,
+    ScheduleConfig,
+    SigmoidConfig,
+    SqrtConfig,
+    SqrtLinearConfig,
+    betas_of,
+    build_schedule,
+    zero_terminal,
+)
 from sfumato.errors import UserError
 from sfumato.interop.buffers import schedule_buffers
 from sfumato.interop.infer import infer_schedule
-from sfumato.interop.original import KEPT_FILE, Imported, find_yaml, import_original
+from sfumato.interop.original import KEPT_FILE, Imported, find_yaml, import_original, read_architecture
 from sfumato.interop.original_export import export_original
 from sfumato.interop.source import open_checkpoint
 
@@ -307,3 +319,28 @@ def test_a_schedule_is_recognised_by_its_betas(config: LinearConfig | SqrtConfig
 def test_an_unknown_schedule_is_refused() -> None:
     with pytest.raises(UserError, match="follow no known schedule"):
         infer_schedule(torch.rand(1000, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize(
+    ("stored", "found", "said"),
+    [
+        (betas_of(CosineConfig()), CosineConfig(), 0),
+        (zero_terminal(betas_of(CosineConfig())), CosineConfig(zero_terminal_snr=True), 1),
+        (betas_of(LinearConfig(end=0.0205)), LinearConfig(end=0.0205), 1),
+        (betas_of(SigmoidConfig()), SigmoidConfig(), 1),
+    ],
+)
+def test_the_stored_schedule_overrules_the_configured_one(
+    stored: Tensor, found: LinearConfig | CosineConfig, said: int, tmp_path: Path
+) -> None:
+    config = full_size("ffhq256")
+    config["model"]["params"]["beta_schedule"] = "cosine"
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
+    torch.save({"betas": stored.float()}, tmp_path / "x.ckpt")
+    notes: list[str] = []
+    read = read_architecture(open_checkpoint(tmp_path / "x.ckpt"), tmp_path / "x.yaml", None, notes.append)
+    assert read.diffusion is not None
+    config_of_it = TypeAdapter[ScheduleConfig](ScheduleConfig).validate_python(read.diffusion.schedule)
+    torch.testing.assert_close(build_schedule(config_of_it).betas, build_schedule(found).betas, rtol=1e-5, atol=1e-7)
+    assert config_of_it.kind == found.kind
+    assert len(notes) == said

@@ -7,12 +7,12 @@ from parity import golden, needs_parity
 from sfumato.diffusion.process import network_time
 from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
 from sfumato.errors import UserError
-from sfumato.sampling.grids import GridConfig, build_grid, tail
+from sfumato.sampling.grids import AYS, GridConfig, build_grid, resampled, tail
 from sfumato.sampling.sampler import level
 from sfumato.sampling.table import SAMPLERS, default_grid
 
 LINEAR = build_schedule(LinearConfig())
-KINDS = ["leading", "trailing", "linspace", "quadratic", "karras", "log-snr"]
+KINDS = ["leading", "trailing", "linspace", "quadratic", "karras", "log-snr", "ays"]
 SCHEDULES = [LinearConfig(), CosineConfig(), LinearConfig(steps=20), LinearConfig(zero_terminal_snr=True), FlowConfig()]
 
 
@@ -108,6 +108,38 @@ def test_explicit_times():
             build_grid(GridConfig(kind="times", times=wrong), LINEAR, 1)
 
 
+def test_ays_is_the_published_list_on_the_schedule_it_was_found_for():
+    schedulers = pytest.importorskip("diffusers.schedulers")
+    published = schedulers.AysSchedules["StableDiffusionSigmas"]
+    assert list(AYS[:-1]) == published[:-1]
+    stable_diffusion = build_schedule(LinearConfig(start=0.00085, end=0.012))
+    grid = build_grid(GridConfig(kind="ays"), stable_diffusion, 10)
+    ratios = torch.tensor([level(stable_diffusion, t).noise_ratio for t in grid[:-1]])
+    torch.testing.assert_close(ratios, torch.tensor(published[:-1]), rtol=0.01, atol=0)
+    indices = network_time(grid[:-1], 1000)
+    wanted = torch.tensor(schedulers.AysSchedules["StableDiffusionTimesteps"], dtype=torch.float64)
+    assert (indices - wanted).abs().max() < 12  # theirs were rounded from other tables
+    twice = build_grid(GridConfig(kind="ays"), stable_diffusion, 20)
+    torch.testing.assert_close(twice[:-1:2], grid[:-1], rtol=1e-6, atol=1e-9)
+
+
+def test_a_list_is_stretched_in_lambda():
+    times = (1.0, 0.7, 0.2, 0.0)
+    assert resampled(times, LINEAR, 3) == times
+    longer = torch.tensor(resampled(times, LINEAR, 5), dtype=torch.float64)
+    assert (longer[0], longer[2], longer[4], longer[5]) == (1.0, pytest.approx(0.7), pytest.approx(0.2), 0.0)
+    middle = (LINEAR.log_snr(1.0) + LINEAR.log_snr(0.7)) / 2
+    torch.testing.assert_close(LINEAR.log_snr(longer[1]), middle)
+    for steps in [1, 2, 4, 9, 40]:
+        for schedule in [LINEAR, build_schedule(FlowConfig())]:
+            grid = torch.tensor(resampled(times, schedule, steps))
+            assert len(grid) == steps + 1
+            assert (grid.diff() < 0).all()
+            assert (grid[0], grid[-1]) == (1, 0)
+    with pytest.raises(UserError, match="fall strictly"):
+        resampled((0.2, 0.7), LINEAR, 4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_too_few_steps_are_refused(kind):
     with pytest.raises(UserError, match="steps is 0"):
@@ -118,6 +150,8 @@ def test_too_many_steps_are_refused_where_the_table_ends():
     with pytest.raises(UserError, match="steps is 1001, but the leading grid has at most the model's 1000"):
         build_grid(GridConfig(kind="leading"), LINEAR, 1001)
     assert len(build_grid(GridConfig(kind="log-snr"), LINEAR, 1500)) == 1501
+    with pytest.raises(UserError, match="steps is 10001: give at most 10000"):
+        build_grid(GridConfig(kind="log-snr"), LINEAR, 10001)
     with pytest.raises(UserError, match="already visits index 0"):
         build_grid(GridConfig(kind="linspace", end="first-index"), LINEAR, 10)
 

@@ -5,13 +5,25 @@ import math
 import pytest
 import torch
 
-from oracles import gaussian, no_noise
+from oracles import dataset, gaussian, no_noise
 from sfumato.diffusion.prediction import convert
 from sfumato.diffusion.schedule import FlowConfig, LinearConfig, build_schedule
 from sfumato.errors import UserError
 from sfumato.sampling.ancestral import DDIM
 from sfumato.sampling.grids import GridConfig, build_grid
-from sfumato.sampling.guidance import Projected, Rescaled, autoguidance, classifier_free, corrected, linear, toward
+from sfumato.sampling.guidance import (
+    STIFF,
+    Momentum,
+    Projected,
+    Rescaled,
+    autoguidance,
+    by_parts,
+    classifier_free,
+    corrected,
+    linear,
+    steered,
+    toward,
+)
 from sfumato.sampling.loop import sample
 
 LINEAR = build_schedule(LinearConfig())
@@ -110,6 +122,27 @@ def test_projection_limits_the_difference():
     assert math.isinf(Projected().limit)
 
 
+def test_adaptive_projected_guidance_is_the_published_one():
+    """Momentum, then the norm, then the projection, over three steps; theirs in its original form."""
+    theirs = pytest.importorskip("diffusers.guiders.adaptive_projected_guidance")
+    buffer, ours = theirs.MomentumBuffer(-0.5), Projected(parallel=0.2, limit=4.0, momentum=Momentum(-0.5))
+    g = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        conditional, null = (torch.randn(SHAPE, generator=g, dtype=torch.float64) for _ in range(2))
+        expected = theirs.normalized_guidance(conditional, null, 5.0, buffer, 0.2, 4.0, use_original_formulation=True)
+        torch.testing.assert_close(ours(conditional, null, 6.0), expected)
+
+
+def test_guidances_nest():
+    h = Halves()
+    inner = Projected(parallel=0.0)
+    both = classifier_free(h.cond, h.both, 6.0, combine=Rescaled(1.0, inner))(h.x, T)
+    torch.testing.assert_close(both.std((1, 2, 3)), h.conditional.std((1, 2, 3)))
+    projected = inner(h.conditional, h.null, 6.0)
+    ratio = h.conditional.std((1, 2, 3), keepdim=True) / projected.std((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(both, projected * ratio)
+
+
 def test_autoguidance_goes_away_from_the_worse_model():
     good, bad, x = gaussian(LINEAR, 0.5, 0.1), gaussian(LINEAR, 0.2, 0.4), tensors(1)[0]
     expected = bad(x, T) + 2.0 * (good(x, T) - bad(x, T))
@@ -141,6 +174,40 @@ def test_guiding_by_a_likelihood_is_bayes_rule_for_gaussians(of):
     torch.testing.assert_close(toward(prior, LINEAR, log_likelihood, 0.0, of)(x, T), prior(x, T))
 
 
+def test_steering_goes_the_way_to_a_loss_of_zero():
+    """On N(0, 1) x0 = alpha x_t, and a loss |x0 - y| is as steep all the way: the step is exact, but for STIFF."""
+    prior, x = gaussian(LINEAR, 0.0, 1.0), tensors(1)[0]
+    y, alpha = 3.0, float(LINEAR(T)[0])
+
+    def distance(x0):
+        return (x0 - y).flatten(1).norm(dim=1)
+
+    with torch.no_grad():
+        for scale in (0.0, 0.5, 1.0):
+            guided = steered(prior, distance, scale)(x, T)
+            left = 1 - scale * alpha / (alpha + STIFF)
+            torch.testing.assert_close(distance(guided), left * distance(prior(x, T)), rtol=1e-9, atol=1e-9)
+    # a mean over the latent or a sum, one unit or another: the step is the same
+    step = steered(prior, distance, 0.5)(x, T)
+    torch.testing.assert_close(steered(prior, lambda x0: 1000 * distance(x0), 0.5)(x, T), step)
+
+
+def test_steered_samples_are_data_that_fulfil_the_wish():
+    """Three points, of which the wished first coordinate belongs to one; a quarter of the samples is that by chance."""
+    points = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [-0.8, 1.0]], dtype=torch.float64)
+    denoise = dataset(LINEAR, points)
+    x = torch.randn(48, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    grid = build_grid(GridConfig(kind="log-snr"), LINEAR, 24)
+
+    def share(scale):
+        led = steered(denoise, lambda x0: 0.5 * (x0[:, 0] - 1).square(), scale)
+        found = sample(DDIM(), LINEAR, led, x, grid, no_noise)
+        assert torch.cdist(found, points).min(1).values.max() < 0.05, "pictures stay pictures"
+        return ((found - points[0]).norm(dim=1) < 0.05).double().mean()
+
+    assert share(0.0) < 0.3 < share(0.5) < 0.55 < share(1.0)
+
+
 def test_guiding_starts_after_pure_noise():
     flow = build_schedule(FlowConfig())
     one = torch.tensor(1.0, dtype=torch.float64)
@@ -170,3 +237,27 @@ def test_guided_sampling_moves_towards_the_condition():
 
     assert guided(0.0) < guided(1.0) < guided(3.0)
     assert guided(1.0).item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_scale_for_each_part():
+    none, first, both = tensors(3)
+    asked = []
+
+    def all_of(x_t, t):
+        asked.append(float(t))
+        return [none, first, both]
+
+    def cond(x_t, t):
+        return both
+
+    found = by_parts(cond, all_of, [2.0, 5.0])(none, T)
+    torch.testing.assert_close(found, none + 2 * (first - none) + 5 * (both - first))
+    plain = classifier_free(cond, lambda x_t, t: (both, none), 3.0)(none, T)
+    torch.testing.assert_close(by_parts(cond, all_of, [3.0, 3.0])(none, T), plain)
+    torch.testing.assert_close(by_parts(cond, all_of, [0.0, 0.0])(none, T), none)
+    asked.clear()
+    assert torch.equal(by_parts(cond, all_of, [1.0, 1.0])(none, T), both)
+    assert torch.equal(by_parts(cond, all_of, [2.0, 5.0], (0.7, 1.0))(none, T), both)
+    assert asked == [], "off, the larger batch is not asked for"
+    with pytest.raises(ValueError, match="zip"):
+        by_parts(cond, all_of, [2.0])(none, T)

@@ -154,6 +154,16 @@ def test_inversion_of_gaussian_data_converges_to_the_closed_form():
         invert(denoise, LINEAR, x, grid, refinements=-1)
 
 
+def test_inversion_from_pure_noise_is_exact_too():
+    """Where alpha(1) = 0 no noise can be read off x_1: the clean latent's share is taken off instead."""
+    flow = build_schedule(FlowConfig())
+    grid = build_grid(GridConfig(kind="trailing", end="first-index"), flow, 40)
+    denoise, (x,) = three_hills(flow), tensors(1, (16, 2))
+    latent = sample(DDIM(), flow, denoise, x, grid, no_noise)
+    found = [sample(DDIM(), flow, denoise, invert(denoise, flow, latent, grid, n), grid, no_noise) for n in (0, 30)]
+    assert (found[1] - latent).abs().max() < 1e-4 < (found[0] - latent).abs().max()
+
+
 def test_slerp_keeps_the_length_of_noise():
     a, b = (torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     torch.testing.assert_close(slerp(a, b, 0.0), a)

@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from oracles import gaussian, gaussian_flow, no_noise, three_hills
-from sfumato.diffusion.schedule import FlowConfig, LinearConfig, Schedule, build_schedule
+from sfumato.diffusion.prediction import PredictionKind, convert, to_x0
+from sfumato.diffusion.schedule import (
+    CosineConfig,
+    FlowConfig,
+    LinearConfig,
+    Schedule,
+    SigmoidConfig,
+    SqrtConfig,
+    SqrtLinearConfig,
+    build_schedule,
+)
 from sfumato.sampling.ancestral import DDIM
 from sfumato.sampling.dpm_solver import DPM2M, DPM2MSDE, DPM2S, DPM3M
 from sfumato.sampling.grids import GridConfig, build_grid
@@ -95,6 +105,76 @@ def test_order_on_a_mixture(name):
 def test_order_is_kept_from_pure_noise(name, lowest, config):
     """Where alpha(1) = 0 the first step has no finite length in lambda."""
     assert slope(errors(SOLVERS[name][0], config)) > lowest
+
+
+KINDS: tuple[PredictionKind, ...] = ("eps", "x0", "v", "flow")
+SCHEDULES = {
+    "linear": LinearConfig(),
+    "sqrt-linear": SqrtLinearConfig(),
+    "sqrt": SqrtConfig(),
+    "cosine": CosineConfig(),
+    "sigmoid": SigmoidConfig(),
+    "zero terminal": LinearConfig(zero_terminal_snr=True),
+    "flow": FlowConfig(),
+}
+EVERY_STEPS = [24, 48]
+POINTS = 5
+
+
+def inner_grid(schedule: Schedule, steps: int) -> torch.Tensor:
+    """Uniform in lambda between two levels that every schedule has, away from both infinite ends."""
+    log_snrs = torch.linspace(-2.5, 3.0, steps + 1, dtype=torch.float64)
+    return schedule.time_of_log_snr(log_snrs)
+
+
+def by_every_kind(schedule: Schedule, denoise):
+    """The denoise function of networks that predict eps, x0, v and flow: a share of the batch (4 · N, ...) by each."""
+
+    def denoise_all(x_t, t):
+        alpha, sigma = schedule(t)
+        x0 = denoise(x_t, t)
+        found = [
+            to_x0(kind, convert("x0", kind, part, x, alpha, sigma), x, alpha, sigma)
+            for kind, part, x in zip(KINDS, x0.chunk(4), x_t.chunk(4), strict=True)
+        ]
+        return torch.cat(found)
+
+    return denoise_all
+
+
+@lru_cache
+def inner_reference(name: str) -> torch.Tensor:
+    schedule = build_schedule(SCHEDULES[name])
+    grid = inner_grid(schedule, 300)
+    return sample(UniPC(3), schedule, three_hills(schedule), start(POINTS), grid, no_noise)
+
+
+@pytest.mark.parametrize("schedule_name", SCHEDULES)
+@pytest.mark.parametrize("name", [*SOLVERS, "plms"])
+def test_order_in_every_prediction_kind_on_every_schedule(name, schedule_name):
+    """On the mixture; the kinds run side by side in one batch, and each must converge with the stated order."""
+    sampler, lowest, highest = (PLMS(), 0.9, 4.3) if name == "plms" else SOLVERS[name]
+    schedule = build_schedule(SCHEDULES[schedule_name])
+    denoise = by_every_kind(schedule, three_hills(schedule))
+    errors_of = {kind: [] for kind in KINDS}
+    for steps in EVERY_STEPS:
+        found = sample(sampler, schedule, denoise, start(POINTS).repeat(4, 1), inner_grid(schedule, steps), no_noise)
+        for kind, part in zip(KINDS, found.chunk(4), strict=True):
+            errors_of[kind].append((part - inner_reference(schedule_name)).abs().mean().item())
+    slopes = {kind: slope(values) for kind, values in errors_of.items()}
+    assert all(lowest < s < highest + 0.4 for s in slopes.values()), slopes
+
+
+@pytest.mark.parametrize("name", [*SOLVERS, "plms"])
+@pytest.mark.parametrize("schedule_name", ["cosine", "flow"])
+def test_a_gaussian_is_solved_in_every_prediction_kind(name, schedule_name):
+    schedule = build_schedule(SCHEDULES[schedule_name])
+    sampler = PLMS() if name == "plms" else SOLVERS[name][0]
+    x, grid = start(POINTS).repeat(4, 1), inner_grid(schedule, 40)
+    found = sample(sampler, schedule, by_every_kind(schedule, gaussian(schedule, 0.4, 0.6)), x, grid, no_noise)
+    exact = gaussian_flow(schedule, 0.4, 0.6, x, grid[0], grid[-1])
+    tolerance = 6e-2 if name in ("ddim", "euler", "plms") else 1e-2
+    torch.testing.assert_close(found, exact, rtol=0, atol=tolerance)
 
 
 def test_plms_order_on_even_times():

@@ -11,15 +11,23 @@ from sfumato import __version__
 from sfumato.cli import train
 from sfumato.cli.average import average
 from sfumato.cli.compare import compare
+from sfumato.cli.compose import compose
 from sfumato.cli.demo import demo
+from sfumato.cli.edit import edit
 from sfumato.cli.evaluate import evaluate
 from sfumato.cli.evaluate_autoencoder import evaluate_autoencoder
 from sfumato.cli.export import export
 from sfumato.cli.import_ import import_
 from sfumato.cli.info import info
+from sfumato.cli.inpaint import inpaint
+from sfumato.cli.interpolate import interpolate
+from sfumato.cli.invert import invert
+from sfumato.cli.outpaint import outpaint
+from sfumato.cli.paint import paint
 from sfumato.cli.reconstruct import reconstruct
 from sfumato.cli.sample import sample
 from sfumato.cli.samplers import samplers
+from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
 from sfumato.errors import UserError
 
@@ -42,7 +50,27 @@ SURROUNDINGS = {
 """What a user can do about errors that are the machine's, not the program's."""
 
 app.add_typer(train.app, name="train", help="Train one of the two stages, or a classifier.")
-for command in (demo, sample, average, reconstruct, evaluate, evaluate_autoencoder, compare, info, samplers, zoo):
+COMMANDS = (
+    demo,
+    sample,
+    paint,
+    compose,
+    upscale,
+    inpaint,
+    edit,
+    outpaint,
+    interpolate,
+    invert,
+    average,
+    reconstruct,
+    evaluate,
+    evaluate_autoencoder,
+    compare,
+    info,
+    samplers,
+    zoo,
+)
+for command in COMMANDS:
     app.command()(command)
 app.command("import")(import_)
 app.command()(export)

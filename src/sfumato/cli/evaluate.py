@@ -175,17 +175,20 @@ def _opened_model(
     from sfumato.cards.subject import ModelSubject, wishes
     from sfumato.cli.options import chosen_autocast, made_fast
     from sfumato.cli.real_pictures import opened_data
-    from sfumato.cli.sample import configured
+    from sfumato.cli.sampling_options import configured
+    from sfumato.drawing import chosen, second_stage
     from sfumato.model import load
 
-    config = configured(drawing.sampler, drawing.eta)
+    wished = configured(drawing.sampler, drawing.eta)
     computing = chosen_autocast(device, drawing.precision)
     model = load(path, device)
     size = frame.size or model.config.image_size
     dataset = opened_data(data, size, frame.pad, frame.background, model, scanning)
     asked = wishes(model, dataset, n, drawing.labels)
     scale = model.guidance_scale(drawing.guidance, asked.text is not None or asked.label is not None)
-    options = {"steps": drawing.steps, "sampler": config, "guidance": scale, "size": size}
+    choice = chosen(second_stage(model), wished, None, drawing.steps, scale)
+    config = choice.sampler
+    options = {"steps": drawing.steps, "sampler": config, "grid": choice.grid, "guidance": scale, "size": size}
     facts = {
         **{"sampler" if key == "kind" else key: value for key, value in config.model_dump().items()},
         "steps": drawing.steps,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.cli.options import ModelArgument
+from sfumato.errors import UserError
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion, SecondStage
@@ -17,16 +18,22 @@ STEPS = 20
 def info(
     model: ModelArgument,
     as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Of a checkpoint file: its original YAML [default: beside it, else inferred]."),
+    ] = None,
 ) -> None:
     """Describe a model: its parts, its training, its cost.
 
     A checkpoint file of another program is described too, without running any of it.
     """
     if Path(model).is_file():
-        from sfumato.interop.describe import describe
+        from sfumato.interop.describe import describe, listing
 
-        typer.echo("\n".join(describe(model)))
+        typer.echo(json.dumps(listing(model, config), indent=2) if as_json else "\n".join(describe(model, config)))
         return
+    if config is not None:
+        raise UserError("--config is for a checkpoint file; a model folder has its own configuration")
     from sfumato.cli.tables import show
     from sfumato.model import find_folder, load
 

@@ -98,8 +98,8 @@ def out_folder(path: Path) -> Path:
 
 
 @contextmanager
-def enough_memory(batch: int) -> Iterator[None]:
-    """Turns a lack of memory into the advice to give a smaller batch."""
+def enough_memory(batch: int, advice: str | None = None) -> Iterator[None]:
+    """Turns a lack of memory into the advice to give a smaller batch, or another where there are no batches."""
     import torch
 
     from sfumato.errors import UserError
@@ -115,7 +115,7 @@ def enough_memory(batch: int) -> Iterator[None]:
     else:
         return
     smaller = f"a smaller --batch than {batch}" if batch > 1 else "a smaller --size or --device cpu"
-    raise UserError(f"there is not enough memory for this: give {smaller}")
+    raise UserError(f"there is not enough memory for this: give {advice or smaller}")
 
 
 def columns_of(n: int) -> int:

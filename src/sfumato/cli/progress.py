@@ -3,11 +3,19 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 Report = Callable[[int, int], None]
+
+
+class Advance(Protocol):
+    """Moves a bar on by so much; `of` is its length where that is known better by now."""
+
+    def __call__(self, by: int, of: int | None = None) -> None: ...
+
 
 SECONDS_BETWEEN = 0.1
 
@@ -40,8 +48,8 @@ def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[
 
 
 @contextmanager
-def counting(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Draws a bar with the rate in `unit` per second and the time left; yields `advance(by)`."""
+def counting(title: str, total: int, unit: str) -> Iterator[Advance]:
+    """Draws a bar with the rate in `unit` per second and the time left; yields `advance`."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -55,9 +63,11 @@ def counting(title: str, total: int, unit: str) -> Iterator[Callable[[int], None
         task = shown.add_task(title, total=total, rate="")
         done = 0
 
-        def advance(by: int) -> None:
+        def advance(by: int, of: int | None = None) -> None:
             nonlocal done
             done += by
-            shown.update(task, advance=by, rate=f"{done / max(time.monotonic() - t_start, 1e-9):.1f} {unit}/s")
+            shown.update(
+                task, advance=by, total=of, rate=f"{done / max(time.monotonic() - t_start, 1e-9):.1f} {unit}/s"
+            )
 
         yield advance

@@ -1,7 +1,7 @@
 """`sfumato reconstruct`."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, PrecisionOption, SizeOption
+from sfumato.cli.task_options import MEMORY, MemoryOption
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sfumato.cli.progress import Advance
     from sfumato.model import LatentDiffusion
 
 ON_SHEET = 32
-SHEET_SIDE = 256
 NAMED = 20
 
 
@@ -37,6 +38,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option("--out", help="The folder for grid.png and metrics.jsonl.")],
     size: SizeOption = None,
     background: Annotated[str, typer.Option("--background", help="Behind transparent pictures.")] = "white",
+    memory: MemoryOption = MEMORY,
     batch: BatchOption = 16,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -55,12 +57,14 @@ def reconstruct(
         out_folder,
         parse_size,
     )
+    from sfumato.cli.task_options import parse_memory
     from sfumato.data.reading import colour
     from sfumato.model import load
     from sfumato.training.workers import use_all_cores
 
     frame, behind = parse_size(size), colour(background)
     at_least("--batch", batch, 1)
+    bound = parse_memory(memory)
     use_all_cores()
     place = chosen_device(device)
     computing = chosen_autocast(place, precision)
@@ -72,16 +76,16 @@ def reconstruct(
     unreadable: list[str] = []
     pictures = _read(root, names, frame, behind, unreadable)
     with made_fast(loaded, computing), enough_memory(batch):
-        results, sheet = measure(loaded, pictures, len(names), batch)
+        results, sheet = measure(loaded, pictures, len(names), batch, bound)
     _report(folder, results, sheet, unreadable, root)
 
 
 def measure(
-    model: "LatentDiffusion", images: "Iterator[tuple[str, Tensor]]", total: int, batch: int
+    model: "LatentDiffusion", images: "Iterator[tuple[str, Tensor]]", total: int, batch: int, memory: int
 ) -> "tuple[list[Fidelity], list[tuple[Tensor, Tensor]]]":
     """Fidelity of every named image (3, H, W) in [-1, 1], and the first pairs of original and reconstruction.
 
-    Pictures of one size that follow each other are computed together.
+    Pictures of one size that follow each other are computed together; `memory` is in bytes.
     """
     from sfumato.cli.progress import counting
 
@@ -89,10 +93,10 @@ def measure(
     sheet: list[tuple[Tensor, Tensor]] = []
     waiting: list[tuple[str, Tensor]] = []
 
-    def flush(advance: Callable[[int], None]) -> None:
+    def flush(advance: Advance) -> None:
         if not waiting:
             return
-        for name, image, output in _pairs(model, waiting):
+        for name, image, output in _pairs(model, waiting, memory):
             results.append(_fidelity(name, image, output))
             if len(sheet) < ON_SHEET:
                 sheet.append((image, output))
@@ -108,35 +112,19 @@ def measure(
     return results, sheet
 
 
-def _pairs(model: "LatentDiffusion", named: "Sequence[tuple[str, Tensor]]") -> "Iterator[tuple[str, Tensor, Tensor]]":
+def _pairs(
+    model: "LatentDiffusion", named: "Sequence[tuple[str, Tensor]]", memory: int
+) -> "Iterator[tuple[str, Tensor, Tensor]]":
     """Names, images and reconstructions in [-1, 1] of images of one size."""
     import torch
 
+    from sfumato.pictures import padded
+
     images = torch.stack([image for _, image in named])
     H, W = images.shape[-2:]
-    outputs = model.reconstruct(padded(images, model.autoencoder.factor), len(named))[..., :H, :W]
+    outputs = model.reconstruct(padded(images, model.autoencoder.factor), len(named), memory)[..., :H, :W]
     for (name, image), output in zip(named, outputs.float().clamp(-1, 1).cpu(), strict=True):
         yield name, image, output
-
-
-def padded(images: "Tensor", factor: int) -> "Tensor":
-    """(B, C, H, W) grown at the bottom and the right to multiples of `factor`, by reflection however small it is.
-
-    To two of them at least: norms need more than one position.
-    """
-    for axis in (-2, -1):
-        length = images.shape[axis]
-        images = images.index_select(axis, _mirrored(length, max(2 * factor, -(-length // factor) * factor)))
-    return images
-
-
-def _mirrored(length: int, wanted: int) -> "Tensor":
-    """`wanted` indices that run from 0 to length - 1, and back and forth from there."""
-    import torch
-
-    period = max(1, 2 * (length - 1))
-    i = torch.arange(wanted) % period
-    return torch.where(i < length, i, period - i)
 
 
 def _fidelity(name: str, image: "Tensor", output: "Tensor") -> Fidelity:
@@ -222,7 +210,7 @@ def _report(
     if (folder / "metrics.jsonl").exists():
         typer.echo(f"the results that were in {folder} are replaced", err=True)
     write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
-    cells = _cells([image for pair in sheet for image in pair])
+    cells = pictures.cells([image for pair in sheet for image in pair])
     pictures.save_png(folder / "grid.png", pictures.grid(cells, 2 * columns_of(len(sheet))))
     similar = [result.ssim for result in results if result.ssim is not None]
     # equal pictures have an infinite PSNR, which would hide all others in the mean
@@ -233,26 +221,6 @@ def _report(
         f"mean over {len(results)} of {len(results) + len(unreadable)} files: PSNR {mean_psnr}, SSIM {mean_ssim}"
     )
     typer.echo(f"sheet: {folder / 'grid.png'}; every picture: {folder / 'metrics.jsonl'}")
-
-
-def _cells(images: "Sequence[Tensor]") -> "Tensor":
-    """Images of any sizes as uint8 cells (N, 3, H, W) of one size: shrunk to at most SHEET_SIDE, white around."""
-    import torch
-    from PIL import Image
-
-    from sfumato import pictures
-
-    small = []
-    for image in images:
-        picture = pictures.to_pil(image)
-        picture.thumbnail((SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
-        small.append(pictures.to_uint8(pictures.from_pil(picture)))
-    H, W = (max(image.shape[axis] for image in small) for axis in (-2, -1))
-    cells = torch.full((len(small), 3, H, W), 255, dtype=torch.uint8)
-    for cell, image in zip(cells, small, strict=True):
-        top, left = (H - image.shape[-2]) // 2, (W - image.shape[-1]) // 2
-        cell[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
-    return cells
 
 
 def _rounded(value: str | float | None) -> str | float | None:

@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +11,29 @@ import typer
 
 from sfumato.cli.classifying import ClassifierOption, ClassifierScaleOption, ClassOption
 from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, PrecisionOption, SizeOption
+from sfumato.cli.sampling_options import (
+    EtaOption,
+    GridOption,
+    GuidanceOption,
+    IntervalOption,
+    SamplerOption,
+    ShiftOption,
+    StepsOption,
+    TimesOption,
+)
+from sfumato.cli.task_options import MEMORY, OVERLAP, MemoryOption, OverlapOption, WindowOption
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfumato.drawing import Drawing
     from sfumato.model import LatentDiffusion
-    from sfumato.sampling.table import SamplerConfig
+    from sfumato.sampling.grids import GridConfig
+    from sfumato.sampling.loop import Step
 
 ON_SHEET = 256
+ON_STRIP = 8
+ON_PREVIEW = 16
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,14 @@ class Wish:
     text: str | None
     label: str | None
     seed: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of the way: pictures of `strip` steps in a row each, and a preview every so many steps."""
+
+    strip: int = 0
+    preview_every: int = 0
 
 
 def sample(
@@ -44,27 +69,58 @@ def sample(
         int | None,
         typer.Option("-n", "--count", help="Pictures of each prompt or label [default: 4, or 1 of several prompts]."),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", help="Steps of the sampler.")] = 20,
-    sampler: Annotated[str, typer.Option("--sampler", help="`sfumato samplers` lists them.")] = "dpmpp-2m",
-    eta: Annotated[
-        float | None, typer.Option("--eta", help="Fresh noise of ddim (0 to 1) and dpmpp-2m-sde (from 0).")
-    ] = None,
-    grid: Annotated[
+    steps: StepsOption = None,
+    sampler: SamplerOption = "auto",
+    eta: EtaOption = None,
+    grid: GridOption = None,
+    shift: ShiftOption = None,
+    times: TimesOption = None,
+    guidance: GuidanceOption = None,
+    interval: IntervalOption = "0,1",
+    rescale: Annotated[
+        float, typer.Option("--rescale", help="Bring back the contrast that strong guidance inflates: 0 (off) to 1.")
+    ] = 0.0,
+    apg: Annotated[
         str | None,
-        typer.Option("--grid", help="Spacing of the steps: leading, trailing, linspace, quadratic, karras, log-snr."),
+        typer.Option("--apg", metavar="SETTINGS", help="Adaptive projected guidance: on, or limit=7.5,momentum=-0.5."),
     ] = None,
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", help="How strongly to follow the prompt; 1 is off [default: 3].")
-    ] = None,
-    interval: Annotated[
-        str, typer.Option("--interval", metavar="LO,HI", help="Times in [0, 1] (1: noisiest) at which guidance acts.")
-    ] = "0,1",
     negative: Annotated[str | None, typer.Option("--negative", help="A text to lead away from.")] = None,
     class_: ClassOption = None,
     classifier: ClassifierOption = None,
     classifier_scale: ClassifierScaleOption = 1.0,
+    autoguide: Annotated[
+        Path | None,
+        typer.Option("--autoguide", metavar="MODEL", help="A weaker version of the model to lead away from."),
+    ] = None,
+    autoguide_scale: Annotated[
+        float, typer.Option("--autoguide-scale", help="How strongly to lead away from it; 1 is off.")
+    ] = 2.0,
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--steer",
+            metavar="WISH",
+            help="Make pictures like another: low-res=FILE, colour=FILE or #rrggbb, features=FILE. May be repeated.",
+        ),
+    ] = None,
+    steer_scale: Annotated[
+        float,
+        typer.Option("--steer-scale", help="How far each step goes towards what --steer wishes; 1 is all the way."),
+    ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the first picture; the next one takes the next number.")] = 0,
+    same_seed: Annotated[
+        bool, typer.Option("--same-seed", help="One seed for all pictures, to compare prompts or scales.")
+    ] = False,
+    strip: Annotated[
+        int, typer.Option("--strip", metavar="K", help="Also write the expected picture at K steps of the way.")
+    ] = 0,
+    preview_every: Annotated[
+        int, typer.Option("--preview-every", metavar="K", help="Show OUT/preview.png every K steps while drawing.")
+    ] = 0,
     size: SizeOption = None,
+    window: WindowOption = "0",
+    overlap: OverlapOption = OVERLAP,
+    memory: MemoryOption = MEMORY,
     batch: BatchOption = 16,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -73,29 +129,40 @@ def sample(
 
     Writes OUT/0000.png ..., each with its prompt, seed and settings inside, and OUT/grid.png.
     """
+    from sfumato.cli import sampling_options as given
     from sfumato.cli.classifying import led_by
-    from sfumato.cli.options import (
-        at_least,
-        chosen_autocast,
-        chosen_device,
-        enough_memory,
-        made_fast,
-        out_folder,
-        parse_size,
-    )
+    from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
+    from sfumato.cli.options import parse_size as parsed
+    from sfumato.cli.task_options import parse_memory, parse_window
+    from sfumato.drawing import DEFAULT_STEPS, Drawing, plan
     from sfumato.errors import UserError
     from sfumato.model import load
-    from sfumato.sampling.grids import GridConfig
-    from sfumato.sampling.table import default_grid
     from sfumato.training.workers import use_all_cores
 
     texts = [*(prompts or ()), *_read_prompts(prompts_file)] or None
-    wishes = wanted(texts, label, count, seed)
-    at_least("--steps", steps, 1)
+    wishes = wanted(texts, label, count, seed, same_seed)
+    shown = Shown(at_least("--strip", strip, 0), at_least("--preview-every", preview_every, 0))
     at_least("--batch", batch, 1)
-    config = configured(sampler, eta)
-    times = _interval(interval)
-    frame = parse_size(size)
+    if steps is not None:
+        at_least("--steps", steps, 1)
+    options = Drawing(
+        steps=DEFAULT_STEPS if steps is None else steps,
+        sampler=given.configured(sampler, eta),
+        grid=given.grid_of(grid, shift),
+        guidance=given.guidance_of(guidance),
+        interval=given.interval_of(interval),
+        rescale=rescale,
+        projection=given.projection_of(apg),
+        negative=negative,
+        autoguide_scale=autoguide_scale,
+        size=parsed(size),
+        window=parse_window(window),
+        overlap=overlap,
+        memory=parse_memory(memory),
+        batch=batch,
+    )
+    if times is not None and (grid is not None or shift is not None):
+        raise UserError("--times says where the steps are: leave out --grid and --shift")
     use_all_cores()
     place = chosen_device(device)
     computing = chosen_autocast(place, precision)
@@ -103,42 +170,41 @@ def sample(
     loaded = load(model, place)
     if loaded.second is None:
         raise UserError(f"{str(model)!r} is an autoencoder only: train a diffusion model on it to draw samples")
-    scale = loaded.guidance_scale(guidance, texts is not None or label is not None or negative is not None)
+    if times is not None:
+        listed = given.times_of(times, loaded.second.schedule, steps)
+        options = replace(options, grid=listed, steps=len(listed.times or ()) - 1)
+    elif grid is None and shift is not None:
+        options = replace(options, grid=_shifted(loaded, options, wishes, shift))
+    weaker = None if autoguide is None else load(autoguide, place)
+    steering = given.steering_of(steer or (), steer_scale, options.size or loaded.config.image_size)
+    options = replace(options, autoguide=weaker, steer=steering)
+    planned = plan(loaded, _of(wishes, options))
     takes_text = loaded.second.conditioner is not None and "text" in loaded.second.conditioner.reads
-    if negative is not None and takes_text and scale == 1:
+    if negative is not None and takes_text and set(planned.scales) == {1.0}:
         raise UserError("--negative works through guidance, which is off: give --guidance above 1, such as 3")
     wrap, led = led_by(loaded, classifier, class_, classifier_scale)
-    spacing = default_grid(config, loaded.second.schedule) if grid is None else _grid(grid)
-    facts: dict[str, Any] = {
-        **_sampler_facts(config),
-        "steps": steps,
-        "grid": spacing.kind,
-        "guidance": scale,
-        **({"interval": interval} if scale != 1 and times != (0.0, 1.0) else {}),
-        **({"negative": negative} if negative is not None else {}),
+    if told := given.said(planned):
+        typer.echo(told)
+    facts = {
+        **given.sampler_facts(planned),
+        **_guidance_facts(options, planned.scales, autoguide, steer, steer_scale),
         **led,
     }
-    options: dict[str, Any] = {
-        "steps": steps,
-        "sampler": config,
-        "grid": GridConfig(kind=spacing.kind),
-        "guidance": scale,
-        "interval": times,
-        "negative": negative,
-        "size": frame,
-        "wrap": wrap,
-    }
-    with made_fast(loaded, computing), enough_memory(batch):
-        draw(loaded, wishes, folder, batch, options, facts)
+    fast = computing if steering is not None else made_fast(loaded, computing)
+    if weaker is not None and steering is None:
+        made_fast(weaker, computing)
+    with fast, enough_memory(batch):
+        draw(loaded, wishes, folder, replace(options, guidance=planned.scales, wrap=wrap), facts, planned.steps, shown)
 
 
 def draw(
     model: "LatentDiffusion",
     wishes: Sequence[Wish],
     folder: Path,
-    batch: int,
-    options: dict[str, Any],
+    options: "Drawing",
     facts: dict[str, Any],
+    steps: int,
+    shown: Shown = Shown(),
 ) -> None:
     """Draws the pictures batch by batch, each batch on disk before the next begins, and says where they are.
 
@@ -146,9 +212,10 @@ def draw(
         model: the model.
         wishes: what to draw.
         folder: where to; pictures that are there already stay.
-        batch: pictures at once.
-        options: keyword arguments of `LatentDiffusion.sample_tensor`.
-        facts: what is written into every picture beside its prompt, label and seed.
+        options: how; its guidance has a scale for each wish.
+        facts: what is written into every picture beside its prompt, label, seed and guidance.
+        steps: of a batch, for the bar.
+        shown: what else is shown of the way.
     """
     import torch
 
@@ -157,42 +224,126 @@ def draw(
     from sfumato.cli.progress import counting
 
     first = next_number(folder)
-    about = {**facts, "model": model.digest, "sfumato": __version__}
+    about = {"model": model.digest, "sfumato": __version__}
     sheet: list[torch.Tensor] = []
-    batches = [wishes[i : i + batch] for i in range(0, len(wishes), batch)]
+    size = options.batch
+    scales: Sequence[float] = options.guidance  # type: ignore[assignment]  # one each
+    batches = [range(i, min(i + size, len(wishes))) for i in range(0, len(wishes), size)]
     t_start = time.monotonic()
     number = first
-    with counting("sampling", options["steps"] * len(batches), "steps") as advance:
-        for part in batches:
-            images = model.sample_tensor(
-                None if part[0].text is None else [wish.text or "" for wish in part],
-                label=None if part[0].label is None else [wish.label or "" for wish in part],
-                n=len(part),
-                seeds=[wish.seed for wish in part],
-                batch=batch,
-                callback=lambda step: advance(1),
-                **options,
-            )
+    with counting("sampling", steps * len(batches), "steps") as advance:
+        for rows in batches:
+            part = [wishes[row] for row in rows]
+            way = _Way(model, folder, shown, advance)
+            drawn = _of(part, replace(options, guidance=[scales[row] for row in rows], callback=way))
+            images = model.draw(drawn)
             if first and number == first:
                 typer.echo(f"{folder} already holds pictures: numbering goes on at {first:04d}", err=True)
-            for wish, pixels in zip(part, pictures.to_uint8(images).cpu(), strict=True):
-                own = {"prompt": wish.text, "label": wish.label, "seed": wish.seed}
+            way.finish(number)
+            for row, pixels in zip(rows, pictures.to_uint8(images).cpu(), strict=True):
+                own = {"prompt": wishes[row].text, "label": wishes[row].label, "seed": wishes[row].seed}
                 known = {name: value for name, value in own.items() if value is not None}
-                pictures.save_png(folder / f"{number:04d}.png", pixels, {**known, **about})
+                pictures.save_png(
+                    folder / f"{number:04d}.png", pixels, {**known, **facts, "guidance": scales[row], **about}
+                )
                 number += 1
                 if len(sheet) < ON_SHEET:
                     sheet.append(pixels)
     elapsed = time.monotonic() - t_start
     name = folder / ("grid.png" if first == 0 else f"grid-{first:04d}.png")
-    pictures.save_png(name, pictures.grid(torch.stack(sheet), columns_of(len(sheet))), about)
+    pictures.save_png(name, pictures.grid(torch.stack(sheet), columns_of(len(sheet))), {**facts, **about})
     told = f"{first:04d}.png" + (f" to {number - 1:04d}.png" if number - 1 > first else "")
     plural = "s" if len(wishes) > 1 else ""
     rate = f"{len(wishes)} picture{plural} in {elapsed:.1f} s, {len(wishes) / elapsed:.1f} a second"
     typer.echo(f"{rate}: {folder}/{told}; sheet: {name}")
 
 
-def wanted(texts: Sequence[str] | None, labels: Sequence[str] | None, count: int | None, seed: int) -> list[Wish]:
-    """`count` pictures of each prompt or label, with seeds from `seed` on.
+@dataclass
+class _Way:
+    """Watches the steps of a batch: moves the bar, keeps what the strip needs, shows previews."""
+
+    model: "LatentDiffusion"
+    folder: Path
+    shown: Shown
+    advance: Callable[[int], None]
+    passed: "list[Tensor]" = field(default_factory=list)
+
+    def __call__(self, step: "Step") -> None:
+        from sfumato import pictures
+        from sfumato.cli.options import columns_of
+
+        self.advance(1)
+        if self.shown.strip:
+            self.passed.append(step.x0[:ON_STRIP].cpu())
+        every = self.shown.preview_every
+        if every and (step.index + 1) % every == 0 and step.index + 1 < step.total:
+            images = pictures.to_uint8(self.model.decode(step.x0[:ON_PREVIEW])).cpu()
+            pictures.save_png(self.folder / "preview.png", pictures.grid(images, columns_of(len(images))))
+
+    def finish(self, number: int) -> None:
+        """Writes the strip under the number of the batch's first picture; a preview has done its duty."""
+        import torch
+
+        from sfumato import pictures
+        from sfumato.sampling.loop import equally_far
+
+        if self.shown.strip:
+            chosen = equally_far(self.passed, self.shown.strip)
+            columns = [self.model.decode(self.passed[place].to(self.model.device)).cpu() for place in chosen]
+            rows = torch.stack(columns, 1).flatten(0, 1)
+            steps = ", ".join(str(place + 1) for place in chosen)
+            path = self.folder / f"strip-{number:04d}.png"
+            pictures.save_png(path, pictures.grid(rows, len(chosen)), {"steps": steps})
+        (self.folder / "preview.png").unlink(missing_ok=True)
+
+
+def _of(wishes: Sequence[Wish], options: "Drawing") -> "Drawing":
+    """The options, for these wishes."""
+    return replace(
+        options,
+        text=None if wishes[0].text is None else [wish.text or "" for wish in wishes],
+        label=None if wishes[0].label is None else [wish.label or "" for wish in wishes],
+        n=len(wishes),
+        seeds=[wish.seed for wish in wishes],
+    )
+
+
+def _shifted(model: "LatentDiffusion", options: "Drawing", wishes: Sequence[Wish], shift: float) -> "GridConfig":
+    """The sampler's own grid, shifted."""
+    from sfumato.config import parse
+    from sfumato.drawing import plan
+    from sfumato.sampling.grids import GridConfig
+
+    grid = plan(model, _of(wishes, options)).choice.grid
+    return parse({**grid.model_dump(), "shift": shift}, GridConfig, "--shift")
+
+
+def _guidance_facts(
+    options: "Drawing", scales: Sequence[float], autoguide: Path | None, steer: Sequence[str] | None, steer_scale: float
+) -> dict[str, Any]:
+    """What a picture tells of its guidance, where that is not the usual."""
+    guided = any(scale != 1 for scale in scales) or autoguide is not None
+    told: dict[str, Any] = {"guidance": scales[0]} if len(set(scales)) == 1 else {}
+    if guided and options.interval != (0.0, 1.0):
+        told["interval"] = f"{options.interval[0]:g},{options.interval[1]:g}"
+    if guided and options.rescale:
+        told["rescale"] = options.rescale
+    if guided and options.projection is not None:
+        p = options.projection
+        told["apg"] = f"parallel={p.parallel:g},limit={p.limit:g},momentum={p.momentum:g}"
+    if options.negative is not None:
+        told["negative"] = options.negative
+    if autoguide is not None and options.autoguide is not None:
+        told |= {"autoguide": options.autoguide.digest, "autoguide scale": options.autoguide_scale}
+    if steer:
+        told |= {"steer": "; ".join(steer), "steer scale": steer_scale}
+    return told
+
+
+def wanted(
+    texts: Sequence[str] | None, labels: Sequence[str] | None, count: int | None, seed: int, same_seed: bool = False
+) -> list[Wish]:
+    """`count` pictures of each prompt or label, with seeds from `seed` on, or all with that one.
 
     Raises UserError where prompts and labels are both several, and not as many.
     """
@@ -210,38 +361,14 @@ def wanted(texts: Sequence[str] | None, labels: Sequence[str] | None, count: int
     for row in range(rows):
         text = None if texts is None else texts[row % len(texts)]
         label = None if labels is None else labels[row % len(labels)]
-        wishes += [Wish(text, label, seed + row * each + i) for i in range(each)]
+        wishes += [Wish(text, label, seed if same_seed else seed + row * each + i) for i in range(each)]
     return wishes
-
-
-def configured(name: str, eta: float | None) -> "SamplerConfig":
-    """The sampler of the options. Raises UserError for an unknown one, or an eta it has not."""
-    from sfumato.errors import UserError
-    from sfumato.model import sampler_named
-    from sfumato.sampling.table import SAMPLERS
-
-    if eta is None or name not in SAMPLERS:
-        return sampler_named(name)
-    if "eta" not in SAMPLERS[name].config.model_fields:
-        having = [other for other, facts in SAMPLERS.items() if "eta" in facts.config.model_fields]
-        raise UserError(f"--eta does not fit the sampler {name}: it belongs to {' and '.join(having)}")
-    try:
-        return sampler_named(name, eta=eta)
-    except UserError:
-        range_of = "between 0 (deterministic) and 1 (as ddpm)" if name == "ddim" else "from 0 (deterministic) on"
-        raise UserError(f"--eta is {eta:g}: {name} takes values {range_of}") from None
 
 
 def next_number(folder: Path) -> int:
     """One more than the highest number of a picture in the folder, 0 where there is none."""
     found = (re.fullmatch(r"(\d{4,})\.png", path.name) for path in folder.iterdir())
     return max((int(match.group(1)) + 1 for match in found if match), default=0)
-
-
-def _sampler_facts(config: "SamplerConfig") -> dict[str, Any]:
-    """The sampler, and those of its settings that are not the default."""
-    changed = {name: value for name, value in config.model_dump(exclude_defaults=True).items() if name != "kind"}
-    return {"sampler": config.kind, **changed}
 
 
 def _read_prompts(path: Path | None) -> list[str]:
@@ -257,27 +384,3 @@ def _read_prompts(path: Path | None) -> list[str]:
     if not any(lines):
         raise UserError(f"--prompts {str(path)!r} holds no prompt: write one on each line")
     return [line for line in lines if line]
-
-
-def _interval(text: str) -> tuple[float, float]:
-    from sfumato.errors import UserError
-
-    try:
-        low, high = (float(value) for value in text.split(","))
-    except ValueError:
-        low, high = 1.0, 0.0
-    if not 0 <= low <= high <= 1:
-        raise UserError(f"--interval {text!r} is not LO,HI with 0 <= LO <= HI <= 1, such as 0.2,0.8")
-    return low, high
-
-
-def _grid(name: str) -> Any:
-    from typing import get_args
-
-    from sfumato.errors import UserError
-    from sfumato.sampling.grids import GridConfig, GridKind
-
-    kinds = [kind for kind in get_args(GridKind) if kind != "times"]
-    if name not in kinds:
-        raise UserError(f"--grid {name!r} is not one of {', '.join(kinds)}")
-    return GridConfig(kind=name)

@@ -1,16 +1,36 @@
 """`sfumato samplers`."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sfumato.sampling.table import SamplerFacts
+
 
 def samplers() -> None:
     """List the samplers and what each suits.
 
-    With its order of accuracy, its network calls a step and the usual spacing of its steps.
+    With its order of accuracy, its network calls a step, the usual spacing of its steps, and its settings, which are
+    given as in --sampler ddim:eta=0.5. `auto`, the usual choice of `sfumato sample`, takes one of them and says why.
     """
     from sfumato.cli.tables import show
     from sfumato.sampling.table import SAMPLERS
 
     rows = [
-        [name, "random" if facts.order is None else str(facts.order), str(facts.calls), facts.grid, facts.suits]
+        [
+            name,
+            "random" if facts.order is None else str(facts.order),
+            str(facts.calls),
+            facts.grid,
+            _settings(facts),
+            facts.suits,
+        ]
         for name, facts in SAMPLERS.items()
     ]
-    show(["sampler", "order", "calls", "grid", "suits"], rows)
+    show(["sampler", "order", "calls", "grid", "settings", "suits"], rows)
+
+
+def _settings(facts: "SamplerFacts") -> str:
+    """The settings and their usual values."""
+    fields = {name: field.default for name, field in facts.config.model_fields.items() if name != "kind"}
+    shown = (f"{name}={round(value, 3) if isinstance(value, float) else value}" for name, value in fields.items())
+    return " ".join(shown) or "-"

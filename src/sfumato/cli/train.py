@@ -154,12 +154,13 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
 def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
     """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
     from sfumato.cli.progress import bars
+    from sfumato.training.conditions import with_conditions
     from sfumato.training.data import open_data
     from sfumato.training.diffusion import train_diffusion
     from sfumato.training.encode import cached_latents
     from sfumato.training.evaluation import SampleEvaluation
     from sfumato.training.export import save_diffusion
-    from sfumato.training.previews import Samples
+    from sfumato.training.previews import samples_of
     from sfumato.training.run import RunFolder
     from sfumato.training.second_stage import begin, check_sizes, steered
     from sfumato.training.workers import Workers, use_all_cores
@@ -173,7 +174,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
             folder.claim(config)
-            data = open_data(config.data, config.held_out, out, place, say, progress)
+            data = open_data(config.data, config.held_out, out, place, say, progress, config.conditions)
         latents = cached_latents(
             first,
             data.training,
@@ -183,10 +184,21 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
             progress=progress("encoding"),
             workers=workers,
         )
-        model = begin(config, first, latents).to(workers.device)
+        source = with_conditions(
+            latents,
+            data.training,
+            first,
+            config.data,
+            config.conditions,
+            place,
+            config.train.precision,
+            progress("encoding masked pictures"),
+            workers,
+        )
+        model = begin(config, first, latents, source.fields, data.inputs).to(workers.device)
         folder.describe(say)
     assert model.second is not None
-    preview = Samples.of(model, data, folder.previews, config.train.precision)
+    preview = samples_of(model, data, folder.previews, config)
     evaluate = None
     if config.train.evaluation.every and workers.leads:
         evaluate = SampleEvaluation.of(
@@ -202,7 +214,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         model.second.schedule,
         model.autoencoder,
         model.scaling,
-        latents,
+        source,
         folder,
         preview,
         lambda networks, state: save_diffusion(model, networks, config, folder, state),

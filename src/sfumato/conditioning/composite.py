@@ -1,10 +1,10 @@
 """Several conditioners as one: their conditions are merged field by field (the original's hybrid conditioning)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
-from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields, merge
+from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields, merge, select
 
 
 class Composite(Conditioner):
@@ -26,10 +26,34 @@ class Composite(Conditioner):
         return merge([part(fields) for part in self.parts.values()])
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:
-        return merge([part.null(n, size) for part in self._conditioners()])
+        return merge([part.null(n, size) for _, part in self._named()])
 
-    def _conditioners(self) -> list[Conditioner]:
-        return [part for part in self.parts.values() if isinstance(part, Conditioner)]
+    def partly(self, fields: Fields, keep: Mapping[str, Tensor], size: tuple[int, int]) -> Condition:
+        """Each part's condition for the samples that keep it, (B,) bool by name, its null one for the others."""
+        chosen = []
+        for name, part in self._named():
+            condition = part(fields)
+            n = next(iter(condition.tensors().values())).shape[0]
+            chosen.append(select(keep[name], condition, part.null(n, size)))
+        return merge(chosen)
+
+    def one_by_one(self, fields: Fields, n: int, size: tuple[int, int], names: Sequence[str]) -> list[Condition]:
+        """Conditions of n samples: all parts but the named ones given, then each of these added, in their order.
+
+        Raises ValueError for a name that is no part.
+        """
+        named = dict(self._named())
+        if unknown := [name for name in names if name not in named]:
+            raise ValueError(f"{unknown[0]!r} is not one of the conditioner's parts {', '.join(named)}")
+        conditions = []
+        for k in range(len(names) + 1):
+            absent = set(names[k:])
+            chosen = [part.null(n, size) if name in absent else part(fields) for name, part in named.items()]
+            conditions.append(merge(chosen))
+        return conditions
+
+    def _named(self) -> list[tuple[str, Conditioner]]:
+        return [(name, part) for name, part in self.parts.items() if isinstance(part, Conditioner)]
 
 
 def _merged(specs: Mapping[str, ConditionSpec]) -> ConditionSpec:

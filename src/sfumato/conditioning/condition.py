@@ -1,10 +1,11 @@
 """What steers a denoiser: a frozen bundle of optional tensors, and the interface of whatever makes one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Fields = Mapping[str, Any]
@@ -73,11 +74,53 @@ def select(keep: Tensor, condition: Condition, null: Condition) -> Condition:
 
 
 def stack(conditions: Sequence[Condition]) -> Condition:
-    """Concatenates along the batch axis (the doubled batch of guidance); all must have the same fields."""
+    """Concatenates along the batch axis (the doubled batch of guidance); all must have the same fields.
+
+    Where their numbers of tokens differ, the shorter ones are padded with tokens that no one attends.
+    """
+    lengths = [c.tokens.shape[1] for c in conditions if c.tokens is not None]
+    if len(set(lengths)) > 1:
+        conditions = [_padded(c, max(lengths)) for c in conditions]
     names = {frozenset(c.tensors()) for c in conditions}
     if len(names) != 1:
         raise ValueError(f"conditions with different fields cannot share a batch: {[sorted(n) for n in names]}")
     return Condition(**{name: torch.cat([c.tensors()[name] for c in conditions]) for name in next(iter(names))})
+
+
+def _padded(condition: Condition, length: int) -> Condition:
+    """With `length` tokens, those beyond its own masked out."""
+    tokens = condition.tokens
+    if tokens is None:
+        return condition
+    mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    missing = length - tokens.shape[1]
+    return replace(
+        condition,
+        tokens=F.pad(tokens, (0, 0, 0, missing)),
+        mask=F.pad(mask if condition.mask is None else condition.mask, (0, missing)),
+    )
+
+
+def take(condition: Condition, rows: slice) -> Condition:
+    """The samples of a batch in `rows`."""
+    return Condition(**{name: tensor[rows] for name, tensor in condition.tensors().items()})
+
+
+def between(a: Condition, b: Condition, weight: Tensor) -> Condition:
+    """Conditions at `weight` (N,) of the way from a to b, each of one sample: fields are mixed linearly, masks joined.
+
+    Linear, since the vectors of a condition have no common length that an arc would keep. Raises ValueError where they
+    have different fields.
+    """
+    if a.tensors().keys() != b.tensors().keys():
+        raise ValueError(f"conditions of different fields: {sorted(a.tensors())} and {sorted(b.tensors())}")
+
+    def mixed(one: Tensor, other: Tensor) -> Tensor:
+        if one.dtype == torch.bool:
+            return (one | other).expand(len(weight), *one.shape[1:])
+        return torch.lerp(one, other, weight.to(one).reshape(-1, *[1] * (one.dim() - 1)))
+
+    return Condition(**{name: mixed(one, b.tensors()[name]) for name, one in a.tensors().items()})
 
 
 class Conditioner(nn.Module):

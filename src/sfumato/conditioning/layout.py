@@ -20,7 +20,7 @@ class LayoutConfig(Schema):
     """How objects become tokens, and the transformer that reads them."""
 
     kind: Literal["layout"] = "layout"
-    classes: int = Field(gt=0)
+    classes: int = Field(ge=0, description="0: as many as the data has")
     objects: int = Field(default=30, gt=0, description="most objects of an image; further ones are left out")
     box: Literal["corners", "center"] = Field(default="corners", description="two tokens for a box, or one")
     crop_tokens: bool = Field(
@@ -157,7 +157,7 @@ class LayoutTransformer(Conditioner):
         for i, (boxes, categories) in enumerate(zip(fields["boxes"], fields["categories"], strict=True)):
             modifiers = fields["modifiers"][i] if "modifiers" in fields else None
             crop = [float(value) for value in fields["crop"][i]] if "crop" in fields else WHOLE
-            rows.append(layout_tokens(self.config, boxes, categories, modifiers, crop))
+            rows.append(layout_tokens(self.config, boxes.cpu(), categories.cpu(), modifiers, crop))
         return torch.stack(rows)
 
     def _encode(self, ids: Tensor) -> Condition:

@@ -41,6 +41,8 @@ class FolderConfig(Schema):
     text_column: str = "text"
     label_column: str = "label"
     columns: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    """Sub-folders whose pictures are not part of the set."""
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Only the rows of the metadata whose columns have these values."""
 
@@ -78,7 +80,8 @@ class Scan:
     """What stands in a folder: readable files with what is known of each, in order of their relative paths.
 
     `unreadable` lists (path, reason); `missing` the files that metadata names and the folder lacks; `notes` are
-    sentences for the user. `texts` and `labels` are None where no file has one.
+    sentences for the user. `texts` and `labels` are None where no file has one. `metadata` is all that stands in the
+    row of each file.
     """
 
     root: Path
@@ -88,6 +91,7 @@ class Scan:
     labels: tuple[int, ...] | None
     classes: tuple[str, ...] | None
     columns: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    metadata: tuple[dict[str, Any], ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -106,7 +110,8 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
     if not root.is_dir():
         raise UserError(f"data path {root} is a file: give the folder that holds the images")
     found = list_files(root)
-    rows, missing, unlisted = _rows(root, found)
+    pictures = [name for name in found if not name.startswith(tuple(f"{folder}/" for folder in config.leave_out))]
+    rows, missing, unlisted = _rows(root, pictures)
     if not rows:
         named = f", though its metadata names {len(missing)} that are missing" if missing else ""
         raise UserError(f"data path {root} holds no images{named}: expected files such as .png, .jpg or .webp")
@@ -132,6 +137,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         labels=labels,
         classes=classes,
         columns=columns_of(rows, config.columns),
+        metadata=tuple(row.values for row in rows),
         unreadable=tuple(unreadable),
         missing=tuple(missing),
         notes=tuple(notes),

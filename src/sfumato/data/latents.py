@@ -178,13 +178,15 @@ class LatentDataset:
         return self.header.count
 
     def __getitem__(self, index: int) -> LatentExample:
-        return self._example(index, 0)
+        return self.row(index, False)
 
     def variant(self, index: int, seed: int) -> LatentExample:
         """Mirrored or not, as the same seed's variant of the picture would be."""
-        return self._example(index, int(self.header.mirrored and flips(seed)))
+        return self.row(index, self.header.mirrored and flips(seed))
 
-    def _example(self, index: int, variant: int) -> LatentExample:
+    def row(self, index: int, mirrored: bool) -> LatentExample:
+        """The latent of a picture or of its mirror image; fields are the picture's either way."""
+        variant = int(mirrored)
         if self._state[variant, index] != DONE:
             raise UnreadableImage(f"row {index} of {self.path}", "its image could not be read when it was encoded")
         moments = torch.from_numpy(np.array(self._moments[variant, index]))

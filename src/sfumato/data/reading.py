@@ -25,6 +25,7 @@ SUFFIXES = frozenset(
 """File name endings taken for pictures, in lower case; a metadata file may name others."""
 
 _EDGE = 4096
+_ORIENTATION = 0x0112
 _WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -86,6 +87,15 @@ def glance(path: Path) -> Glance:
             return Glance(image.width, image.height, digest)
 
 
+def displayed_size(path: Path) -> tuple[int, int]:
+    """(H, W) after EXIF rotation, from the header; raises UnreadableImage."""
+    with _named(path), path.open("rb") as stream, _open(path, stream) as image:
+        turned = False
+        with suppress(Exception):  # as in `decode`
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def decode(path: Path, background: tuple[int, int, int], at_least: tuple[int, int] | None = None) -> Image.Image:
     """The file's first frame as RGB.
 
@@ -103,6 +113,21 @@ def decode(path: Path, background: tuple[int, int, int], at_least: tuple[int, in
             with suppress(Exception):  # a damaged EXIF block does not make the pixels unreadable
                 ImageOps.exif_transpose(image, in_place=True)
             return to_rgb(image, background)
+
+
+def open_image(path: Path) -> Image.Image:
+    """The file's first frame in its own mode, palette and transparency kept, EXIF rotation done.
+
+    Raises UnreadableImage.
+    """
+    with _named(path):
+        with path.open("rb") as stream:
+            data = stream.read()
+        with _open(path, BytesIO(data)) as image:
+            image.load()
+            with suppress(Exception):  # as in `decode`
+                ImageOps.exif_transpose(image, in_place=True)
+            return image.copy()
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

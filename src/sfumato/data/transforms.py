@@ -1,7 +1,10 @@
-"""Bringing pictures of any shape to one size: antialiased resize, crop or pad, horizontal flip."""
+"""Bringing pictures of any shape to one size: antialiased resize, crop or pad, horizontal flip.
+
+Label maps and boxes go the same way as their picture: maps by nearest neighbour, boxes by arithmetic.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +14,11 @@ from PIL import Image
 from sfumato.rng import generator
 
 Pixels = NDArray[np.uint8]
+Ids = NDArray[np.integer[Any]]
+Boxes = NDArray[np.float64]
+"""(N, 4): x, y, width, height, as fractions of the picture's width and height."""
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
 
@@ -55,18 +63,65 @@ class Framing:
             image = image.crop((left, top, left + W, top + H))
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
-    def finish(self, pixels: Pixels, seed: int | None) -> Pixels:
-        """Prepared (3, h, w) -> (3, H, W): the seed's random crop and flip; without a seed the centre, not flipped."""
+    def prepare_map(self, ids: Ids, void: int) -> Ids:
+        """Label map (H, W) of a picture's size -> (1, h, w) as `prepare` makes of the picture; padding is `void`."""
         H, W = self.size
-        _, h, w = pixels.shape
-        u, v, f = (0.5, 0.5, 1.0) if seed is None else _draws(seed)
-        if (h, w) != (H, W):
-            top = (h - H) // 2 if seed is None else int(u * (h - H + 1))
-            left = (w - W) // 2 if seed is None else int(v * (w - W + 1))
-            pixels = pixels[:, top : top + H, left : left + W]
-        if self.flip and f < 0.5:
-            pixels = pixels[:, :, ::-1]
-        return pixels
+        height, width = ids.shape
+        h, w = _scaled(height, width, self.size, cover=self.resize == "crop")
+        rows = ((np.arange(h) + 0.5) * (height / h)).astype(np.intp)
+        columns = ((np.arange(w) + 0.5) * (width / w)).astype(np.intp)
+        ids = ids[rows[:, None], columns]
+        if self.resize == "pad":
+            frame = np.full(self.size, void, ids.dtype)
+            top, left = (H - h) // 2, (W - w) // 2
+            frame[top : top + h, left : left + w] = ids
+            ids = frame
+        elif self.crop == "center":
+            top, left = (h - H) // 2, (w - W) // 2
+            ids = ids[top : top + H, left : left + W]
+        return np.ascontiguousarray(ids)[None]
+
+    def finish(self, pixels: NDArray[Scalar], seed: int | None) -> NDArray[Scalar]:
+        """Prepared (C, h, w) -> (C, H, W): the seed's random crop and flip; without a seed the centre, not flipped."""
+        H, W = self.size
+        top, left, mirrored = self._cut(pixels.shape[1], pixels.shape[2], seed)
+        pixels = pixels[:, top : top + H, left : left + W]
+        return pixels[:, :, ::-1] if mirrored else pixels
+
+    def frame_boxes(self, boxes: Boxes, height: int, width: int, seed: int | None) -> Boxes:
+        """Boxes of a picture of (height, width) -> boxes of the framed one, as `prepare` and `finish` place it.
+
+        They are not clipped: what was cut off lies outside [0, 1].
+        """
+        H, W = self.size
+        h, w = _scaled(height, width, self.size, cover=self.resize == "crop")
+        if self.random_crop:
+            top, left, mirrored = self._cut(h, w, seed)
+        else:
+            top, left = ((h - H) // 2, (w - W) // 2) if self.resize == "crop" else (-((H - h) // 2), -((W - w) // 2))
+            mirrored = self._cut(H, W, seed)[2]
+        x, y, across, down = boxes.T
+        x, across = (x * w - left) / W, across * w / W
+        y, down = (y * h - top) / H, down * h / H
+        return np.stack([1 - x - across if mirrored else x, y, across, down], 1)
+
+    def _cut(self, h: int, w: int, seed: int | None) -> tuple[int, int, bool]:
+        """Top, left and mirroring of the seed's variant of a prepared (h, w)."""
+        H, W = self.size
+        if seed is None:
+            return (h - H) // 2, (w - W) // 2, False
+        u, v, f = _draws(seed)
+        return int(u * (h - H + 1)), int(v * (w - W + 1)), self.flip and f < 0.5
+
+
+def clip_boxes(boxes: Boxes, least: float) -> tuple[Boxes, NDArray[np.bool_]]:
+    """Boxes cut to [0, 1], and which (N,) of them keep at least the share `least` of their area, and any of it."""
+    start = boxes[:, :2].clip(0, 1)
+    end = (boxes[:, :2] + boxes[:, 2:]).clip(0, 1)
+    extent = end - start
+    area, before = extent.prod(1), boxes[:, 2:].prod(1)
+    kept = (area > 0) & (area >= least * before * (1 - 1e-9))
+    return np.concatenate([start, extent], 1), kept
 
 
 def flips(seed: int) -> bool:

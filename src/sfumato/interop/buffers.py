@@ -26,3 +26,14 @@ def schedule_buffers(betas: Tensor, v_posterior: float = 0.0) -> dict[str, Tenso
         "posterior_mean_coef2": (1 - previous) * alphas.sqrt() / (1 - cumprod),
     }
     return {name: value.float() for name, value in buffers.items()}
+
+
+def lvlb_weights(buffers: dict[str, Tensor]) -> Tensor:
+    """The original's weights of the variational bound for eps prediction, (T,), from its float32 buffers.
+
+    It computes them in float32, `diffusion.objective.elbo_weight` in float64: they differ by some 1e-6.
+    """
+    betas = buffers["betas"]
+    weights = betas**2 / (2 * buffers["posterior_variance"] * (1 - betas) * (1 - buffers["alphas_cumprod"]))
+    weights[0] = weights[1]  # the variance of the first step is 0
+    return weights

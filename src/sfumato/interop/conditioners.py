@@ -29,6 +29,17 @@ class Mapped:
 
 def map_conditioner(diffusion: Diffusion, tokenizer: str | None) -> Mapped:
     """Raises UserError for a conditioner without counterpart. `tokenizer`: source of the text tokenizer, if known."""
+    try:
+        return _map(diffusion, tokenizer)
+    except UserError:
+        raise
+    except KeyError as error:
+        raise UserError(f"cond_stage_config.params lacks the parameter {error.args[0]!r}") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"cond_stage_config.params has a value of the wrong kind ({error})") from None
+
+
+def _map(diffusion: Diffusion, tokenizer: str | None) -> Mapped:
     given = diffusion.conditioning
     extra = diffusion.in_channels - diffusion.latent_channels
     if given.mode == "none":

@@ -10,6 +10,7 @@ from sfumato.interop.diffusers_import import import_diffusers, is_diffusers_fold
 from sfumato.interop.original import Imported, import_original
 from sfumato.interop.original_export import export_original
 from sfumato.interop.placement import Weights
+from sfumato.model import CONFIG_FILE
 
 __all__ = ["Imported", "describe", "export_model", "import_model"]
 
@@ -28,6 +29,8 @@ def import_model(
     Raises UserError for what cannot be read or expressed, naming it.
     """
     source, out = Path(source), Path(out)
+    out = out if out.name not in ("", "..") else out.resolve()
+    check_target(out)
     if not source.is_dir():
         return import_original(source, out, config, weights, tokenizer, prediction)
     if (source / "autoencoder.safetensors").exists():
@@ -41,6 +44,18 @@ def import_model(
     if given:
         raise UserError(f"{given[0]} is for original checkpoints; a diffusers folder brings its own configuration")
     return import_diffusers(source, out)
+
+
+def check_target(out: Path) -> None:
+    """Raises UserError where an import would take the place of anything but a model folder."""
+    if out.is_file():
+        raise UserError(f"{str(out)!r} is a file; name a folder for the model")
+    if out.is_dir() and any(out.iterdir()) and not _is_model(out):
+        raise UserError(f"the folder {str(out)!r} holds other things, which the model would replace; name another")
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file() and (folder / "autoencoder.safetensors").is_file()
 
 
 def export_model(model: Path | str, out: Path | str, format: Literal["original", "diffusers"]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from sfumato.autoencoder.model import VQConfig
 from sfumato.errors import UserError
@@ -20,8 +21,10 @@ GROUPS = {
 }
 
 
-def describe(path: Path | str) -> list[str]:
+def describe(path: Path | str, config: Path | str | None = None) -> list[str]:
     """Lines about a .ckpt, .pt, .pth or .safetensors file: kind, groups of keys, what lies around them, architecture.
+
+    `config` is the original YAML; by default the one beside the file, else the architecture is inferred.
 
     Raises UserError if the file is no checkpoint, is damaged or cut off.
     """
@@ -38,21 +41,44 @@ def describe(path: Path | str) -> list[str]:
         numbers[group] += elements
         types[str(tensor.dtype).removeprefix("torch.")] += 1
     kinds = ", ".join(f"{kind} ({count})" for kind, count in types.most_common())
-    lines = [f"{source.path}: {len(source.tensors)} tensors, {source.path.stat().st_size / 2**20:.1f} MiB, {kinds}"]
-    lines += [f"  {group}: {counts[group]} tensors, {numbers[group] / 1e6:.1f} M numbers" for group in counts]
+    lines = [f"{source.path}: {_tensors(len(source.tensors))}, {source.path.stat().st_size / 2**20:.1f} MiB, {kinds}"]
+    lines += [f"  {group}: {_tensors(counts[group])}, {numbers[group] / 1e6:.1f} M numbers" for group in counts]
     lines += [f"  {name}: {value}" for name, value in source.extras.items()]
     if source.stubs:
         lines.append(f"  classes named in the file, not loaded: {', '.join(source.stubs)}")
     if source.others:
         lines.append(f"  entries that are no tensors: {', '.join(source.others)}")
-    return lines + _architecture(source)
+    return lines + _architecture(source, config)
 
 
-def _architecture(source: Source) -> list[str]:
+def listing(path: Path | str, config: Path | str | None = None) -> dict[str, Any]:
+    """The same for programs: every key with its shape and element type, what lies around them, and the architecture."""
+    source = open_checkpoint(path)
+    return {
+        "path": str(source.path),
+        "bytes": source.path.stat().st_size,
+        "tensors": {
+            key: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+            for key, tensor in source.tensors.items()
+        },
+        "extras": source.extras,
+        "classes not loaded": list(source.stubs),
+        "entries that are no tensors": list(source.others),
+        "architecture": [line.strip() for line in _architecture(source, config)],
+    }
+
+
+def _tensors(count: int) -> str:
+    return f"{count} tensor{'s' * (count != 1)}"
+
+
+def _architecture(source: Source, config: Path | str | None) -> list[str]:
     notes: list[str] = []
     try:
-        original = read_architecture(source, None, None, notes.append)
+        original = read_architecture(source, config, None, notes.append)
     except UserError as error:
+        if config is not None:
+            raise
         return [f"  architecture: {error}"]
     first = original.autoencoder
     kind = f"VQ of {first.bottleneck.codes} codes" if isinstance(first.bottleneck, VQConfig) else "KL"

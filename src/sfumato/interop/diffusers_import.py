@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sfumato.autoencoder.model import Autoencoder
@@ -20,6 +21,7 @@ from sfumato.errors import UserError
 from sfumato.interop.diffusers_config import ReadUNet, read_autoencoder, read_scheduler, read_unet
 from sfumato.interop.diffusers_keys import OLD_ATTENTION, Entry, autoencoder_entries, unet_entries
 from sfumato.interop.original import Imported, config_text, digest
+from sfumato.interop.original_yaml import first_problem
 from sfumato.interop.source import open_checkpoint
 from sfumato.interop.text_encoders import FOLDER
 from sfumato.model import ModelConfig, swap_folder
@@ -171,12 +173,25 @@ def import_diffusers(path: Path | str, folder: Path | str) -> Imported:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        config = _import(path, fresh, notes.append)
+        config = _read(path, fresh, notes.append)
         write_text(fresh / "config.yaml", to_yaml(config))
         swap_folder(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return Imported(folder, config, tuple(notes))
+
+
+def _read(path: Path, out: Path, say: Say) -> ModelConfig:
+    try:
+        return _import(path, out, say)
+    except UserError:
+        raise
+    except KeyError as error:
+        raise UserError(f"{path}: a configuration lacks {error.args[0]!r}; is the folder complete?") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: a configuration has a value of the wrong kind ({error})") from None
 
 
 def _import(path: Path, out: Path, say: Say) -> ModelConfig:

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
 from sfumato.denoiser.unet import UNetConfig
-from sfumato.diffusion.schedule import CosineConfig, LinearConfig, SqrtConfig, SqrtLinearConfig, build_schedule
+from sfumato.diffusion.schedule import (
+    CosineConfig,
+    LinearConfig,
+    ScheduleConfig,
+    SigmoidConfig,
+    SqrtConfig,
+    SqrtLinearConfig,
+    build_schedule,
+)
 from sfumato.errors import UserError
 from sfumato.interop.known import KNOWN, SD_SCALE, Known
 from sfumato.interop.original_yaml import Conditioning, Diffusion, Original
@@ -179,7 +187,11 @@ def _lookup(shown: Known, conditioner: str, say: Callable[[str], None]) -> Known
     same = [k for k in same if k.conditioner in ("", conditioner)]
     answers = {(k.heads, k.head_channels, k.scale_factor, k.prediction) for k in same}
     if len(answers) == 1:
-        heads = f"{same[0].heads} heads" if same[0].heads else f"{same[0].head_channels} channels a head"
+        heads = (
+            f"{same[0].heads} head{'s' * (same[0].heads > 1)}"
+            if same[0].heads
+            else f"{same[0].head_channels} channels a head"
+        )
         say(f"the shapes do not tell the attention heads: taking {heads}, as the published {same[0].name} has")
         return same[0]
     raise UserError(
@@ -206,14 +218,13 @@ def _infer_diffusion(
     if conditioning.mode == "none" and label is not None:
         conditioning = Conditioning("adm", "identity", {}, "class_label")
     factor = 2 ** (len(unet.channel_multipliers) - 1)
-    stable = conditioning.kind in ("clip", "open-clip")
     predicted = prediction or known.prediction or V_STEPS.get(steps or 0, "v" if steps else "")
     if not predicted:
         raise UserError(
             "Stable Diffusion 2 checkpoints predict eps (512 base) or v (768), and this one does not tell which: "
             "give --prediction eps or --prediction v"
         )
-    nominal = 768 if known.name == SD2 and predicted == "v" else 512 if stable else 256
+    nominal = 768 if known.name == SD2 and predicted == "v" else known.size
     return Diffusion(
         unet=unet,
         in_channels=shown.in_channels,
@@ -241,6 +252,8 @@ def _default_schedule(known: Known, say: Callable[[str], None]) -> dict[str, obj
 
 def infer_schedule(betas: Tensor) -> dict[str, object]:
     """The named schedule whose float32 betas (T,) these are; raises UserError if there is none."""
+    if betas.dim() != 1 or len(betas) < 2:
+        raise UserError(f"the key 'betas' has shape {tuple(betas.shape)}, it should be (steps,)")
     betas = betas.double()
     for config in _candidates(betas):
         table = getattr(build_schedule(config), "betas", None)
@@ -248,16 +261,17 @@ def infer_schedule(betas: Tensor) -> dict[str, object]:
             return {key: value for key, value in config.model_dump().items() if key != "zero_terminal_snr"}
     raise UserError(
         f"the checkpoint's {len(betas)} betas from {betas[0]:.6g} to {betas[-1]:.6g} follow no known schedule "
-        "(linear, sqrt_linear, sqrt, cosine)"
+        "(linear, sqrt_linear, sqrt, cosine, sigmoid)"
     )
 
 
-def _candidates(betas: Tensor) -> Iterator[LinearConfig | SqrtLinearConfig | SqrtConfig | CosineConfig]:
+def _candidates(betas: Tensor) -> Iterator[ScheduleConfig]:
     steps, first, last = len(betas), _short(betas[0].item()), _short(betas[-1].item())
     yield LinearConfig(steps=steps, start=first, end=last)
     yield SqrtLinearConfig(steps=steps, start=first, end=last)
     yield SqrtConfig(steps=steps, start=_short(betas[0].item() ** 2), end=_short(betas[-1].item() ** 2))
     yield CosineConfig(steps=steps)
+    yield SigmoidConfig(steps=steps)
 
 
 def _short(value: float) -> float:

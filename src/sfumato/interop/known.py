@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Known:
-    """A published second stage: what its shapes show (`channels`, `token_dim` at full width), then the rest."""
+    """A published second stage: what its shapes show (`channels`, `token_dim` at full width), then the rest.
+
+    size: of its training images, in pixels.
+    """
 
     name: str
     channels: int
@@ -27,6 +30,7 @@ class Known:
     loss: str = "l2"
     linear: bool = False
     conditioner: str = ""
+    size: int = 256
 
     def topology(self) -> tuple[object, ...]:
         """Everything but the widths."""
@@ -59,14 +63,14 @@ KNOWN: tuple[Known, ...] = (
     Known("bsr_sr", 160, (1, 2, 2, 4), (8,), 6, 3, None, 1, "conv", False, head_channels=32),
     Known("inpainting_big", 256, (1, 2, 3, 4), (2, 4, 8), 7, 3, None, 1, "residual", False, heads=8, loss="l1"),
     Known("rdm768", 448, (1, 2, 3, 4), (1, 2, 4), 16, 16, 768, 1, "conv", False, head_channels=32,
-          scale_factor=0.22765929),
+          scale_factor=0.22765929, size=768),
     Known("stable-diffusion-1", 320, (1, 2, 4, 4), (1, 2, 4), 4, 4, 768, 1, "conv", False, heads=8,
-          scale_factor=SD_SCALE, conditioner="clip"),
+          scale_factor=SD_SCALE, conditioner="clip", size=512),
     Known("stable-diffusion-1-inpainting", 320, (1, 2, 4, 4), (1, 2, 4), 9, 4, 768, 1, "conv", False, heads=8,
-          scale_factor=SD_SCALE, conditioner="clip"),
+          scale_factor=SD_SCALE, conditioner="clip", size=512),
     Known("stable-diffusion-2", 320, (1, 2, 4, 4), (1, 2, 4), 4, 4, 1024, 1, "conv", False, head_channels=64,
-          scale_factor=SD_SCALE, linear=True, prediction=""),
+          scale_factor=SD_SCALE, linear=True, prediction="", size=512),
     Known("stable-diffusion-2-inpainting", 320, (1, 2, 4, 4), (1, 2, 4), 9, 4, 1024, 1, "conv", False, head_channels=64,
-          scale_factor=SD_SCALE, linear=True),
+          scale_factor=SD_SCALE, linear=True, size=512),
 )  # fmt: skip
 """prediction "": both exist with the same shapes."""

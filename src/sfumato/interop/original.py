@@ -1,6 +1,7 @@
 """Original LDM and Stable Diffusion checkpoints -> model folders."""
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from sfumato.autoencoder.model import Autoencoder
@@ -18,11 +20,11 @@ from sfumato.conditioning.sources import tokenizer_text
 from sfumato.conditioning.table import build_conditioner
 from sfumato.config import parse, to_yaml
 from sfumato.denoiser.table import build_denoiser
-from sfumato.diffusion.schedule import LinearConfig, betas_of
+from sfumato.diffusion.schedule import ScheduleConfig, betas_of, zero_terminal
 from sfumato.errors import UserError
 from sfumato.interop.conditioners import Mapped, map_conditioner
 from sfumato.interop.infer import EMA, infer_original, infer_schedule
-from sfumato.interop.original_yaml import Diffusion, Original, load_original_yaml
+from sfumato.interop.original_yaml import Diffusion, Original, first_problem, load_original_yaml
 from sfumato.interop.placement import Placement, Weights, place
 from sfumato.interop.source import Source, open_checkpoint
 from sfumato.interop.text_encoders import (
@@ -129,6 +131,10 @@ def read_architecture(
             return infer_original(source.shapes(), lambda key: source.tensors[key].load(), prediction, steps, say)
         except UserError as error:
             raise UserError(f"{source.path}: {error}") from None
+        except ValidationError as error:
+            raise UserError(f"{source.path}: its shapes make no known network: {first_problem(error)}") from None
+        except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+            raise UserError(f"{source.path}: its shapes make no known network ({error})") from None
     if config is None:
         say(f"configuration: {yaml_path}, found beside the checkpoint")
     original = load_original_yaml(yaml_path)
@@ -145,15 +151,19 @@ def _with_stored_schedule(source: Source, diffusion: Diffusion, say: Callable[[s
     stored = source.tensors.get("betas")
     if stored is None:
         return diffusion
+    if len(stored.shape) != 1 or stored.shape[0] < 2:
+        raise UserError(f"{source.path}: the key 'betas' has shape {tuple(stored.shape)}, it should be (steps,)")
     betas = stored.load().double()
-    schedule = diffusion.schedule
-    if schedule["kind"] == "linear" and schedule["steps"] == len(betas):
-        expected = betas_of(LinearConfig(steps=schedule["steps"], start=schedule["start"], end=schedule["end"]))
+    configured = TypeAdapter[ScheduleConfig](ScheduleConfig).validate_python(diffusion.schedule)
+    if configured.steps == len(betas):
+        expected = betas_of(configured)
         if torch.allclose(expected, betas, rtol=1e-5, atol=0):
             return diffusion
+        if torch.allclose(zero_terminal(expected), betas, rtol=1e-5, atol=1e-7):
+            say("the checkpoint's schedule is its configuration's, rescaled to zero terminal SNR")
+            return replace(diffusion, schedule={**diffusion.schedule, "zero_terminal_snr": True})
     found = infer_schedule(betas)
-    if found != schedule:
-        say(f"the checkpoint's schedule differs from its configuration's, taking the checkpoint's: {found}")
+    say(f"the checkpoint's schedule differs from its configuration's, taking the checkpoint's: {found}")
     return replace(diffusion, schedule=found)
 
 
@@ -174,6 +184,7 @@ def _plan(
     model = _model_config(source, original, mapped, tokenizer, weights)
     parts = _shapes_of(model, original, mapped)
     placement = place(source.shapes(), parts, mapped.prefixes, weights, str(source.path))
+    _check_types(source, placement)
     if mapped.text_model is not None:
         placement = _without_text_encoder(placement, mapped.text_model)
     yaml_path = Path(config) if config is not None else find_yaml(source.path)
@@ -181,12 +192,25 @@ def _plan(
     return _Plan(source, original, mapped, model, placement, scale, text)
 
 
+def _check_types(source: Source, placement: Placement) -> None:
+    """Raises UserError for a weight whose numbers are no real ones."""
+    for original in (key for keys in placement.parts.values() for key in keys.values()):
+        kind = source.tensors[original].dtype
+        if not kind.is_floating_point:
+            name = str(kind).removeprefix("torch.")
+            raise UserError(f"{source.path}: the key {original!r} holds {name} numbers, weights are floating point")
+
+
 def _scale_factor(source: Source, diffusion: Diffusion) -> float:
-    if "scale_factor" in source.tensors:
-        return float(source.tensors["scale_factor"].load())
-    if diffusion.scale_factor is None:
+    stored = source.tensors.get("scale_factor")
+    if stored is None and diffusion.scale_factor is None:
         raise UserError(f"{source.path} lacks the key 'scale_factor' that its configuration (scale_by_std) asks for")
-    return diffusion.scale_factor
+    if stored is not None and tuple(stored.shape) not in ((), (1,)):
+        raise UserError(f"{source.path}: the key 'scale_factor' has shape {tuple(stored.shape)}, it should be ()")
+    scale = float(diffusion.scale_factor or 0) if stored is None else stored.load().double().item()
+    if not (math.isfinite(scale) and scale > 0):
+        raise UserError(f"{source.path}: the scale factor is {scale:g}, it must be positive")
+    return scale
 
 
 def _model_config(
@@ -308,8 +332,8 @@ def _manifest_keys(plan: _Plan) -> list[list[str | None]]:
 
 
 def _floats(tensor: Tensor) -> Tensor:
-    """Half precision is widened, which loses nothing and computes everywhere; export narrows it again."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    """Half precision and less is widened, which loses nothing and computes everywhere; export narrows it again."""
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
 
 
 def config_text(config: ModelConfig) -> str:

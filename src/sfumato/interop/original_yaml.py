@@ -82,10 +82,18 @@ def load_original_yaml(path: Path | str) -> Original:
     try:
         return parse_original(raw)
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise UserError(f"config {str(path)!r}: {problem['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(f"config {str(path)!r}: {first_problem(error)}") from None
     except UserError as error:
         raise UserError(f"config {str(path)!r}: {error}") from None
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(f"config {str(path)!r} has a value of the wrong kind ({error})") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """What our own configuration found wrong first, with the value's name where it has one."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: " * bool(where) + problem["msg"].removeprefix("Value error, ")
 
 
 def parse_original(raw: Any) -> Original:
@@ -204,7 +212,12 @@ _DIFFUSION_PARAMS = {
 def _latent_diffusion(name: str, params: Params) -> Original:
     where = f"{name}.params"
     _only(params, _DIFFUSION_PARAMS, where)
-    for key, harmless in (("given_betas", None), ("use_positional_encodings", False), ("num_timesteps_cond", 1)):
+    for key, harmless in (
+        ("given_betas", None),
+        ("use_positional_encodings", False),
+        ("num_timesteps_cond", 1),
+        ("v_posterior", 0.0),
+    ):
         _refuse(params, key, harmless, where)
     first, first_params = _target(_need(params, "first_stage_config", where), f"{where}.first_stage_config")
     if first not in AUTOENCODERS:

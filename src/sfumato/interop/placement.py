@@ -14,6 +14,7 @@ from sfumato.interop.infer import BUFFERS, CONDITIONER, EMA, FIRST_STAGE, UNET
 Shapes = Mapping[str, tuple[int, ...]]
 Weights = Literal["ema", "live"]
 EMA_COUNTERS = (f"{EMA}decay", f"{EMA}num_updates")
+NETWORKS = (UNET, f"{FIRST_STAGE}encoder.", f"{FIRST_STAGE}decoder.", "encoder.", "decoder.")
 
 REASONS = {
     "live": "live weights, beside the averaged ones the model uses",
@@ -80,7 +81,8 @@ def place(
         weights: "ema" or "live"; None takes the averaged weights where there are any.
         where: names the file in errors.
 
-    Raises UserError for a missing key, or one of the wrong shape, with both shapes.
+    Raises UserError for a missing key, one of the wrong shape (with both shapes), and one of a network that the
+    configuration does not have: without it the others would compute something else.
     """
     second = "denoiser" in parts
     live = _wanted(parts, prefixes, second)
@@ -104,6 +106,12 @@ def place(
     placed = {source for keys in used.values() for source in keys.values()}
     everywhere = {original for keys in live.values() for original in keys.values()} | set(twins.values())
     kept = {key: _reason(key, everywhere) for key in shapes if key not in placed}
+    strays = [key for key, why in kept.items() if why == "unknown" and key.startswith(NETWORKS)]
+    if strays:
+        raise UserError(
+            f"{where} has {len(strays)} keys of networks that its configuration does not have, the first is "
+            f"{strays[0]!r} of shape {tuple(shapes[strays[0]])}: is it another model's configuration?"
+        )
     return Placement(used, kept)
 
 

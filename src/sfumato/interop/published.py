@@ -79,15 +79,17 @@ DIFFUSIONS = (
     _second("cin256", "class to image", "vq-f8", 395.0, "FID 15.82 (200 steps, eta 1)", _CLASSES),
     _second("cin256-v2", "class to image", "vq-f4", 400.9, "FID 3.6 (guided)", _CLASSES),
     _second("text2img256", "text to image", "vq-f4", 403.6, "FID 16.79 on CC (100 steps, eta 0)", _TEXT),
-    _second("txt2img-1p4B", "text to image", "kl-f8", 872.3, "-", _TEXT, 0.18215),
+    _second("txt2img-1p4B", "text to image", "kl-f8", 872.3, "not published", _TEXT, 0.18215),
     _second("layout2img-openimages256", "boxes to image", "vq-f4", 246.3, "FID 32.02 (200 steps, eta 0)", "boxes"),
-    _second("semantic-synthesis256", "label map to image", "vq-f4", 215.2, "-", "label maps"),
-    _second("semantic-synthesis512", "label map to image", "vq-f4", 215.2, "-", "label maps"),
-    _second("bsr-sr", "super-resolution by 4", "vq-f4", 113.6, "-"),
-    _second("inpainting-big", "inpainting", "vq-f4-noattn", 387.2, "-"),
-    _second("rdm768", "text to image, with retrieval", "kl-f16", 1335.5, "-", "CLIP embeddings", 0.22765929),
+    _second("semantic-synthesis256", "label map to image", "vq-f4", 215.2, "not published", "label maps"),
+    _second("semantic-synthesis512", "label map to image", "vq-f4", 215.2, "not published", "label maps"),
+    _second("bsr-sr", "super-resolution by 4", "vq-f4", 113.6, "not published"),
+    _second("inpainting-big", "inpainting", "vq-f4-noattn", 387.2, "not published"),
+    _second(
+        "rdm768", "text to image, with retrieval", "kl-f16", 1335.5, "not published", "CLIP embeddings", 0.22765929
+    ),
     *(
-        _second(f"{data}-ldm-{f}", task, first, size, "the paper's figure 6 and 7", needs, origin="ablation")
+        _second(f"{data}-ldm-{f}", task, first, size, "see the paper's figures 6 and 7", needs, origin="ablation")
         for data, task, needs, sizes in (
             ("imagenet", "class to image", _CLASSES, (396.8, 390.9, 400.9, 395.0, 395.0, 395.1)),
             ("celebahq", "unconditional", _IMAGES, (270.5, 264.5, 274.1, 257.7, 257.8, 257.9)),

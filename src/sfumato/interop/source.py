@@ -11,7 +11,7 @@ from torch import Tensor
 from sfumato.errors import UserError
 from sfumato.interop.lazy import StoredTensor
 from sfumato.interop.pickle_machine import DTYPES, Global, Stub
-from sfumato.interop.pickles import read_pickle
+from sfumato.interop.pickles import PICKLE_START, ZIP_START, read_pickle
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 MAX_REPEATED = 4  # times the file's size that all its tensors together may unpack to
@@ -72,7 +72,8 @@ def open_checkpoint(path: Path | str) -> Source:
         raise UserError(f"{path} is no file; give a .ckpt, .pt, .pth or .safetensors file")
     with path.open("rb") as file:
         start = file.read(9)
-    if path.suffix == ".safetensors" or (len(start) == 9 and start[8:9] == b"{" and start[4:8] == b"\0" * 4):
+    listed = len(start) == 9 and start[8:9] == b"{" and start[4:8] == b"\0" * 4
+    if listed or (path.suffix == ".safetensors" and not start.startswith((ZIP_START, PICKLE_START))):
         return _open_safetensors(path)
     return _from_object(path, read_pickle(path))
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from sfumato.data.toyworld.scene import Split
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.model import LatentDiffusion
 from sfumato.report.result import FirstStage, LatentChannel, ScoreRow
-from sfumato.sampling.loop import Step
+from sfumato.sampling.loop import Step, equally_far
 
 BATCH = 64
 SHUFFLES = 4  # other scenes that each prompt is held against for chance
@@ -141,7 +140,7 @@ def denoising_strip(
     model.sample_tensor(
         list(captions), guidance=guidance, steps=steps, seeds=list(seeds), batch=len(captions), callback=passed.append
     )
-    chosen = [passed[place] for place in _equally_far([step.x0 for step in passed], shown)]
+    chosen = [passed[place] for place in equally_far([step.x0 for step in passed], shown)]
     images = [generate.decode(model.autoencoder, model.scaling, step.x0).clamp(-1, 1).cpu() for step in chosen]
     return Strip(
         steps=tuple(step.index + 1 for step in chosen),
@@ -149,15 +148,6 @@ def denoising_strip(
         images=torch.stack(images),
         captions=tuple(captions),
     )
-
-
-def _equally_far(latents: Sequence[Tensor], shown: int) -> list[int]:
-    """Indices along a path, the two ends among them, that cut its length into about equal parts."""
-    moved = [float((b - a).float().norm()) for a, b in pairwise(latents)]
-    way = torch.tensor([0.0, *moved], dtype=torch.float64).cumsum(0)
-    targets = torch.linspace(0, 1, shown, dtype=torch.float64) * way[-1]
-    nearest = (way[None] - targets[:, None]).abs().argmin(dim=1).tolist()
-    return sorted({0, len(latents) - 1, *nearest})
 
 
 def seconds_of(action: Callable[[], Tensor]) -> float:

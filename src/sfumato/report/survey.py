@@ -7,7 +7,8 @@ from typing import Protocol
 from torch import Tensor
 
 from sfumato.data.toyworld.dataset import ToyWorldConfig
-from sfumato.model import DEFAULT_GUIDANCE, DEFAULT_SAMPLER, DEFAULT_STEPS, LatentDiffusion
+from sfumato.drawing import DEFAULT_STEPS, chosen, second_stage
+from sfumato.model import DEFAULT_GUIDANCE, DEFAULT_SAMPLER, LatentDiffusion
 from sfumato.report.gallery import Gallery, prompts_shown
 from sfumato.report.measure import (
     BATCH,
@@ -107,7 +108,7 @@ def survey(
 def _sampling(model: LatentDiffusion, asked: Asked, extent: Extent, elapsed: float) -> Sampling:
     one = asked.captions[:1]
     return Sampling(
-        sampler=DEFAULT_SAMPLER,
+        sampler=chosen(second_stage(model), DEFAULT_SAMPLER, None, extent.steps, DEFAULT_GUIDANCE).sampler.kind,
         steps=extent.steps,
         guidance=DEFAULT_GUIDANCE,
         batch=min(BATCH, len(asked.prompts)),

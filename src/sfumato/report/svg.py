@@ -69,19 +69,24 @@ def line_chart(
     log: bool = False,
     width: int = 520,
     height: int = 260,
+    log_x: bool = False,
 ) -> Markup:
-    """A chart with axes, grid lines and a legend; points that are not finite (or not positive, `log`) are left out."""
+    """A chart with axes, grid lines and a legend; points that are not finite (or not positive, `log`) are left out.
+
+    log, log_x: logarithmic axes; `log_x` takes positive x.
+    """
     kept = [Series(s.name, _usable(s.points, log), s.tone, s.faint) for s in series]
     kept = [s for s in kept if s.points]
     if not kept:
         return element("p", f"No values of {y_label} were logged.", class_="note")
     xs = [x for s in kept for x, _ in s.points]
     low, high = _padded([y for s in kept for _, y in s.points], log)
-    x_axis = Axis(min(0.0, *xs), max(xs), LEFT, width - RIGHT)
+    x_axis = Axis(min(xs) if log_x else min(0.0, *xs), max(xs), LEFT, width - RIGHT, log_x)
     y_axis = Axis(low, high, height - BOTTOM, TOP, log)
     y_ticks = log_ticks(low, high) if log else linear_ticks(low, high)
     parts = [_y_tick(y_axis(tick), number(tick), width) for tick in (y_ticks or [low, high])]
-    parts += [_x_tick(x_axis(tick), number(tick), height) for tick in linear_ticks(x_axis.low, x_axis.high)]
+    x_ticks = (log_ticks if log_x else linear_ticks)(x_axis.low, x_axis.high)
+    parts += [_x_tick(x_axis(tick), number(tick), height) for tick in x_ticks]
     parts.append(
         element(
             "text", x_label, x=f"{(LEFT + width - RIGHT) / 2:g}", y=height - 4, class_="label", text_anchor="middle"

@@ -16,7 +16,16 @@ from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import UserError
 from sfumato.schema import Schema
 
-GridKind = Literal["leading", "trailing", "linspace", "quadratic", "karras", "log-snr", "times"]
+GridKind = Literal["leading", "trailing", "linspace", "quadratic", "karras", "log-snr", "ays", "times"]
+
+MOST_STEPS = 10_000
+"""More than this is a slip of the hand: no sampler gains anything from it."""
+
+AYS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+"""sigma / alpha of the ten steps that Sabour et al. 2024 ("Align Your Steps") found for Stable Diffusion 1.5."""
+
+
+BY_NOISE_LEVEL = ("karras", "log-snr")
 
 
 class GridConfig(Schema):
@@ -30,16 +39,20 @@ class GridConfig(Schema):
     rho: float = Field(7.0, gt=0)
     """The exponent of the karras grid."""
     times: tuple[float, ...] | None = None
-    """The falling times themselves, end included, for kind "times"."""
+    """The falling times themselves, end included, for kind "times"; see `resampled` for another number of steps."""
 
 
 def build_grid(config: GridConfig, schedule: Schedule, steps: int) -> Tensor:
     """(steps + 1,) float64 times, strictly falling; raises UserError for a number of steps the grid cannot have."""
     if steps < 1:
         raise UserError(f"steps is {steps}: sampling takes at least 1")
+    if steps > MOST_STEPS:
+        raise UserError(f"steps is {steps}: give at most {MOST_STEPS}, 20 to 50 are the rule")
     if config.kind == "times":
         return _explicit(config.times, steps)
-    if config.kind in ("karras", "log-snr"):
+    if config.kind == "ays":
+        times = _stretched_ays(schedule, steps)
+    elif config.kind in BY_NOISE_LEVEL:
         times = _by_noise_level(schedule, steps, config.rho if config.kind == "karras" else None)
     else:
         if steps > schedule.steps:
@@ -49,7 +62,7 @@ def build_grid(config: GridConfig, schedule: Schedule, steps: int) -> Tensor:
             times = torch.arange(steps, 0, -1, dtype=torch.float64) / steps
     if config.shift != 1:
         times = config.shift * times / (1 + (config.shift - 1) * times)
-        if schedule.discrete and config.kind not in ("karras", "log-snr"):
+        if schedule.discrete and config.kind not in (*BY_NOISE_LEVEL, "ays"):
             times = _distinct((times * schedule.steps).round(), schedule.steps) / schedule.steps
     first_index = 1 / schedule.steps
     original = config.kind in ("leading", "quadratic") and config.end is None
@@ -101,6 +114,51 @@ def _distinct(falling: Tensor, T: int) -> Tensor:
     for i in range(len(positions) - 1, -1, -1):
         positions[i] = min(positions[i], T if i == len(positions) - 1 else positions[i + 1] - 1)
     return torch.tensor(positions[::-1], dtype=torch.float64)
+
+
+def resampled(times: Sequence[float], schedule: Schedule, steps: int) -> tuple[float, ...]:
+    """A list of falling times, its end included, as one of `steps` steps: lambda is interpolated between the entries.
+
+    That is how Sabour et al. 2024 stretch their lists. An end at t = 0 and a start where alpha is 0, whose lambda is
+    infinite, are kept as they are. Raises UserError for a list that does not fall within [0, 1].
+    """
+    listed = _explicit(times, len(times) - 1)
+    if steps == len(times) - 1:
+        return tuple(listed.tolist())
+    if steps < 1:
+        raise UserError(f"steps is {steps}: sampling takes at least 1")
+    start, end = listed[:1], listed[-1:]
+    fixed_start, fixed_end = bool(schedule.log_snr(start).isinf()), float(end) == 0
+    inner = listed[int(fixed_start) : len(listed) - int(fixed_end)]
+    wanted = steps + 1 - int(fixed_start) - int(fixed_end)
+    if wanted < 1 or len(inner) == 0:
+        return tuple(torch.cat([start, end]).tolist())
+    moved = schedule.time_of_log_snr(_interpolated(schedule.log_snr(inner), wanted))
+    parts = [start] * fixed_start + [moved] + [end] * fixed_end
+    return tuple(torch.cat(parts).tolist())
+
+
+def _interpolated(values: Tensor, count: int) -> Tensor:
+    """`count` values (float64) at even places along a list, the ends among them; a single one is the first."""
+    places = torch.linspace(0, len(values) - 1, count, dtype=torch.float64) if count > 1 else torch.zeros(1).double()
+    below = places.floor().long().clamp(max=max(len(values) - 2, 0))
+    above = (below + 1).clamp(max=len(values) - 1)
+    return torch.lerp(values[below], values[above], places - below)
+
+
+def _stretched_ays(schedule: Schedule, steps: int) -> Tensor:
+    """The list of AYS in lambda, stretched so that it begins and ends where this schedule does; without the end.
+
+    Where alpha(1) = 0 the noisiest step is visited first, as by the other grids.
+    """
+    listed = -torch.tensor(AYS, dtype=torch.float64).log()
+    shape = (listed - listed[0]) / (listed[-1] - listed[0])
+    first = 1.0 - schedule.zero_terminal / schedule.steps
+    noisy, clean = float(schedule.log_snr(first)), float(schedule.log_snr(1 / schedule.steps))
+    count = steps - int(schedule.zero_terminal)
+    times = schedule.time_of_log_snr(noisy + (clean - noisy) * _interpolated(shape, count + 1)[:count])
+    start = torch.ones(1, dtype=torch.float64)
+    return torch.cat([start, times]) if schedule.zero_terminal else torch.cat([start, times[1:]])
 
 
 def _by_noise_level(schedule: Schedule, steps: int, rho: float | None) -> Tensor:

@@ -5,7 +5,7 @@ predictions: at fixed x_t both are affine in each other, and the weights (s, 1 -
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,9 @@ from sfumato.diffusion.process import broadcast
 from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import UserError
 from sfumato.sampling.sampler import Denoise
+
+STIFF = 0.1
+"""x0 that follows x_t by less than this share is taken for held fast by the data, and steered less."""
 
 Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(x_t, t) -> (conditional x0, null x0), from one doubled batch where that is faster."""
@@ -31,40 +34,68 @@ def linear(conditional: Tensor, null: Tensor, scale: Tensor | float) -> Tensor:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """Linear guidance, then each sample's spread brought back to the conditional one's (Lin et al. 2024, section 3.4).
+    """Guidance by `inner`, then each sample's spread brought back to the conditional one's (Lin et al. 2024, sec. 3.4).
 
     `amount` mixes the rescaled (1) with the plain result (0). The paper rescales the network's output; here it is x0.
     """
 
     amount: float = 0.7
+    inner: Combine = linear
 
     def __call__(self, conditional: Tensor, null: Tensor, scale: Tensor | float) -> Tensor:
-        guided = linear(conditional, null, scale)
+        guided = self.inner(conditional, null, scale)
         axes = tuple(range(1, guided.dim()))
         ratio = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
         return guided * (self.amount * ratio + (1 - self.amount))
 
 
+class Momentum:
+    """The running sum of guiding differences, difference + weight · sum: the memory of one run.
+
+    Sadat et al. 2025 take a negative weight, -0.5 or so, which turns away from where the steps before went.
+    """
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.sum: Tensor | None = None
+
+    def __call__(self, difference: Tensor) -> Tensor:
+        """With one more difference (B, ...)."""
+        self.sum = difference if self.sum is None else difference + self.weight * self.sum
+        return self.sum
+
+
 @dataclass(frozen=True)
 class Projected:
-    """Adaptive projected guidance (Sadat et al. 2025) without its momentum, which would be memory hidden in a function.
+    """Adaptive projected guidance (Sadat et al. 2025, Algorithm 1).
 
-    The guiding difference is shortened to the norm `limit` where it is longer, and its part along the conditional x0,
-    which saturates pictures, is weighted by `parallel` (1 and an infinite limit: plain guidance).
+    The guiding difference goes through `momentum`, is shortened to the norm `limit` where it is longer (the paper's r),
+    and its part along the conditional x0, which saturates pictures, is weighted by `parallel` (the paper's eta; 1, no
+    momentum and an infinite limit: plain guidance). A momentum remembers: give each run an object of its own.
     """
 
     parallel: float = 0.0
     limit: float = math.inf
+    momentum: Momentum | None = None
 
     def __call__(self, conditional: Tensor, null: Tensor, scale: Tensor | float) -> Tensor:
         axes = tuple(range(1, conditional.dim()))
         difference = conditional - null
+        if self.momentum is not None:
+            difference = self.momentum(difference)
         if math.isfinite(self.limit):
             norm = difference.square().sum(axes, keepdim=True).sqrt()
             difference = difference * (self.limit / norm.clamp(min=1e-12)).clamp(max=1)
         length = conditional.square().sum(axes, keepdim=True).clamp(min=1e-12)
         along = (difference * conditional).sum(axes, keepdim=True) / length * conditional
         return conditional + (broadcast(scale, null) - 1) * (difference + (self.parallel - 1) * along)
+
+
+def check_interval(interval: tuple[float, float]) -> None:
+    """Raises UserError for an interval of times that is not 0 <= low <= high <= 1."""
+    low, high = interval
+    if not 0 <= low <= high <= 1:
+        raise UserError(f"guidance interval is ({low:g}, {high:g}): give two times with 0 <= low <= high <= 1")
 
 
 def classifier_free(
@@ -79,9 +110,8 @@ def classifier_free(
     Outside the interval of times (Kynkäänniemi et al. 2024), and everywhere if no scale differs from 1, only `cond` is
     called, at half the cost. Raises UserError for an interval that is not 0 <= low <= high <= 1.
     """
+    check_interval(interval)
     low, high = interval
-    if not 0 <= low <= high <= 1:
-        raise UserError(f"guidance interval is ({low:g}, {high:g}): give two times with 0 <= low <= high <= 1")
     off = bool((torch.as_tensor(scale) == 1).all())
 
     def guided(x_t: Tensor, t: Tensor) -> Tensor:
@@ -93,15 +123,46 @@ def classifier_free(
     return guided
 
 
+def by_parts(
+    cond: Denoise,
+    all_of: Callable[[Tensor, Tensor], Sequence[Tensor]],
+    scales: Sequence[float],
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Denoise:
+    """Guidance with a scale for each of K conditions, given one after the other (Brooks et al. 2023, eq. 3).
+
+    all_of(x_t, t) -> the K + 1 expected clean latents with none, the first, the first two ... of them; `cond` has all.
+    The result is none + sum over k of scales[k] · (with k + 1 - with k). Equal scales are classifier-free guidance with
+    that scale, scales of 1 are off. Raises UserError for an interval that is not 0 <= low <= high <= 1.
+    """
+    check_interval(interval)
+    low, high = interval
+    off = all(scale == 1 for scale in scales)
+
+    def guided(x_t: Tensor, t: Tensor) -> Tensor:
+        if off or not low <= float(t) <= high:
+            return cond(x_t, t)
+        x0, *rest = found = all_of(x_t, t)
+        for scale, before, after in zip(scales, found[:-1], rest, strict=True):
+            x0 = x0 + scale * (after - before)
+        return x0
+
+    return guided
+
+
 def autoguidance(
-    good: Denoise, bad: Denoise, scale: Tensor | float, interval: tuple[float, float] = (0.0, 1.0)
+    good: Denoise,
+    bad: Denoise,
+    scale: Tensor | float,
+    interval: tuple[float, float] = (0.0, 1.0),
+    combine: Combine = linear,
 ) -> Denoise:
     """Away from a worse version of the same model (Karras et al. 2024): bad + scale · (good - bad); 1 is off."""
 
     def both(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return good(x_t, t), bad(x_t, t)
 
-    return classifier_free(good, both, scale, interval)
+    return classifier_free(good, both, scale, interval, combine)
 
 
 def toward(
@@ -129,6 +190,32 @@ def toward(
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         x0 = denoise(x_t, t) if x0 is None else x0.detach()
         return x0 + scale * sigma**2 / alpha * gradient
+
+    return guided
+
+
+def steered(denoise: Denoise, loss: Callable[[Tensor], Tensor], scale: float) -> Denoise:
+    """Moves the expected clean latent down a loss: the paper's image guiding (appendix C) with a step that fits itself.
+
+    The direction is the paper's, the gradient with respect to x_t, through the denoiser. Its length is scale times the
+    step that would bring the loss to zero, were it as steep all the way (Polyak's): the same scale does for any size
+    of picture, decoder and loss. Where x_t hardly moves x0 that way, since no data lie there, the step shrinks to
+    nothing (see STIFF). Gradients are taken even under torch.no_grad.
+
+    loss: expected clean latents (B, ...) -> (B,), at least 0, and 0 where nothing is left to wish for.
+    """
+
+    def guided(x_t: Tensor, t: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x_t.detach().requires_grad_(True)
+            x0 = denoise(leaf, t)
+            value = loss(x0)
+            steepest, direction = torch.autograd.grad(value.sum(), [x0, leaf])
+        axes = tuple(range(1, x_t.dim()))
+        # how far x0 follows, in the gradient's direction; below zero where the denoiser turns it around
+        follows = (steepest * direction).sum(axes).abs()
+        slope = (follows + STIFF * steepest.square().sum(axes)).clamp(min=1e-20)
+        return x0.detach() - scale * broadcast(value.detach() / slope, x_t) * direction
 
     return guided
 

@@ -29,7 +29,11 @@ def invert(denoise: Denoise, schedule: Schedule, x: Tensor, grid: Tensor, refine
         for attempt in range(1 + refinements):
             if attempt > 0:
                 at = now
-            eps = (x_t - at.alpha * denoise(x_t, t if at is now else s)) / at.sigma
+            x0 = denoise(x_t, t if at is now else s)
+            if at.alpha == 0:  # pure noise: what matters is how much of x the expected clean latent leaves
+                x_t = (x - then.alpha * x0) / then.sigma if then.sigma > 0 else x_t
+                continue
+            eps = (x_t - at.alpha * x0) / at.sigma
             x_t = now.alpha / then.alpha * (x - then.sigma * eps) + now.sigma * eps
         x = x_t
     return x

@@ -1,9 +1,10 @@
 """The one sampling loop: any sampler, any denoise function, any grid of times."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from sfumato.diffusion.schedule import Schedule
@@ -64,3 +65,15 @@ def sample(
         if callback is not None:
             callback(Step(index, total, t, s, x, x if watch.first is None else watch.first))
     return x
+
+
+def equally_far(latents: Sequence[Tensor], shown: int) -> list[int]:
+    """Indices along a path, the two ends among them, that cut its length into about equal parts: what to show of it.
+
+    At most `shown`: fewer where one step makes more than a share of the way.
+    """
+    moved = [float((b - a).float().norm()) for a, b in pairwise(latents)]
+    way = torch.tensor([0.0, *moved], dtype=torch.float64).cumsum(0)
+    targets = torch.linspace(0, 1, shown, dtype=torch.float64) * way[-1]
+    nearest = (way[None] - targets[:, None]).abs().argmin(dim=1).tolist()
+    return sorted({0, len(latents) - 1, *nearest})

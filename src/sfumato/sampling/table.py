@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
+from torch import Tensor
 
+from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import Schedule
+from sfumato.errors import UserError
 from sfumato.sampling.ancestral import DDIM, DDPM, DDIMConfig, DDPMConfig
 from sfumato.sampling.dpm_solver import (
     DPM2M,
@@ -104,3 +107,18 @@ def default_grid(config: SamplerConfig, schedule: Schedule) -> GridConfig:
     if config.kind != "plms" and (not schedule.discrete or misses_the_noise):
         kind = "trailing"
     return GridConfig(kind=kind)
+
+
+def check_start(kind: str, prediction: PredictionKind, schedule: Schedule, grid: Tensor) -> None:
+    """Raises UserError where a sampler or a prediction kind cannot begin at grid[0], where alpha is 0."""
+    if float(schedule(grid[0])[0]) > 0:
+        return
+    if prediction == "eps":
+        raise UserError(
+            "this model predicts the noise (eps), which tells nothing at t = 1 of its schedule, where alpha is 0: "
+            "choose grid 'leading', which begins below, or train with prediction 'v'"
+        )
+    if kind == "plms":
+        raise UserError(
+            "sampler 'plms' cannot start where alpha is 0 (flow, zero terminal SNR): use 'dpmpp-2m', or grid 'leading'"
+        )

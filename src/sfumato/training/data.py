@@ -1,20 +1,23 @@
 """Opening the data of a run: the training part, the part held out, and what the user should hear about it."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from sfumato.checkpoint import write_text
+from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
 from sfumato.data.split import split
 from sfumato.data.table import DataConfig, open_dataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
+from sfumato.inputs import Inputs
 from sfumato.schema import Schema
+from sfumato.training.conditions import folder_with_fields, toy_inputs, toy_with_fields, with_room
 
 TOY_HELD_OUT = 1024
 
@@ -30,10 +33,11 @@ class HeldOut(Schema):
 
 @dataclass(frozen=True)
 class RunData:
-    """The two parts of a data set."""
+    """The two parts of a data set, and what its conditions are."""
 
     training: Dataset
     held_out: Dataset | None
+    inputs: Inputs = field(default_factory=Inputs)
 
 
 def height_width(config: DataConfig) -> tuple[int, int]:
@@ -49,21 +53,30 @@ def open_data(
     cache: Path,
     say: Callable[[str], None],
     progress: Callable[[str], Progress],
+    conditions: ConditionsConfig | None = None,
 ) -> RunData:
     """Opens the data, lists what cannot be read in `folder`/unreadable.txt and tells of it.
 
-    `progress(title)` gives a callable of (done, total). Raises UserError if there is nothing to read.
+    `progress(title)` gives a callable of (done, total). `conditions` adds the fields of maps and boxes. Raises
+    UserError if there is nothing to read, or maps or boxes are wrong.
     """
+    conditions = conditions or ConditionsConfig()
+    config = with_room(config, conditions)
     if isinstance(config, ToyWorldConfig):
         aside = config.model_copy(update={"split": "held-out", "length": min(TOY_HELD_OUT, config.length)})
-        return RunData(config.build(), aside.build())
+        parts = [toy_with_fields(world.build(), conditions) for world in (config, aside)]
+        return RunData(parts[0], parts[1], toy_inputs(conditions))
     dataset = open_dataset(config, cache, scanning=progress("scanning"), decoding=progress("decoding"))
     assert isinstance(dataset, FolderDataset)
     for note in dataset.notes:
         say(note)
     _tell_of_losses(dataset, folder, say)
-    training, aside_part = split(dataset, held_out.amount, held_out.seed, _groups(dataset, held_out.by))
-    return RunData(training, aside_part if len(aside_part) else None)
+    groups = _groups(dataset, held_out.by)
+    complete, inputs, notes = folder_with_fields(dataset, conditions)
+    for note in notes:
+        say(note)
+    training, aside_part = split(complete, held_out.amount, held_out.seed, groups)
+    return RunData(training, aside_part if len(aside_part) else None, inputs)
 
 
 def _tell_of_losses(dataset: FolderDataset, folder: Path, say: Callable[[str], None]) -> None:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from sfumato import rng, snapshots
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
+from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
-from sfumato.conditioning.table import ConditionerConfig, NoneConfig
+from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, NoneConfig
+from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import LatentSource
 from sfumato.data.loader import Loader
 from sfumato.data.table import DataConfig
@@ -26,7 +28,7 @@ from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.data import HeldOut, height_width
-from sfumato.training.draws import draws_of_step
+from sfumato.training.draws import Keep, draws_of_step
 from sfumato.training.ema import PowerAverages
 from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
@@ -58,6 +60,8 @@ class DiffusionTraining(Schema):
     accumulate: int = Field(1, ge=1)
     condition_dropout: float = Field(DROPOUT, ge=0, le=1)
     """How often a sample is trained without its condition, so that guidance works; 0 rules guidance out."""
+    part_dropout: dict[str, float] = Field(default_factory=dict)
+    """The same for single parts of a composite conditioner, by name and independently: for a guidance scale each."""
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig()
     ema_decay: float = Field(0.999, ge=0, lt=1)
@@ -80,6 +84,7 @@ class DiffusionRun(Schema):
     schedule: ScheduleConfig
     objective: ObjectiveConfig = ObjectiveConfig()
     data: DataConfig
+    conditions: ConditionsConfig = ConditionsConfig()
     held_out: HeldOut = HeldOut()
     mirrored: bool = False
     """Cache each picture's mirror image too: not where left and right have a meaning."""
@@ -89,6 +94,22 @@ class DiffusionRun(Schema):
     def _dropout_has_a_condition(self) -> Self:
         if self.conditioner.kind == "none" and self.train.condition_dropout not in (0, DROPOUT):
             raise ValueError("train.condition_dropout is set but conditioner.kind is none: there is nothing to drop")
+        parts = self.conditioner.parts if isinstance(self.conditioner, CompositeConfig) else {}
+        for name, rate in self.train.part_dropout.items():
+            if name not in parts:
+                told = f"conditioner.parts has {', '.join(parts)}" if parts else "conditioner.kind is not composite"
+                raise ValueError(f"train.part_dropout names {name!r}, but {told}")
+            if not 0 <= rate <= 1:
+                raise ValueError(f"train.part_dropout.{name} is {rate:g}: give a share between 0 and 1")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_has_its_conditions(self) -> Self:
+        if self.train.evaluation.every and self.conditions.gives:
+            raise ValueError(
+                "train.evaluation draws from captions and labels alone, but conditions gives "
+                f"{', '.join(self.conditions.gives)}: leave train.evaluation.every at 0, the previews log sample_psnr"
+            )
         return self
 
 
@@ -100,20 +121,25 @@ class Steered(nn.Module):
         self.denoiser = denoiser
         self.conditioner = conditioner
 
-    def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Keep = None) -> Tensor:
         """The prediction (B, C, h, w).
 
         Args:
             x_t: (B, C, h, w).
             timestep: network time (B,).
             fields: the batch's.
-            keep: (B,) bool, False where the sample goes without its condition; None keeps all.
+            keep: (B,) bool, False where the sample goes without its condition, or for each part of a composite
+                conditioner by name; None keeps all.
         """
         if self.conditioner is None:
             return self.denoiser(x_t, timestep, Condition())
+        size = (x_t.shape[2], x_t.shape[3])
+        if isinstance(keep, dict):
+            assert isinstance(self.conditioner, Composite)
+            return self.denoiser(x_t, timestep, self.conditioner.partly(fields, keep, size))
         condition = self.conditioner(fields)
         if keep is not None:  # the null condition is asked for even if all keep theirs: every process has its gradient
-            null = self.conditioner.null(x_t.shape[0], (x_t.shape[2], x_t.shape[3]))
+            null = self.conditioner.null(x_t.shape[0], size)
             condition = select(keep, condition, null)
         return self.denoiser(x_t, timestep, condition)
 
@@ -172,6 +198,7 @@ def train_diffusion(
     latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
 
     step_images = train.batch * train.accumulate * workers.world
+    parts = _part_dropout(config)
     precision = autocast(workers.device, train.precision)
     seen_before, stop = state.images, False
     with (
@@ -188,7 +215,7 @@ def train_diffusion(
             seen: list[tuple[Tensor | None, Tensor]] = []
             for micro, draw in enumerate(
                 draws_of_step(
-                    train, config.objective, schedule, latent, dropout, state.step, workers, adaptation.history
+                    train, config.objective, schedule, latent, dropout, state.step, workers, adaptation.history, parts
                 )
             ):
                 batch = next(data).to(workers.device)
@@ -277,3 +304,11 @@ def _smoothed(state: TrainState, loss: float) -> float:
     if math.isfinite(loss):  # another would stay in the mean for good
         state.notes["loss"] = before + (loss - before) * max(0.01, 1 / state.step)
     return state.notes.get("loss", loss)
+
+
+def _part_dropout(config: DiffusionRun) -> dict[str, float]:
+    """The rates of all parts of a composite conditioner; empty where none is dropped by itself."""
+    rates = config.train.part_dropout
+    if not rates or not isinstance(config.conditioner, CompositeConfig):
+        return {}
+    return {name: rates.get(name, 0.0) for name in config.conditioner.parts}

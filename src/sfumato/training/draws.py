@@ -1,7 +1,7 @@
 """The chance in a step of the loops on latents: times, noises, posterior samples, dropped conditions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,6 +14,9 @@ from sfumato.diffusion.objective import ObjectiveConfig
 from sfumato.diffusion.schedule import Schedule
 from sfumato.diffusion.times import DrawnTimes, LossHistory
 from sfumato.training.workers import Workers
+
+Keep = Tensor | dict[str, Tensor] | None
+"""Which samples (B,) keep their condition: all of it, or each part of a composite by name; None: all do."""
 
 
 class Batches(Protocol):
@@ -31,12 +34,12 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Draws:
-    """The chance in one micro-batch; noises (B, C, h, w); keep (B,), None without condition dropout."""
+    """The chance in one micro-batch; noises (B, C, h, w); keep is None without condition dropout."""
 
     times: DrawnTimes
     noise: Tensor
     posterior: Tensor
-    keep: Tensor | None
+    keep: Keep
 
     @property
     def t(self) -> Tensor:
@@ -53,10 +56,12 @@ def draws_of_step(
     step: int,
     workers: Workers,
     history: LossHistory | None = None,
+    part_dropout: Mapping[str, float] | None = None,
 ) -> list[Draws]:
     """One for each micro-batch of the step: this rank's rows of what is drawn for the step's whole batch.
 
     So several processes, or several micro-batches, see what one with the whole batch would. latent is (C, h, w).
+    `part_dropout` gives the parts of a composite condition, each with the rate at which it is dropped by itself.
     """
     rows = (train.accumulate, workers.world, train.batch)
     count = math.prod(rows)
@@ -70,9 +75,18 @@ def draws_of_step(
     drawn = times.draw(config.times, count, named("time"), schedule, config.stratified, history)
     noise = own(objective.draw_noise(config, (count, *latent), named("noise")))
     posterior = own(torch.randn(count, *latent, generator=named("posterior")))
-    keep: list[Tensor | None] = [None] * train.accumulate
+    whole: Tensor | None = None
     if condition_dropout > 0:
-        keep = list(own(torch.rand(count, generator=named("condition-dropout")) >= condition_dropout))
+        whole = own(torch.rand(count, generator=named("condition-dropout")) >= condition_dropout)
+    keep: list[Keep] = [None] * train.accumulate if whole is None else list(whole)
+    if part_dropout:
+        parts = {
+            name: own(torch.rand(count, generator=named(f"dropout of {name}")) >= rate)
+            for name, rate in part_dropout.items()
+        }
+        if whole is not None:
+            parts = {name: kept & whole for name, kept in parts.items()}
+        keep = [{name: kept[micro] for name, kept in parts.items()} for micro in range(train.accumulate)]
     return [Draws(*draw) for draw in zip(_rows_of(drawn, own), noise, posterior, keep, strict=True)]
 
 

@@ -12,16 +12,27 @@ from sfumato.autoencoder.bottleneck import bits_per_dimension, code_counts, code
 from sfumato.autoencoder.model import Autoencoder, VQConfig
 from sfumato.autoencoder.scaling import LatentStatistics
 from sfumato.checkpoint import write_text
+from sfumato.conditioning.composite import Composite
+from sfumato.conditioning.condition import Fields
 from sfumato.data.dataset import Dataset
 from sfumato.data.loader import sweep
 from sfumato.evaluation.image_quality import psnr, ssim
-from sfumato.model import LatentDiffusion, SecondStage
+from sfumato.generate import Guidance, decode, generate_latents, guided, guided_by_parts
+from sfumato.model import DEFAULT_GUIDANCE, DEFAULT_SAMPLER, DEFAULT_STEPS, LatentDiffusion, SecondStage, sampler_named
+from sfumato.rng import SampleNoise
+from sfumato.sampling.grids import build_grid
+from sfumato.sampling.sampler import Denoise
+from sfumato.sampling.table import build_sampler, default_grid
+from sfumato.training.condition_pictures import condition_pictures
+from sfumato.training.conditions import preview_fields
 from sfumato.training.data import RunData
-from sfumato.training.diffusion import Steered
+from sfumato.training.diffusion import DiffusionRun, Steered
 from sfumato.training.workers import Precision, autocast
 
 Values = Mapping[str, float | list[float]]
 SHOWN = 16
+PREVIEW_GUIDANCE = 1.5
+"""Of models steered by pictures or boxes, which say more than a text does."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,60 @@ class Samples:
             self.folder / f"samples-{step:08d}.png", pictures.grid(images, columns=8), scale=_scale(images)
         )
         return {"sample_mean": images.mean().item(), "sample_std": images.std().item()}
+
+
+@dataclass(frozen=True)
+class SteeredSamples:
+    """Draws `previews/` of a model that is steered by pictures or boxes: a row holds condition, sample, and picture."""
+
+    model: LatentDiffusion
+    folder: Path
+    fields: Fields
+    images: Tensor
+    precision: Precision = "auto"
+
+    @torch.no_grad()
+    def __call__(self, networks: Steered, step: int) -> Values:
+        model = with_networks(self.model, networks)
+        second = model.second
+        assert second is not None
+        assert second.conditioner is not None
+        count, _, h, w = len(self.images), *model.latent_shape_of((self.images.shape[2], self.images.shape[3]))
+        with autocast(model.device, self.precision):
+            denoise = self._denoise(second, (h, w))
+            sampler = sampler_named(DEFAULT_SAMPLER)
+            grid = build_grid(default_grid(sampler, second.schedule), second.schedule, DEFAULT_STEPS)
+            shape = (model.autoencoder.latent_channels, h, w)
+            noise = SampleNoise(range(count), device=model.device)
+            latents = generate_latents(denoise, second.schedule, build_sampler(sampler), grid, shape, noise)
+            images = decode(model.autoencoder, model.scaling, latents).cpu()
+        shown = condition_pictures(self.fields, model.config.inputs, self.images)
+        rows = pictures.beside(*shown, images, self.images)
+        sheet = pictures.grid(rows, columns=4 * (len(shown) + 2))
+        pictures.save_png(self.folder / f"samples-{step:08d}.png", sheet, scale=_scale(images))
+        return {"sample_psnr": psnr(images.clamp(-1, 1), self.images).mean().item()}
+
+    def _denoise(self, second: SecondStage, size: tuple[int, int]) -> Denoise:
+        """Guided where the model knows the case without its condition, or without one of its parts."""
+        conditioner, dropout = second.conditioner, second.config.condition_dropout
+        assert conditioner is not None
+        parts = [name for name, rate in second.config.part_dropout.items() if rate > 0]
+        network = (second.denoiser, second.schedule, second.config.prediction)
+        if isinstance(conditioner, Composite) and parts:
+            conditions = conditioner.one_by_one(self.fields, len(self.images), size, parts)
+            return guided_by_parts(*network, conditions, [DEFAULT_GUIDANCE] * len(parts))
+        null = conditioner.null(len(self.images), size) if dropout > 0 else None
+        scale = 1.0 if null is None else PREVIEW_GUIDANCE
+        return guided(*network, conditioner(self.fields), null, Guidance(scale))
+
+
+def samples_of(model: LatentDiffusion, data: RunData, folder: Path, config: DiffusionRun) -> "Samples | SteeredSamples":
+    """The preview that suits what the model is steered by, on held-out examples."""
+    if not config.conditions.gives:
+        return Samples.of(model, data, folder, config.train.precision)
+    source = data.held_out or data.training
+    fields, images = preview_fields(source, SHOWN, model, config.data, config.conditions)
+    return SteeredSamples(model, folder, fields, images, config.train.precision)
 
 
 def with_networks(model: LatentDiffusion, networks: Steered) -> LatentDiffusion:

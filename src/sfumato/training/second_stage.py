@@ -7,12 +7,16 @@ import torch
 from sfumato import rng
 from sfumato.conditioning.class_label import ClassEmbedder
 from sfumato.conditioning.condition import Conditioner, ConditionSpec
-from sfumato.conditioning.table import ConditionerConfig, build_conditioner, text_config
+from sfumato.conditioning.layout import LayoutConfig
+from sfumato.conditioning.spatial import SemanticConfig, SpatialIdentity, SpatialRescaler
+from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer
+from sfumato.data.conditions.config import GIVEN_BY, ConditionsConfig
 from sfumato.data.latents import LatentDataset
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
+from sfumato.inputs import Inputs
 from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig, SecondStage
 from sfumato.training.data import height_width
 from sfumato.training.diffusion import DiffusionRun, Steered
@@ -21,7 +25,14 @@ from sfumato.training.encode import measured_scaling
 
 def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
     """Raises UserError where the pictures' size does not suit the two networks; needs no data."""
-    check_factor(height_width(config.data), config.denoiser.factor, "denoiser.channel_multipliers", first)
+    size = height_width(config.data)
+    check_factor(size, config.denoiser.factor, "denoiser.channel_multipliers", first)
+    small = config.conditions.low_resolution
+    if small is not None and (size[0] % small.factor or size[1] % small.factor):
+        raise UserError(
+            f"data.size {size[0]}x{size[1]} is not a multiple of conditions.low_resolution.factor {small.factor}: "
+            "change either"
+        )
 
 
 def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiffusion) -> None:
@@ -34,29 +45,72 @@ def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiff
         )
 
 
-def begin(config: DiffusionRun, first: LatentDiffusion, latents: LatentDataset) -> LatentDiffusion:
+def fitted(config: ConditionerConfig, inputs: Inputs) -> ConditionerConfig:
+    """The configuration with the data's numbers of classes where it leaves them open (0).
+
+    Raises UserError where the data has more, or other, than the conditioner is made for.
+    """
+    if isinstance(config, CompositeConfig):
+        parts = {name: fitted(part, inputs) for name, part in config.parts.items()}
+        return config.model_copy(update={"parts": parts})
+    if isinstance(config, SemanticConfig) and inputs.map is not None:
+        if config.void != inputs.map.void:
+            raise UserError(
+                f"conditioner.void is {config.void}, conditions.map.void {inputs.map.void}: give both the id that "
+                "means no class, or null"
+            )
+        return config.model_copy(update={"classes": _classes(config.classes, inputs.map.names)})
+    if isinstance(config, LayoutConfig) and inputs.layout is not None:
+        return config.model_copy(update={"classes": _classes(config.classes, inputs.layout.names)})
+    return config
+
+
+def _classes(given: int, names: Sequence[str]) -> int:
+    if given == 0:
+        return len(names)
+    if given < len(names):
+        raise UserError(
+            f"the data has {len(names)} classes, the conditioner {given}: set conditioner.classes={len(names)}, or 0 "
+            "to follow the data"
+        )
+    return given
+
+
+def begin(
+    config: DiffusionRun,
+    first: LatentDiffusion,
+    latents: LatentDataset,
+    fields: Sequence[str] | None = None,
+    inputs: Inputs | None = None,
+) -> LatentDiffusion:
     """The model to train: the first stage as it is, a second with weights drawn from the run's seed.
 
+    `fields` are those of what is trained on, by default the latents'; `inputs` what the data says of the conditions.
     Raises UserError where the data lacks a field that the conditioner reads, or the two do not suit each other.
     """
-    tokenizer = _tokenizer(config.conditioner, latents.captions())
+    inputs = inputs or Inputs()
+    chosen = fitted(config.conditioner, inputs)
+    tokenizer = _tokenizer(chosen, latents.captions())
     with rng.seeded(config.train.seed, "weights", "diffusion", device=torch.device("cpu")):
-        conditioner = build_conditioner(config.conditioner, tokenizer)
+        conditioner = build_conditioner(chosen, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.denoiser, first.autoencoder.latent_channels, spec)
     if conditioner is not None:
-        _check_fields(conditioner.reads, latents.fields)
+        _check_fields(conditioner.reads, latents.fields if fields is None else fields)
         _check_conditioner(conditioner, config, latents.classes)
+        _check_spatial(conditioner, first)
     described = ModelConfig(
         autoencoder=first.config.autoencoder,
         image_size=height_width(config.data),
         classes=latents.classes,
+        inputs=inputs,
         diffusion=DiffusionConfig(
             denoiser=config.denoiser,
-            conditioner=config.conditioner,
+            conditioner=chosen,
             schedule=config.schedule,
             prediction=config.objective.prediction,
             condition_dropout=0.0 if conditioner is None else config.train.condition_dropout,
+            part_dropout=config.train.part_dropout,
         ),
         about=first.config.about,
     )
@@ -88,13 +142,15 @@ def _check_fields(reads: Sequence[str], fields: Sequence[str]) -> None:
     missing = [name for name in reads if name not in fields]
     if missing:
         has = ", ".join(fields) or "none"
+        makers = [name for name in ConditionsConfig.model_fields if missing[0] in GIVEN_BY[name]]
+        way_out = f"set conditions.{makers[0]}={{}}, or choose" if makers else "choose"
         raise UserError(
-            f"the conditioner reads {missing[0]!r}, but the data has the fields {has}: choose another conditioner"
+            f"the conditioner reads {missing[0]!r}, but the data has the fields {has}: {way_out} another conditioner"
         )
 
 
 def _check_conditioner(conditioner: Conditioner, config: DiffusionRun, classes: Sequence[str] | None) -> None:
-    if config.train.condition_dropout > 0:
+    if config.train.condition_dropout > 0 or config.train.part_dropout:
         try:
             conditioner.null(1, (config.denoiser.factor, config.denoiser.factor))
         except ValueError as error:
@@ -104,4 +160,22 @@ def _check_conditioner(conditioner: Conditioner, config: DiffusionRun, classes: 
             raise UserError(
                 f"the data has {len(classes)} classes, the conditioner {part.config.classes}: "
                 f"set conditioner.classes={len(classes)}"
+            )
+
+
+def _check_spatial(conditioner: Conditioner, first: LatentDiffusion) -> None:
+    """Raises UserError where a map or a masked latent would not fit the latents of this first stage."""
+    factor, channels = first.autoencoder.factor, first.autoencoder.latent_channels
+    for part in conditioner.modules():
+        if isinstance(part, SpatialRescaler) and 2**part.config.stages != factor:
+            raise UserError(
+                f"conditioner.stages {part.config.stages} shrinks a map by {2**part.config.stages}, but the "
+                f"autoencoder's f is {factor}: set conditioner.stages={factor.bit_length() - 1}"
+            )
+        if not isinstance(part, SpatialIdentity) or part.config.field != "masked_latent":
+            continue
+        if part.config.channels != channels:
+            raise UserError(
+                f"the conditioner takes masked latents of {part.config.channels} channels, but the autoencoder gives "
+                f"{channels}: set the channels of that part, such as conditioner.parts.masked_image.channels={channels}"
             )

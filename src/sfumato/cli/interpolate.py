@@ -1,0 +1,105 @@
+"""`sfumato interpolate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, PrecisionOption, SizeOption
+from sfumato.cli.sampling_options import EtaOption, GridOption, GuidanceOption, SamplerOption, StepsOption
+
+if TYPE_CHECKING:
+    from sfumato.walks import Stop
+
+FRAME_MILLISECONDS = 120
+
+
+def interpolate(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", help="The folder for the frames, strip.png and way.gif.")],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Texts to go through, one or one for each seed.")
+    ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", metavar="A,B[,C...]", help="Seeds to go through.")] = "0,1",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="Classes to go through; may be given several times.")
+    ] = None,
+    frames: Annotated[int, typer.Option("--frames", help="Pictures from one stop to the next, both included.")] = 9,
+    steps: StepsOption = None,
+    sampler: SamplerOption = "auto",
+    eta: EtaOption = None,
+    grid: GridOption = None,
+    guidance: GuidanceOption = None,
+    size: SizeOption = None,
+    batch: BatchOption = 16,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Draw the way between seeds, and between prompts.
+
+    One seed with several prompts keeps the noise. Writes OUT/0000.png ..., strip.png and way.gif.
+    """
+    from sfumato import pictures
+    from sfumato.checkpoint import replacing
+    from sfumato.cli import sampling_options as given
+    from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
+    from sfumato.cli.options import parse_size as parsed
+    from sfumato.cli.progress import counting
+    from sfumato.drawing import DEFAULT_STEPS, Drawing
+    from sfumato.errors import UserError
+    from sfumato.model import load
+    from sfumato.training.workers import use_all_cores
+    from sfumato.walks import interpolate as walk
+
+    stops = stops_of(seeds, prompts, label)
+    at_least("--frames", frames, 2)
+    at_least("--batch", batch, 1)
+    scale = given.guidance_of(guidance)
+    if isinstance(scale, list):
+        raise UserError(f"--guidance {guidance!r}: give one number for all frames")
+    count = DEFAULT_STEPS if steps is None else at_least("--steps", steps, 1)
+    settings = Drawing(
+        steps=count,
+        sampler=given.configured(sampler, eta),
+        grid=given.grid_of(grid, None),
+        guidance=scale,
+        size=parsed(size),
+        batch=batch,
+    )
+    use_all_cores()
+    place = chosen_device(device)
+    computing = chosen_autocast(place, precision)
+    folder = out_folder(out)
+    loaded = load(model, place)
+    total = (len(stops) - 1) * (frames - 1) + 1
+    with counting("drawing", count * -(-total // batch), "steps") as advance:
+        options = Drawing(**{**vars(settings), "callback": lambda step: advance(1)})
+        with made_fast(loaded, computing), enough_memory(batch):
+            images = pictures.to_uint8(walk(loaded, stops, frames, options)).cpu()
+    for number, image in enumerate(images):
+        pictures.save_png(folder / f"{number:04d}.png", image)
+    pictures.save_png(folder / "strip.png", pictures.grid(images, len(images)))
+    first, *rest = [pictures.to_pil(image) for image in images]
+    there_and_back = [*rest, *reversed(rest[:-1])]
+    with replacing(folder / "way.gif") as temporary:
+        first.save(temporary, "GIF", save_all=True, append_images=there_and_back, duration=FRAME_MILLISECONDS, loop=0)
+    typer.echo(f"{total} pictures: {folder}; strip: {folder / 'strip.png'}; moving: {folder / 'way.gif'}")
+
+
+def stops_of(seeds: str, prompts: list[str] | None, labels: list[str] | None) -> "list[Stop]":
+    """One stop for each seed, prompt and label; what is given once holds for all. UserError where they are unlike."""
+    from sfumato.errors import UserError
+    from sfumato.walks import Stop
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {seeds!r} is not whole numbers with commas between them, such as 3,7") from None
+    count = max(len(numbers), len(prompts or ()), len(labels or ()))
+    for name, values in (("seeds", numbers), ("prompts", prompts), ("labels", labels)):
+        if values and len(values) not in (1, count):
+            raise UserError(f"{len(values)} {name} do not go with {count} stops: give one, or as many")
+    if count < 2:
+        raise UserError("there is only one stop: give two seeds (--seeds 3,7), prompts or labels at least")
+    every = [values * count if values and len(values) == 1 else values for values in (numbers, prompts, labels)]
+    return [Stop(*(None if values is None else values[i] for values in every)) for i in range(count)]  # type: ignore[arg-type]

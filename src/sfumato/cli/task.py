@@ -1,0 +1,174 @@
+"""What the commands of the paper's tasks do alike: open, sample, save, report."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from sfumato.model import LatentDiffusion
+    from sfumato.tasks.settings import Settings
+
+Make = Callable[["LatentDiffusion", "Settings"], "list[Image]"]
+"""A task with everything but the model and how to sample already given."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """The common options, as typed."""
+
+    model: Path
+    out: Path
+    count: int
+    seed: int
+    steps: int
+    sampler: str
+    guidance: float | None
+    window: str
+    overlap: float
+    memory: int
+    device: str
+    precision: str
+
+    def settings(self) -> "Settings":
+        """Checked. Raises UserError."""
+        from sfumato.cli.options import at_least
+        from sfumato.cli.task_options import parse_memory, parse_window
+        from sfumato.errors import UserError
+        from sfumato.model import sampler_named
+        from sfumato.tasks.settings import Settings
+
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed} is too large: give a number of at most 18 digits")
+        return Settings(
+            n=at_least("-n", self.count, 1),
+            seed=self.seed,
+            steps=at_least("--steps", self.steps, 1),
+            sampler=sampler_named(self.sampler),
+            guidance=self.guidance,
+            window=parse_window(self.window),
+            overlap=self.overlap,
+            memory=parse_memory(self.memory),
+        )
+
+
+@contextmanager
+def opened(given: Given) -> "Iterator[LatentDiffusion]":
+    """The model, made fast; within the block its calls have the wanted precision, and lack of memory is told."""
+    from sfumato.cli.options import chosen_autocast, chosen_device, enough_memory, made_fast
+    from sfumato.model import load
+    from sfumato.training.workers import use_all_cores
+
+    use_all_cores()
+    place = chosen_device(given.device)
+    computing = chosen_autocast(place, given.precision)
+    loaded = load(given.model, place)
+    with made_fast(loaded, computing), enough_memory(1, "a smaller --window or --memory, or --device cpu"):
+        yield loaded
+
+
+def run(
+    given: Given,
+    task: str,
+    make: Make,
+    facts: dict[str, Any],
+    before: "Sequence[Image]" = (),
+    check: "Callable[[Image], str] | None" = None,
+) -> None:
+    """Makes the pictures one by one, each on disk before the next begins, and says where they are.
+
+    Args:
+        given: the common options.
+        task: the command's name.
+        make: the task, for one picture.
+        facts: what is written into every picture beside the common options.
+        before: what was given, shown before the results on the sheet.
+        check: what is said of each finished picture.
+    """
+    from sfumato import __version__
+    from sfumato.cli.options import out_folder
+    from sfumato.cli.progress import counting
+    from sfumato.cli.sample import next_number
+
+    settings = given.settings()
+    folder = out_folder(given.out)
+    first = next_number(folder)
+    with opened(given) as model:
+        about = {
+            **{name: value for name, value in facts.items() if value is not None},
+            "task": task,
+            "sampler": given.sampler,
+            "steps": given.steps,
+            **({} if given.guidance is None else {"guidance": given.guidance}),
+            "model": model.digest,
+            "sfumato": __version__,
+        }
+        made: list[Image] = []
+        written: list[Path] = []
+        t_start = time.monotonic()
+        with counting(task, settings.steps * settings.n, "steps") as advance:
+            for index in range(settings.n):
+                one = replace(
+                    settings,
+                    n=1,
+                    seed=settings.seed + index,
+                    callback=lambda step: advance(1, step.total * settings.n),
+                )
+                (picture,) = make(model, one)
+                if first and not made:
+                    typer.echo(f"{folder} already holds pictures: numbering goes on at {first:04d}", err=True)
+                written.append(save(picture, folder, first + index, {**about, "seed": one.seed}))
+                made.append(picture)
+                if check is not None:
+                    typer.echo(f"{written[-1].name}: {check(picture)}")
+        elapsed = time.monotonic() - t_start
+    name = folder / ("grid.png" if first == 0 else f"grid-{first:04d}.png")
+    sheet([*before, *made], name, about)
+    told = written[0].name + (f" to {written[-1].name}" if len(written) > 1 else "")
+    plural = "s" if len(made) > 1 else ""
+    typer.echo(f"{len(made)} picture{plural} in {elapsed:.1f} s: {folder}/{told}; sheet: {name}")
+
+
+def save(picture: "Image", folder: Path, number: int, facts: dict[str, Any]) -> Path:
+    """Writes the picture in its mode: PNG where that has it, else TIFF, which holds no facts."""
+    from sfumato import pictures
+    from sfumato.checkpoint import replacing
+
+    if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"):
+        path = folder / f"{number:04d}.png"
+        pictures.save_png(path, picture, facts)
+        return path
+    path = folder / f"{number:04d}.tif"
+    with replacing(path) as temporary:
+        picture.save(temporary, format="TIFF")
+    return path
+
+
+def sheet(images: "Sequence[Image]", path: Path, facts: dict[str, Any]) -> None:
+    """What was given beside what was made, shrunk to cells of one size."""
+    from sfumato import pictures
+    from sfumato.data.reading import to_rgb
+
+    shown = [pictures.from_pil(to_rgb(image, (255, 255, 255))) for image in images]
+    columns = min(len(shown), 8)
+    pictures.save_png(path, pictures.grid(pictures.cells(shown), columns), facts)
+
+
+def read_picture(path: Path, what: str) -> "Image":
+    """The picture in its own mode. Raises UserError naming `what` where it cannot be read."""
+    from sfumato.data.dataset import UnreadableImage
+    from sfumato.data.reading import open_image
+    from sfumato.errors import UserError
+
+    if not path.is_file():
+        raise UserError(f"{what} {str(path)!r} does not exist: give the file of a picture")
+    try:
+        return open_image(path)
+    except UnreadableImage as error:
+        raise UserError(f"{what} {str(path)!r} cannot be read: {error.reason}") from None

@@ -1,0 +1,55 @@
+"""The options that the commands of the paper's tasks share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+OutOption = Annotated[Path, typer.Option("--out", help="The folder for the pictures; numbering goes on in one in use.")]
+PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="For models steered by text.")]
+LabelOption = Annotated[str | None, typer.Option("--label", help="A class by name or number, for models of classes.")]
+NegativeOption = Annotated[str | None, typer.Option("--negative", help="A text to lead away from.")]
+CountOption = Annotated[int, typer.Option("-n", "--count", help="Pictures, each with a seed of its own.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of the first picture; the next one takes the next number.")]
+StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the sampler.")]
+SamplerOption = Annotated[str, typer.Option("--sampler", help="`sfumato samplers` lists them.")]
+GuidanceOption = Annotated[
+    float | None,
+    typer.Option("--guidance", help="How strongly to follow what is given; 1 is off [default: 3 where it can be]."),
+]
+WindowOption = Annotated[
+    str,
+    typer.Option(
+        "--window",
+        metavar="PIXELS",
+        help="Side of the overlapping windows of large pictures; 0: as a whole; auto: of the training size, where the "
+        "picture has more than four times its area.",
+    ),
+]
+OverlapOption = Annotated[float, typer.Option("--overlap", help="Of neighbouring windows, as a share of their side.")]
+MemoryOption = Annotated[
+    int,
+    typer.Option(
+        "--memory", metavar="MIB", help="Of feature maps while encoding and decoding; beyond, pictures go in bands."
+    ),
+]
+MEMORY = 4096
+OVERLAP = 0.25
+
+
+def parse_window(text: str) -> int | None:
+    """None for auto, else pixels."""
+    from sfumato.errors import UserError
+
+    if text.strip().lower() == "auto":
+        return None
+    if not text.strip().isdecimal():
+        raise UserError(f"--window {text!r} is no number of pixels: give one such as 256, 0 for none, or auto")
+    return int(text)
+
+
+def parse_memory(mebibytes: int) -> int:
+    """Bytes."""
+    from sfumato.cli.options import at_least
+
+    return at_least("--memory", mebibytes, 1) * 2**20

@@ -1,0 +1,63 @@
+"""`sfumato upscale`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
+from sfumato.cli.task import Given, read_picture, run
+from sfumato.cli.task_options import (
+    MEMORY,
+    OVERLAP,
+    CountOption,
+    GuidanceOption,
+    MemoryOption,
+    OutOption,
+    OverlapOption,
+    PromptArgument,
+    SamplerOption,
+    SeedOption,
+    StepsOption,
+    WindowOption,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from sfumato.model import LatentDiffusion
+    from sfumato.tasks.settings import Settings
+
+
+def upscale(
+    model: ModelArgument,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A small picture, of any size.")],
+    out: OutOption,
+    prompt: PromptArgument = None,
+    keep_colours: Annotated[
+        bool, typer.Option("--keep-colours/--free-colours", help="Take off slow drift against the small picture.")
+    ] = True,
+    count: CountOption = 1,
+    seed: SeedOption = 0,
+    steps: StepsOption = 20,
+    sampler: SamplerOption = "dpmpp-2m",
+    guidance: GuidanceOption = None,
+    window: WindowOption = "auto",
+    overlap: OverlapOption = OVERLAP,
+    memory: MemoryOption = MEMORY,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Enlarge a picture by the model's factor.
+
+    Large pictures are drawn in overlapping windows without seams. Writes OUT/0000.png ... and OUT/grid.png.
+    """
+    from sfumato import tasks
+
+    given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
+    picture = read_picture(image, "the picture")
+
+    def make(loaded: "LatentDiffusion", settings: "Settings") -> "list[Image]":
+        return tasks.upscale(loaded, picture, prompt, keep_colours=keep_colours, settings=settings)
+
+    run(given, "upscale", make, {"prompt": prompt, "image": image.name}, [picture])

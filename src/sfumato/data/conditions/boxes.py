@@ -1,0 +1,214 @@
+"""Boxes with categories for a folder of pictures: from a COCO file or from the metadata, framed as the picture is."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from sfumato.data.conditions.class_names import read_class_names
+from sfumato.data.conditions.config import BoxesConfig
+from sfumato.data.conditions.maps import IMAGES
+from sfumato.data.folder import FolderDataset
+from sfumato.data.reading import displayed_size
+from sfumato.data.transforms import Boxes, clip_boxes
+from sfumato.errors import UserError
+from sfumato.inputs import LayoutInput
+
+_COCO = {"images", "annotations", "categories"}
+_SLACK = 1.5
+"""Pixels that a box may reach over the picture's border: annotations are rounded."""
+
+
+@dataclass(frozen=True)
+class _Box:
+    """One annotation: x, y, width, height, in pixels or (`relative`) as fractions; `where` says it for messages."""
+
+    label: str | int
+    values: tuple[float, float, float, float]
+    relative: bool
+    where: str
+
+
+class FolderBoxes:
+    """The fields `boxes`, a list of [x, y, width, height] in [0, 1], and `categories`, a list of as many numbers."""
+
+    fields = ("boxes", "categories")
+
+    def __init__(self, folder: FolderDataset, config: BoxesConfig) -> None:
+        """Reads and checks all boxes. Raises UserError for one outside its picture, of negative size or no category."""
+        self.folder, self.config = folder, config
+        root = folder.scan.root
+        found = _find_coco(root, config)
+        if found is not None:
+            given, names = _read_coco(*found)
+            boxes = {name: _matching(given, name) for name in folder.scan.files}
+        else:
+            boxes, names = _from_metadata(folder, config.column), ()
+        if not any(boxes.values()):
+            source = (
+                f"{found[0]} names none of the images" if found else f"no image has {config.column!r} in its metadata"
+            )
+            raise UserError(
+                f"the data in {root} has no boxes: {source}; give a COCO file (conditions.boxes.file) or rows such as "
+                '{"file_name": "1.png", "boxes": [{"label": "dog", "bbox": [x, y, width, height]}]} in metadata.jsonl'
+            )
+        if (root / config.classes).is_file():
+            names = read_class_names(root / config.classes).names
+        self.names = names or _names_of(box for group in boxes.values() for box in group)
+        self.without = sum(not boxes[name] for name in folder.scan.files)
+        self._boxes: dict[str, Boxes] = {}
+        self._categories: dict[str, list[int]] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        for name, group in boxes.items():
+            self._sizes[name] = size = displayed_size(root / name)
+            self._boxes[name] = np.array([_relative(box, size) for box in group], np.float64).reshape(-1, 4)
+            self._categories[name] = [_category(box, self.names) for box in group]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user."""
+        images = len(self.folder.scan.files)
+        return (f"{self.without} of {images} images have no boxes",) if self.without else ()
+
+    def describe(self) -> LayoutInput:
+        """The names for the model's config.yaml."""
+        return LayoutInput(names=self.names)
+
+    def __call__(self, index: int, seed: int | None) -> dict[str, Any]:
+        name = self.folder.scan.files[index]
+        height, width = self._sizes[name]
+        framed = self.folder.framing.frame_boxes(self._boxes[name], height, width, seed)
+        clipped, kept = clip_boxes(framed, self.config.visible)
+        categories = [c for c, keep in zip(self._categories[name], kept, strict=True) if keep]
+        return {"boxes": clipped[kept].tolist(), "categories": categories}
+
+    def fingerprint(self) -> str:
+        content = [(name, self._boxes[name].tolist(), self._categories[name]) for name in sorted(self._boxes)]
+        return blake2b(repr((content, self.names, self.config.visible)).encode(), digest_size=16).hexdigest()
+
+
+def _relative(box: _Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The box as fractions. Raises UserError where it is not inside the picture or has a negative size."""
+    height, width = size
+    x, y, across, down = box.values
+    if across < 0 or down < 0:
+        raise UserError(f"{box.where} has the size {across:g}x{down:g}: give [x, y, width, height] with sizes above 0")
+    wide, high = (1.0, 1.0) if box.relative else (float(width), float(height))
+    slack_x, slack_y = _SLACK * wide / width, _SLACK * high / height
+    if x < -slack_x or y < -slack_y or x + across > wide + slack_x or y + down > high + slack_y:
+        unit = "fractions of it" if box.relative else f"its {width}x{height} pixels (width x height)"
+        raise UserError(
+            f"{box.where} is [{x:g}, {y:g}, {across:g}, {down:g}] and reaches outside the image, {unit}: "
+            "correct it, as [x, y, width, height]"
+        )
+    return x / wide, y / high, across / wide, down / high
+
+
+def _category(box: _Box, names: tuple[str, ...]) -> int:
+    if isinstance(box.label, str) and box.label in names:
+        return names.index(box.label)
+    if isinstance(box.label, int) and 0 <= box.label < len(names):
+        return box.label
+    raise UserError(
+        f"{box.where} has the label {box.label!r}, which is not among the {len(names)} categories: "
+        f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}; add it to classes.txt or correct it"
+    )
+
+
+def _names_of(boxes: Iterable[_Box]) -> tuple[str, ...]:
+    """The categories where no file names them: numbers up to the largest, or the sorted names."""
+    labels = {box.label for box in boxes}
+    numbers = [label for label in labels if isinstance(label, int)]
+    if len(numbers) == len(labels):
+        return tuple(str(i) for i in range(max(numbers) + 1))
+    return tuple(sorted(str(label) for label in labels))
+
+
+def _from_metadata(folder: FolderDataset, column: str) -> dict[str, list[_Box]]:
+    """By file; the column holds a list of {"label": name or number, "bbox" in pixels or "box" in fractions}."""
+    found: dict[str, list[_Box]] = {}
+    for name, rows in zip(folder.scan.files, folder.scan.metadata, strict=True):
+        given = rows.get(column)
+        if given is None and name in found:  # a further caption of the same picture
+            continue
+        if given is not None and not isinstance(given, list):
+            raise UserError(f"{column!r} of {name} in the metadata is no list: give one object a box")
+        found[name] = [_parse(entry, f"box {i} of {name}") for i, entry in enumerate(given or (), 1)]
+    return found
+
+
+def _parse(entry: Any, where: str) -> _Box:
+    example = '{"label": "dog", "bbox": [x, y, width, height]}'
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{where} is {entry!r}: give an object such as {example}")
+    label = entry.get("label", entry.get("category"))
+    relative = "box" in entry
+    values = entry.get("box" if relative else "bbox")
+    if not isinstance(label, str | int) or isinstance(label, bool):
+        raise UserError(f"{where} has no label: give an object such as {example}")
+    numbers = values if isinstance(values, list) else []
+    if len(numbers) != 4 or not all(isinstance(v, int | float) and np.isfinite(v) for v in numbers):
+        raise UserError(f"{where} has no four numbers: give an object such as {example}, in pixels ('box': fractions)")
+    x, y, across, down = (float(value) for value in numbers)
+    return _Box(label, (x, y, across, down), relative, where)
+
+
+def _find_coco(root: Path, config: BoxesConfig) -> tuple[Path, dict[str, Any]] | None:
+    """The COCO file that is named, or the only one there, and its content."""
+    if config.file is not None:
+        path = root / config.file
+        if not path.is_file():
+            raise UserError(f"conditions.boxes.file {path} does not exist: give a COCO json below {root}")
+        return path, _content(path) or {}
+    places = (*sorted(root.glob("*.json")), *sorted(root.glob("annotations/*.json")))
+    read = [(path, _content(path)) for path in places]
+    found = [(path, content) for path, content in read if content and set(content) >= _COCO]
+    if len(found) > 1:
+        named = ", ".join(path.relative_to(root).as_posix() for path, _ in found)
+        raise UserError(f"{root} holds several COCO files ({named}): choose one by conditions.boxes.file")
+    return found[0] if found else None
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _read_coco(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, list[_Box]], tuple[str, ...]]:
+    """Boxes by the file's own names of the pictures, and the categories' names in order of their ids.
+
+    Crowds are left out: their boxes hold no single object.
+    """
+    try:
+        categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
+        files = {image["id"]: str(image["file_name"]).replace("\\", "/") for image in content["images"]}
+        entries = [
+            (files[a["image_id"]], a["category_id"], a["bbox"]) for a in content["annotations"] if not a.get("iscrowd")
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is no COCO file of boxes ({told}): it needs images, annotations, categories") from None
+    names = tuple(categories[number] for number in sorted(categories))
+    boxes: dict[str, list[_Box]] = {name: [] for name in files.values()}
+    for file, category, values in entries:
+        where = f"box {len(boxes[file]) + 1} of {file} in {path}"
+        if category not in categories:
+            raise UserError(f"{where} has the category {category!r}, which the file does not define: add it there")
+        boxes[file].append(_parse({"label": categories[category], "bbox": values}, where))
+    return boxes, names
+
+
+def _matching(given: Mapping[str, list[_Box]], name: str) -> list[_Box]:
+    """The boxes of a picture, which the file may name with or without the pictures' folder."""
+    inner = name.removeprefix(f"{IMAGES}/")
+    for known in (name, inner, PurePosixPath(name).name):
+        if known in given:
+            return given[known]
+    return []

@@ -1,0 +1,84 @@
+"""Which conditions a run makes of its data, and how."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from sfumato.inputs import DegradationName
+from sfumato.schema import Schema
+
+HoleKind = Literal["box", "strokes", "thin", "medium", "thick"]
+HOLES: tuple[HoleKind, ...] = ("box", "strokes", "thin", "medium", "thick")
+
+
+class MapsConfig(Schema):
+    """Label maps: `folder`/x.png for images/x.png or x.png, ids or colours; class names in the file `classes`."""
+
+    folder: str = Field(default="maps", min_length=1)
+    classes: str = "classes.txt"
+    void: int | None = Field(default=255, ge=0, description="the id that means no class; null: there is none")
+
+
+class BoxesConfig(Schema):
+    """Boxes with categories: a COCO file, or a column of the metadata."""
+
+    file: str | None = Field(
+        default=None, description="COCO json below the data folder; null: found there, else the metadata's column"
+    )
+    column: str = "boxes"
+    classes: str = Field(default="classes.txt", description="category names in order, where the file is there")
+    visible: float = Field(
+        default=0.25, ge=0, le=1, description="boxes that keep less of their area after the crop are dropped"
+    )
+
+
+class LowResolutionConfig(Schema):
+    """Small pictures, made on the fly."""
+
+    factor: int = Field(default=4, ge=2)
+    degradation: DegradationName = "bicubic"
+
+
+class MaskConfig(Schema):
+    """Holes, drawn on the fly or taken from a folder; the masked pictures are encoded before training."""
+
+    kinds: tuple[HoleKind, ...] = Field(default=HOLES, min_length=1, description="all equally often")
+    folder: str | None = Field(default=None, description="below the data folder: its masks (white: hole) instead")
+    variants: int = Field(default=4, ge=1, description="masks a picture, each encoded and cached once")
+    fill: Literal["black", "grey"] = "black"
+
+    @field_validator("kinds")
+    @classmethod
+    def _distinct(cls, kinds: tuple[HoleKind, ...]) -> tuple[HoleKind, ...]:
+        if len(set(kinds)) != len(kinds):
+            raise ValueError(f"kinds {list(kinds)} names one of them twice")
+        return kinds
+
+
+GIVEN_BY: dict[str, tuple[str, ...]] = {
+    "map": ("map",),
+    "boxes": ("boxes", "categories"),
+    "low_resolution": ("low_resolution",),
+    "mask": ("masked_latent", "mask"),
+}
+"""The fields by the setting that gives them."""
+
+
+class ConditionsConfig(Schema):
+    """Those that are set give the fields that conditioners read."""
+
+    map: MapsConfig | None = Field(default=None, description="gives `map`")
+    boxes: BoxesConfig | None = Field(default=None, description="gives `boxes` and `categories`")
+    low_resolution: LowResolutionConfig | None = Field(default=None, description="gives `low_resolution`")
+    mask: MaskConfig | None = Field(default=None, description="gives `masked_latent` and `mask`")
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Folders below the data folder that hold no pictures to train on."""
+        named = (self.map and self.map.folder, self.mask and self.mask.folder)
+        return tuple(name for name in named if name)
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """The fields."""
+        return tuple(field for name, fields in GIVEN_BY.items() if getattr(self, name) is not None for field in fields)

@@ -1,0 +1,130 @@
+"""Cached latents with the conditions that are drawn anew at each reading, in step with the latent's variant.
+
+Whatever is drawn is a function of (index, seed), as the variant itself is: batches depend on seed and position alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from sfumato.data.conditions.config import LowResolutionConfig
+from sfumato.data.conditions.degrade import bicubic, degrade
+from sfumato.data.dataset import Dataset, LatentExample
+from sfumato.data.latents import LatentDataset
+from sfumato.data.loader import to_unit
+from sfumato.data.transforms import flips
+from sfumato.inputs import MaskInput
+from sfumato.rng import derive, numpy_generator
+
+
+class Drawn(Protocol):
+    """Fields of row `index`, of its mirror image where `mirrored`; chance comes from the seed alone."""
+
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+
+    def __call__(self, index: int, seed: int, mirrored: bool, /) -> dict[str, Any]: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class LowResolution:
+    """`low_resolution` (3, h, w) float32 in [-1, 1] at the latent's size, made of the picture at each reading."""
+
+    fields = ("low_resolution",)
+
+    def __init__(self, pictures: Dataset, config: LowResolutionConfig, latent_size: tuple[int, int]) -> None:
+        self.pictures, self.config, self.latent_size = pictures, config, latent_size
+
+    def __call__(self, index: int, seed: int, mirrored: bool) -> dict[str, Any]:
+        image = self.pictures[index].image.numpy()
+        image = image[:, :, ::-1] if mirrored else image
+        rng = numpy_generator(seed, "degrade")
+        small = degrade(image, self.config.factor, self.config.degradation, rng)
+        if small.shape[1:] != self.latent_size:
+            small = bicubic(small, self.latent_size)
+        return {"low_resolution": to_unit(torch.from_numpy(small))}
+
+    def fingerprint(self) -> str:
+        return f"{self.pictures.fingerprint()}-{self.config.model_dump_json()}-{self.latent_size}"
+
+
+class MaskedLatents:
+    """`masked_latent` (C, h, w), the masked picture's unscaled latent (its posterior's mean), and `mask` (1, h, w).
+
+    One of the cached variants of the row is drawn; `values` says what the mask holds.
+    """
+
+    fields = ("masked_latent", "mask")
+
+    def __init__(self, cached: LatentDataset, variants: int, values: MaskInput) -> None:
+        """`cached` holds `variants` rows for each row of the latents, as `MaskedPictures` numbers them."""
+        self.cached, self.variants, self.values = cached, variants, values
+
+    def __call__(self, index: int, seed: int, mirrored: bool) -> dict[str, Any]:
+        row = index * self.variants + derive(seed, "mask") % self.variants
+        example = self.cached.row(row, mirrored)
+        mean = example.moments.chunk(2)[0] if self.cached.header.variational else example.moments
+        hole = example.fields["mask"].flip(-1) if mirrored else example.fields["mask"]
+        mask = torch.where(hole > 0, self.values.hole, self.values.keep)
+        return {"masked_latent": mean.float(), "mask": mask}
+
+    def fingerprint(self) -> str:
+        return f"{self.cached.fingerprint()}-{self.variants}-{self.values.model_dump_json()}"
+
+
+class LatentsWithConditions:
+    """Cached latents with drawn fields; maps and boxes among the cached ones are mirrored with their latent."""
+
+    def __init__(self, latents: LatentDataset, drawn: Sequence[Drawn]) -> None:
+        self.latents, self.drawn = latents, tuple(drawn)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.latents.fields, *(name for one in self.drawn for name in one.fields))))
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.latents.classes
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, index: int) -> LatentExample:
+        return self._with(index, derive(0, "plain", index), False)
+
+    def variant(self, index: int, seed: int) -> LatentExample:
+        return self._with(index, seed, self.latents.header.mirrored and flips(seed))
+
+    def captions(self) -> list[str] | None:
+        return self.latents.captions()
+
+    def fingerprint(self) -> str:
+        if not self.drawn:
+            return self.latents.fingerprint()
+        parts = (self.latents.fingerprint(), *(one.fingerprint() for one in self.drawn))
+        return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+    def _with(self, index: int, seed: int, mirrored: bool) -> LatentExample:
+        example = self.latents.row(index, mirrored)
+        fields = placed(example.fields, mirrored)
+        for one in self.drawn:
+            fields |= one(index, seed, mirrored)
+        return LatentExample(example.moments, fields)
+
+
+def placed(fields: Mapping[str, Any], mirrored: bool) -> dict[str, Any]:
+    """A picture's fields as conditioners read them: boxes as tensors (N, 4) and (N,); all mirrored where asked."""
+    out = dict(fields)
+    if "boxes" in out and "categories" in out:
+        boxes = np.array(out["boxes"], np.float32).reshape(-1, 4)
+        if mirrored:
+            boxes[:, 0] = 1 - boxes[:, 0] - boxes[:, 2]
+        out["boxes"] = torch.from_numpy(boxes)
+        out["categories"] = torch.tensor(out["categories"], dtype=torch.long)
+    if mirrored and "map" in out:
+        out["map"] = out["map"].flip(-1)
+    return out

@@ -1,0 +1,174 @@
+"""Label maps of a folder of pictures: ids by grey value or palette index, or colours that classes.txt names."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from sfumato.data.conditions.class_names import ClassNames, hex_of, read_class_names
+from sfumato.data.conditions.config import MapsConfig
+from sfumato.data.dataset import UnreadableImage
+from sfumato.data.folder import FolderDataset, list_files
+from sfumato.data.reading import SUFFIXES, displayed_size, glance
+from sfumato.data.transforms import Ids
+from sfumato.errors import UserError
+from sfumato.inputs import MapInput, standard_palette
+
+IMAGES = "images"
+"""The sub-folder whose name may be left out of a map's path."""
+
+
+def read_ids(path: Path, classes: ClassNames, void: int | None) -> Ids:
+    """A map file as class ids (H, W), uint8 where they fit, else int32.
+
+    Colours are looked up where `classes` has some and the file is in colour or has a palette; else the grey value, or
+    the index into the palette, is the id. Raises UserError for an id or colour that stands for no class, or a file that
+    is no map.
+    """
+    try:
+        with Image.open(path) as opened:
+            image: Image.Image = opened.copy()
+    except Exception as error:  # whatever a decoder throws
+        raise UserError(f"map {path} cannot be read ({error}): save it as PNG") from None
+    if image.mode in ("P", "PA") and classes.colours is not None:
+        image = image.convert("RGB")
+    if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr"):
+        ids = _by_colour(np.asarray(image.convert("RGB")), classes, void, path)
+    elif image.mode in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
+        ids = np.asarray(image).astype(np.int32)
+    else:
+        raise UserError(f"map {path} has the mode {image.mode}: save it as a PNG of ids (grey or palette) or colours")
+    _check_ids(ids, len(classes.names), void, path)
+    return ids.astype(np.uint8) if max(len(classes.names), (void or 0) + 1) <= 256 else ids
+
+
+def _by_colour(pixels: NDArray[np.uint8], classes: ClassNames, void: int | None, path: Path) -> NDArray[np.int32]:
+    keys = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    if classes.colours is None:
+        if (pixels == pixels[..., :1]).all():  # grey, saved in colour
+            return pixels[..., 0].astype(np.int32)
+        raise UserError(
+            f"map {path} is in colour, but classes.txt gives no colours: write lines such as 'sky #87ceeb', "
+            "or save the map as ids"
+        )
+    table = np.array([r * 65536 + g * 256 + b for r, g, b in classes.colours], np.int32)
+    order = np.argsort(table)
+    place = np.searchsorted(table[order], keys).clip(max=len(table) - 1)
+    ids = order[place].astype(np.int32)
+    unknown = table[ids] != keys
+    if void is not None:  # black and white that name no class stand for none
+        nothing = unknown & ((keys == 0) | (keys == 0xFFFFFF))
+        ids[nothing] = void
+        unknown &= ~nothing
+    if unknown.any():
+        row, column = (int(v) for v in np.argwhere(unknown)[0])
+        r, g, b = (int(v) for v in pixels[row, column])
+        raise UserError(
+            f"map {path} has the colour {hex_of((r, g, b))} at row {row}, column {column}, which classes.txt gives to "
+            "no class: add it there, or save the map without smoothing (PNG, not JPEG)"
+        )
+    return ids
+
+
+def _check_ids(ids: NDArray[np.int32], count: int, void: int | None, path: Path) -> None:
+    outside = (ids < 0) | (ids >= count)
+    if void is not None:
+        outside &= ids != void
+    if outside.any():
+        row, column = (int(v) for v in np.argwhere(outside)[0])
+        raise UserError(
+            f"map {path} holds the id {int(ids[row, column])} at row {row}, column {column}, but classes.txt names "
+            f"only {count} classes (0 to {count - 1}): add the missing names, or set conditions.map.void to the id "
+            "that means no class"
+        )
+
+
+class FolderMaps:
+    """The field `map`, (H, W) integers, of each picture of a folder, framed as the picture is."""
+
+    fields = ("map",)
+
+    def __init__(self, folder: FolderDataset, config: MapsConfig) -> None:
+        """Finds the maps and reads their headers. UserError where one is missing or not of its picture's size."""
+        self.folder, self.config = folder, config
+        root = folder.scan.root
+        self.classes = read_class_names(root / config.classes)
+        if config.void is not None and config.void < len(self.classes.names):
+            raise UserError(
+                f"conditions.map.void is {config.void}, the number of the class "
+                f"{self.classes.names[config.void]!r}: choose a number that is no class, or null"
+            )
+        if folder.framing.resize == "pad" and config.void is None:
+            raise UserError("data.resize pad needs conditions.map.void, an id for what is filled up: set it to 255")
+        self._maps = _find(folder.scan.files, root, config.folder)
+        self._digest = blake2b(digest_size=16)
+        for file, path in self._maps.items():
+            self._look(root / file, path)
+
+    def describe(self) -> MapInput:
+        """Names and colours for the model's config.yaml."""
+        names = self.classes.names
+        palette = self.classes.colours or self._palette() or standard_palette(len(names))
+        return MapInput(names=names, palette=palette, void=self.config.void)
+
+    def __call__(self, index: int, seed: int | None) -> dict[str, Any]:
+        ids = read_ids(self._maps[self.folder.scan.files[index]], self.classes, self.config.void)
+        framing = self.folder.framing
+        framed = framing.finish(framing.prepare_map(ids, self.config.void or 0), seed)
+        return {"map": torch.from_numpy(framed[0].copy())}
+
+    def fingerprint(self) -> str:
+        return blake2b(repr((self._digest.hexdigest(), self.classes, self.config.void)).encode()).hexdigest()[:32]
+
+    def _look(self, picture: Path, path: Path) -> None:
+        try:
+            self._digest.update(glance(path).digest)
+            size, wanted = displayed_size(path), displayed_size(picture)
+        except UnreadableImage as error:
+            raise UserError(f"map {path} of {picture} cannot be read ({error.reason}): save it as PNG") from None
+        if size != wanted:
+            raise UserError(
+                f"map {path} is {size[0]}x{size[1]} (height x width), but its picture {picture} is "
+                f"{wanted[0]}x{wanted[1]}: save both at one size"
+            )
+
+    def _palette(self) -> tuple[tuple[int, int, int], ...] | None:
+        """The colours of the first map, where it has a palette for all classes."""
+        with Image.open(next(iter(self._maps.values()))) as image:
+            values = image.getpalette("RGB") if image.mode == "P" else None
+        count = len(self.classes.names)
+        if values is None or len(values) < 3 * count:
+            return None
+        return tuple((values[3 * i], values[3 * i + 1], values[3 * i + 2]) for i in range(count))
+
+
+def _find(files: Sequence[str], root: Path, below: str) -> dict[str, Path]:
+    """The map of each picture: the same path in the maps' folder, with any ending of a picture."""
+    place = root / below
+    if not place.is_dir():
+        raise UserError(f"the folder of label maps {place} does not exist: put a map there for each picture")
+    there: dict[str, str] = {}
+    for name in list_files(place):
+        if Path(name).suffix.lower() in SUFFIXES:
+            there.setdefault(PurePosixPath(name).with_suffix("").as_posix(), name)
+    found: dict[str, Path] = {}
+    missing: list[str] = []
+    for file in dict.fromkeys(files):
+        stem = PurePosixPath(file).with_suffix("")
+        inner = PurePosixPath(*stem.parts[1:]) if stem.parts[0] == IMAGES and len(stem.parts) > 1 else stem
+        own = there.get(inner.as_posix()) or there.get(stem.as_posix())
+        if own is None:
+            missing.append(f"{file}, expected as {below}/{inner}.png")
+        else:
+            found[file] = place / own
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(set(files))} images have no label map in {place}: the first is {missing[0]}; "
+            "add the maps or take the images out"
+        )
+    return found

@@ -1,0 +1,103 @@
+"""Pictures with holes: what is encoded before an inpainting model trains, several masks a picture."""
+
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from sfumato.data.conditions.config import MaskConfig
+from sfumato.data.conditions.holes import Hole, cells_of, draw_hole
+from sfumato.data.dataset import Dataset, Example, UnreadableImage
+from sfumato.data.folder import list_files
+from sfumato.data.reading import SUFFIXES, glance
+from sfumato.errors import UserError
+from sfumato.rng import numpy_generator
+
+_FILL = {"black": 0, "grey": 128}
+
+
+class Holes:
+    """Masks by number, (H, W) bool: drawn, or from a folder, any for any picture."""
+
+    def __init__(self, config: MaskConfig, size: tuple[int, int], root: Path | None = None) -> None:
+        """Raises UserError for a folder of masks that is missing, empty or cannot be read."""
+        self.config, self.size = config, size
+        self._files = () if config.folder is None else _mask_files(config.folder, root)
+        self._digest = [glance(path).digest.hex() for path in self._files]
+
+    def __call__(self, number: int) -> Hole:
+        rng = numpy_generator(0, "mask", number)
+        if not self._files:
+            return draw_hole(self.config.kinds, self.size, rng)
+        return _read_mask(self._files[int(rng.integers(len(self._files)))], self.size)
+
+    def fingerprint(self) -> str:
+        facts = (self.config.model_dump_json(), self.size, self._digest)
+        return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+
+
+def _mask_files(folder: str, root: Path | None) -> tuple[Path, ...]:
+    if root is None:
+        raise UserError(f"conditions.mask.folder is {folder!r}, but the data is no folder: leave it out")
+    place = root / folder
+    found = tuple(place / name for name in list_files(place) if Path(name).suffix.lower() in SUFFIXES)
+    if not found:
+        raise UserError(f"the folder of masks {place} holds no pictures: put masks there, white where the hole is")
+    for path in found:
+        try:
+            glance(path)
+        except UnreadableImage as error:
+            raise UserError(f"mask {path} cannot be read ({error.reason}): save it as PNG") from None
+    return found
+
+
+@lru_cache(maxsize=256)
+def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """White is hole, half transparent and grey ones by the nearer; UserError where nothing or all is hole."""
+    try:
+        with Image.open(path) as image:
+            grey = image.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
+    except Exception as error:  # whatever a decoder throws
+        raise UserError(f"mask {path} cannot be read ({error}): save it as PNG") from None
+    hole: NDArray[np.bool_] = np.asarray(grey) >= 128
+    if not hole.any() or hole.all():
+        what = "no hole (white)" if not hole.any() else "nothing but hole (white)"
+        raise UserError(f"mask {path} has {what}: take it out of the folder of masks or correct it")
+    hole.flags.writeable = False
+    return hole
+
+
+class MaskedPictures:
+    """`variants` examples a picture, one after the other, each with another hole filled; the field `mask`.
+
+    `mask` is uint8 (1, h, w), 1 where a cell of the latent's grid is touched by the hole. Example i is of picture
+    i // variants, and its hole is a function of i.
+    """
+
+    fields: tuple[str, ...] = ("mask",)
+    classes: tuple[str, ...] | None = None
+
+    def __init__(self, pictures: Dataset, holes: Holes, factor: int) -> None:
+        """`factor` is the autoencoder's."""
+        self.pictures, self.holes, self.factor = pictures, holes, factor
+
+    def __len__(self) -> int:
+        return len(self.pictures) * self.holes.config.variants
+
+    def __getitem__(self, index: int) -> Example:
+        image = self.pictures[index // self.holes.config.variants].image
+        hole = self.holes(index)
+        filled = image.masked_fill(torch.from_numpy(hole.copy()), _FILL[self.holes.config.fill])
+        cells = torch.from_numpy(cells_of(hole, self.factor).astype(np.uint8))
+        return Example(filled, {"mask": cells[None]})
+
+    def captions(self) -> list[str] | None:
+        return None
+
+    def fingerprint(self) -> str:
+        parts = (self.pictures.fingerprint(), self.holes.fingerprint(), str(self.factor))
+        return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,69 @@
+"""The original's way with large pictures (`split_input_params`): overlapping crops, blended by distance to a border.
+
+Each crop has group norms and attention of its own, so the result is not the whole picture's: it is here to give the
+original's numbers again, as its super-resolution notebook asks for them from 128 pixels on.
+"""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import UserError
+
+CLIP = (0.01, 0.5)
+"""Bounds of a crop's weights: the original's clip_min_weight and clip_max_weight."""
+
+
+def border_weights(height: int, width: int, clip: tuple[float, float] = CLIP) -> Tensor:
+    """(height, width): each position's distance to the nearest border, as a share of the side, within the bounds."""
+    rows, columns = (torch.linspace(0, 1, n) if n > 1 else torch.zeros(1) for n in (height, width))
+    return torch.minimum(torch.minimum(rows, 1 - rows)[:, None], torch.minimum(columns, 1 - columns)).clamp(*clip)
+
+
+def patchwise(
+    function: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    crop: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    scale: float = 1,
+    clip: tuple[float, float] = CLIP,
+) -> Tensor:
+    """`function` of crops instead of the whole.
+
+    Args:
+        function: takes a crop of every input and gives (B, C', scale · crop).
+        inputs: tensors (B, C, H, W) of one size: the noisy latent, and a map beside it where there is one.
+        crop, stride: (height, width) in positions of the inputs; a crop larger than the input is cut to it.
+        scale: how much larger the result is: f for a decoder, 1/f for an encoder, 1 for a U-Net.
+
+    Returns (B, C', scale · H, scale · W). Raises UserError where the crops do not cover the input to its last row.
+    """
+    size = inputs[0].shape[-2:]
+    sides = [min(side, whole) for side, whole in zip(_pair(crop), size, strict=True)]
+    steps = _pair(stride)
+    for side, step, whole in zip(sides, steps, size, strict=True):
+        if step < 1 or step > side or (whole - side) % step:
+            raise UserError(
+                f"crops of {side} every {step} do not cover {whole} positions; choose a stride up to the crop that "
+                f"divides {whole - side}"
+            )
+    factor = Fraction(scale).limit_denominator(1024)
+    high, wide = (int(side * factor) for side in sides)
+    weights = border_weights(high, wide, clip)
+    total, covered = torch.zeros(()), torch.zeros(*(int(whole * factor) for whole in size))
+    starts = [range(0, whole - side + 1, step) for side, step, whole in zip(sides, steps, size, strict=True)]
+    for top, left in product(*starts):
+        made = function(*(x[..., top : top + sides[0], left : left + sides[1]].contiguous() for x in inputs))
+        if total.dim() == 0:
+            total = made.new_zeros(*made.shape[:2], *covered.shape)
+        at = int(top * factor), int(left * factor)
+        total[..., at[0] : at[0] + high, at[1] : at[1] + wide] += weights.to(made) * made
+        covered[at[0] : at[0] + high, at[1] : at[1] + wide] += weights
+    return total / covered.to(total)
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value

@@ -1,0 +1,58 @@
+"""The sampler `auto`: which sampler and grid are taken for a model and a number of steps, and why."""
+
+from dataclasses import dataclass
+
+from sfumato.diffusion.prediction import PredictionKind
+from sfumato.diffusion.schedule import Schedule
+from sfumato.sampling.dpm_solver import DPM2MConfig
+from sfumato.sampling.grids import GridConfig
+from sfumato.sampling.table import SamplerConfig
+from sfumato.sampling.unipc import UniPCConfig
+
+FEW_STEPS = 20
+"""From here on UniPC and DPM-Solver++(2M) are equally near to the exact solution; below, UniPC is nearer."""
+
+LONGEST_STEP = 1.0
+"""Steps evenly spaced in lambda that are longer than this are worse than steps evenly spaced in time."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A sampler and its grid, and a sentence that says why they were taken."""
+
+    sampler: SamplerConfig
+    grid: GridConfig
+    reason: str
+
+
+def choose(schedule: Schedule, prediction: PredictionKind, steps: int, guidance: float = 1.0) -> Choice:
+    """The sampler that came nearest to the exact solution on closed-form denoisers, by schedule, steps and guidance.
+
+    docs/samplers.md has the measurements; `guidance` is the largest scale in use.
+    """
+    sampler: SamplerConfig = UniPCConfig(order=2) if steps < FEW_STEPS else DPM2MConfig()
+    why = [
+        f"{steps} steps are few, where UniPC's corrector halves the error"
+        if steps < FEW_STEPS
+        else f"{steps} steps are enough for a second-order multistep solver, one network call each"
+    ]
+    length = _lambda_range(schedule) / steps
+    if not schedule.discrete:
+        kind, place = "trailing", "a flow model is nearly straight in time, so its steps are evenly spaced there"
+    elif length > LONGEST_STEP:
+        kind = "trailing"
+        place = f"even steps of log-SNR would be {length:.1f} long, over {LONGEST_STEP:g}, so they are even in time"
+    else:
+        kind, place = "log-snr", f"even steps of log-SNR are short enough ({length:.2f})"
+    why.append(place)
+    if schedule.zero_terminal:
+        why.append(f"it begins in pure noise, which {prediction} prediction can tell from")
+    if guidance > 1:
+        why.append(f"guidance {guidance:g} forbids the third order, which overshoots")
+    return Choice(sampler, GridConfig(kind=kind), "; ".join(why))
+
+
+def _lambda_range(schedule: Schedule) -> float:
+    """How far lambda runs from the noisiest step with a finite one to index 0."""
+    noisy = 1.0 - schedule.zero_terminal / schedule.steps
+    return float(schedule.log_snr(1 / schedule.steps) - schedule.log_snr(noisy))

@@ -1,0 +1,77 @@
+"""What image guidance can wish for: losses of decoded pictures (B, 3, H, W) -> (B,), 0 where the wish is fulfilled.
+
+The paper's appendix C takes -log p(y | picture) of a Gaussian around a transform of the picture; so do these, with
+half a squared difference, as a mean over what is compared.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Features = Callable[[Tensor], Sequence[Tensor]]
+"""Pictures (B, 3, H, W) in [-1, 1] -> feature maps or vectors (B, ...), through which gradients flow."""
+
+
+@dataclass(frozen=True, eq=False)
+class LowResolution:
+    """The picture, averaged over areas, is like a small one: target (1 or B, 3, h, w) in [-1, 1]."""
+
+    target: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        target = self.target.to(images)
+        h, w = target.shape[-2:]
+        return 0.5 * (F.adaptive_avg_pool2d(images, (h, w)) - target).square().mean((1, 2, 3))
+
+
+@dataclass(frozen=True, eq=False)
+class Colour:
+    """The picture has a mean colour (3,) in [-1, 1] and, where given, that standard deviation (3,) in each channel."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+    @classmethod
+    def of(cls, picture: Tensor) -> "Colour":
+        """That of a picture (3, H, W)."""
+        return cls(picture.mean((1, 2)), picture.std((1, 2), correction=0))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        loss = 0.5 * (images.mean((2, 3)) - self.mean.to(images)).square().mean(1)
+        if self.std is None:
+            return loss
+        spread = (images.var((2, 3), correction=0) + 1e-8).sqrt()
+        return loss + 0.5 * (spread - self.std.to(images)).square().mean(1)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMatch:
+    """The picture's features are like those of a target (1 or B, 3, H', W'), whatever network gives them.
+
+    Differences are measured against the target's mean square, map by map, so that no map outweighs the others.
+    """
+
+    features: Features
+    target: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            wished = self.features(self.target.to(images))
+        total = images.new_zeros(len(images))
+        for found, goal in zip(self.features(images), wished, strict=True):
+            unit = goal.square().mean().clamp(min=1e-8)
+            total = total + 0.5 * (found - goal).flatten(1).square().mean(1) / unit
+        return total / len(wished)
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """The sum of several losses."""
+
+    losses: tuple[Callable[[Tensor], Tensor], ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.stack([loss(images) for loss in self.losses]).sum(0)

@@ -1,0 +1,125 @@
+"""Generated pixels into the user's picture, in its own mode: outside the mask nothing changes, not by one bit."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sfumato import pictures
+from sfumato.errors import UserError
+
+Array = NDArray[Any]
+WIDE_WHITE = {"I": 65535.0, "I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I;16N": 65535.0}
+"""White of grey pictures with more than 8 bits."""
+PLAIN = {
+    "L": "L",
+    "LA": "L",
+    "RGB": "RGB",
+    "RGBA": "RGB",
+    "RGBX": "RGB",
+    "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+    "HSV": "HSV",
+}
+"""Modes with 8 bits a band, and the mode of their bands that are blended; others (alpha) stay as they are."""
+
+
+def composite(original: Image.Image, generated: Tensor, hole: Tensor, feather: int) -> Image.Image:
+    """The original with generated pixels in the hole.
+
+    Args:
+        original: of any mode; size, mode, palette and alpha are kept.
+        generated: (3, H, W) in [-1, 1].
+        hole: (H, W) bool, what is replaced.
+        feather: pixels over which the two are blended, counted from the hole's edge inwards.
+
+    Raises:
+        UserError: for a mode that cannot be written into.
+    """
+    share = feathered(hole, feather).numpy()
+    rgb = pictures.to_pil(generated)
+    if original.mode in ("P", "PA"):
+        return _into_palette(original, rgb, share)
+    if original.mode == "1":
+        grey = _blend(np.asarray(original.convert("L")), np.asarray(rgb.convert("L")), share)
+        return _rebuilt(original, np.packbits(grey >= 128, axis=1))
+    if original.mode in WIDE_WHITE or original.mode == "F":
+        pixels = np.asarray(original)
+        white = WIDE_WHITE.get(original.mode) or (1.0 if np.nanmax(pixels, initial=0) <= 1 else 255.0)
+        fresh = np.asarray(rgb.convert("L"), np.float64) / 255 * white
+        return _rebuilt(original, _blend(pixels, fresh, share))
+    if original.mode not in PLAIN:
+        raise UserError(f"a picture of the mode {original.mode} cannot be filled in: save it as RGB or RGBA")
+    pixels = np.asarray(original).copy()
+    bands = pixels if pixels.ndim == 3 else pixels[..., None]
+    fresh = np.asarray(rgb.convert(PLAIN[original.mode]))
+    fresh = fresh if fresh.ndim == 3 else fresh[..., None]
+    bands[..., : fresh.shape[2]] = _blend(bands[..., : fresh.shape[2]], fresh, share[..., None])
+    return _rebuilt(original, pixels)
+
+
+def feathered(hole: Tensor, feather: int) -> Tensor:
+    """(H, W) float: the share of the generated picture, 0 outside the hole, rising from its edge to 1 inside."""
+    if feather <= 0:
+        return hole.float()
+    inside = hole.float()[None, None]
+    share = torch.zeros_like(inside)
+    for _ in range(feather + 1):
+        share += inside / (feather + 1)
+        inside = -F.max_pool2d(-inside, 3, stride=1, padding=1)  # beyond the picture's border the hole goes on
+    return torch.where(hole, share[0, 0].clamp(max=1), 0.0)
+
+
+def largest_change(original: Image.Image, result: Image.Image, hole: Tensor) -> float:
+    """Of any pixel's bands outside the hole (H, W); pictures of palettes are compared by their indices."""
+    before, after = (np.asarray(image).astype(np.float64) for image in (original, result))
+    change = np.abs(after - before)
+    change = change if change.ndim == 2 else change.max(-1)
+    outside = change[~hole.numpy()]
+    return float(outside.max(initial=0))
+
+
+def _blend(pixels: Array, fresh: Array, share: Array) -> Array:
+    """The pixels themselves where the share is 0; in their own type."""
+    mixed = pixels + share * (fresh.astype(np.float64) - pixels)
+    mixed = mixed if np.issubdtype(pixels.dtype, np.floating) else np.rint(mixed)
+    return np.where(share > 0, mixed, pixels).astype(pixels.dtype)
+
+
+def _into_palette(original: Image.Image, rgb: Image.Image, share: Array) -> Image.Image:
+    """The nearest opaque colours of the picture's own palette."""
+    pixels = np.asarray(original).copy()
+    indices = pixels if pixels.ndim == 2 else pixels[..., 0]
+    colours = np.array(original.getpalette("RGB"), np.float64).reshape(-1, 3)
+    wanted = _blend(np.asarray(original.convert("RGB")).astype(np.float64), np.asarray(rgb), share[..., None])
+    chosen = [i for i in range(len(colours)) if i not in _transparent(original)]
+    inside = share > 0
+    nearest = _nearest(wanted[inside], colours[chosen])
+    indices[inside] = np.array(chosen, pixels.dtype)[nearest]
+    return _rebuilt(original, pixels)
+
+
+def _transparent(image: Image.Image) -> set[int]:
+    given = image.info.get("transparency")
+    if isinstance(given, bytes):
+        return {i for i, alpha in enumerate(given) if alpha < 128}
+    return set() if given is None else {int(given)}
+
+
+def _nearest(points: Array, colours: Array) -> Array:
+    parts = [
+        np.square(part[:, None] - colours[None]).sum(-1).argmin(1)
+        for part in np.array_split(points, 1 + len(points) // 4096)
+    ]
+    return np.concatenate(parts)
+
+
+def _rebuilt(original: Image.Image, pixels: Array) -> Image.Image:
+    """A copy of the original, with its palette and notes, of other pixels."""
+    made = original.copy()
+    made.frombytes(np.ascontiguousarray(pixels).tobytes())
+    return made

@@ -1,0 +1,123 @@
+"""One picture of a canvas of any size: conditions, windows, sampler, decoder. What every task ends in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato import generate
+from sfumato.diffusion.process import add_noise
+from sfumato.engine import tiles
+from sfumato.errors import UserError
+from sfumato.generate import Guidance
+from sfumato.model import LatentDiffusion, sampler_named
+from sfumato.rng import SampleNoise
+from sfumato.sampling.grids import build_grid, tail
+from sfumato.sampling.inpainting import KnownRegion, with_jumps
+from sfumato.sampling.loop import sample as walk
+from sfumato.sampling.sampler import Denoise
+from sfumato.sampling.table import build_sampler, default_grid
+from sfumato.sampling.windows import Window
+from sfumato.tasks.settings import Settings
+from sfumato.tasks.steering import Words, second_stage, steer
+
+
+@dataclass(frozen=True)
+class Start:
+    """A clean latent (1, C, h, w) to begin from, noised (SDEdit, Meng et al. 2022), by a strength in (0, 1]."""
+
+    latent: Tensor
+    strength: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A clean latent (1, C, h, w) that stays where `keep` (1, 1, h, w) is 1.
+
+    jumps: (length, repeats) of RePaint's resampling; None: none.
+    """
+
+    latent: Tensor
+    keep: Tensor
+    jumps: tuple[int, int] | None = None
+
+
+def grain(model: LatentDiffusion) -> int:
+    """What the sides of a canvas are multiples of: both networks' downsampling factors together."""
+    return model.autoencoder.factor * second_stage(model).config.denoiser.factor
+
+
+def encode(model: LatentDiffusion, image: Tensor, memory: int) -> Tensor:
+    """Image (1, 3, H, W) in [-1, 1] -> raw latent (1, C, h, w): the posterior's mean, VQ before quantisation."""
+    moments = tiles.encode(model.autoencoder, image.to(model.device), memory)
+    return model.autoencoder.latent_from_moments(moments).float()
+
+
+@torch.no_grad()
+def draw(
+    model: LatentDiffusion,
+    size: tuple[int, int],
+    fields: Mapping[str, Any],
+    words: Words,
+    settings: Settings,
+    index: int = 0,
+    start: Start | None = None,
+    kept: Kept | None = None,
+) -> Tensor:
+    """The picture number `index` of a task: (3, H, W) in about [-1, 1], of seed settings.seed + index.
+
+    Args:
+        model: the model.
+        size: (H, W), multiples of `grain`.
+        fields: conditions of the whole canvas, as the model's conditioners read them.
+        words: prompt, label, negative prompt.
+        settings: how to sample.
+        index: which picture.
+        start: a picture to begin from, None: noise.
+        kept: what is not to change, None: nothing.
+
+    Raises:
+        UserError: for options or conditions that do not fit this model.
+    """
+    second = second_stage(model)
+    shape = model.latent_shape_of(size)
+    steering, steers = steer(model, fields, words, shape[1:])
+    guidance = Guidance(model.guidance_scale(settings.guidance, steers), settings.interval)
+
+    def denoise_of(window: Window) -> Denoise:
+        condition, null = steering(window)
+        return generate.guided(second.denoiser, second.schedule, second.config.prediction, condition, null, guidance)
+
+    denoise = model.over_windows(denoise_of, shape[1:], settings.window, settings.overlap)
+    config = sampler_named(settings.sampler) if isinstance(settings.sampler, str) else settings.sampler
+    times = build_grid(settings.grid or default_grid(config, second.schedule), second.schedule, settings.steps)
+    noise = SampleNoise([settings.seed + index], device=model.device)
+    x = noise((1, *shape))
+    if start is not None:
+        times = tail(times, start.strength)
+        if start.strength < 1:
+            x = add_noise(second.schedule, start.latent.to(x), x, times[0])
+    sampler = build_sampler(config)
+    if kept is not None:
+        sampler = KnownRegion(sampler, kept.latent, kept.keep, ends_clean=True)
+        times = times if kept.jumps is None else with_jumps(times, *kept.jumps)
+    x = walk(sampler, second.schedule, denoise, x, times, noise, settings.callback)
+    return generate.decode(model.autoencoder, model.scaling, x, memory=settings.memory)[0]
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises UserError for a number of pictures below 1."""
+    if settings.n < 1:
+        raise UserError(f"n is {settings.n}: give at least 1")
+
+
+def check_picture(model: LatentDiffusion, height: int, width: int, what: str = "the picture") -> None:
+    """Raises UserError for a picture smaller than one cell of the latent."""
+    f = model.autoencoder.factor
+    if height < f or width < f:
+        raise UserError(
+            f"{what} is {height}x{width} (height x width), smaller than one latent cell of {f}x{f} pixels: "
+            "give a larger one"
+        )

@@ -1,0 +1,181 @@
+"""Filling holes: by a model trained for it (section 4.5 of the paper), or by any other, around what is kept."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from sfumato.conditioning.spatial import ImageConfig
+from sfumato.data.reading import to_rgb
+from sfumato.errors import UserError
+from sfumato.inputs import MaskInput
+from sfumato.model import WHOLE_AREAS, LatentDiffusion
+from sfumato.pictures import from_pil, padded
+from sfumato.tasks.colour import drift, without_drift
+from sfumato.tasks.compositing import composite
+from sfumato.tasks.drawing import Kept, check_picture, check_settings, draw, encode, grain
+from sfumato.tasks.settings import Settings
+from sfumato.tasks.steering import Words, parts
+
+FEATHER = 2
+MASKED, MASK = "masked_latent", "mask"
+FILLS = {"black": -1.0, "grey": 0.0}
+STABLE_DIFFUSION = MaskInput(keep=0.0, hole=1.0, fill="grey")
+"""Its inpainting models take the mask before the masked picture, whose latent is scaled."""
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a model wants its masked picture: the mask's values, what fills the hole, whether the latent is scaled."""
+
+    values: MaskInput
+    scaled: bool
+
+
+def inpaint(
+    model: LatentDiffusion,
+    image: Image.Image,
+    mask: Image.Image,
+    prompt: str | None = None,
+    *,
+    label: int | str | None = None,
+    negative: str | None = None,
+    feather: int = FEATHER,
+    jumps: tuple[int, int] | None = None,
+    settings: Settings | None = None,
+) -> list[Image.Image]:
+    """The picture with its hole filled in; outside the hole it stays as it is, in its size, mode, palette and alpha.
+
+    A model that reads `masked_latent` and `mask` is asked for the hole; any other draws the whole while the kept part
+    is put back at every step.
+
+    Args:
+        model: a second stage of any kind but those steered by maps, boxes or small pictures.
+        image: of any size and mode.
+        mask: of the same size; white is the hole.
+        prompt: for models steered by text.
+        label: for models steered by classes.
+        negative: a text to lead away from.
+        feather: pixels, from the hole's edge inwards, over which old and new are blended.
+        jumps: (length, repeats) of RePaint's resampling, for models that were not trained to inpaint.
+        settings: how to sample.
+
+    Raises:
+        UserError: for a mask of another size or without a hole, and options that do not fit the model.
+    """
+    settings = settings or Settings()
+    check_settings(settings)
+    hole = hole_of(mask, image)
+    check_picture(model, image.height, image.width)
+    if feather < 0:
+        raise UserError(f"feather is {feather}: give 0 or more pixels")
+    if jumps is not None and reads_masks(model):
+        raise UserError("jumps are for models that were not trained to inpaint; this one was: leave them out")
+    words = Words(prompt, label, negative)
+    made = fill(model, from_pil(to_rgb(image, (255, 255, 255))), hole, words, jumps, settings)
+    return [composite(image, picture, hole, feather) for picture in made]
+
+
+def fill(
+    model: LatentDiffusion,
+    image: Tensor,
+    hole: Tensor,
+    words: Words,
+    jumps: tuple[int, int] | None,
+    settings: Settings,
+) -> list[Tensor]:
+    """Pictures (3, H, W) of the image (3, H, W) with the hole (H, W) bool drawn anew; elsewhere about as it was.
+
+    Of a picture of more than WHOLE_AREAS times the training area only the hole and its surroundings are looked at.
+    """
+    if hole.numel() > WHOLE_AREAS * math.prod(model.config.image_size):
+        rows, columns = surroundings(hole, model.config.image_size)
+        made = []
+        for part in _fill(model, image[:, rows, columns], hole[rows, columns], words, jumps, settings):
+            whole = image.clone()
+            whole[:, rows, columns] = part
+            made.append(whole)
+        return made
+    return _fill(model, image, hole, words, jumps, settings)
+
+
+def surroundings(hole: Tensor, context: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the hole (H, W) with half of `context` (H, W) on each side, as far as the picture goes."""
+    found = []
+    for axis, side in enumerate(context):
+        touched = hole.any(1 - axis).nonzero().flatten()
+        start, stop = int(touched[0]), int(touched[-1]) + 1
+        found.append(slice(max(0, start - side // 2), min(hole.shape[axis], stop + side // 2)))
+    return found[0], found[1]
+
+
+def _fill(
+    model: LatentDiffusion,
+    image: Tensor,
+    hole: Tensor,
+    words: Words,
+    jumps: tuple[int, int] | None,
+    settings: Settings,
+) -> list[Tensor]:
+    H, W = hole.shape
+    whole = padded(image[None], grain(model))
+    gone = padded(hole[None, None].float(), grain(model))
+    cells = F.max_pool2d(gone, model.autoencoder.factor)
+    # what was in the hole must not reach the latents around it
+    plain = torch.where(gone > 0, drift(whole, 1 - gone), whole)
+    fields, kept = {}, None
+    if reads_masks(model):
+        fields = masked_fields(model, whole, gone, cells, settings.memory)
+    else:
+        latent = model.scaling.to_model(encode(model, plain, settings.memory))
+        kept = Kept(latent, 1 - cells.to(model.device), jumps)
+    made = []
+    for index in range(settings.n):
+        picture = draw(model, (whole.shape[2], whole.shape[3]), fields, words, settings, index, kept=kept)
+        corrected = without_drift(picture[None].cpu(), whole, 1 - gone)
+        made.append(corrected[0, :, :H, :W].clamp(-1, 1))
+    return made
+
+
+def reads_masks(model: LatentDiffusion) -> bool:
+    """Whether the model was trained to inpaint."""
+    return any(isinstance(part, ImageConfig) and part.field == MASKED for part in parts(model))
+
+
+def masked_fields(model: LatentDiffusion, image: Tensor, hole: Tensor, cells: Tensor, memory: int) -> dict[str, Any]:
+    """The fields `masked_latent` and `mask` of an image (1, 3, H, W), its hole (1, 1, H, W) and the hole's cells."""
+    use = convention(model)
+    masked = torch.where(hole > 0, FILLS[use.values.fill], image)
+    latent = encode(model, masked, memory)
+    if use.scaled:
+        latent = model.scaling.to_model(latent)
+    values = torch.where(cells > 0, use.values.hole, use.values.keep)
+    return {MASKED: latent, MASK: values.to(model.device)}
+
+
+def convention(model: LatentDiffusion) -> Convention:
+    """As the model's configuration says, else as its kind is known for."""
+    if model.config.inputs.mask is not None:
+        return Convention(model.config.inputs.mask, scaled=False)
+    order = [part.field for part in parts(model) if isinstance(part, ImageConfig)]
+    if order[:1] == [MASK]:
+        return Convention(STABLE_DIFFUSION, scaled=True)
+    return Convention(MaskInput(), scaled=False)
+
+
+def hole_of(mask: Image.Image, image: Image.Image) -> Tensor:
+    """(H, W) bool: white is hole, transparent is not. UserError for another size than the image's, or no hole."""
+    if mask.size != image.size:
+        raise UserError(
+            f"the mask is {mask.height}x{mask.width} (height x width) but the picture is "
+            f"{image.height}x{image.width}: give a mask of the picture's size"
+        )
+    hole = torch.from_numpy(np.asarray(to_rgb(mask, (0, 0, 0)).convert("L")) >= 128)
+    if not bool(hole.any()):
+        raise UserError("the mask has no hole: paint white what is to be drawn anew")
+    return hole

@@ -1,0 +1,169 @@
+"""From boxes with categories to a picture (section 4.3.1 of the paper, layout to image)."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from sfumato.config import nearest
+from sfumato.errors import UserError
+from sfumato.model import LatentDiffusion
+from sfumato.pictures import to_pil
+from sfumato.tasks.drawing import check_settings, draw, grain
+from sfumato.tasks.settings import Settings
+from sfumato.tasks.steering import Words, layout_part
+
+EXAMPLE = '{"label": "dog", "box": [x, y, width, height]}'
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object: its category by name or number, and x, y, width, height as fractions of the picture."""
+
+    label: int | str
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Objects, and the picture's (H, W) where the file says it."""
+
+    boxes: tuple[Box, ...]
+    size: tuple[int, int] | None = None
+
+
+def compose(
+    model: LatentDiffusion,
+    boxes: Sequence[Box],
+    prompt: str | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    negative: str | None = None,
+    settings: Settings | None = None,
+) -> list[Image.Image]:
+    """Pictures of a layout.
+
+    Args:
+        model: a second stage steered by boxes.
+        boxes: the objects; none gives a picture of nothing in particular.
+        prompt: for models steered by text as well.
+        size: (H, W), by default the training size; cut to what the networks' factors allow and grown from there.
+        negative: a text to lead away from.
+        settings: how to sample; in windows each sees the layout through its own crop.
+
+    Raises:
+        UserError: for a box outside the picture or without extent, an unknown category, and options that do not fit.
+    """
+    settings = settings or Settings()
+    check_settings(settings)
+    part = layout_part(model)
+    if len(boxes) > part.objects:
+        raise UserError(f"{len(boxes)} boxes are given, but this model takes at most {part.objects}: leave some out")
+    for number, box in enumerate(boxes, 1):
+        check_box(box, number)
+    categories = [category(model, box.label, number) for number, box in enumerate(boxes, 1)]
+    fields = {
+        "boxes": [torch.tensor([box.box for box in boxes], dtype=torch.float32).reshape(-1, 4)],
+        "categories": [torch.tensor(categories, dtype=torch.long)],
+    }
+    H, W = size or model.config.image_size
+    unit = grain(model)
+    canvas = (-(-H // unit) * unit, -(-W // unit) * unit)
+    words = Words(prompt, None, negative)
+    return [to_pil(draw(model, canvas, fields, words, settings, i)[:, :H, :W]) for i in range(settings.n)]
+
+
+def check_box(box: Box, number: int) -> None:
+    """Raises UserError for a box that is not inside the picture or has no extent."""
+    x, y, width, height = box.box
+    told = f"box {number} ({box.label}) is [{x:g}, {y:g}, {width:g}, {height:g}]"
+    if not all(math.isfinite(value) for value in box.box):
+        raise UserError(f"{told}: give four finite numbers, x, y, width, height")
+    if width <= 0 or height <= 0:
+        raise UserError(f"{told}: width and height must be above 0")
+    slack = 1e-6
+    if x < -slack or y < -slack or x + width > 1 + slack or y + height > 1 + slack:
+        raise UserError(f"{told} as fractions of the picture and reaches outside it: keep it within 0 to 1")
+
+
+def category(model: LatentDiffusion, label: int | str, number: int) -> int:
+    """The number of a category. Raises UserError for an unknown one, or names the model does not record."""
+    known = model.config.inputs.layout
+    count = layout_part(model).classes if known is None else len(known.names)
+    if isinstance(label, str) and known is not None and label in known.names:
+        return known.names.index(label)
+    if isinstance(label, int) or label.isdecimal():
+        if not 0 <= int(label) < count:
+            raise UserError(f"box {number} has the category {label}, but this model's are 0 to {count - 1}")
+        return int(label)
+    if known is None:
+        raise UserError(
+            f"box {number} has the category {label!r}, but this model's config.yaml records no names "
+            f"(inputs.layout.names): give its number, 0 to {count - 1}"
+        )
+    told = f"{', '.join(known.names[:12])}{', ...' if len(known.names) > 12 else ''}"
+    raise UserError(f"box {number} has the category {label!r}, which is none of {told}{nearest(label, known.names)}")
+
+
+def read_layout(path: Path) -> Layout:
+    """A JSON file of boxes: a list of objects, an object with `boxes` (and `width`, `height`), or COCO's.
+
+    An object is `{"label": name or number, "box": fractions}` or has `bbox` in pixels instead, which takes the
+    picture's `width` and `height`. Of a COCO file the boxes of its only image are taken. Raises UserError.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is no JSON ({error})"
+        raise UserError(f"boxes {str(path)!r} cannot be read: {reason}") from None
+    if isinstance(content, Mapping) and {"annotations", "categories"} <= content.keys():
+        content = _from_coco(content, path)
+    size = None
+    if isinstance(content, Mapping):
+        width, height = content.get("width"), content.get("height")
+        if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
+            size = (height, width)
+        content = content.get("boxes")
+    if not isinstance(content, list):
+        raise UserError(f'boxes {str(path)!r} hold no list: give [{EXAMPLE}, ...] or {{"boxes": [...]}}')
+    return Layout(tuple(_parse(entry, number, size) for number, entry in enumerate(content, 1)), size)
+
+
+def _parse(entry: Any, number: int, size: tuple[int, int] | None) -> Box:
+    given = entry if isinstance(entry, Mapping) else {}
+    label = given.get("label", given.get("category"))
+    relative = "box" in given
+    values = given.get("box" if relative else "bbox")
+    numbers = values if isinstance(values, list) else []
+    right = len(numbers) == 4 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers)
+    if not isinstance(label, str | int) or isinstance(label, bool) or not right:
+        raise UserError(f"box {number} is {json.dumps(entry)}: give an object such as {EXAMPLE}, in fractions")
+    x, y, width, height = (float(value) for value in numbers)
+    if relative:
+        return Box(label, (x, y, width, height))
+    if size is None:
+        raise UserError(
+            f"box {number} has a bbox, in pixels, but the file gives no width and height of the picture: add them, or "
+            "give box, in fractions"
+        )
+    return Box(label, (x / size[1], y / size[0], width / size[1], height / size[0]))
+
+
+def _from_coco(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        images = content["images"]
+        if len(images) != 1:
+            raise UserError(f"boxes {str(path)!r} are a COCO file of {len(images)} images: give one of a single image")
+        entries = [{"label": names[a["category_id"]], "bbox": a["bbox"]} for a in content["annotations"]]
+        return {"width": images[0]["width"], "height": images[0]["height"], "boxes": entries}
+    except (KeyError, TypeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"boxes {str(path)!r} are no COCO file ({told}): it needs images, annotations, categories"
+        ) from None

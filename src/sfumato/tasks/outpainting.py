@@ -1,0 +1,75 @@
+"""Growing a picture beyond its borders: what is added is the hole of an inpainting."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sfumato.data.reading import to_rgb
+from sfumato.errors import UserError
+from sfumato.model import LatentDiffusion
+from sfumato.pictures import from_pil
+from sfumato.tasks.compositing import composite
+from sfumato.tasks.drawing import check_picture, check_settings
+from sfumato.tasks.inpainting import fill
+from sfumato.tasks.settings import Settings
+from sfumato.tasks.steering import Words
+
+TRUE_COLOUR = {"P": "RGB", "PA": "RGBA", "1": "L"}
+"""Pictures of few colours grow in all of them: their own palette would not do for what is new."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Pixels added on each side."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+
+def outpaint(
+    model: LatentDiffusion,
+    image: Image.Image,
+    extend: Extent,
+    prompt: str | None = None,
+    *,
+    label: int | str | None = None,
+    negative: str | None = None,
+    jumps: tuple[int, int] | None = None,
+    settings: Settings | None = None,
+) -> list[Image.Image]:
+    """The picture on a larger canvas, drawn on beyond its borders; its own pixels stay as they are, bit for bit.
+
+    What is new is opaque. Arguments otherwise as for `inpaint`.
+    Raises UserError for negative extents or none at all, and options that do not fit the model.
+    """
+    settings = settings or Settings()
+    check_settings(settings)
+    check_picture(model, image.height, image.width)
+    canvas, hole = extended(image, extend)
+    made = fill(model, from_pil(to_rgb(canvas, (255, 255, 255))), hole, Words(prompt, label, negative), jumps, settings)
+    return [composite(canvas, picture, hole, feather=0) for picture in made]
+
+
+def extended(image: Image.Image, extend: Extent) -> tuple[Image.Image, torch.Tensor]:
+    """The canvas, whose new part repeats the picture's border, and where (H, W) it is new. UserError as `outpaint`."""
+    sides = (extend.left, extend.top, extend.right, extend.bottom)
+    if min(sides) < 0 or not any(sides):
+        raise UserError(
+            f"extend is {','.join(map(str, sides))}: give the pixels to add on the left, top, right and bottom, "
+            "such as 128,0,128,0"
+        )
+    if image.mode in TRUE_COLOUR:
+        image = image.convert("RGBA" if image.has_transparency_data else TRUE_COLOUR[image.mode])
+    pixels = np.asarray(image)
+    margins = ((extend.top, extend.bottom), (extend.left, extend.right))
+    grown = np.pad(pixels, (*margins, (0, 0)) if pixels.ndim == 3 else margins, mode="edge")
+    hole = np.pad(np.zeros(pixels.shape[:2], bool), margins, constant_values=True)
+    if image.mode in ("RGBA", "LA"):
+        grown[..., -1][hole] = 255
+    canvas = Image.frombytes(image.mode, (grown.shape[1], grown.shape[0]), np.ascontiguousarray(grown).tobytes())
+    canvas.info.update({name: value for name, value in image.info.items() if name == "icc_profile"})
+    return canvas, torch.from_numpy(hole)

@@ -1,0 +1,116 @@
+"""From a label map to a picture (section 4.3.2 of the paper, semantic synthesis)."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sfumato.errors import UserError
+from sfumato.model import LatentDiffusion
+from sfumato.pictures import padded, to_pil
+from sfumato.tasks.drawing import check_picture, check_settings, draw, grain
+from sfumato.tasks.settings import Settings
+from sfumato.tasks.steering import Words, semantic_part
+
+GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def paint(
+    model: LatentDiffusion,
+    map: Image.Image | Tensor,  # the field's name
+    prompt: str | None = None,
+    *,
+    negative: str | None = None,
+    settings: Settings | None = None,
+) -> list[Image.Image]:
+    """Pictures of a label map, of its size.
+
+    Args:
+        model: a second stage steered by maps.
+        map: a picture of class ids (grey values or palette indices) or of the classes' colours, or ids (H, W).
+        prompt: for models steered by text as well.
+        negative: a text to lead away from.
+        settings: how to sample.
+
+    Raises:
+        UserError: for an id or colour that is no class of the model, and options that do not fit it.
+    """
+    settings = settings or Settings()
+    check_settings(settings)
+    part = semantic_part(model)
+    ids = map if isinstance(map, Tensor) else read_map(model, map)
+    check_ids(model, ids)
+    H, W = ids.shape
+    check_picture(model, H, W, "the map")
+    whole = padded(ids[None, None], max(grain(model), 2**part.stages))
+    fields = {"map": whole[:, 0].to(model.device)}
+    size = (whole.shape[2], whole.shape[3])
+    words = Words(prompt, None, negative)
+    return [to_pil(draw(model, size, fields, words, settings, i)[:, :H, :W]) for i in range(settings.n)]
+
+
+def read_map(model: LatentDiffusion, image: Image.Image) -> Tensor:
+    """Class ids (H, W) long of a picture: grey values, indices of a palette, or the colours the model knows.
+
+    A palette that agrees with the model's own, in another order, is read by its colours. Raises UserError for a colour
+    that is no class's, and for colours where the model's configuration records none.
+    """
+    if image.mode in GREY:
+        return torch.from_numpy(np.asarray(image.getchannel(0)).astype(np.int64))
+    known = model.config.inputs.map
+    if image.mode == "P":
+        indices = np.asarray(image)
+        if known is None or not _reordered(image, indices, known.palette):
+            return torch.from_numpy(indices.astype(np.int64))
+    pixels = np.asarray(image.convert("RGB"))
+    if (pixels == pixels[..., :1]).all():
+        return torch.from_numpy(pixels[..., 0].astype(np.int64))
+    if known is None:
+        raise UserError(
+            "the map is in colour, but this model's config.yaml records no colours of classes (inputs.map.palette): "
+            "save the map as ids, grey or with a palette"
+        )
+    return _by_colour(pixels, known.palette, known.void)
+
+
+def check_ids(model: LatentDiffusion, ids: Tensor) -> None:
+    """Raises UserError for an id (H, W) that is neither a class of the model nor its void."""
+    part, known = semantic_part(model), model.config.inputs.map
+    outside = (ids < 0) | (ids >= part.classes)
+    if part.void is not None:
+        outside &= ids != part.void
+    if bool(outside.any()):
+        row, column = (int(value) for value in outside.nonzero()[0])
+        names = "" if known is None else f" ({', '.join(known.names[:8])}{', ...' if len(known.names) > 8 else ''})"
+        void = "" if part.void is None else f", and {part.void} for no class"
+        raise UserError(
+            f"the map holds the class id {int(ids[row, column])} at row {row}, column {column}, but this model knows "
+            f"0 to {part.classes - 1}{names}{void}: correct the map"
+        )
+
+
+def _reordered(image: Image.Image, indices: NDArray[np.uint8], palette: tuple[tuple[int, int, int], ...]) -> bool:
+    """Whether the colours in use are all the model's, but not at the model's indices."""
+    own = np.array(image.getpalette("RGB") or [], np.int64).reshape(-1, 3)
+    used = [i for i in np.unique(indices) if i < len(own)]
+    colours = [tuple(int(v) for v in own[i]) for i in used]
+    same = all(i < len(palette) and palette[i] == colour for i, colour in zip(used, colours, strict=True))
+    return not same and all(colour in palette for colour in colours)
+
+
+def _by_colour(pixels: NDArray[np.uint8], palette: tuple[tuple[int, int, int], ...], void: int | None) -> Tensor:
+    ids = np.full(pixels.shape[:2], -1, np.int64)
+    for number, colour in enumerate(palette):
+        ids[(pixels == np.array(colour)).all(-1)] = number
+    if void is not None:  # black and white that name no class stand for none
+        for extreme in (0, 255):
+            ids[(pixels == extreme).all(-1) & (ids < 0)] = void
+    if (ids < 0).any():
+        row, column = (int(value) for value in np.argwhere(ids < 0)[0])
+        named = "#{:02x}{:02x}{:02x}".format(*(int(value) for value in pixels[row, column]))
+        raise UserError(
+            f"the map has the colour {named} at row {row}, column {column}, which is no class of this model: "
+            "use the colours of inputs.map.palette in its config.yaml, and PNG, not JPEG"
+        )
+    return torch.from_numpy(ids)

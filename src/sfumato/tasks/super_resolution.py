@@ -1,0 +1,100 @@
+"""Enlarging pictures by a model that was given small ones (section 4.4 of the paper), of any size."""
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from sfumato.data.reading import to_rgb
+from sfumato.errors import UserError
+from sfumato.model import LatentDiffusion
+from sfumato.pictures import from_pil, padded, to_pil
+from sfumato.tasks.colour import drift
+from sfumato.tasks.drawing import check_settings, draw
+from sfumato.tasks.settings import Settings
+from sfumato.tasks.steering import Words, image_part, second_stage
+
+SMALL = "low_resolution"
+DRIFT_CELL = 4
+"""Pixels of the small picture over which colours are held."""
+
+
+def upscale(
+    model: LatentDiffusion,
+    image: Image.Image,
+    prompt: str | None = None,
+    *,
+    keep_colours: bool = True,
+    settings: Settings | None = None,
+) -> list[Image.Image]:
+    """The picture enlarged by the model's factor (see `enlargement`).
+
+    Large ones are drawn in overlapping windows of the training size, which share their noise and are averaged at every
+    step. Grey pictures stay grey, and transparency is enlarged beside the colours.
+
+    Args:
+        model: a second stage steered by small pictures.
+        image: of any size and mode.
+        prompt: for models steered by text as well.
+        keep_colours: take off the slow drift of colours against the small picture.
+        settings: how to sample.
+
+    Raises:
+        UserError: for a model that does not enlarge, and options that do not fit it.
+    """
+    settings = settings or Settings()
+    check_settings(settings)
+    part = image_part(model, SMALL, "small pictures")
+    if part.channels != 3:
+        raise UserError(f"this model's small pictures have {part.channels} channels: they are no RGB pictures")
+    factor = enlargement(model)
+    small = from_pil(to_rgb(image, (255, 255, 255)))[None]
+    size = (image.height * factor, image.width * factor)
+    given = at_latent_size(model, small, factor)
+    canvas = padded(given, second_stage(model).config.denoiser.factor)
+    f = model.autoencoder.factor
+    shape = (canvas.shape[2] * f, canvas.shape[3] * f)
+    fields = {SMALL: canvas.to(model.device)}
+    made = []
+    for index in range(settings.n):
+        picture = draw(model, shape, fields, Words(prompt), settings, index).cpu()[None]
+        picture = picture[..., : given.shape[2] * f, : given.shape[3] * f]
+        if picture.shape[-2:] != size:
+            picture = F.interpolate(picture, size=size, mode="bicubic", antialias=True)
+        if keep_colours:
+            picture = held(picture, small)
+        made.append(_as_mode(to_pil(picture[0]), image))
+    return made
+
+
+def enlargement(model: LatentDiffusion) -> int:
+    """By how much a picture's sides grow: as the model was trained, else by f, as its small pictures are at f."""
+    known = model.config.inputs.low_resolution
+    return model.autoencoder.factor if known is None else known.factor
+
+
+def at_latent_size(model: LatentDiffusion, small: Tensor, factor: int) -> Tensor:
+    """The small picture (1, 3, h, w) as the model reads it: at the latent's size, which is its own where factor = f."""
+    f = model.autoencoder.factor
+    if factor == f:
+        return small
+    size = [max(1, -(-side * factor // f)) for side in small.shape[-2:]]
+    return F.interpolate(small, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def held(picture: Tensor, small: Tensor) -> Tensor:
+    """The large picture (1, 3, H, W) with the small one's colours: the slow part of their difference is taken off."""
+    difference = small - F.interpolate(picture, size=small.shape[-2:], mode="bilinear", antialias=True)
+    slow = drift(difference, torch.ones_like(small[:, :1]), DRIFT_CELL)
+    return picture + F.interpolate(slow, size=picture.shape[-2:], mode="bilinear")
+
+
+def _as_mode(picture: Image.Image, small: Image.Image) -> Image.Image:
+    """Grey where the small one is grey, with its alpha enlarged."""
+    grey = small.mode in ("1", "L", "LA", "I", "I;16", "F")
+    made = picture.convert("L") if grey else picture
+    if small.has_transparency_data:
+        alpha = small.convert("RGBA").getchannel("A").resize(picture.size, Image.Resampling.BICUBIC)
+        made = made.convert("LA" if grey else "RGBA")
+        made.putalpha(alpha)
+    return made

@@ -1,0 +1,166 @@
+"""The conditions of a run: the fields its data gets, what is encoded for them, and what config.yaml says of them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato.data.conditions.boxes import FolderBoxes
+from sfumato.data.conditions.config import ConditionsConfig
+from sfumato.data.conditions.latents import Drawn, LatentsWithConditions, LowResolution, MaskedLatents, placed
+from sfumato.data.conditions.maps import FolderMaps
+from sfumato.data.conditions.masked import Holes, MaskedPictures
+from sfumato.data.conditions.pictures import FieldSource, ToyBoxes, WithFields
+from sfumato.data.dataset import Dataset, Example, LatentExample, LatentSource, Progress, UnreadableImage
+from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.latents import LatentDataset
+from sfumato.data.loader import collate, to_unit
+from sfumato.data.table import DataConfig
+from sfumato.data.toyworld.dataset import ToyWorldConfig
+from sfumato.data.toyworld.draw import MAP_NAMES
+from sfumato.errors import UserError
+from sfumato.inputs import Inputs, LayoutInput, LowResolutionInput, MapInput, MaskInput, standard_palette
+from sfumato.model import LatentDiffusion
+from sfumato.rng import derive
+from sfumato.training.encode import cached_latents
+from sfumato.training.workers import Precision, Workers
+
+
+def with_room(config: DataConfig, conditions: ConditionsConfig) -> DataConfig:
+    """The data's configuration as the conditions need it: the toy world's fields, folders that are no pictures."""
+    if isinstance(config, ToyWorldConfig):
+        wanted = [name for name, part in (("map", conditions.map), ("boxes", conditions.boxes)) if part is not None]
+        return config.model_copy(update={"fields": tuple(dict.fromkeys((*config.fields, *wanted)))})
+    return config.model_copy(update={"leave_out": (*config.leave_out, *conditions.folders)})
+
+
+def toy_with_fields(world: Dataset, conditions: ConditionsConfig) -> Dataset:
+    """The toy world, its boxes in the form that conditioners read."""
+    return WithFields(world, [ToyBoxes(world)]) if conditions.boxes is not None else world
+
+
+def toy_inputs(conditions: ConditionsConfig) -> Inputs:
+    """What a model of the toy world is steered by."""
+    return _drawn_inputs(conditions).model_copy(
+        update={
+            "map": None
+            if conditions.map is None
+            else MapInput(names=MAP_NAMES, palette=standard_palette(len(MAP_NAMES)), void=conditions.map.void),
+            "layout": None if conditions.boxes is None else LayoutInput(names=MAP_NAMES),
+        }
+    )
+
+
+def folder_with_fields(folder: FolderDataset, conditions: ConditionsConfig) -> tuple[Dataset, Inputs, tuple[str, ...]]:
+    """The folder with its maps and boxes, what a model of it is steered by, and sentences for the user.
+
+    Raises UserError where maps or boxes are missing or wrong.
+    """
+    sources: list[FieldSource] = []
+    notes: tuple[str, ...] = ()
+    inputs = _drawn_inputs(conditions)
+    if conditions.map is not None:
+        maps = FolderMaps(folder, conditions.map)
+        sources.append(maps)
+        inputs = inputs.model_copy(update={"map": maps.describe()})
+        notes += (f"{len(maps.classes.names)} classes of {folder.scan.root / conditions.map.classes}",)
+    if conditions.boxes is not None:
+        boxes = FolderBoxes(folder, conditions.boxes)
+        sources.append(boxes)
+        inputs = inputs.model_copy(update={"layout": boxes.describe()})
+        notes += boxes.notes
+    return (WithFields(folder, sources) if sources else folder), inputs, notes
+
+
+def _drawn_inputs(conditions: ConditionsConfig) -> Inputs:
+    small, mask = conditions.low_resolution, conditions.mask
+    return Inputs(
+        low_resolution=None
+        if small is None
+        else LowResolutionInput(factor=small.factor, degradation=small.degradation),
+        mask=None if mask is None else MaskInput(fill=mask.fill),
+    )
+
+
+def with_conditions(
+    latents: LatentDataset,
+    pictures: Dataset,
+    first: LatentDiffusion,
+    data: DataConfig,
+    conditions: ConditionsConfig,
+    cache: Path,
+    precision: Precision = "auto",
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+) -> LatentSource:
+    """What the loop of stage 2 reads: the latents and the fields that are drawn for each.
+
+    For inpainting the masked pictures are encoded first and cached as the others are, so that the encoder never runs in
+    the loop; small pictures are made at each reading. `pictures` are those of the latents, row for row.
+    """
+    drawn: list[Drawn] = []
+    if conditions.low_resolution is not None:
+        drawn.append(LowResolution(pictures, conditions.low_resolution, _latent_size(latents)))
+    if conditions.mask is not None:
+        masked = _masked(pictures, first, data, conditions)
+        encoded = cached_latents(
+            first, masked, cache, latents.header.mirrored, precision=precision, progress=progress, workers=workers
+        )
+        drawn.append(MaskedLatents(encoded, conditions.mask.variants, MaskInput(fill=conditions.mask.fill)))
+    return LatentsWithConditions(latents, drawn) if conditions.gives else latents
+
+
+def preview_fields(
+    pictures: Dataset, count: int, first: LatentDiffusion, data: DataConfig, conditions: ConditionsConfig
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """A batch's fields for the first `count` pictures, always the same; and the pictures, (n, 3, H, W) in [-1, 1].
+
+    Raises UserError where none can be read.
+    """
+    rows, examples = _readable(pictures, count)
+    images = torch.stack([to_unit(example.image) for example in examples])
+    latent_size = first.latent_shape_of((images.shape[2], images.shape[3]))[1:]
+    fields = [placed(example.fields, False) for example in examples]
+    if conditions.low_resolution is not None:
+        small = LowResolution(pictures, conditions.low_resolution, latent_size)
+        fields = [f | small(row, derive(0, "preview", row), False) for row, f in zip(rows, fields, strict=True)]
+    if conditions.mask is not None:
+        masked = _masked(pictures, first, data, conditions)
+        values = MaskInput(fill=conditions.mask.fill)
+        for row, f in zip(rows, fields, strict=True):
+            example = masked[row * conditions.mask.variants]
+            with torch.no_grad():
+                moments = first.autoencoder.encode(to_unit(example.image)[None].to(first.device)).moments
+                f["masked_latent"] = first.autoencoder.latent_from_moments(moments)[0].float().cpu()
+            f["mask"] = torch.where(example.fields["mask"] > 0, values.hole, values.keep)
+    batch = collate(0, rows, [LatentExample(torch.zeros(1, 1, 1), f) for f in fields])
+    return batch.fields, images
+
+
+def _readable(pictures: Dataset, count: int) -> tuple[list[int], list[Example]]:
+    rows: list[int] = []
+    examples: list[Example] = []
+    for row in range(len(pictures)):
+        try:
+            examples.append(pictures[row])
+            rows.append(row)
+        except UnreadableImage:
+            continue
+        if len(rows) == count:
+            break
+    if not rows:
+        raise UserError(f"none of the {len(pictures)} held-out images can be read: check the data folder")
+    return rows, examples
+
+
+def _latent_size(latents: LatentDataset) -> tuple[int, int]:
+    return latents.header.shape[1], latents.header.shape[2]
+
+
+def _masked(
+    pictures: Dataset, first: LatentDiffusion, data: DataConfig, conditions: ConditionsConfig
+) -> MaskedPictures:
+    assert conditions.mask is not None
+    size = (data.size, data.size) if isinstance(data.size, int) else data.size
+    root = data.path if isinstance(data, FolderConfig) else None
+    return MaskedPictures(pictures, Holes(conditions.mask, size, root), first.autoencoder.factor)
