@@ -30,6 +30,8 @@ from sfumato.training.autoencoder import Players as Networks
 from sfumato.training.data import height_width
 from sfumato.training.workers import Workers
 
+UNKNOWN_TOKENS = 77
+"""Taken where a pretrained text encoder alone knows how many tokens it gives: CLIP's."""
 FLOAT = 4
 """Bytes: weights, gradients, moments and averages are float32 whatever the networks compute in."""
 
@@ -168,18 +170,23 @@ def second_stage_activations(
 
     With `checkpointing` those are the inputs of its blocks, and what the largest block keeps while it is done again.
     """
-    M = flops.condition_tokens(config.conditioner)
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, bfloat16):
         denoiser = build_denoiser(config.denoiser, latent[0], spec)
-        condition = Condition(
-            vector=None if spec.vector_dim is None else torch.zeros(batch, spec.vector_dim),
-            tokens=None if spec.token_dim is None else torch.zeros(batch, M, spec.token_dim),
-            spatial=torch.zeros(batch, spec.spatial_channels, *latent[1:]) if spec.spatial_channels else None,
-        )
+        condition = blank_condition(config.conditioner, spec, batch, latent[1:])
         x_t, t = torch.zeros(batch, *latent), torch.zeros(batch)
         again = Recomputed(denoiser) if checkpointing else None
         kept = kept_for_backward(lambda: denoiser(x_t, t, condition), [denoiser])
         return kept if again is None else kept + again.bytes
+
+
+def blank_condition(config: ConditionerConfig, spec: ConditionSpec, batch: int, latent: tuple[int, int]) -> Condition:
+    """A condition of the right shape and no content, for latents of size (h, w)."""
+    M = flops.condition_tokens(config) or UNKNOWN_TOKENS
+    return Condition(
+        vector=None if spec.vector_dim is None else torch.zeros(batch, spec.vector_dim),
+        tokens=None if spec.token_dim is None else torch.zeros(batch, M, spec.token_dim),
+        spatial=torch.zeros(batch, spec.spatial_channels, *latent) if spec.spatial_channels else None,
+    )
 
 
 class Recomputed:
