@@ -29,6 +29,7 @@ def test_a_model_is_timed_as_sample_draws(command: Command, tmp_path: Path) -> N
     )
     assert min(speed.values()) > 1e8
     assert told["bandwidth"] > 1e7
+    assert 0 < told["share"] <= 1
     assert told["kernels"].startswith("native kernels: ")
 
 

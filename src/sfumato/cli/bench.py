@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sfumato.cost.machine import Reach
     from sfumato.model import LatentDiffusion
 
+CALM = 0.9
+"""The share of a core below which the times tell of other programs too."""
 STANDARD = "zoo:toy/text"
 """Small and shipped, so that two machines can be compared without a trained model."""
 
@@ -90,13 +92,18 @@ def show_bench(found: "Reach", model: str, drawn: "Drawn") -> None:
     from sfumato.cli.tables import show
 
     machine = found.machine
-    rows = [["machine", f"{machine.device}, {machine.cores} cores, {machine.threads} threads, torch {machine.torch}"]]
+    threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+    rows = [["machine", f"{machine.device}, {machine.cores} cores, {threads}, torch {machine.torch}"]]
     rows.append(["kernels", found.kernels.removeprefix("native kernels: ")])
     for name, speed in found.speeds.items():
         rows.append([name, f"matrix product {short(speed.matrix)}FLOP/s, convolution {short(speed.convolution)}FLOP/s"])
     if "bfloat16" not in found.speeds:
         rows.append(["bfloat16", "not native here: networks compute in float32"])
     rows.append(["memory", f"{found.bandwidth / 1e9:.3g} GB/s copied"])
+    if found.share is not None and found.share < CALM:
+        rows.append(
+            ["but", f"other programs ran: this one had {found.share:.0%} of a core, expect more on a calm machine"]
+        )
     show(None, rows)
     typer.echo("")
     show(None, _drawing(found, model, drawn))
@@ -107,7 +114,7 @@ def _drawing(found: "Reach", model: str, drawn: "Drawn") -> list[list[str]]:
     twice = ", each with and without the condition" if drawn.guided else ""
     share = _utilisation(found, drawn)
     return [
-        ["model", f"{model}: {short(drawn.parameters)}parameters, {H} x {W} pixels, latent {_sides(drawn.latent)}"],
+        ["model", f"{model}: {short(drawn.parameters)} parameters, {H} x {W} pixels, latent {_sides(drawn.latent)}"],
         ["usual way", f"{drawn.sampler}, {drawn.steps} steps, {drawn.calls} network calls{twice}; {found.best}"],
         ["a call", f"{drawn.call_seconds * 1e3:.3g} ms a picture, {share:.0%} of the convolution's rate"],
         ["decoding", f"{drawn.decode_seconds * 1e3:.3g} ms a picture"],

@@ -1,5 +1,6 @@
 """What this machine reaches: arithmetic, memory, and whether the native kernels run."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ class Reach:
     """By number format; bfloat16 where the device computes it natively."""
     bandwidth: float
     """Bytes a second, read and written, of a large copy."""
+    share: float | None
+    """Of one core's time, what this process had while it was measured, 1 at the most; None on a GPU."""
 
     @property
     def best(self) -> str:
@@ -50,11 +53,14 @@ class Reach:
 def reach(device: torch.device) -> Reach:
     """Measures for a second or a few."""
     formats: tuple[Precision, ...] = ("float32", "bfloat16") if has_fast_bfloat16(device) else ("float32",)
+    cpu_start, wall_start = time.process_time(), time.perf_counter()
     speeds: dict[str, Speed] = {
         name: Speed(arithmetic_peak(device, name), _convolution(device, name)) for name in formats
     }
     kernels = native.describe() if device.type == "cpu" else "native kernels: not used on a GPU"
-    return Reach(describe(device), kernels, speeds, _bandwidth(device))
+    bandwidth = _bandwidth(device)
+    share = min(1.0, (time.process_time() - cpu_start) / (time.perf_counter() - wall_start))
+    return Reach(describe(device), kernels, speeds, bandwidth, share if device.type == "cpu" else None)
 
 
 @torch.no_grad()
