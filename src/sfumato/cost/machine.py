@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from sfumato.cost.measure import arithmetic_peak, seconds
 from sfumato.engine import native
 from sfumato.engine.packing import PackedConv2d
-from sfumato.report.machine import describe
-from sfumato.report.result import Machine
+from sfumato.report.machine import Machine, describe
 from sfumato.training.workers import Precision, has_fast_bfloat16
 
 ROUNDS = 8
