@@ -79,7 +79,7 @@ def test_the_baselines_train_beside_latent_diffusion(
     ways = (Way(8), Way(1), Way(8, codes=True))
     monkeypatch.setattr("sfumato.study.run.paces", lambda *_: {way: Pace(1.0, 10, 1.0, 10, 0.1) for way in ways})
     monkeypatch.setattr("sfumato.cli.study.seconds", lambda text: 4.0)
-    given = [*STUDY, "--factor", 8, "--codebook", 16, "--seeds", 1, "--out", tmp_path]
+    given = [*STUDY, "--factor", 8, "--codebook", 16, "--seeds", 1, "--sampling-steps", 1, "--out", tmp_path]
     given[1] = "baselines"
     del given[given.index("--factors") : given.index("--factors") + 2]
     done = command(*given)
@@ -89,9 +89,6 @@ def test_the_baselines_train_beside_latent_diffusion(
     assert (codes.first_steps, codes.second_steps, codes.latent) == (1, 3, (4, 4, 4))
     assert [d.steps for d in codes.drawings] == [16], "a picture takes as many calls as it has codes"
     assert codes.curve[-1].step == 3
-    assert codes.denoiser_parameters == pytest.approx(
-        load_result(tmp_path / "f8-seed0/result.json").denoiser_parameters, rel=0.3
-    )
     model = load_code_model(tmp_path / "codes-8-seed0" / "diffusion")
     assert model.first.config.autoencoder.bottleneck.kind == "vq"
     page = (tmp_path / "study.html").read_text()
