@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -190,7 +191,7 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
         done = command("sample", runs.plain, "-n", 1, "--steps", 3, "--precision", "float32", "--out", out, *options)
         assert done.code == 0, done.err
         picture = Image.open(out / "0000.png")
-        return torch.tensor(list(picture.getdata())).float(), dict(picture.text)  # type: ignore[attr-defined]
+        return torch.from_numpy(np.array(picture)).float(), dict(picture.text)  # type: ignore[attr-defined]
 
     plain, _ = drawn()
     off, _ = drawn("--class", names[1], "--classifier", run, "--classifier-scale", 0)

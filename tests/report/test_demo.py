@@ -11,11 +11,9 @@ from sfumato.checkpoint import saved_steps
 from sfumato.cli import app, demo_budget, demo_run, pace
 from sfumato.cli.demo_run import FULL, QUICK, DemoPlan, run_demo
 from sfumato.cli.phases import clock
+from sfumato.cost.measure import Timing
 from sfumato.errors import UserError
 from sfumato.report.survey import Extent
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.run import RunFolder
-from sfumato.training.state import TrainState
 
 AUTOENCODER = """
 model: {channels: 8, channel_multipliers: [1, 1, 1], blocks_per_level: 1, latent_channels: 3}
@@ -140,7 +138,9 @@ def test_a_demo_with_a_time_trains_what_fits_and_remembers_it(
     plan: DemoPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pace, "LEAST", 1)
-    monkeypatch.setattr(demo_budget, "seconds_per_step", lambda config, train: 10.0)
+    ten = Timing(step=10.0, preview=0.0, save=0.0, peak_memory=0)
+    monkeypatch.setattr(demo_budget.measure, "time_first_stage", lambda *given: ten)
+    monkeypatch.setattr(demo_budget.measure, "time_second_stage", lambda *given: (ten, None))
     short = replace(plan, minutes=1.0, autoencoder_overrides=("train.steps=9",), diffusion_overrides=("train.steps=9",))
     run_demo(short, tmp_path, "cpu")
     numbers = json.loads((tmp_path / "report.json").read_text())
@@ -152,18 +152,11 @@ def test_a_demo_with_a_time_trains_what_fits_and_remembers_it(
     assert json.loads((tmp_path / "report.json").read_text())["autoencoder"]["steps"] == 2
 
 
-def test_a_pace_is_the_median_step_and_leaves_nothing_behind(plan: DemoPlan) -> None:
-    first, _, _ = demo_run.read_configs(plan)
-    seen: list[Path] = []
-
-    def train(config: AutoencoderRun, folder: RunFolder) -> TrainState:
-        assert config.train.log_every == 1
-        seen.append(folder.path)
-        seconds = [5.0, 7.0, 8.0, *(8.0 + 0.5 * i for i in range(1, config.train.steps - 2))]
-        lines = (json.dumps({"step": i + 1, "seconds": s}) for i, s in enumerate(seconds))
-        (folder.path / "log.jsonl").write_text("\n".join(lines))
-        return TrainState({}, {})
-
-    assert pace.seconds_per_step(first, train) == pytest.approx(0.5)
-    assert not seen[0].exists()
-    assert pace.fitted(first, 0.5, 1e6).train.steps == first.train.steps
+def test_steps_fit_their_time_and_never_exceed_the_configuration(plan: DemoPlan) -> None:
+    first, _, _ = demo_run.read_configs(
+        replace(plan, autoencoder_overrides=("train.steps=1000", "train.save_every=50"))
+    )
+    half = pace.fitted(first, 0.5, 250.0)
+    assert (half.train.steps, half.train.save_every) == (500, 25)
+    assert pace.fitted(first, 0.5, 1e6).train.steps == 1000
+    assert pace.fitted(first, 0.5, 1.0).train.steps == pace.LEAST

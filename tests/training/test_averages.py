@@ -10,6 +10,7 @@ import sfumato
 from command_line import Command, Runs
 from sfumato import snapshots
 from sfumato.checkpoint import load_tensors
+from sfumato.cli.sampling_options import weaker_of
 from sfumato.errors import UserError
 from sfumato.snapshots import found_in, nearest, save_snapshot, snapshots_of, to_keep
 from sfumato.training import ema
@@ -138,6 +139,11 @@ def test_a_run_s_average_is_a_model(command: Command, runs: Runs, tmp_path: Path
         torch.testing.assert_close(parameter, tracked.second.denoiser.get_parameter(name), atol=2e-4, rtol=1e-3)
     early = sfumato.load_snapshot(snapshots_of(runs.plain)[0].path)
     assert early.digest != tracked.digest
+    weaker = weaker_of(runs.plain, torch.device("cpu"))
+    assert weaker is not None
+    assert weaker.digest == sfumato.load_snapshot(runs.plain).digest
+    guide = ("-n", 1, "--steps", 1, "--autoguide", runs.plain, "--out", tmp_path / "led")
+    assert command("sample", runs.plain, *guide).err == ""
     assert early.sample_tensor(n=1, steps=1).shape == tracked.sample_tensor(n=1, steps=1).shape
 
 

@@ -9,6 +9,7 @@ from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption, Si
 from sfumato.cli.task import Given, run
 from sfumato.cli.task_options import (
     MEMORY,
+    OUT,
     OVERLAP,
     CountOption,
     GuidanceOption,
@@ -35,7 +36,7 @@ def compose(
     boxes: Annotated[
         Path, typer.Argument(metavar="BOXES", help='JSON: [{"label": "dog", "box": [x, y, width, height]}, ...].')
     ],
-    out: OutOption,
+    out: OutOption = OUT,
     prompt: PromptArgument = None,
     size: SizeOption = None,
     negative: NegativeOption = None,

@@ -6,16 +6,17 @@ from pathlib import Path
 import typer
 
 from sfumato.checkpoint import write_text
-from sfumato.cli.pace import Run, fitted, seconds_per_step, with_steps
+from sfumato.cli.pace import Run, fitted, with_steps
 from sfumato.cli.phases import Phases, clock
-from sfumato.data.latents import LatentDataset
-from sfumato.data.toyworld.dataset import ToyWorldConfig
+from sfumato.cost import measure
+from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
 from sfumato.model import LatentDiffusion
-from sfumato.training.autoencoder import AutoencoderRun, train_autoencoder
-from sfumato.training.diffusion import DiffusionRun, train_diffusion
-from sfumato.training.run import RunFolder
-from sfumato.training.second_stage import begin, steered
-from sfumato.training.state import TrainState
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.workers import Workers
+
+TRIED = 8
+"""Steps that are timed of each stage."""
 
 FIRST_SHARE = 0.36
 """Of the whole time, for stage 1; encoding, stage 2 and drawing follow."""
@@ -35,42 +36,17 @@ class Budget:
         """Stage 1 in its share of the time."""
         if self._seconds is None or "autoencoder" in self._chosen:
             return self._as_before("autoencoder", config)
-        assert isinstance(config.data, ToyWorldConfig)
-        data = config.data.build()
-
-        def train(brief: AutoencoderRun, folder: RunFolder) -> TrainState:
-            return train_autoencoder(brief, data, folder, lambda networks, step: {}, lambda networks, state: None)
-
-        pace = seconds_per_step(config, train)
+        pace = measure.time_first_stage(config, "generator", _world(config), TRIED, Workers()).step
         return self._remember("autoencoder", fitted(config, pace, FIRST_SHARE * self._seconds), config, pace)
 
-    def second_stage(
-        self, config: DiffusionRun, first: LatentDiffusion, latents: LatentDataset, calls: int
-    ) -> DiffusionRun:
+    def second_stage(self, config: DiffusionRun, first: LatentDiffusion, calls: int) -> DiffusionRun:
         """Stage 2 in the time that is left before drawing, which takes `calls` network calls."""
         if self._seconds is None or "diffusion" in self._chosen:
             return self._as_before("diffusion", config)
-        model = begin(config, first, latents)
-        assert model.second is not None
-        schedule = model.second.schedule
-
-        def train(brief: DiffusionRun, folder: RunFolder) -> TrainState:
-            return train_diffusion(
-                brief,
-                steered(model),
-                schedule,
-                model.autoencoder,
-                model.scaling,
-                latents,
-                folder,
-                lambda networks, step: {},
-                lambda networks, state: None,
-            )
-
-        pace = seconds_per_step(config, train)
-        drawing = CALL_SHARE * calls * pace / config.train.batch
+        timing, _ = measure.time_second_stage(config, first, _world(config), TRIED, Workers())
+        drawing = CALL_SHARE * calls * timing.step / config.train.batch
         left = self._seconds - self._phases.elapsed - drawing
-        return self._remember("diffusion", fitted(config, pace, left), config, pace)
+        return self._remember("diffusion", fitted(config, timing.step, left), config, timing.step)
 
     def _as_before(self, stage: str, config: Run) -> Run:
         return with_steps(config, self._chosen[stage]) if stage in self._chosen else config
@@ -85,3 +61,8 @@ class Budget:
                 err=True,
             )
         return config
+
+
+def _world(config: AutoencoderRun | DiffusionRun) -> ToyWorld:
+    assert isinstance(config.data, ToyWorldConfig)
+    return config.data.build()

@@ -19,7 +19,6 @@ from sfumato.cli.phases import Phases, clock
 from sfumato.cli.progress import bars
 from sfumato.cli.train import run_autoencoder, run_diffusion
 from sfumato.config import load_config, zoo_names
-from sfumato.data.latents import LatentDataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, load
@@ -79,9 +78,9 @@ def run_demo(plan: DemoPlan, out: Path, device: str = "auto") -> DemoResult:
     go_on_if(first_state.step >= first_config.train.steps, "stage 1")
     first = load(out / "autoencoder", place)
     with phases("encoding the training set"):
-        latents = cache_latents(second_config, first, out)
+        cache_latents(second_config, first, out)
     with phases("training stage 2, the diffusion model"):
-        second_config = budget.second_stage(second_config, first, latents, plan.extent.network_calls)
+        second_config = budget.second_stage(second_config, first, plan.extent.network_calls)
         second_state = run_diffusion(second_config, first, out / "diffusion", out / "cache")
     go_on_if(second_state.step >= second_config.train.steps, "stage 2")
 
@@ -147,11 +146,11 @@ def without_absent_features(config: AutoencoderRun) -> AutoencoderRun:
 # ---- between
 
 
-def cache_latents(config: DiffusionRun, first: LatentDiffusion, out: Path) -> LatentDataset:
+def cache_latents(config: DiffusionRun, first: LatentDiffusion, out: Path) -> None:
     """The pass with which `sfumato train diffusion` begins, as a phase of its own; what is cached stays cached."""
     with bars() as (say, progress):
         data = open_data(config.data, config.held_out, out, out / "cache", say, progress)
-        return cached_latents(first, data.training, out / "cache", config.mirrored, progress=progress("encoding"))
+        cached_latents(first, data.training, out / "cache", config.mirrored, progress=progress("encoding"))
 
 
 def go_on_if(finished: bool, stage: str) -> None:

@@ -9,6 +9,7 @@ from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
 from sfumato.cli.task import Given, read_picture, run
 from sfumato.cli.task_options import (
     MEMORY,
+    OUT,
     OVERLAP,
     CountOption,
     GuidanceOption,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 def edit(
     model: ModelArgument,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any size.")],
-    out: OutOption,
+    out: OutOption = OUT,
     prompt: PromptArgument = None,
     strength: Annotated[
         float, typer.Option("--strength", help="From 0 (the picture as the first stage keeps it) to 1 (forgets it).")

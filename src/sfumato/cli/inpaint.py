@@ -9,6 +9,7 @@ from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
 from sfumato.cli.task import Given, read_picture, run
 from sfumato.cli.task_options import (
     MEMORY,
+    OUT,
     OVERLAP,
     CountOption,
     GuidanceOption,
@@ -35,7 +36,7 @@ def inpaint(
     model: ModelArgument,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any size and mode.")],
     mask: Annotated[Path, typer.Argument(metavar="MASK", help="A picture of the same size; white is the hole.")],
-    out: OutOption,
+    out: OutOption = OUT,
     prompt: PromptArgument = None,
     label: LabelOption = None,
     negative: NegativeOption = None,

@@ -9,6 +9,7 @@ from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
 from sfumato.cli.task import Given, read_picture, run
 from sfumato.cli.task_options import (
     MEMORY,
+    OUT,
     OVERLAP,
     CountOption,
     GuidanceOption,
@@ -39,7 +40,7 @@ def outpaint(
         str,
         typer.Option("--extend", metavar="LEFT,TOP,RIGHT,BOTTOM", help="Pixels to add on each side, as 128,0,128,0."),
     ],
-    out: OutOption,
+    out: OutOption = OUT,
     prompt: PromptArgument = None,
     label: LabelOption = None,
     negative: NegativeOption = None,

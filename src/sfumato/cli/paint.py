@@ -9,6 +9,7 @@ from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
 from sfumato.cli.task import Given, read_picture, run
 from sfumato.cli.task_options import (
     MEMORY,
+    OUT,
     OVERLAP,
     CountOption,
     GuidanceOption,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def paint(
     model: ModelArgument,
     map_: Annotated[Path, typer.Argument(metavar="MAP", help="A picture of class ids, or of the classes' colours.")],
-    out: OutOption,
+    out: OutOption = OUT,
     prompt: PromptArgument = None,
     negative: NegativeOption = None,
     count: CountOption = 1,

@@ -93,7 +93,7 @@ def measure(
     sheet: list[tuple[Tensor, Tensor]] = []
     waiting: list[tuple[str, Tensor]] = []
 
-    def flush(advance: Advance) -> None:
+    def flush(advance: "Advance") -> None:
         if not waiting:
             return
         for name, image, output in _pairs(model, waiting, memory):

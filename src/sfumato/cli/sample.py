@@ -90,7 +90,9 @@ def sample(
     classifier_scale: ClassifierScaleOption = 1.0,
     autoguide: Annotated[
         Path | None,
-        typer.Option("--autoguide", metavar="MODEL", help="A weaker version of the model to lead away from."),
+        typer.Option(
+            "--autoguide", metavar="MODEL", help="A weaker version to lead away from: a model, or a run with snapshots."
+        ),
     ] = None,
     autoguide_scale: Annotated[
         float, typer.Option("--autoguide-scale", help="How strongly to lead away from it; 1 is off.")
@@ -175,7 +177,7 @@ def sample(
         options = replace(options, grid=listed, steps=len(listed.times or ()) - 1)
     elif grid is None and shift is not None:
         options = replace(options, grid=_shifted(loaded, options, wishes, shift))
-    weaker = None if autoguide is None else load(autoguide, place)
+    weaker = given.weaker_of(autoguide, place)
     steering = given.steering_of(steer or (), steer_scale, options.size or loaded.config.image_size)
     options = replace(options, autoguide=weaker, steer=steering)
     planned = plan(loaded, _of(wishes, options))

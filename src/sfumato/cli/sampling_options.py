@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from sfumato.diffusion.schedule import Schedule
     from sfumato.drawing import Plan
     from sfumato.generate import Projection, Steering
+    from sfumato.model import LatentDiffusion
     from sfumato.sampling.grids import GridConfig
     from sfumato.sampling.table import SamplerConfig
 
@@ -183,6 +185,16 @@ def projection_of(text: str | None) -> "Projection | None":
     if values.get("limit", 1.0) <= 0 or not -1 < values.get("momentum", 0.0) < 1:
         raise UserError(f"--apg {text!r}: limit must be above 0, and momentum between -1 and 1, such as -0.5")
     return Projection(**values)
+
+
+def weaker_of(path: Path | None, place: "torch.device") -> "LatentDiffusion | None":
+    """The model that --autoguide leads away from: a run's early snapshot where it has some, the snapshot of a file."""
+    from sfumato.model import load
+    from sfumato.snapshots import FOLDER, load_snapshot
+
+    if path is None:
+        return None
+    return load_snapshot(path, device=place) if path.is_file() or (path / FOLDER).is_dir() else load(path, place)
 
 
 def steering_of(wishes: Sequence[str], scale: float, size: tuple[int, int]) -> "Steering | None":

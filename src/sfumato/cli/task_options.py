@@ -38,6 +38,7 @@ MemoryOption = Annotated[
         "--memory", metavar="MIB", help="Of feature maps while encoding and decoding; beyond, pictures go in bands."
     ),
 ]
+OUT = Path("out")
 MEMORY = 4096
 OVERLAP = 0.25
 

@@ -9,6 +9,7 @@ from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
 from sfumato.cli.task import Given, read_picture, run
 from sfumato.cli.task_options import (
     MEMORY,
+    OUT,
     OVERLAP,
     CountOption,
     GuidanceOption,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def upscale(
     model: ModelArgument,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A small picture, of any size.")],
-    out: OutOption,
+    out: OutOption = OUT,
     prompt: PromptArgument = None,
     keep_colours: Annotated[
         bool, typer.Option("--keep-colours/--free-colours", help="Take off slow drift against the small picture.")
