@@ -1,5 +1,6 @@
 """A classifier of noisy latents: training that resumes, what it learns, what it refuses, where it leads samples."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,10 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
         return command("sample", runs.plain, "--out", tmp_path / "none", *options).err
 
     assert "--class and --classifier go together" in refused("--class", 1)
+    assert "give it to `sfumato sample` as --classifier" in command("sample", run, "--out", tmp_path / "none").err
+    told = json.loads(command("info", run, "--json").out)
+    assert told["classes"] == list(names)
+    assert told["parameters"]["classifier"] > 0
     assert "holds no classifier.safetensors" in refused("--class", 1, "--classifier", runs.plain)
     assert "class 99 is outside 0 to" in refused("--class", 99, "--classifier", run)
     assert "is not one of the classifier's" in refused("--class", names[1] + "x", "--classifier", run)

@@ -47,6 +47,7 @@ COMMANDS += [
     "train diffusion",
     "train classifier",
     "train transformer",
+    "study baselines",
     "study downsampling",
     "average",
 ]

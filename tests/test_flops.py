@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato import flops
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, VQConfig
+from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.denoiser.unet import UNet, UNetConfig
 
@@ -83,3 +84,12 @@ def test_denoiser(name: str) -> None:
     x, t = torch.empty(1, 4, *latent, device="meta"), torch.zeros(1, device="meta")
     expected = counted(lambda: UNet(config, 4, spec), lambda net: net(x, t, Condition(**condition)))
     assert flops.denoise(config, 4, spec, latent, tokens) == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_transformer_over_codes() -> None:
+    config = CodeTransformerConfig(dim=48, depth=3, head_dim=16)
+    written = torch.zeros(1, 35, dtype=torch.long, device="meta")
+    expected = counted(
+        lambda: CodeTransformer(config, 100, (5, 7), ConditionSpec()), lambda net: net(Condition(), written)
+    )
+    assert flops.write_codes(config, 100, 35) == pytest.approx(expected, rel=TOLERANCE)

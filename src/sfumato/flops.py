@@ -12,6 +12,7 @@ from sfumato.autoencoder.convnet import AttentionKind
 from sfumato.autoencoder.losses import AdversarialConfig
 from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
 from sfumato.autoencoder.perceptual import EfficientNetConfig, LPIPSConfig, PerceptualConfig
+from sfumato.autoregressive.network import CodeTransformerConfig
 from sfumato.conditioning.class_label import ClassConfig
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.layout import LayoutConfig
@@ -93,6 +94,14 @@ def denoise(
         if level > 0:
             total += network.resample(2 * h, 2 * w, channels)
     return total + conv(H, W, channels, latent_channels)
+
+
+def write_codes(config: CodeTransformerConfig, codes: int, positions: int) -> int:
+    """Of the transformer's logits of so many codes at once, as it trains, without a condition before them."""
+    d, T = config.dim, positions
+    attention = _linear(T, d, 3 * d) + _attend(T, T, d) + _linear(T, d, d)
+    gated = _linear(T, d, 8 * d) + _linear(T, 4 * d, d)
+    return config.depth * (attention + gated) + _linear(T, d, codes)
 
 
 def condition(config: ConditionerConfig) -> int:

@@ -365,6 +365,14 @@ def pixel_space(size: tuple[int, int]) -> LatentDiffusion:
     return build(ModelConfig(autoencoder=config, image_size=size))
 
 
+OTHER_MODELS = {
+    "transformer.safetensors": "a transformer over codes, no diffusion model: draw with `sfumato sample-codes`",
+    "classifier.safetensors": "a classifier of noisy latents, no diffusion model: give it to `sfumato sample` as "
+    "--classifier, beside the model that it guides",
+}
+"""By the file of their weights: what is opened elsewhere, and where."""
+
+
 def find_folder(path: Path | str) -> Path:
     """The model folder at a path, or the `model` folder of a run there. Raises UserError where there is neither."""
     path = Path(path)
@@ -374,6 +382,9 @@ def find_folder(path: Path | str) -> Path:
             return folder
     if not path.exists():
         raise UserError(f"model {str(path)!r} does not exist; give a model folder or the folder of a run")
+    for file, told in OTHER_MODELS.items():
+        if any((folder / file).exists() for folder in (path / "model", path)):
+            raise UserError(f"{str(path)!r} is {told}")
     damaged = next((folder for folder in (path / "model", path) if any(folder.glob("*.safetensors"))), None)
     if damaged is not None:
         lost = CONFIG_FILE if (damaged / "autoencoder.safetensors").exists() else "autoencoder.safetensors"

@@ -1,5 +1,6 @@
 """Training a transformer on codes: an interrupted run is the straight one, and the commands end to end."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sfumato import checkpoint
 from sfumato.autoregressive.model import load_code_model
 from sfumato.config import parse
 from sfumato.errors import UserError
+from sfumato.model import load
 from sfumato.training.encode import cached_latents
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
@@ -89,4 +91,10 @@ def test_the_commands_end_to_end(command: Command, tmp_path: Path) -> None:
     assert model_of.config.about["transformer"]["steps"] == 2
     with pytest.raises(UserError, match="takes no text"):
         model_of.sample_tensor(["a ring"])
+    told = json.loads(command("info", tmp_path / "run", "--json").out)
+    assert told["codes"] == {"a picture": 64, "rows": 8, "columns": 8, "codebook": 16}
+    assert told["parameters"]["transformer"] == sum(p.numel() for p in model_of.network.parameters())
+    assert "sample-codes" in command("info", tmp_path / "run").out
+    with pytest.raises(UserError, match="is a transformer over codes, no diffusion model: draw with `sfumato sample-c"):
+        load(tmp_path / "run")
     assert "is no transformer" in command("sample-codes", tmp_path / "vq", "--out", tmp_path / "x").err

@@ -54,6 +54,17 @@ def test_what_cannot_be_accounted_for(command: Command, runs: Runs) -> None:
     assert "too long to measure: give --no-measure" in command("cost", "zoo:ldm/cin256-v2", "--data", runs.root).err
 
 
+def test_conditions_are_counted_and_not_timed(command: Command) -> None:
+    small = ("train.batch=1", "denoiser.channels=32", "denoiser.channel_multipliers=[1]", "--sampling-steps", 1)
+    done = command("cost", "zoo:toy/inpainting", "conditions.mask.variants=2", *small, "--json")
+    assert done.code == 0, done.err
+    assert "a model that is steered by masked_latent and mask are not measured" in done.err
+    told = json.loads(done.out)
+    assert told["foreseen"] is None
+    once = account(command, "zoo:toy/autoencoder", "--no-measure")["encoding_operations"]
+    assert told["encoding_operations"] == 3 * once, "each picture, and with two holes"
+
+
 def test_equivalents_are_the_papers_conversion() -> None:
     there = equivalents(1e18)
     assert there.v100_days / there.a100_days == pytest.approx(2.2)

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from command_line import Command
+from sfumato.autoregressive.model import load_code_model
 from sfumato.cli.study import fitting, numbers, seconds
 from sfumato.config import parse
 from sfumato.errors import UserError
 from sfumato.study import arm as arm_module
 from sfumato.study.judge import Score
 from sfumato.study.pace import Pace, steps
-from sfumato.study.plan import StudyConfig, arms, first_run, latent_of, second_run
-from sfumato.study.result import ArmResult, Drawing, Moment, load_result, recommendation, standings
-from sfumato.study.rules import count, denoiser_for
+from sfumato.study.plan import StudyConfig, Way, arms, first_run, latent_of, second_run
+from sfumato.study.result import ArmResult, Drawing, Moment, comparison, load_result, recommendation, standings
+from sfumato.study.rules import count, count_codes, denoiser_for, transformer_for
 
 STUDY = ("study", "downsampling", "--data", "toy", "--size", 32, "--length", 40, "--budget", "1s", "--factors", "1,8")
 STUDY += ("--parameters", 30000, "--channels", 8, "--samples", 4, "--sampling-steps", "1,2", "--judge-side", 32)
@@ -33,7 +34,9 @@ def config(**changes: object) -> StudyConfig:
 def test_a_study_ends_in_a_page_and_goes_on_where_it_was_killed(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fast = {f: Pace(1.0, 10, 1.0, 10, 0.1) for f in (1, 8)}  # three steps for each part, whatever this machine does
+    fast = {
+        Way(f): Pace(1.0, 10, 1.0, 10, 0.1) for f in (1, 8)
+    }  # three steps for each part, whatever this machine does
     monkeypatch.setattr("sfumato.study.run.paces", lambda *_: fast)
     monkeypatch.setattr("sfumato.cli.study.seconds", lambda text: 4.0)
 
@@ -70,9 +73,53 @@ def test_a_study_ends_in_a_page_and_goes_on_where_it_was_killed(
     assert "a study with seeds = 1, not 2" in refused.err
 
 
+def test_the_baselines_train_beside_latent_diffusion(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = (Way(8), Way(1), Way(8, codes=True))
+    monkeypatch.setattr("sfumato.study.run.paces", lambda *_: {way: Pace(1.0, 10, 1.0, 10, 0.1) for way in ways})
+    monkeypatch.setattr("sfumato.cli.study.seconds", lambda text: 4.0)
+    given = [*STUDY, "--factor", 8, "--codebook", 16, "--seeds", 1, "--sampling-steps", 1, "--out", tmp_path]
+    given[1] = "baselines"
+    del given[given.index("--factors") : given.index("--factors") + 2]
+    done = command(*given)
+    assert done.code == 0, done.err
+    codes = load_result(tmp_path / "codes-8-seed0" / "result.json")
+    assert codes.way == ways[2]
+    assert (codes.first_steps, codes.second_steps, codes.latent) == (1, 3, (4, 4, 4))
+    assert [d.steps for d in codes.drawings] == [16], "a picture takes as many calls as it has codes"
+    assert codes.curve[-1].step == 3
+    model = load_code_model(tmp_path / "codes-8-seed0" / "diffusion")
+    assert model.first.config.autoencoder.bottleneck.kind == "vq"
+    page = (tmp_path / "study.html").read_text()
+    for name in ("latent diffusion, f = 8", "pixel diffusion", "transformer over codes, f = 8"):
+        assert f"samples of {name}" in page
+    assert page.count("<img") == 5, "samples of three, reconstructions of two"
+    again = command(*given)
+    assert again.code == 0, again.err
+    assert "step" not in again.err.replace("steps", ""), "a finished study trains nothing again"
+    assert "is pixel space, which is trained anyway" in command(*given, "--factor", 1).err
+
+
+def test_methods_are_compared_by_name() -> None:
+    results = [result(4, 0.1, 10), result(1, 0.3, 1), replace(result(4, 0.2, 2), codes=True)]
+    headline, said = comparison(results)
+    assert headline == "Latent diffusion, f = 4 comes closest to this data"
+    assert "transformer over codes, f = 4 0.2000, and draws 0.2 times as fast" in said
+    tied = [results[0], replace(results[2], drawings=results[0].drawings)]
+    assert "cannot be told apart" in comparison(tied)[0]
+    with pytest.raises(UserError, match="factor 1 has no codes"):
+        config(factors=[1], codes=[1])
+
+
+def test_the_transformer_has_as_many_parameters_as_the_denoisers() -> None:
+    found = count_codes(transformer_for((16, 16), 512, 1_500_000), 512, (16, 16))
+    assert found == pytest.approx(1_500_000, rel=0.15)
+
+
 def test_all_denoisers_have_as_many_parameters() -> None:
     for factor in (1, 2, 4, 8, 16, 32):
-        latent = latent_of(config(), factor)
+        latent = latent_of(config(), Way(factor))
         found = count(denoiser_for(latent, 1_500_000), latent[0])
         assert found == pytest.approx(1_500_000, rel=0.12), factor
 
@@ -81,22 +128,22 @@ def test_the_networks_of_an_arm_fit_its_pictures() -> None:
     study = config(factors=[1, 4, 16])
     for arm in arms(study):
         run = first_run(study, arm, 10)
-        assert (run is None) == (arm.factor == 1)
-        assert run is None or run.model.factor == arm.factor
-        second = second_run(study, arm, latent_of(study, arm.factor), 10)
-        assert latent_of(study, arm.factor)[1] % second.denoiser.factor == 0
+        assert (run is None) == (arm.way.factor == 1)
+        assert run is None or run.model.factor == arm.way.factor
+        second = second_run(study, arm, latent_of(study, arm.way), 10)
+        assert latent_of(study, arm.way)[1] % second.denoiser.factor == 0
         assert second.train.seed == arm.seed
 
 
 def test_the_budget_is_spent_alike() -> None:
-    known = {1: Pace(0, 0, 2.0, 200, 0), 4: Pace(0.5, 40, 0.25, 20, 0.1), 8: Pace(0.5, 60, 0.1, 5, 0.1)}
+    known = {Way(1): Pace(0, 0, 2.0, 200, 0), Way(4): Pace(0.5, 40, 0.25, 20, 0.1), Way(8): Pace(0.5, 60, 0.1, 5, 0.1)}
     study = config(factors=[1, 4, 8], budget=100, first_share=0.25)
     for factor in (1, 4, 8):
-        bought, pace = steps(study, known, factor), known[factor]
+        bought, pace = steps(study, known, Way(factor)), known[Way(factor)]
         assert bought.first * pace.first_seconds + bought.second * pace.second_seconds == pytest.approx(100, rel=0.02)
     study = config(factors=[1, 4, 8], budget=100, first_share=0.25, equal="compute")
     for factor in (1, 4, 8):
-        bought, pace = steps(study, known, factor), known[factor]
+        bought, pace = steps(study, known, Way(factor)), known[Way(factor)]
         operations = bought.first * pace.first_operations + bought.second * pace.second_operations
         assert operations == pytest.approx(100 * 20 / 0.25, rel=0.03), "the reference arm's rate is 80 a second"
 
@@ -118,7 +165,7 @@ def test_the_fastest_of_the_indistinguishable_is_recommended(tmp_path: Path) -> 
     assert "3.0 times as fast" in said
     seeds = [result(4, 0.10, 10), result(4, 0.102, 10, seed=1), result(8, 0.11, 30), result(8, 0.112, 30, seed=1)]
     assert recommendation(seeds)[0] == "f = 4 suits this data"
-    assert [s.factor for s in standings(results)] == [4, 8, 16, 1]
+    assert [s.way.factor for s in standings(results)] == [4, 8, 16, 1]
     results[1].save(tmp_path / "r.json")
     assert load_result(tmp_path / "r.json") == results[1]
     whole = replace(results[1], seed=3)

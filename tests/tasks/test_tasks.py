@@ -1,5 +1,6 @@
 """The tasks on tiny untrained models: what must hold whatever the weights."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import tiny
+from sfumato.cli.task_options import parse_guidance
 from sfumato.engine.tiles import LEAST_MEMORY
 from sfumato.errors import UserError
 from sfumato.inputs import Inputs, LayoutInput, LowResolutionInput, MapInput, MaskInput
@@ -294,3 +296,46 @@ def test_sampling_in_windows_that_cover_all_is_plain_sampling() -> None:
     assert torch.equal(plain, covered)
     large = model.sample(steps=2, size=(32, 48), window=16, memory=LEAST_MEMORY, as_tensor=True)
     assert large.shape == (1, 3, 32, 48)
+
+
+# ---- guidance for each part
+
+
+ALL_DROPPED = "diffusion.part_dropout={mask: 0.1, masked_image: 0.1, tokens: 0.1}"
+
+
+def test_equal_scales_of_all_parts_are_one_scale() -> None:
+    """The differences between the conditions of Brooks et al. (2023), eq. 3, add up to that of guidance."""
+    model = tiny.model(steered.STABLE, ALL_DROPPED)
+
+    def drawn(guidance: Any) -> Image.Image:
+        return inpaint(model, photo(), square(), "a red ring", settings=replace(FAST, guidance=guidance))[0]
+
+    together = drawn({"tokens": 4.0, "mask": 4.0, "masked_image": 4.0})
+    assert off(together, drawn(4.0)) <= 1
+    assert off(drawn({"tokens": 1.0}), drawn(1.0)) <= 1, "parts that are not named are followed as they are"
+    assert off(drawn({"tokens": 40.0}), drawn({"mask": 40.0})) > 1
+    assert off(drawn({"tokens": 40.0}), drawn(1.0)) > 1
+
+
+def test_scales_of_parts_that_a_model_does_not_know() -> None:
+    def refused(model: LatentDiffusion, guidance: dict[str, float], said: str, **options: Any) -> None:
+        with pytest.raises(UserError, match=said):
+            inpaint(model, photo(), square(), settings=replace(FAST, guidance=guidance), **options)
+
+    known = tiny.model(steered.STABLE, "diffusion.part_dropout={tokens: 0.1}")
+    refused(known, {"token": 3}, "'token' is not one of the parts mask, masked_image, tokens")
+    refused(known, {"mask": 3}, r"without dropping 'mask' alone \(train.part_dropout has tokens\)")
+    refused(known, {"tokens": 3}, "not from a negative prompt", prompt="a", negative="b")
+    refused(known, {"tokens": math.nan}, "give finite numbers")
+    refused(known, {}, "names no parts")
+    refused(steered.plain(), {"text": 3}, "this one's condition has none: give one number")
+
+
+def test_guidance_as_it_is_typed() -> None:
+    assert parse_guidance(None) is None
+    assert parse_guidance("3") == 3.0
+    assert parse_guidance("text=3, mask=1.5") == {"text": 3.0, "mask": 1.5}
+    for text in ("", "a", "text", "text=", "=3", "3,4", "text=3,text=4", "text=3,4"):
+        with pytest.raises(UserError, match="neither a number such as 3 nor scales of parts"):
+            parse_guidance(text)

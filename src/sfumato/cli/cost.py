@@ -101,6 +101,10 @@ def _second_stage(
 
     run = parsed(raw, data, DiffusionRun, name, first.config.image_size)
     account = examine.second_stage(run, first, name, sampling_steps)
+    if timed is not None and run.conditions.gives:
+        told = f"no times: steps of a model that is steered by {' and '.join(run.conditions.gives)} are not measured"
+        typer.echo(f"{told}; operations, parameters and memory follow", err=True)
+        timed = None
     if timed is None:
         return account
     means, images = _means(run.data, timed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.cli.cost import short
+from sfumato.cli.info_others import other_facts
 from sfumato.cli.options import ModelArgument
 from sfumato.errors import UserError
 
@@ -38,7 +39,7 @@ def info(
     from sfumato.cli.tables import show
     from sfumato.model import find_folder, load
 
-    facts = {"path": str(find_folder(model)), **facts_of(load(model))}
+    facts = other_facts(model) or {"path": str(find_folder(model)), **facts_of(load(model))}
     if as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:

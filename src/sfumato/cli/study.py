@@ -1,11 +1,12 @@
-"""`sfumato study downsampling`: the paper's question on one's own data."""
+"""`sfumato study downsampling` and `sfumato study baselines`: the paper's questions on one's own data."""
 
 import os
 import re
 import shlex
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,27 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
+OutOption = Annotated[Path, typer.Option("--out", help="The study's folder; an interrupted study there goes on.")]
+DataOption = Annotated[str, typer.Option("--data", help="The folder of images, or toy for the built-in world.")]
+BudgetOption = Annotated[
+    str, typer.Option("--budget", help="Training time of each way (and seed), both stages: 90s, 30m, 2h, 1d.")
+]
+SeedsOption = Annotated[int, typer.Option("--seeds", help="Trainings of each way.")]
+ParametersOption = Annotated[
+    int, typer.Option("--parameters", help="Of every second stage's network, about: the same for all.")
+]
+ChannelsOption = Annotated[int, typer.Option("--channels", help="Of every autoencoder's first level.")]
+PerceptualOption = Annotated[
+    bool, typer.Option("--perceptual", help="Train stage 1 with the judge's own features too: sharper, less fair.")
+]
+SamplesOption = Annotated[int, typer.Option("--samples", help="Pictures drawn for each judgement.")]
+SamplingStepsOption = Annotated[
+    str, typer.Option("--sampling-steps", help="Numbers of steps at which the speed of drawing is judged.")
+]
+JudgeSideOption = Annotated[
+    int, typer.Option("--judge-side", help="Pictures are judged at this size; 64 is ten times cheaper than 224.")
+]
+LengthOption = Annotated[int, typer.Option("--length", help="Pictures of the toy world.")]
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -26,32 +48,22 @@ def _study() -> None:
 
 @app.command("downsampling")
 def downsampling(
-    out: Annotated[Path, typer.Option("--out", help="The study's folder; an interrupted study there goes on.")],
-    data: Annotated[str, typer.Option("--data", help="The folder of images, or toy for the built-in world.")],
-    budget: Annotated[
-        str, typer.Option("--budget", help="Training time of each factor (and seed): 90s, 30m, 2h, 1d.")
-    ] = "30m",
+    out: OutOption,
+    data: DataOption,
+    budget: BudgetOption = "30m",
     factors: Annotated[
         str, typer.Option("--factors", help="Downsampling factors; 1 is pixel space [default: those that fit].")
     ] = "",
     equal: Annotated[str, typer.Option("--equal", help="What all factors get alike: time, or compute.")] = "time",
-    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each factor.")] = 1,
+    seeds: SeedsOption = 1,
     size: SizeOption = None,
-    parameters: Annotated[
-        int, typer.Option("--parameters", help="Of every denoiser, about: the same for all factors.")
-    ] = 1_500_000,
-    channels: Annotated[int, typer.Option("--channels", help="Of every autoencoder's first level.")] = 24,
-    perceptual: Annotated[
-        bool, typer.Option("--perceptual", help="Train stage 1 with the judge's own features too: sharper, less fair.")
-    ] = False,
-    samples: Annotated[int, typer.Option("--samples", help="Pictures drawn for each judgement.")] = 512,
-    sampling_steps: Annotated[
-        str, typer.Option("--sampling-steps", help="Numbers of steps at which the speed of drawing is judged.")
-    ] = "5,10,20,50",
-    judge_side: Annotated[
-        int, typer.Option("--judge-side", help="Pictures are judged at this size; 64 is ten times cheaper than 224.")
-    ] = 64,
-    length: Annotated[int, typer.Option("--length", help="Pictures of the toy world.")] = 10_000,
+    parameters: ParametersOption = 1_500_000,
+    channels: ChannelsOption = 24,
+    perceptual: PerceptualOption = False,
+    samples: SamplesOption = 512,
+    sampling_steps: SamplingStepsOption = "5,10,20,50",
+    judge_side: JudgeSideOption = 64,
+    length: LengthOption = 10_000,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
@@ -59,34 +71,89 @@ def downsampling(
 
     Trains both stages for every factor with the same budget and judges them; OUT/study.html shows what was found.
     """
-    from sfumato.cli.options import chosen_autocast, chosen_device, parse_size
+    from sfumato.cli.options import parse_size
+    from sfumato.training.data import height_width
+
+    source = data_config(data, parse_size(size), length)
+    chosen = {
+        "factors": numbers("--factors", factors) if factors else fitting(height_width(source)),
+        "equal": equal,
+    }
+    shared = Shared(budget, seeds, parameters, channels, perceptual, samples, sampling_steps, precision)
+    run(out, {**shared.settings(source), **chosen}, judge_side, device, precision)
+
+
+@app.command("baselines")
+def baselines(
+    out: OutOption,
+    data: DataOption,
+    budget: BudgetOption = "15m",
+    factor: Annotated[
+        int, typer.Option("--factor", help="Downsampling factor of latent diffusion and of the codes.")
+    ] = 4,
+    codebook: Annotated[int, typer.Option("--codebook", help="Codes of the VQ autoencoder.")] = 512,
+    seeds: SeedsOption = 2,
+    size: SizeOption = None,
+    parameters: ParametersOption = 1_500_000,
+    channels: ChannelsOption = 24,
+    perceptual: PerceptualOption = False,
+    samples: SamplesOption = 512,
+    sampling_steps: SamplingStepsOption = "5,10,20,50",
+    judge_side: JudgeSideOption = 64,
+    length: LengthOption = 10_000,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Compare latent diffusion with its baselines.
+
+    Latent diffusion, diffusion of pixels, and a transformer over VQ codes train for the same time, first stages
+    included; OUT/study.html sets them side by side.
+    """
+    from sfumato.cli.options import parse_size
+    from sfumato.errors import UserError
+
+    if factor == 1:
+        raise UserError("--factor 1 is pixel space, which is trained anyway: give 2, 4, 8, 16 or 32")
+    source = data_config(data, parse_size(size), length)
+    chosen = {"factors": [factor, 1], "codes": [factor], "codebook": codebook}
+    shared = Shared(budget, seeds, parameters, channels, perceptual, samples, sampling_steps, precision)
+    run(out, {**shared.settings(source), **chosen}, judge_side, device, precision)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What both studies are given, as typed."""
+
+    budget: str
+    seeds: int
+    parameters: int
+    channels: int
+    perceptual: bool
+    samples: int
+    sampling_steps: str
+    precision: str
+
+    def settings(self, data: "DataConfig") -> dict[str, Any]:
+        """As `study.yaml` has them. Raises UserError."""
+        read = {"budget": seconds(self.budget), "sampling_steps": numbers("--sampling-steps", self.sampling_steps)}
+        return {**asdict(self), **read, "data": data.model_dump(mode="json")}
+
+
+def run(out: Path, settings: dict[str, Any], judge_side: int, device: str, precision: str) -> None:
+    """Runs a study, or what is left of it. Raises UserError."""
+    from sfumato.cli.options import chosen_autocast, chosen_device
     from sfumato.cli.phases import clock
     from sfumato.cli.progress import bars
     from sfumato.config import parse
     from sfumato.evaluation.features import efficientnet_lite0
-    from sfumato.study.arm import Stopped
+    from sfumato.study.bench import Stopped
     from sfumato.study.plan import StudyConfig, arms
     from sfumato.study.run import PAGE_FILE, run_study
-    from sfumato.training.data import height_width
     from sfumato.training.workers import Workers, use_all_cores
 
     place = chosen_device(device)
     chosen_autocast(place, precision)
-    source = data_config(data, parse_size(size), length)
-    raw = {
-        "data": source.model_dump(mode="json"),
-        "factors": numbers("--factors", factors) if factors else fitting(height_width(source)),
-        "budget": seconds(budget),
-        "equal": equal,
-        "seeds": seeds,
-        "parameters": parameters,
-        "channels": channels,
-        "perceptual": perceptual,
-        "samples": samples,
-        "sampling_steps": numbers("--sampling-steps", sampling_steps),
-        "precision": precision,
-    }
-    config = parse(raw, StudyConfig, "study")
+    config = parse(settings, StudyConfig, "study")
     count = len(arms(config))
     told = f"{count} trainings of {clock(config.budget)} each: {clock(count * config.budget)} of training in all"
     typer.echo(f"{told}, and encoding and judging besides", err=True)

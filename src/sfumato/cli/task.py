@@ -29,7 +29,7 @@ class Given:
     seed: int
     steps: int
     sampler: str
-    guidance: float | None
+    guidance: str | None
     window: str
     overlap: float
     memory: int
@@ -39,7 +39,7 @@ class Given:
     def settings(self) -> "Settings":
         """Checked. Raises UserError."""
         from sfumato.cli.options import at_least
-        from sfumato.cli.task_options import parse_memory, parse_window
+        from sfumato.cli.task_options import parse_guidance, parse_memory, parse_window
         from sfumato.errors import UserError
         from sfumato.tasks.settings import Settings
 
@@ -50,7 +50,7 @@ class Given:
             seed=self.seed,
             steps=at_least("--steps", self.steps, 1),
             sampler=self.sampler,
-            guidance=self.guidance,
+            guidance=parse_guidance(self.guidance),
             window=parse_window(self.window),
             overlap=self.overlap,
             memory=parse_memory(self.memory),
@@ -104,7 +104,11 @@ def run(
             "task": task,
             "sampler": given.sampler,
             "steps": given.steps,
-            **({} if given.guidance is None else {"guidance": given.guidance}),
+            **(
+                {}
+                if settings.guidance is None
+                else {"guidance": given.guidance if isinstance(settings.guidance, dict) else settings.guidance}
+            ),
             "model": model.digest,
             "sfumato": __version__,
         }

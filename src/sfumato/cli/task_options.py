@@ -14,8 +14,13 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Of the first picture; t
 StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the sampler.")]
 SamplerOption = Annotated[str, typer.Option("--sampler", help="`sfumato samplers` lists them.")]
 GuidanceOption = Annotated[
-    float | None,
-    typer.Option("--guidance", help="How strongly to follow what is given; 1 is off [default: 3 where it can be]."),
+    str | None,
+    typer.Option(
+        "--guidance",
+        metavar="SCALE",
+        help="How strongly to follow what is given; 1 is off [default: 3 where it can be]. For models trained with "
+        "train.part_dropout one for each part, too: text=3,mask=1.5.",
+    ),
 ]
 WindowOption = Annotated[
     str,
@@ -36,6 +41,27 @@ MemoryOption = Annotated[
 OUT = Path("out")
 MEMORY = 4096
 OVERLAP = 0.25
+
+
+def parse_guidance(text: str | None) -> float | dict[str, float] | None:
+    """A scale, or scales by the name of a part."""
+    from sfumato.errors import UserError
+
+    if text is None:
+        return None
+    names = [part.partition("=")[0].strip() for part in text.split(",")]
+    numbers = [part.rpartition("=")[2] for part in text.split(",")]
+    try:
+        scales = [float(number) for number in numbers]
+    except ValueError:
+        scales = []
+    if "=" not in text and len(scales) == 1:
+        return scales[0]
+    if not scales or not all(names) or text.count("=") < len(scales) or len(set(names)) < len(names):
+        raise UserError(
+            f"--guidance {text!r} is neither a number such as 3 nor scales of parts such as text=3,mask=1.5"
+        )
+    return dict(zip(names, scales, strict=True))
 
 
 def parse_window(text: str) -> int | None:

@@ -1,6 +1,5 @@
 """`sfumato train transformer`."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,11 +8,9 @@ import typer
 from sfumato.cli.train import CacheOption, ConfigArgument, DataOption, OutOption, OverridesArgument, with_data
 
 if TYPE_CHECKING:
-    from sfumato.autoregressive.model import CodeModel
     from sfumato.model import LatentDiffusion
-    from sfumato.training.run import RunFolder
     from sfumato.training.state import TrainState
-    from sfumato.training.transformer import Prompted, TransformerRun
+    from sfumato.training.transformer import TransformerRun
 
 
 def transformer(
@@ -41,6 +38,7 @@ def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Pat
     from sfumato.cli.progress import bars
     from sfumato.training.data import open_data
     from sfumato.training.encode import cached_latents
+    from sfumato.training.export import save_transformer
     from sfumato.training.previews import CodeSamples
     from sfumato.training.run import RunFolder
     from sfumato.training.transformer import Prompted, begin, train_transformer
@@ -81,15 +79,3 @@ def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Pat
     if workers.leads:
         typer.echo(f"model: {folder.model}")
     return state
-
-
-def save_transformer(
-    model: "CodeModel", networks: "Prompted", config: "TransformerRun", folder: "RunFolder", state: "TrainState"
-) -> None:
-    """Writes the model folder of the averaged networks."""
-    from sfumato.training.export import about
-
-    facts = about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)
-    described = model.config.model_copy(update={"about": {**model.config.about, "transformer": facts}})
-    trained = replace(model, config=described, network=networks.transformer, conditioner=networks.conditioner)
-    trained.save(folder.model)

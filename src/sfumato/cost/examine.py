@@ -93,6 +93,7 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
         conditioner = memory.build_unwritten(config.conditioner)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.denoiser, latent[0], spec)
+    encodings = 1 if config.conditions.mask is None else 1 + config.conditions.mask.variants
     kept = memory.second_stage_activations(
         second, latent, spec, train.batch, half(train.precision), train.checkpointing
     )
@@ -108,7 +109,7 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
         phases=(Phase("denoiser", train.steps, work.second_stage(second, latent, spec)),),
         memory=memory.memory_of([denoiser, conditioner], [denoiser, conditioner], [autoencoder], kept),
         pictures=tuple(_pictures(second, first, size, spec, sampling_steps)),
-        encoding_operations=flops.encode(first.config.autoencoder, size),
+        encoding_operations=encodings * flops.encode(first.config.autoencoder, size),
         previews=train.steps // train.preview_every + 1,
         saves=train.steps // train.save_every + 1,
     )

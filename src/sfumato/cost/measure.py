@@ -31,12 +31,14 @@ from sfumato.training.log import read_lines
 from sfumato.training.previews import Reconstructions, Samples
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import begin, steered
+from sfumato.training.transformer import Prompted, TransformerRun, TransformerTraining, train_transformer
+from sfumato.training.transformer import begin as begin_codes
 from sfumato.training.workers import Precision, Workers, autocast
 
 WARM_UP = 2
 """Steps that are not counted: kernels are compiled and memory is asked for."""
 NEVER = 10**9
-T = TypeVar("T", AutoencoderTraining, DiffusionTraining)
+T = TypeVar("T", AutoencoderTraining, DiffusionTraining, TransformerTraining)
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,7 @@ def time_second_stage(
 ) -> tuple[Timing, LatentDiffusion]:
     """Of a step of stage 2, on latents without content; and the model, hardly trained."""
     trial = config.model_copy(update={"train": _trial(config.train, steps)})
-    C, h, w = first.latent_shape
-    latents = MadeUpLatents(data, (2 * C if first.autoencoder.variational else C, h, w), C)
+    latents = _latents_without_content(first, data)
     with TemporaryDirectory(prefix="sfumato-cost-") as path:
         folder = RunFolder(Path(path))
         folder.claim(trial)
@@ -124,6 +125,23 @@ def time_second_stage(
             peak_memory=_peak(workers.device),
         )
     return timing, model
+
+
+def code_step_seconds(
+    config: TransformerRun, first: LatentDiffusion, data: Dataset, steps: int, workers: Workers
+) -> float:
+    """Of a step of the transformer over codes, on latents without content."""
+    trial = config.model_copy(update={"train": _trial(config.train, steps)})
+    latents = _latents_without_content(first, data)
+    quantize = first.autoencoder.quantize
+    assert quantize is not None
+    with TemporaryDirectory(prefix="sfumato-cost-") as path:
+        folder = RunFolder(Path(path))
+        folder.claim(trial)
+        model = begin_codes(trial, first, latents).to(workers.device)
+        networks = Prompted(model.network, model.conditioner)
+        train_transformer(trial, networks, quantize, latents, folder, _nothing, _nothing_written, workers)
+        return _step(folder, steps)
 
 
 @torch.no_grad()
@@ -174,6 +192,11 @@ def drawing_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8
 def guided(model: LatentDiffusion) -> bool:
     """Whether `sample` calls the network twice a step: the model knows the unconditional case and is steered."""
     return model.guidance_scale(None) != 1.0
+
+
+def _latents_without_content(first: LatentDiffusion, data: Dataset) -> MadeUpLatents:
+    C, h, w = first.latent_shape
+    return MadeUpLatents(data, (2 * C if first.autoencoder.variational else C, h, w), C)
 
 
 def _always(config: AdversarialConfig, players: Players) -> AdversarialConfig:

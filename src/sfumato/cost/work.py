@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sfumato import flops
 from sfumato.autoencoder.losses import AdversarialConfig
-from sfumato.autoencoder.model import AutoencoderConfig
+from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.diffusion.schedule import Schedule
 from sfumato.model import DiffusionConfig
@@ -24,6 +24,7 @@ from sfumato.sampling.loop import sample
 from sfumato.sampling.table import SamplerConfig, build_sampler, default_grid
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.data import height_width
+from sfumato.training.transformer import TransformerRun
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,13 @@ def second_stage(config: DiffusionConfig, latent: tuple[int, int, int], spec: Co
     steering = flops.condition(config.conditioner)
     forward = network_call(config, latent, spec) + steering
     return Work(forward, 2 * forward - flops.conv(h, w, C + spec.spatial_channels, config.denoiser.channels))
+
+
+def code_stage(config: TransformerRun, autoencoder: AutoencoderConfig, positions: int) -> Work:
+    """Of one picture's codes in a step of `sfumato train transformer`, steered by nothing."""
+    assert isinstance(autoencoder.bottleneck, VQConfig)
+    network = flops.write_codes(config.transformer, autoencoder.bottleneck.codes, positions)
+    return Work(network + flops.search(autoencoder, positions), 2 * network)
 
 
 def network_call(config: DiffusionConfig, latent: tuple[int, int, int], spec: ConditionSpec) -> int:

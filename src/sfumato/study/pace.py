@@ -1,4 +1,4 @@
-"""How many steps the budget buys each factor: measured once, kept in the study's folder, the same for every seed."""
+"""How many steps the budget buys each way: measured once, kept in the study's folder, the same for every seed."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,18 @@ from sfumato.cost import measure, work
 from sfumato.cost.examine import described
 from sfumato.data.dataset import Dataset
 from sfumato.model import ModelConfig, build, pixel_space
-from sfumato.study.plan import Arm, StudyConfig, first_run, latent_of, reference, second_run
+from sfumato.study.plan import (
+    Arm,
+    StudyConfig,
+    Way,
+    codes_run,
+    first_run,
+    latent_of,
+    named,
+    reference,
+    second_run,
+    ways,
+)
 from sfumato.training.data import height_width
 from sfumato.training.workers import Workers
 
@@ -41,21 +52,22 @@ class Steps:
 
 def paces(
     config: StudyConfig, data: Dataset, folder: Path, workers: Workers, say: Callable[[str], None]
-) -> dict[int, Pace]:
-    """Of every factor, from the folder or measured."""
+) -> dict[Way, Pace]:
+    """Of every way, from the folder or measured."""
     file = folder / PACE_FILE
-    known = {int(f): Pace(**values) for f, values in json.loads(file.read_text()).items()} if file.exists() else {}
-    for factor in config.factors:
-        if factor not in known:
-            say(f"timing a few steps at f = {factor}")
-            known[factor] = measured(config, factor, data, workers)
-            write_text(file, json.dumps({f: asdict(pace) for f, pace in known.items()}, indent=1) + "\n")
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    known = {way: Pace(**kept[way.key]) for way in ways(config) if way.key in kept}
+    for way in ways(config):
+        if way not in known:
+            say(f"timing a few steps of {named(config, way)}")
+            known[way] = measured(config, way, data, workers)
+            write_text(file, json.dumps({w.key: asdict(pace) for w, pace in known.items()}, indent=1) + "\n")
     return known
 
 
-def measured(config: StudyConfig, factor: int, data: Dataset, workers: Workers) -> Pace:
+def measured(config: StudyConfig, way: Way, data: Dataset, workers: Workers) -> Pace:
     """From the real loops, on stage 1 as it begins."""
-    arm, size = Arm(factor, 0), height_width(config.data)
+    arm, size, latent = Arm(way, 0), height_width(config.data), latent_of(config, way)
     first = first_run(config, arm, 1)
     seconds, operations = 0.0, 0
     if first is not None:
@@ -63,17 +75,22 @@ def measured(config: StudyConfig, factor: int, data: Dataset, workers: Workers) 
         operations = config.first_batch * work.first_stage(first, "generator").total
     model = pixel_space(size) if first is None else build(ModelConfig(autoencoder=first.model, image_size=size))
     model = model.to(workers.device)
-    second = second_run(config, arm, latent_of(config, factor), 1)
-    timing, _ = measure.time_second_stage(second, model, data, TIMED, workers)
-    each = work.second_stage(described(second), latent_of(config, factor), ConditionSpec()).total
+    if way.codes:
+        codes = codes_run(config, arm, latent, 1)
+        step = measure.code_step_seconds(codes, model, data, TIMED, workers)
+        each = work.code_stage(codes, model.config.autoencoder, latent[1] * latent[2]).total
+    else:
+        second = second_run(config, arm, latent, 1)
+        step = measure.time_second_stage(second, model, data, TIMED, workers)[0].step
+        each = work.second_stage(described(second), latent, ConditionSpec()).total
     encoding = measure.encoding_seconds(model, data, config.precision)
-    return Pace(seconds, operations, timing.step, config.batch * each, encoding)
+    return Pace(seconds, operations, step, config.batch * each, encoding)
 
 
-def steps(config: StudyConfig, known: dict[int, Pace], factor: int) -> Steps:
+def steps(config: StudyConfig, known: dict[Way, Pace], way: Way) -> Steps:
     """Of both stages of an arm: by the time of its steps, or by their operations at the reference arm's pace."""
-    pace = known[factor]
-    share = 0.0 if factor == 1 else config.first_share
+    pace = known[way]
+    share = 0.0 if way.factor == 1 else config.first_share
     if config.equal == "time":
         first, second = pace.first_seconds, pace.second_seconds
     else:

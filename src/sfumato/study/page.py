@@ -10,8 +10,9 @@ from sfumato.pictures import from_pil
 from sfumato.report.html import Markup, element, figure, image, table
 from sfumato.report.style import CSS
 from sfumato.report.svg import Series, line_chart
-from sfumato.study.plan import Arm, StudyConfig
-from sfumato.study.result import ArmResult, recommendation, standings
+from sfumato.study.bench import sheet_name
+from sfumato.study.plan import Arm, StudyConfig, named, ways
+from sfumato.study.result import ArmResult, comparison, recommendation, standings, ways_of
 
 SHEET_WIDTH = 520
 
@@ -26,8 +27,8 @@ def render(
         machine: where it was run, for the reader.
         command: what to type to repeat the study.
     """
-    headline, said = recommendation(results)
-    of = len(config.factors) * config.seeds
+    headline, said = comparison(results) if config.codes else recommendation(results)
+    of = len(ways(config)) * config.seeds
     unfinished = Markup() if len(results) == of else element("p", f"{len(results)} of {of} trainings are finished.")
     head = element(
         "head",
@@ -38,27 +39,27 @@ def render(
     )
     opening = element(
         "header",
-        element("p", "sfumato study downsampling", class_="eyebrow"),
+        element("p", f"sfumato study {'baselines' if config.codes else 'downsampling'}", class_="eyebrow"),
         element("h1", headline),
         element("p", said, class_="lead"),
         unfinished,
     )
     main = element(
-        "main", _training(results, network), _drawing(results, network), _ceilings(results), _latents(results),
-        _pictures(config, results, folder), _conditions(config, network, command),
+        "main", _training(config, results, network), _drawing(config, results, network), _numbers(config, results),
+        _latents(config, results),        _pictures(config, results, folder), _conditions(config, network, command),
     )  # fmt: skip
     body = element("body", opening, main, element("footer", element("p", machine)))
     return "<!doctype html>\n" + element("html", head, body, lang="en") + "\n"
 
 
-def _training(results: Sequence[ArmResult], network: str) -> Markup:
+def _training(config: StudyConfig, results: Sequence[ArmResult], network: str) -> Markup:
     """The paper's figure 6."""
     series = []
-    for tone, factor in enumerate(_factors(results)):
-        own = [result for result in results if result.factor == factor]
+    for tone, way in enumerate(ways_of(results)):
+        own = [result for result in results if result.way == way]
         for result in own:
             points = [(moment.seconds / 60, moment.kernel) for moment in result.curve]
-            series.append(Series(_name(factor), points, tone, faint=result is not own[0]))
+            series.append(Series(named(config, way), points, tone, faint=result is not own[0]))
     chart = line_chart(_named_once(series), "minutes of training, stage 1 included", "kernel distance", True, 1036, 380)
     note = (
         f"Kernel distance (KID) of {network}, less is better; fainter lines are further seeds. A line begins after its "
@@ -67,30 +68,32 @@ def _training(results: Sequence[ArmResult], network: str) -> Markup:
     return element("section", element("h2", "Quality against training time"), figure(chart, note))
 
 
-def _drawing(results: Sequence[ArmResult], network: str) -> Markup:
+def _drawing(config: StudyConfig, results: Sequence[ArmResult], network: str) -> Markup:
     """The paper's figure 7."""
     series = []
-    for tone, factor in enumerate(_factors(results)):
-        own = [result for result in results if result.factor == factor]
+    for tone, way in enumerate(ways_of(results)):
+        own = [result for result in results if result.way == way]
         for result in own:
             points = sorted((drawing.pictures_per_second, drawing.score.kernel) for drawing in result.drawings)
-            series.append(Series(_name(factor), points, tone, faint=result is not own[0]))
+            series.append(Series(named(config, way), points, tone, faint=result is not own[0]))
     chart = line_chart(_named_once(series), "pictures a second", "kernel distance", True, 1036, 380, log_x=True)
     note = "Each line is one model at several numbers of sampling steps. As figure 7 of the paper."
+    if config.codes:
+        note += " A transformer is one point: it takes as many calls as a picture has codes."
     return element("section", element("h2", "Quality against speed of drawing"), figure(chart, note))
 
 
-def _ceilings(results: Sequence[ArmResult]) -> Markup:
-    best = standings(results)[0].factor
+def _numbers(config: StudyConfig, results: Sequence[ArmResult]) -> Markup:
+    best = standings(results)[0].way
     rows: list[list[str]] = []
     marked: list[int] = []
     for result in results:
         ceiling, final = result.ceiling, result.final
-        if result.factor == best:
+        if result.way == best:
             marked.append(len(rows))
         rows.append(
             [
-                f"{_name(result.factor)}, seed {result.seed}",
+                f"{named(config, result.way)}, seed {result.seed}",
                 f"{final.score.kernel:.4f}",
                 f"{final.score.frechet or 0:.1f}",
                 f"{final.pictures_per_second:.3g}",
@@ -113,14 +116,14 @@ def _ceilings(results: Sequence[ArmResult]) -> Markup:
     return element("section", element("h2", "In numbers"), table(head, rows, marked=marked), note)
 
 
-def _latents(results: Sequence[ArmResult]) -> Markup:
+def _latents(config: StudyConfig, results: Sequence[ArmResult]) -> Markup:
     def told(values: Sequence[float]) -> str:
         shown = " ".join(f"{value:.2f}" for value in values[:8])
         return shown + (f" … ({len(values)} in all)" if len(values) > 8 else "")
 
     rows = [
         [
-            f"{_name(result.factor)}, seed {result.seed}",
+            f"{named(config, result.way)}, seed {result.seed}",
             " × ".join(map(str, result.latent)),
             f"{3 * result.factor**2 / result.latent[0]:.3g}",
             told(result.latent_mean),
@@ -134,17 +137,16 @@ def _latents(results: Sequence[ArmResult]) -> Markup:
 
 def _pictures(config: StudyConfig, results: Sequence[ArmResult], folder: Path) -> Markup:
     parts = []
-    for factor in _factors(results):
-        result = next(result for result in results if result.factor == factor)
-        home = folder / Arm(factor, result.seed).name
-        samples = image(
-            _read(home / f"samples-{result.final.steps}.png"), f"samples at f = {factor}", width=SHEET_WIDTH
-        )
-        parts.append(element("h3", _name(factor)))
-        parts.append(figure(samples, f"Uncurated samples, {result.final.steps} steps, seeds from 0."))
+    for way in ways_of(results):
+        result = next(result for result in results if result.way == way)
+        home, name = folder / Arm(way, result.seed).name, named(config, way)
+        samples = image(_read(home / sheet_name(result.final.steps)), f"samples of {name}", width=SHEET_WIDTH)
+        parts.append(element("h3", name))
+        what = "codes" if way.codes else "steps"
+        parts.append(figure(samples, f"Uncurated samples, {result.final.steps} {what} each, seeds from 0."))
         if result.ceiling is not None:
             sheet = _read(home / "reconstructions.png")
-            shown = image(sheet, f"reconstructions at f = {factor}", width=SHEET_WIDTH)
+            shown = image(sheet, f"reconstructions of {name}", width=SHEET_WIDTH)
             parts.append(figure(shown, "Held-out pictures, each with its reconstruction."))
     return element("section", element("h2", "Pictures"), *parts)
 
@@ -154,23 +156,16 @@ def _conditions(config: StudyConfig, network: str, command: str) -> Markup:
     said = (
         f"Every arm has the same {equal} for both stages together ({config.budget / 60:.3g} minutes"
         f"{'' if config.equal == 'time' else ' at the reference arm’s pace'}), {config.first_share:.0%} of them for "
-        f"stage 1 where there is one, and a denoiser of about {config.parameters / 1e6:.3g} M parameters. Encoding "
+        f"stage 1 where there is one, and a {'denoiser or transformer' if config.codes else 'denoiser'} of about "
+        f"{config.parameters / 1e6:.3g} M parameters. Encoding "
         f"and judging are not counted. {config.samples} pictures are drawn for each judgement and compared, in the "
         f"features of {network}, with up to 2,048 of the training data."
     )
     return element("section", element("h2", "How it was done"), element("p", said), element("pre", command))
 
 
-def _factors(results: Sequence[ArmResult]) -> list[int]:
-    return sorted({result.factor for result in results})
-
-
-def _name(factor: int) -> str:
-    return "f = 1 (pixels)" if factor == 1 else f"f = {factor}"
-
-
 def _named_once(series: Sequence[Series]) -> list[Series]:
-    """Only the first line of a factor in the legend: further seeds share its name there."""
+    """Only the first line of a way in the legend: further seeds share its name there."""
     return [Series("" if s.faint else s.name, s.points, s.tone, s.faint) for s in series]
 
 

@@ -8,6 +8,7 @@ from statistics import mean
 
 from sfumato.checkpoint import write_text
 from sfumato.study.judge import Score
+from sfumato.study.plan import Way
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ class ArmResult:
     drawings: tuple[Drawing, ...]
     ceiling: Ceiling | None
     """None in pixel space, where nothing is lost."""
+    codes: bool = False
+    """Stage 2 is a transformer over codes; its parameters stand for the denoiser's, an image's codes for steps."""
+
+    @property
+    def way(self) -> Way:
+        """What was trained."""
+        return Way(self.factor, self.codes)
 
     @property
     def final(self) -> Drawing:
@@ -89,9 +97,9 @@ def load_result(path: Path) -> ArmResult:
 
 @dataclass(frozen=True)
 class Standing:
-    """A factor over its seeds."""
+    """A way over its seeds."""
 
-    factor: int
+    way: Way
     kernel: float
     """Mean over seeds of the best drawing's distance."""
     spread: float
@@ -100,32 +108,59 @@ class Standing:
     seeds: int
 
 
+def ways_of(results: Sequence[ArmResult]) -> list[Way]:
+    """What was trained, by factor, the transformers last."""
+    return sorted({result.way for result in results}, key=lambda way: (way.codes, way.factor))
+
+
 def standings(results: Sequence[ArmResult]) -> list[Standing]:
-    """Of every factor that has a result, the best first."""
+    """Of every way that has a result, the best first."""
     found = []
-    for factor in sorted({result.factor for result in results}):
-        own = [result.final for result in results if result.factor == factor]
+    for way in ways_of(results):
+        own = [result.final for result in results if result.way == way]
         values = [drawing.score.kernel for drawing in own]
         spread = max(values) - min(values) if len(values) > 1 else own[0].score.kernel_std
         rate = mean(drawing.pictures_per_second for drawing in own)
-        found.append(Standing(factor, mean(values), spread, rate, len(own)))
+        found.append(Standing(way, mean(values), spread, rate, len(own)))
     return sorted(found, key=lambda standing: standing.kernel)
+
+
+def close_to_best(ranked: Sequence[Standing]) -> list[Standing]:
+    """The best, and those that cannot be told from it: within the larger of both spreads."""
+    best = ranked[0]
+    return [s for s in ranked if s.kernel - best.kernel <= max(best.spread, s.spread)]
 
 
 def recommendation(results: Sequence[ArmResult]) -> tuple[str, str]:
     """A headline and a sentence for this data and this budget. Needs one result at least."""
     ranked = standings(results)
-    best = ranked[0]
-    close = [s for s in ranked if s.kernel - best.kernel <= max(best.spread, s.spread)]
+    best, close = ranked[0], close_to_best(ranked)
     quick = max(close, key=lambda standing: standing.pictures_per_second)
-    headline = f"f = {quick.factor} suits this data"
-    said = f"f = {best.factor} came closest to the data (kernel distance {best.kernel:.4f})"
+    headline = f"f = {quick.way.factor} suits this data"
+    said = f"f = {best.way.factor} came closest to the data (kernel distance {best.kernel:.4f})"
     if len(close) > 1:
-        others = ", ".join(f"f = {s.factor}" for s in close if s is not best)
+        others = ", ".join(f"f = {s.way.factor}" for s in close if s is not best)
         said += f"; {others} cannot be told from it by this study"
     if quick is not best:
         ratio = quick.pictures_per_second / best.pictures_per_second
-        said += f", and f = {quick.factor} draws {ratio:.1f} times as fast"
-    if best.seeds == 1:
-        said += ". One seed was run: --seeds 3 tells chance from difference"
-    return headline, said + "."
+        said += f", and f = {quick.way.factor} draws {ratio:.1f} times as fast"
+    return headline, said + _of_chance(best)
+
+
+def comparison(results: Sequence[ArmResult]) -> tuple[str, str]:
+    """As `recommendation`, of methods: which came closest, and where the others are."""
+    ranked = standings(results)
+    best, close = ranked[0], close_to_best(ranked)
+    if len(close) > 1:
+        headline = f"{' and '.join(s.way.method for s in close)} cannot be told apart"
+    else:
+        headline = f"{best.way.method} comes closest to this data"
+    said = f"{best.way.method} has a kernel distance of {best.kernel:.4f}"
+    for other in ranked[1:]:
+        ratio = best.pictures_per_second / other.pictures_per_second
+        said += f"; {other.way.method} {other.kernel:.4f}, and draws {1 / ratio:.3g} times as fast"
+    return headline[0].upper() + headline[1:], said[0].upper() + said[1:] + _of_chance(best)
+
+
+def _of_chance(best: Standing) -> str:
+    return "." if best.seeds > 1 else ". One seed was run: --seeds 3 tells chance from difference."

@@ -5,9 +5,12 @@ picture they see, and so how many steps the same time or compute buys. Equal ope
 space a dwarf of a network, and answer another question.
 """
 
+from collections.abc import Callable
+
 import torch
 
-from sfumato.autoencoder.model import AutoencoderConfig, KLConfig
+from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
+from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNetConfig
@@ -25,6 +28,10 @@ GROUPS = 8
 """Of an autoencoder's norms."""
 GRAIN = 4
 """A denoiser's channels come in multiples of this: it has so many heads, and its norms so many groups."""
+HEAD = 16
+"""Channels of a transformer's head; its width is a multiple."""
+DEPTH = 6
+"""Layers of a transformer."""
 
 
 def autoencoder_for(factor: int, channels: int) -> AutoencoderConfig:
@@ -38,6 +45,12 @@ def autoencoder_for(factor: int, channels: int) -> AutoencoderConfig:
         latent_channels=LATENT_CHANNELS[factor],
         bottleneck=KLConfig(initial_log_variance=-6.0),
     )
+
+
+def codes_autoencoder_for(variational: AutoencoderConfig, codes: int) -> AutoencoderConfig:
+    """The same networks with a codebook: set to the first latents' clusters, unused codes moved while it trains."""
+    bottleneck = VQConfig(codes=codes, legacy=False, kmeans_init=True, revive_every=100)
+    return variational.model_copy(update={"bottleneck": bottleneck})
 
 
 def denoiser_for(latent: tuple[int, int, int], parameters: int) -> UNetConfig:
@@ -59,14 +72,37 @@ def denoiser_for(latent: tuple[int, int, int], parameters: int) -> UNetConfig:
             norm_groups=GRAIN,
         )
 
+    return of_width(_nearest(lambda width: count(of_width(width), C), GRAIN, parameters))
+
+
+def transformer_for(positions: tuple[int, int], codes: int, parameters: int) -> CodeTransformerConfig:
+    """The transformer over (h, w) codes of a codebook of so many, with about so many parameters."""
+
+    def of_width(dim: int) -> CodeTransformerConfig:
+        return CodeTransformerConfig(dim=dim, depth=DEPTH, head_dim=HEAD)
+
+    def parameters_of(dim: int) -> int:
+        return count_codes(of_width(dim), codes, positions)
+
+    return of_width(_nearest(parameters_of, HEAD, parameters))
+
+
+def _nearest(parameters_of: Callable[[int], int], grain: int, wanted: int) -> int:
+    """The width, a multiple of `grain`, whose parameters come closest to the wanted number."""
     # parameters grow with the square of the width, nearly: from one known count to the neighbours of the target
-    known = 16 * GRAIN
-    guess = round(known * (parameters / count(of_width(known), C)) ** 0.5 / GRAIN)
-    near = [of_width(GRAIN * max(1, guess + step)) for step in range(-3, 4)]
-    return min(near, key=lambda config: abs(count(config, C) - parameters))
+    known = 16 * grain
+    guess = round(known * (wanted / parameters_of(known)) ** 0.5 / grain)
+    near = [grain * max(1, guess + step) for step in range(-3, 4)]
+    return min(near, key=lambda width: abs(parameters_of(width) - wanted))
 
 
 def count(config: UNetConfig, channels: int) -> int:
     """Parameters of an unconditional denoiser on latents of so many channels."""
     with torch.device("meta"):
         return sum(p.numel() for p in build_denoiser(config, channels, ConditionSpec()).parameters())
+
+
+def count_codes(config: CodeTransformerConfig, codes: int, positions: tuple[int, int]) -> int:
+    """Parameters of an unconditional transformer over (h, w) codes of a codebook of so many."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in CodeTransformer(config, codes, positions, ConditionSpec()).parameters())

@@ -9,12 +9,13 @@ from sfumato.data.dataset import Progress
 from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.report.machine import describe
-from sfumato.study.arm import Bench, run_arm
+from sfumato.study.arm import run_arm
+from sfumato.study.bench import Bench
 from sfumato.study.judge import Judge
 from sfumato.study.pace import paces, steps
 from sfumato.study.page import render
-from sfumato.study.plan import StudyConfig, arms
-from sfumato.study.result import ArmResult, recommendation
+from sfumato.study.plan import StudyConfig, arms, named
+from sfumato.study.result import ArmResult, comparison, recommendation
 from sfumato.training.data import open_data
 from sfumato.training.workers import Workers
 
@@ -44,12 +45,12 @@ def run_study(
     results: list[ArmResult] = []
     todo = arms(config)
     for number, arm in enumerate(todo, start=1):
-        bought = steps(config, known, arm.factor)
-        say(f"[{number}/{len(todo)}] f = {arm.factor}, seed {arm.seed}: {bought.first} + {bought.second} steps")
-        results.append(run_arm(bench, arm, known[arm.factor], bought, folder / arm.name))
+        bought = steps(config, known, arm.way)
+        say(f"[{number}/{len(todo)}] {named(config, arm.way)}, seed {arm.seed}: {bought.first} + {bought.second} steps")
+        results.append(run_arm(bench, arm, known[arm.way], bought, folder / arm.name))
         where = f"{machine.device}, {machine.threads} threads, torch {machine.torch}"
         write_text(folder / PAGE_FILE, render(config, results, folder, network.name, where, command))
-    say(recommendation(results)[1])
+    say((comparison(results) if config.codes else recommendation(results))[1])
     return results
 
 

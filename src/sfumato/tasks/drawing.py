@@ -1,6 +1,6 @@
 """One picture of a canvas of any size: conditions, windows, sampler, decoder. What every task ends in."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ from sfumato.sampling.loop import sample as walk
 from sfumato.sampling.sampler import Denoise
 from sfumato.sampling.table import build_sampler, check_start
 from sfumato.sampling.windows import Window
+from sfumato.tasks.part_guidance import check_parts
 from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words, second_stage, steer
+from sfumato.tasks.steering import Steering, Words, second_stage, steer
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,9 @@ def draw(
     second = second_stage(model)
     shape = model.latent_shape_of(size)
     steering, steers = steer(model, fields, words, shape[1:])
-    guidance_scale = model.guidance_scale(settings.guidance, steers)
-    guidance = Guidance(guidance_scale, settings.interval)
-
-    def denoise_of(window: Window) -> Denoise:
-        condition, null = steering(window)
-        return generate.guided(second.denoiser, second.schedule, second.config.prediction, condition, null, guidance)
-
+    scale, denoise_of = _guided(model, steering, steers, words, settings)
     denoise = model.over_windows(denoise_of, shape[1:], settings.window, settings.overlap)
-    choice = chosen(second, settings.sampler, settings.grid, settings.steps, guidance_scale)
+    choice = chosen(second, settings.sampler, settings.grid, settings.steps, scale)
     times = build_grid(choice.grid, second.schedule, settings.steps)
     check_start(choice.sampler.kind, second.config.prediction, second.schedule, times)
     noise = SampleNoise([settings.seed + index], device=model.device)
@@ -108,6 +103,27 @@ def draw(
         times = times if kept.jumps is None else with_jumps(times, *kept.jumps)
     x = walk(sampler, second.schedule, denoise, x, times, noise, settings.callback)
     return generate.decode(model.autoencoder, model.scaling, x, memory=settings.memory)[0]
+
+
+def _guided(
+    model: LatentDiffusion, steering: Steering, steers: bool, words: Words, settings: Settings
+) -> tuple[float, Callable[[Window], Denoise]]:
+    """The largest guidance scale, and the guided denoise function of a window."""
+    second, asked = second_stage(model), settings.guidance
+    network = (second.denoiser, second.schedule, second.config.prediction)
+    if isinstance(asked, Mapping):
+        check_parts(model, asked, words)
+        if not steers:
+            raise UserError("guidance for parts needs something that steers: give a prompt or a label")
+        scales = dict(asked)
+
+        def by_parts(window: Window) -> Denoise:
+            conditions = steering.one_by_one(window, list(scales))
+            return generate.guided_by_parts(*network, conditions, list(scales.values()), settings.interval)
+
+        return max(scales.values()), by_parts
+    guidance = Guidance(scale := model.guidance_scale(asked, steers), settings.interval)
+    return scale, lambda window: generate.guided(*network, *steering(window), guidance)
 
 
 def check_settings(settings: Settings) -> None:

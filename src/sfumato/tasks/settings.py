@@ -1,6 +1,6 @@
 """How a task samples: what all tasks share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sfumato.engine.tiles import DEFAULT_MEMORY
@@ -18,6 +18,8 @@ class Settings:
     """The options of `LatentDiffusion.sample_tensor` that tasks share; the same names mean the same there.
 
     n: how many pictures; they are made one after the other, with the seeds seed, seed + 1, ...
+    guidance: one scale, or one for each of some parts of a composite conditioner by their names; parts that are not
+    named are followed without guidance.
     window: None: large canvases are denoised in overlapping windows of the training size; 0: as a whole; else the
     windows' side in pixels.
     """
@@ -27,7 +29,7 @@ class Settings:
     steps: int = DEFAULT_STEPS
     sampler: str | SamplerConfig = DEFAULT_SAMPLER
     grid: GridConfig | None = None
-    guidance: float | None = None
+    guidance: float | Mapping[str, float] | None = None
     interval: tuple[float, float] = (0.0, 1.0)
     window: int | None = None
     overlap: float = OVERLAP

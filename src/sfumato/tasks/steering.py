@@ -1,6 +1,6 @@
 """What a task gives a model -> conditions, of the whole canvas or of one window of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.conditioning.class_label import ClassConfig
+from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Condition, Conditioner
 from sfumato.conditioning.layout import LayoutConfig
 from sfumato.conditioning.spatial import ImageConfig, SemanticConfig
@@ -49,14 +50,24 @@ class Steering:
     null: Condition | None
 
     def __call__(self, window: Window) -> tuple[Condition, Condition | None]:
-        h, w = self.size
-        if (window.height, window.width) == (h, w):
+        if (window.height, window.width) == self.size:
             return self.condition, self.null
         condition = self.condition
         if "boxes" in self.fields and self.conditioner is not None:
-            crop = (window.left / w, window.top / h, window.width / w, window.height / h)
-            condition = self.conditioner({**self.fields, "crop": [crop]})
+            condition = self.conditioner(self._fields_of(window))
         return _cut(condition, window), None if self.null is None else _cut(self.null, window)
+
+    def one_by_one(self, window: Window, parts: Sequence[str]) -> list[Condition]:
+        """The conditions of a window without some parts of a composite conditioner, and with each of them added."""
+        assert isinstance(self.conditioner, Composite)
+        return [_cut(c, window) for c in self.conditioner.one_by_one(self._fields_of(window), 1, self.size, parts)]
+
+    def _fields_of(self, window: Window) -> Mapping[str, Any]:
+        """With the window's place, through which boxes are seen."""
+        h, w = self.size
+        if "boxes" not in self.fields or (window.height, window.width) == (h, w):
+            return self.fields
+        return {**self.fields, "crop": [(window.left / w, window.top / h, window.width / w, window.height / h)]}
 
 
 def second_stage(model: LatentDiffusion) -> SecondStage:

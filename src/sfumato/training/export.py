@@ -1,11 +1,13 @@
 """The model folder of a run: what `sfumato.load` opens, written from the averaged weights."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sfumato import __version__
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
+from sfumato.autoregressive.model import CodeModel
 from sfumato.classifier import LatentClassifier
 from sfumato.denoiser.classifier import NoisyClassifier
 from sfumato.model import LatentDiffusion, ModelConfig
@@ -13,9 +15,10 @@ from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
 from sfumato.training.data import RunData, height_width
 from sfumato.training.diffusion import DiffusionRun, Steered
-from sfumato.training.previews import with_networks
+from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
+from sfumato.training.transformer import Prompted, TransformerRun
 
 
 def save_autoencoder(
@@ -59,6 +62,15 @@ def save_classifier(
     facts = about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)
     described = classifier.config.model_copy(update={"about": facts})
     LatentClassifier(described, network, classifier.schedule).save(folder.model)
+
+
+def save_transformer(
+    model: CodeModel, networks: Prompted, config: TransformerRun, folder: RunFolder, state: TrainState
+) -> None:
+    """Writes the model folder of the averaged transformer, with its first stage."""
+    facts = about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)
+    described = model.config.model_copy(update={"about": {**model.config.about, "transformer": facts}})
+    replace(with_code_networks(model, networks), config=described).save(folder.model)
 
 
 def about(data: dict[str, Any], train: dict[str, Any], state: TrainState) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class CodeSamples:
         return cls(model, folder, text, label, len(fields) if reads else SHOWN)
 
     def __call__(self, networks: Prompted, step: int) -> Values:
-        model = replace(self.model, network=networks.transformer, conditioner=networks.conditioner)
+        model = with_code_networks(self.model, networks)
         images = model.sample_tensor(self.text, self.label, range(self.count))
         pictures.save_png(
             self.folder / f"samples-{step:08d}.png", pictures.grid(images, columns=8), scale=_scale(images)
@@ -213,6 +213,11 @@ def with_networks(model: LatentDiffusion, networks: Steered) -> LatentDiffusion:
     conditioner = networks.conditioner
     second: SecondStage = replace(model.second, denoiser=networks.denoiser, conditioner=conditioner)
     return replace(model, second=second)
+
+
+def with_code_networks(model: CodeModel, networks: Prompted) -> CodeModel:
+    """As `with_networks`, of a transformer over codes."""
+    return replace(model, network=networks.transformer, conditioner=networks.conditioner)
 
 
 def _scale(images: Tensor) -> int:

@@ -1,0 +1,57 @@
+"""What all arms of a study share, and what they all do: stop when asked to, and judge a finished model's pictures."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from sfumato import pictures
+from sfumato.data.dataset import Progress
+from sfumato.study.judge import Judge
+from sfumato.study.plan import StudyConfig
+from sfumato.study.result import Drawing
+from sfumato.training.data import RunData
+from sfumato.training.state import TrainState
+from sfumato.training.workers import Workers
+
+SHEET = 32
+"""Pictures that are kept to be looked at."""
+DRAWN_TOGETHER = 64
+"""Pictures of a batch."""
+
+
+class Stopped(Exception):  # noqa: N818 - what was asked for, no mistake
+    """A signal asked the training to stop; it has been saved."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all arms of a study share."""
+
+    config: StudyConfig
+    data: RunData
+    judge: Judge
+    workers: Workers
+    progress: Callable[[str], Progress]
+
+    def drawing(self, draw: Callable[[], Tensor], steps: int, folder: Path) -> Drawing:
+        """Times and judges `draw`, whose pictures take so many steps each; keeps a sheet of them."""
+        t_start = time.perf_counter()
+        images = draw().cpu()
+        elapsed = time.perf_counter() - t_start
+        pictures.save_png(folder / sheet_name(steps), pictures.grid(images[:SHEET], columns=8))
+        return Drawing(steps, len(images) / elapsed, self.judge(images, frechet=True))
+
+
+def sheet_name(steps: int) -> str:
+    """The file of the samples drawn in so many steps."""
+    return f"samples-{steps}.png"
+
+
+def finished(state: TrainState, steps: int) -> float:
+    """The seconds that a training took. Raises Stopped where it stopped before so many steps."""
+    if state.step < steps:
+        raise Stopped
+    return state.seconds
