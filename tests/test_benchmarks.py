@@ -43,7 +43,7 @@ def test_network_calls_and_training_steps_agree_with_diffusers() -> None:
     assert call.flops > 0
     for step in (second_stage_step(UNET, 3, 8, True, scope), first_stage_step(32, 2, 32, scope)):
         assert step.samples in (2, 3)
-        found = differences(step.candidates)
+        found = differences({name: step.candidates[name] for name in ("diffusers float32", "sfumato float32")})
         assert found["sfumato float32"] < 1e-3, "losses after one update"
 
 
