@@ -15,6 +15,8 @@ W1 = UNetConfig(channels=128, channel_multipliers=(1, 2, 3), attention_factors=(
 """Unconditional, 43 M parameters."""
 W2 = UNetConfig(channels=160, channel_multipliers=(1, 2, 4), attention_factors=(1, 2, 4))
 """Text-conditional, 160 M parameters, 768 wide tokens."""
+W2_REAL = UNetConfig(channels=320, channel_multipliers=(1, 2, 4, 4), attention_factors=(1, 2, 4), heads=8)
+"""Stable Diffusion 1's, 860 M parameters."""
 TOKEN_DIM = 768
 
 M = TypeVar("M", bound=nn.Module)
@@ -24,7 +26,7 @@ def unet_pair(config: UNetConfig, token_dim: int | None, size: int) -> tuple[UNe
     """Ours and diffusers' U-Net for latents (B, 4, size, size), random weights without zeros."""
     import diffusers
 
-    ours = _filled(UNet(config, 4, ConditionSpec(token_dim=token_dim)))
+    ours = filled(UNet(config, 4, ConditionSpec(token_dim=token_dim)))
     options = write_unet(config, 4, 0, token_dim, None, (size, size))
     theirs = getattr(diffusers, options.pop("_class_name"))(**options)
     state = ours.state_dict()
@@ -36,14 +38,14 @@ def autoencoder_pair(config: AutoencoderConfig, size: int) -> tuple[Autoencoder,
     """Ours and diffusers' first stage for images (B, 3, size, size)."""
     import diffusers
 
-    ours = _filled(Autoencoder(config))
+    ours = filled(Autoencoder(config))
     options = write_autoencoder(config, 1.0, size)
     theirs = getattr(diffusers, options.pop("_class_name"))(**options)
     state = ours.state_dict()
     return ours, _loaded(theirs, state, autoencoder_entries(state, len(config.channel_multipliers)))
 
 
-def _filled(module: M) -> M:
+def filled(module: M) -> M:
     """Zero-initialised layers get numbers: a network that ends in zeros compares nothing."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,40 +1,74 @@
-"""What is timed. A workload builds its candidates; the first is diffusers' default, float32 eager."""
+"""Network calls and training steps of stage 2. A workload builds its candidates; the first is diffusers' default."""
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.networks import TOKEN_DIM, W1, W2, autoencoder_pair, unet_pair
+from benchmarks.networks import TOKEN_DIM, autoencoder_pair, unet_pair
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.conditioning.condition import Condition
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.engine.inference import for_inference
 from sfumato.engine.training import for_training
+from sfumato.training import ema
+from sfumato.training.optim import OptimiserConfig, build_optimiser
+from sfumato.training.workers import has_fast_bfloat16
 
 CL = torch.channels_last
 Network = Any  # diffusers' classes and ours are called by different signatures
 Call = Callable[[], Tensor]
 Loss = Callable[[Network], Tensor]
 DEFAULT = "diffusers float32"
+BEST = "diffusers channels-last"
+RATE, BETAS, DECAY = 1e-5, (0.9, 0.99), 0.999
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Named candidates and the arithmetic of one call."""
+    """Named candidates, the first the one that the others are compared with, and what a call is."""
 
     candidates: dict[str, Call]
-    flops: float
+    samples: int
+    """That a call works on."""
+    unit: str = "calls"
+    """What `samples` counts."""
+    flops: float | None = None
+    """Arithmetic of a call, as written down (not as rewritten by an engine); None where it is beside the point."""
+    clock: Literal["cpu", "wall"] = "cpu"
+    """What ratios are of: `wall` where waiting belongs to it."""
 
 
-def network_call(config: UNetConfig, batch: int, text: bool) -> Workload:
-    """One U-Net call on latents (batch, 4, 32, 32), with 77 tokens if `text`."""
-    ours, theirs = unet_pair(config, TOKEN_DIM if text else None, 32)
-    x, t = torch.randn(batch, 4, 32, 32), torch.full((batch,), 500.0)
+@dataclass(frozen=True)
+class Scope:
+    """What is to be compared besides the usual."""
+
+    compiled: bool = False
+    """torch.compile of diffusers' networks too, which takes minutes."""
+    lean: bool = False
+    """Only diffusers' default and its best, and ours: for networks of which many do not fit into memory."""
+    half: bool = True
+    """bfloat16 candidates too."""
+
+
+def lean(scope: Scope) -> Scope:
+    """Without the candidates that are only there for the reader's curiosity."""
+    return replace(scope, lean=True)
+
+
+def usual_scope(compiled: bool = False) -> Scope:
+    """On this machine: bfloat16 only where the processor multiplies it natively."""
+    return Scope(compiled=compiled, half=has_fast_bfloat16(torch.device("cpu")))
+
+
+def network_call(config: UNetConfig, batch: int, text: bool, scope: Scope, size: int = 32) -> Workload:
+    """One U-Net call on latents (batch, 4, size, size), with 77 tokens if `text`."""
+    ours, theirs = unet_pair(config, TOKEN_DIM if text else None, size)
+    x, t = torch.randn(batch, 4, size, size), torch.full((batch,), 500.0)
     tokens = torch.randn(batch, 77, TOKEN_DIM) if text else None
 
     def diffusers_call(module: Network, dtype: torch.dtype) -> Call:
@@ -44,10 +78,10 @@ def network_call(config: UNetConfig, batch: int, text: bool) -> Workload:
     def our_call(module: Network) -> Call:
         return lambda: _without_gradients(lambda: module(x, t, Condition(tokens=tokens)))
 
-    return _inference(ours, theirs, diffusers_call, our_call)
+    return _inference(ours, theirs, diffusers_call, our_call, batch, "latents", scope)
 
 
-def first_stage(size: int, decode: bool) -> Workload:
+def first_stage(size: int, decode: bool, scope: Scope) -> Workload:
     """kl-f8 decoding or encoding one picture."""
     ours, theirs = autoencoder_pair(AutoencoderConfig(), size)
     x = torch.randn(1, 4, size // 8, size // 8) if decode else torch.randn(1, 3, size, size).clamp(-1, 1)
@@ -60,11 +94,11 @@ def first_stage(size: int, decode: bool) -> Workload:
     def our_call(module: Network) -> Call:
         return lambda: _without_gradients(lambda: module.decode(x) if decode else module.encode(x).moments)
 
-    return _inference(ours, theirs, diffusers_call, our_call)
+    return _inference(ours, theirs, diffusers_call, our_call, 1, "pictures", scope)
 
 
-def second_stage_step(config: UNetConfig, batch: int, size: int, text: bool) -> Workload:
-    """Forward, backward and fused AdamW on cached latents (batch, 4, size, size); the result is the loss."""
+def second_stage_step(config: UNetConfig, batch: int, size: int, text: bool, scope: Scope) -> Workload:
+    """Forward, backward, AdamW and the average on cached latents (batch, 4, size, size); the result is the loss."""
     ours, theirs = unet_pair(config, TOKEN_DIM if text else None, size)
     x, t = torch.randn(batch, 4, size, size), torch.randint(0, 1000, (batch,)).float()
     x = x.contiguous(memory_format=CL)
@@ -78,34 +112,20 @@ def second_stage_step(config: UNetConfig, batch: int, size: int, text: bool) -> 
     def our_loss(module: Network) -> Tensor:
         return (module(x, t, Condition(tokens=tokens)).float() - target).square().mean()
 
-    return _training(ours, theirs, our_loss, diffusers_loss)
-
-
-def first_stage_step(channels: int, batch: int, size: int) -> Workload:
-    """Forward, backward and fused AdamW of a small autoencoder (f = 4) on (batch, 3, size, size), L1 alone."""
-    ours, theirs = autoencoder_pair(AutoencoderConfig(channels=channels, channel_multipliers=(1, 2, 4)), size)
-    x = torch.rand(batch, 3, size, size).contiguous(memory_format=CL) * 2 - 1
-
-    def diffusers_loss(module: Network) -> Tensor:
-        latent = module.encode(x, return_dict=False)[0].mean
-        return (module.decode(latent, return_dict=False)[0].float() - x).abs().mean()
-
-    def our_loss(module: Network) -> Tensor:
-        return (module.decode(module.encode(x).z).float() - x).abs().mean()
-
-    return _training(ours, theirs, our_loss, diffusers_loss)
-
-
-WORKLOADS: dict[str, Callable[[], Workload]] = {
-    "W1 call": lambda: network_call(W1, 1, text=False),
-    "W2 guided call": lambda: network_call(W2, 2, text=True),
-    "W3 decode 256": lambda: first_stage(256, decode=True),
-    "W3 encode 256": lambda: first_stage(256, decode=False),
-    "W4 step, W1 batch 8": lambda: second_stage_step(W1, 8, 32, text=False),
-    "W4 step, W2 batch 8": lambda: second_stage_step(W2, 8, 32, text=True),
-    "W4 step, small batch 64": lambda: second_stage_step(UNetConfig(channels=64), 64, 16, text=False),
-    "W5 step, 64 pixels batch 16": lambda: first_stage_step(32, 16, 64),
-}
+    candidates = {
+        DEFAULT: _their_step(copy.deepcopy(theirs), diffusers_loss, half=False, best=False),
+        f"{BEST} float32": _their_step(channels_last(theirs), diffusers_loss, half=False, best=True),
+    }
+    if scope.half:
+        candidates[f"{BEST} bf16"] = _their_step(channels_last(theirs), diffusers_loss, half=True, best=True)
+    if scope.compiled:
+        compiled = channels_last(theirs)
+        compiled.compile()
+        candidates["diffusers compiled"] = _their_step(compiled, diffusers_loss, half=scope.half, best=True)
+    candidates["sfumato float32"] = _our_step(for_training(copy.deepcopy(ours)), our_loss, half=False)
+    if scope.half:
+        candidates["sfumato bf16"] = _our_step(for_training(copy.deepcopy(ours)), our_loss, half=True)
+    return Workload(candidates, batch, "latents", 3 * count_flops(lambda: our_loss(ours)))
 
 
 def _without_gradients(call: Call) -> Tensor:
@@ -118,52 +138,85 @@ def _inference(
     theirs: Network,
     diffusers_call: Callable[[Network, torch.dtype], Call],
     our_call: Callable[[Network], Call],
+    samples: int,
+    unit: str,
+    scope: Scope,
 ) -> Workload:
     full, half = torch.float32, torch.bfloat16
-    reference = diffusers_call(theirs, full)
-    candidates = {
-        DEFAULT: reference,
-        "diffusers float32 channels-last": diffusers_call(copy.deepcopy(theirs).to(memory_format=CL), full),
-        "diffusers bf16 channels-last": diffusers_call(copy.deepcopy(theirs).to(half).to(memory_format=CL), half),
-        "sfumato plain float32": our_call(ours),
-        "sfumato float32": our_call(for_inference(copy.deepcopy(ours), full)),
-        "sfumato bf16": our_call(for_inference(copy.deepcopy(ours), half)),
-    }
-    return Workload(candidates, _count(reference))
+    flops = count_flops(diffusers_call(theirs, full))
+    candidates = {DEFAULT: diffusers_call(theirs, full)}
+    if not scope.lean:
+        candidates[f"{BEST} float32"] = diffusers_call(channels_last(theirs), full)
+    if scope.half:
+        candidates[f"{BEST} bf16"] = diffusers_call(channels_last(theirs, half), half)
+    if scope.compiled:
+        for dtype in (full, half)[: 1 + scope.half]:
+            name = "float32" if dtype is full else "bf16"
+            candidates[f"diffusers compiled {name}"] = diffusers_call(_compiled(channels_last(theirs, dtype)), dtype)
+    if not scope.lean:
+        candidates["sfumato plain float32"] = our_call(copy.deepcopy(ours))
+    if scope.half:
+        candidates["sfumato bf16"] = our_call(for_inference(copy.deepcopy(ours), half))
+    candidates["sfumato float32"] = our_call(for_inference(ours, full))  # last: it uses the network up
+    return Workload(candidates, samples, unit, flops)
 
 
-def _training(ours: Network, theirs: Network, our_loss: Loss, diffusers_loss: Loss) -> Workload:
-    counted = copy.deepcopy(ours)
-    candidates = {
-        DEFAULT: _step(copy.deepcopy(theirs), diffusers_loss, half=False),
-        "diffusers float32 channels-last": _step(
-            copy.deepcopy(theirs).to(memory_format=CL), diffusers_loss, half=False
-        ),
-        "diffusers bf16 channels-last": _step(theirs.to(memory_format=CL), diffusers_loss, half=True),
-        "sfumato float32": _step(for_training(copy.deepcopy(ours)), our_loss, half=False),
-        "sfumato bf16": _step(for_training(ours), our_loss, half=True),
-    }
-    return Workload(candidates, 3 * _count(lambda: our_loss(counted)))
+def channels_last(module: Network, dtype: torch.dtype = torch.float32) -> Network:
+    """A copy in the layout that the convolution library prefers."""
+    return copy.deepcopy(module).to(dtype).to(memory_format=CL)
 
 
-def _step(module: Network, loss: Loss, half: bool) -> Call:
-    """One training step with autocast to bf16 if `half`; returns the loss before it."""
+def _compiled(module: Network) -> Network:
+    """Compiled with its weights as constants, what diffusers advises for the CPU."""
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    if hasattr(module, "encoder"):
+        module.encoder.compile()
+        module.decoder.compile()
+    else:
+        module.compile()
+    return module
+
+
+def _their_step(module: Network, loss: Loss, half: bool, best: bool) -> Call:
+    """One training step as diffusers' scripts write it; fused and with foreach, which they leave off, if `best`."""
+    from diffusers.training_utils import EMAModel
+
     module.train()
-    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
+    parameters = list(module.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=RATE, betas=BETAS, fused=best or None)
+    average = EMAModel(parameters, decay=DECAY, foreach=best)
+    return _step(module, loss, half, optimiser, lambda: average.step(parameters))
+
+
+def _our_step(module: Network, loss: Loss, half: bool) -> Call:
+    """One training step as the loops write it."""
+    module.train()
+    shadow = ema.average_of(module)
+    optimiser = build_optimiser(OptimiserConfig(learning_rate=RATE, betas=BETAS), module.parameters())
+    return _step(module, loss, half, optimiser, lambda: ema.update(shadow, module, DECAY))
+
+
+def _step(
+    module: Network, loss: Loss, half: bool, optimiser: torch.optim.Optimizer, average: Callable[[], None]
+) -> Call:
+    """With autocast to bf16 if `half`; returns the loss before the update."""
 
     def step() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             value = loss(module)
         value.backward()
         optimiser.step()
+        average()
         optimiser.zero_grad(set_to_none=True)
         return value
 
     return step
 
 
-def _count(call: Call) -> float:
-    """Multiplications and additions of one forward call, as written down (not as rewritten by an engine)."""
+def count_flops(call: Call) -> float:
+    """Multiplications and additions of one forward call, as written down."""
     with FlopCounterMode(display=False) as counter:
         _without_gradients(call)
     return float(counter.get_total_flops())

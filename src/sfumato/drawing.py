@@ -13,7 +13,9 @@ from torch import Tensor
 from sfumato import generate
 from sfumato.conditioning.condition import Condition, take
 from sfumato.config import nearest
+from sfumato.denoiser.unet import UNet
 from sfumato.engine.packing import PackedConv2d, PackedLinear
+from sfumato.engine.reuse import Reusing
 from sfumato.engine.tiles import DEFAULT_MEMORY
 from sfumato.errors import UserError
 from sfumato.generate import Guidance, Projection, Steering
@@ -87,6 +89,10 @@ class Drawing:
     """Turns the guided denoise function into the one that is sampled, as a classifier's `guide` does."""
     steer: Steering | None = None
     """A loss of the decoded picture to lead down (the paper's image guiding, appendix C)."""
+
+    reuse: int = 1
+    """Every so many network calls are whole; those between take the deep features of the last whole one, which is
+    faster and an approximation (`sfumato.engine.reuse`). 1 is off."""
 
     known: Tensor | None = None
     """Pictures (1 or N, 3, H, W) in [-1, 1] whose kept pixels stay, as far as the autoencoder keeps them."""
@@ -251,7 +257,11 @@ def _denoise(model: "LatentDiffusion", options: Drawing, planned: Plan, rows: sl
     scales = planned.scales[rows]
     scale: float | Tensor = scales[0] if len(set(scales)) == 1 else torch.tensor(scales)
     guidance = Guidance(scale, options.interval, options.rescale, options.projection)
-    denoise = generate.guided(second.denoiser, second.schedule, second.config.prediction, condition, null, guidance)
+    denoiser = second.denoiser
+    if options.reuse > 1:
+        assert isinstance(denoiser, UNet)  # the one kind of denoiser that there is
+        denoiser = Reusing.of(denoiser, options.reuse)
+    denoise = generate.guided(denoiser, second.schedule, second.config.prediction, condition, null, guidance)
     if options.autoguide is not None:
         weaker = denoiser_of(options.autoguide, _conditions(options.autoguide, options, planned, rows)[0])
         denoise = autoguidance(denoise, weaker, options.autoguide_scale, options.interval, guidance.combine())
@@ -317,7 +327,8 @@ def check_multiple(size: tuple[int, int], factor: int, said: str) -> None:
 
 
 def _check_helpers(model: "LatentDiffusion", options: Drawing) -> None:
-    """Raises UserError for a weaker model of another latent space, and for steering through packed networks."""
+    """Raises UserError for a weaker model of another latent space, for steering through packed networks, and for what
+    reuse does not go with."""
     second = second_stage(model)
     weaker = options.autoguide
     if weaker is not None:
@@ -331,6 +342,11 @@ def _check_helpers(model: "LatentDiffusion", options: Drawing) -> None:
         unlike = next((name for theirs, ours, name in same if theirs != ours), None)
         if unlike is not None:
             raise UserError(f"autoguide has another {unlike} than this model: give an earlier or smaller version of it")
+    if options.reuse < 1:
+        raise UserError(f"reuse is {options.reuse}: give at least 1, which is off")
+    if options.reuse > 1 and (options.steer is not None or options.window != 0):
+        against = "steer, whose gradients need whole calls" if options.steer else "windows, which share calls"
+        raise UserError(f"reuse {options.reuse} does not go with {against}: leave either out")
     networks = [model.autoencoder, second.denoiser]
     packed = (PackedConv2d, PackedLinear)
     if options.steer is not None and any(isinstance(m, packed) for network in networks for m in network.modules()):

@@ -15,6 +15,7 @@ from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_cond
 from sfumato.conditioning.text import TextConfig
 from sfumato.config import parse
 from sfumato.cost import work
+from sfumato.cost.memory import second_stage_activations
 from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.diffusion.schedule import LinearConfig, build_schedule
@@ -134,3 +135,18 @@ def test_a_picture_is_its_calls_and_the_decoding() -> None:
     assert 2 * costs[0] - costs[1] == flops.decode(first, size)
     guided = work.picture(first, config, size, ConditionSpec(), 1, guided=True)
     assert guided == costs[1]
+
+
+def test_checkpointing_keeps_the_blocks_inputs_and_the_largest_block() -> None:
+    config = DiffusionConfig(
+        denoiser=UNetConfig(channels=32, channel_multipliers=(1, 2), blocks_per_level=1, attention_factors=()),
+        conditioner=NoneConfig(),
+        schedule=LinearConfig(),
+    )
+    latent, batch = (4, 16, 24), 3
+    straight = second_stage_activations(config, latent, ConditionSpec(), batch, False)
+    again = second_stage_activations(config, latent, ConditionSpec(), batch, False, checkpointing=True)
+    # channels into each block at full and at half size; a decoder's block takes a skip connection beside its input
+    whole, half = 4 + 32 + 32 + (64 + 32) + (32 + 32), 32 + (64 + 64) + 64 + (64 + 32)
+    inputs = 4 * batch * (whole * 16 * 24 + half * 8 * 12)
+    assert inputs < again < straight / 2

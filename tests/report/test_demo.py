@@ -147,6 +147,8 @@ def test_a_demo_with_a_time_trains_what_fits_and_remembers_it(
     assert numbers["autoencoder"]["steps"] == int(0.36 * 60 / 10)
     assert 1 <= numbers["diffusion"]["steps"] < 9
     assert f"train.steps={numbers['diffusion']['steps']}" in (tmp_path / "report.html").read_text()
+    assert f"{numbers['diffusion']['steps']} of 9 steps of stage 2" in (tmp_path / "report.html").read_text()
+    assert numbers["sampling"]["sampler"] != "auto"
     assert "give more with --minutes" in capsys.readouterr().err
     run_demo(replace(short, minutes=30.0), tmp_path, "cpu")
     assert json.loads((tmp_path / "report.json").read_text())["autoencoder"]["steps"] == 2

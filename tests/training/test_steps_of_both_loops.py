@@ -22,6 +22,7 @@ from runs import (
 from sfumato.autoencoder import losses
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.data.dataset import Example
+from sfumato.denoiser.blocks import Block, Steering
 from sfumato.diffusion import objective
 from sfumato.errors import UserError
 from sfumato.rng import generator, seeded
@@ -125,6 +126,27 @@ def test_accumulation_is_a_bigger_batch_in_the_first_stage(overrides: list[str],
         config = first_run(*overrides, *GENTLE, f"train.batch={batch}", f"train.accumulate={accumulate}")
         train_first(tmp_path / name, config)
     assert_same_up_to_rounding(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_checkpointing_repeats_the_blocks_and_changes_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [0]
+    forward = Block.forward
+
+    def counted(self: Block, h: Tensor, steering: Steering) -> Tensor:
+        calls[0] += torch.is_grad_enabled()
+        return forward(self, h, steering)
+
+    monkeypatch.setattr(Block, "forward", counted)
+    count = {}
+    for name, given in (("straight", "false"), ("again", "true")):
+        calls[0] = 0
+        config = second_run(*GENTLE, "denoiser.dropout=0.2", f"train.checkpointing={given}")
+        train_second(tmp_path / name, config, tmp_path / "cache")
+        count[name] = calls[0]
+    assert_same_up_to_rounding(tmp_path / "straight", tmp_path / "again")
+    assert count["again"] == 2 * count["straight"] > 0
 
 
 def test_accumulation_is_a_bigger_batch_in_the_second_stage(tmp_path: Path) -> None:

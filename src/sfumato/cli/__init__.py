@@ -10,6 +10,7 @@ import typer
 from sfumato import __version__
 from sfumato.cli import study, train
 from sfumato.cli.average import average
+from sfumato.cli.bench import bench
 from sfumato.cli.compare import compare
 from sfumato.cli.compose import compose
 from sfumato.cli.cost import cost
@@ -74,6 +75,7 @@ COMMANDS = (
     compare,
     info,
     cost,
+    bench,
     samplers,
     zoo,
 )

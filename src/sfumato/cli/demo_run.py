@@ -69,6 +69,7 @@ def run_demo(plan: DemoPlan, out: Path, device: str = "auto") -> DemoResult:
     place = choose_device(device)
     use_all_cores()
     first_config, second_config, world = read_configs(plan)
+    configured = first_config.train.steps, second_config.train.steps
     phases = Phases(out / "phases.json", 5)
     budget = Budget(plan.minutes, phases, out / "steps.json")
 
@@ -92,8 +93,8 @@ def run_demo(plan: DemoPlan, out: Path, device: str = "auto") -> DemoResult:
         surveyed = survey(model, world, asked, reconstructed, plan.extent, progress)
 
     trainings = (
-        training(plan.autoencoder, first_state, [model.autoencoder]),
-        training(plan.diffusion, second_state, second_parts(model)),
+        training(plan.autoencoder, first_state, [model.autoencoder], configured[0]),
+        training(plan.diffusion, second_state, second_parts(model), configured[1]),
     )
     result = collect(plan, phases, place, trainings, first_stage, surveyed)
     write_report(result, surveyed.gallery, plan, out)
@@ -168,10 +169,11 @@ def second_parts(model: LatentDiffusion) -> list[nn.Module]:
     return [part for name, part in model.parts().items() if name in ("denoiser", "conditioner")]
 
 
-def training(config: str, state: TrainState, parts: list[nn.Module]) -> Training:
-    """The numbers of a finished run."""
+def training(config: str, state: TrainState, parts: list[nn.Module], configured: int) -> Training:
+    """The numbers of a finished run, of as many steps as are configured or fewer."""
     parameters = sum(p.numel() for part in parts for p in part.parameters())
-    return Training(config, state.step, state.images, round(state.seconds, 2), parameters)
+    left_out = configured if state.step < configured else None
+    return Training(config, state.step, state.images, round(state.seconds, 2), parameters, left_out)
 
 
 def collect(

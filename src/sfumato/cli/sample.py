@@ -109,6 +109,14 @@ def sample(
         float,
         typer.Option("--steer-scale", help="How far each step goes towards what --steer wishes; 1 is all the way."),
     ] = 1.0,
+    reuse: Annotated[
+        int,
+        typer.Option(
+            "--reuse",
+            metavar="N",
+            help="Approximate: only every Nth network call is whole, the others reuse its deep features; 1 is off.",
+        ),
+    ] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Of the first picture; the next one takes the next number.")] = 0,
     same_seed: Annotated[
         bool, typer.Option("--same-seed", help="One seed for all pictures, to compare prompts or scales.")
@@ -157,6 +165,7 @@ def sample(
         projection=given.projection_of(apg),
         negative=negative,
         autoguide_scale=autoguide_scale,
+        reuse=reuse,
         size=parsed(size),
         window=parse_window(window),
         overlap=overlap,
@@ -191,6 +200,7 @@ def sample(
         **given.sampler_facts(planned),
         **_guidance_facts(options, planned.scales, autoguide, steer, steer_scale),
         **led,
+        **({"reuse": reuse} if reuse > 1 else {}),
     }
     fast = computing if steering is not None else made_fast(loaded, computing)
     if weaker is not None and steering is None:

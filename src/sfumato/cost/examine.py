@@ -94,7 +94,9 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.denoiser, latent[0], spec)
     encodings = 1 if config.conditions.mask is None else 1 + config.conditions.mask.variants
-    kept = memory.second_stage_activations(second, latent, spec, train.batch, half(train.precision))
+    kept = memory.second_stage_activations(
+        second, latent, spec, train.batch, half(train.precision), train.checkpointing
+    )
     autoencoder = first.autoencoder
     counts = {"denoiser": denoiser, "conditioner": conditioner, "autoencoder": autoencoder}
     return Account(

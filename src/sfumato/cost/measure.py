@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from sfumato import generate
 from sfumato.autoencoder.losses import AdversarialConfig
 from sfumato.autoencoder.model import Autoencoder
-from sfumato.conditioning.condition import Condition
+from sfumato.conditioning.condition import ConditionSpec
 from sfumato.cost.madeup import MadeUpLatents
+from sfumato.cost.memory import blank_condition
 from sfumato.cost.work import Players
 from sfumato.data.dataset import Dataset
 from sfumato.data.loader import sweep
@@ -175,18 +176,22 @@ def drawing_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8
         model.for_inference()
     second, latent = model.second, torch.randn(batch, *model.latent_shape, device=model.device)
     assert second is not None
-    doubled = 2 if second.config.condition_dropout > 0 else 1
+    doubled = 2 if guided(model) else 1
     x_t, t = torch.cat([latent] * doubled), torch.full((batch * doubled,), 500.0, device=model.device)
-    condition = Condition()
-    if second.conditioner is not None:
-        fields = {"text": ["a"] * len(x_t), "label": torch.zeros(len(x_t), dtype=torch.long)}
-        condition = second.conditioner(fields)
+    spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
+    with model.device:
+        condition = blank_condition(second.config.conditioner, spec, len(x_t), model.latent_shape[1:])
     with autocast(model.device, precision if model.device.type != "cpu" else "float32"):
         calls = [seconds(lambda: second.denoiser(x_t, t, condition), model.device) for _ in range(4)]
         decodings = [
             seconds(lambda: generate.decode(model.autoencoder, model.scaling, latent), model.device) for _ in range(2)
         ]
     return min(calls) / batch, min(decodings) / batch
+
+
+def guided(model: LatentDiffusion) -> bool:
+    """Whether `sample` calls the network twice a step: the model knows the unconditional case and is steered."""
+    return model.guidance_scale(None) != 1.0
 
 
 def _latents_without_content(first: LatentDiffusion, data: Dataset) -> MadeUpLatents:

@@ -18,6 +18,7 @@ from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, build
 from sfumato.conditioning.text import TextConfig
 from sfumato.cost.work import Players
 from sfumato.denoiser.table import build_denoiser
+from sfumato.denoiser.unet import UNet
 from sfumato.model import DiffusionConfig
 from sfumato.training.autoencoder import (
     AutoencoderRun,
@@ -29,6 +30,8 @@ from sfumato.training.autoencoder import Players as Networks
 from sfumato.training.data import height_width
 from sfumato.training.workers import Workers
 
+UNKNOWN_TOKENS = 77
+"""Taken where a pretrained text encoder alone knows how many tokens it gives: CLIP's."""
 FLOAT = 4
 """Bytes: weights, gradients, moments and averages are float32 whatever the networks compute in."""
 
@@ -156,16 +159,58 @@ def first_stage_activations(config: AutoencoderRun, players: Players, bfloat16: 
 
 
 def second_stage_activations(
-    config: DiffusionConfig, latent: tuple[int, int, int], spec: ConditionSpec, batch: int, bfloat16: bool
+    config: DiffusionConfig,
+    latent: tuple[int, int, int],
+    spec: ConditionSpec,
+    batch: int,
+    bfloat16: bool,
+    checkpointing: bool = False,
 ) -> int:
-    """Bytes that a step of stage 2 keeps for the denoiser on latents (C, h, w); the conditioner's are not counted."""
-    M = flops.condition_tokens(config.conditioner)
+    """Bytes that a step of stage 2 keeps for the denoiser on latents (C, h, w); the conditioner's are not counted.
+
+    With `checkpointing` those are the inputs of its blocks, and what the largest block keeps while it is done again.
+    """
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, bfloat16):
         denoiser = build_denoiser(config.denoiser, latent[0], spec)
-        condition = Condition(
-            vector=None if spec.vector_dim is None else torch.zeros(batch, spec.vector_dim),
-            tokens=None if spec.token_dim is None else torch.zeros(batch, M, spec.token_dim),
-            spatial=torch.zeros(batch, spec.spatial_channels, *latent[1:]) if spec.spatial_channels else None,
-        )
+        condition = blank_condition(config.conditioner, spec, batch, latent[1:])
         x_t, t = torch.zeros(batch, *latent), torch.zeros(batch)
-        return kept_for_backward(lambda: denoiser(x_t, t, condition), [denoiser])
+        again = Recomputed(denoiser) if checkpointing else None
+        kept = kept_for_backward(lambda: denoiser(x_t, t, condition), [denoiser])
+        return kept if again is None else kept + again.bytes
+
+
+def blank_condition(config: ConditionerConfig, spec: ConditionSpec, batch: int, latent: tuple[int, int]) -> Condition:
+    """A condition of the right shape and no content, for latents of size (h, w)."""
+    M = flops.condition_tokens(config) or UNKNOWN_TOKENS
+    return Condition(
+        vector=None if spec.vector_dim is None else torch.zeros(batch, spec.vector_dim),
+        tokens=None if spec.token_dim is None else torch.zeros(batch, M, spec.token_dim),
+        spatial=torch.zeros(batch, spec.spatial_channels, *latent) if spec.spatial_channels else None,
+    )
+
+
+class Recomputed:
+    """Watches the blocks of a U-Net as if each were computed again in the backward pass."""
+
+    def __init__(self, denoiser: UNet) -> None:
+        self.inputs = 0
+        self.largest = 0
+        for block in (*denoiser.input_blocks, denoiser.middle_block, *denoiser.output_blocks):
+            self._watch(block, denoiser)
+
+    @property
+    def bytes(self) -> int:
+        """What the step keeps inside of the blocks at its largest."""
+        return self.inputs + self.largest
+
+    def _watch(self, block: nn.Module, weights: nn.Module) -> None:
+        plain = block.forward
+
+        def forward(h: Tensor, *arguments: object) -> object:
+            made: list[object] = []
+            self.inputs += h.untyped_storage().nbytes()
+            inside = kept_for_backward(lambda: made.append(plain(h, *arguments)), [weights])
+            self.largest = max(self.largest, inside)
+            return made[0]
+
+        block.forward = forward

@@ -128,9 +128,10 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *_ = ctx.saved_tensors
+        saved = ctx.saved_tensors  # asked for once: a checkpointed block unpacks them a single time
+        q, k, v, *_ = saved
         into = _token_major(q), _token_major(k), _token_major(v)
-        _backward(ctx.saved_tensors, grad, into)
+        _backward(saved, grad, into)
         return *into, None
 
 

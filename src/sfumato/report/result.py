@@ -19,13 +19,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Training:
-    """One training: optimiser steps, images seen, seconds of training over all sessions, trained parameters."""
+    """One training: optimiser steps, images seen, seconds of training over all sessions, trained parameters.
+
+    `configured` steps are those of its configuration, where the machine had no time for all; None: it did them all.
+    """
 
     config: str
     steps: int
     images: int
     seconds: float
     parameters: int
+    configured: int | None = None
 
     @property
     def images_per_second(self) -> float:

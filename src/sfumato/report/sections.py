@@ -90,8 +90,19 @@ def opening(result: DemoResult) -> Markup:
         element("h1", f"The whole paper, small: latent diffusion on a toy world of {W} × {H} pixels"),
         element("p", lead, class_="lead"),
         shortened if result.quick else Markup(),
+        _short_of_time(result),
         element("dl", *tiles, class_="headline"),
     )
+
+
+def _short_of_time(result: DemoResult) -> Markup:
+    """What a slow machine left out, where it did."""
+    trainings = ("stage 1", result.autoencoder), ("stage 2", result.diffusion)
+    cut = [f"{t.steps} of {t.configured} steps of {stage}" for stage, t in trainings if t.configured is not None]
+    if not cut:
+        return Markup()
+    told = f"This machine had time for {' and '.join(cut)}. Pictures get better with more: sfumato demo --minutes 60."
+    return element("p", told, class_="note")
 
 
 def reconstructions(result: DemoResult, gallery: Gallery) -> Markup:

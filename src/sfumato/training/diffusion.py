@@ -63,6 +63,9 @@ class DiffusionTraining(Schema):
     part_dropout: dict[str, float] = Field(default_factory=dict)
     """The same for single parts of a composite conditioner, by name and independently: for a guidance scale each."""
     precision: Precision = "auto"
+    checkpointing: bool = False
+    """Keep only the inputs of the denoiser's blocks and compute the rest again on the way back: less memory, the same
+    numbers, about a third more time."""
     optimiser: OptimiserConfig = OptimiserConfig()
     ema_decay: float = Field(0.999, ge=0, lt=1)
     power_averages: PowerAverages | None = None

@@ -19,6 +19,7 @@ MAY_CHANGE = {
     "train.optimiser.learning_rate",
     "train.discriminator.learning_rate",
     "train.precision",
+    "train.checkpointing",
     "train.save_every",
     "train.preview_every",
     "train.preview_images",

@@ -105,6 +105,7 @@ def begin(
         conditioner = build_conditioner(chosen, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.denoiser, first.autoencoder.latent_channels, spec)
+    denoiser.checkpointing = config.train.checkpointing
     if conditioner is not None:
         check_fields(conditioner.reads, latents.fields if fields is None else fields)
         _check_conditioner(conditioner, config, latents.classes)

@@ -1,0 +1,118 @@
+"""What feeds the training: a folder of pictures as batches; latents from the cache, or from an encoder in the loop."""
+
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.networks import autoencoder_pair
+from benchmarks.workloads import BEST, DEFAULT, Scope, Workload, channels_last
+from sfumato.autoencoder.model import AutoencoderConfig
+from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.loader import Loader, to_unit
+from sfumato.data.order import batch_indices
+from sfumato.model import LatentDiffusion, ModelConfig, build
+from sfumato.training.encode import cached_latents
+
+SEED, WORKERS = 0, 2
+STAYS: list[tempfile.TemporaryDirectory[str]] = []
+"""The pictures' folders, deleted when the benchmark ends."""
+
+
+class Photographs(Dataset[Tensor]):
+    """What diffusers' training scripts do with a folder: decode, resize the short side, crop the centre, scale."""
+
+    def __init__(self, names: list[Path], size: int) -> None:
+        self.names, self.size = names, size
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> Tensor:
+        picture = Image.open(self.names[row]).convert("RGB")
+        scale = self.size / min(picture.size)
+        W, H = (round(side * scale) for side in picture.size)
+        picture = picture.resize((W, H), Image.Resampling.BICUBIC)
+        left, top = (W - self.size) // 2, (H - self.size) // 2
+        picture = picture.crop((left, top, left + self.size, top + self.size))
+        return to_unit(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1))
+
+
+def folder_batches(count: int, size: int, batch: int, batches: int, given: tuple[int, int] = (768, 1024)) -> Workload:
+    """Batches (batch, 3, size, size) from JPEG files of `given` (H, W); the result is the last batch."""
+    folder = _photographs(count, given)
+    source = FolderDataset(FolderConfig(path=folder, size=size, resize_filter="bicubic"))
+    names = [folder / source.name(row) for row in range(len(source))]
+    theirs = Photographs(names, size)
+    rows = [batch_indices(SEED, step, batch, count) for step in range(batches)]
+    patient = DataLoader(theirs, batch_sampler=rows, num_workers=WORKERS, persistent_workers=True)
+
+    def ours() -> Tensor:
+        with Loader(source, batch, SEED, workers=WORKERS) as data:
+            return _last(next(data).images for _ in range(batches))
+
+    candidates: dict[str, Callable[[], Tensor]] = {
+        "PIL in torch's DataLoader": lambda: _last(iter(patient)),
+        "sfumato folder": ours,
+    }
+    return Workload(candidates, batch * batches, "pictures", clock="wall")
+
+
+def latent_batches(
+    config: AutoencoderConfig, count: int, size: int, batch: int, batches: int, scope: Scope
+) -> Workload:
+    """Latents (batch, C, size / f, size / f): encoded in the loop as diffusers' scripts do, or read from the cache."""
+    folder = _photographs(count, (size, size))
+    source = FolderDataset(FolderConfig(path=folder, size=size))
+    ours, theirs = autoencoder_pair(config, size)
+    model: LatentDiffusion = build(ModelConfig(autoencoder=config, image_size=(size, size)))
+    model.autoencoder.load_state_dict(ours.state_dict())
+    model.autoencoder.eval().requires_grad_(False)
+    latents = cached_latents(model, source, folder.parent / "cache", precision="float32")
+
+    def encoded(network: object, dtype: torch.dtype) -> Callable[[], Tensor]:
+        @torch.no_grad()
+        def encode(images: Tensor) -> Tensor:
+            return network.encode(images.to(dtype)).latent_dist.mean.float()  # type: ignore[attr-defined,no-any-return]
+
+        def batches_of() -> Tensor:
+            with Loader(source, batch, SEED, workers=WORKERS) as data:
+                return _last(encode(next(data).images) for _ in range(batches))
+
+        return batches_of
+
+    def cached() -> Tensor:
+        with Loader(latents, batch, SEED, workers=1) as data:
+            return _last(model.autoencoder.latent_from_moments(next(data).moments) for _ in range(batches))
+
+    candidates = {f"{DEFAULT} in the loop": encoded(theirs, torch.float32)}
+    if scope.half:
+        candidates[f"{BEST} bf16 in the loop"] = encoded(channels_last(theirs, torch.bfloat16), torch.bfloat16)
+    candidates["sfumato cache"] = cached
+    return Workload(candidates, batch * batches, "latents", clock="wall")
+
+
+def _last(batches: Iterator[Tensor]) -> Tensor:
+    return deque(batches, maxlen=1).pop()
+
+
+def _photographs(count: int, size: tuple[int, int]) -> Path:
+    """JPEG files of smooth noise, about as large as photographs are."""
+    place = tempfile.TemporaryDirectory(prefix="sfumato-bench-")
+    STAYS.append(place)
+    folder = Path(place.name) / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    H, W = size
+    for number in range(count):
+        coarse = random.integers(0, 256, (max(1, H // 16), max(1, W // 16), 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((W, H), Image.Resampling.BICUBIC)
+        noisy = np.asarray(picture).astype(np.int16) + random.integers(-8, 9, (H, W, 3), dtype=np.int16)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number:04d}.jpg", quality=90)
+    return folder

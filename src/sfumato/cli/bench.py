@@ -1,0 +1,131 @@
+"""`sfumato bench`."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfumato.cli.cost import duration, first_stage_of, parsed, short
+from sfumato.cli.options import DeviceOption
+
+if TYPE_CHECKING:
+    from sfumato.cost.drawing import Drawn
+    from sfumato.cost.machine import Reach
+    from sfumato.model import LatentDiffusion
+
+CALM = 0.9
+"""The share of a core below which the times tell of other programs too."""
+STANDARD = "zoo:toy/text"
+"""Small and shipped, so that two machines can be compared without a trained model."""
+
+
+def bench(
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="A model folder, a run, or a stage 2 configuration.")
+    ] = STANDARD,
+    count: Annotated[int, typer.Option("-n", "--count", help="Pictures drawn at once.")] = 4,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option("--autoencoder", help="For a configuration: its first stage, as for `sfumato cost`."),
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure this machine: what it reaches, and what a picture costs.
+
+    Arithmetic, memory and native kernels, then the usual way of `sfumato sample` with MODEL. A configuration is timed
+    without training: how fast a network is does not depend on what it has learnt.
+    """
+    from sfumato.cli.options import at_least, chosen_device, enough_memory
+    from sfumato.cost.drawing import foresee
+    from sfumato.cost.machine import reach
+    from sfumato.training.workers import use_all_cores
+
+    at_least("--count", count, 1)
+    use_all_cores()
+    chosen = chosen_device(device)
+    opened = _opened(model, autoencoder).to(chosen)
+    found = reach(chosen)
+    with enough_memory(count, "a smaller --count or a smaller model"):
+        drawn = foresee(opened, count, found.speeds[found.best].convolution)
+    if as_json:
+        typer.echo(json.dumps(facts(found, model, drawn), indent=2))
+    else:
+        show_bench(found, model, drawn)
+
+
+def _opened(name: str, autoencoder: str | None) -> "LatentDiffusion":
+    """A trained model, or the untrained one of a configuration."""
+    from pathlib import Path
+
+    from sfumato.config import ZOO_PREFIX, read_source
+    from sfumato.errors import UserError
+
+    if not name.startswith(ZOO_PREFIX) and Path(name).suffix not in (".yaml", ".yml"):
+        from sfumato.model import load
+
+        if autoencoder is not None:
+            raise UserError(f"--autoencoder is for a configuration, and {name!r} is a model with its own: leave it out")
+        return load(name)
+    from sfumato.cost.drawing import untrained
+    from sfumato.training.diffusion import DiffusionRun
+
+    raw = read_source(name)
+    if "denoiser" not in raw:
+        raise UserError(f"{name!r} is not a stage 2 configuration: give one, such as {STANDARD}, or a trained model")
+    first = first_stage_of(autoencoder, name, raw)
+    return untrained(parsed(raw, None, DiffusionRun, name, first.config.image_size), first)
+
+
+# ---- telling
+
+
+def facts(found: "Reach", model: str, drawn: "Drawn") -> dict[str, Any]:
+    """All of it as JSON."""
+    told = {**asdict(drawn), "seconds": drawn.seconds, "utilisation": _utilisation(found, drawn)}
+    return {**asdict(found), "precision": found.best, "model": model, "drawing": told}
+
+
+def show_bench(found: "Reach", model: str, drawn: "Drawn") -> None:
+    """All of it as tables."""
+    from sfumato.cli.tables import show
+
+    machine = found.machine
+    threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+    rows = [["machine", f"{machine.device}, {machine.cores} cores, {threads}, torch {machine.torch}"]]
+    rows.append(["kernels", found.kernels.removeprefix("native kernels: ")])
+    for name, speed in found.speeds.items():
+        rows.append([name, f"matrix product {short(speed.matrix)}FLOP/s, convolution {short(speed.convolution)}FLOP/s"])
+    if "bfloat16" not in found.speeds:
+        rows.append(["bfloat16", "not native here: networks compute in float32"])
+    rows.append(["memory", f"{found.bandwidth / 1e9:.3g} GB/s copied"])
+    if found.share is not None and found.share < CALM:
+        rows.append(
+            ["but", f"other programs ran: this one had {found.share:.0%} of a core, expect more on a calm machine"]
+        )
+    show(None, rows)
+    typer.echo("")
+    show(None, _drawing(found, model, drawn))
+
+
+def _drawing(found: "Reach", model: str, drawn: "Drawn") -> list[list[str]]:
+    H, W = drawn.image_size
+    twice = ", each with and without the condition" if drawn.guided else ""
+    share = _utilisation(found, drawn)
+    return [
+        ["model", f"{model}: {short(drawn.parameters)} parameters, {H} x {W} pixels, latent {_sides(drawn.latent)}"],
+        ["usual way", f"{drawn.sampler}, {drawn.steps} steps, {drawn.calls} network calls{twice}; {found.best}"],
+        ["a call", f"{drawn.call_seconds * 1e3:.3g} ms a picture, {share:.0%} of the convolution's rate"],
+        ["decoding", f"{drawn.decode_seconds * 1e3:.3g} ms a picture"],
+        ["a picture", f"{duration(drawn.seconds)} of {drawn.batch} at once"],
+        [f"{drawn.batch} pictures", duration(drawn.batch * drawn.seconds)],
+    ]
+
+
+def _utilisation(found: "Reach", drawn: "Drawn") -> float:
+    return drawn.call_operations / drawn.call_seconds / found.speeds[found.best].convolution
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
