@@ -365,12 +365,18 @@ def pixel_space(size: tuple[int, int]) -> LatentDiffusion:
     return build(ModelConfig(autoencoder=config, image_size=size))
 
 
-OTHER_MODELS = {
-    "transformer.safetensors": "a transformer over codes, no diffusion model: draw with `sfumato sample-codes`",
-    "classifier.safetensors": "a classifier of noisy latents, no diffusion model: give it to `sfumato sample` as "
-    "--classifier, beside the model that it guides",
-}
-"""By the file of their weights: what is opened elsewhere, and where."""
+def _check_kind(path: Path) -> None:
+    """Raises UserError for the folder, or the run, of another kind of model."""
+    folders = (path / "model", path)
+    if any((folder / "transformer.safetensors").exists() for folder in folders):
+        raise UserError(
+            f"{str(path)!r} is a transformer over codes, no diffusion model: draw with `sfumato sample-codes`"
+        )
+    if any((folder / "classifier.safetensors").exists() for folder in folders):
+        raise UserError(
+            f"{str(path)!r} is a classifier of noisy latents, no diffusion model: give it to `sfumato sample` as "
+            "--classifier, beside the model that it guides"
+        )
 
 
 def find_folder(path: Path | str) -> Path:
@@ -382,9 +388,7 @@ def find_folder(path: Path | str) -> Path:
             return folder
     if not path.exists():
         raise UserError(f"model {str(path)!r} does not exist; give a model folder or the folder of a run")
-    for file, told in OTHER_MODELS.items():
-        if any((folder / file).exists() for folder in (path / "model", path)):
-            raise UserError(f"{str(path)!r} is {told}")
+    _check_kind(path)
     damaged = next((folder for folder in (path / "model", path) if any(folder.glob("*.safetensors"))), None)
     if damaged is not None:
         lost = CONFIG_FILE if (damaged / "autoencoder.safetensors").exists() else "autoencoder.safetensors"
