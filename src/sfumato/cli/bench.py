@@ -32,7 +32,7 @@ def bench(
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure this machine: what it reaches, and what a picture costs.
+    """Measure this machine, and what a picture costs.
 
     Arithmetic, memory and native kernels, then the usual way of `sfumato sample` with MODEL. A configuration is timed
     without training: how fast a network is does not depend on what it has learnt.
