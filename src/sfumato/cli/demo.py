@@ -9,7 +9,7 @@ import typer
 def demo(
     out: Annotated[Path, typer.Option("--out", help="The demo's folder; an interrupted demo there is resumed.")],
     quick: Annotated[
-        bool, typer.Option("--quick", help="A shortened run of two or three minutes: shows that everything works.")
+        bool, typer.Option("--quick", help="A shortened run: shows that everything works, not how well.")
     ] = False,
     minutes: Annotated[
         float | None,
