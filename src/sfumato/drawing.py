@@ -363,6 +363,6 @@ def _known_latents(model: "LatentDiffusion", options: Drawing, planned: Plan) ->
     for name, value in (("known", options.known), ("keep", options.keep)):
         if len(value) not in (1, planned.count):
             raise UserError(f"{len(value)} pictures of {name} were given for {planned.count} samples: give one, or all")
-    latent = generate.encode(model.autoencoder, model.scaling, options.known.to(model.device))
+    latent = generate.encode(model.autoencoder, model.scaling, options.known.to(model.device), memory=options.memory)
     keep = generate.latent_keep(options.keep.to(model.device), model.autoencoder.factor)
     return latent.expand(planned.count, -1, -1, -1), keep.expand(planned.count, -1, -1, -1)

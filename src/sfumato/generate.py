@@ -192,11 +192,17 @@ def reconstruct(autoencoder: Autoencoder, image: Tensor, batch: int = 16, memory
 
 
 @torch.no_grad()
-def encode(autoencoder: Autoencoder, scaling: Scaling, image: Tensor, batch: int = 16) -> Tensor:
-    """Images (B, 3, H, W) in [-1, 1] -> model latents (B, C, h, w), by the posterior's mean."""
-    parts = image.split(batch)
-    moments = [autoencoder.encode(part).moments for part in parts]
-    return torch.cat([scaling.to_model(autoencoder.latent_from_moments(m).float()) for m in moments])
+def encode_raw(autoencoder: Autoencoder, image: Tensor, memory: int = tiles.DEFAULT_MEMORY) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] -> raw latents (B, C, h, w): the posterior's mean, VQ before quantisation."""
+    return autoencoder.latent_from_moments(tiles.encode(autoencoder, image, memory)).float()
+
+
+@torch.no_grad()
+def encode(
+    autoencoder: Autoencoder, scaling: Scaling, image: Tensor, batch: int = 16, memory: int = tiles.DEFAULT_MEMORY
+) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] -> model latents (B, C, h, w); `memory` as for `decode`."""
+    return torch.cat([scaling.to_model(encode_raw(autoencoder, part, memory)) for part in image.split(batch)])
 
 
 def latent_keep(keep: Tensor, factor: int) -> Tensor:

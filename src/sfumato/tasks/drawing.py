@@ -10,7 +10,6 @@ from torch import Tensor
 from sfumato import generate
 from sfumato.diffusion.process import add_noise
 from sfumato.drawing import chosen
-from sfumato.engine import tiles
 from sfumato.errors import UserError
 from sfumato.generate import Guidance
 from sfumato.model import LatentDiffusion
@@ -53,8 +52,7 @@ def grain(model: LatentDiffusion) -> int:
 
 def encode(model: LatentDiffusion, image: Tensor, memory: int) -> Tensor:
     """Image (1, 3, H, W) in [-1, 1] -> raw latent (1, C, h, w): the posterior's mean, VQ before quantisation."""
-    moments = tiles.encode(model.autoencoder, image.to(model.device), memory)
-    return model.autoencoder.latent_from_moments(moments).float()
+    return generate.encode_raw(model.autoencoder, image.to(model.device), memory)
 
 
 @torch.no_grad()
