@@ -86,7 +86,7 @@ def _plain(
 ) -> Tensor:
     if add is not None:
         x = x + add.to(x.dtype)[:, :, None, None]
-    if x.element_size() < 4:
+    if weight.dtype != x.dtype or (x.element_size() < 4 and x.device.type == "cpu"):
         x = F.group_norm(x.float(), groups, weight.float(), bias.float(), eps).to(x.dtype)
     else:
         x = F.group_norm(x, groups, weight, bias, eps)

@@ -31,7 +31,15 @@ from sfumato.training.data import HeldOut, height_width
 from sfumato.training.draws import Keep, draws_of_step
 from sfumato.training.ema import PowerAverages
 from sfumato.training.log import RunLog
-from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
+from sfumato.training.optim import (
+    OptimiserConfig,
+    build_optimiser,
+    clip_,
+    gradients_norm,
+    learning_rate,
+    read,
+    set_rate,
+)
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step
@@ -206,7 +214,14 @@ def train_diffusion(
     seen_before, stop = state.images, False
     with (
         Loader(
-            latents, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
+            latents,
+            train.batch,
+            train.seed,
+            state.step * train.accumulate,
+            workers.rank,
+            workers.world,
+            train.workers,
+            pin=workers.device.type == "cuda",
         ) as data,
         RunLog(folder.path, "diffusion", train.steps, state.step, workers.leads) as log,
         interruptible() as interrupt,
@@ -234,8 +249,9 @@ def train_diffusion(
                 seen.append((draw.times.part, remembered))
 
             workers.average(p.grad for p in beside if p.grad is not None)  # those of the networks are averaged already
-            norm = gradients_norm(learning)
-            finite = bool(torch.isfinite(norm))
+            workers.average([loss_sum])
+            norm, loss = read(gradients_norm(learning), loss_sum)
+            finite = math.isfinite(norm)
             if finite:
                 clip_(learning, norm, train.optimiser.clip_norm)
                 optimiser.step()
@@ -246,10 +262,9 @@ def train_diffusion(
             count_step(state, finite, step_images, time.monotonic() - t_start)
             check_progress(state, train.max_skipped)
 
-            workers.average([loss_sum])
-            smoothed = _smoothed(state, loss_sum.item())
+            smoothed = _smoothed(state, loss)
             if state.step % train.log_every == 0 or state.step == train.steps:
-                values = {"loss": loss_sum.item(), "loss_smoothed": smoothed, "gradient_norm": norm.item()}
+                values = {"loss": loss, "loss_smoothed": smoothed, "gradient_norm": norm}
                 values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
                 values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
                 log.record(state.step, values)
