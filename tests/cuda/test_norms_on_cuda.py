@@ -37,9 +37,35 @@ def test_the_kernel_is_group_norm(shape: tuple[int, ...], dtype: torch.dtype) ->
                 assert worst < (1e-5 if dtype == torch.float32 else 1e-2), (silu, added is None, steering is None)
 
 
-def test_gradients_and_switches_go_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_its_gradients_are_those_of_group_norm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    B, C, H, W, groups = shape
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(B, C, H, W, generator=g).cuda().to(dtype).contiguous(memory_format=torch.channels_last)
+    if groupnorm.gpu_kernel(x.device) is None:
+        pytest.skip("Triton is missing or does not compile here")
+    others = [torch.randn(*size, generator=g).cuda() for size in ((C,), (C,), (B, C), (B, C), (B, C))]
+    way = torch.randn(B, C, H, W, generator=g).cuda().to(dtype)
+    for silu in (False, True):
+        leaves = [t.clone().requires_grad_() for t in (x, *others)]
+        exact = [t.double().clone().requires_grad_() for t in (x, *others)]
+        h, weight, bias, add, scale, shift = leaves
+        out = groupnorm.group_norm(h, groups, weight, bias, 1e-5, silu=silu, add=add, scale_shift=(scale, shift))
+        h, weight, bias, add, scale, shift = exact
+        y = F.group_norm(h + add[:, :, None, None], groups, weight, bias, 1e-5)
+        y = y * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+        y = F.silu(y) if silu else y
+        found, expected = (
+            torch.autograd.grad(result, given, way.to(result)) for result, given in ((out, leaves), (y, exact))
+        )
+        for name, ours, theirs in zip(("x", "weight", "bias", "add", "scale", "shift"), found, expected, strict=True):
+            worst = ((ours.double() - theirs).abs().max() / theirs.abs().max()).item()
+            assert worst < (2e-5 if dtype == torch.float32 else 1e-2), (name, silu)
+
+
+def test_switched_off_it_goes_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1, 32, 4, 4, device="cuda").contiguous(memory_format=torch.channels_last)
-    assert not groupnorm.usable_on_gpu(x, 8), "gradients are recorded here"
+    assert not groupnorm.usable_on_gpu(x.contiguous(), 8), "the other memory order"
     monkeypatch.setenv("SFUMATO_NATIVE", "0")
-    with torch.no_grad():
-        assert not groupnorm.usable_on_gpu(x, 8)
+    assert not groupnorm.usable_on_gpu(x, 8)
