@@ -27,6 +27,7 @@ from sfumato.diffusion import objective
 from sfumato.errors import UserError
 from sfumato.rng import generator, seeded
 from sfumato.training import ema
+from sfumato.training.log import read_lines
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate
 
 GAN = "loss.adversarial={weight: 0.5, start: 1, channels: 16, layers: 1, norm: group}"
@@ -184,25 +185,43 @@ def test_bfloat16_learns_what_float32_learns(tmp_path: Path) -> None:
 def test_the_learning_rate_is_a_pure_function_of_the_step() -> None:
     peak = 2e-3
     tail = OptimiserConfig(learning_rate=peak, warmup_steps=10, decay="tail", tail_fraction=0.5, final=0.1)
-    assert learning_rate(tail, 0, 100) == pytest.approx(peak / 10)
-    assert learning_rate(tail, 9, 100) == pytest.approx(peak)
-    assert learning_rate(tail, 50, 100) == pytest.approx(peak)
-    assert learning_rate(tail, 75, 100) == pytest.approx(peak * (0.1 + 0.9 * 0.5))
-    assert learning_rate(tail, 100, 100) == pytest.approx(peak * 0.1)
+    assert learning_rate(tail, 0, 0 / 100) == pytest.approx(peak / 10)
+    assert learning_rate(tail, 9, 9 / 100) == pytest.approx(peak)
+    assert learning_rate(tail, 50, 50 / 100) == pytest.approx(peak)
+    assert learning_rate(tail, 75, 75 / 100) == pytest.approx(peak * (0.1 + 0.9 * 0.5))
+    assert learning_rate(tail, 100, 100 / 100) == pytest.approx(peak * 0.1)
     cosine = OptimiserConfig(learning_rate=peak, warmup_steps=0, decay="cosine", final=0.2)
-    assert learning_rate(cosine, 0, 80) == pytest.approx(peak)
-    assert learning_rate(cosine, 20, 80) == pytest.approx(peak * (0.2 + 0.8 * 0.5 * (1 + math.sqrt(0.5))))
-    assert learning_rate(cosine, 80, 80) == pytest.approx(peak * 0.2)
+    assert learning_rate(cosine, 0, 0 / 80) == pytest.approx(peak)
+    assert learning_rate(cosine, 20, 20 / 80) == pytest.approx(peak * (0.2 + 0.8 * 0.5 * (1 + math.sqrt(0.5))))
+    assert learning_rate(cosine, 80, 80 / 80) == pytest.approx(peak * 0.2)
     constant = OptimiserConfig(learning_rate=peak, warmup_steps=0, decay="constant")
-    assert {learning_rate(constant, step, 10) for step in range(10)} == {peak}
+    assert {learning_rate(constant, step, step / 10) for step in range(10)} == {peak}
 
 
 def test_the_rate_of_each_step_is_logged_as_the_function_says(tmp_path: Path) -> None:
     config = second_run()
     train_second(tmp_path, config, tmp_path / "cache")
     rates = [line["learning_rate"] for line in logged(tmp_path) if "learning_rate" in line]
-    expected = [learning_rate(config.train.optimiser, step, config.train.steps) for step in range(config.train.steps)]
+    expected = [
+        learning_rate(config.train.optimiser, step, step / config.train.steps) for step in range(config.train.steps)
+    ]
     assert rates == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_run_of_minutes_ends_by_the_clock_and_its_rate_falls_with_it(tmp_path: Path) -> None:
+    often = ("train.steps=1", "train.log_every=1", "train.preview_every=100000", "train.save_every=100000")
+    clock = (*often, "train.minutes=0.02", "train.optimiser.warmup_steps=0", "train.optimiser.decay=cosine")
+    train_first(tmp_path / "first", first_run(*clock))
+    config = second_run(*clock)
+    train_second(tmp_path / "second", config, tmp_path / "cache")
+    for stage in ("first", "second"):
+        lines = [line for line in read_lines(tmp_path / stage / "log.jsonl") if "seconds" in line]
+        seconds = [line["seconds"] for line in lines]
+        assert len(seconds) > 2, "steps are of no account"
+        assert seconds[-2] < 1.2 <= seconds[-1]
+    done = [0.0, *(spent / 1.2 for spent in seconds[:-1])]
+    expected = [learning_rate(config.train.optimiser, i, share) for i, share in enumerate(done)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(expected, rel=1e-3)
 
 
 def test_clipping_keeps_the_direction_and_bounds_the_norm() -> None:

@@ -23,4 +23,4 @@ def with_steps(config: Run, steps: int) -> Run:
     """The configuration with another number of steps; saved and previewed as many times as before."""
     train, scale = config.train, steps / config.train.steps
     every = {name: max(1, round(getattr(train, name) * scale)) for name in ("log_every", "preview_every", "save_every")}
-    return config.model_copy(update={"train": train.model_copy(update={"steps": steps, **every})})
+    return config.model_copy(update={"train": train.model_copy(update={"steps": steps, "minutes": None, **every})})

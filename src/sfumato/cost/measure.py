@@ -210,7 +210,7 @@ def _always(config: AdversarialConfig, players: Players) -> AdversarialConfig:
 
 def _trial(train: T, steps: int) -> T:
     each = {"log_every": 1, "preview_every": NEVER, "save_every": NEVER}
-    return train.model_copy(update={"steps": WARM_UP + steps, **each})
+    return train.model_copy(update={"steps": WARM_UP + steps, "minutes": None, **each})
 
 
 def _step(folder: RunFolder, steps: int) -> float:

@@ -31,7 +31,7 @@ from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step
+from sfumato.training.steps import check_progress, count_step, share_done
 from sfumato.training.workers import Precision, Workers, autocast
 
 Preview = Callable[[Autoencoder, int], Mapping[str, float | list[float]]]
@@ -45,6 +45,8 @@ class AutoencoderTraining(Schema):
     """How long and how; a step sees batch · accumulate · processes images."""
 
     steps: int = Field(100_000, ge=1)
+    minutes: float | None = Field(None, gt=0)
+    """Train for so long instead of `steps`: the learning rate follows the clock, which counts the steps alone."""
     batch: int = Field(16, ge=1)
     accumulate: int = Field(1, ge=1)
     precision: Precision = "auto"
@@ -228,16 +230,16 @@ def train_autoencoder(
         Loader(
             dataset, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
         ) as data,
-        RunLog(folder.path, "autoencoder", train.steps, state.step, workers.leads) as log,
+        RunLog(folder.path, "autoencoder", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
     ):
         if changed:
             log.say("the data has changed since the run began: from here on it is another run than an undisturbed one")
         if state.step == 0:
             _start_codebook(config, players, shadow, dataset, precision, workers)
-        while state.step < train.steps and not stop:
+        while (done := share_done(train, state)) < 1 and not stop:
             t_start = time.monotonic()
-            set_rate(state.optimisers["autoencoder"], learning_rate(train.optimiser, state.step, train.steps))
+            set_rate(state.optimisers["autoencoder"], learning_rate(train.optimiser, state.step, done))
             strength = losses.adversarial_strength(config.loss.adversarial, state.step)
             judges = discriminator is not None and losses.discriminator_trains(config.loss.adversarial, state.step)
             averages = LogitAverages(*state.notes.get("logits", (0.0, 0.0)))
@@ -272,7 +274,7 @@ def train_autoencoder(
                 state.optimisers["autoencoder"].step()
                 ema.update(shadow, autoencoder, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
             if finite and judges:
-                rate = learning_rate(train.discriminator, state.step, train.steps)
+                rate = learning_rate(train.discriminator, state.step, done)
                 set_rate(state.optimisers["discriminator"], rate)
                 clip_(judging, judging_norm, train.discriminator.clip_norm)
                 state.optimisers["discriminator"].step()
@@ -281,10 +283,11 @@ def train_autoencoder(
                 optimiser.zero_grad(set_to_none=True)
             if finite and latents:
                 _mend_codebook(config, players, shadow, latents, state, workers)
-            count_step(state, finite, step_images, time.monotonic() - t_start)
+            count_step(state, finite, step_images, workers.mean(time.monotonic() - t_start))
+            done = share_done(train, state)
             check_progress(state, train.max_skipped)
 
-            if state.step % train.log_every == 0 or state.step == train.steps:
+            if state.step % train.log_every == 0 or done == 1:
                 values = {name: value.item() for name, value in terms.items()}
                 values |= {"gradient_norm": norm.item(), "strength": strength, "stall_seconds": data.stall_seconds}
                 values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
@@ -292,15 +295,15 @@ def train_autoencoder(
                     values["codes_used"] = (players.counts.epoch > 0).float().mean().item()
                     players.counts.epoch.zero_()
                 log.record(state.step, values)
-            log.advance(state.step, state.images - seen_before, f"L {terms['reconstruction'].item():.4f}")
-            last = state.step == train.steps
+            log.advance(state.step, done, state.images - seen_before, f"L {terms['reconstruction'].item():.4f}")
+            last = done == 1
             stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
             if workers.leads and (state.step % train.preview_every == 0 or last):
                 log.record(state.step, preview(_averaged(shadow), state.step))
             if workers.leads and (state.step % train.save_every == 0 or last or stop):
                 export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
                 folder.save(state)
-        if stop and state.step < train.steps:
+        if stop and share_done(train, state) < 1:
             log.say(f"stopped after step {state.step}; the same command goes on from there")
     return state
 

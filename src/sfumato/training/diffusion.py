@@ -34,7 +34,7 @@ from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step
+from sfumato.training.steps import check_progress, count_step, share_done
 from sfumato.training.workers import Precision, Workers, autocast
 
 DROPOUT = 0.1
@@ -56,6 +56,8 @@ class DiffusionTraining(Schema):
     """How long and how; a step sees batch · accumulate · processes latents."""
 
     steps: int = Field(100_000, ge=1)
+    minutes: float | None = Field(None, gt=0)
+    """Train for so long instead of `steps`: the learning rate follows the clock, which counts the steps alone."""
     batch: int = Field(64, ge=1)
     accumulate: int = Field(1, ge=1)
     condition_dropout: float = Field(DROPOUT, ge=0, le=1)
@@ -208,12 +210,12 @@ def train_diffusion(
         Loader(
             latents, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
         ) as data,
-        RunLog(folder.path, "diffusion", train.steps, state.step, workers.leads) as log,
+        RunLog(folder.path, "diffusion", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
     ):
-        while state.step < train.steps and not stop:
+        while (done := share_done(train, state)) < 1 and not stop:
             t_start = time.monotonic()
-            set_rate(optimiser, learning_rate(train.optimiser, state.step, train.steps))
+            set_rate(optimiser, learning_rate(train.optimiser, state.step, done))
             loss_sum = torch.zeros((), device=workers.device)
             seen: list[tuple[Tensor | None, Tensor]] = []
             for micro, draw in enumerate(
@@ -243,18 +245,19 @@ def train_diffusion(
                 ema.update_powers(powers, networks, train.power_averages, state.step - state.skipped + 1)
                 _remember(adaptation, seen, workers)
             optimiser.zero_grad(set_to_none=True)
-            count_step(state, finite, step_images, time.monotonic() - t_start)
+            count_step(state, finite, step_images, workers.mean(time.monotonic() - t_start))
+            done = share_done(train, state)
             check_progress(state, train.max_skipped)
 
             workers.average([loss_sum])
             smoothed = _smoothed(state, loss_sum.item())
-            if state.step % train.log_every == 0 or state.step == train.steps:
+            if state.step % train.log_every == 0 or done == 1:
                 values = {"loss": loss_sum.item(), "loss_smoothed": smoothed, "gradient_norm": norm.item()}
                 values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
                 values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
                 log.record(state.step, values)
-            log.advance(state.step, state.images - seen_before, f"loss {smoothed:.4f}")
-            last = state.step == train.steps
+            log.advance(state.step, done, state.images - seen_before, f"loss {smoothed:.4f}")
+            last = done == 1
             stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
             if workers.leads and (state.step % train.preview_every == 0 or last):
                 log.record(state.step, preview(_averaged(shadow), state.step))
@@ -265,7 +268,7 @@ def train_diffusion(
             if workers.leads and (state.step % train.save_every == 0 or last or stop):
                 export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
                 folder.save(state)
-        if stop and state.step < train.steps:
+        if stop and share_done(train, state) < 1:
             log.say(f"stopped after step {state.step}; the same command goes on from there")
     return state
 

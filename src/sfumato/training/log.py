@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sfumato.checkpoint import write_text
 
@@ -19,15 +19,16 @@ PLAIN_LINE_SECONDS = 30.0
 class RunLog:
     """Writes `log.jsonl` in the run's folder, one object a line, and shows progress; silent where `active` is False.
 
-    Opened at a step it drops the lines after that step: they belong to work that was lost and is done again.
+    `done` is the share of the run that is over. Opened at a step it drops the lines after that step: they belong to
+    work that was lost and is done again.
     """
 
-    def __init__(self, folder: Path, title: str, steps: int, step: int, active: bool = True) -> None:
+    def __init__(self, folder: Path, title: str, step: int, done: float, active: bool = True) -> None:
         self._active = active
         self._console = Console(stderr=True, quiet=not active)
-        self._title, self._steps = title, steps
+        self._title = title
         self._last_line = 0.0
-        self._started, self._first_step = time.monotonic(), step
+        self._started, self._done_before = time.monotonic(), done
         self._progress: Progress | None = None
         self._board: Any = None
         if not active:
@@ -42,13 +43,14 @@ class RunLog:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TaskProgressColumn(),
-                MofNCompleteColumn(),
+                TextColumn("step {task.fields[step]}"),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[numbers]}"),
                 console=self._console,
             )
-            self._task = self._progress.add_task(title, total=steps, completed=step, rate="", numbers="")
+            self._task = self._progress.add_task(title, total=1.0, step=step, rate="", numbers="")
+            self._progress.update(self._task, completed=done)
             self._progress.start()
 
     def __enter__(self) -> Self:
@@ -80,16 +82,16 @@ class RunLog:
                 if isinstance(value, int | float):
                     self._board.add_scalar(name, value, step)
 
-    def advance(self, step: int, images: int, numbers: str) -> None:
-        """Moves the bar to `step`; `images` were seen since this log was opened."""
+    def advance(self, step: int, done: float, images: int, numbers: str) -> None:
+        """Moves the bar to `step`, the share `done` of the run; `images` were seen since this log was opened."""
         elapsed = time.monotonic() - self._started
         rate = f"{images / max(elapsed, 1e-9):.1f} img/s"
         if self._progress:
-            self._progress.update(self._task, completed=step, rate=rate, numbers=numbers)
-        elif self._active and (time.monotonic() - self._last_line > PLAIN_LINE_SECONDS or step == self._steps):
+            self._progress.update(self._task, completed=done, step=step, rate=rate, numbers=numbers)
+        elif self._active and (time.monotonic() - self._last_line > PLAIN_LINE_SECONDS or done == 1):
             self._last_line = time.monotonic()
-            left = elapsed / max(1, step - self._first_step) * (self._steps - step)
-            self.say(f"{self._title}: step {step}/{self._steps}  {rate}  {_clock(left)} left  {numbers}")
+            left = elapsed / max(1e-9, done - self._done_before) * (1 - done)
+            self.say(f"{self._title}: step {step} ({done:.0%})  {rate}  {_clock(left)} left  {numbers}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

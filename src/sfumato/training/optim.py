@@ -24,17 +24,16 @@ class OptimiserConfig(Schema):
     clip_norm: float = Field(1.0, gt=0)
 
 
-def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
-    """The rate of step number `step` (from 0) in a run of `steps`."""
+def learning_rate(config: OptimiserConfig, step: int, done: float) -> float:
+    """The rate of step number `step` (from 0), before which the share `done` in [0, 1] of the run is over."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    progress = step / max(1, steps)
     match config.decay:
         case "constant":
             shape = 1.0
         case "cosine":
-            shape = config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * progress))
+            shape = config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * done))
         case "tail":
-            left = min(1.0, (1 - progress) / config.tail_fraction)
+            left = min(1.0, (1 - done) / config.tail_fraction)
             shape = config.final + (1 - config.final) * left
     return config.learning_rate * warmup * shape
 

@@ -16,6 +16,7 @@ from sfumato.training.state import TrainState
 STATES_KEPT = 2
 MAY_CHANGE = {
     "train.steps",
+    "train.minutes",
     "train.optimiser.learning_rate",
     "train.discriminator.learning_rate",
     "train.precision",
@@ -83,7 +84,7 @@ class RunFolder:
         """Raises UserError where the run in the folder has gone further than `train.steps`."""
         train = getattr(config, "train", None)
         done = max((step for step, _ in checkpoint.saved_steps(self.states)), default=0)
-        if train is not None and train.steps < done:
+        if train is not None and train.minutes is None and train.steps < done:
             raise UserError(
                 f"train.steps is {train.steps}, but the run in {str(self.path)!r} has done {done} already: "
                 "give at least as many, or another folder"

@@ -1,7 +1,26 @@
-"""What both loops count and check after a step."""
+"""What the loops count and check after a step, and how far a run is."""
+
+from typing import Protocol
 
 from sfumato.errors import UserError
 from sfumato.training.state import TrainState
+
+
+class Length(Protocol):
+    """How long a run is: so many steps, or so many minutes of training."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def minutes(self) -> float | None: ...
+
+
+def share_done(length: Length, state: TrainState) -> float:
+    """The share of the run that is over, in [0, 1]; 1 where it has ended."""
+    if length.minutes is None:
+        return min(1.0, state.step / length.steps)
+    return min(1.0, state.seconds / (60 * length.minutes))
 
 
 def count_step(state: TrainState, finite: bool, images: int, elapsed: float) -> None:

@@ -57,6 +57,12 @@ class Workers:
             dist.all_reduce(tensor)
         return tensor
 
+    def mean(self, number: float) -> float:
+        """The mean of a number over the processes, the same in all."""
+        if self.world == 1:
+            return number
+        return self.total(torch.tensor(number, device=self.device)).item() / self.world
+
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensors (B, ...) of all processes, of one shape, joined along B in the order of the ranks."""
         if self.world == 1:
