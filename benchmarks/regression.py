@@ -28,14 +28,14 @@ from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.config import apply_overrides, parse, read_source
 from sfumato.data.conditions.config import LowResolutionConfig
 from sfumato.data.conditions.degrade import degrade
-from sfumato.data.dataset import Dataset
+from sfumato.data.folder import FolderDataset
 from sfumato.data.loader import sweep
-from sfumato.data.split import split
+from sfumato.data.split import Subset, split
 from sfumato.data.table import open_dataset
-from sfumato.data.toyworld.dataset import ToyWorld
 from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 from sfumato.errors import UserError
 from sfumato.schema import Schema
+from sfumato.training.conditions import with_room
 from sfumato.training.data import groups_of
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.optim import build_optimiser, clip_, gradients_norm, learning_rate, set_rate
@@ -99,19 +99,17 @@ def load_regression(folder: Path, device: torch.device | str = "cpu") -> Regress
 def pairs_of(run: DiffusionRun, most: int) -> Pairs:
     """Up to `most` pictures of the training data, each degraded once. Raises UserError where none can be read."""
     asked = run.conditions.low_resolution or LowResolutionConfig()
-    dataset: Dataset = open_dataset(run.data)
-    if not isinstance(dataset, ToyWorld):
-        dataset, _ = split(dataset, run.held_out.amount, run.held_out.seed, groups_of(dataset, run.held_out.by))
-    rows = range(min(most, len(dataset)))
-    if isinstance(dataset, ToyWorld):
-        chunks = [rows[first : first + AT_ONCE] for first in range(0, len(rows), AT_ONCE)]
-        large = torch.stack([example.image for chunk in chunks for example in dataset.examples(chunk)])
+    dataset = open_dataset(with_room(run.data, run.conditions))
+    if isinstance(dataset, FolderDataset):
+        training, _ = split(dataset, run.held_out.amount, run.held_out.seed, groups_of(dataset, run.held_out.by))
     else:
-        read = sweep(dataset, AT_ONCE, rows, unreadable=lambda row, error: None)
-        parts = [pictures.to_uint8(batch.images) for batch in read]
-        if not parts:
-            raise UserError("none of the pictures can be read: check the data folder")
-        large = torch.cat(parts)
+        training = Subset(dataset, range(len(dataset)))
+    rows = range(min(most, len(training)))
+    read = sweep(training, AT_ONCE, rows, unreadable=lambda row, error: None)
+    parts = [pictures.to_uint8(batch.images) for batch in read]
+    if not parts:
+        raise UserError("none of the pictures can be read: check the data folder")
+    large = torch.cat(parts)
     small = [
         degrade(image.numpy(), asked.factor, asked.degradation, rng.numpy_generator(run.train.seed, "regression", i))
         for i, image in enumerate(large)
@@ -150,7 +148,12 @@ def train(
             t_said = now
             told = f"{10 * math.log10(4 / max(recent, 1e-9)):.2f} dB, {step / (now - t_start):.1f} steps/s"
             say(f"{(now - t_start) / 60:.1f} of {minutes:g} minutes, {step} steps, {told}")
-    about = {"steps": step, "images": step * run.train.batch, "minutes": minutes, "pictures": len(large)}
+    about: dict[str, Any] = {
+        "steps": step,
+        "images": step * run.train.batch,
+        "minutes": minutes,
+        "pictures": len(large),
+    }
     about |= {"parameters": sum(p.numel() for p in network.parameters()), "degradation": asked.degradation}
     network.config = network.config.model_copy(update={"about": about})
     return network.eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from benchmarks.tasks.given import Given, timed
 from benchmarks.tasks.layout import matched
 from benchmarks.tasks.result import PERCENT, THREE, Outcome, Table
 from sfumato import tasks
-from sfumato.data.toyworld.caption import Description, stated, words
+from sfumato.data.toyworld.caption import Description, Mention, stated, words
 from sfumato.data.toyworld.draw import boxes
 from sfumato.data.toyworld.facts import Fact, facts, score
 from sfumato.data.toyworld.reader import Reading, read_batch
@@ -60,7 +60,7 @@ def measure(given: Given, strengths: Sequence[float]) -> Outcome:
     for name, images in shown.items():
         readings = before if name == "given" else read_batch(images)
         made, stays, whole, by_kind = held(changes, before, readings)
-        rows[name] = (made, stays, whole, overlap(scenes, world.size, readings))
+        rows[name] = (made, stays, whole, overlap(scenes, given.size, readings))
         kinds[name] = tuple(by_kind.get(kind) for kind in KINDS)
     columns = dict.fromkeys(("asked changes made", "other facts that stay", "pictures with both"), PERCENT)
     columns["IoU with the given objects"] = THREE
@@ -98,12 +98,22 @@ def _options(one: Scene, source: Description, vocabulary: Vocabulary, kind: str)
     for place, mention in enumerate(source.mentions):
         rest = source.mentions[:place] + source.mentions[place + 1 :]
         for value in values:
-            new = replace(mention, **{kind: value})
+            new = _with(mention, kind, value)
             taken = any((other.shape, other.colour) == (new.shape, new.colour) for other in rest)
             if new != mention and not taken and (new.colour, one.background) not in CLASHES:
                 mentions = (*source.mentions[:place], new, *source.mentions[place + 1 :])
                 found.append(replace(source, mentions=mentions))
     return found
+
+
+def _with(mention: Mention, kind: str, value: str) -> Mention:
+    match kind:
+        case "colour":
+            return replace(mention, colour=value)
+        case "shape":
+            return replace(mention, shape=value)
+        case _:
+            return replace(mention, texture=value)
 
 
 def held(

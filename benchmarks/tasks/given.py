@@ -15,10 +15,10 @@ from sfumato.cli.progress import counting
 from sfumato.cli.train import with_data
 from sfumato.config import parse, read_source
 from sfumato.data.conditions.config import HOLES, HoleKind
-from sfumato.data.folder import FolderConfig
+from sfumato.data.folder import FolderConfig, FolderDataset
 from sfumato.data.loader import sweep
 from sfumato.data.split import split
-from sfumato.data.table import open_dataset
+from sfumato.data.table import DataConfig, open_dataset
 from sfumato.data.toyworld.caption import caption
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.draw import render
@@ -26,6 +26,7 @@ from sfumato.data.toyworld.scene import Scene, Split, scene
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.tasks import Settings
+from sfumato.training.conditions import with_room
 from sfumato.training.data import HeldOut, groups_of
 from sfumato.training.diffusion import DiffusionRun
 
@@ -118,13 +119,13 @@ def folder_pictures(
     Raises UserError where nothing can be read, or captions are wanted and there are none.
     """
     size = list(model.config.image_size)
-    if raw is None:
-        config, held_out, kinds = FolderConfig(path=folder, size=model.config.image_size), HeldOut(amount=0), HOLES
-    else:
+    config: DataConfig = FolderConfig(path=folder, size=model.config.image_size)
+    held_out, kinds = HeldOut(amount=0), HOLES
+    if raw is not None:
         run = parse(with_data(raw, folder, (size[0], size[1])), DiffusionRun, "the model's run")
-        assert isinstance(run.data, FolderConfig)
-        config, held_out, kinds = run.data, run.held_out, _holes(run)
+        config, held_out, kinds = with_room(run.data, run.conditions), run.held_out, _holes(run)
     dataset = open_dataset(config)
+    assert isinstance(dataset, FolderDataset)
     _, aside = split(dataset, held_out.amount, held_out.seed, groups_of(dataset, held_out.by))
     source, what = (aside, "held-out pictures") if len(aside) else (dataset, "pictures, none known as held out,")
     images: list[Tensor] = []

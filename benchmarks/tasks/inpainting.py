@@ -49,14 +49,14 @@ def measure(given: Given) -> Outcome:
 
 def _of_scenes(given: Given) -> Outcome:
     """One object hidden whole, and one by half, whose other half says what it was."""
-    scenes, world = given.of_toy_world("inpainting")
+    scenes, _ = given.of_toy_world("inpainting")
     rows: dict[str, tuple[float | None, ...]] = {}
     kinds: dict[str, tuple[float | None, ...]] = {}
     sheet: dict[str, Tensor] = {}
     seconds: list[float] = []
     original = read_batch(given.images)
     for half in (False, True):
-        hidden = over_objects(scenes, world.size, half, given.settings.seed)
+        hidden = over_objects(scenes, given.size, half, given.settings.seed)
         shown = {}
         possible = list(ways(given).items())
         for way, texts in possible[-1:] if half else possible:  # the visible half says what a caption would
@@ -109,7 +109,7 @@ def _texts(model: LatentDiffusion) -> list[str]:
 def guided(model: LatentDiffusion, settings: Settings, texts: Sequence[str] | None) -> Settings:
     """With the usual guidance by the text, where the text is a part that was dropped alone and no scale is given."""
     parts = [name for name in _texts(model) if second_stage(model).config.part_dropout.get(name, 0) > 0]
-    if texts is None:
+    if texts is None and "text" in reads(model):
         return replace(settings, guidance=None)
     if settings.guidance is None and parts:
         return replace(settings, guidance=dict.fromkeys(parts, DEFAULT_GUIDANCE))

@@ -43,9 +43,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one task: tables, the sheet's columns by name, each pictures (N, 3, H, W) uint8 in the same order.
+    """Of one task: tables, and the sheet's columns by name, each pictures (N, 3, H, W) uint8 in the same order.
 
-    `told`: for each picture what was said of it, where that is not to be seen.
+    `told`: for each picture what was said of it, where that is not to be seen; `notes`: sentences below the tables.
     """
 
     tables: Sequence[Table]
@@ -53,6 +53,7 @@ class Outcome:
     seconds: float
     """For a drawn picture."""
     told: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def sheet_of(columns: Mapping[str, Tensor]) -> tuple[Tensor, int]:
@@ -72,7 +73,7 @@ def write_results(folder: Path, task: str, about: Mapping[str, Any], outcome: Ou
     """TASK.json, TASK.md and TASK.png in the folder."""
     sheet, rows = sheet_of(outcome.sheet)
     facts = {**about, "seconds_a_picture": round(outcome.seconds, 4), "sheet": list(outcome.sheet)}
-    numbers = {"about": facts, "tables": [table.as_json() for table in outcome.tables]}
+    numbers = {"about": facts, "tables": [table.as_json() for table in outcome.tables], "notes": list(outcome.notes)}
     write_text(folder / f"{task}.json", json.dumps(numbers, indent=1) + "\n")
     write_text(folder / f"{task}.md", _page(task, facts, outcome, rows))
     with replacing(folder / f"{task}.png") as temporary:
@@ -89,6 +90,7 @@ def _page(task: str, facts: Mapping[str, Any], outcome: Outcome, rows: int) -> s
         f"{outcome.seconds:.2f} s a picture in batches of {facts['batch']} on {machine['device']}, "
         f"{machine['threads']} threads.",
         *(table.markdown().rstrip() for table in outcome.tables),
+        *outcome.notes,
         f"![{task}]({task}.png)",
         f"The first {rows}, not chosen; from left to right: {', '.join(outcome.sheet)}.",
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.regression import load_regression
+from benchmarks.regression import Regression, load_regression
 from benchmarks.tasks.given import Given, reconstructed, timed
 from benchmarks.tasks.result import PERCENT, THREE, TWO, Outcome, Table
 from sfumato import pictures, tasks
@@ -13,8 +13,11 @@ from sfumato.autoencoder.perceptual import EfficientNetFeatures
 from sfumato.data.conditions.degrade import bicubic, degrade
 from sfumato.data.toyworld.facts import facts, score
 from sfumato.data.toyworld.reader import read_batch
+from sfumato.errors import UserError
 from sfumato.evaluation.image_quality import psnr, ssim
+from sfumato.model import LatentDiffusion
 from sfumato.rng import numpy_generator
+from sfumato.tasks.steering import second_stage
 from sfumato.tasks.super_resolution import enlargement
 
 BATCH = 32
@@ -34,12 +37,26 @@ def measure(given: Given, regression: Path | None) -> Outcome:
     )
     large = torch.stack([torch.from_numpy(bicubic(image.numpy(), given.size)) for image in small])
     shown = {"drawn": drawn, "bicubic": large}
+    notes = []
     if regression is not None:
         network = load_regression(regression, given.model.device)
-        shown["regression of equal size"] = network.enlarge(small)
+        if network.config.factor != factor:
+            raise UserError(f"the regression enlarges by {network.config.factor}, the model by {factor}: train another")
+        shown["regression"] = network.enlarge(small)
+        notes.append(compared(given.model, network))
     shown |= {"autoencoder alone": reconstructed(given), "originals": given.images}
     nearest = small.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    return Outcome([quality(given, shown)], {"given": nearest, **shown}, seconds)
+    return Outcome([quality(given, shown)], {"given": nearest, **shown}, seconds, notes=notes)
+
+
+def compared(model: LatentDiffusion, network: Regression) -> str:
+    """How large the two networks are, and how much the regression has seen."""
+    ours, theirs = (sum(p.numel() for p in part.parameters()) for part in (second_stage(model).denoiser, network))
+    about = network.config.about
+    return (
+        f"The denoiser has {ours / 1e6:.2f} million parameters, the regression {theirs / 1e6:.2f}; it was trained on "
+        f"{about.get('images', 0):,} pictures, of {about.get('pictures', 0):,}, in {about.get('minutes', 0):g} minutes."
+    )
 
 
 def shrunk(given: Given, factor: int) -> Tensor:
