@@ -16,6 +16,7 @@ from sfumato.data.toyworld.draw import MAP_NAMES, boxes, render, semantic_maps
 from sfumato.data.toyworld.reader import read_batch, read_maps
 from sfumato.data.toyworld.scene import Scene, scene
 from sfumato.data.toyworld.vocabulary import Vocabulary
+from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.rng import numpy_generator
@@ -154,6 +155,14 @@ MODELS: dict[str, tuple[str, ...]] = {
 }
 
 
+def untrained_regression(folder: Path, factor: int) -> Path:
+    from benchmarks.regression import Regression, RegressionConfig, save
+
+    unet = UNetConfig(channels=8, channel_multipliers=(1,), attention_factors=(), head_channels=8, norm_groups=4)
+    save(Regression(RegressionConfig(denoiser=unet, factor=factor)), folder)
+    return folder
+
+
 def saved(folder: Path, *overrides: str) -> Path:
     made: LatentDiffusion = tiny.model(SIDE, *overrides)
     made.save(folder)
@@ -167,6 +176,8 @@ def test_every_task_is_measured(task: str, tmp_path: Path) -> None:
     model = saved(tmp_path / "model", *MODELS[task])
     given = [task, str(model), "--out", str(tmp_path / "out"), "--n", "3", "--steps", "1", "--device", "cpu"]
     more = ["--strengths", "0.5", "--batch", "2"] if task == "edit" else []
+    if task == "super-res":
+        more = ["--regression", str(untrained_regression(tmp_path / "regression", factor=2))]
     run(parsed([*given, *more]), say=lambda text: None)
     numbers = json.loads((tmp_path / "out" / f"{task}.json").read_text())
     about, rows = numbers["about"], numbers["tables"][0]["rows"]
@@ -182,6 +193,10 @@ def test_every_task_is_measured(task: str, tmp_path: Path) -> None:
     if task == "super-res":
         assert rows["originals"]["sharpness"] == 1 > rows["bicubic"]["sharpness"]
         assert rows["bicubic"]["PSNR dB"] > rows["drawn"]["PSNR dB"], "an untrained model draws anything"
+        assert rows["regression"]["PSNR dB"] == pytest.approx(rows["bicubic"]["PSNR dB"], abs=0.5)
+        options = parsed([*given, "--regression", str(untrained_regression(tmp_path / "other", factor=4))])
+        with pytest.raises(UserError, match="the regression enlarges by 4, the model by 2: train another"):
+            run(options, say=lambda text: None)
     if task in ("semantic", "layout"):
         assert list(rows) == ["drawn", "autoencoder alone", "real scenes"]
 

@@ -13,6 +13,7 @@ from sfumato.autoencoder.perceptual import EfficientNetFeatures
 from sfumato.data.conditions.degrade import bicubic, degrade
 from sfumato.data.toyworld.facts import facts, score
 from sfumato.data.toyworld.reader import read_batch
+from sfumato.denoiser.table import build_denoiser
 from sfumato.errors import UserError
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.model import LatentDiffusion
@@ -51,8 +52,11 @@ def measure(given: Given, regression: Path | None) -> Outcome:
 
 def compared(model: LatentDiffusion, network: Regression) -> str:
     """How large the two networks are, and how much the regression has seen."""
-    ours, theirs = (sum(p.numel() for p in part.parameters()) for part in (second_stage(model).denoiser, network))
-    about = network.config.about
+    second, about = second_stage(model), network.config.about
+    assert second.conditioner is not None
+    with torch.device("meta"):  # made anew: the model's own layers may be packed, which hides their parameters
+        fresh = build_denoiser(second.config.denoiser, model.autoencoder.latent_channels, second.conditioner.spec)
+    ours, theirs = (sum(p.numel() for p in part.parameters()) for part in (fresh, network))
     return (
         f"The denoiser has {ours / 1e6:.2f} million parameters, the regression {theirs / 1e6:.2f}; it was trained on "
         f"{about.get('images', 0):,} pictures, of {about.get('pictures', 0):,}, in {about.get('minutes', 0):g} minutes."
