@@ -18,41 +18,47 @@ W2 = UNetConfig(channels=160, channel_multipliers=(1, 2, 4), attention_factors=(
 W2_REAL = UNetConfig(channels=320, channel_multipliers=(1, 2, 4, 4), attention_factors=(1, 2, 4), heads=8)
 """Stable Diffusion 1's, 860 M parameters."""
 TOKEN_DIM = 768
+CPU = torch.device("cpu")
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def unet_pair(config: UNetConfig, token_dim: int | None, size: int) -> tuple[UNet, nn.Module]:
-    """Ours and diffusers' U-Net for latents (B, 4, size, size), random weights without zeros."""
+def unet_pair(
+    config: UNetConfig, token_dim: int | None, size: int, device: torch.device = CPU
+) -> tuple[UNet, nn.Module]:
+    """Ours and diffusers' U-Net for latents (B, 4, size, size), random weights without zeros, made on the device."""
     import diffusers
 
-    ours = filled(UNet(config, 4, ConditionSpec(token_dim=token_dim)))
     options = write_unet(config, 4, 0, token_dim, None, (size, size))
-    theirs = getattr(diffusers, options.pop("_class_name"))(**options)
+    with device:
+        ours = filled(UNet(config, 4, ConditionSpec(token_dim=token_dim)))
+        theirs = getattr(diffusers, options.pop("_class_name"))(**options)
     state = ours.state_dict()
     entries = unet_entries(state, config, token_dim is not None)
     return ours, _loaded(theirs, state, entries)
 
 
-def autoencoder_pair(config: AutoencoderConfig, size: int) -> tuple[Autoencoder, nn.Module]:
+def autoencoder_pair(config: AutoencoderConfig, size: int, device: torch.device = CPU) -> tuple[Autoencoder, nn.Module]:
     """Ours and diffusers' first stage for images (B, 3, size, size)."""
     import diffusers
 
-    ours = filled(Autoencoder(config))
     options = write_autoencoder(config, 1.0, size)
-    theirs = getattr(diffusers, options.pop("_class_name"))(**options)
+    with device:
+        ours = filled(Autoencoder(config))
+        theirs = getattr(diffusers, options.pop("_class_name"))(**options)
     state = ours.state_dict()
     return ours, _loaded(theirs, state, autoencoder_entries(state, len(config.channel_multipliers)))
 
 
 def filled(module: M) -> M:
     """Zero-initialised layers get numbers: a network that ends in zeros compares nothing."""
-    generator = torch.Generator().manual_seed(0)
+    device = next(module.parameters()).device
+    generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.dim() > 1:
                 fan_in = parameter[0].numel()
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator, device=device) / fan_in**0.5)
     return module.eval()
 
 

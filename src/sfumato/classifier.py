@@ -20,7 +20,7 @@ from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
 from sfumato.config import load_config, nearest, to_yaml
 from sfumato.denoiser.classifier import ClassifierConfig, NoisyClassifier
-from sfumato.diffusion.process import network_time
+from sfumato.diffusion.process import told_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.errors import UserError
 from sfumato.model import CONFIG_FILE, LatentDiffusion, swap_folder
@@ -101,8 +101,7 @@ class LatentClassifier:
         """(x_t (B, C, h, w), t) -> log p(label | x_t) (B,), differentiable in x_t; label one number, or (B,)."""
 
         def log_p(x_t: Tensor, t: Tensor) -> Tensor:
-            timestep = network_time(t, self.schedule.steps).float().to(x_t.device).expand(x_t.shape[0])
-            log_probabilities = self.network(x_t, timestep).float().log_softmax(1)
+            log_probabilities = self.network(x_t, told_time(t, self.schedule.steps, x_t)).float().log_softmax(1)
             chosen = torch.as_tensor(label, device=x_t.device).expand(x_t.shape[0])
             return log_probabilities.gather(1, chosen[:, None])[:, 0]
 

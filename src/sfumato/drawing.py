@@ -271,7 +271,7 @@ def _denoise(model: "LatentDiffusion", options: Drawing, planned: Plan, rows: sl
     second = second_stage(model)
     condition, null = _conditions(model, options, planned, rows)
     scales = planned.scales[rows]
-    scale: float | Tensor = scales[0] if len(set(scales)) == 1 else torch.tensor(scales)
+    scale: float | Tensor = scales[0] if len(set(scales)) == 1 else torch.tensor(scales, device=model.device)
     guidance = Guidance(scale, options.interval, options.rescale, options.projection)
     denoiser = second.denoiser
     if options.reuse > 1:

@@ -13,7 +13,7 @@ from sfumato.autoencoder.scaling import Scaling
 from sfumato.autoencoder.tiny import TinyDecoder
 from sfumato.conditioning.condition import Condition, stack
 from sfumato.diffusion.prediction import PredictionKind, to_x0
-from sfumato.diffusion.process import network_time
+from sfumato.diffusion.process import told_time
 from sfumato.diffusion.schedule import Schedule
 from sfumato.engine import tiles
 from sfumato.rng import SampleNoise
@@ -77,8 +77,7 @@ def denoise_function(
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = schedule(t)
-        timestep = network_time(t, schedule.steps).float().to(x_t.device).expand(x_t.shape[0])
-        predicted = denoiser(x_t, timestep, condition).to(x_t.dtype)
+        predicted = denoiser(x_t, told_time(t, schedule.steps, x_t), condition).to(x_t.dtype)
         return to_x0(prediction, predicted, x_t, alpha, sigma)
 
     return denoise

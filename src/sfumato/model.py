@@ -135,9 +135,9 @@ class LatentDiffusion:
         return self
 
     def for_inference(self, dtype: torch.dtype | None = None) -> Self:
-        """Packs the networks for fast calls on the CPU and returns the model, which can no longer be trained or saved.
+        """Packs the networks for fast calls and returns the model, which can no longer be trained, saved or moved.
 
-        None chooses bfloat16 where the processor multiplies it natively; float32 gives the plain numbers to rounding.
+        None chooses bfloat16 where processor or GPU multiply it natively; float32 gives the plain numbers to rounding.
         """
         _ = self.digest  # packing uses the weights up
         for_inference(self.autoencoder, dtype)

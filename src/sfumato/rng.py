@@ -60,4 +60,4 @@ class SampleNoise:
         if shape[0] != len(self._generators):
             raise ValueError(f"noise for {shape[0]} samples was asked of {len(self._generators)} generators")
         draws = [torch.randn(tuple(shape[1:]), generator=g, dtype=dtype) for g in self._generators]
-        return torch.stack(draws).to(self.device)
+        return torch.stack(draws).to(self.device, non_blocking=True)

@@ -18,7 +18,22 @@ from sfumato.errors import UserError
 from sfumato.inputs import Inputs, LayoutInput, LowResolutionInput, MapInput, MaskInput
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import from_pil, padded, to_pil
-from sfumato.tasks import Box, Extent, Settings, compose, edit, inpaint, outpaint, paint, upscale
+from sfumato.tasks import (
+    Box,
+    Extent,
+    Settings,
+    compose,
+    compose_each,
+    edit,
+    edit_each,
+    inpaint,
+    inpaint_each,
+    outpaint,
+    paint,
+    paint_each,
+    upscale,
+    upscale_each,
+)
 from sfumato.tasks.compositing import largest_change
 from sfumato.tasks.drawing import encode
 from sfumato.tasks.editing import with_statistics
@@ -339,3 +354,64 @@ def test_guidance_as_it_is_typed() -> None:
     for text in ("", "a", "text", "text=", "=3", "3,4", "text=3,text=4", "text=3,4"):
         with pytest.raises(UserError, match="neither a number such as 3 nor scales of parts"):
             parse_guidance(text)
+
+
+# ---- many at once
+
+
+def test_many_at_once_are_those_of_one_by_one() -> None:
+    """Of every task: a batch of pictures is, up to rounding, the pictures of the same seeds alone."""
+    photos = [photo(seed=seed) for seed in range(3)]
+    ids = [torch.full(ODD, value, dtype=torch.long) for value in range(3)]
+    boxes = [[Box(k, (0.1, 0.1, 0.5, 0.2 + 0.1 * k))] * (k + 1) for k in range(3)]
+    texts = list(tiny.TEXTS)
+    stable = tiny.model(steered.STABLE)
+    small, semantic, layout, text = steered.enlarging(), steered.semantic(), steered.layout(), tiny.model()
+    masks = [square()] * 3
+
+    def all_of(settings: Settings, k: slice) -> list[list[Image.Image]]:
+        return [
+            paint_each(semantic, ids[k], settings=settings),
+            compose_each(layout, boxes[k], settings=settings),
+            upscale_each(small, photos[k], settings=settings),
+            inpaint_each(stable, photos[k], masks[k], texts[k], settings=settings),
+            inpaint_each(text, photos[k], masks[k], texts[k], settings=settings),
+            edit_each(text, photos[k], texts[k], strength=0.5, settings=settings),
+            edit_each(text, photos[k], strength=0, settings=settings),
+        ]
+
+    together = all_of(replace(FAST, seed=7, batch=3), slice(0, 3))
+    for number in range(3):
+        alone = all_of(replace(FAST, seed=7 + number), slice(number, number + 1))
+        for batch, single in zip(together, alone, strict=True):
+            assert off(batch[number], single[0]) <= 1
+
+
+def test_canvases_of_different_sizes_do_not_share_a_batch() -> None:
+    model = steered.enlarging()
+    assert model.second is not None
+    batches: list[int] = []
+    model.second.denoiser.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
+    shown = [photo((8, 12)), photo((8, 12)), photo((12, 8)), photo((8, 12))]
+    made = upscale_each(model, shown, settings=replace(FAST, steps=1, batch=3))
+    assert [picture.size for picture in made] == [(24, 16), (24, 16), (16, 24), (24, 16)]
+    assert batches == [2, 1, 1]
+    upscale(model, shown[0], settings=replace(FAST, steps=1, n=5, batch=4))
+    assert batches[3:] == [4, 1]
+    with pytest.raises(UserError, match="prompts: 2 for 4 pictures; give a list with one for each"):
+        upscale_each(model, shown, ["a", "b"])
+    with pytest.raises(UserError, match="1 masks for 4 pictures: give one for each"):
+        inpaint_each(steered.plain(), shown, [square()])
+    with pytest.raises(UserError, match="batch is 0: give at least 1"):
+        upscale(model, shown[0], settings=replace(FAST, batch=0))
+
+
+def test_a_part_that_was_dropped_alone_can_be_left_out() -> None:
+    known = tiny.model(steered.STABLE, steered.NOT_DROPPED, "diffusion.part_dropout={tokens: 0.1}")
+    (without,) = inpaint(known, photo(), square(), settings=FAST)
+    (empty,) = inpaint(known, photo(), square(), "", settings=FAST)
+    assert arrays([without]) == arrays([empty])
+    (told,) = inpaint(known, photo(), square(), "a red apple", settings=FAST)
+    assert arrays([without]) != arrays([told])
+    with pytest.raises(UserError, match="give a prompt"):
+        inpaint(tiny.model(steered.STABLE, steered.NOT_DROPPED), photo(), square(), settings=FAST)

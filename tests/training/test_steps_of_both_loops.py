@@ -231,10 +231,10 @@ def test_clipping_keeps_the_direction_and_bounds_the_norm() -> None:
     norm = gradients_norm(parameters)
     expected = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
     assert norm.item() == pytest.approx(expected.norm().item(), rel=1e-6)
-    clip_(parameters, norm, 2.0)
+    clip_(parameters, norm.item(), 2.0)
     clipped = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
     torch.testing.assert_close(clipped, expected * 2.0 / expected.norm())
-    clip_(parameters, gradients_norm(parameters), 5.0)
+    clip_(parameters, gradients_norm(parameters).item(), 5.0)
     assert torch.equal(clipped, torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
 
 

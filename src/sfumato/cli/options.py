@@ -66,10 +66,10 @@ def chosen_autocast(device: "torch.device", precision: str) -> "torch.autocast":
 
 
 def made_fast(model: "LatentDiffusion", computing: "torch.autocast") -> "AbstractContextManager[object]":
-    """Packs a model that runs on the CPU; returns what its calls are to be made within."""
+    """Packs a model where its device has a packed form; returns what its calls are to be made within."""
     import torch
 
-    if model.device.type != "cpu":
+    if model.device.type not in ("cpu", "cuda"):
         return computing
     model.for_inference(torch.bfloat16 if computing._enabled else torch.float32)
     return nullcontext()

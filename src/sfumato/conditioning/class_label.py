@@ -55,9 +55,10 @@ class ClassEmbedder(Conditioner):
         labels = torch.as_tensor(given)  # checked where it is given, on the host as a rule, and moved then
         if labels.dim() != 1:
             raise ValueError(f"labels must have the shape (B,), not {tuple(labels.shape)}")
-        outside = labels[(labels < 0) | (labels >= self.rows)]
-        if len(outside):
-            raise ValueError(f"label {int(outside[0])} is out of range, labels are 0 .. {self.rows - 1}")
+        if labels.device.type == "cpu":  # a GPU would have to be waited for, and checks at the look-up
+            outside = labels[(labels < 0) | (labels >= self.rows)]
+            if len(outside):
+                raise ValueError(f"label {int(outside[0])} is out of range, labels are 0 .. {self.rows - 1}")
         return labels.to(self.embedding.weight.device, torch.long)
 
     def _embed(self, labels: Tensor) -> Condition:

@@ -172,8 +172,8 @@ def drawing_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8
 
     The model is packed for drawing and cannot be trained afterwards.
     """
-    if model.device.type == "cpu":
-        model.for_inference()
+    half = autocast(model.device, precision)._enabled
+    model.for_inference(None if model.device.type == "cpu" else torch.bfloat16 if half else torch.float32)
     second, latent = model.second, torch.randn(batch, *model.latent_shape, device=model.device)
     assert second is not None
     doubled = 2 if guided(model) else 1
@@ -181,11 +181,10 @@ def drawing_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
     with model.device:
         condition = blank_condition(second.config.conditioner, spec, len(x_t), model.latent_shape[1:])
-    with autocast(model.device, precision if model.device.type != "cpu" else "float32"):
-        calls = [seconds(lambda: second.denoiser(x_t, t, condition), model.device) for _ in range(4)]
-        decodings = [
-            seconds(lambda: generate.decode(model.autoencoder, model.scaling, latent), model.device) for _ in range(2)
-        ]
+    calls = [seconds(lambda: second.denoiser(x_t, t, condition), model.device) for _ in range(4)]
+    decodings = [
+        seconds(lambda: generate.decode(model.autoencoder, model.scaling, latent), model.device) for _ in range(2)
+    ]
     return min(calls) / batch, min(decodings) / batch
 
 

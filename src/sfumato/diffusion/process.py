@@ -39,6 +39,17 @@ def network_time(t: Tensor | float, steps: int) -> Tensor:
     return torch.where((position - nearest).abs() < SNAP, nearest, position) - 1
 
 
+def told_time(t: Tensor, steps: int, like: Tensor) -> Tensor:
+    """Network time (B,), float32, of a batch like (B, ...) at times t, 0-d or (B,).
+
+    A single time on the CPU is written on the device, not copied to it, which the host would have to wait for.
+    """
+    told = network_time(t, steps)
+    if told.dim() == 0 and told.device.type == "cpu":
+        return torch.full((len(like),), told.item(), dtype=torch.float32, device=like.device)
+    return told.float().to(like.device).expand(len(like))
+
+
 def add_noise(schedule: Schedule, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t = alpha · x0 + sigma · noise; x0, noise (B, ...), t 0-d or (B,) (Ho et al. 2020, eq. 4)."""
     alpha, sigma = schedule(t)

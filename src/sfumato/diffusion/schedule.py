@@ -5,6 +5,7 @@ index i is the step the network was trained on. All values are float64.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -114,6 +115,15 @@ def _times(t: Tensor | float) -> Tensor:
     return times
 
 
+@dataclass(frozen=True)
+class _Tables:
+    """alphas, sigmas (T + 1,), from t = 0 on; log_snrs (T,)."""
+
+    alphas: Tensor
+    sigmas: Tensor
+    log_snrs: Tensor
+
+
 class DiscreteSchedule(Schedule):
     """A variance-preserving schedule given by its betas, read between the table's points as well.
 
@@ -140,12 +150,14 @@ class DiscreteSchedule(Schedule):
         self._alphas = squared.sqrt()
         self._sigmas = (1 - squared).sqrt()
         self._log_snrs = 0.5 * (torch.log(self.alphas_cumprod) - torch.log1p(-self.alphas_cumprod))
+        self._copies: dict[torch.device, _Tables] = {}
 
     def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         position, nearest, on_table = self._position(_times(t))
         log_snr = self._log_snr_at(position)
-        alpha = torch.where(on_table, self._alphas.to(position.device)[nearest], torch.sigmoid(2 * log_snr).sqrt())
-        sigma = torch.where(on_table, self._sigmas.to(position.device)[nearest], torch.sigmoid(-2 * log_snr).sqrt())
+        tables = self._tables(position.device)
+        alpha = torch.where(on_table, tables.alphas[nearest], torch.sigmoid(2 * log_snr).sqrt())
+        sigma = torch.where(on_table, tables.sigmas[nearest], torch.sigmoid(-2 * log_snr).sqrt())
         return alpha, sigma
 
     def log_snr(self, t: Tensor | float) -> Tensor:
@@ -153,16 +165,23 @@ class DiscreteSchedule(Schedule):
 
     def time_of_log_snr(self, log_snr: Tensor | float) -> Tensor:
         value = torch.as_tensor(log_snr, dtype=torch.float64)
-        falling = -self._log_snrs.to(value.device)
+        tables = self._tables(value.device)
+        falling = -tables.log_snrs
         i = torch.searchsorted(falling, -value).clamp(1, self.steps - 1)
         upper, lower = -falling[i - 1], -falling[i]
         position = i + (upper - value) / (upper - lower)
         if self.zero_terminal:
-            from_alpha = self.steps - torch.sigmoid(2 * value).sqrt() / self._alphas[-2].to(value.device)
+            from_alpha = self.steps - torch.sigmoid(2 * value).sqrt() / tables.alphas[-2]
             position = torch.where(value < upper, torch.where(lower.isinf(), from_alpha, position), i.double())
-        first_variance = self._sigmas[1].square().to(value.device)
+        first_variance = tables.sigmas[1].square()
         position = torch.where(value > -falling[0], torch.sigmoid(-2 * value) / first_variance, position)
         return (position / self.steps).clamp(0, 1)
+
+    def _tables(self, device: torch.device) -> "_Tables":
+        """On the device, copied there once: a copy at each call would make the host wait for the device."""
+        if device not in self._copies:
+            self._copies[device] = _Tables(*(t.to(device) for t in (self._alphas, self._sigmas, self._log_snrs)))
+        return self._copies[device]
 
     def _position(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """t·T, the nearest table entry (entry 0 is t = 0), and whether t means that entry."""
@@ -172,15 +191,16 @@ class DiscreteSchedule(Schedule):
         return torch.where(on_table, nearest, position), nearest.long(), on_table
 
     def _log_snr_at(self, position: Tensor) -> Tensor:
-        table = self._log_snrs.to(position.device)
+        tables = self._tables(position.device)
+        table = tables.log_snrs
         i = position.floor().long().clamp(1, self.steps - 1)
         weight = position - i
         inner = torch.lerp(table[i - 1], table[i], weight)
         if self.zero_terminal:
-            alpha = self._alphas[-2].to(position.device) * (self.steps - position)
+            alpha = tables.alphas[-2] * (self.steps - position)
             last = torch.log(alpha) - 0.5 * torch.log1p(-alpha.square())
             inner = torch.where(i == self.steps - 1, last, inner)
-        variance = self._sigmas[1].square().to(position.device) * position.clamp(max=1)
+        variance = tables.sigmas[1].square() * position.clamp(max=1)
         first = 0.5 * (torch.log1p(-variance) - torch.log(variance))
         return torch.where(position < 1, first, inner)
 

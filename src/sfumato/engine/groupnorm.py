@@ -1,5 +1,8 @@
 """Group normalisation, an affine map that may differ per sample, and SiLU, in one pass over a channels-last picture."""
 
+import os
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,6 +14,8 @@ from sfumato.engine import native
 
 LANES = 16
 """Channel counts are multiples of this where the native kernel runs."""
+WIDEST_GROUP = 128
+"""Channels of a group, at most, where the kernel in Triton runs."""
 
 
 def group_norm(
@@ -28,16 +33,23 @@ def group_norm(
     """silu(norm(x + add) * (1 + scale) + shift), every part after `norm` and the sum optional.
 
     x (B, C, H, W), float32 or bf16; weight, bias (C,); add, scale, shift (B, C). Returns x's shape, dtype and memory
-    format. Differentiable in all tensors. The native kernel takes contiguous channels-last x on the CPU; anything else
-    goes through torch's own operations. With `reuse` the result may overwrite x where no gradient is recorded.
+    format. Differentiable in all tensors. The native kernel takes contiguous channels-last x on the CPU, one in Triton
+    such x on a GPU where no gradient is recorded; anything else goes through torch's own operations. With `reuse` the
+    result may overwrite x where no gradient is recorded.
     """
-    if not usable(x, groups):
+    on_gpu = usable_on_gpu(x, groups)
+    if not (on_gpu or usable(x, groups)):
         return _plain(x, groups, weight, bias, eps, silu, add, scale_shift)
-    gain, offset = weight.float(), bias.float()
+    gain, offset = weight, bias
     if scale_shift is not None:
         scale, shift = scale_shift[0].float(), scale_shift[1].float()
-        gain, offset = gain * (1 + scale), torch.addcmul(shift, offset, 1 + scale)
-    add = None if add is None else add.float()
+        gain, offset = gain.float() * (1 + scale), torch.addcmul(shift, offset.float(), 1 + scale)
+    if on_gpu:
+        kernel = gpu_kernel(x.device)
+        assert kernel is not None
+        added = None if add is None else add.contiguous()
+        return kernel(x, groups, gain.contiguous(), offset.contiguous(), added, eps, silu)
+    gain, offset, add = gain.float(), offset.float(), None if add is None else add.float()
     if not torch.is_grad_enabled():
         return _forward(x, x if reuse else torch.empty_like(x), gain, offset, add, groups, eps, silu)[0]
     return _GroupNorm.apply(x, gain, offset, add, groups, eps, silu)
@@ -74,6 +86,39 @@ def usable(x: Tensor, groups: int) -> bool:
     )
 
 
+def usable_on_gpu(x: Tensor, groups: int) -> bool:
+    """Whether the kernel in Triton takes this picture here; SFUMATO_NATIVE=0 switches it off too."""
+    return (
+        x.device.type == "cuda"
+        and x.dim() == 4
+        and not torch.is_grad_enabled()
+        and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and x.shape[1] % groups == 0
+        and x.shape[1] // groups <= WIDEST_GROUP
+        and 0 < x[:1].numel() < 2**31
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and os.environ.get("SFUMATO_NATIVE", "1") != "0"
+        and gpu_kernel(x.device) is not None
+    )
+
+
+@lru_cache(maxsize=16)
+def gpu_kernel(device: torch.device) -> Callable[..., Tensor] | None:
+    """The kernel in Triton; None without the package, where it cannot compile, or where a trial comes out wrong."""
+    try:
+        from sfumato.engine.triton_groupnorm import group_norm as kernel
+
+        x = torch.linspace(-1, 2, 2 * 64 * 5 * 8, device=device).reshape(2, 64, 5, 8)
+        x = x.contiguous(memory_format=torch.channels_last)
+        gain, bias = torch.linspace(1, 2, 64, device=device), torch.linspace(-1, 1, 64, device=device)
+        add = torch.linspace(-1, 1, 128, device=device).reshape(2, 64)
+        expected = _plain(x, 16, gain, bias, 1e-5, True, add, None)
+        right = (kernel(x, 16, gain, bias, add, 1e-5, True) - expected).abs().max().item() < 1e-3
+    except Exception:  # compilers and drivers raise what they like, and the plain way is always there
+        return None
+    return kernel if right else None
+
+
 def _plain(
     x: Tensor,
     groups: int,
@@ -86,7 +131,7 @@ def _plain(
 ) -> Tensor:
     if add is not None:
         x = x + add.to(x.dtype)[:, :, None, None]
-    if x.element_size() < 4:
+    if weight.dtype != x.dtype or (x.element_size() < 4 and x.device.type == "cpu"):
         x = F.group_norm(x.float(), groups, weight.float(), bias.float(), eps).to(x.dtype)
     else:
         x = F.group_norm(x, groups, weight, bias, eps)

@@ -1,6 +1,7 @@
-"""Faster network calls: `for_inference` packs weights, fuses blocks and chooses the number format."""
+"""Faster network calls: `for_inference` packs weights, fuses blocks, chooses the number format, on a GPU records."""
 
-from typing import TypeVar, cast
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from sfumato.denoiser.unet import UNet
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.fused_autoencoder import FusedDecoder, FusedResidualBlock, FusedSoftmaxAttention
 from sfumato.engine.fused_denoiser import FusedCrossAttention, as_picture, as_tokens
+from sfumato.engine.graphs import Recordings, wanted
 from sfumato.engine.groupnorm import norm
 from sfumato.engine.packing import PackedConv2d, PackedLinear, convolve, project
 from sfumato.engine.training import for_training
@@ -30,29 +32,37 @@ EXACT = ("quant_conv", "post_quant_conv")
 
 
 def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
-    """The module made fast for calls without gradients on the CPU, in place; returns it.
+    """The module made fast for calls without gradients, in place; returns it.
 
     The module is used up: packed weights replace its parameters (so that memory is not held twice), and it can neither
     train nor be saved afterwards. Norms and the time embedding keep float32; inputs and outputs keep their types. A
     U-Net, an autoencoder, or any module that contains them.
 
+    On a GPU, U-Nets also record their calls (`sfumato.engine.graphs`), and norms have the weights' type; they compute
+    in float32 all the same.
+
     Args:
-        module: on the CPU; elsewhere only moved to channels-last and returned.
+        module: on the CPU or a CUDA device; elsewhere only moved to channels-last and returned.
         dtype: of weights and activations; None chooses `best_dtype()`. float32 gives the plain module's numbers to
             rounding, bfloat16 to about 1e-2.
     """
-    if any(parameter.device.type != "cpu" for parameter in module.parameters()):
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    if device.type not in ("cpu", "cuda"):
         return cast(M, module.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-    dtype = best_dtype() if dtype is None else dtype
+    dtype = best_dtype(device) if dtype is None else dtype
     module.eval().requires_grad_(False)
     for_training(module)
-    _pack_blocks(module, dtype)
+    _pack_blocks(module, dtype, PACKED if device.type == "cpu" else PACKED_ON_GPU, rewrite=device.type == "cpu")
     _pack_layers(module, dtype)
+    if device.type == "cuda":
+        _cast_norms(module, dtype)
     return module
 
 
-def best_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it natively, else float32."""
+def best_dtype(device: torch.device = torch.device("cpu")) -> torch.dtype:
+    """bfloat16 where the processor or GPU multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     try:
         native_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         features = torch.cpu.get_capabilities()
@@ -68,6 +78,31 @@ class PackedUNet(UNet):
     def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         x = x_t.contiguous(memory_format=torch.channels_last)
         return super().forward(x, timestep, condition).to(x_t.dtype)
+
+
+class RecordedUNet(PackedUNet):
+    """Plays its calls from recordings where no gradient is asked for. Autocast around it changes nothing."""
+
+    recordings: Recordings | None = None
+
+    def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        inputs = (x_t, timestep, condition.vector, condition.tokens, condition.mask, condition.spatial)
+        if not wanted(inputs):
+            return self._computed(*inputs)
+        if self.recordings is None:
+            self.recordings = Recordings()
+        return self.recordings(self._computed, inputs)
+
+    def _computed(self, x_t: Tensor, timestep: Tensor, *condition: Tensor | None) -> Tensor:
+        steering = Condition(*condition)
+        if steering.vector is not None:
+            steering = replace(steering, vector=steering.vector.float())  # its projection keeps float32
+        with torch.autocast(x_t.device.type, enabled=False):
+            return super().forward(x_t, timestep, steering)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: recordings are of this module's memory."""
+        return {**self.__dict__, "recordings": None}
 
 
 class PackedAutoencoder(Autoencoder):
@@ -147,9 +182,13 @@ PACKED: dict[type[nn.Module], type[nn.Module]] = {
 }
 """Classes that only change their `forward`."""
 
+PACKED_ON_GPU: dict[type[nn.Module], type[nn.Module]] = {**PACKED, UNet: RecordedUNet}
 
-def _pack_blocks(module: nn.Module, dtype: torch.dtype) -> None:
-    """Packs what a block applies to tokens, several projections of one input as one."""
+
+def _pack_blocks(
+    module: nn.Module, dtype: torch.dtype, packed: dict[type[nn.Module], type[nn.Module]], rewrite: bool
+) -> None:
+    """Packs what a block applies to tokens, several projections of one input as one; with `rewrite` also doubling."""
     for part in list(module.modules()):
         if isinstance(part, blocks.AttentionBlock):
             part.add_module("qkv", _linear(part.qkv, dtype=dtype))
@@ -164,9 +203,9 @@ def _pack_blocks(module: nn.Module, dtype: torch.dtype) -> None:
             part.add_module("proj_out", _linear(part.proj_out, dtype=dtype))
             del part.q, part.k, part.v
             part.__class__ = PackedSoftmaxAttention
-        elif type(part) in PACKED:
-            part.__class__ = PACKED[type(part)]
-        elif isinstance(part, blocks.Upsample | convnet.Upsample):
+        elif type(part) in packed:
+            part.__class__ = packed[type(part)]
+        elif rewrite and isinstance(part, blocks.Upsample | convnet.Upsample):
             conv: nn.Module = part.conv
             if isinstance(conv, nn.Conv2d) and rewritable(conv):
                 part.add_module("conv", PackedUpsample(conv, dtype))
@@ -206,6 +245,13 @@ def _pack_layers(module: nn.Module, dtype: torch.dtype) -> None:
             setattr(module, name, PackedLinear.of(child, dtype=dtype))
         else:
             _pack_layers(child, dtype)
+
+
+def _cast_norms(module: nn.Module, dtype: torch.dtype) -> None:
+    """A GPU's kernels take input and weights of one type, and compute in float32 in any case."""
+    for part in module.modules():
+        if isinstance(part, nn.GroupNorm | nn.LayerNorm):
+            part.to(dtype)
 
 
 class PackedStem(PackedConv2d):

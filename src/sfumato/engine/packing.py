@@ -1,5 +1,7 @@
 """Convolutions and linear layers with weights laid out once for the processor's library (oneDNN), for inference only.
 
+On a GPU the layers hold their weights in the type that they compute in, and compute the plain way.
+
 torch's eager layers lay the weights out anew at every call, and its float32 linear layers go to a library that is slow
 on some processors. The entry points used here are those of torch's own compiler, not public: `packs` tries them once,
 and where they are missing or wrong the layers compute the plain way. Gradients do not flow through packed layers.
@@ -89,7 +91,7 @@ class PackedConv2d(Packed):
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         if residual is not None:
             residual = residual.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        if not packs(self.dtype):
+        if x.device.type != "cpu" or not packs(self.dtype):
             y = F.conv2d(x, self._weight, self.bias, stride, padding, dilation, groups)
             return y if residual is None else y + residual
         if self._shape != x.shape:
@@ -118,7 +120,7 @@ class PackedLinear(Packed):
         x = x.to(self.dtype)
         if residual is not None:
             residual = residual.to(self.dtype)
-        if not packs(self.dtype):
+        if x.device.type != "cpu" or not packs(self.dtype):
             y = F.linear(x, self._weight, self.bias)
             return y if residual is None else y + residual
         if self._shape != x.shape:

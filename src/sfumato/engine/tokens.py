@@ -14,9 +14,17 @@ from sfumato.engine.groupnorm import LANES
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Layer normalisation over the last axis of x (..., C); float32 statistics; returns x's dtype."""
     if not usable(x, x.shape[-1]):
-        return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
+        return _plain_layer_norm(x, weight, bias, eps)
     result: Tensor = _LayerNorm.apply(x, weight.float(), bias.float(), eps)
     return result
+
+
+def _plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Without autocast, which on a GPU would give float32 back; its kernels take input and weights of one type."""
+    if x.device.type == "cpu":
+        return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.layer_norm(x.to(weight.dtype), weight.shape, weight, bias, eps).to(x.dtype)
 
 
 def geglu(x: Tensor) -> Tensor:

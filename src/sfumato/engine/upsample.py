@@ -24,6 +24,8 @@ def upsample_conv(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(interpolate(x, scale_factor=2, mode="nearest")) for a 3×3 layer; (B, C, H, W) -> (B, C', 2 H, 2 W)."""
     if isinstance(layer, PackedUpsample):
         return layer(x)
+    if isinstance(layer, PackedConv2d):
+        return layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     assert isinstance(layer, nn.Conv2d)
     if not (usable(x, layer) and worthwhile(x)):
         plain: Tensor = layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))

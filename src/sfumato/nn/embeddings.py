@@ -13,6 +13,6 @@ def timestep_embedding(timestep: Tensor, dim: int, max_period: float = 10000.0) 
     timestep (B,) integers or floats; returns (B, dim) float32, an odd dim is padded with a zero.
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32) / half)
-    angles = timestep.float()[:, None] * frequencies.to(timestep.device)
+    places = torch.arange(half, dtype=torch.float32, device=timestep.device)  # a copy would wait for the device
+    angles = timestep.float()[:, None] * torch.exp(-math.log(max_period) * places / half)
     return F.pad(torch.cat([angles.cos(), angles.sin()], 1), (0, dim - 2 * half))

@@ -110,20 +110,17 @@ def second_folder(folder: Path) -> Path:
 
 
 def _diffusion_drawings(bench: Bench, model: LatentDiffusion, folder: Path) -> list[Drawing]:
-    """At every number of sampling steps, as `sfumato sample` draws: packed on the CPU."""
+    """At every number of sampling steps, as `sfumato sample` draws: packed."""
     config = bench.config
-    if model.device.type == "cpu":
-        model.for_inference(torch.bfloat16 if autocast(model.device, config.precision)._enabled else torch.float32)
-    precision = config.precision if model.device.type != "cpu" else "float32"
+    model.for_inference(torch.bfloat16 if autocast(model.device, config.precision)._enabled else torch.float32)
     found = []
-    with autocast(model.device, precision):
-        for steps in config.sampling_steps:
-            model.sample_tensor(n=1, steps=1)  # whatever is compiled on first use
+    for steps in config.sampling_steps:
+        model.sample_tensor(n=1, steps=1)  # whatever is compiled on first use
 
-            def draw(steps: int = steps) -> Tensor:
-                return model.sample_tensor(n=config.samples, steps=steps, batch=DRAWN_TOGETHER)
+        def draw(steps: int = steps) -> Tensor:
+            return model.sample_tensor(n=config.samples, steps=steps, batch=DRAWN_TOGETHER)
 
-            found.append(bench.drawing(draw, steps, folder))
+        found.append(bench.drawing(draw, steps, folder))
     return found
 
 

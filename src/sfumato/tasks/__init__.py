@@ -1,11 +1,29 @@
-"""The paper's tasks as functions of a model: each takes the user's picture, map or boxes and returns pictures."""
+"""The paper's tasks as functions of a model: each takes the user's picture, map or boxes and returns pictures.
 
-from sfumato.tasks.editing import edit
-from sfumato.tasks.inpainting import inpaint
-from sfumato.tasks.layout import Box, compose
+Those that end in `_each` take many at once.
+"""
+
+from sfumato.tasks.editing import edit, edit_each
+from sfumato.tasks.inpainting import inpaint, inpaint_each
+from sfumato.tasks.layout import Box, compose, compose_each
 from sfumato.tasks.outpainting import Extent, outpaint
-from sfumato.tasks.semantic import paint
+from sfumato.tasks.semantic import paint, paint_each
 from sfumato.tasks.settings import Settings
-from sfumato.tasks.super_resolution import upscale
+from sfumato.tasks.super_resolution import upscale, upscale_each
 
-__all__ = ["Box", "Extent", "Settings", "compose", "edit", "inpaint", "outpaint", "paint", "upscale"]
+__all__ = [
+    "Box",
+    "Extent",
+    "Settings",
+    "compose",
+    "compose_each",
+    "edit",
+    "edit_each",
+    "inpaint",
+    "inpaint_each",
+    "outpaint",
+    "paint",
+    "paint_each",
+    "upscale",
+    "upscale_each",
+]

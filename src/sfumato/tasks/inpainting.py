@@ -1,8 +1,10 @@
 """Filling holes: by a model trained for it (section 4.5 of the paper), or by any other, around what is kept."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +20,11 @@ from sfumato.model import WHOLE_AREAS, LatentDiffusion
 from sfumato.pictures import from_pil, padded
 from sfumato.tasks.colour import drift, without_drift
 from sfumato.tasks.compositing import composite
-from sfumato.tasks.drawing import Kept, check_picture, check_settings, draw, encode, grain
+from sfumato.tasks.drawing import Kept, Order, check_picture, check_settings, draw_all, encode, grain
 from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words, parts
+from sfumato.tasks.steering import Words, one_each, parts
+
+T = TypeVar("T")
 
 FEATHER = 2
 MASKED, MASK = "masked_latent", "mask"
@@ -68,40 +72,75 @@ def inpaint(
     Raises:
         UserError: for a mask of another size or without a hole, and options that do not fit the model.
     """
+    prompts = None if prompt is None else [prompt]
+    return inpaint_each(
+        model,
+        [image],
+        [mask],
+        prompts,
+        label=label,
+        negative=negative,
+        feather=feather,
+        jumps=jumps,
+        settings=settings,
+    )
+
+
+def inpaint_each(
+    model: LatentDiffusion,
+    images: Sequence[Image.Image],
+    masks: Sequence[Image.Image],
+    prompts: Sequence[str] | None = None,
+    *,
+    label: int | str | None = None,
+    negative: str | None = None,
+    feather: int = FEATHER,
+    jumps: tuple[int, int] | None = None,
+    settings: Settings | None = None,
+) -> list[Image.Image]:
+    """`inpaint` for many pictures, `settings.batch` at once; a mask and a prompt for each. Otherwise as there."""
     settings = settings or Settings()
     check_settings(settings)
-    hole = hole_of(mask, image)
-    check_picture(model, image.height, image.width)
+    if len(masks) != len(images):
+        raise UserError(f"{len(masks)} masks for {len(images)} pictures: give one for each")
     if feather < 0:
         raise UserError(f"feather is {feather}: give 0 or more pixels")
     if jumps is not None and reads_masks(model):
         raise UserError("jumps are for models that were not trained to inpaint; this one was: leave them out")
-    words = Words(prompt, label, negative)
-    made = fill(model, from_pil(to_rgb(image, (255, 255, 255))), hole, words, jumps, settings)
-    return [composite(image, picture, hole, feather) for picture in made]
+    orders = []
+    for image, mask, prompt in zip(images, masks, one_each(prompts, len(images), "pictures"), strict=True):
+        hole = hole_of(mask, image)
+        check_picture(model, image.height, image.width)
+        then = partial(composite, image, hole=hole, feather=feather)
+        pixels = from_pil(to_rgb(image, (255, 255, 255)))
+        orders.append(filling(model, pixels, hole, Words(prompt, label, negative), jumps, settings.memory, then))
+    return draw_all(model, orders, settings)
 
 
-def fill(
+def filling(
     model: LatentDiffusion,
     image: Tensor,
     hole: Tensor,
     words: Words,
     jumps: tuple[int, int] | None,
-    settings: Settings,
-) -> list[Tensor]:
-    """Pictures (3, H, W) of the image (3, H, W) with the hole (H, W) bool drawn anew; elsewhere about as it was.
+    memory: int,
+    then: Callable[[Tensor], T],
+) -> Order[T]:
+    """The order for the image (3, H, W) with the hole (H, W) bool drawn anew; elsewhere it is about as it was.
 
     Of a picture of more than WHOLE_AREAS times the training area only the hole and its surroundings are looked at.
+    `then` says what becomes of the filled picture (3, H, W).
     """
-    if hole.numel() > WHOLE_AREAS * math.prod(model.config.image_size):
-        rows, columns = surroundings(hole, model.config.image_size)
-        made = []
-        for part in _fill(model, image[:, rows, columns], hole[rows, columns], words, jumps, settings):
-            whole = image.clone()
-            whole[:, rows, columns] = part
-            made.append(whole)
-        return made
-    return _fill(model, image, hole, words, jumps, settings)
+    if hole.numel() <= WHOLE_AREAS * math.prod(model.config.image_size):
+        return _filling(model, image, hole, words, jumps, memory, then)
+    rows, columns = surroundings(hole, model.config.image_size)
+
+    def put_back(part: Tensor) -> T:
+        whole = image.clone()
+        whole[:, rows, columns] = part
+        return then(whole)
+
+    return _filling(model, image[:, rows, columns], hole[rows, columns], words, jumps, memory, put_back)
 
 
 def surroundings(hole: Tensor, context: tuple[int, int]) -> tuple[slice, slice]:
@@ -114,14 +153,15 @@ def surroundings(hole: Tensor, context: tuple[int, int]) -> tuple[slice, slice]:
     return found[0], found[1]
 
 
-def _fill(
+def _filling(
     model: LatentDiffusion,
     image: Tensor,
     hole: Tensor,
     words: Words,
     jumps: tuple[int, int] | None,
-    settings: Settings,
-) -> list[Tensor]:
+    memory: int,
+    then: Callable[[Tensor], T],
+) -> Order[T]:
     H, W = hole.shape
     whole = padded(image[None], grain(model))
     gone = padded(hole[None, None].float(), grain(model))
@@ -130,16 +170,16 @@ def _fill(
     plain = torch.where(gone > 0, drift(whole, 1 - gone), whole)
     fields, kept = {}, None
     if reads_masks(model):
-        fields = masked_fields(model, whole, gone, cells, settings.memory)
+        fields = masked_fields(model, whole, gone, cells, memory)
     else:
-        latent = model.scaling.to_model(encode(model, plain, settings.memory))
+        latent = model.scaling.to_model(encode(model, plain, memory))
         kept = Kept(latent, 1 - cells.to(model.device), jumps)
-    made = []
-    for index in range(settings.n):
-        picture = draw(model, (whole.shape[2], whole.shape[3]), fields, words, settings, index, kept=kept)
-        corrected = without_drift(picture[None].cpu(), whole, 1 - gone)
-        made.append(corrected[0, :, :H, :W].clamp(-1, 1))
-    return made
+
+    def finish(drawn: Tensor) -> T:
+        corrected = without_drift(drawn[None], whole, 1 - gone)
+        return then(corrected[0, :, :H, :W].clamp(-1, 1))
+
+    return Order((whole.shape[2], whole.shape[3]), fields, words, finish, kept=kept)
 
 
 def reads_masks(model: LatentDiffusion) -> bool:

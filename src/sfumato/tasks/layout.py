@@ -14,9 +14,9 @@ from sfumato.config import nearest
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import to_pil
-from sfumato.tasks.drawing import check_settings, draw, grain
+from sfumato.tasks.drawing import Order, check_settings, draw_all, grain
 from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words, layout_part
+from sfumato.tasks.steering import Words, layout_part, one_each
 
 EXAMPLE = '{"label": "dog", "box": [x, y, width, height]}'
 
@@ -59,8 +59,30 @@ def compose(
     Raises:
         UserError: for a box outside the picture or without extent, an unknown category, and options that do not fit.
     """
+    prompts = None if prompt is None else [prompt]
+    return compose_each(model, [boxes], prompts, size=size, negative=negative, settings=settings)
+
+
+def compose_each(
+    model: LatentDiffusion,
+    layouts: Sequence[Sequence[Box]],
+    prompts: Sequence[str] | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    negative: str | None = None,
+    settings: Settings | None = None,
+) -> list[Image.Image]:
+    """`compose` for many layouts, `settings.batch` at once; a prompt for each. Otherwise as there."""
     settings = settings or Settings()
     check_settings(settings)
+    prompted = zip(layouts, one_each(prompts, len(layouts), "layouts"), strict=True)
+    orders = [_order(model, boxes, size, Words(prompt, None, negative)) for boxes, prompt in prompted]
+    return draw_all(model, orders, settings)
+
+
+def _order(
+    model: LatentDiffusion, boxes: Sequence[Box], size: tuple[int, int] | None, words: Words
+) -> Order[Image.Image]:
     part = layout_part(model)
     if len(boxes) > part.objects:
         raise UserError(f"{len(boxes)} boxes are given, but this model takes at most {part.objects}: leave some out")
@@ -74,8 +96,7 @@ def compose(
     H, W = size or model.config.image_size
     unit = grain(model)
     canvas = (-(-H // unit) * unit, -(-W // unit) * unit)
-    words = Words(prompt, None, negative)
-    return [to_pil(draw(model, canvas, fields, words, settings, i)[:, :H, :W]) for i in range(settings.n)]
+    return Order(canvas, fields, words, lambda drawn: to_pil(drawn[:, :H, :W]))
 
 
 def check_box(box: Box, number: int) -> None:

@@ -1,6 +1,7 @@
 """Growing a picture beyond its borders: what is added is the hole of an inpainting."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import from_pil
 from sfumato.tasks.compositing import composite
-from sfumato.tasks.drawing import check_picture, check_settings
-from sfumato.tasks.inpainting import fill
+from sfumato.tasks.drawing import check_picture, check_settings, draw_all
+from sfumato.tasks.inpainting import filling
 from sfumato.tasks.settings import Settings
 from sfumato.tasks.steering import Words
 
@@ -50,8 +51,10 @@ def outpaint(
     check_settings(settings)
     check_picture(model, image.height, image.width)
     canvas, hole = extended(image, extend)
-    made = fill(model, from_pil(to_rgb(canvas, (255, 255, 255))), hole, Words(prompt, label, negative), jumps, settings)
-    return [composite(canvas, picture, hole, feather=0) for picture in made]
+    then = partial(composite, canvas, hole=hole, feather=0)
+    pixels = from_pil(to_rgb(canvas, (255, 255, 255)))
+    words = Words(prompt, label, negative)
+    return draw_all(model, [filling(model, pixels, hole, words, jumps, settings.memory, then)], settings)
 
 
 def extended(image: Image.Image, extend: Extent) -> tuple[Image.Image, torch.Tensor]:

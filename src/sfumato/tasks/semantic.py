@@ -1,5 +1,7 @@
 """From a label map to a picture (section 4.3.2 of the paper, semantic synthesis)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,9 +11,9 @@ from torch import Tensor
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import padded, to_pil
-from sfumato.tasks.drawing import check_picture, check_settings, draw, grain
+from sfumato.tasks.drawing import Order, check_picture, check_settings, draw_all, grain
 from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words, semantic_part
+from sfumato.tasks.steering import Words, one_each, semantic_part
 
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -36,8 +38,26 @@ def paint(
     Raises:
         UserError: for an id or colour that is no class of the model, and options that do not fit it.
     """
+    return paint_each(model, [map], None if prompt is None else [prompt], negative=negative, settings=settings)
+
+
+def paint_each(
+    model: LatentDiffusion,
+    maps: Sequence[Image.Image | Tensor],
+    prompts: Sequence[str] | None = None,
+    *,
+    negative: str | None = None,
+    settings: Settings | None = None,
+) -> list[Image.Image]:
+    """`paint` for many maps, `settings.batch` at once; a prompt for each. Arguments and errors otherwise as there."""
     settings = settings or Settings()
     check_settings(settings)
+    prompted = zip(maps, one_each(prompts, len(maps), "maps"), strict=True)
+    orders = [_order(model, given, Words(prompt, None, negative)) for given, prompt in prompted]
+    return draw_all(model, orders, settings)
+
+
+def _order(model: LatentDiffusion, map: Image.Image | Tensor, words: Words) -> Order[Image.Image]:
     part = semantic_part(model)
     ids = map if isinstance(map, Tensor) else read_map(model, map)
     check_ids(model, ids)
@@ -46,8 +66,7 @@ def paint(
     whole = padded(ids[None, None], max(grain(model), 2**part.stages))
     fields = {"map": whole[:, 0].to(model.device)}
     size = (whole.shape[2], whole.shape[3])
-    words = Words(prompt, None, negative)
-    return [to_pil(draw(model, size, fields, words, settings, i)[:, :H, :W]) for i in range(settings.n)]
+    return Order(size, fields, words, lambda canvas: to_pil(canvas[:, :H, :W]))
 
 
 def read_map(model: LatentDiffusion, image: Image.Image) -> Tensor:

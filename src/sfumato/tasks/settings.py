@@ -17,7 +17,8 @@ DEFAULT_SAMPLER = "dpmpp-2m"
 class Settings:
     """The options of `LatentDiffusion.sample_tensor` that tasks share; the same names mean the same there.
 
-    n: how many pictures; they are made one after the other, with the seeds seed, seed + 1, ...
+    n: how many pictures of each map, layout or picture that is given; their seeds are seed, seed + 1, ...
+    batch: how many are drawn at once, where their canvases have one size. A seed's picture does not depend on it.
     guidance: one scale, or one for each of some parts of a composite conditioner by their names; parts that are not
     named are followed without guidance.
     window: None: large canvases are denoised in overlapping windows of the training size; 0: as a whole; else the
@@ -25,6 +26,7 @@ class Settings:
     """
 
     n: int = 1
+    batch: int = 1
     seed: int = 0
     steps: int = DEFAULT_STEPS
     sampler: str | SamplerConfig = DEFAULT_SAMPLER

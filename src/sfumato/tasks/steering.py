@@ -39,6 +39,16 @@ class Words:
     negative: str | None = None
 
 
+def one_each(given: Sequence[str] | None, count: int, what: str) -> list[str | None]:
+    """A prompt for each of `count` maps, pictures, ... Raises UserError for another number of them."""
+    if given is None:
+        return [None] * count
+    if isinstance(given, str) or len(given) != count:
+        told = "one text" if isinstance(given, str) else f"{len(given)}"
+        raise UserError(f"prompts: {told} for {count} {what}; give a list with one for each")
+    return list(given)
+
+
 @dataclass(frozen=True)
 class Steering:
     """The condition of one sample, and what guidance leads away from, for any window of its canvas (h, w)."""
@@ -152,7 +162,7 @@ def steer(
         null = conditioner.null(1, size) if dropped else None
         if null is not None and not given and words.negative is None:
             return Steering(conditioner, {}, size, null, null), False
-        whole = {**given, **_empty(model, missing, dropped)}
+        whole = {**given, **_empty(model, missing)}
         unmet = [field for field in missing if field not in whole]
         if unmet:
             option = {"text": "give a prompt", "label": "give a label"}.get(unmet[0])
@@ -172,15 +182,28 @@ def _said(model: LatentDiffusion, words: Words) -> dict[str, Any]:
     return said
 
 
-def _empty(model: LatentDiffusion, missing: list[str], dropped: bool) -> dict[str, Any]:
-    """What stands for words that are not given: the empty text, the class that means none."""
+def _empty(model: LatentDiffusion, missing: list[str]) -> dict[str, Any]:
+    """What stands for words that are not given, where the model knows the case without: the empty text, no class."""
     made: dict[str, Any] = {}
-    if "text" in missing and dropped:
+    if "text" in missing and _went_without(model, "text"):
         made["text"] = [""]
     config = class_config(second_stage(model).config.conditioner)
-    if "label" in missing and dropped and isinstance(config, ClassConfig) and config.null == "learned":
-        made["label"] = torch.tensor([config.classes], device=model.device)
+    learned = config.classes if isinstance(config, ClassConfig) and config.null == "learned" else None
+    if "label" in missing and learned is not None and _went_without(model, "label"):
+        made["label"] = torch.tensor([learned], device=model.device)
     return made
+
+
+def _went_without(model: LatentDiffusion, field: str) -> bool:
+    """Whether the field was dropped in training, with everything or as a part of its own."""
+    second = second_stage(model)
+    if second.config.condition_dropout > 0:
+        return True
+    if not isinstance(second.conditioner, Composite):
+        return False
+    parts = [(name, part) for name, part in second.conditioner.parts.items() if isinstance(part, Conditioner)]
+    reading = [name for name, part in parts if field in part.reads]
+    return bool(reading) and all(second.config.part_dropout.get(name, 0) > 0 for name in reading)
 
 
 def _cut(condition: Condition, window: Window) -> Condition:

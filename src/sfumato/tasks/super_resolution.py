@@ -1,5 +1,7 @@
 """Enlarging pictures by a model that was given small ones (section 4.4 of the paper), of any size."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -10,9 +12,9 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import from_pil, padded, to_pil
 from sfumato.tasks.colour import drift
-from sfumato.tasks.drawing import check_settings, draw
+from sfumato.tasks.drawing import Order, check_settings, draw_all
 from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words, image_part, second_stage
+from sfumato.tasks.steering import Words, image_part, one_each, second_stage
 
 SMALL = "low_resolution"
 DRIFT_CELL = 4
@@ -42,8 +44,26 @@ def upscale(
     Raises:
         UserError: for a model that does not enlarge, and options that do not fit it.
     """
+    prompts = None if prompt is None else [prompt]
+    return upscale_each(model, [image], prompts, keep_colours=keep_colours, settings=settings)
+
+
+def upscale_each(
+    model: LatentDiffusion,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str] | None = None,
+    *,
+    keep_colours: bool = True,
+    settings: Settings | None = None,
+) -> list[Image.Image]:
+    """`upscale` for many pictures, `settings.batch` at once; a prompt for each. Otherwise as there."""
     settings = settings or Settings()
     check_settings(settings)
+    prompted = zip(images, one_each(prompts, len(images), "pictures"), strict=True)
+    return draw_all(model, [_order(model, image, Words(prompt), keep_colours) for image, prompt in prompted], settings)
+
+
+def _order(model: LatentDiffusion, image: Image.Image, words: Words, keep_colours: bool) -> Order[Image.Image]:
     part = image_part(model, SMALL, "small pictures")
     if part.channels != 3:
         raise UserError(f"this model's small pictures have {part.channels} channels: they are no RGB pictures")
@@ -55,16 +75,16 @@ def upscale(
     f = model.autoencoder.factor
     shape = (canvas.shape[2] * f, canvas.shape[3] * f)
     fields = {SMALL: canvas.to(model.device)}
-    made = []
-    for index in range(settings.n):
-        picture = draw(model, shape, fields, Words(prompt), settings, index).cpu()[None]
-        picture = picture[..., : given.shape[2] * f, : given.shape[3] * f]
+
+    def finish(drawn: Tensor) -> Image.Image:
+        picture = drawn[None, :, : given.shape[2] * f, : given.shape[3] * f]
         if picture.shape[-2:] != size:
             picture = F.interpolate(picture, size=size, mode="bicubic", antialias=True)
         if keep_colours:
             picture = held(picture, small)
-        made.append(_as_mode(to_pil(picture[0]), image))
-    return made
+        return _as_mode(to_pil(picture[0]), image)
+
+    return Order(shape, fields, words, finish)
 
 
 def enlargement(model: LatentDiffusion) -> int:

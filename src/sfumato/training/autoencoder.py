@@ -4,6 +4,7 @@ One forward pass of the autoencoder serves both players. The generator's step se
 discriminator's step sees the reconstruction detached: neither leaves gradients in the other.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,15 @@ from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.log import RunLog
-from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
+from sfumato.training.optim import (
+    OptimiserConfig,
+    build_optimiser,
+    clip_,
+    gradients_norm,
+    learning_rate,
+    read,
+    set_rate,
+)
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step, share_done
@@ -228,7 +237,14 @@ def train_autoencoder(
     seen_before, stop = state.images, False
     with (
         Loader(
-            dataset, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
+            dataset,
+            train.batch,
+            train.seed,
+            state.step * train.accumulate,
+            workers.rank,
+            workers.world,
+            train.workers,
+            pin=workers.device.type == "cuda",
         ) as data,
         RunLog(folder.path, "autoencoder", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
@@ -266,9 +282,9 @@ def train_autoencoder(
                     latents.append(encoding.moments.detach())
 
             workers.average(p.grad for p in (*learning, *judging) if p.grad is not None)
-            norm = gradients_norm(learning)
-            judging_norm = gradients_norm(judging) if judges else torch.zeros_like(norm)
-            finite = bool(torch.isfinite(norm + judging_norm))
+            norms = [gradients_norm(learning), *([gradients_norm(judging)] if judges else [])]
+            reconstruction, norm, *judging_norm = read(terms["reconstruction"], *norms)
+            finite = all(math.isfinite(each) for each in (norm, *judging_norm))
             if finite:
                 clip_(learning, norm, train.optimiser.clip_norm)
                 state.optimisers["autoencoder"].step()
@@ -276,7 +292,7 @@ def train_autoencoder(
             if finite and judges:
                 rate = learning_rate(train.discriminator, state.step, done)
                 set_rate(state.optimisers["discriminator"], rate)
-                clip_(judging, judging_norm, train.discriminator.clip_norm)
+                clip_(judging, judging_norm[0], train.discriminator.clip_norm)
                 state.optimisers["discriminator"].step()
                 _note_logits(config.loss.adversarial, averages, terms, state, workers)
             for optimiser in state.optimisers.values():
@@ -289,13 +305,13 @@ def train_autoencoder(
 
             if state.step % train.log_every == 0 or done == 1:
                 values = {name: value.item() for name, value in terms.items()}
-                values |= {"gradient_norm": norm.item(), "strength": strength, "stall_seconds": data.stall_seconds}
+                values |= {"gradient_norm": norm, "strength": strength, "stall_seconds": data.stall_seconds}
                 values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
                 if state.step % epoch_steps < train.log_every and len(players.counts.epoch):
                     values["codes_used"] = (players.counts.epoch > 0).float().mean().item()
                     players.counts.epoch.zero_()
                 log.record(state.step, values)
-            log.advance(state.step, done, state.images - seen_before, f"L {terms['reconstruction'].item():.4f}")
+            log.advance(state.step, done, state.images - seen_before, f"L {reconstruction:.4f}")
             last = done == 1
             stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
             if workers.leads and (state.step % train.preview_every == 0 or last):
@@ -322,7 +338,7 @@ def _posterior_noise(config: AutoencoderRun, step: int, workers: Workers) -> lis
     rows = (train.accumulate, workers.world, train.batch)
     g = rng.generator(train.seed, "posterior", step)
     drawn = torch.randn(*rows, config.model.raw_channels, H // f, W // f, generator=g)
-    return list(drawn[:, workers.rank].to(workers.device))
+    return list(drawn[:, workers.rank].to(workers.device, non_blocking=True))
 
 
 def _note_logits(

@@ -3,6 +3,7 @@
 Latents, times and noise are those of stage 2; the loss is the cross-entropy of log p(y | x_t) (Dhariwal & Nichol 2021).
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -33,7 +34,15 @@ from sfumato.training.data import HeldOut, height_width
 from sfumato.training.draws import draws_of_step
 from sfumato.training.encode import measured_scaling
 from sfumato.training.log import RunLog
-from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
+from sfumato.training.optim import (
+    OptimiserConfig,
+    build_optimiser,
+    clip_,
+    gradients_norm,
+    learning_rate,
+    read,
+    set_rate,
+)
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step, share_done
@@ -147,7 +156,14 @@ def train_classifier(
     seen_before, stop = state.images, False
     with (
         Loader(
-            latents, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
+            latents,
+            train.batch,
+            train.seed,
+            state.step * train.accumulate,
+            workers.rank,
+            workers.world,
+            train.workers,
+            pin=workers.device.type == "cuda",
         ) as data,
         RunLog(folder.path, "classifier", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
@@ -169,8 +185,9 @@ def train_classifier(
                 right = (logits.detach().argmax(1) == labels).float().mean()
                 sums += torch.stack([loss.detach(), right]) / train.accumulate
 
-            norm = gradients_norm(learning)
-            finite = bool(torch.isfinite(norm))
+            workers.average([sums])
+            norm, cross_entropy, accuracy = read(gradients_norm(learning), *sums)
+            finite = math.isfinite(norm)
             if finite:
                 clip_(learning, norm, train.optimiser.clip_norm)
                 optimiser.step()
@@ -180,10 +197,8 @@ def train_classifier(
             done = share_done(train, state)
             check_progress(state, train.max_skipped)
 
-            workers.average([sums])
-            cross_entropy, accuracy = sums.tolist()
             if state.step % train.log_every == 0 or done == 1:
-                values = {"loss": cross_entropy, "accuracy": accuracy, "gradient_norm": norm.item()}
+                values = {"loss": cross_entropy, "accuracy": accuracy, "gradient_norm": norm}
                 values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
                 values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
                 log.record(state.step, values)

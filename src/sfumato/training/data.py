@@ -71,7 +71,7 @@ def open_data(
     for note in dataset.notes:
         say(note)
     _tell_of_losses(dataset, folder, say)
-    groups = _groups(dataset, held_out.by)
+    groups = groups_of(dataset, held_out.by)
     complete, inputs, notes = folder_with_fields(dataset, conditions)
     for note in notes:
         say(note)
@@ -90,7 +90,8 @@ def _tell_of_losses(dataset: FolderDataset, folder: Path, say: Callable[[str], N
     say(f"{len(dataset)} images of {dataset.config.path}, fields: {', '.join(dataset.fields) or 'none'}")
 
 
-def _groups(dataset: FolderDataset, by: str | None) -> Sequence[Hashable] | None:
+def groups_of(dataset: FolderDataset, by: str | None) -> Sequence[Hashable] | None:
+    """What `HeldOut.by` keeps on one side, for each example. Raises UserError where the data has no such field."""
     if by is None:
         return None
     if by not in dataset.fields:

@@ -31,7 +31,15 @@ from sfumato.training.data import HeldOut, height_width
 from sfumato.training.draws import Keep, draws_of_step
 from sfumato.training.ema import PowerAverages
 from sfumato.training.log import RunLog
-from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
+from sfumato.training.optim import (
+    OptimiserConfig,
+    build_optimiser,
+    clip_,
+    gradients_norm,
+    learning_rate,
+    read,
+    set_rate,
+)
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step, share_done
@@ -208,7 +216,14 @@ def train_diffusion(
     seen_before, stop = state.images, False
     with (
         Loader(
-            latents, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
+            latents,
+            train.batch,
+            train.seed,
+            state.step * train.accumulate,
+            workers.rank,
+            workers.world,
+            train.workers,
+            pin=workers.device.type == "cuda",
         ) as data,
         RunLog(folder.path, "diffusion", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
@@ -236,8 +251,9 @@ def train_diffusion(
                 seen.append((draw.times.part, remembered))
 
             workers.average(p.grad for p in beside if p.grad is not None)  # those of the networks are averaged already
-            norm = gradients_norm(learning)
-            finite = bool(torch.isfinite(norm))
+            workers.average([loss_sum])
+            norm, loss = read(gradients_norm(learning), loss_sum)
+            finite = math.isfinite(norm)
             if finite:
                 clip_(learning, norm, train.optimiser.clip_norm)
                 optimiser.step()
@@ -249,10 +265,9 @@ def train_diffusion(
             done = share_done(train, state)
             check_progress(state, train.max_skipped)
 
-            workers.average([loss_sum])
-            smoothed = _smoothed(state, loss_sum.item())
+            smoothed = _smoothed(state, loss)
             if state.step % train.log_every == 0 or done == 1:
-                values = {"loss": loss_sum.item(), "loss_smoothed": smoothed, "gradient_norm": norm.item()}
+                values = {"loss": loss, "loss_smoothed": smoothed, "gradient_norm": norm}
                 values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
                 values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
                 log.record(state.step, values)

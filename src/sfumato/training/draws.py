@@ -67,7 +67,7 @@ def draws_of_step(
     count = math.prod(rows)
 
     def own(drawn: Tensor) -> Tensor:
-        return drawn.unflatten(0, rows)[:, workers.rank].to(workers.device)
+        return drawn.unflatten(0, rows)[:, workers.rank].to(workers.device, non_blocking=True)
 
     def named(purpose: str) -> torch.Generator:
         return rng.generator(train.seed, purpose, step)

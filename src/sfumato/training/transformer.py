@@ -1,5 +1,6 @@
 """The baseline's stage 2: the loop that trains a transformer on the codes of cached latents (Esser et al. 2021)."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -23,7 +24,15 @@ from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.log import RunLog
-from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate, set_rate
+from sfumato.training.optim import (
+    OptimiserConfig,
+    build_optimiser,
+    clip_,
+    gradients_norm,
+    learning_rate,
+    read,
+    set_rate,
+)
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.second_stage import check_fields, fitted_tokenizer
 from sfumato.training.state import TrainState
@@ -149,7 +158,14 @@ def train_transformer(
     seen_before, stop = state.images, False
     with (
         Loader(
-            latents, train.batch, train.seed, state.step * train.accumulate, workers.rank, workers.world, train.workers
+            latents,
+            train.batch,
+            train.seed,
+            state.step * train.accumulate,
+            workers.rank,
+            workers.world,
+            train.workers,
+            pin=workers.device.type == "cuda",
         ) as data,
         RunLog(folder.path, "transformer", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
@@ -167,8 +183,9 @@ def train_transformer(
                 (loss / train.accumulate).backward()
                 loss_sum += loss.detach() / train.accumulate
 
-            norm = gradients_norm(learning)
-            finite = bool(torch.isfinite(norm))
+            workers.average([loss_sum])
+            norm, mean_loss = read(gradients_norm(learning), loss_sum)
+            finite = math.isfinite(norm)
             if finite:
                 clip_(learning, norm, train.optimiser.clip_norm)
                 optimiser.step()
@@ -178,13 +195,12 @@ def train_transformer(
             done = share_done(train, state)
             check_progress(state, train.max_skipped)
 
-            workers.average([loss_sum])
             if state.step % train.log_every == 0 or done == 1:
-                values = {"loss": loss_sum.item(), "gradient_norm": norm.item()}
+                values = {"loss": mean_loss, "gradient_norm": norm}
                 values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
                 values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
                 log.record(state.step, values)
-            log.advance(state.step, done, state.images - seen_before, f"loss {loss_sum.item():.4f}")
+            log.advance(state.step, done, state.images - seen_before, f"loss {mean_loss:.4f}")
             last = done == 1
             stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
             if workers.leads and (state.step % train.preview_every == 0 or last):
@@ -209,4 +225,4 @@ def _kept(config: TransformerRun, steered: bool, step: int, workers: Workers) ->
         return [None] * train.accumulate
     rows = (train.accumulate, workers.world, train.batch)
     drawn = torch.rand(rows, generator=rng.generator(train.seed, "condition-dropout", step)) >= train.condition_dropout
-    return list(drawn[:, workers.rank].to(workers.device))
+    return list(drawn[:, workers.rank].to(workers.device, non_blocking=True))

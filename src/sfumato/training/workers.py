@@ -101,7 +101,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is native on the device."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
 
 

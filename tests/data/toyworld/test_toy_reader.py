@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sfumato.data.toyworld.caption import caption
 from sfumato.data.toyworld.components import label
-from sfumato.data.toyworld.draw import boxes, render
+from sfumato.data.toyworld.draw import boxes, render, semantic_maps
 from sfumato.data.toyworld.facts import Fact, facts, prompts, score, tally
-from sfumato.data.toyworld.reader import Reading, read, read_batch
+from sfumato.data.toyworld.reader import VOID, Reading, read, read_batch, read_maps
 from sfumato.data.toyworld.scene import Scene, Thing, scene
 from sfumato.data.toyworld.vocabulary import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
 
@@ -199,3 +199,25 @@ def test_components_agree_with_flood_fill() -> None:
             assert {found[member] for member in members} == {here}
             assert (found == here).sum() == len(members)
     assert not (set(labels[0].ravel()) & set(labels[2].ravel()) - {0})
+
+
+@pytest.mark.parametrize("size", [(48, 80), (128, 144)])
+def test_maps_say_what_each_pixel_shows(size: tuple[int, int]) -> None:
+    scenes = [scene(3, index) for index in range(12)]
+    maps = semantic_maps(scenes, size)
+    right = read_maps(render(scenes, size)) == maps
+    assert right.float().mean() > 0.98
+    assert right[maps > 0].float().mean() > 0.93
+
+
+def test_pixels_of_no_shape_have_no_class() -> None:
+    image = torch.full((1, 3, 64, 64), 250, dtype=torch.uint8)
+    red = torch.tensor([219, 50, 54], dtype=torch.uint8)[:, None, None]
+    image[0, :, 20:26, 4:60] = red  # a bar is none of the shapes
+    image[0, :, 50:53, 50:53] = red  # too small to be an object
+    found = read_maps(image)
+    assert found.shape == (1, 64, 64)
+    assert (found[0, 21:25, 5:59] == VOID).all()
+    assert (found[0, 50:53, 50:53] == VOID).all()
+    assert (found == 0).sum() > 64 * 64 - 8 * 60 - 7 * 7
+    assert set(found.unique().tolist()) == {0, VOID}

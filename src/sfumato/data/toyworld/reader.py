@@ -5,6 +5,7 @@ templates of every shape (shape, size) and of the patterns (texture). What fits 
 true of it. All colour distances are taken in a linear luma-chroma space, where blur and noise stay small.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from sfumato.data.toyworld.vocabulary import BACKGROUNDS, COLOURS, SHAPES, SIZE_
 Array = NDArray[np.floating[Any]]
 
 UNCLEAR = "unclear"
+VOID = 255
+"""Of a pixel in `read_maps`: no class."""
 _LUMA_CHROMA = np.array([[0.299, 0.587, 0.114], [0.6, -0.5, -0.1], [-0.2, -0.4, 0.6]], np.float32)
 _WORKING_SIDE = 64  # larger pictures are averaged down to at least this: noise goes, shapes stay
 _FOREGROUND = 26.0  # distance from the background that makes a pixel part of an object
@@ -84,23 +87,53 @@ def read(image: Tensor) -> Reading:
 
 def read_batch(images: Tensor) -> list[Reading]:
     """Reads pictures (B, 3, H, W), uint8 or float in [-1, 1]: the same as one by one, and faster."""
+    aspect = images.shape[3] / images.shape[2]
+    return [Reading(tuple(found.thing for found in all_), name, aspect) for name, all_, _ in _look(images)]
+
+
+def read_maps(images: Tensor) -> Tensor:
+    """Which class each pixel of pictures (B, 3, H, W) shows: uint8 (B, H, W), as `draw.semantic_maps` gives them.
+
+    A pixel that an object covers by more than half has the class of its shape, `VOID` where the shape is unclear; too
+    small components are `VOID`, everything else is background. Errors as `read_batch`.
+    """
+    maps = []
+    for _, found, small in _look(images):
+        seen = np.where(small, VOID, 0).astype(np.uint8)
+        for one in found:
+            number = VOID if one.thing.shape == UNCLEAR else 1 + SHAPES.index(one.thing.shape)
+            seen[one.rows, one.columns][one.coverage > 0.5] = number
+        maps.append(torch.from_numpy(seen))
+    size = (images.shape[2], images.shape[3])
+    return torch.nn.functional.interpolate(torch.stack(maps)[:, None], size=size, mode="nearest-exact")[:, 0]
+
+
+class _Found(NamedTuple):
+    """One component: what it is, and how much of each pixel of a window of the working copy it covers, in [0, 1]."""
+
+    thing: Seen
+    rows: slice
+    columns: slice
+    coverage: Array
+
+
+def _look(images: Tensor) -> Iterator[tuple[str, list[_Found], NDArray[np.bool_]]]:
+    """Of each picture: the background's name, the objects from the largest to the smallest, and the debris (h, w)."""
     if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < SMALLEST:
         raise ValueError(
             f"the reader takes pictures (B, 3, H, W) of {SMALLEST} pixels or more, not {tuple(images.shape)}"
         )
     pictures = _working_copy(images)
-    aspect = images.shape[3] / images.shape[2]
     fitted = [_fit_background(picture) for picture in pictures]
     away = np.stack([apart for _, apart in fitted])
     labels = label(away > _FOREGROUND)
     side = min(pictures.shape[2:])
-    readings = []
     for picture, (name, apart), marks in zip(pictures, fitted, labels, strict=True):
         identities, areas = np.unique(marks, return_counts=True)
         order = sorted(zip(-areas, identities, strict=True))
         kept = [int(mark) for area, mark in order if mark and -area >= _DEBRIS * side * side]
-        readings.append(Reading(tuple(_explain(picture, apart, marks, mark) for mark in kept), name, aspect))
-    return readings
+        debris = (marks != 0) & ~np.isin(marks, kept)
+        yield name, [_explain(picture, apart, marks, mark) for mark in kept], debris
 
 
 def _working_copy(images: Tensor) -> Array:
@@ -146,7 +179,7 @@ def _fit_background(picture: Array) -> tuple[str, Array]:
     return list(BACKGROUNDS)[best], _length(difference - shift[:, None, None], axis=0)
 
 
-def _explain(picture: Array, apart: Array, marks: NDArray[np.int32], mark: int) -> Seen:
+def _explain(picture: Array, apart: Array, marks: NDArray[np.int32], mark: int) -> _Found:
     """Names one component."""
     height, width = marks.shape
     side = min(height, width)
@@ -192,7 +225,8 @@ def _explain(picture: Array, apart: Array, marks: NDArray[np.int32], mark: int) 
         float(x0 + columns[-1] + 1) / width,
         float(y0 + rows[-1] + 1) / height,
     )
-    return Seen(shape, colour, size, texture, (x0 + centre_x) / width, (y0 + centre_y) / height, diameter, box, fit)
+    thing = Seen(shape, colour, size, texture, (x0 + centre_x) / width, (y0 + centre_y) / height, diameter, box, fit)
+    return _Found(thing, slice(y0, y1), slice(x0, x1), coverage)
 
 
 def _core(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,0 +1,113 @@
+"""CUDA graphs: a call recorded once for each shape of its inputs, then played with a single launch.
+
+At the sizes of latents a GPU computes a network's kernels faster than the host can launch them one by one. A recording
+has inputs of its own, which every call is copied into, so that it is good for any values. SFUMATO_GRAPHS=0 switches
+recording off.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MOST = 8
+"""Signatures that are recorded; calls of further ones stay as they are."""
+
+Inputs = Sequence[Tensor | None]
+Function = Callable[..., Tensor]
+Play = Callable[[], Tensor]
+"""Computes a result anew from what the recording's inputs hold; the next play overwrites it."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A call of one signature: the inputs it reads, and how it is played."""
+
+    inputs: Inputs
+    play: Play
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """As the function's, a tensor of its own."""
+        for own, given in zip(self.inputs, inputs, strict=True):
+            if own is not None and given is not None:
+                own.copy_(given)
+        return self.play().clone()
+
+
+class Recordings:
+    """Of one function, by signature (which inputs there are, their shapes, types and devices).
+
+    A signature's first call is made as it is: it may be the only one, and what is set up on first use must be so before
+    recording. The second is recorded. Where that fails, as for lack of memory, the signature is never recorded again.
+    """
+
+    def __init__(self, record: Callable[[Play], Play] | None = None) -> None:
+        """record: a call -> its play; by default a CUDA graph."""
+        self._record = Graphs() if record is None else record
+        self._found: dict[tuple[object, ...], Recording | None] = {}
+        self._failed: set[tuple[object, ...]] = set()
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return sum(recording is not None for recording in self._found.values())
+
+    @torch.no_grad()
+    def __call__(self, function: Function, inputs: Inputs) -> Tensor:
+        """function(*inputs); the function must be the same at every call."""
+        signature = tuple(None if t is None else (tuple(t.shape), t.dtype, t.device) for t in inputs)
+        if signature not in self._found:
+            if len(self._found) < MOST:
+                self._found[signature] = None
+            return function(*inputs)
+        if signature in self._failed:
+            return function(*inputs)
+        recording = self._found[signature]
+        if recording is None:
+            try:
+                recording = self._found[signature] = self._recorded(function, inputs)
+            except RuntimeError:
+                self._failed.add(signature)
+                return function(*inputs)
+        return recording(inputs)
+
+    def _recorded(self, function: Function, inputs: Inputs) -> Recording:
+        own = [None if given is None else torch.empty_like(given).copy_(given) for given in inputs]
+        return Recording(own, self._record(lambda: function(*own)))
+
+
+class Graphs:
+    """Records calls as CUDA graphs that share their memory: they are played one at a time, and results are copied."""
+
+    def __init__(self) -> None:
+        self._pool: object = None
+
+    def __call__(self, call: Play) -> Play:
+        """Raises RuntimeError for what cannot be recorded, such as a call that waits for the device."""
+        self._pool = torch.cuda.graph_pool_handle() if self._pool is None else self._pool
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            call()  # libraries choose and set up what they need on a stream's first use
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
+            result = call()
+
+        def play() -> Tensor:
+            graph.replay()
+            return result
+
+        return play
+
+
+def wanted(inputs: Inputs) -> bool:
+    """Whether a call can be recorded: on a GPU, by nobody else already, and no gradients are asked for."""
+    given = [t for t in inputs if t is not None]
+    return (
+        all(t.device.type == "cuda" for t in given)
+        and not (torch.is_grad_enabled() and any(t.requires_grad for t in given))
+        and os.environ.get("SFUMATO_GRAPHS", "1") != "0"
+        and not torch.cuda.is_current_stream_capturing()
+    )
