@@ -32,7 +32,7 @@ from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.log import RunLog
-from sfumato.training.optim import OptimiserConfig, build_optimiser, learning_rate, set_rate
+from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.run import interruptible
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step, share_done, take_step
@@ -229,13 +229,14 @@ def distil(
             loss = losses.with_perceptual(losses.reconstruction(target, output, config.pixel), distance, weight).mean()
             loss.backward()
 
-            norm = take_step(optimiser, config.optimiser, learning, network, shadow, config.ema_decay, state)
-            count_step(state, bool(torch.isfinite(norm)), len(target), time.monotonic() - t_start)
+            norm, error = read(gradients_norm(learning), loss)
+            finite = take_step(optimiser, config.optimiser, learning, norm, network, shadow, config.ema_decay, state)
+            count_step(state, finite, len(target), time.monotonic() - t_start)
             check_progress(state, config.max_skipped, "check that the autoencoder decodes its own latents")
             done = share_done(config, state)
             if state.step % config.log_every == 0 or done == 1:
-                log.record(state.step, {"loss": loss.item(), "gradient_norm": norm.item(), "seconds": state.seconds})
-            log.advance(state.step, done, state.images, f"loss {loss.item():.4f}")
+                log.record(state.step, {"loss": error, "gradient_norm": norm, "seconds": state.seconds})
+            log.advance(state.step, done, state.images, f"loss {error:.4f}")
         if interrupt.wanted:
             log.say(f"stopped after step {state.step}, with what was learnt so far")
     assert isinstance(shadow, TinyDecoder)

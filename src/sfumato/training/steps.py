@@ -1,5 +1,6 @@
 """What the loops do, count and check when the gradients of a step are there, and how far a run is."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from sfumato.errors import UserError
 from sfumato.training import ema
-from sfumato.training.optim import OptimiserConfig, clip_, gradients_norm
+from sfumato.training.optim import OptimiserConfig, clip_
 from sfumato.training.state import TrainState
 
 
@@ -33,22 +34,23 @@ def take_step(
     optimiser: torch.optim.Optimizer,
     config: OptimiserConfig,
     learning: Sequence[Tensor],
+    norm: float,
     network: nn.Module,
     shadow: nn.Module,
     ema_decay: float,
     state: TrainState,
-) -> Tensor:
+) -> bool:
     """Clips, steps and takes the network into its average, where the gradients are finite; then drops them.
 
-    Returns their norm before clipping. `state` counts the steps before this one.
+    `norm` is theirs, before clipping; `state` counts the steps before this one. Returns whether it is finite.
     """
-    norm = gradients_norm(learning)
-    if bool(torch.isfinite(norm)):
+    finite = math.isfinite(norm)
+    if finite:
         clip_(learning, norm, config.clip_norm)
         optimiser.step()
         ema.update(shadow, network, ema.decay_at(state.step - state.skipped + 1, ema_decay))
     optimiser.zero_grad(set_to_none=True)
-    return norm
+    return finite
 
 
 def count_step(state: TrainState, finite: bool, images: int, elapsed: float) -> None:
