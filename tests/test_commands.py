@@ -50,6 +50,7 @@ COMMANDS += [
     "study baselines",
     "study downsampling",
     "average",
+    "distill-decoder",
 ]
 
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato import flops
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, VQConfig
+from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
 from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.denoiser.unet import UNet, UNetConfig
@@ -53,6 +54,14 @@ def test_autoencoder(name: str) -> None:
     assert flops.encode(config, size) == pytest.approx(expected, rel=TOLERANCE)
     expected = counted(lambda: Autoencoder(config), lambda net: net.decode(latent), device)
     assert flops.decode(config, size) == pytest.approx(expected, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_tiny_decoder(factor: int) -> None:
+    config = TinyDecoderConfig(latent_channels=5, factor=factor, channels=24, blocks=2)
+    latent = torch.zeros(1, 5, 6, 4, device="meta")
+    expected = counted(lambda: TinyDecoder(config), lambda net: net(latent))
+    assert flops.preview(config, (6 * factor, 4 * factor)) == pytest.approx(expected, rel=TOLERANCE)
 
 
 UNETS = {

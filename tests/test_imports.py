@@ -13,7 +13,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 BASE = {"schema", "errors"}
 NETWORKS = {"nn", "autoencoder", "conditioning", "diffusion", "denoiser", "sampling"}
 MODEL = (
-    {"model", "drawing", "generate", "pictures", "engine", "checkpoint", "config", "rng", "inputs"} | NETWORKS | BASE
+    {"model", "distilled", "drawing", "generate", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
+    | NETWORKS
+    | BASE
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -37,12 +39,13 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "generate": NETWORKS | BASE | {"engine", "rng"},
     "drawing": MODEL,
+    "distilled": {"autoencoder", "checkpoint", "config"} | BASE,
     "model": MODEL,
     "classifier": {"model", "checkpoint", "config", "autoencoder", "denoiser", "diffusion", "sampling"} | BASE,
     "snapshots": {"model", "checkpoint", "errors"},
     "walks": MODEL,
     "tasks": MODEL | {"data"},
-    "training": MODEL | {"autoregressive", "data", "evaluation", "classifier", "snapshots", "training"},
+    "training": MODEL | {"autoregressive", "data", "evaluation", "classifier", "flops", "snapshots", "training"},
     "interop": MODEL,
     "study": MODEL | {"autoregressive", "data", "evaluation", "training", "cost", "report"},
     "cost": MODEL | {"data", "flops", "training", "report.machine"},

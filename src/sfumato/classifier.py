@@ -4,7 +4,6 @@ A classifier folder is `config.yaml` and `classifier.safetensors`. It belongs to
 trained, to their scaling and to a noise schedule: a model that differs in one of them is refused.
 """
 
-import hashlib
 import math
 import shutil
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sfumato.autoencoder.model import Autoencoder
+from sfumato.autoencoder.model import autoencoder_digest
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
 from sfumato.config import load_config, nearest, to_yaml
@@ -117,15 +116,6 @@ class LatentClassifier:
             raise UserError(f"the classifier's scale is {scale:g}: give a finite number, 0 is off")
         log_p = self.log_likelihood(self.class_index(label))
         return lambda denoise: toward(denoise, self.schedule, log_p, scale, "noisy")
-
-
-def autoencoder_digest(autoencoder: Autoencoder) -> str:
-    """Twelve hex digits that name the weights of a first stage."""
-    key = hashlib.sha256()
-    for name, tensor in sorted(autoencoder.state_dict().items()):
-        key.update(name.encode())
-        key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return key.hexdigest()[:12]
 
 
 def described(

@@ -5,12 +5,13 @@ Everything is checked in the plan, before any network is called.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from sfumato import generate
+from sfumato.autoencoder.tiny import TinyDecoder
 from sfumato.conditioning.condition import Condition, take
 from sfumato.config import nearest
 from sfumato.denoiser.unet import UNet
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 DEFAULT_STEPS = 20
+DecoderName = Literal["full", "tiny"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +66,9 @@ class Drawing:
     batch: int = 16
     memory: int = DEFAULT_MEMORY
     """Bytes of feature maps while decoding; large pictures then go in bands, with the same numbers."""
+
+    decoder: DecoderName = "full"
+    """tiny: the small one for previews, which `sfumato distill-decoder` adds to a model."""
 
     steps: int = DEFAULT_STEPS
     sampler: str | SamplerConfig = AUTO
@@ -156,6 +161,7 @@ def plan(model: "LatentDiffusion", options: Drawing) -> Plan:
         raise UserError(f"rescale is {options.rescale:g}: choose it between 0 (off) and 1")
     scales = _scales(model, options, count, any(v is not None for v in (texts, labels, negatives, options.condition)))
     _check_helpers(model, options)
+    _check_decoder(model, options.decoder)
     choice = chosen(second, options.sampler, options.grid, options.steps, max(scales))
     times = build_grid(choice.grid, second.schedule, options.steps)
     check_start(choice.sampler.kind, second.config.prediction, second.schedule, times)
@@ -207,7 +213,7 @@ def draw(model: "LatentDiffusion", options: Drawing) -> Tensor:
         )
         if latent is not None and keep is not None:
             latents = keep * latent + (1 - keep) * latents
-        images.append(generate.decode(model.autoencoder, model.scaling, latents, memory=options.memory))
+        images.append(model.decode(latents, options.decoder, options.memory))
     return torch.cat(images)
 
 
@@ -230,6 +236,16 @@ def denoiser_of(model: "LatentDiffusion", condition: Condition) -> Denoise:
     """The denoise function of a model under a condition, without guidance."""
     second = second_stage(model)
     return generate.denoise_function(second.denoiser, second.schedule, second.config.prediction, condition)
+
+
+def tiny_decoder(model: "LatentDiffusion") -> TinyDecoder:
+    """The decoder for previews. Raises UserError where the model has none."""
+    if model.tiny is None:
+        raise UserError(
+            "this model has no tiny decoder: make one with `sfumato distill-decoder MODEL --data DIR`, which takes "
+            "minutes, or use the full decoder"
+        )
+    return model.tiny.network
 
 
 def second_stage(model: "LatentDiffusion") -> "SecondStage":
@@ -353,6 +369,14 @@ def _check_helpers(model: "LatentDiffusion", options: Drawing) -> None:
         raise UserError(
             "steer needs gradients, which packed networks do not give: load the model without for_inference"
         )
+
+
+def _check_decoder(model: "LatentDiffusion", name: str) -> None:
+    """Raises UserError for a decoder that is unknown, or that the model has not."""
+    if name not in get_args(DecoderName):
+        raise UserError(f"decoder {name!r} is not one of {', '.join(get_args(DecoderName))}")
+    if name == "tiny":
+        tiny_decoder(model)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from sfumato.autoencoder.convnet import AttentionKind
 from sfumato.autoencoder.losses import AdversarialConfig
 from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
 from sfumato.autoencoder.perceptual import EfficientNetConfig, LPIPSConfig, PerceptualConfig
+from sfumato.autoencoder.tiny import TinyDecoderConfig
 from sfumato.autoregressive.network import CodeTransformerConfig
 from sfumato.conditioning.class_label import ClassConfig
 from sfumato.conditioning.condition import ConditionSpec
@@ -60,6 +61,18 @@ def decode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
         if level > 0:
             total += conv(2 * h, 2 * w, width, width)
     return total + conv(H, W, channels, config.image_channels)
+
+
+def preview(config: TinyDecoderConfig, size: tuple[int, int]) -> int:
+    """Of decoding one latent to an image of size (H, W), multiples of f, by a tiny decoder."""
+    h, w = size[0] // config.factor, size[1] // config.factor
+    widths = config.widths
+    total = conv(h, w, config.latent_channels, widths[0]) + 2 * config.blocks * conv(h, w, widths[0], widths[0])
+    for lower, upper in pairwise(widths):
+        total += conv(h, w, lower, 4 * upper)
+        h, w = 2 * h, 2 * w
+        total += 2 * conv(h, w, upper, upper)
+    return total + conv(h, w, widths[-1], config.image_channels * min(2, config.factor) ** 2)
 
 
 def denoise(

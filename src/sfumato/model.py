@@ -4,7 +4,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
@@ -32,6 +32,7 @@ from sfumato.config import load_config, nearest, parse, to_yaml
 from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
+from sfumato.distilled import DistilledDecoder, load_distilled
 from sfumato.drawing import DEFAULT_STEPS as DEFAULT_STEPS
 from sfumato.engine.inference import for_inference
 from sfumato.engine.tiles import DEFAULT_MEMORY
@@ -97,6 +98,8 @@ class LatentDiffusion:
     autoencoder: Autoencoder
     scaling: Scaling
     second: SecondStage | None = None
+    tiny: DistilledDecoder | None = None
+    """A decoder for previews; neither one of the parts nor in the digest."""
 
     @property
     def device(self) -> torch.device:
@@ -127,6 +130,8 @@ class LatentDiffusion:
         """Moves the weights and returns the model."""
         for part in self.parts().values():
             part.to(device)
+        if self.tiny is not None:
+            self.tiny.network.to(device)
         return self
 
     def for_inference(self, dtype: torch.dtype | None = None) -> Self:
@@ -138,6 +143,8 @@ class LatentDiffusion:
         for_inference(self.autoencoder, dtype)
         if self.second is not None:
             for_inference(self.second.denoiser, dtype)
+        if self.tiny is not None:
+            for_inference(self.tiny.network, dtype)
         return self
 
     @cached_property
@@ -159,6 +166,8 @@ class LatentDiffusion:
         try:
             for name, part in self.parts().items():
                 save_tensors(fresh / f"{name}.safetensors", part.state_dict())
+            if self.tiny is not None:
+                self.tiny.save(fresh)
             tokenizer = stored_tokenizer(self.second.conditioner) if self.second else None
             if tokenizer is not None:
                 write_text(fresh / TOKENIZER_FILE, tokenizer)
@@ -256,9 +265,14 @@ class LatentDiffusion:
         """As `sample_tensor`, for options made before."""
         return drawing.draw(self, options)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Model latents (N, C, h, w), as a step of sampling shows them, -> images (N, 3, H, W) in about [-1, 1]."""
-        return generate.decode(self.autoencoder, self.scaling, latents)
+    def decode(self, latents: Tensor, decoder: drawing.DecoderName = "full", memory: int = DEFAULT_MEMORY) -> Tensor:
+        """Model latents (N, C, h, w), as a step of sampling shows them, -> images (N, 3, H, W) in about [-1, 1].
+
+        decoder: "tiny" takes the one for previews; UserError where the model has none. memory: as for `sample_tensor`.
+        """
+        if decoder == "tiny":
+            return generate.preview(drawing.tiny_decoder(self), self.scaling, latents, memory=memory)
+        return generate.decode(self.autoencoder, self.scaling, latents, memory=memory)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] -> model latents (N, C, h, w), by the posterior's mean."""
@@ -417,7 +431,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusio
         load_into(part, load_tensors(folder / f"{name}.safetensors")[0], str(folder / f"{name}.safetensors"))
         _place_buffers(part)
         part.eval().requires_grad_(False)
-    return model.to(device)
+    return replace(model, tiny=load_distilled(folder, model.autoencoder)).to(device)
 
 
 def _place_buffers(part: nn.Module) -> None:

@@ -1,7 +1,9 @@
 """The autoencoder of the first stage: image <-> latent (Rombach et al. 2022, section 3.1)."""
 
+import hashlib
 from typing import Annotated, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -193,3 +195,12 @@ class Autoencoder(nn.Module):
     def last_layer(self) -> Tensor:
         """The weight at which reconstruction and adversarial gradients are balanced."""
         return self.decoder.conv_out.weight
+
+
+def autoencoder_digest(autoencoder: Autoencoder) -> str:
+    """Twelve hex digits that name the weights of a first stage."""
+    key = hashlib.sha256()
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        key.update(name.encode())
+        key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return key.hexdigest()[:12]

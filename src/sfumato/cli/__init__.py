@@ -15,6 +15,7 @@ from sfumato.cli.compare import compare
 from sfumato.cli.compose import compose
 from sfumato.cli.cost import cost
 from sfumato.cli.demo import demo
+from sfumato.cli.distill_decoder import distill_decoder
 from sfumato.cli.edit import edit
 from sfumato.cli.evaluate import evaluate
 from sfumato.cli.evaluate_autoencoder import evaluate_autoencoder
@@ -69,6 +70,7 @@ COMMANDS = (
     interpolate,
     invert,
     average,
+    distill_decoder,
     reconstruct,
     evaluate,
     evaluate_autoencoder,

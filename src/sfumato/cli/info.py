@@ -12,6 +12,8 @@ from sfumato.cli.options import ModelArgument
 from sfumato.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sfumato.model import LatentDiffusion, SecondStage
 
 STEPS = 20
@@ -70,6 +72,9 @@ def facts_of(model: "LatentDiffusion") -> dict[str, Any]:
         facts["condition dropout"] = model.second.config.condition_dropout
         facts["schedule"] = model.second.config.schedule.model_dump(mode="json")
         facts["prediction"] = model.second.config.prediction
+    if model.tiny is not None:
+        network, about = model.tiny.network, model.tiny.config.about
+        facts["tiny decoder"] = {"channels": network.config.channels, "parameters": _count(network), **about}
     facts["trained on"] = config.about
     facts["flops"] = _costs(model)
     return facts
@@ -77,9 +82,13 @@ def facts_of(model: "LatentDiffusion") -> dict[str, Any]:
 
 def _parameters(model: "LatentDiffusion") -> dict[str, int]:
     """By part; the scaling's few numbers are no parameters."""
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
+    counts = {name: _count(part) for name, part in model.parts().items()}
     counts = {name: count for name, count in counts.items() if name != "scaling"}
     return {**counts, "total": sum(counts.values())}
+
+
+def _count(part: "nn.Module") -> int:
+    return sum(p.numel() for p in part.parameters())
 
 
 def _conditioner(model: "LatentDiffusion", second: "SecondStage") -> dict[str, Any]:
@@ -131,6 +140,7 @@ def _costs(model: "LatentDiffusion") -> dict[str, int]:
     costs = {
         "encode": flops.encode(model.config.autoencoder, size),
         "decode": flops.decode(model.config.autoencoder, size),
+        **({} if model.tiny is None else {"tiny decode": flops.preview(model.tiny.config.decoder, size)}),
     }
     second = model.second
     if second is None or not isinstance(second.config.denoiser, UNetConfig):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,7 +26,7 @@ from sfumato.cli.task_options import MEMORY, OVERLAP, MemoryOption, OverlapOptio
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfumato.drawing import Drawing
+    from sfumato.drawing import DecoderName, Drawing
     from sfumato.model import LatentDiffusion
     from sfumato.sampling.grids import GridConfig
     from sfumato.sampling.loop import Step
@@ -131,6 +131,10 @@ def sample(
     window: WindowOption = "0",
     overlap: OverlapOption = OVERLAP,
     memory: MemoryOption = MEMORY,
+    decoder: Annotated[
+        Literal["full", "tiny"],
+        typer.Option("--decoder", help="tiny: the quick one for previews that `sfumato distill-decoder` makes."),
+    ] = "full",
     batch: BatchOption = 16,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -170,6 +174,7 @@ def sample(
         window=parse_window(window),
         overlap=overlap,
         memory=parse_memory(memory),
+        decoder=decoder,
         batch=batch,
     )
     if times is not None and (grid is not None or shift is not None):
@@ -201,6 +206,7 @@ def sample(
         **_guidance_facts(options, planned.scales, autoguide, steer, steer_scale),
         **led,
         **({"reuse": reuse} if reuse > 1 else {}),
+        **({"decoder": decoder} if decoder != "full" else {}),
     }
     fast = computing if steering is not None else made_fast(loaded, computing)
     if weaker is not None and steering is None:
@@ -246,7 +252,7 @@ def draw(
     with counting("sampling", steps * len(batches), "steps") as advance:
         for rows in batches:
             part = [wishes[row] for row in rows]
-            way = _Way(model, folder, shown, advance)
+            way = _Way(model, folder, shown, options.decoder, advance)
             drawn = _of(part, replace(options, guidance=[scales[row] for row in rows], callback=way))
             images = model.draw(drawn)
             if first and number == first:
@@ -272,11 +278,15 @@ def draw(
 
 @dataclass
 class _Way:
-    """Watches the steps of a batch: moves the bar, keeps what the strip needs, shows previews."""
+    """Watches the steps of a batch: moves the bar, keeps what the strip needs, shows previews.
+
+    A preview is decoded by the model's tiny decoder where there is one, the strip as the pictures are.
+    """
 
     model: "LatentDiffusion"
     folder: Path
     shown: Shown
+    decoder: "DecoderName"
     advance: Callable[[int], None]
     passed: "list[Tensor]" = field(default_factory=list)
 
@@ -289,7 +299,8 @@ class _Way:
             self.passed.append(step.x0[:ON_STRIP].cpu())
         every = self.shown.preview_every
         if every and (step.index + 1) % every == 0 and step.index + 1 < step.total:
-            images = pictures.to_uint8(self.model.decode(step.x0[:ON_PREVIEW])).cpu()
+            quick: DecoderName = "full" if self.model.tiny is None else "tiny"
+            images = pictures.to_uint8(self.model.decode(step.x0[:ON_PREVIEW], quick)).cpu()
             pictures.save_png(self.folder / "preview.png", pictures.grid(images, columns_of(len(images))))
 
     def finish(self, number: int) -> None:
@@ -301,7 +312,8 @@ class _Way:
 
         if self.shown.strip:
             chosen = equally_far(self.passed, self.shown.strip)
-            columns = [self.model.decode(self.passed[place].to(self.model.device)).cpu() for place in chosen]
+            passed = [self.passed[place].to(self.model.device) for place in chosen]
+            columns = [self.model.decode(x0, self.decoder).cpu() for x0 in passed]
             rows = torch.stack(columns, 1).flatten(0, 1)
             steps = ", ".join(str(place + 1) for place in chosen)
             path = self.folder / f"strip-{number:04d}.png"

@@ -52,7 +52,7 @@ def save_diffusion(
     facts = about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)
     described = model.config.model_copy(update={"about": {**model.config.about, "diffusion": facts}})
     trained = with_networks(model, networks)
-    LatentDiffusion(described, trained.autoencoder, trained.scaling, trained.second).save(place or folder.model)
+    replace(trained, config=described).save(place or folder.model)
 
 
 def save_classifier(

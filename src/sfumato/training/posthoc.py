@@ -5,7 +5,7 @@ to the wanted one, as nearly as they can, is nearly the average that tracking th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -114,4 +114,4 @@ def _described(model: LatentDiffusion, width: float, step: int) -> LatentDiffusi
     """The model with its average in what `about` says of the training."""
     facts = {**model.config.about.get("diffusion", {}), "average": {"width": width, "step": step}}
     config = model.config.model_copy(update={"about": {**model.config.about, "diffusion": facts}})
-    return LatentDiffusion(config, model.autoencoder, model.scaling, model.second)
+    return replace(model, config=config)

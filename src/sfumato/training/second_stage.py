@@ -127,7 +127,7 @@ def begin(
     )
     assert described.diffusion is not None
     second = SecondStage(described.diffusion, denoiser, conditioner, build_schedule(config.schedule))
-    return LatentDiffusion(described, first.autoencoder, measured_scaling(latents), second)
+    return LatentDiffusion(described, first.autoencoder, measured_scaling(latents), second, first.tiny)
 
 
 def steered(model: LatentDiffusion) -> Steered:

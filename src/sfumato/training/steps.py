@@ -1,8 +1,15 @@
-"""What the loops count and check after a step, and how far a run is."""
+"""What the loops do, count and check when the gradients of a step are there, and how far a run is."""
 
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
+from torch import Tensor, nn
+
 from sfumato.errors import UserError
+from sfumato.training import ema
+from sfumato.training.optim import OptimiserConfig, clip_
 from sfumato.training.state import TrainState
 
 
@@ -23,6 +30,29 @@ def share_done(length: Length, state: TrainState) -> float:
     return min(1.0, state.seconds / (60 * length.minutes))
 
 
+def take_step(
+    optimiser: torch.optim.Optimizer,
+    config: OptimiserConfig,
+    learning: Sequence[Tensor],
+    norm: float,
+    network: nn.Module,
+    shadow: nn.Module,
+    ema_decay: float,
+    state: TrainState,
+) -> bool:
+    """Clips, steps and takes the network into its average, where the gradients are finite; then drops them.
+
+    `norm` is theirs, before clipping; `state` counts the steps before this one. Returns whether it is finite.
+    """
+    finite = math.isfinite(norm)
+    if finite:
+        clip_(learning, norm, config.clip_norm)
+        optimiser.step()
+        ema.update(shadow, network, ema.decay_at(state.step - state.skipped + 1, ema_decay))
+    optimiser.zero_grad(set_to_none=True)
+    return finite
+
+
 def count_step(state: TrainState, finite: bool, images: int, elapsed: float) -> None:
     """Moves the counters past a step; one whose gradients were not finite changed no weight and counts as skipped."""
     state.step += 1
@@ -32,10 +62,15 @@ def count_step(state: TrainState, finite: bool, images: int, elapsed: float) -> 
     state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
 
 
-def check_progress(state: TrainState, max_skipped: int) -> None:
-    """Raises UserError after `max_skipped` steps in a row without finite gradients."""
+RUN_GOES_ON = (
+    "give the same command a lower train.optimiser.learning_rate or train.precision=float32, it goes on from the last "
+    "state"
+)
+
+
+def check_progress(state: TrainState, max_skipped: int, way_out: str = RUN_GOES_ON) -> None:
+    """Raises UserError, which tells the way out, after `max_skipped` steps in a row without finite gradients."""
     if state.skipped_in_a_row >= max_skipped:
         raise UserError(
-            f"the gradients were not finite in {max_skipped} steps in a row, up to step {state.step}: give the same "
-            "command a lower train.optimiser.learning_rate or train.precision=float32, it goes on from the last state"
+            f"the gradients were not finite in {max_skipped} steps in a row, up to step {state.step}: {way_out}"
         )

@@ -1,0 +1,238 @@
+"""`sfumato distill-decoder`."""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfumato.cli.options import ModelArgument, PrecisionOption
+
+if TYPE_CHECKING:
+    import torch
+
+    from sfumato.data.dataset import Dataset, Progress
+    from sfumato.distilled import DistilledDecoder
+    from sfumato.model import LatentDiffusion
+    from sfumato.training.distillation import Distillation, Outcome
+    from sfumato.training.workers import Workers
+
+MINUTES = 10.0
+ON_SHEET = 16
+HELD_OUT = 64
+TIMED = 16
+ROUNDS = 5
+
+
+def distill_decoder(
+    model: ModelArgument,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="A folder of pictures, or toy [default: what the autoencoder was trained on]."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The folder for the log and a sheet to look at [default: MODEL/tiny-decoder]."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help=f"How long it may take in all [default: {MINUTES:g}].")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Train for so many steps instead.")] = None,
+    pictures: Annotated[int, typer.Option("--pictures", help="How many are encoded and decoded to learn from.")] = 1024,
+    channels: Annotated[
+        int | None,
+        typer.Option("--channels", help="Its width [default: the widest with a twentieth of the operations]."),
+    ] = None,
+    perceptual: Annotated[
+        float,
+        typer.Option("--perceptual", metavar="W", help="Weight of EfficientNet-Lite0's distance; 0 is pixels only."),
+    ] = 0.0,
+    batch: Annotated[int, typer.Option("--batch", help="Cut-outs a step.")] = 16,
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of pictures, the weights and the steps.")] = 0,
+    background: Annotated[str, typer.Option("--background", help="Behind transparent pictures.")] = "white",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Give a model a tiny decoder, for previews.
+
+    It learns what the model's own decoder makes of your pictures, and lies in the model folder beside it, which stays
+    as it is. `sfumato sample --decoder tiny` decodes with it, and previews while drawing do so by themselves.
+    """
+    from sfumato.cli.options import chosen_autocast, enough_memory, made_fast, out_folder
+    from sfumato.cli.progress import bars
+    from sfumato.distilled import FILE, DistilledDecoder
+    from sfumato.model import find_folder, load
+    from sfumato.training.distillation import begin, described, distil, gather_pairs, judge
+    from sfumato.training.workers import use_all_cores
+
+    t_start = time.monotonic()
+    limit = _limit(minutes, steps)
+    config = _config(steps, pictures, channels, perceptual, batch, seed, precision)
+    use_all_cores()
+    workers = _one_worker()
+    computing = chosen_autocast(workers.device, precision)
+    folder = _writable(find_folder(model))
+    loaded = load(folder, workers.device)
+    description = described(config, loaded)
+    place = out_folder(model / "tiny-decoder" if out is None else out)
+    # packing uses the model up: nothing of it is saved from here on
+    with made_fast(loaded, computing), enough_memory(batch):
+        with bars() as (say, progress):
+            training, aside = _opened(data, background, loaded, seed, progress("scanning"))
+            half = None if limit is None else 30 * limit
+            pairs = gather_pairs(config, loaded, training, half, progress("decoding"))
+            say(f"{len(pairs)} pictures encoded and decoded to learn from")
+        if limit is not None:
+            left = limit - (time.monotonic() - t_start) / 60
+            config = config.model_copy(update={"minutes": max(left, limit / 4)})
+        network, state = distil(config, begin(config, description, pairs), pairs, place, workers)
+        outcome = judge(loaded, network, aside)
+        about = _about(config, outcome, state.step, len(pairs))
+        made = DistilledDecoder(description.model_copy(update={"about": about}), network)
+        made.save(folder)
+        told = _faster(loaded, made, computing)
+    typer.echo(
+        f"PSNR on {len(outcome.images[0])} held-out pictures: tiny against full decoder {outcome.tiny_to_full:.2f} dB; "
+        f"against the picture {outcome.tiny_to_image:.2f} dB, the full one {outcome.full_to_image:.2f} dB"
+    )
+    typer.echo(f"{told}; learnt in {state.step} steps on {len(pairs)} pictures")
+    typer.echo(f"tiny decoder: {folder / FILE}; sheet of picture, full, tiny: {_sheet(place, outcome)}")
+
+
+def _limit(minutes: float | None, steps: int | None) -> float | None:
+    """Minutes in all; None where steps say how long. Raises UserError for both, or for none at all."""
+    from sfumato.errors import UserError
+
+    if minutes is not None and steps is not None:
+        raise UserError("--minutes and --steps both say how long to train: give one of them")
+    if minutes is not None and not minutes > 0:
+        raise UserError(f"--minutes is {minutes:g}: give more than 0")
+    return None if steps is not None else MINUTES if minutes is None else minutes
+
+
+def _config(
+    steps: int | None,
+    pictures: int,
+    channels: int | None,
+    perceptual: float,
+    batch: int,
+    seed: int,
+    precision: str,
+) -> "Distillation":
+    """The options, checked. Raises UserError."""
+    from sfumato.cli.options import at_least
+    from sfumato.config import parse
+    from sfumato.errors import UserError
+    from sfumato.training.distillation import Distillation
+
+    if channels is not None:
+        at_least("--channels", channels, 4)
+    if not perceptual >= 0:
+        raise UserError(f"--perceptual is {perceptual:g}: give 0 for none, or a weight such as 0.1")
+    given: dict[str, Any] = {
+        "pictures": at_least("--pictures", pictures, 2),
+        "batch": at_least("--batch", batch, 1),
+        "channels": channels,
+        "seed": seed,
+        "precision": precision,
+    }
+    if steps is not None:
+        given["steps"] = at_least("--steps", steps, 1)
+    if perceptual > 0:
+        given["perceptual"] = {"kind": "efficientnet-lite0", "weight": perceptual}
+    return parse(given, Distillation, "distill-decoder")
+
+
+def _one_worker() -> "Workers":
+    """The one process there may be. Raises UserError for several."""
+    from sfumato.errors import UserError
+    from sfumato.training.workers import Workers
+
+    workers = Workers()
+    if workers.world > 1:
+        raise UserError("distill-decoder takes minutes in one process: start it without accelerate launch")
+    return workers
+
+
+def _writable(folder: Path) -> Path:
+    """The model folder. Raises UserError where nothing may be written into it, before anything is learnt."""
+    from sfumato.errors import UserError
+
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{str(folder)!r} is where the tiny decoder goes, but may not be written to: copy the model")
+    return folder
+
+
+def _opened(
+    data: str | None, background: str, model: "LatentDiffusion", seed: int, scanning: "Progress"
+) -> "tuple[Dataset, Dataset]":
+    """The pictures to learn from, and those held out. Raises UserError where there are too few."""
+    from sfumato.cli.real_pictures import TOY, opened_data
+    from sfumato.data.split import split
+    from sfumato.errors import UserError
+
+    if data is None:
+        known = model.config.about.get("autoencoder", {}).get("data", {})
+        data = TOY if known.get("kind") == TOY else known.get("path")
+        if data is None or (data != TOY and not Path(data).is_dir()):
+            gone = "" if data is None else f", and {data!r}, which the autoencoder was trained on, is not there"
+            raise UserError(f"--data is missing{gone}: give a folder of pictures of that kind, or toy")
+    dataset = opened_data(data, model.config.image_size, False, background, model, scanning)
+    if len(dataset) < 2:
+        raise UserError(f"--data {data!r} holds one picture: give at least two, one to learn from and one to judge by")
+    return split(dataset, min(HELD_OUT, max(1, len(dataset) // 10)), seed)
+
+
+def _about(config: "Distillation", outcome: "Outcome", steps: int, pictures: int) -> dict[str, Any]:
+    """What the file says of how it came about, and how well."""
+    from sfumato import __version__
+
+    return {
+        "sfumato": __version__,
+        "steps": steps,
+        "pictures": pictures,
+        "pixel": config.pixel,
+        "perceptual": config.perceptual.kind,
+        "psnr against the full decoder": round(outcome.tiny_to_full, 2),
+        "psnr against the picture": round(outcome.tiny_to_image, 2),
+        "psnr of the full decoder": round(outcome.full_to_image, 2),
+    }
+
+
+def _sheet(folder: Path, outcome: "Outcome") -> Path:
+    """Writes a row of picture, full and tiny for each of some held-out pictures."""
+    from sfumato import pictures
+
+    path = folder / "compare.png"
+    rows = pictures.cells([image for one in zip(*outcome.images, strict=True) for image in one][: 3 * ON_SHEET])
+    pictures.save_png(path, pictures.grid(rows, 12), scale=max(1, 128 // rows.shape[-1]))
+    return path
+
+
+def _faster(model: "LatentDiffusion", made: "DistilledDecoder", computing: "torch.autocast") -> str:
+    """How the two decoders' operations and times compare; the model's own is packed already."""
+    from copy import deepcopy
+    from dataclasses import replace
+    from functools import partial
+
+    import torch
+
+    from sfumato import flops
+    from sfumato.cost.measure import seconds
+    from sfumato.drawing import DecoderName
+    from sfumato.engine.inference import for_inference
+
+    size = model.config.image_size
+    fewer = flops.decode(model.config.autoencoder, size) / flops.preview(made.config.decoder, size)
+    network = for_inference(deepcopy(made.network), torch.bfloat16 if computing._enabled else torch.float32)
+    both = replace(model, tiny=replace(made, network=network))
+    latents = torch.zeros(TIMED, *model.latent_shape, device=model.device)
+    times: dict[DecoderName, list[float]] = {"full": [], "tiny": []}
+    for _ in range(ROUNDS):
+        for name, taken in times.items():
+            taken.append(seconds(partial(both.decode, latents, name), model.device))
+    full, tiny = (min(taken) / TIMED for taken in times.values())
+    return (
+        f"{made.config.decoder.channels} channels, {fewer:.0f} times fewer operations; {1000 * tiny:.2f} ms a picture "
+        f"on this machine, {full / tiny:.1f} times faster than the full decoder's {1000 * full:.1f} ms"
+    )

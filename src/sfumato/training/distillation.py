@@ -1,0 +1,273 @@
+"""Beside the two stages: the loop that distils a model's decoder into a tiny one, for previews.
+
+The target is the decoder's own picture, not the one that was encoded: it is a function of the latent, so nothing that
+the latent has lost blurs what is learnt, and a preview shows what the decoder will show. Pictures are encoded and
+decoded once, before the loop; a step then costs a tiny decoder's passes alone, on random cut-outs of the pairs.
+A distillation takes minutes: it is not resumed, and one that is interrupted leaves what it has learnt.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sfumato import flops, generate, pictures, rng
+from sfumato.autoencoder import losses
+from sfumato.autoencoder.losses import PixelLoss
+from sfumato.autoencoder.model import AutoencoderConfig, autoencoder_digest
+from sfumato.autoencoder.perceptual import NoPerceptual, PerceptualConfig, build_perceptual
+from sfumato.autoencoder.scaling import LatentStatistics
+from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
+from sfumato.data.dataset import Dataset, Example, Progress
+from sfumato.data.loader import Loader, sweep
+from sfumato.distilled import DistilledConfig
+from sfumato.engine.training import for_training
+from sfumato.errors import UserError
+from sfumato.evaluation.image_quality import psnr
+from sfumato.model import LatentDiffusion
+from sfumato.schema import Schema
+from sfumato.training import ema
+from sfumato.training.log import RunLog
+from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_norm, learning_rate, read, set_rate
+from sfumato.training.run import interruptible
+from sfumato.training.state import TrainState
+from sfumato.training.steps import check_progress, count_step, share_done, take_step
+from sfumato.training.workers import Precision, Workers, autocast
+
+CHEAPER = 20
+"""How many times fewer operations than the decoder a tiny one of unstated width takes at least."""
+WIDEST = 128
+MEMORY = 2**30
+"""Bytes of target pictures that are held at most."""
+
+
+class Distillation(Schema):
+    """How a tiny decoder is made, and how long it learns."""
+
+    channels: int | None = Field(None, ge=4)
+    """Its width at the latent's resolution; None: the widest of at most 128 with a twentieth of the operations."""
+    blocks: int = Field(3, ge=1)
+    pixel: PixelLoss = "l2"
+    perceptual: PerceptualConfig = Field(NoPerceptual(), discriminator="kind")
+    pictures: int = Field(1024, ge=1)
+    """That are encoded and decoded; fewer where their targets would take more than a GiB."""
+    crop: int = Field(16, ge=1)
+    """Latent positions along each side of the cut-outs of a step."""
+    steps: int = Field(3000, ge=1)
+    minutes: float | None = Field(None, gt=0)
+    """Train for so long instead of `steps`."""
+    batch: int = Field(16, ge=1)
+    precision: Precision = "auto"
+    optimiser: OptimiserConfig = OptimiserConfig(
+        learning_rate=4e-3, warmup_steps=50, tail_fraction=0.5, weight_decay=0.0
+    )
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    seed: int = 0
+    log_every: int = Field(50, ge=1)
+    workers: int = Field(1, ge=0)
+    max_skipped: int = Field(20, ge=1)
+
+
+class Pairs:
+    """Raw latents and what the decoder makes of them: a data set of the pictures, with the latent as a field.
+
+    The variants are cut-outs, a latent's and the pixels that belong to it.
+    """
+
+    fields = ("latent",)
+    classes = None
+
+    def __init__(self, latents: Tensor, images: Tensor, crop: int) -> None:
+        """latents (N, C, h, w); images uint8 (N, 3, f·h, f·w); crop in latent positions."""
+        self.latents, self.images = latents, images
+        self.crop = (min(crop, latents.shape[2]), min(crop, latents.shape[3]))
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.images[index], {"latent": self.latents[index]})
+
+    def variant(self, index: int, seed: int) -> Example:
+        (h, w), f = self.crop, self.images.shape[2] // self.latents.shape[2]
+        g = rng.numpy_generator(seed, "cut-out")
+        top, left = (int(g.integers(0, n - side + 1)) for n, side in zip(self.latents.shape[2:], (h, w), strict=True))
+        image = self.images[index, :, f * top : f * (top + h), f * left : f * (left + w)]
+        return Example(image, {"latent": self.latents[index, :, top : top + h, left : left + w]})
+
+    def fingerprint(self) -> str:
+        return f"pairs-{len(self)}"
+
+    def captions(self) -> list[str] | None:
+        return None
+
+
+def described(config: Distillation, model: LatentDiffusion) -> DistilledConfig:
+    """The tiny decoder that a model gets; to be called before the model is packed.
+
+    Raises UserError for a model in pixel space, or a decoder so small that nothing is a twentieth of it.
+    """
+    autoencoder = model.config.autoencoder
+    if autoencoder.bottleneck.kind == "pixels":
+        raise UserError("a model in pixel space has no decoder to distil: its latents are the pictures")
+    channels = config.channels if config.channels is not None else _fitting(config, autoencoder)
+    return DistilledConfig(
+        decoder=_topology(autoencoder, channels, config.blocks), autoencoder=autoencoder_digest(model.autoencoder)
+    )
+
+
+def _topology(autoencoder: AutoencoderConfig, channels: int, blocks: int) -> TinyDecoderConfig:
+    return TinyDecoderConfig(
+        latent_channels=autoencoder.raw_channels,
+        image_channels=autoencoder.image_channels,
+        factor=autoencoder.factor,
+        channels=channels,
+        blocks=blocks,
+    )
+
+
+def _fitting(config: Distillation, autoencoder: AutoencoderConfig) -> int:
+    """The widest, in steps of 4, that is CHEAPER; the share does not depend on the size but for the attention's."""
+    size = (8 * autoencoder.factor, 8 * autoencoder.factor)
+    allowed = flops.decode(autoencoder, size) / CHEAPER
+    fits = [
+        channels
+        for channels in range(4, WIDEST + 1, 4)
+        if flops.preview(_topology(autoencoder, channels, config.blocks), size) <= allowed
+    ]
+    if not fits:
+        raise UserError(
+            f"this model's decoder is so small that none has a {CHEAPER}th of its operations: say how wide the tiny "
+            "one shall be with channels, such as 8"
+        )
+    return fits[-1]
+
+
+@torch.no_grad()
+def gather_pairs(
+    config: Distillation,
+    model: LatentDiffusion,
+    dataset: Dataset,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> Pairs:
+    """Encodes pictures, chosen by the seed, and decodes them again; `seconds` ends it early, with what there is then.
+
+    Raises UserError if no picture can be read.
+    """
+    t_start = time.monotonic()
+    H, W = model.config.image_size
+    most = max(1, min(config.pictures, MEMORY // (3 * H * W)))
+    order = torch.randperm(len(dataset), generator=rng.generator(config.seed, "pictures"))[:most].tolist()
+    latents: list[Tensor] = []
+    images: list[Tensor] = []
+    for part in sweep(dataset, config.batch, order, unreadable=lambda row, error: None):
+        x0, decoded = _decoded(model, part.images)
+        latents.append(model.scaling.to_raw(x0).cpu())
+        images.append(pictures.to_uint8(decoded).cpu())
+        done = sum(map(len, latents))
+        if progress is not None:
+            progress(done, len(order))
+        if seconds is not None and time.monotonic() - t_start > seconds:
+            break
+    if not latents:
+        raise UserError(f"none of the {len(order)} pictures can be read: check the data folder")
+    return Pairs(torch.cat(latents), torch.cat(images), config.crop)
+
+
+def _decoded(model: LatentDiffusion, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Model latents (B, C, h, w) of images, and what the decoder makes of them."""
+    x0 = model.encode(images)
+    return x0, model.decode(x0)
+
+
+def begin(config: Distillation, description: DistilledConfig, pairs: Pairs) -> TinyDecoder:
+    """With weights drawn from the seed, and the scaling of the pairs' latents. UserError if a channel is constant."""
+    statistics = LatentStatistics()
+    statistics.update(pairs.latents)
+    if not bool((statistics.std() > 0).all()):
+        raise UserError("a channel of the latents never varies: train the autoencoder longer or start it anew")
+    with rng.seeded(config.seed, "weights", "tiny decoder", device=torch.device("cpu")):
+        return TinyDecoder(description.decoder, statistics.scaling())
+
+
+def distil(
+    config: Distillation, network: TinyDecoder, pairs: Pairs, folder: Path, workers: Workers | None = None
+) -> tuple[TinyDecoder, TrainState]:
+    """Trains the network on the pairs, logging into `folder`; returns its average and the final state.
+
+    An interruption ends it early. Raises UserError if the loss stays non-finite.
+    """
+    workers = workers or Workers()
+    network = workers.place(network.train())
+    shadow = ema.average_of(network)
+    learning = list(network.parameters())
+    optimiser = build_optimiser(config.optimiser, learning)
+    state = TrainState(modules={"network": network, "ema": shadow}, optimisers={"network": optimiser})
+    perceptual = build_perceptual(config.perceptual)
+    perceptual = None if perceptual is None else workers.place(perceptual)
+    weight = 0.0 if isinstance(config.perceptual, NoPerceptual) else config.perceptual.weight
+    for_training(network)
+    precision = autocast(workers.device, config.precision)
+    with (
+        Loader(pairs, config.batch, config.seed, workers=config.workers) as data,
+        RunLog(folder, "tiny decoder", 0, 0.0) as log,
+        interruptible() as interrupt,
+    ):
+        while (done := share_done(config, state)) < 1 and not interrupt.wanted:
+            t_start = time.monotonic()
+            set_rate(optimiser, learning_rate(config.optimiser, state.step, done))
+            batch = next(data).to(workers.device)
+            target = batch.images.contiguous(memory_format=torch.channels_last)
+            with precision:
+                output = network(batch.fields["latent"].contiguous(memory_format=torch.channels_last))
+                distance = None if perceptual is None else perceptual(output, target)
+            loss = losses.with_perceptual(losses.reconstruction(target, output, config.pixel), distance, weight).mean()
+            loss.backward()
+
+            norm, error = read(gradients_norm(learning), loss)
+            finite = take_step(optimiser, config.optimiser, learning, norm, network, shadow, config.ema_decay, state)
+            count_step(state, finite, len(target), time.monotonic() - t_start)
+            check_progress(state, config.max_skipped, "check that the autoencoder decodes its own latents")
+            done = share_done(config, state)
+            if state.step % config.log_every == 0 or done == 1:
+                log.record(state.step, {"loss": error, "gradient_norm": norm, "seconds": state.seconds})
+            log.advance(state.step, done, state.images, f"loss {error:.4f}")
+        if interrupt.wanted:
+            log.say(f"stopped after step {state.step}, with what was learnt so far")
+    assert isinstance(shadow, TinyDecoder)
+    return shadow, state
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Mean PSNR in dB, and (N, 3, H, W) in [-1, 1] of the original, of the full decoder, and of the tiny one."""
+
+    tiny_to_full: float
+    tiny_to_image: float
+    full_to_image: float
+    images: Sequence[Tensor]
+
+
+@torch.no_grad()
+def judge(model: LatentDiffusion, network: TinyDecoder, dataset: Dataset, count: int = 64) -> Outcome:
+    """Holds the tiny decoder against the model's own on the first pictures of a data set."""
+    rows = range(min(count, len(dataset)))
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for part in sweep(dataset, 16, rows, unreadable=lambda row, error: None):
+        x0, full = _decoded(model, part.images)
+        tiny = generate.preview(network, model.scaling, x0)
+        found.append((part.images, full.clamp(-1, 1).cpu(), tiny.clamp(-1, 1).cpu()))
+    if not found:
+        raise UserError(f"none of the {len(rows)} pictures held out can be read: check the data folder")
+    image, full, tiny = (torch.cat(part) for part in zip(*found, strict=True))
+    return Outcome(
+        tiny_to_full=psnr(tiny, full).mean().item(),
+        tiny_to_image=psnr(tiny, image).mean().item(),
+        full_to_image=psnr(full, image).mean().item(),
+        images=(image, full, tiny),
+    )
