@@ -155,8 +155,9 @@ def asked_of(model: LatentDiffusion, options: argparse.Namespace, network: Featu
 def _folder(folder: Path, size: tuple[int, int], batch: int) -> Iterator[Tensor]:
     from sfumato.data.folder import FolderConfig
     from sfumato.data.loader import sweep
+    from sfumato.data.table import open_dataset
 
-    dataset = FolderConfig(path=folder, size=size).build()
+    dataset = open_dataset(FolderConfig(path=folder, size=size))
     for part in sweep(dataset, batch, range(len(dataset)), unreadable=lambda row, error: None):
         yield part.images
 

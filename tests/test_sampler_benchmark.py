@@ -1,10 +1,13 @@
 """The benchmark of samplers: network calls are counted, not assumed, and results become tables and charts."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny
+from sfumato import pictures
 from sfumato.drawing import second_stage
 from sfumato.sampling.table import SAMPLERS
 
@@ -58,3 +61,37 @@ def test_results_become_tables_and_charts(tmp_path: Path) -> None:
     assert page.count("<svg") == 2 * 2 + 2, "two families by two scores, and the scale by both"
     assert "<polyline" in page
     assert (tmp_path / "samplers.json").exists()
+
+
+def test_a_model_of_other_pictures_is_held_against_a_folder(tmp_path: Path) -> None:
+    from benchmarks.samplers import parsed, run
+    from sfumato.data.folder import FolderConfig
+    from sfumato.data.table import open_dataset
+    from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
+    from sfumato.evaluation.table import load_network
+
+    model = tiny.model()
+    model.save(tmp_path / "model")
+    (tmp_path / "real").mkdir()
+    noise = torch.Generator().manual_seed(0)
+    for i in range(3):
+        pixels = torch.randint(0, 256, (3, 20, 24), generator=noise, dtype=torch.uint8)
+        pictures.to_pil(pixels).save(tmp_path / "real" / f"{i}.png")
+    (tmp_path / "prompts.txt").write_text("a red apple\n\ntwo blue discs\n")
+    given = [str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    given += ["--real", str(tmp_path / "real"), "--prompts", str(tmp_path / "prompts.txt")]
+    given += ["--pictures", "3", "--calls", "2", "--samplers", "ddim", "--batch", "2", "--guidance", "1"]
+    said: list[str] = []
+    run(parsed(given), said.append)
+    (row,) = [json.loads(line) for line in (tmp_path / "out" / "measurements.jsonl").read_text().splitlines()]
+    assert (row["took"], row["calls"], "facts" in row) == ("ddim", 2, False)
+    network = load_network("efficientnet-lite0")
+    dataset = open_dataset(FolderConfig(path=tmp_path / "real", size=(16, 24)))
+    real = torch.stack([pictures.to_unit(dataset[i].image) for i in range(3)])
+    texts = ["a red apple", "two blue discs", "a red apple"]
+    drawn = model.sample_tensor(texts, steps=2, sampler="ddim", guidance=1, seeds=[0, 1, 2]).clamp(-1, 1)
+    expected = [GaussianStatistics.of(network(images).pooled) for images in (drawn, real)]
+    assert row["frechet"] == pytest.approx(frechet_distance(*expected), rel=1e-3)
+    assert (tmp_path / "out" / "samplers.html").exists()
+    run(parsed(given), said.append)
+    assert sum("ddim, 2 calls" in line for line in said) == 1, "what is measured is not measured again"

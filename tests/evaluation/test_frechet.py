@@ -50,6 +50,26 @@ def test_fewer_rows_than_dimensions_is_still_a_distance() -> None:
     assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize(("n", "m"), [(9, 11), (9, 200), (200, 9), (24, 25), (25, 30)])
+def test_few_rows_take_a_shorter_way_to_the_same_distance(n: int, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    d, solved = 24, []
+    x, y = rows(n, d, 6), rows(m, d, 7) + 0.5
+    x[:, 3] = 0.0  # a feature that never fires
+    a, b = GaussianStatistics.of(x.split(5)), GaussianStatistics.of(y.split(7))
+    torch.testing.assert_close(a.covariance(), torch.cov(x.T), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(a.root() @ a.root().T, torch.cov(x.T), rtol=1e-9, atol=1e-9)
+    expected = frechet_distance_of_moments(x.mean(0), torch.cov(x.T), y.mean(0), torch.cov(y.T))
+    solve, decompose = torch.linalg.eigvalsh, torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: solved.append(len(matrix)) or solve(matrix))
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: solved.append(len(matrix)) or decompose(matrix))
+    for one, other in ((a, b), (b, a)):
+        assert frechet_distance(one, other) == pytest.approx(expected, rel=1e-6)
+    kept = [count for count in (n, m) if count <= d]
+    assert solved == [min(kept)] * 2 if kept else len(solved) == 4
+    again = GaussianStatistics.from_tensors(a.tensors())
+    assert frechet_distance(again, b) == pytest.approx(expected, rel=1e-6)
+
+
 def test_what_cannot_be_a_distribution_is_refused() -> None:
     statistics = GaussianStatistics(3)
     with pytest.raises(ValueError, match="two rows"):

@@ -10,7 +10,8 @@ from torch import Tensor
 class GaussianStatistics:
     """Mean and covariance of features that arrive in batches, float64; memory D² whatever the number of rows.
 
-    Sums are taken about the first batch's mean, so that a large offset costs no digits.
+    Sums are taken about the first batch's mean, so that a large offset costs no digits. Up to D rows are kept as they
+    are, which makes the distance of few samples cheap; from then on there is only the sum of their products.
     """
 
     def __init__(self, dim: int) -> None:
@@ -19,6 +20,8 @@ class GaussianStatistics:
         self._origin = torch.zeros(dim, dtype=torch.float64)
         self._sum = torch.zeros(dim, dtype=torch.float64)
         self._products = torch.zeros(dim, dim, dtype=torch.float64)
+        self._rows: list[Tensor] | None = []
+        """All rows so far less the origin; None once `_products` holds them."""
 
     @classmethod
     def of(cls, features: Tensor | Iterable[Tensor]) -> "GaussianStatistics":
@@ -43,8 +46,12 @@ class GaussianStatistics:
             self._origin = x.mean(dim=0)
         d = x - self._origin
         self._sum += d.sum(dim=0)
-        self._products += d.T @ d
         self.count += len(x)
+        if self._rows is not None and self.count <= self.dim:
+            self._rows.append(d)
+            return
+        self._products = self._products_of_all() + d.T @ d
+        self._rows = None
 
     def mean(self) -> Tensor:
         """(D,). Raises ValueError without a row."""
@@ -56,12 +63,30 @@ class GaussianStatistics:
         """(D, D), of the sample (divided by N − 1). Raises ValueError with fewer than two rows."""
         if self.count < 2:
             raise ValueError(f"a covariance needs two rows of features at least, not {self.count}")
-        return (self._products - torch.outer(self._sum, self._sum) / self.count) / (self.count - 1)
+        return (self._products_of_all() - torch.outer(self._sum, self._sum) / self.count) / (self.count - 1)
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether `root` needs no decomposition, because there are at most D rows."""
+        return self._rows is not None
+
+    def root(self) -> Tensor:
+        """R (D, L) with R Rᵀ = the covariance, L ≤ D. Raises ValueError with fewer than two rows."""
+        if self._rows is None or self.count < 2:
+            return root_of_covariance(self.covariance())
+        centred = torch.cat(self._rows) - self._sum / self.count
+        return centred.T / (self.count - 1) ** 0.5
+
+    def _products_of_all(self) -> Tensor:
+        if not self._rows:
+            return self._products
+        rows = torch.cat(self._rows)
+        return rows.T @ rows
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything to store."""
         count = torch.tensor(self.count)
-        return {"count": count, "origin": self._origin, "sum": self._sum, "products": self._products}
+        return {"count": count, "origin": self._origin, "sum": self._sum, "products": self._products_of_all()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "GaussianStatistics":
@@ -69,26 +94,40 @@ class GaussianStatistics:
         found = cls(len(tensors["sum"]))
         found.count = int(tensors["count"])
         found._origin, found._sum, found._products = tensors["origin"], tensors["sum"], tensors["products"]
+        found._rows = None
         return found
 
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     """|μ₁ − μ₂|² + tr(C₁ + C₂ − 2 (C₁ C₂)^½), the squared distance that FID reports; float64.
 
-    The trace of the root is the sum of the roots of the eigenvalues of the symmetric C₁^½ C₂ C₁^½.
+    The trace of the root is the sum of the roots of the eigenvalues of the symmetric Rᵀ C₂ R, for any R with
+    R Rᵀ = C₁: of N < D samples an N x N matrix, which is what makes few samples cheap.
     Raises ValueError where the dimensions differ or either has fewer than two rows.
     """
     if a.dim != b.dim:
         raise ValueError(f"statistics of {a.dim} and of {b.dim} dimensions cannot be compared")
-    return frechet_distance_of_moments(a.mean(), a.covariance(), b.mean(), b.covariance())
+    first, second = sorted((a, b), key=lambda side: (not side.keeps_rows, side.count))
+    if not second.keeps_rows:
+        return _distance(first.mean() - second.mean(), first.root(), second.covariance())
+    root, other = first.root(), second.root()
+    across = root.T @ other
+    return _sum(first.mean() - second.mean(), root.square().sum() + other.square().sum(), across @ across.T)
 
 
 def frechet_distance_of_moments(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor) -> float:
     """The same of means (D,) and covariances (D, D), float64."""
-    root = root_of_covariance(cov_1)
-    cross = sum_of_roots(root.T @ cov_2 @ root)
-    distance = (mean_1 - mean_2).square().sum() + cov_1.trace() + cov_2.trace() - 2 * cross
-    return max(0.0, distance.item())
+    return _distance(mean_1 - mean_2, root_of_covariance(cov_1), cov_2)
+
+
+def _distance(apart: Tensor, root: Tensor, covariance: Tensor) -> float:
+    """Of the means' difference (D,), a root (D, L) of one covariance, and the other (D, D)."""
+    return _sum(apart, root.square().sum() + covariance.trace(), root.T @ covariance @ root)
+
+
+def _sum(apart: Tensor, traces: Tensor, seen: Tensor) -> float:
+    """Of the means' difference, the sum of the covariances' traces, and one covariance seen from the other's root."""
+    return max(0.0, (apart.square().sum() + traces - 2 * sum_of_roots(seen)).item())
 
 
 def root_of_covariance(matrix: Tensor) -> Tensor:
