@@ -41,8 +41,8 @@ EXTENT = Extent()
 class DemoPlan:
     """What is trained, and how many pictures are drawn and judged."""
 
-    autoencoder: str = "zoo:toy/autoencoder"
-    diffusion: str = "zoo:toy/text"
+    autoencoder: str = "zoo:toy/small-autoencoder"
+    diffusion: str = "zoo:toy/small-text"
     autoencoder_overrides: tuple[str, ...] = ()
     diffusion_overrides: tuple[str, ...] = ()
     extent: Extent = EXTENT

@@ -6,6 +6,7 @@ from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.diffusion import DiffusionRun
 
 LEAST = 200  # fewer teach nothing
+LEAST_WARMUP = 30
 
 Run = TypeVar("Run", AutoencoderRun, DiffusionRun)
 
@@ -20,7 +21,12 @@ def fitted(config: Run, pace: float, seconds: float) -> Run:
 
 
 def with_steps(config: Run, steps: int) -> Run:
-    """The configuration with another number of steps; saved and previewed as many times as before."""
+    """The configuration with another number of steps; saved and previewed as many times as before.
+
+    The optimiser's warm-up goes along too: one made for a long run would be a good part of a short one.
+    """
     train, scale = config.train, steps / config.train.steps
+    warmup = min(train.optimiser.warmup_steps, max(LEAST_WARMUP, round(train.optimiser.warmup_steps * scale)))
+    optimiser = train.optimiser.model_copy(update={"warmup_steps": warmup})
     every = {name: max(1, round(getattr(train, name) * scale)) for name in ("log_every", "preview_every", "save_every")}
-    return config.model_copy(update={"train": train.model_copy(update={"steps": steps, "minutes": None, **every})})
+    return config.model_copy(update={"train": train.model_copy(update={"steps": steps, "minutes": None, "optimiser": optimiser, **every})})
