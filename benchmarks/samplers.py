@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.sampler_page import write_results
+from benchmarks.tasks.given import run_of
 from sfumato import load, pictures
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.facts import Prompt
@@ -142,7 +143,10 @@ def asked_of(model: LatentDiffusion, options: argparse.Namespace, network: Featu
         about = model.config.about.get("diffusion", {}).get("data", {})
         if about.get("kind") != "toy":
             raise UserError("this model was not trained on the toy world: give --real FOLDER, and --prompts FILE")
-        config = ToyWorldConfig.model_validate({"size": model.config.image_size, "seed": about.get("seed", 0)})
+        known = (run_of(options.model, None) or {}).get("data", {})  # with the words that it was trained on
+        config = ToyWorldConfig.model_validate(
+            {**known, "kind": "toy", "size": model.config.image_size, "seed": about.get("seed", 0)}
+        )
         toy = ask(config, n)
         return Asked(toy.captions, toy.prompts, _statistics(network, toy.images.split(options.batch)), n)
     texts = None
