@@ -38,13 +38,16 @@ from sfumato.schema import Schema
 from sfumato.training.conditions import with_room
 from sfumato.training.data import groups_of
 from sfumato.training.diffusion import DiffusionRun
-from sfumato.training.optim import build_optimiser, clip_, gradients_norm, learning_rate, set_rate
+from sfumato.training.optim import build_optimiser, clip_, gradients_norm, learning_rate, read, set_rate
+from sfumato.training.state import TrainState
+from sfumato.training.steps import check_progress, count_step
 from sfumato.training.workers import use_all_cores
 
 CONFIG, WEIGHTS = "regression.json", "regression.safetensors"
 CELL = 4
 """Pixels a side that are folded into channels: the f of the models it is compared with."""
 AT_ONCE = 64
+LOWER_RATE = "give a lower train.optimiser.learning_rate"
 
 
 class RegressionConfig(Schema):
@@ -120,7 +123,10 @@ def pairs_of(run: DiffusionRun, most: int) -> Pairs:
 def train(
     run: DiffusionRun, pairs: Pairs, minutes: float, device: torch.device, say: Callable[[str], None]
 ) -> Regression:
-    """The trained network; the learning rate goes as in a run whose last step is where the time ends."""
+    """The trained network, in float32; the learning rate goes as in a run whose last step is where the time ends.
+
+    A step whose gradients are not finite changes nothing and is counted. Raises UserError after too many in a row.
+    """
     asked = run.conditions.low_resolution or LowResolutionConfig()
     with rng.seeded(run.train.seed, "weights", "regression", device=torch.device("cpu")):
         network = Regression(RegressionConfig(denoiser=run.denoiser, factor=asked.factor))
@@ -129,28 +135,34 @@ def train(
     recipe = run.train.optimiser
     optimiser = build_optimiser(recipe, network.parameters())
     order = rng.generator(run.train.seed, "regression", "order")
+    state = TrainState({"network": network}, {"network": optimiser})
     t_start = t_said = time.monotonic()
-    step, passed, recent = 0, 0.0, 0.0
+    passed, heard = 0.0, "no finite step"
     while passed < 1:
         rows = torch.randint(len(large), (run.train.batch,), generator=order).to(device)
-        set_rate(optimiser, learning_rate(recipe, step, round(step / max(passed, 1e-6))))
+        set_rate(optimiser, learning_rate(recipe, state.step, passed))
         loss = F.mse_loss(network(pictures.to_unit(small[rows])), pictures.to_unit(large[rows]))
-        optimiser.zero_grad()
         loss.backward()
-        clip_(network.parameters(), gradients_norm(network.parameters()), recipe.clip_norm)
-        optimiser.step()
-        step += 1
-        if step % 50 == 1:  # reading the loss waits for the device
-            recent = loss.item()
+        norm, error = read(gradients_norm(network.parameters()), loss)
+        finite = math.isfinite(norm) and math.isfinite(error)
+        if finite:
+            clip_(network.parameters(), norm, recipe.clip_norm)
+            optimiser.step()
+            heard = f"{10 * math.log10(4 / max(error, 1e-9)):.2f} dB"
+        optimiser.zero_grad(set_to_none=True)
         now = time.monotonic()
-        passed = (now - t_start) / (60 * minutes)
-        if now - t_said > 10 or passed >= 1:
+        passed = min(1.0, (now - t_start) / (60 * minutes))
+        count_step(state, finite, run.train.batch, 0.0)
+        check_progress(state, run.train.max_skipped, LOWER_RATE)
+        if now - t_said > 10 or passed == 1:
             t_said = now
-            told = f"{10 * math.log10(4 / max(recent, 1e-9)):.2f} dB, {step / (now - t_start):.1f} steps/s"
-            say(f"{(now - t_start) / 60:.1f} of {minutes:g} minutes, {step} steps, {told}")
+            lost = f", {state.skipped} of them skipped: their gradients were not finite" if state.skipped else ""
+            told = f"{heard}, {state.step / (now - t_start):.1f} steps/s"
+            say(f"{(now - t_start) / 60:.1f} of {minutes:g} minutes, {state.step} steps{lost}, {told}")
     about: dict[str, Any] = {
-        "steps": step,
-        "images": step * run.train.batch,
+        "steps": state.step,
+        "skipped": state.skipped,
+        "images": state.images,
         "minutes": minutes,
         "pictures": len(large),
     }

@@ -65,6 +65,7 @@ def test_results_become_tables_and_charts(tmp_path: Path) -> None:
 
 def test_a_model_of_other_pictures_is_held_against_a_folder(tmp_path: Path) -> None:
     from benchmarks.samplers import parsed, run
+
     from sfumato.data.folder import FolderConfig
     from sfumato.data.table import open_dataset
     from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance

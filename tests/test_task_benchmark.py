@@ -20,6 +20,7 @@ from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.rng import numpy_generator
+from sfumato.training.optim import OptimiserConfig
 from tasks import steered
 
 ROOT = Path(__file__).parents[1]
@@ -120,12 +121,19 @@ def test_changes_that_are_made_count_as_made() -> None:
     assert held(changes, before, before)[:3] == (0, 1, 0)
 
 
-def test_an_untrained_regression_is_the_bicubic_filter(tmp_path: Path) -> None:
-    from benchmarks.regression import Regression, load_regression, main
+def briefly(folder: Path, *overrides: str) -> None:
+    """Trains a small regression for less than a second."""
+    from benchmarks.regression import main
 
     config = "{channels: 16, channel_multipliers: [1, 2], blocks_per_level: 1, norm_groups: 8, head_channels: 16}"
-    overrides = [f"denoiser={config}", "data.length=16", "train.batch=4", "data.size=32"]
-    main(["--out", str(tmp_path), "--minutes", "0.01", "--device", "cpu", *overrides])
+    given = [f"denoiser={config}", "data.length=16", "train.batch=4", "data.size=32", *overrides]
+    main(["--out", str(folder), "--minutes", "0.01", "--device", "cpu", *given])
+
+
+def test_an_untrained_regression_is_the_bicubic_filter(tmp_path: Path) -> None:
+    from benchmarks.regression import Regression, load_regression
+
+    briefly(tmp_path)
     trained = load_regression(tmp_path)
     small = torch.rand(2, 3, 4, 8) * 2 - 1
     large = torch.nn.functional.interpolate(small, scale_factor=4, mode="bicubic")
@@ -135,6 +143,36 @@ def test_an_untrained_regression_is_the_bicubic_filter(tmp_path: Path) -> None:
     assert not torch.allclose(trained(small), large)
     with pytest.raises(UserError, match=r"holds no regression.json"):
         load_regression(tmp_path / "nowhere")
+
+
+def test_a_regression_passes_over_steps_that_are_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import regression
+
+    mse, rate, rates, calls = torch.nn.functional.mse_loss, regression.learning_rate, [], range(1, 2)
+
+    def poisoned(output: Tensor, target: Tensor) -> Tensor:
+        return mse(output, target) * (float("nan") if len(rates) in calls else 1)
+
+    def watched(recipe: OptimiserConfig, step: int, done: float) -> float:
+        assert 0 <= done <= 1
+        rates.append(rate(recipe, step, done))
+        return rates[-1]
+
+    monkeypatch.setattr(regression, "learning_rate", watched)
+    monkeypatch.setattr(regression.F, "mse_loss", poisoned)
+    briefly(tmp_path, "train.optimiser.warmup_steps=2", "train.optimiser.learning_rate=1e-3")
+    trained = regression.load_regression(tmp_path)
+    assert all(bool(torch.isfinite(p).all()) for p in trained.parameters())
+    assert 0 < min(rates) <= max(rates) <= 1e-3
+    assert trained.config.about["skipped"] == 1
+    told = capsys.readouterr().out
+    assert "1 of them skipped: their gradients were not finite" in told
+    assert "nan dB" not in told
+    calls = range(10**6)
+    with pytest.raises(UserError, match=r"not finite in 1 steps in a row, up to step 1: give a lower"):
+        briefly(tmp_path / "never", "train.max_skipped=1")
 
 
 # ---- end to end

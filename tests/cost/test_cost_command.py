@@ -1,13 +1,14 @@
 """`sfumato cost`: what it says before anything is measured, what it foresees, and what it refuses."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from command_line import Command, Runs
-from sfumato.cost.account import equivalents
+from sfumato.cost.account import bought, equivalents
 from sfumato.cost.memory import kept_for_backward
 from sfumato.sampling.table import SAMPLERS
 
@@ -44,6 +45,25 @@ def test_both_stages_are_measured_and_foreseen(command: Command, runs: Runs, tmp
     shown = command("cost", runs.second, "--autoencoder", runs.first, "--no-measure").out
     assert "V100 days" in shown
     assert "dpmpp-2m" in shown
+
+
+def test_minutes_buy_as_many_steps_as_they_are_long(command: Command, runs: Runs) -> None:
+    given = ("train.minutes=5", "train.preview_every=10", "train.save_every=25")
+    told = account(command, runs.first, "--steps", 2, *given)
+    (phase,) = told["phases"]
+    assert told["steps"] == phase["steps"] == math.ceil(300 / phase["timing"]["step"])
+    assert told["foreseen"]["training"] == 300
+    assert told["foreseen"]["previews"] == pytest.approx((told["steps"] // 10 + 1) * phase["timing"]["preview"])
+    assert told["operations"] == told["steps"] * told["samples"] * phase["work"]["total"]
+    unknown = account(command, runs.second, "--autoencoder", runs.first, "--no-measure", *given)
+    assert (unknown["steps"], unknown["operations"], unknown["equivalents"]) == (None, None, None)
+    shown = command("cost", runs.first, "--no-measure", *given).out
+    assert "5 minutes: how many steps that is depends on the machine" in shown
+    assert "V100" not in shown
+    # a line-up that the time does not reach has no step; the step in which the time ends is finished
+    assert bought([3, 2, 10**9], [1.0, 2.0, 4.0], 8.0) == [3, 2, 1]
+    assert bought([3, 2, 10**9], [1.0, 2.0, 4.0], 6.5) == [3, 2, 0]
+    assert bought([3, 2, 10**9], [1.0, 2.0, 4.0], 15.0) == [3, 2, 2]
 
 
 def test_what_cannot_be_accounted_for(command: Command, runs: Runs) -> None:

@@ -9,7 +9,7 @@ import torch
 
 import runs
 from runs import Crash, Hooks, assert_same_up_to_rounding, crash, first_run, logged, second_run
-from sfumato.training import autoencoder, diffusion
+from sfumato.training import autoencoder, diffusion, encode
 from sfumato.training.workers import Workers
 
 GAN = "loss.adversarial={weight: 0.5, start: 1, channels: 16, layers: 1}"
@@ -21,9 +21,10 @@ SECOND = {"text": ("train.condition_dropout=0.5",), "class": (CLASSES,), "adapti
 
 
 def on(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loops' own choice of a device, or the CPU."""
-    for loop in (autoencoder, diffusion):
-        monkeypatch.setattr(loop, "Workers", lambda: Workers("cpu" if device == "cpu" else None))
+    """The choice of a device that all parts of a run make by themselves, or the CPU."""
+    assert Workers().device.type == "cuda"
+    for part in (autoencoder, diffusion, encode, runs):
+        monkeypatch.setattr(part, "Workers", lambda: Workers("cpu" if device == "cpu" else None))
 
 
 def trained(stage: str, path: Path, overrides: tuple[str, ...], hooks: Hooks | None = None) -> list[dict[str, Any]]:

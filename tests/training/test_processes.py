@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from runs import FIRST_STAGE, SECOND_STAGE, assert_same_up_to_rounding, first_run, logged, train_first
@@ -15,6 +16,7 @@ from sfumato.config import apply_overrides, parse
 from sfumato.model import load
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.workers import Workers
 
 ROOT = Path(__file__).parents[2]
 TOY = {"kind": "toy", "size": 32, "length": 10}
@@ -88,3 +90,14 @@ def test_two_processes_encode_and_train_the_second_stage_that_one_does(tmp_path:
     one, two = ([line["loss"] for line in logged(tmp_path / name) if "loss" in line] for name in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-3), "the logged loss is that of all processes"
     assert load(tmp_path / "two").config.classes == load(tmp_path / "one").config.classes
+
+
+def test_a_process_alone_chooses_its_device_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `sfumato cost` does, which counts on the CPU and then measures on the GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [Workers(device).device.type for device in ("cpu", None, "cpu")] == ["cpu", "cuda", "cpu"]
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert Workers().device.type == "cpu"
+    monkeypatch.undo()
+    alone = Workers("cpu")
+    assert (alone.rank, alone.world, alone.leads, alone.any(True), alone.mean(2.5)) == (0, 1, True, True, 2.5)

@@ -186,7 +186,7 @@ def facts(account: "Account") -> dict[str, Any]:
         told_phase["utilisation"] = account.utilisation(phase)
     told["memory"]["total"] = account.memory.total
     told |= {"steps": account.steps, "operations": account.operations}
-    told["equivalents"] = asdict(equivalents(account.operations))
+    told["equivalents"] = None if account.operations is None else asdict(equivalents(account.operations))
     foreseen = account.foreseen
     told["foreseen"] = None if foreseen is None else {**asdict(foreseen), "total": foreseen.total}
     return told
@@ -223,16 +223,30 @@ def _training(account: "Account") -> list[list[str]]:
     for phase in account.phases:
         work = phase.work
         each = f"{short(work.forward)}FLOPs forward, {short(work.backward)}FLOPs backward, a sample"
-        rows.append([f"step, {phase.name}", f"{each}; {account.samples} samples; {phase.steps} steps"])
+        steps = "steps unknown" if phase.steps is None else f"{phase.steps} steps"
+        rows.append([f"step, {phase.name}", f"{each}; {account.samples} samples; {steps}"])
     memory = account.memory
     shares = {name: count for name, count in asdict(memory).items() if count}
     told = ", ".join(f"{name} {size(count)}" for name, count in shares.items())
-    return [*rows, ["training", f"{short(account.operations)}FLOPs"], ["memory", f"{size(memory.total)}: {told}"]]
+    return [*rows, ["training", _length(account)], ["memory", f"{size(memory.total)}: {told}"]]
+
+
+def _length(account: "Account") -> str:
+    """The training in operations; of one of minutes, what they buy here."""
+    steps, operations = account.steps or 0, account.operations
+    if operations is None:
+        return f"{account.minutes:g} minutes: how many steps that is depends on the machine and is told by measuring"
+    if account.minutes is None:
+        return f"{short(operations)}FLOPs"
+    bought = f"{steps} steps, {steps * account.samples} samples, {short(operations)}FLOPs"
+    return f"{account.minutes:g} minutes, which buy here {bought}"
 
 
 def _elsewhere(account: "Account") -> list[list[str]]:
     from sfumato.cost.account import equivalents
 
+    if account.operations is None:
+        return []
     there = equivalents(account.operations)
     hours, energy = f"{there.h100_hours:.3g} H100 hours at 40 % of its peak", f"{there.h100_kwh:.3g} kWh at 700 W"
     days = f"{there.v100_days:.3g} V100 days, {there.a100_days:.3g} A100 days at the paper's rate"

@@ -1,6 +1,7 @@
 """The account of a training: what is known from its configuration, what was measured, what is foreseen."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sfumato.cost.measure import Timing
@@ -37,10 +38,13 @@ def equivalents(operations: float) -> Equivalents:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the run with the same work a step; `timing` where it was measured."""
+    """A part of the run with the same work a step; `timing` where it was measured.
+
+    `steps` is None where the run is of minutes and was not measured.
+    """
 
     name: str
-    steps: int
+    steps: int | None
     work: Work
     timing: Timing | None = None
 
@@ -95,31 +99,37 @@ class Account:
     """Of one picture."""
     images: int | None = None
     """Of the data set, where it is known."""
-    previews: int = 0
-    saves: int = 0
+    minutes: float | None = None
+    """Of the training's steps, where the run is of minutes."""
+    preview_every: int = 1
+    save_every: int = 1
 
     @property
-    def steps(self) -> int:
-        """Of the run."""
-        return sum(phase.steps for phase in self.phases)
+    def steps(self) -> int | None:
+        """Of the run; None where they are not known."""
+        counts = [phase.steps for phase in self.phases if phase.steps is not None]
+        return sum(counts) if len(counts) == len(self.phases) else None
 
     @property
-    def operations(self) -> int:
-        """Of the training's steps in all."""
-        return sum(phase.steps * self.samples * phase.work.total for phase in self.phases)
+    def operations(self) -> int | None:
+        """Of the training's steps in all; None where they are not known."""
+        if self.steps is None:
+            return None
+        return sum((phase.steps or 0) * self.samples * phase.work.total for phase in self.phases)
 
     @property
     def foreseen(self) -> Foreseen | None:
         """From what was measured; None where nothing was."""
         measured = [(phase, phase.timing) for phase in self.phases if phase.timing is not None]
-        if len(measured) < len(self.phases) or not measured:
+        if len(measured) < len(self.phases) or not measured or self.steps is None:
             return None
         longest = [timing for _, timing in measured]
+        of_steps = sum((phase.steps or 0) * timing.step for phase, timing in measured)
         return Foreseen(
-            training=sum(phase.steps * timing.step for phase, timing in measured),
+            training=of_steps if self.minutes is None else 60 * self.minutes,
             encoding=(self.encoding_seconds or 0.0) * (self.images or 0),
-            previews=self.previews * max(timing.preview for timing in longest),
-            saving=self.saves * max(timing.save for timing in longest),
+            previews=(self.steps // self.preview_every + 1) * max(timing.preview for timing in longest),
+            saving=(self.steps // self.save_every + 1) * max(timing.save for timing in longest),
             start=START_SECONDS,
             peak_memory=max(timing.peak_memory for timing in longest),
         )
@@ -129,3 +139,15 @@ class Account:
         if phase.timing is None or self.peak is None:
             return None
         return self.samples * phase.work.total / phase.timing.step / self.peak
+
+
+def bought(most: Sequence[int], seconds_each: Sequence[float], seconds: float) -> list[int]:
+    """How many steps of each phase a time buys, which is spent in their order on at most so many of each.
+
+    The step in which the time ends is finished, as a run finishes it.
+    """
+    counts = []
+    for count, each in zip(most, seconds_each, strict=True):
+        counts.append(max(0, min(count, math.ceil(seconds / each))))
+        seconds -= counts[-1] * each
+    return counts

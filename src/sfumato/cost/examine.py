@@ -8,7 +8,7 @@ from sfumato import flops
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.cost import measure, memory, work
-from sfumato.cost.account import Account, Phase, Picture
+from sfumato.cost.account import Account, Phase, Picture, bought
 from sfumato.data.dataset import Dataset
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
@@ -47,8 +47,8 @@ def first_stage(config: AutoencoderRun, name: str) -> Account:
         autoencoder, judge = Autoencoder(config.model), memory.discriminator_of(config)
     perceptual = memory.perceptual_network(config)
     phases = [
-        Phase(players, steps, work.first_stage(config, players))
-        for players, steps in work.phases(config.loss.adversarial, train.steps)
+        Phase(players, steps if train.minutes is None else None, work.first_stage(config, players))
+        for players, steps in _line_ups(config)
     ]
     most = phases[-1].name
     assert most in ("generator", "discriminator learns", "both")
@@ -65,8 +65,9 @@ def first_stage(config: AutoencoderRun, name: str) -> Account:
         phases=tuple(phases),
         memory=memory.memory_of([autoencoder, judge], [autoencoder], [perceptual], kept),
         encoding_operations=flops.encode(config.model, size),
-        previews=train.steps // train.preview_every + 1,
-        saves=train.steps // train.save_every + 1,
+        minutes=train.minutes,
+        preview_every=train.preview_every,
+        save_every=train.save_every,
     )
 
 
@@ -78,7 +79,14 @@ def measured_first_stage(account: Account, config: AutoencoderRun, means: Means)
         replace(phase, timing=measure.time_first_stage(config, phase.name, means.data, means.steps, means.workers))  # type: ignore[arg-type]
         for phase in account.phases
     ]
+    phases = _afforded(phases, [steps for _, steps in _line_ups(config)], config.train.minutes)
     return replace(account, phases=tuple(phases), peak=peak, device=describe(means.workers.device).device)
+
+
+def _line_ups(config: AutoencoderRun) -> list[tuple[work.Players, int]]:
+    """Who plays in how many steps; at most, where the run is of minutes."""
+    train = config.train
+    return list(work.phases(config.loss.adversarial, train.steps if train.minutes is None else measure.NEVER))
 
 
 # ---- stage 2
@@ -106,12 +114,15 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
         latent=latent,
         parameters={part: memory.parameters([module]) for part, module in counts.items() if module is not None},
         samples=train.batch * train.accumulate,
-        phases=(Phase("denoiser", train.steps, work.second_stage(second, latent, spec)),),
+        phases=(
+            Phase("denoiser", train.steps if train.minutes is None else None, work.second_stage(second, latent, spec)),
+        ),
         memory=memory.memory_of([denoiser, conditioner], [denoiser, conditioner], [autoencoder], kept),
         pictures=tuple(_pictures(second, first, size, spec, sampling_steps)),
         encoding_operations=encodings * flops.encode(first.config.autoencoder, size),
-        previews=train.steps // train.preview_every + 1,
-        saves=train.steps // train.save_every + 1,
+        minutes=train.minutes,
+        preview_every=train.preview_every,
+        save_every=train.save_every,
     )
 
 
@@ -127,7 +138,7 @@ def measured_second_stage(account: Account, config: DiffusionRun, first: LatentD
     pictures = [replace(p, seconds=p.calls * call + decoding) for p in account.pictures]
     return replace(
         account,
-        phases=(replace(account.phases[0], timing=timing),),
+        phases=tuple(_afforded([replace(account.phases[0], timing=timing)], [measure.NEVER], config.train.minutes)),
         peak=peak,
         device=describe(means.workers.device).device,
         encoding_seconds=encoding,
@@ -166,6 +177,15 @@ def _pictures(
         operations = work.picture(first.config.autoencoder, config, size, spec, calls, guided)
         found.append(Picture(name, steps, calls, operations))
     return found
+
+
+def _afforded(phases: list[Phase], most: list[int], minutes: float | None) -> list[Phase]:
+    """Timed phases with the steps that the minutes buy, those they do not reach left out; as they are without."""
+    if minutes is None:
+        return phases
+    each = [phase.timing.step for phase in phases if phase.timing is not None]
+    counts = bought(most, each, 60 * minutes)
+    return [replace(phase, steps=count) for phase, count in zip(phases, counts, strict=True) if count]
 
 
 def _within_reason(account: Account, peak: float, means: Means) -> Means:

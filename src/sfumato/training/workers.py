@@ -1,4 +1,4 @@
-"""The processes of a run and where they compute: a thin face on accelerate, for one CPU or many GPUs."""
+"""The processes of a run and where they compute: a thin face on accelerate where there are several."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, get_int_from_env, parse_flag_from_env
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
@@ -18,15 +18,26 @@ PATIENCE = timedelta(hours=2)
 """How long a process waits for another: the leader opens data, previews and saves while the others stand by."""
 
 
+WORLD = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+"""Where launchers leave the number of processes."""
+
+
 class Workers:
-    """Rank, world size and device as accelerate found them; how modules are wrapped and tensors averaged."""
+    """Rank, world size and device; how modules are wrapped and tensors averaged.
+
+    Several processes are as accelerate found them. It keeps the device that it was first asked for, to the process's
+    end, so a process that is alone does without: it may look at the CPU first and train on the GPU afterwards.
+    """
 
     def __init__(self, device: str | None = None) -> None:
-        on_cpu = device == "cpu" or not torch.cuda.is_available()
-        self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
-        self.device: torch.device = self._accelerator.device
-        self.rank: int = self._accelerator.process_index
-        self.world: int = self._accelerator.num_processes
+        on_cpu = device == "cpu" or not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+        self.device = torch.device("cpu" if on_cpu else "cuda")
+        self.rank, self.world = 0, 1
+        self._accelerator: Accelerator | None = None
+        if get_int_from_env(WORLD, 1) > 1:
+            self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+            self.device, self.rank = self._accelerator.device, self._accelerator.process_index
+            self.world = self._accelerator.num_processes
 
     @property
     def leads(self) -> bool:
@@ -41,7 +52,10 @@ class Workers:
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module as training calls it: under DistributedDataParallel where there are several processes."""
-        return self._accelerator.prepare_model(module) if self.world > 1 else module
+        if self._accelerator is None:
+            return module
+        wrapped: nn.Module = self._accelerator.prepare_model(module)
+        return wrapped
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replaces each tensor by its mean over the processes, in place."""
@@ -77,18 +91,24 @@ class Workers:
 
     def barrier(self) -> None:
         """Waits for every process."""
-        self._accelerator.wait_for_everyone()
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
         """The leading process runs the block alone, the others after it: they find its files."""
+        if self._accelerator is None:
+            yield
+            return
         with self._accelerator.main_process_first():
             yield
 
     def close(self) -> None:
         """Ends the process group."""
+        if self._accelerator is None:
+            return
         self._accelerator.end_training()
-        if self.world > 1 and dist.is_initialized():
+        if dist.is_initialized():
             dist.destroy_process_group()
 
 
