@@ -104,7 +104,9 @@ def test_folders_of_pictures_and_the_cache(command: Command, folders: tuple[Path
     assert command(*common, "--out", tmp_path / "again").code == 0
     assert kept.stat().st_mtime_ns == stamp
     first, again = card_of(tmp_path / "first"), card_of(tmp_path / "again")
-    assert first["metrics"] == again["metrics"]
+    assert first["metrics"].keys() == again["metrics"].keys()
+    for name, metric in first["metrics"].items():  # a kept reference has no rows, so the trace comes another way
+        assert again["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-6), name
     assert first["labels"] == {"flat": 12, "round": 12}
     network = efficientnet_lite0(32)
     x, y = (

@@ -144,7 +144,7 @@ def test_a_demo_with_a_time_trains_what_fits_and_remembers_it(
     short = replace(plan, minutes=1.0, autoencoder_overrides=("train.steps=9",), diffusion_overrides=("train.steps=9",))
     run_demo(short, tmp_path, "cpu")
     numbers = json.loads((tmp_path / "report.json").read_text())
-    assert numbers["autoencoder"]["steps"] == int(0.36 * 60 / 10)
+    assert numbers["autoencoder"]["steps"] == int(demo_budget.FIRST_SHARE * 60 / 10)
     assert 1 <= numbers["diffusion"]["steps"] < 9
     assert f"train.steps={numbers['diffusion']['steps']}" in (tmp_path / "report.html").read_text()
     assert f"{numbers['diffusion']['steps']} of 9 steps of stage 2" in (tmp_path / "report.html").read_text()

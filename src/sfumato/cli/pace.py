@@ -29,4 +29,6 @@ def with_steps(config: Run, steps: int) -> Run:
     warmup = min(train.optimiser.warmup_steps, max(LEAST_WARMUP, round(train.optimiser.warmup_steps * scale)))
     optimiser = train.optimiser.model_copy(update={"warmup_steps": warmup})
     every = {name: max(1, round(getattr(train, name) * scale)) for name in ("log_every", "preview_every", "save_every")}
-    return config.model_copy(update={"train": train.model_copy(update={"steps": steps, "minutes": None, "optimiser": optimiser, **every})})
+    return config.model_copy(
+        update={"train": train.model_copy(update={"steps": steps, "minutes": None, "optimiser": optimiser, **every})}
+    )
