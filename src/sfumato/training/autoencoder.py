@@ -27,6 +27,7 @@ from sfumato.data.table import DataConfig
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
+from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.log import RunLog
 from sfumato.training.optim import (
@@ -236,16 +237,7 @@ def train_autoencoder(
     precision = autocast(workers.device, train.precision)
     seen_before, stop = state.images, False
     with (
-        Loader(
-            dataset,
-            train.batch,
-            train.seed,
-            state.step * train.accumulate,
-            workers.rank,
-            workers.world,
-            train.workers,
-            pin=workers.device.type == "cuda",
-        ) as data,
+        open_batches(dataset, train, state, workers) as data,
         RunLog(folder.path, "autoencoder", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
     ):

@@ -3,7 +3,6 @@
 Latents, times and noise are those of stage 2; the loss is the cross-entropy of log p(y | x_t) (Dhariwal & Nichol 2021).
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -18,7 +17,7 @@ from sfumato.autoencoder.scaling import Scaling
 from sfumato.classifier import LatentClassifier, build_classifier, described
 from sfumato.data.dataset import LatentSource
 from sfumato.data.latents import LatentDataset
-from sfumato.data.loader import Loader, sweep
+from sfumato.data.loader import sweep
 from sfumato.data.table import DataConfig
 from sfumato.denoiser.classifier import ClassifierConfig, NoisyClassifier
 from sfumato.diffusion.objective import ObjectiveConfig
@@ -30,6 +29,7 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training import ema
+from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.draws import draws_of_step
 from sfumato.training.encode import measured_scaling
@@ -37,7 +37,6 @@ from sfumato.training.log import RunLog
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
-    clip_,
     gradients_norm,
     learning_rate,
     read,
@@ -45,7 +44,7 @@ from sfumato.training.optim import (
 )
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step, share_done
+from sfumato.training.steps import check_progress, count_step, share_done, take_step
 from sfumato.training.workers import Precision, Workers, autocast
 
 SHOWN_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -155,16 +154,7 @@ def train_classifier(
     precision = autocast(workers.device, train.precision)
     seen_before, stop = state.images, False
     with (
-        Loader(
-            latents,
-            train.batch,
-            train.seed,
-            state.step * train.accumulate,
-            workers.rank,
-            workers.world,
-            train.workers,
-            pin=workers.device.type == "cuda",
-        ) as data,
+        open_batches(latents, train, state, workers) as data,
         RunLog(folder.path, "classifier", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
     ):
@@ -187,12 +177,7 @@ def train_classifier(
 
             workers.average([sums])
             norm, cross_entropy, accuracy = read(gradients_norm(learning), *sums)
-            finite = math.isfinite(norm)
-            if finite:
-                clip_(learning, norm, train.optimiser.clip_norm)
-                optimiser.step()
-                ema.update(shadow, network, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
-            optimiser.zero_grad(set_to_none=True)
+            finite = take_step(optimiser, train.optimiser, learning, norm, network, shadow, train.ema_decay, state)
             count_step(state, finite, step_images, workers.mean(time.monotonic() - t_start))
             done = share_done(train, state)
             check_progress(state, train.max_skipped)

@@ -17,7 +17,6 @@ from sfumato.conditioning.condition import Condition, Conditioner, Fields, selec
 from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, NoneConfig
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import LatentSource
-from sfumato.data.loader import Loader
 from sfumato.data.table import DataConfig
 from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion import objective
@@ -27,6 +26,7 @@ from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
+from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.draws import Keep, draws_of_step
 from sfumato.training.ema import PowerAverages
@@ -34,7 +34,6 @@ from sfumato.training.log import RunLog
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
-    clip_,
     gradients_norm,
     learning_rate,
     read,
@@ -42,7 +41,7 @@ from sfumato.training.optim import (
 )
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step, share_done
+from sfumato.training.steps import check_progress, count_step, share_done, take_step
 from sfumato.training.workers import Precision, Workers, autocast
 
 DROPOUT = 0.1
@@ -215,16 +214,7 @@ def train_diffusion(
     precision = autocast(workers.device, train.precision)
     seen_before, stop = state.images, False
     with (
-        Loader(
-            latents,
-            train.batch,
-            train.seed,
-            state.step * train.accumulate,
-            workers.rank,
-            workers.world,
-            train.workers,
-            pin=workers.device.type == "cuda",
-        ) as data,
+        open_batches(latents, train, state, workers) as data,
         RunLog(folder.path, "diffusion", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
     ):
@@ -253,14 +243,10 @@ def train_diffusion(
             workers.average(p.grad for p in beside if p.grad is not None)  # those of the networks are averaged already
             workers.average([loss_sum])
             norm, loss = read(gradients_norm(learning), loss_sum)
-            finite = math.isfinite(norm)
+            finite = take_step(optimiser, train.optimiser, learning, norm, networks, shadow, train.ema_decay, state)
             if finite:
-                clip_(learning, norm, train.optimiser.clip_norm)
-                optimiser.step()
-                ema.update(shadow, networks, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
                 ema.update_powers(powers, networks, train.power_averages, state.step - state.skipped + 1)
                 _remember(adaptation, seen, workers)
-            optimiser.zero_grad(set_to_none=True)
             count_step(state, finite, step_images, workers.mean(time.monotonic() - t_start))
             done = share_done(train, state)
             check_progress(state, train.max_skipped)

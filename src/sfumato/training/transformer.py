@@ -1,6 +1,5 @@
 """The baseline's stage 2: the loop that trains a transformer on the codes of cached latents (Esser et al. 2021)."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -17,17 +16,16 @@ from sfumato.conditioning.condition import Condition, Conditioner, Fields, selec
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig
 from sfumato.data.dataset import LatentSource
 from sfumato.data.latents import MeasuredLatents
-from sfumato.data.loader import Loader
 from sfumato.data.table import DataConfig
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training import ema
+from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.log import RunLog
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
-    clip_,
     gradients_norm,
     learning_rate,
     read,
@@ -36,7 +34,7 @@ from sfumato.training.optim import (
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.second_stage import check_fields, fitted_tokenizer
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step, share_done
+from sfumato.training.steps import check_progress, count_step, share_done, take_step
 from sfumato.training.workers import Precision, Workers, autocast
 
 
@@ -157,16 +155,7 @@ def train_transformer(
     precision = autocast(workers.device, train.precision)
     seen_before, stop = state.images, False
     with (
-        Loader(
-            latents,
-            train.batch,
-            train.seed,
-            state.step * train.accumulate,
-            workers.rank,
-            workers.world,
-            train.workers,
-            pin=workers.device.type == "cuda",
-        ) as data,
+        open_batches(latents, train, state, workers) as data,
         RunLog(folder.path, "transformer", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
     ):
@@ -185,12 +174,7 @@ def train_transformer(
 
             workers.average([loss_sum])
             norm, mean_loss = read(gradients_norm(learning), loss_sum)
-            finite = math.isfinite(norm)
-            if finite:
-                clip_(learning, norm, train.optimiser.clip_norm)
-                optimiser.step()
-                ema.update(shadow, networks, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
-            optimiser.zero_grad(set_to_none=True)
+            finite = take_step(optimiser, train.optimiser, learning, norm, networks, shadow, train.ema_decay, state)
             count_step(state, finite, step_images, workers.mean(time.monotonic() - t_start))
             done = share_done(train, state)
             check_progress(state, train.max_skipped)
