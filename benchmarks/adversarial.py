@@ -70,16 +70,16 @@ def first_stage_step(channels: int, batch: int, size: int, scope: Scope) -> Work
     image = torch.rand(batch, 3, size, size) * 2 - 1
 
     def their_step(network: nn.Module, half: bool, best: bool) -> Call:
-        def optimiser(parameters: Any) -> torch.optim.Optimizer:
-            return torch.optim.AdamW(parameters, lr=RATE, betas=BETAS, fused=best or None)
+        def optimiser(network: nn.Module) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(network.parameters(), lr=RATE, betas=BETAS, fused=best or None)
 
         discriminator = channels_last(judge) if best else copy.deepcopy(judge)
         picture = image.contiguous(memory_format=CL) if best else image
         return _step(TheirAutoencoder(network), discriminator, picture, optimiser, half)
 
     def our_step(half: bool) -> Call:
-        def optimiser(parameters: Any) -> torch.optim.Optimizer:
-            return build_optimiser(OptimiserConfig(learning_rate=RATE, betas=BETAS), parameters)
+        def optimiser(network: nn.Module) -> torch.optim.Optimizer:
+            return build_optimiser(OptimiserConfig(learning_rate=RATE, betas=BETAS), network)
 
         autoencoder = for_training(copy.deepcopy(ours))
         return _step(autoencoder, channels_last(judge), image.contiguous(memory_format=CL), optimiser, half)
@@ -99,13 +99,13 @@ def _step(
     autoencoder: Any,
     judge: nn.Module,
     image: Tensor,
-    optimiser: Callable[[Any], torch.optim.Optimizer],
+    optimiser: Callable[[nn.Module], torch.optim.Optimizer],
     half: bool,
 ) -> Call:
     autoencoder.train()
     shadow = ema.average_of(autoencoder)
     players = Players(autoencoder, judge, None, nn.ParameterList([]), None)  # type: ignore[arg-type]  # no codes, no perceptual
-    learning, judging = optimiser(autoencoder.parameters()), optimiser(judge.parameters())
+    learning, judging = optimiser(autoencoder), optimiser(judge)
     workers = Workers("cpu")
 
     def step() -> Tensor:

@@ -171,7 +171,7 @@ def our_step(module: Network, loss: Callable[[Network], Tensor]) -> Call:
     module.train()
     shadow = ema.average_of(module)
     parameters = list(module.parameters())
-    optimiser = build_optimiser(OptimiserConfig(learning_rate=RATE, betas=BETAS), parameters)
+    optimiser = build_optimiser(OptimiserConfig(learning_rate=RATE, betas=BETAS), module)
 
     def made() -> Tensor:
         with torch.autocast(parameters[0].device.type, HALF):

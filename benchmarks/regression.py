@@ -133,7 +133,7 @@ def train(
     network = network.to(device).train()
     small, large = pairs.small.to(device), pairs.large.to(device)
     recipe = run.train.optimiser
-    optimiser = build_optimiser(recipe, network.parameters())
+    optimiser = build_optimiser(recipe, network)
     order = rng.generator(run.train.seed, "regression", "order")
     state = TrainState({"network": network}, {"network": optimiser})
     t_start = t_said = time.monotonic()

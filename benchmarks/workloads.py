@@ -194,7 +194,7 @@ def _our_step(module: Network, loss: Loss, half: bool) -> Call:
     """One training step as the loops write it."""
     module.train()
     shadow = ema.average_of(module)
-    optimiser = build_optimiser(OptimiserConfig(learning_rate=RATE, betas=BETAS), module.parameters())
+    optimiser = build_optimiser(OptimiserConfig(learning_rate=RATE, betas=BETAS), module)
     return _step(module, loss, half, optimiser, lambda: ema.update(shadow, module, DECAY))
 
 

@@ -48,8 +48,9 @@ KL = [
     "train.accumulate=2",
     "train.steps=8",
 ]
+MUON = ["train.optimiser.method=muon", "model.channels=32", "train.steps=7"]
 VQ = ["model.bottleneck={kind: vq, codes: 24, kmeans_init: true, revive_every: 2}", "train.steps=8"]
-FIRST = {"kl": KL, "vq": VQ}
+FIRST = {"kl": KL, "vq": VQ, "muon": MUON}
 SECOND = {
     "text": ["train.accumulate=2", "train.condition_dropout=0.5", "denoiser.dropout=0.1", "mirrored=true"],
     "class": ["conditioner={kind: class, classes: 4, dim: 8}", "objective.stratified=true"],
@@ -60,7 +61,7 @@ SECOND = {
         "train.accumulate=2",
         "train.steps=9",
     ],
-    "unconditional": ["conditioner={kind: none}", "train.condition_dropout=0"],
+    "unconditional": ["conditioner={kind: none}", "train.condition_dropout=0", "train.optimiser.method=muon"],
 }
 INTERRUPTIONS = [(interrupt, 2), (crash, 5)]
 """Stopped at 3 by a signal and saved there; torn away after 5, so that step 5 is lost with all that followed 4."""

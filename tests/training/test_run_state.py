@@ -15,7 +15,7 @@ def network(seed: int) -> nn.Module:
 
 
 def state_of(module: nn.Module) -> TrainState:
-    return TrainState({"net": module}, {"net": build_optimiser(OptimiserConfig(), module.parameters())})
+    return TrainState({"net": module}, {"net": build_optimiser(OptimiserConfig(), module)})
 
 
 def train(state: TrainState, steps: range) -> None:

@@ -240,7 +240,7 @@ def test_clipping_keeps_the_direction_and_bounds_the_norm() -> None:
 
 def test_weight_decay_spares_norms_and_biases() -> None:
     layer = nn.Sequential(nn.Conv2d(2, 2, 3), nn.GroupNorm(1, 2))
-    decayed, spared = build_optimiser(OptimiserConfig(weight_decay=0.3), layer.parameters()).param_groups
+    decayed, spared = build_optimiser(OptimiserConfig(weight_decay=0.3), layer).param_groups
     assert decayed["weight_decay"] == 0.3
     assert [p.dim() for p in decayed["params"]] == [4]
     assert spared["weight_decay"] == 0

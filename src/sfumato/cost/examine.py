@@ -19,6 +19,7 @@ from sfumato.sampling.table import SAMPLERS
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.data import height_width
 from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.optim import moments
 from sfumato.training.second_stage import check_sizes
 from sfumato.training.workers import Precision, Workers, autocast
 
@@ -53,6 +54,9 @@ def first_stage(config: AutoencoderRun, name: str) -> Account:
     most = phases[-1].name
     assert most in ("generator", "discriminator learns", "both")
     kept = memory.first_stage_activations(config, most, half(train.precision))  # type: ignore[arg-type]  # as asserted
+    kept_moments = moments(train.optimiser, autoencoder)
+    if judge is not None:
+        kept_moments += moments(train.discriminator, judge)
     f = config.model.factor
     counts = {"autoencoder": autoencoder, "discriminator": judge, "perceptual": perceptual}
     return Account(
@@ -63,7 +67,7 @@ def first_stage(config: AutoencoderRun, name: str) -> Account:
         parameters={part: memory.parameters([module]) for part, module in counts.items() if module is not None},
         samples=train.batch * train.accumulate,
         phases=tuple(phases),
-        memory=memory.memory_of([autoencoder, judge], [autoencoder], [perceptual], kept),
+        memory=memory.memory_of([autoencoder, judge], [autoencoder], [perceptual], kept_moments, kept),
         encoding_operations=flops.encode(config.model, size),
         minutes=train.minutes,
         preview_every=train.preview_every,
@@ -105,7 +109,7 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
     kept = memory.second_stage_activations(
         second, latent, spec, train.batch, half(train.precision), train.checkpointing
     )
-    autoencoder = first.autoencoder
+    autoencoder, learning = first.autoencoder, [part for part in (denoiser, conditioner) if part is not None]
     counts = {"denoiser": denoiser, "conditioner": conditioner, "autoencoder": autoencoder}
     return Account(
         config=name,
@@ -117,7 +121,7 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
         phases=(
             Phase("denoiser", train.steps if train.minutes is None else None, work.second_stage(second, latent, spec)),
         ),
-        memory=memory.memory_of([denoiser, conditioner], [denoiser, conditioner], [autoencoder], kept),
+        memory=memory.memory_of(learning, learning, [autoencoder], moments(train.optimiser, *learning), kept),
         pictures=tuple(_pictures(second, first, size, spec, sampling_steps)),
         encoding_operations=encodings * flops.encode(first.config.autoencoder, size),
         minutes=train.minutes,

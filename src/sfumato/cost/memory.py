@@ -56,11 +56,13 @@ def memory_of(
     learning: Iterable[nn.Module | None],
     averaged: Iterable[nn.Module | None],
     frozen: Iterable[nn.Module | None],
+    moments: int,
     activations: int,
 ) -> Memory:
-    """From the modules that learn (with Adam), those of them whose average is kept, and those that stay as they are."""
+    """From the modules that learn, those of them whose average is kept, those that stay as they are, and how many
+    numbers the optimiser keeps."""
     trained, kept, fixed = parameters(learning), parameters(averaged), parameters(frozen)
-    return Memory(FLOAT * (trained + fixed), FLOAT * trained, 2 * FLOAT * trained, FLOAT * kept, activations)
+    return Memory(FLOAT * (trained + fixed), FLOAT * trained, FLOAT * moments, FLOAT * kept, activations)
 
 
 def parameters(modules: Iterable[nn.Module | None]) -> int:

@@ -221,11 +221,11 @@ def train_autoencoder(
             "log_variance": players.log_variance,
             "counts": players.counts,
         },
-        optimisers={"autoencoder": build_optimiser(train.optimiser, learning)},
+        optimisers={"autoencoder": build_optimiser(train.optimiser, autoencoder, players.log_variance)},
     )
     if discriminator is not None:
         state.modules["discriminator"] = discriminator
-        state.optimisers["discriminator"] = build_optimiser(train.discriminator, judging)
+        state.optimisers["discriminator"] = build_optimiser(train.discriminator, discriminator)
     folder.resume(state)
     source = dataset.fingerprint()
     changed = state.notes.get("source", source) != source

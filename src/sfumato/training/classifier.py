@@ -138,7 +138,7 @@ def train_classifier(
     learning = list(network.parameters())
     state = TrainState(
         modules={"network": network, "ema": shadow},
-        optimisers={"network": build_optimiser(train.optimiser, learning)},
+        optimisers={"network": build_optimiser(train.optimiser, network)},
     )
     optimiser = state.optimisers["network"]
     source = latents.fingerprint()

@@ -195,7 +195,7 @@ def train_diffusion(
     learning = [*(p for p in networks.parameters() if p.requires_grad), *beside]
     state = TrainState(
         modules={"networks": networks, "ema": shadow, "powers": powers, "adaptation": adaptation},
-        optimisers={"networks": build_optimiser(train.optimiser, learning)},
+        optimisers={"networks": build_optimiser(train.optimiser, networks, adaptation)},
     )
     optimiser = state.optimisers["networks"]
     source = latents.fingerprint()

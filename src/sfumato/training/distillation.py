@@ -206,7 +206,7 @@ def distil(
     network = workers.place(network.train())
     shadow = ema.average_of(network)
     learning = list(network.parameters())
-    optimiser = build_optimiser(config.optimiser, learning)
+    optimiser = build_optimiser(config.optimiser, network)
     state = TrainState(modules={"network": network, "ema": shadow}, optimisers={"network": optimiser})
     perceptual = build_perceptual(config.perceptual)
     perceptual = None if perceptual is None else workers.place(perceptual)

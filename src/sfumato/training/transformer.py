@@ -143,7 +143,7 @@ def train_transformer(
     learning = [p for p in networks.parameters() if p.requires_grad]
     state = TrainState(
         modules={"networks": networks, "ema": shadow},
-        optimisers={"networks": build_optimiser(train.optimiser, learning)},
+        optimisers={"networks": build_optimiser(train.optimiser, networks)},
     )
     optimiser = state.optimisers["networks"]
     source = latents.fingerprint()

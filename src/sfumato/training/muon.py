@@ -1,0 +1,164 @@
+"""Muon: momentum whose matrices are made orthogonal before they are added (Jordan et al. 2024; Liu et al. 2025).
+
+The gradient of a layer has few large singular values, and Adam's step follows them. Setting all of them to one moves
+every direction of the layer alike; small runs learn the same in half the steps or fewer.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+MOMENTUM = 0.95
+RMS = 0.2
+"""Of the entries of an update, in learning rates: what AdamW's come to, so that one rate suits both."""
+SMALLEST = 16
+"""Channels on either side from which a layer counts as hidden; pictures and latents come and go in fewer."""
+_QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s² + c s⁴: from 0.003 and more to 0.4 … 1.2 in four rounds
+ROUNDS = 4
+
+
+def is_hidden(layer: nn.Module) -> bool:
+    """Whether Muon moves the layer's weight: matrices and kernels between features, not what meets pictures or ids."""
+    if isinstance(layer, nn.Linear):
+        return min(layer.in_features, layer.out_features) >= SMALLEST
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return min(layer.in_channels, layer.out_channels) >= SMALLEST and layer.groups == 1
+    return False
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for `hidden` weights, AdamW in its fused form for `others`.
+
+    Args:
+        hidden: weights of Linear and Conv layers; a kernel (out, in, kh, kw) counts as a matrix (out, kh·kw·in).
+        others: groups as AdamW's, each a dict of `params` and its own options.
+        lr: the rate of all.
+        betas: of AdamW.
+        weight_decay: of the hidden weights, decoupled.
+    """
+
+    def __init__(
+        self,
+        hidden: Iterable[Tensor],
+        others: Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        groups = [
+            {"params": list(hidden), "weight_decay": weight_decay, "orthogonal": True},
+            *({**other, "orthogonal": False} for other in others),
+        ]
+        super().__init__([group for group in groups if group["params"]], {"lr": lr, "betas": betas})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Moves every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            if moved and group["orthogonal"]:
+                self._move_hidden(moved, group["lr"], group["weight_decay"])
+            elif moved:
+                self._move_others(moved, group)
+        return loss
+
+    def _move_hidden(self, weights: list[Tensor], lr: float, weight_decay: float) -> None:
+        gradients = [p.grad for p in weights if p.grad is not None]
+        for p in weights:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum"] for p in weights]
+        torch._foreach_mul_(momenta, MOMENTUM)
+        torch._foreach_add_(momenta, gradients)
+        directions = torch._foreach_mul(momenta, MOMENTUM)  # Nesterov's: where the momentum will be
+        torch._foreach_add_(directions, gradients)
+        if weight_decay:
+            torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        alike: dict[torch.Size, list[int]] = {}
+        matrices = [_as_matrix(direction) for direction in directions]
+        for index, matrix in enumerate(matrices):
+            alike.setdefault(matrix.shape, []).append(index)
+        for shape, indices in alike.items():
+            updates = orthogonal(torch.stack([matrices[index] for index in indices]))
+            size = -lr * RMS * math.sqrt(max(shape))
+            for index, update in zip(indices, updates, strict=True):
+                moved = weights[index]
+                moved.add_(_as_kernel(update, moved), alpha=size)
+
+    def _move_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p].update(
+                    step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
+                )
+        slots = [self.state[p] for p in parameters]
+        adamw(
+            parameters,
+            [p.grad for p in parameters if p.grad is not None],
+            [slot["exp_avg"] for slot in slots],
+            [slot["exp_avg_sq"] for slot in slots],
+            [],
+            [slot["step"] for slot in slots],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=1e-8,
+            maximize=False,
+        )
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """(out, in) as it is; (out, in, kh, kw) -> (out, kh·kw·in), which channels-last memory needs no copy for."""
+    return weight.movedim(1, -1).reshape(weight.shape[0], -1) if weight.dim() > 2 else weight
+
+
+def _as_kernel(matrix: Tensor, weight: Tensor) -> Tensor:
+    """Back to the shape of `weight`, a view."""
+    return matrix.view(weight.shape[0], *weight.shape[2:], weight.shape[1]).movedim(-1, 1)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """U Vᵀ of matrices (n, rows, columns) with singular value decompositions U S Vᵀ, about: singular values near one.
+
+    Newton and Schulz's iteration X <- (a + b XXᵀ + c (XXᵀ)²) X needs no decomposition. For a wide X the rounds run on
+    the small square A = XXᵀ alone, which commutes with every factor, and meet X once at the end: half of the work for
+    a 3×3 kernel. A matrix of zeros stays zero.
+    """
+    _, rows, columns = matrices.shape
+    if rows > columns:
+        return orthogonal(matrices.mT).mT
+    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-20)
+    if columns <= 2 * rows:
+        for _ in range(ROUNDS):
+            x = _factor(x @ x.mT) @ x
+        return x
+    gram = x @ x.mT
+    product = factor = _factor(gram)
+    for _ in range(ROUNDS - 1):
+        gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = factor @ product
+    return product @ x
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """a + b A + c A² of squares A (n, m, m)."""
+    a, b, c = _QUINTIC
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=-2, dim2=-1).add_(a)
+    return factor

@@ -1,0 +1,85 @@
+"""Muon: singular values near one, whose weights it moves, and how far."""
+
+import pytest
+import torch
+from torch import nn
+
+from sfumato.training.muon import RMS, ROUNDS, Muon, is_hidden, orthogonal
+from sfumato.training.optim import OptimiserConfig, build_optimiser
+
+LAYERS = {
+    "hidden matrix": (nn.Linear(16, 64), True),
+    "hidden kernel": (nn.Conv2d(16, 32, 3), True),
+    "from a picture": (nn.Conv2d(3, 32, 3), False),
+    "to a latent": (nn.Conv2d(32, 8, 3), False),
+    "table of tokens": (nn.Embedding(64, 32), False),
+    "norm": (nn.GroupNorm(4, 16), False),
+    "one kernel a channel": (nn.Conv2d(32, 32, 3, groups=32), False),
+}
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 288), (1, 96, 24), (3, 40, 40)])
+def test_the_update_keeps_the_singular_vectors_and_evens_the_values_out(shape: tuple[int, int, int]) -> None:
+    g = torch.Generator().manual_seed(0)
+    matrices = torch.randn(*shape, generator=g)
+    U, S, Vt = torch.linalg.svd(matrices, full_matrices=False)
+    uneven = U @ torch.diag_embed(torch.logspace(0, -1.5, S.shape[-1]).expand_as(S)) @ Vt
+    made = orthogonal(uneven)
+    values = U.mT @ made @ Vt.mT  # diagonal where the singular vectors are kept
+    diagonal = values.diagonal(dim1=-2, dim2=-1)
+    assert (values - torch.diag_embed(diagonal)).abs().max() < 1e-3
+    assert diagonal.min() > 0.5
+    assert diagonal.max() < 1.25
+
+
+@pytest.mark.parametrize("shape", [(24, 100), (24, 30), (30, 24)])
+def test_either_way_gives_what_the_published_iteration_gives(shape: tuple[int, int]) -> None:
+    x = torch.randn(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = x / x.norm()
+    for _ in range(ROUNDS):
+        A = expected @ expected.mT
+        expected = 3.4445 * expected + (-4.7750 * A + 2.0315 * A @ A) @ expected
+    torch.testing.assert_close(orthogonal(x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_zeros_stay_zeros() -> None:
+    assert torch.equal(orthogonal(torch.zeros(1, 4, 8)), torch.zeros(1, 4, 8))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_whose_weights_are_hidden(name: str) -> None:
+    layer, hidden = LAYERS[name]
+    assert is_hidden(layer) is hidden
+
+
+def test_every_parameter_is_moved_once_and_by_its_own_rule() -> None:
+    network = nn.ModuleDict({"in": nn.Conv2d(3, 16, 3), "mid": nn.Conv2d(16, 32, 3), "norm": nn.GroupNorm(4, 32)})
+    optimiser = build_optimiser(OptimiserConfig(method="muon", learning_rate=0.01, weight_decay=0.0), network)
+    assert isinstance(optimiser, Muon)
+    moved = [p for group in optimiser.param_groups for p in group["params"]]
+    assert len(moved) == len(set(moved)) == len(list(network.parameters()))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for p in network.parameters():
+        p.grad = torch.randn_like(p)
+    optimiser.step()
+    change = {name: p.detach() - before[name] for name, p in network.named_parameters()}
+    kernel = change["mid.weight"]
+    assert float(kernel.square().mean().sqrt()) == pytest.approx(0.01 * RMS, rel=0.2)
+    values = torch.linalg.svdvals(kernel.flatten(1))
+    assert values.min() > 0.5 * values.max()
+    torch.testing.assert_close(change["in.weight"].abs(), torch.full_like(change["in.weight"], 0.01), rtol=1e-3, atol=0)
+
+
+def test_others_move_as_torch_moves_them() -> None:
+    ours, theirs = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+    theirs.load_state_dict(ours.state_dict())
+    mine = build_optimiser(OptimiserConfig(method="muon", learning_rate=0.02, weight_decay=0.1), ours)
+    reference = build_optimiser(OptimiserConfig(learning_rate=0.02, weight_decay=0.1), theirs)
+    for _ in range(3):
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        mine.step()
+        reference.step()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=0)
