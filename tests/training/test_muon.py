@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sfumato.training.muon import RMS, ROUNDS, Muon, is_hidden, orthogonal
-from sfumato.training.optim import OptimiserConfig, build_optimiser
+from sfumato.training.optim import OptimiserConfig, build_optimiser, moments
 
 LAYERS = {
     "hidden matrix": (nn.Linear(16, 64), True),
@@ -83,3 +83,15 @@ def test_others_move_as_torch_moves_them() -> None:
         reference.step()
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_what_the_optimiser_keeps_is_what_is_counted(method: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3), nn.GroupNorm(4, 32))
+    config = OptimiserConfig.model_validate({"method": method})
+    optimiser = build_optimiser(config, network)
+    for p in network.parameters():
+        p.grad = torch.ones_like(p)
+    optimiser.step()
+    kept = [slot for slots in optimiser.state.values() for name, slot in slots.items() if name != "step"]
+    assert sum(slot.numel() for slot in kept) == moments(config, network)

@@ -19,7 +19,7 @@ TRIED = 8
 """Steps that are timed of each stage."""
 
 SUSTAINED = 1.15
-"""A step among many, of one in the short burst that is timed: caches and clocks are not what they were."""
+"""Of the timed steps, what a step of a whole training is taken to cost: a demo without it overran by a minute."""
 
 FIRST_SHARE = 0.24
 """Of the whole time, for stage 1; encoding, stage 2 and drawing follow."""
@@ -40,9 +40,7 @@ class Budget:
         if self._seconds is None or "autoencoder" in self._chosen:
             return self._as_before("autoencoder", config)
         pace = measure.time_first_stage(config, "generator", _world(config), TRIED, Workers()).step
-        return self._remember(
-            "autoencoder", fitted(config, SUSTAINED * pace, FIRST_SHARE * self._seconds), config, pace
-        )
+        return self._fit("autoencoder", config, pace, FIRST_SHARE * self._seconds)
 
     def second_stage(self, config: DiffusionRun, first: LatentDiffusion, calls: int) -> DiffusionRun:
         """Stage 2 in the time that is left before drawing, which takes `calls` network calls."""
@@ -51,12 +49,13 @@ class Budget:
         timing, _ = measure.time_second_stage(config, first, _world(config), TRIED, Workers())
         drawing = CALL_SHARE * calls * timing.step / config.train.batch
         left = self._seconds - self._phases.elapsed - drawing
-        return self._remember("diffusion", fitted(config, SUSTAINED * timing.step, left), config, timing.step)
+        return self._fit("diffusion", config, timing.step, left)
 
     def _as_before(self, stage: str, config: Run) -> Run:
         return with_steps(config, self._chosen[stage]) if stage in self._chosen else config
 
-    def _remember(self, stage: str, config: Run, asked: Run, pace: float) -> Run:
+    def _fit(self, stage: str, asked: Run, pace: float, seconds: float) -> Run:
+        config = fitted(asked, SUSTAINED * pace, seconds)
         self._chosen[stage] = config.train.steps
         write_text(self._file, json.dumps(self._chosen) + "\n")
         if config.train.steps < asked.train.steps:

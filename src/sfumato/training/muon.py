@@ -6,7 +6,7 @@ every direction of the layer alike; small runs learn the same in half the steps 
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any, TypeGuard, overload
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s² + c s⁴: from 0.003 and more 
 ROUNDS = 4
 
 
-def is_hidden(layer: nn.Module) -> bool:
+def is_hidden(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv1d | nn.Conv2d]:
     """Whether Muon moves the layer's weight: matrices and kernels between features, not what meets pictures or ids."""
     if isinstance(layer, nn.Linear):
         return min(layer.in_features, layer.out_features) >= SMALLEST
@@ -86,16 +86,14 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(directions, gradients)
         if weight_decay:
             torch._foreach_mul_(weights, 1 - lr * weight_decay)
-        alike: dict[torch.Size, list[int]] = {}
-        matrices = [_as_matrix(direction) for direction in directions]
-        for index, matrix in enumerate(matrices):
-            alike.setdefault(matrix.shape, []).append(index)
-        for shape, indices in alike.items():
-            updates = orthogonal(torch.stack([matrices[index] for index in indices]))
+        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for weight, matrix in zip(weights, map(_as_matrix, directions), strict=True):
+            alike.setdefault(matrix.shape, []).append((weight, matrix))
+        for shape, pairs in alike.items():
+            updates = orthogonal(torch.stack([matrix for _, matrix in pairs]))
             size = -lr * RMS * math.sqrt(max(shape))
-            for index, update in zip(indices, updates, strict=True):
-                moved = weights[index]
-                moved.add_(_as_kernel(update, moved), alpha=size)
+            for (weight, _), update in zip(pairs, updates, strict=True):
+                weight.add_(_as_kernel(update, weight), alpha=size)
 
     def _move_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:
@@ -124,7 +122,7 @@ class Muon(torch.optim.Optimizer):
 
 def _as_matrix(weight: Tensor) -> Tensor:
     """(out, in) as it is; (out, in, kh, kw) -> (out, kh·kw·in), which channels-last memory needs no copy for."""
-    return weight.movedim(1, -1).reshape(weight.shape[0], -1) if weight.dim() > 2 else weight
+    return weight.movedim(1, -1).flatten(1)
 
 
 def _as_kernel(matrix: Tensor, weight: Tensor) -> Tensor:

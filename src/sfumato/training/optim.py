@@ -60,8 +60,7 @@ def _orthogonal(config: OptimiserConfig, *networks: nn.Module) -> list[Tensor]:
     if config.method != "muon":
         return []
     layers = dict.fromkeys(layer for network in networks for layer in network.modules() if is_hidden(layer))
-    weights = (weight for layer in layers if isinstance(weight := layer.weight, Tensor))
-    return [weight for weight in weights if weight.requires_grad]
+    return [layer.weight for layer in layers if layer.weight.requires_grad]
 
 
 def moments(config: OptimiserConfig, *networks: nn.Module) -> int:
