@@ -1,6 +1,7 @@
 """Several conditioners as one: their conditions are merged field by field (the original's hybrid conditioning)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,6 +22,14 @@ class Composite(Conditioner):
         self.parts = nn.ModuleDict(parts)
         self.reads = tuple(dict.fromkeys(name for part in parts.values() for name in part.reads))
         self.spec = _merged({name: part.spec for name, part in parts.items()})
+
+    def prepare(self, fields: Fields) -> dict[str, Any]:
+        """What the parts prepare; fields that two of them would prepare in their own ways stay as they are."""
+        made = [part.prepare(fields) for _, part in self._named()]
+        new = [name for one in made for name in one if name not in fields]
+        if len(set(new)) < len(new):
+            return super().prepare(fields)
+        return {name: value for one in made for name, value in one.items()}
 
     def forward(self, fields: Fields) -> Condition:
         return merge([part(fields) for part in self.parts.values()])

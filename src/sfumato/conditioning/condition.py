@@ -134,7 +134,15 @@ class Conditioner(nn.Module):
     spec: ConditionSpec
     reads: tuple[str, ...]
 
+    def prepare(self, fields: Fields) -> dict[str, Any]:
+        """What `forward` needs of the fields, as far as the host can bring them: texts as ids, values checked.
+
+        Best called before the fields go to a device, which would have to be waited for otherwise.
+        """
+        return {name: fields[name] for name in self.reads if name in fields}
+
     def forward(self, fields: Fields) -> Condition:
+        """Takes fields as they are, or as `prepare` gives them."""
         raise NotImplementedError  # abstract
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:

@@ -3,6 +3,8 @@
 It is the original's "BERT" (a pre-norm encoder with learned positions), under the original's key names.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -99,12 +101,26 @@ class TokenEncoder(nn.Module):
         return out
 
     def check(self, ids: Tensor) -> None:
-        """Raises ValueError for ids that do not fit the tables; best called on the host (no synchronisation)."""
+        """Raises ValueError for ids that do not fit the tables; of ids on a device the shape alone is looked at."""
         rows, length = self.token_emb.num_embeddings, self.pos_emb.emb.num_embeddings
         if ids.dim() != 2 or ids.shape[1] > length:
             raise ValueError(f"token ids must have the shape (B, M) with M up to {length}, not {tuple(ids.shape)}")
-        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= rows):
+        if ids.device.type == "cpu" and ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= rows):
             raise ValueError(f"token ids must be 0 .. {rows - 1}, not {int(ids.min())} .. {int(ids.max())}")
+
+
+class OnDevices:
+    """Ids that never change, brought to a device once: a copy at each call would make the host wait for it."""
+
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        self._make = make
+        self._copies: dict[torch.device, Tensor] = {}
+
+    def __call__(self, device: torch.device) -> Tensor:
+        if device not in self._copies:
+            with torch.device("cpu"):  # whatever a model around it is built on
+                self._copies[device] = self._make().to(device)
+        return self._copies[device]
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields
-from sfumato.conditioning.encoder import TokenEncoder, device_of
+from sfumato.conditioning.encoder import OnDevices, TokenEncoder, device_of
 from sfumato.conditioning.text import real_tokens
 from sfumato.schema import Schema
 
@@ -137,6 +137,13 @@ class LayoutTransformer(Conditioner):
             config.vocabulary, config.dim, config.depth, config.heads, config.head_dim, config.length
         )
         self.spec = ConditionSpec(token_dim=config.dim)
+        self._empty = OnDevices(self._empty_layout)
+
+    def prepare(self, fields: Fields) -> dict[str, Any]:
+        """`layout_tokens`, checked."""
+        ids = self._tokens(fields) if fields.get("layout_tokens") is None else fields["layout_tokens"]
+        self.transformer.check(ids)
+        return {"layout_tokens": ids}
 
     def forward(self, fields: Fields) -> Condition:
         """tokens (B, length, dim), with the mask of real tokens if padding is masked."""
@@ -148,9 +155,11 @@ class LayoutTransformer(Conditioner):
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:
         """The empty layout, encoded once."""
-        empty = layout_tokens(self.config, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
-        one = self._encode(empty[None])
+        one = self._encode(self._empty(device_of(self)))
         return Condition(**{name: value.expand(n, *value.shape[1:]) for name, value in one.tensors().items()})
+
+    def _empty_layout(self) -> Tensor:
+        return layout_tokens(self.config, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))[None]
 
     def _tokens(self, fields: Fields) -> Tensor:
         rows = []

@@ -1,6 +1,6 @@
 """Maps and images -> spatial condition, concatenated with x_t on the channels (§4.3.2 and §4.4-4.5 of the paper)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,11 @@ class SpatialRescaler(Conditioner):
         self.channel_mapper = nn.Conv2d(config.classes, config.channels, 1, bias=False)
         self.spec = ConditionSpec(spatial_channels=config.channels)
 
+    def prepare(self, fields: Fields) -> dict[str, Any]:
+        """`map`, ids as rows of the look-up, checked."""
+        given: Tensor = fields["map"]
+        return {"map": given if given.is_floating_point() else self._rows(given)}
+
     def forward(self, fields: Fields) -> Condition:
         """spatial (B, channels, H / 2^stages, W / 2^stages); ValueError for other shapes or ids out of range."""
         given: Tensor = fields["map"]
@@ -56,6 +61,12 @@ class SpatialRescaler(Conditioner):
         return given.to(self.channel_mapper.weight.device)
 
     def _look_up(self, given: Tensor) -> Tensor:
+        ids = self._rows(given)
+        rows = F.pad(self.channel_mapper.weight.flatten(1), (0, 1)).t()  # one more row of zeros for void
+        return F.embedding(ids.to(rows.device), rows).permute(0, 3, 1, 2)
+
+    def _rows(self, given: Tensor) -> Tensor:
+        """Ids (B, H, W) with void as `classes`; those on a device are not looked at."""
         ids = given[:, 0] if given.dim() == 4 and given.shape[1] == 1 else given
         if ids.dim() != 3:
             raise ValueError(f"a map of ids must be (B, H, W) or (B, 1, H, W), not {tuple(given.shape)}")
@@ -64,11 +75,10 @@ class SpatialRescaler(Conditioner):
         if void is not None:
             ids = torch.where(ids == void, classes, ids)
         allowed = classes - (void is None)
-        outside = ids[(ids < 0) | (ids > allowed)]
+        outside = ids[(ids < 0) | (ids > allowed)] if ids.device.type == "cpu" else ids[:0]
         if outside.numel():
             raise ValueError(f"map id {int(outside[0])} is out of range, ids are 0 .. {classes - 1}")
-        rows = F.pad(self.channel_mapper.weight.flatten(1), (0, 1)).t()  # one more row of zeros for void
-        return F.embedding(ids.to(rows.device), rows).permute(0, 3, 1, 2)
+        return ids
 
 
 class ImageConfig(Schema):

@@ -1,14 +1,14 @@
 """Text -> tokens, through a transformer trained together with the denoiser (§4.3.1 of the paper)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields
-from sfumato.conditioning.encoder import TokenEncoder, device_of
+from sfumato.conditioning.encoder import OnDevices, TokenEncoder, device_of
 from sfumato.conditioning.tokenizer import Texts
 from sfumato.errors import UserError
 from sfumato.schema import Schema
@@ -72,10 +72,17 @@ class TextTransformer(Conditioner):
             rows, config.dim, config.depth, config.heads, config.head_dim, config.max_tokens, config.logits
         )
         self.spec = ConditionSpec(token_dim=config.dim, vector_dim=config.dim if config.pooled else None)
+        self._empty = OnDevices(self._empty_text)
 
     @property
     def tokenizer_json(self) -> str | None:
         return None if self.texts is None else self.texts.json
+
+    def prepare(self, fields: Fields) -> dict[str, Any]:
+        """`tokens`, checked."""
+        ids = self.tokenise(fields["text"]) if fields.get("tokens") is None else fields["tokens"]
+        self.transformer.check(ids)
+        return {"tokens": ids}
 
     def forward(self, fields: Fields) -> Condition:
         """tokens (B, M, dim), with the mask of real tokens if padding is masked; ValueError for ids out of range."""
@@ -87,13 +94,15 @@ class TextTransformer(Conditioner):
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:
         """The empty text, encoded once."""
-        if self.texts is not None:
-            ids = self.tokenise([""])
-        else:
-            ids = torch.full((1, self.config.max_tokens), self.config.pad_token)
-            ids[0, : len(self.config.empty_tokens)] = torch.tensor(self.config.empty_tokens)
-        one = self._encode(ids)
+        one = self._encode(self._empty(device_of(self)))
         return Condition(**{name: value.expand(n, *value.shape[1:]) for name, value in one.tensors().items()})
+
+    def _empty_text(self) -> Tensor:
+        if self.texts is not None:
+            return self.texts([""])
+        ids = torch.full((1, self.config.max_tokens), self.config.pad_token)
+        ids[0, : len(self.config.empty_tokens)] = torch.tensor(self.config.empty_tokens)
+        return ids
 
     def tokenise(self, texts: Sequence[str]) -> Tensor:
         """Ids (B, max_tokens). Raises UserError where there is no tokenizer."""
