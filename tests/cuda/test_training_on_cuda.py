@@ -9,6 +9,7 @@ import torch
 
 import runs
 from runs import Crash, Hooks, assert_same_up_to_rounding, crash, first_run, logged, second_run
+from sfumato.engine.recorded_step import RecordedGradients
 from sfumato.training import autoencoder, diffusion, encode
 from sfumato.training.workers import Workers
 
@@ -96,3 +97,43 @@ def test_what_the_loader_reads_is_pinned(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Batch, "to", watched)
     trained("second", tmp_path / "run", ("train.steps=2",))
     assert seen == [True, True]
+
+
+WORDS = "kind: text, dim: 16, depth: 1, heads: 2, head_dim: 8, max_tokens: 8"
+PARTS = f"conditioner={{kind: composite, parts: {{text: {{{WORDS}}}}}}}"
+RECORDED = {
+    **SECOND,
+    "parts": (PARTS, "train.part_dropout={text: 0.4}"),
+    "none": ("conditioner={kind: none}",),
+    "muon": ("train.optimiser.method=muon",),
+    "dropout": ("denoiser.dropout=0.3",),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_recorded_steps_are_the_plain_ones(
+    name: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[RecordedGradients] = []
+
+    class Watched(RecordedGradients):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr("sfumato.training.micro.RecordedGradients", Watched)
+    common = ("train.steps=6", f"train.precision={precision}", *RECORDED[name])
+    recorded = trained("second", tmp_path / "recorded", common)
+    assert [len(one) for one in made] == [1], "nothing was recorded"
+    monkeypatch.setenv("SFUMATO_GRAPHS", "0")
+    plain = trained("second", tmp_path / "plain", common)
+    assert len(made) == 1
+    tolerance = 1e-3 if precision == "float32" else 2e-2
+    for key in ("loss", "gradient_norm"):
+        assert [line[key] for line in recorded] == pytest.approx([line[key] for line in plain], rel=tolerance), key
+
+
+def test_steps_with_checkpointing_are_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfumato.training.diffusion.recorded", lambda *_: pytest.fail("it was to be recorded"))
+    trained("second", tmp_path / "run", ("train.steps=2", "train.checkpointing=true"))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 MOST = 8
-"""Signatures that are recorded; calls of further ones stay as they are."""
+"""Signatures that are recorded, as a rule; calls of further ones stay as they are."""
 
 Inputs = Sequence[Tensor | None]
 Function = Callable[..., Tensor]
@@ -43,8 +43,9 @@ class Recordings:
     recording. The second is recorded. Where that fails, as for lack of memory, the signature is never recorded again.
     """
 
-    def __init__(self, record: Callable[[Play], Play] | None = None) -> None:
-        """record: a call -> its play; by default a CUDA graph."""
+    def __init__(self, record: Callable[[Play], Play] | None = None, most: int = MOST) -> None:
+        """record: a call -> its play, by default a CUDA graph; most: signatures that are recorded."""
+        self._most = most
         self._record = Graphs() if record is None else record
         self._found: dict[tuple[object, ...], Recording | None] = {}
         self._failed: set[tuple[object, ...]] = set()
@@ -58,7 +59,7 @@ class Recordings:
         """function(*inputs); the function must be the same at every call."""
         signature = tuple(None if t is None else (tuple(t.shape), t.dtype, t.device) for t in inputs)
         if signature not in self._found:
-            if len(self._found) < MOST:
+            if len(self._found) < self._most:
                 self._found[signature] = None
             return function(*inputs)
         if signature in self._failed:

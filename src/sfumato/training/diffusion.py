@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, Self
+from dataclasses import replace
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -23,6 +24,7 @@ from sfumato.diffusion import objective
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
+from sfumato.engine.recorded_step import recordable
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
@@ -31,6 +33,7 @@ from sfumato.training.data import HeldOut, height_width
 from sfumato.training.draws import Keep, draws_of_step
 from sfumato.training.ema import PowerAverages
 from sfumato.training.log import RunLog
+from sfumato.training.micro import Micro, recorded
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -133,6 +136,10 @@ class Steered(nn.Module):
         self.denoiser = denoiser
         self.conditioner = conditioner
 
+    def prepare(self, fields: Fields) -> dict[str, Any]:
+        """What `forward` reads of a batch's fields, on the host."""
+        return {} if self.conditioner is None else self.conditioner.prepare(fields)
+
     def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Keep = None) -> Tensor:
         """The prediction (B, C, h, w).
 
@@ -212,6 +219,19 @@ def train_diffusion(
     step_images = train.batch * train.accumulate * workers.world
     parts = _part_dropout(config)
     precision = autocast(workers.device, train.precision)
+
+    def learn(given: Micro) -> Tensor:
+        """Adds a micro-batch's gradients; what is minimised and what is remembered of each sample, (2, B)."""
+        with precision:
+            prediction = wrapped(given.x_t, given.timestep, given.fields, given.keep)
+        losses = objective.loss(config.objective, schedule, prediction, given.x0, given.noise, given.times.t)
+        losses, remembered = adaptation(losses, given.times, schedule)
+        (losses.mean() / train.accumulate).backward()
+        return torch.stack([losses.detach(), remembered])
+
+    gradients: Callable[[Micro], Tensor] = learn
+    if recordable(workers.device) and workers.world == train.accumulate == 1 and not train.checkpointing:
+        gradients = recorded(learn, learning)
     seen_before, stop = state.images, False
     with (
         open_batches(latents, train, state, workers) as data,
@@ -228,16 +248,15 @@ def train_diffusion(
                     train, config.objective, schedule, latent, dropout, state.step, workers, adaptation.history, parts
                 )
             ):
-                batch = next(data).to(workers.device)
+                batch = next(data)
+                batch = replace(batch, fields=networks.prepare(batch.fields)).to(workers.device)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, draw.posterior))
                 x_t = add_noise(schedule, x0, draw.noise, draw.t).contiguous(memory_format=torch.channels_last)
                 timestep = network_time(draw.t, schedule.steps).float()
-                with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device):
-                    prediction = wrapped(x_t, timestep, batch.fields, draw.keep)
-                losses = objective.loss(config.objective, schedule, prediction, x0, draw.noise, draw.t)
-                losses, remembered = adaptation(losses, draw.times, schedule)
-                (losses.mean() / train.accumulate).backward()
-                loss_sum += losses.detach().mean() / train.accumulate
+                given = Micro(x_t, timestep, x0, draw.noise, draw.times, draw.keep, batch.fields)
+                with rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device):
+                    losses, remembered = gradients(given)
+                loss_sum += losses.mean() / train.accumulate
                 seen.append((draw.times.part, remembered))
 
             workers.average(p.grad for p in beside if p.grad is not None)  # those of the networks are averaged already

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from sfumato.engine.graphs import Recordings, wanted
+
 MOMENTUM = 0.95
 RMS = 0.2
 """Of the entries of an update, in learning rates: what AdamW's come to, so that one rate suits both."""
@@ -19,6 +21,8 @@ SMALLEST = 16
 """Channels on either side from which a layer counts as hidden; pictures and latents come and go in fewer."""
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s² + c s⁴: from 0.003 and more to 0.4 … 1.2 in four rounds
 ROUNDS = 4
+SHAPES = 64
+"""Of weights, whose rounds are recorded on a GPU."""
 
 
 def is_hidden(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv1d | nn.Conv2d]:
@@ -54,6 +58,7 @@ class Muon(torch.optim.Optimizer):
             *({**other, "orthogonal": False} for other in others),
         ]
         super().__init__([group for group in groups if group["params"]], {"lr": lr, "betas": betas})
+        self._recordings = Recordings(most=SHAPES)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -90,10 +95,14 @@ class Muon(torch.optim.Optimizer):
         for weight, matrix in zip(weights, map(_as_matrix, directions), strict=True):
             alike.setdefault(matrix.shape, []).append((weight, matrix))
         for shape, pairs in alike.items():
-            updates = orthogonal(torch.stack([matrix for _, matrix in pairs]))
+            updates = self._orthogonal(torch.stack([matrix for _, matrix in pairs]))
             size = -lr * RMS * math.sqrt(max(shape))
-            for (weight, _), update in zip(pairs, updates, strict=True):
-                weight.add_(_as_kernel(update, weight), alpha=size)
+            kernels = [_as_kernel(update, weight) for (weight, _), update in zip(pairs, updates, strict=True)]
+            torch._foreach_add_([weight for weight, _ in pairs], kernels, alpha=size)
+
+    def _orthogonal(self, matrices: Tensor) -> Tensor:
+        """On a GPU the rounds are recorded: launched one by one they take as long as the rest of a small step."""
+        return self._recordings(orthogonal, [matrices]) if wanted([matrices]) else orthogonal(matrices)
 
     def _move_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:

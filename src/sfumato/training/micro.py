@@ -1,0 +1,64 @@
+"""A micro-batch as the loss of stage 2 sees it, and how its gradients are made: as it comes, or recorded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sfumato.conditioning.condition import Fields
+from sfumato.diffusion.times import DrawnTimes
+from sfumato.engine.recorded_step import Named, RecordedGradients
+from sfumato.training.draws import Keep
+
+FIELD, KEEP = "field ", "keep "
+
+
+@dataclass(frozen=True)
+class Micro:
+    """x_t, x0, noise (B, C, h, w), network time (B,), drawn times, what keeps its condition, the prepared fields."""
+
+    x_t: Tensor
+    timestep: Tensor
+    x0: Tensor
+    noise: Tensor
+    times: DrawnTimes
+    keep: Keep
+    fields: Fields
+
+    def tensors(self) -> dict[str, Tensor] | None:
+        """All of it by name; None where a field is no tensor."""
+        if not all(isinstance(value, Tensor) for value in self.fields.values()):
+            return None
+        named = {"x_t": self.x_t, "timestep": self.timestep, "x0": self.x0, "noise": self.noise, "t": self.times.t}
+        if self.times.part is not None and self.times.importance is not None:
+            named |= {"part": self.times.part, "importance": self.times.importance}
+        if isinstance(self.keep, Tensor):
+            named["keep"] = self.keep
+        elif self.keep is not None:
+            named |= {KEEP + name: kept for name, kept in self.keep.items()}
+        return named | {FIELD + name: value for name, value in self.fields.items()}
+
+
+def micro_of(named: Named) -> Micro:
+    """From its tensors."""
+    parts = {name.removeprefix(KEEP): tensor for name, tensor in named.items() if name.startswith(KEEP)}
+    return Micro(
+        x_t=named["x_t"],
+        timestep=named["timestep"],
+        x0=named["x0"],
+        noise=named["noise"],
+        times=DrawnTimes(named["t"], named.get("part"), named.get("importance")),
+        keep=parts or named.get("keep"),
+        fields={name.removeprefix(FIELD): tensor for name, tensor in named.items() if name.startswith(FIELD)},
+    )
+
+
+def recorded(learn: Callable[[Micro], Tensor], parameters: Sequence[Tensor]) -> Callable[[Micro], Tensor]:
+    """The function that leaves a micro-batch's gradients in the parameters, recorded where all it reads are tensors."""
+    recordings = RecordedGradients(lambda named: learn(micro_of(named)), parameters)
+
+    def played(micro: Micro) -> Tensor:
+        tensors = micro.tensors()
+        return learn(micro) if tensors is None else recordings(tensors)
+
+    return played
