@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = begun(arguments, device)
     print(*heading(results), sep="\n", flush=True)
     for name, build in WORKLOADS.items():
-        if options.only.lower() not in name.lower():
+        if not chosen(name, options.only):
             continue
         if options.seconds and time.monotonic() - t_start > options.seconds:
             results.failed[name] = f"left out: the {options.seconds:g} s were over"
@@ -124,7 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--only", default="", help="run the workloads whose name contains this")
+    parser.add_argument(
+        "--only", default="", help="run the workloads whose name contains this, or one of several, by commas"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="the medians are of so many")
     parser.add_argument("--seconds", type=float, default=0, help="begin no workload after so many; 0: run all")
     parser.add_argument("--device", default="cuda")
@@ -136,11 +138,16 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise SystemExit(0)
     if options.rounds < 1:
         parser.error("--rounds takes at least 1")
-    if not any(options.only.lower() in name.lower() for name in WORKLOADS):
+    if not any(chosen(name, options.only) for name in WORKLOADS):
         parser.error(f"--only {options.only!r} names no workload; --list prints them")
     if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; `python -m benchmarks` times the CPU")
     return options
+
+
+def chosen(name: str, only: str) -> bool:
+    """Whether `--only` names the workload."""
+    return any(part.strip().lower() in name.lower() for part in only.split(","))
 
 
 def begun(arguments: Sequence[str] | None, device: torch.device) -> Results:

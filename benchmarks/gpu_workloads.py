@@ -20,6 +20,7 @@ from sfumato.conditioning.condition import Condition
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.diffusion.schedule import LinearConfig, build_schedule
 from sfumato.engine.inference import PackedUNet, for_inference
+from sfumato.engine.recorded_step import Named, RecordedGradients, recordable
 from sfumato.engine.training import for_training
 from sfumato.generate import Guidance, guided
 from sfumato.sampling.ancestral import DDIMConfig
@@ -139,7 +140,8 @@ def step(config: UNetConfig, batch: int, text: bool, size: int, device: torch.de
     candidates = {
         "diffusers bf16 autocast": their_step(copy.deepcopy(theirs), their_loss, best=False),
         "diffusers, fused, foreach, channels-last": their_step(channels_last(theirs), their_loss, best=True),
-        "sfumato bf16 autocast": our_step(for_training(copy.deepcopy(ours)), our_loss),
+        "sfumato bf16 autocast, not recorded": our_step(for_training(copy.deepcopy(ours)), our_loss, recorded=False),
+        "sfumato bf16 autocast": our_step(for_training(copy.deepcopy(ours)), our_loss, recorded=recordable(device)),
     }
     return Timed(candidates, batch, "latents", 3 * count_flops(lambda: inputs.theirs(theirs, FULL)))
 
@@ -166,17 +168,23 @@ def their_step(module: Network, loss: Callable[[Network], Tensor], best: bool) -
     return made
 
 
-def our_step(module: Network, loss: Callable[[Network], Tensor]) -> Call:
-    """As the loops write it, with their one wait for the device."""
+def our_step(module: Network, loss: Callable[[Network], Tensor], recorded: bool) -> Call:
+    """As the loop of stage 2 writes it, with its one wait for the device."""
     module.train()
     shadow = ema.average_of(module)
     parameters = list(module.parameters())
     optimiser = build_optimiser(OptimiserConfig(learning_rate=RATE, betas=BETAS), module)
 
-    def made() -> Tensor:
+    def learn(_: Named) -> Tensor:
         with torch.autocast(parameters[0].device.type, HALF):
             value = loss(module)
         value.backward()
+        return value.detach()
+
+    gradients = RecordedGradients(learn, parameters) if recorded else learn
+
+    def made() -> Tensor:
+        value = gradients({})
         norm, _ = read(gradients_norm(parameters), value)
         clip_(parameters, norm, CLIP)
         optimiser.step()

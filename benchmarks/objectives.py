@@ -2,9 +2,12 @@
 
     python -m benchmarks.objectives --autoencoder runs/ae --out ablation --minutes 10 --seeds 3
 
+    python -m benchmarks.objectives --autoencoder runs/ae --config zoo:emoji/text --data pictures --out x --steps 900
+
 Stopped at any moment, the same command goes on where it was. Every variant has the same steps (`--steps`) or the same
-time (`--minutes`, from its measured rate). Averages along the training are scored by the toy world's reader, so that
-the table can say how long each variant takes to reach what the paper's recipe reaches at its end.
+time (`--minutes`, from its measured rate). Averages along the training are scored, by the toy world's reader or, on
+other pictures, by the kernel distance to real ones, so that the table can say how long each variant takes to reach what
+the paper's recipe reaches at its end.
 """
 
 import argparse
@@ -16,13 +19,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sfumato import rng
 from sfumato.checkpoint import write_text
 from sfumato.cli.train import run_diffusion, with_data
 from sfumato.config import apply_overrides, parse, read_source
+from sfumato.data.loader import sweep
+from sfumato.data.table import open_dataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
+from sfumato.data.toyworld.facts import Prompt
 from sfumato.errors import UserError
 from sfumato.evaluation.features import efficientnet_lite0, pooled
 from sfumato.evaluation.kernel import kernel_distance
@@ -31,7 +38,7 @@ from sfumato.report import measure
 from sfumato.snapshots import load_snapshot, snapshots_of
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.log import read_lines
-from sfumato.training.workers import use_all_cores
+from sfumato.training.workers import Workers, use_all_cores
 
 PAPER = "eps"
 """The paper's recipe, which the others are measured against: eps, uniform weights, its schedule."""
@@ -80,11 +87,21 @@ VARIANTS: dict[str, Settings] = {
 
 @dataclass(frozen=True)
 class Point:
-    """A score along the training: the share of facts that the reader finds true."""
+    """Scores along the training."""
 
     step: int
     seconds: float
-    facts: float
+    facts: float | None
+    """The share that the reader finds true; None where no reader knows the pictures."""
+    distance: float | None = None
+    """KD-efficientnet-lite0@96 of the pictures to real ones; None without the network's weights."""
+
+    @property
+    def score(self) -> float:
+        """The more the better: facts, or else the distance with a minus. Raises UserError where there is neither."""
+        if self.facts is None and self.distance is None:
+            raise UserError("without facts the variants are scored by a distance: pip install 'sfumato[offline]'")
+        return self.facts if self.facts is not None else -(self.distance or 0.0)
 
 
 @dataclass(frozen=True)
@@ -95,8 +112,15 @@ class Record:
     seed: int
     steps: int
     points: tuple[Point, ...]
-    distance: float | None = None
-    """KD-efficientnet-lite0@96 of the last score's pictures to the prompts' real scenes; None without its weights."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Captions, the prompts behind them where the reader can check them, and real pictures, (N, 3, H, W)."""
+
+    captions: list[str]
+    prompts: Sequence[Prompt] | None
+    real: Tensor
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -104,7 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     use_all_cores()
     first = load(options.autoencoder)
-    raw = with_data(apply_overrides(read_source(options.config), options.overrides), None, first.config.image_size)
+    raw = apply_overrides(read_source(options.config), options.overrides)
+    raw = with_data(raw, options.data, first.config.image_size)
     chosen = [name for name in VARIANTS if name == PAPER or any(part in name for part in options.only.split(";"))]
     records: list[Record] = []
     for seed in range(options.seeds):
@@ -124,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--autoencoder", type=Path, required=True, help="a run of stage 1 on the toy world")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", default="zoo:toy/text", help="the denoiser and all else that is shared")
+    parser.add_argument(
+        "--data", type=Path, help="a folder of pictures with captions, for a config that is not of the toy"
+    )
     parser.add_argument("--only", default="", help="variants that contain one of these, parted by ; beside the paper's")
     parser.add_argument("--seeds", type=int, default=1)
     length = parser.add_mutually_exclusive_group(required=True)
@@ -145,7 +173,7 @@ def _record(
     if done.exists():
         found = json.loads(done.read_text(encoding="utf-8"))
         points = tuple(Point(**point) for point in found["points"])
-        return Record(name, seed, found["steps"], points, found["distance"])
+        return Record(name, seed, found["steps"], points)
     steps = options.steps or _steps_for(options, raw, name, first)
     every = max(1, steps // options.points)
     config = _config(raw, name, seed, steps, every)
@@ -153,8 +181,8 @@ def _record(
     state = run_diffusion(config, first, options.out / "runs" / slug, options.out / "cache")
     if state.step < steps:
         return None
-    points, distance = _scores(options, config, options.out / "runs" / slug, state.seconds / state.step)
-    record = Record(name, seed, steps, points, distance)
+    points = _scores(options, config, options.out / "runs" / slug, state.seconds / state.step)
+    record = Record(name, seed, steps, points)
     write_text(done, json.dumps(asdict(record), indent=1) + "\n")
     return record
 
@@ -183,20 +211,34 @@ def _steps_for(options: argparse.Namespace, raw: dict[str, Any], name: str, firs
     return known[key]
 
 
-def _scores(
-    options: argparse.Namespace, config: DiffusionRun, run: Path, per_step: float
-) -> tuple[tuple[Point, ...], float | None]:
-    """The reader's score of each snapshot, on the same prompts and seeds, and the distance of the last's pictures."""
-    if not isinstance(config.data, ToyWorldConfig):
-        raise UserError("the variants are scored by the toy world's reader: give a configuration with data.kind toy")
-    asked = measure.ask(config.data, options.prompts)
-    points, images = [], asked.images
+def _scores(options: argparse.Namespace, config: DiffusionRun, run: Path, per_step: float) -> tuple[Point, ...]:
+    """Of each snapshot, on the same captions and seeds."""
+    asked = _questions(config, options.prompts)
+    points = []
     for snapshot in snapshots_of(run):
-        model = load_snapshot(snapshot.path)
+        model = load_snapshot(snapshot.path, device=Workers().device).for_inference()
         images = measure.draw(model, asked.captions, options.guidance, options.sampling_steps)
-        facts = measure.score_row("", asked.prompts, images, options.guidance).rates["facts"]
-        points.append(Point(snapshot.step, round(snapshot.step * per_step, 2), round(facts, 4)))
-    return tuple(points), _distance(asked.images, images)
+        facts = None
+        if asked.prompts is not None:
+            facts = round(measure.score_row("", asked.prompts, images, options.guidance).rates["facts"], 4)
+        seconds = round(snapshot.step * per_step, 2)
+        points.append(Point(snapshot.step, seconds, facts, _distance(asked.real, images)))
+    return tuple(points)
+
+
+def _questions(config: DiffusionRun, n: int) -> Questions:
+    """Held-out scenes of the toy world, or captions of a folder, evenly spread, and four times as many pictures."""
+    if isinstance(config.data, ToyWorldConfig):
+        asked = measure.ask(config.data, n)
+        return Questions(asked.captions, asked.prompts, asked.images)
+    dataset = open_dataset(config.data)
+    captions = dataset.captions()
+    if captions is None:
+        raise UserError("the variants are drawn by captions: give a folder of pictures that have some")
+    chosen = [round(i * (len(dataset) - 1) / max(1, 4 * n - 1)) for i in range(4 * n)]
+    read = sweep(dataset, 64, sorted(set(chosen)), unreadable=lambda row, error: None)
+    real = torch.cat([batch.images for batch in read])
+    return Questions([captions[row] for row in chosen[::4]], None, real)
 
 
 def _distance(real: Tensor, drawn: Tensor) -> float | None:
@@ -218,45 +260,59 @@ def table(records: Sequence[Record]) -> str:
     for record in records:
         by_variant.setdefault(record.variant, []).append(record)
     paper = mean_curve(by_variant[PAPER])
-    rows = sorted(by_variant.items(), key=lambda item: -mean_curve(item[1])[-1].facts)
+    rows = sorted(by_variant.items(), key=lambda item: -mean_curve(item[1])[-1].score)
+    read = paper[-1].facts is not None
     lines = [
-        "| objective | steps | minutes | facts right | spread | time to the paper's quality | KD |",
-        "|---|---|---|---|---|---|---|",
+        f"| objective | steps | minutes |{' facts right | spread |' * read} KD | spread | time to the paper's score |",
+        f"|---|---|---|{'---|---|' * read}---|---|---|",
     ]
     for name, runs in rows:
-        curve, ends = mean_curve(runs), [run.points[-1].facts for run in runs]
-        spread = f"± {statistics.stdev(ends):.1%}" if len(ends) > 1 else "–"
-        needed = time_to(curve, paper[-1].facts)
-        share = "not reached" if needed is None else f"{needed / paper[-1].seconds:.2f} ×"
-        distances = [run.distance for run in runs if run.distance is not None]
-        distance = f"{statistics.fmean(distances):.4f}" if distances else "–"
+        curve = mean_curve(runs)
         end = curve[-1]
-        lines.append(
-            f"| {name} | {end.step} | {end.seconds / 60:.1f} | {end.facts:.1%} | {spread} | {share} | {distance} |"
-        )
+        needed = time_to(curve, paper[-1].score)
+        share = "not reached" if needed is None else f"{needed / paper[-1].seconds:.2f} ×"
+        facts = f" {end.facts:.1%} | {_spread([run.points[-1].facts for run in runs], '.1%')} |" if read else ""
+        distance = "–" if end.distance is None else f"{end.distance:.4g}"
+        beside = _spread([run.points[-1].distance for run in runs], ".2g")
+        lines.append(f"| {name} | {end.step} | {end.seconds / 60:.1f} |{facts} {distance} | {beside} | {share} |")
     seeds = len(by_variant[PAPER])
     said = f"Means over {seeds} seed{'s' if seeds > 1 else ''}. KD: kernel distance, efficientnet-lite0@96."
     return "\n".join([*lines, "", said, ""])
 
 
+def _spread(values: Sequence[float | None], form: str) -> str:
+    """The standard deviation between seeds."""
+    known = [value for value in values if value is not None]
+    return f"± {statistics.stdev(known):{form}}" if len(known) > 1 else "–"
+
+
 def mean_curve(runs: Sequence[Record]) -> list[Point]:
     """The points of a variant's runs, averaged over the seeds."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known else None
+
     return [
         Point(
             points[0].step,
             statistics.fmean(p.seconds for p in points),
-            statistics.fmean(p.facts for p in points),
+            mean([p.facts for p in points]),
+            mean([p.distance for p in points]),
         )
         for points in zip(*(run.points for run in runs), strict=False)
     ]
 
 
-def time_to(curve: Sequence[Point], facts: float) -> float | None:
-    """Seconds after which a score is first reached, linear between two points; None where it is not."""
-    before = Point(0, 0.0, 0.0)
+def time_to(curve: Sequence[Point], score: float) -> float | None:
+    """Seconds after which a score is first reached, linear between two points; None where it is not.
+
+    Facts begin at none; of a distance the first point that is near enough counts whole.
+    """
+    before = Point(0, 0.0, 0.0) if curve[0].facts is not None else curve[0]
     for point in curve:
-        if point.facts >= facts:
-            share = 1.0 if point.facts == before.facts else (facts - before.facts) / (point.facts - before.facts)
+        if point.score >= score:
+            share = 1.0 if point.score == before.score else (score - before.score) / (point.score - before.score)
             return before.seconds + max(0.0, share) * (point.seconds - before.seconds)
         before = point
     return None

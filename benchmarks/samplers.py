@@ -185,8 +185,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
         "machine": asdict(describe(model.device)),
     }
     key = f"{about['model']}, {asked.count} pictures, {network.name}"
-    if model.device.type == "cpu":
-        model.for_inference()
+    model.for_inference()
     wanted = list(cells(options.calls, options.samplers, second, float(about["guidance"])))  # type: ignore[arg-type]
     path = options.out / "measurements.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -135,7 +135,7 @@ def train_first(path: Path, config: AutoencoderRun, hooks: Hooks | None = None) 
 def first_model(*overrides: str) -> LatentDiffusion:
     """An untrained autoencoder as the second stage takes it."""
     config = first_run(*overrides)
-    autoencoder = build_players(config, Workers()).autoencoder.eval().requires_grad_(False)
+    autoencoder = build_players(config, Workers()).autoencoder.cpu().eval().requires_grad_(False)
     described = ModelConfig(autoencoder=config.model, image_size=(SIZE, SIZE), classes=WORDS)
     return LatentDiffusion(described, autoencoder, Scaling.from_factor(autoencoder.latent_channels, 1.0))
 

@@ -43,6 +43,20 @@ def test_the_table_states_the_time_to_the_papers_quality(ablation: ModuleType) -
     ]
     lines = ablation.table(records).splitlines()[2:5]
     assert [line.split("|")[1].strip() for line in lines] == ["v", "eps", "flow"]
-    assert "| 80.0% | ± 0.0% | 0.62 × |" in lines[0]  # 0.4 after one minute, 0.8 after two: 0.5 after 1.25 of 2
-    assert "| 50.0% | ± 7.1% | 1.00 × |" in lines[1]
-    assert "| 20.0% | – | not reached |" in lines[2]
+    assert "| 80.0% | ± 0.0% | – | – | 0.62 × |" in lines[0]  # 0.4 after one minute, 0.8 after two: 0.5 after 1.25 of 2
+    assert "| 50.0% | ± 7.1% | – | – | 1.00 × |" in lines[1]
+    assert "| 20.0% | – | – | – | not reached |" in lines[2]
+
+
+def test_pictures_that_no_reader_knows_are_scored_by_their_distance(ablation: ModuleType) -> None:
+    def record(name: str, seed: int, *distances: float) -> object:
+        points = (ablation.Point(10 * (i + 1), 60.0 * (i + 1), None, value) for i, value in enumerate(distances))
+        return ablation.Record(name, seed, 10 * len(distances), tuple(points))
+
+    records = [record(ablation.PAPER, 0, 9, 5, 4), record("v", 0, 8, 2, 1.5), record("v", 1, 8, 2, 0.5)]
+    head, _, *lines = ablation.table(records).splitlines()[:4]
+    assert "facts" not in head
+    assert [line.split("|")[1].strip() for line in lines] == ["v", "eps"]
+    assert "| 3.0 | 1 | ± 0.71 | 0.56 × |" in lines[0]  # 8 after one minute, 2 after two: 4 after 1.67 of 3
+    with pytest.raises(Exception, match="offline"):
+        _ = ablation.Point(1, 1.0, None).score

@@ -41,8 +41,7 @@ TASKS: Mapping[str, Callable[[Given, argparse.Namespace], Outcome]] = {
 def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> Outcome:
     """Measures, and writes what came out. Raises UserError for a model that does another task."""
     model = load(options.model, options.device)
-    if model.device.type == "cpu":
-        model.for_inference()
+    model.for_inference()
     settings = Settings(
         seed=options.seed,
         steps=options.steps,
