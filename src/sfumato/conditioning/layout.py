@@ -79,36 +79,56 @@ def layout_tokens(
     Raises:
         ValueError: a category or modifier does not fit the vocabulary, or lengths disagree.
     """
-    boxes = boxes.double().reshape(-1, 4)
     modifiers = torch.zeros_like(categories) if modifiers is None else modifiers
-    if not len(boxes) == len(categories) == len(modifiers):
-        lengths = f"{len(boxes)} boxes, {len(categories)} categories, {len(modifiers)} modifiers"
-        raise ValueError(f"a layout needs as many boxes as categories and modifiers, not {lengths}")
+    return batch_tokens(config, [boxes], [categories], [modifiers], [crop])[0]
+
+
+def batch_tokens(
+    config: LayoutConfig,
+    boxes: Sequence[Tensor],
+    categories: Sequence[Tensor],
+    modifiers: Sequence[Tensor],
+    crops: Sequence[Sequence[float]],
+) -> Tensor:
+    """Token ids (B, length) of B layouts, each as `layout_tokens` has it."""
+    for lengths in zip(map(len, boxes), map(len, categories), map(len, modifiers), strict=True):
+        if len(set(lengths)) != 1:
+            told = "{} boxes, {} categories, {} modifiers".format(*lengths)
+            raise ValueError(f"a layout needs as many boxes as categories and modifiers, not {told}")
+    layout = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(one) for one in categories]))
+    start, end = _corners(torch.cat([one.double().reshape(-1, 4) for one in boxes]))
+    names = _names(config, torch.cat(tuple(categories)), torch.cat(tuple(modifiers)))
+    left_top, right_bottom = _corners(torch.tensor([tuple(crop) for crop in crops], dtype=torch.float64))
+    inside_start, inside_end = start.maximum(left_top[layout]), end.minimum(right_bottom[layout])
+    seen = (inside_end > inside_start).all(1)
+    if not config.crop_tokens:
+        extent = (right_bottom - left_top)[layout]
+        start, end = (inside_start - left_top[layout]) / extent, (inside_end - left_top[layout]) / extent
+    columns = [names, _position(start, config.grid), _position(end, config.grid)]
+    if config.box == "center":
+        columns = [names, _position((start + end) / 2, config.grid)]
+    objects, layout = torch.stack(columns, 1)[seen], layout[seen]
+    place = torch.arange(len(layout)) - torch.searchsorted(layout, layout)  # among the seen objects of its layout
+    kept = place < config.objects
+    out = torch.full((len(boxes), config.length), config.vocabulary - 1)
+    slots = out[:, : config.objects * len(columns)].view(len(boxes), config.objects, len(columns))
+    slots[layout[kept], place[kept]] = objects[kept]
+    if config.crop_tokens:
+        out[:, -2], out[:, -1] = _position(left_top, config.grid), _position(right_bottom, config.grid)
+    return out
+
+
+def _names(config: LayoutConfig, categories: Tensor, modifiers: Tensor) -> Tensor:
+    """The tokens (N,) of categories and modifiers, checked."""
     outside = categories[(categories < 0) | (categories >= config.classes)]
     if len(outside):
         raise ValueError(f"category {int(outside[0])} is out of range, categories are 0 .. {config.classes - 1}")
     names = categories + config.classes * modifiers
-    padding = config.vocabulary - 1
-    if len(names) and int(names.max()) >= padding:
+    if len(names) and int(names.max()) >= config.vocabulary - 1:
         raise ValueError(
             f"vocabulary {config.vocabulary} cannot hold class token {int(names.max())}; use fewer classes"
         )
-    start, end = _corners(boxes)
-    left_top, right_bottom = _corners(torch.tensor(crop, dtype=torch.float64))
-    inside_start, inside_end = start.maximum(left_top), end.minimum(right_bottom)
-    seen = (inside_end > inside_start).all(1)
-    if not config.crop_tokens:
-        extent = right_bottom - left_top
-        start, end = (inside_start - left_top) / extent, (inside_end - left_top) / extent
-    columns = [names, _position(start, config.grid), _position(end, config.grid)]
-    if config.box == "center":
-        columns = [names, _position((start + end) / 2, config.grid)]
-    objects = torch.stack(columns, 1)[seen][: config.objects].flatten()
-    out = torch.full((config.length,), padding)
-    out[: len(objects)] = objects
-    if config.crop_tokens:
-        out[-2], out[-1] = _position(left_top, config.grid), _position(right_bottom, config.grid)
-    return out
+    return names
 
 
 def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,12 +182,11 @@ class LayoutTransformer(Conditioner):
         return layout_tokens(self.config, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))[None]
 
     def _tokens(self, fields: Fields) -> Tensor:
-        rows = []
-        for i, (boxes, categories) in enumerate(zip(fields["boxes"], fields["categories"], strict=True)):
-            modifiers = fields["modifiers"][i] if "modifiers" in fields else None
-            crop = [float(value) for value in fields["crop"][i]] if "crop" in fields else WHOLE
-            rows.append(layout_tokens(self.config, boxes.cpu(), categories.cpu(), modifiers, crop))
-        return torch.stack(rows)
+        categories = [one.cpu() for one in fields["categories"]]
+        given = fields.get("modifiers")
+        modifiers = [torch.zeros_like(one) for one in categories] if given is None else [one.cpu() for one in given]
+        crops = [tuple(map(float, crop)) for crop in fields["crop"]] if "crop" in fields else [WHOLE] * len(categories)
+        return batch_tokens(self.config, [one.cpu() for one in fields["boxes"]], categories, modifiers, crops)
 
     def _encode(self, ids: Tensor) -> Condition:
         ids = ids.to(device_of(self), torch.long)

@@ -9,6 +9,8 @@ from torch import Tensor
 from sfumato.errors import UserError
 
 PAD, START, END = "[PAD]", "[CLS]", "[SEP]"
+KEPT = 100_000
+"""Texts whose ids are remembered: captions come again in every epoch, and tokenising a batch costs milliseconds."""
 
 
 def fit_tokenizer(captions: Iterable[str], vocabulary: int = 8192) -> str:
@@ -59,12 +61,16 @@ class Texts:
         self.length = length
         self.pad = pad
         self.size: int = self.tokenizer.get_vocab_size()
+        self._known: dict[str, list[int]] = {}
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(length)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Ids (B, length) long, cut or padded."""
-        out = torch.full((len(texts), self.length), self.pad, dtype=torch.long)
-        for row, encoding in zip(out, self.tokenizer.encode_batch(list(texts)), strict=True):
-            row[: len(encoding.ids)] = torch.tensor(encoding.ids, dtype=torch.long)
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        for text, encoding in zip(new, self.tokenizer.encode_batch(new), strict=True):
+            self._known[text] = encoding.ids + [self.pad] * (self.length - len(encoding.ids))
+        out = torch.tensor([self._known[text] for text in texts], dtype=torch.long).reshape(-1, self.length)
+        if len(self._known) > KEPT:
+            self._known.clear()
         return out

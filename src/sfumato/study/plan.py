@@ -45,9 +45,12 @@ class StudyConfig(Schema):
     """Of every autoencoder's first level."""
     perceptual: bool = False
     """Train stage 1 with the feature distance too, whose network is also the judge's: pixel space has no such help."""
-    first_batch: int = Field(16, ge=1)
+    first_batch: int = Field(8, ge=1)
     batch: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    method: Literal["adamw", "muon"] = "muon"
+    """Of the optimiser, of every stage."""
+    learning_rate: float = Field(4e-3, gt=0)
+    """The peak; AdamW wants about a quarter of Muon's."""
     points: int = Field(5, ge=1)
     """How often an arm is judged while it trains."""
     samples: int = Field(512, ge=2)
@@ -193,7 +196,9 @@ def _shared(config: StudyConfig, arm: Arm, steps: int, step_seconds: float) -> d
         "steps": steps,
         "batch": config.batch,
         "precision": config.precision,
-        "optimiser": OptimiserConfig(learning_rate=config.learning_rate, warmup_steps=warmup, weight_decay=0.0),
+        "optimiser": OptimiserConfig(
+            method=config.method, learning_rate=config.learning_rate, warmup_steps=warmup, weight_decay=0.0
+        ),
         "seed": arm.seed,
         "save_every": max(1, min(steps, round(SAVE_SECONDS / max(step_seconds, 1e-4)))),
     }

@@ -24,8 +24,8 @@ ATTENDED = 8
 """Levels of at most this height or width attend."""
 SMALLEST = 4
 """No level is smaller than this, but where the latent is."""
-GROUPS = 8
-"""Of an autoencoder's norms."""
+GROUP = 8
+"""Channels that an autoencoder's norms take together at its first level; norms of fewer lose the colours."""
 GRAIN = 4
 """A denoiser's channels come in multiples of this: it has so many heads, and its norms so many groups."""
 HEAD = 16
@@ -41,7 +41,7 @@ def autoencoder_for(factor: int, channels: int) -> AutoencoderConfig:
         channels=channels,
         channel_multipliers=AUTOENCODER_WIDTHS[:levels],
         blocks_per_level=1,
-        norm_groups=GROUPS,
+        norm_groups=channels // GROUP,
         latent_channels=LATENT_CHANNELS[factor],
         bottleneck=KLConfig(initial_log_variance=-6.0),
     )
