@@ -66,14 +66,16 @@ class Asked:
     count: int
 
 
-def cells(calls: Sequence[int], samplers: Sequence[str], second: SecondStage, guidance: float) -> Iterator[Cell]:
+def cells(
+    calls: Sequence[int], samplers: Sequence[str], second: SecondStage, guidance: float, sweeps: bool = True
+) -> Iterator[Cell]:
     """All measurements: the cheap ones first, so that an interrupted run has something of everything."""
     for budget in sorted(calls):
         for name in samplers:
             steps = steps_within(name, second, budget)
             if steps:
                 yield Cell("calls", name, steps, guidance, budget=budget)
-    if guidance == 1:
+    if guidance == 1 or not sweeps:
         return
     for scale in SCALES:
         yield Cell("scale", "auto", SWEEP_STEPS, scale)
@@ -177,16 +179,17 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
     model = load(options.model, options.device)
     second = second_stage(model)
     asked = asked_of(model, options, network)
+    guidance = options.guidance if asked.texts is not None else 1.0
     about = {
         "model": model.digest,
         "pictures": asked.count,
         "features": network.describe(),
-        "guidance": options.guidance if asked.texts is not None else 1.0,
+        "guidance": guidance,
         "machine": asdict(describe(model.device)),
     }
     key = f"{about['model']}, {asked.count} pictures, {network.name}"
     model.for_inference()
-    wanted = list(cells(options.calls, options.samplers, second, float(about["guidance"])))  # type: ignore[arg-type]
+    wanted = list(cells(options.calls, options.samplers, second, guidance, options.sweeps))
     path = options.out / "measurements.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     rows = [row for row in rows if row["key"] == key]
@@ -232,6 +235,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     names = ["auto", *SAMPLERS]
     parser.add_argument("--samplers", type=lambda text: text.split(","), default=names, help="with commas between")
     parser.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE)
+    parser.add_argument("--sweeps", action=argparse.BooleanOptionalAction, default=True, help="of guidance, too")
     parser.add_argument("--features", default="efficientnet-lite0", help="the network of the Fréchet distance")
     parser.add_argument("--real", type=Path, help="real pictures, where the model is not of the toy world")
     parser.add_argument("--prompts", type=Path, help="a prompt on each line, for --real")
