@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 JOBS ?= 2
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test parity check format bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sfumato needs Python 3.11 or newer; say make PYTHON=python3.11")'
@@ -22,6 +22,13 @@ demo: $(VENV)/installed  ## the whole paper small: both stages on the toy world,
 
 test: $(VENV)/installed-dev  ## the tests (under ten minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+$(VENV)/parity/installed: tests/parity.txt $(VENV)/installed-dev
+	$(PIP) install -q --no-deps --target $(VENV)/parity -r tests/parity.txt
+	touch $@
+
+parity: $(VENV)/parity/installed  ## metrics against torch-fidelity, torchmetrics, clean-fid, lpips, prdc
+	PYTHONPATH=$(VENV)/parity OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/evaluation/test_parity.py
 
 check: $(VENV)/installed-dev  ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -123,15 +123,16 @@ def test_recorded_steps_are_the_plain_ones(
             made.append(self)
 
     monkeypatch.setattr("sfumato.training.micro.RecordedGradients", Watched)
+    half = precision == "bfloat16"
     common = ("train.steps=6", f"train.precision={precision}", *RECORDED[name])
     recorded = trained("second", tmp_path / "recorded", common)
     assert [len(one) for one in made] == [1], "nothing was recorded"
     monkeypatch.setenv("SFUMATO_GRAPHS", "0")
     plain = trained("second", tmp_path / "plain", common)
     assert len(made) == 1
-    tolerance = 1e-3 if precision == "float32" else 2e-2
-    for key in ("loss", "gradient_norm"):
-        assert [line[key] for line in recorded] == pytest.approx([line[key] for line in plain], rel=tolerance), key
+    for key, tolerance in (("loss", 1e-3), ("gradient_norm", 5e-3)):  # sums over many threads differ from run to run
+        told = [line[key] for line in plain]
+        assert [line[key] for line in recorded] == pytest.approx(told, rel=tolerance * (1 + 9 * half)), key
 
 
 def test_steps_with_checkpointing_are_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

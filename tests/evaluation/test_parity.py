@@ -3,12 +3,14 @@
 import contextlib
 import importlib
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from sfumato.autoencoder.perceptual import load_lpips
 from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.image_quality import ms_ssim, psnr, ssim
 from sfumato.evaluation.inception import FIDInception
@@ -79,10 +81,28 @@ def test_inception_score() -> None:
 
 def test_precision_and_recall() -> None:
     prc = package("torch_fidelity.metric_prc")
-    told = prc.prc_features_to_metric(X, Y, prc_neighborhood=3, verbose=False)
+    told = prc.prc_features_to_metric(Y, X, prc_neighborhood=3, verbose=False)  # since 0.4.0 the generated come first
     found = precision_recall(X, Y, 3)
     assert found.precision == pytest.approx(told["precision"], rel=1e-4)
     assert found.recall == pytest.approx(told["recall"], rel=1e-4)
+
+
+def test_lpips(tmp_path: Path) -> None:
+    package("torchvision")
+    theirs = package("lpips").LPIPS(net="vgg", pnet_rand=True, verbose=False)  # the heads are in the package
+    state = theirs.state_dict()
+    backbone = {f"features.{name.split('.', 2)[2]}": value for name, value in state.items() if name.startswith("net.")}
+    heads = {name: value for name, value in state.items() if name.startswith("lin") and "." in name}
+    torch.save(backbone, tmp_path / "vgg16.pth")
+    torch.save({name: value for name, value in heads.items() if not name.startswith("lins")}, tmp_path / "vgg.pth")
+    ours = load_lpips(tmp_path / "vgg16.pth", tmp_path / "vgg.pth")
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 3, 48, 64, generator=g) * 2 - 1
+    y = (x + 0.3 * torch.randn(x.shape, generator=g)).clamp(-1, 1)
+    with torch.no_grad():
+        expected = theirs(x, y).flatten()
+    assert expected.std() > 0
+    torch.testing.assert_close(ours(x, y), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_density_and_coverage() -> None:
