@@ -262,10 +262,9 @@ def table(records: Sequence[Record]) -> str:
     paper = mean_curve(by_variant[PAPER])
     rows = sorted(by_variant.items(), key=lambda item: -mean_curve(item[1])[-1].score)
     read = paper[-1].facts is not None
-    lines = [
-        f"| objective | steps | minutes |{' facts right | spread |' * read} KD | spread | time to the paper's score |",
-        f"|---|---|---|{'---|---|' * read}---|---|---|",
-    ]
+    columns = ["objective", "seeds", "steps", "minutes", *(["facts right", "spread"] if read else []), "KD", "spread"]
+    columns.append("time to the paper's")
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for name, runs in rows:
         curve = mean_curve(runs)
         end = curve[-1]
@@ -274,10 +273,10 @@ def table(records: Sequence[Record]) -> str:
         facts = f" {end.facts:.1%} | {_spread([run.points[-1].facts for run in runs], '.1%')} |" if read else ""
         distance = "–" if end.distance is None else f"{end.distance:.4g}"
         beside = _spread([run.points[-1].distance for run in runs], ".2g")
-        lines.append(f"| {name} | {end.step} | {end.seconds / 60:.1f} |{facts} {distance} | {beside} | {share} |")
-    seeds = len(by_variant[PAPER])
-    said = f"Means over {seeds} seed{'s' if seeds > 1 else ''}. KD: kernel distance, efficientnet-lite0@96."
-    return "\n".join([*lines, "", said, ""])
+        lines.append(
+            f"| {name} | {len(runs)} | {end.step} | {end.seconds / 60:.1f} |{facts} {distance} | {beside} | {share} |"
+        )
+    return "\n".join([*lines, "", "Means over the seeds. KD: kernel distance, efficientnet-lite0@96.", ""])
 
 
 def _spread(values: Sequence[float | None], form: str) -> str:

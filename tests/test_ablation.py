@@ -57,6 +57,7 @@ def test_pictures_that_no_reader_knows_are_scored_by_their_distance(ablation: Mo
     head, _, *lines = ablation.table(records).splitlines()[:4]
     assert "facts" not in head
     assert [line.split("|")[1].strip() for line in lines] == ["v", "eps"]
+    assert "| v | 2 |" in lines[0]
     assert "| 3.0 | 1 | ± 0.71 | 0.56 × |" in lines[0]  # 8 after one minute, 2 after two: 4 after 1.67 of 3
     with pytest.raises(Exception, match="offline"):
         _ = ablation.Point(1, 1.0, None).score
