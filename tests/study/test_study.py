@@ -9,8 +9,9 @@ import torch
 
 from command_line import Command
 from sfumato.autoregressive.model import load_code_model
-from sfumato.cli.study import fitting, numbers, seconds
+from sfumato.cli.study import data_config, fitting, numbers, seconds
 from sfumato.config import parse
+from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
 from sfumato.study import arm as arm_module
 from sfumato.study.judge import Score
@@ -199,3 +200,15 @@ def test_samples_are_judged_worse_than_the_data(tmp_path: Path) -> None:
     assert torch.equal(judge.reference, again.reference)
     assert judge(noise).kernel > 0.008
     assert judge(real).kernel < 0.002
+
+
+def test_the_data_of_a_recipe_can_be_studied(tmp_path: Path, command: Command) -> None:
+    world = data_config("zoo:toy/small-text", None, 10_000)
+    assert isinstance(world, ToyWorldConfig)
+    assert (world.size, world.length, world.vocabulary.textures) == (32, 10_000, ("plain",))
+    assert data_config("zoo:toy/small-text", (16, 24), 1).size == (16, 24)
+    with pytest.raises(UserError, match="names no pictures"):
+        data_config("zoo:emoji/text", None, 1)
+    done = command("study", "downsampling", "--data", "zoo:toy/none", "--out", tmp_path / "study")
+    assert done.code == 2
+    assert "is not in the zoo" in done.err

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 OutOption = Annotated[Path, typer.Option("--out", help="The study's folder; an interrupted study there goes on.")]
-DataOption = Annotated[str, typer.Option("--data", help="The folder of images, or toy for the built-in world.")]
+DataOption = Annotated[
+    str,
+    typer.Option("--data", help="The folder of images; toy for the built-in world; zoo:NAME or FILE.yaml: its data."),
+]
 BudgetOption = Annotated[
     str, typer.Option("--budget", help="Training time of each way (and seed), both stages: 90s, 30m, 2h, 1d.")
 ]
@@ -171,10 +174,21 @@ def run(out: Path, settings: dict[str, Any], judge_side: int, device: str, preci
 
 
 def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataConfig":
-    """The toy world, or a folder; 64 pixels a side where no size is given."""
+    """The toy world, what a configuration reads, or a folder; 64 pixels a side where no size is given.
+
+    Raises UserError for a configuration without data of its own.
+    """
+    from sfumato.config import ZOO_PREFIX, parse, read_source
     from sfumato.data.folder import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
+    from sfumato.errors import UserError
+    from sfumato.study.plan import StudyData
 
+    if data.startswith(ZOO_PREFIX) or data.endswith(".yaml"):
+        given = read_source(data).get("data") or {}
+        if given.get("kind", "folder") == "folder" and "path" not in given:
+            raise UserError(f"--data {data}: that configuration names no pictures; give the folder of images itself")
+        return parse({"data": given | ({} if size is None else {"size": list(size)})}, StudyData, data).data
     side = size or (64, 64)
     if data == "toy" and not os.path.isdir(data):
         return ToyWorldConfig(size=side, length=length)

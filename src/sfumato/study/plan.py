@@ -23,6 +23,12 @@ SAVE_SECONDS = 30.0
 """About so much work is lost by a kill."""
 
 
+class StudyData(Schema):
+    """What of another configuration a study can take over."""
+
+    data: DataConfig
+
+
 class StudyConfig(Schema):
     """`study.yaml`: every arm sees the same data, and has the same time or compute for its two stages together."""
 
