@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import Schedule
+from sfumato.sampling.ancestral import DDIMConfig
 from sfumato.sampling.dpm_solver import DPM2MConfig
 from sfumato.sampling.grids import GridConfig
 from sfumato.sampling.table import SamplerConfig
@@ -11,6 +12,9 @@ from sfumato.sampling.unipc import UniPCConfig
 
 FEW_STEPS = 20
 """From here on UniPC and DPM-Solver++(2M) are equally near to the exact solution; below, UniPC is nearer."""
+
+VERY_FEW_STEPS = 8
+"""Below, guided samples of a trained flow model were best with DDIM; from here on DPM-Solver++(2M) is as good."""
 
 LONGEST_STEP = 1.0
 """Steps evenly spaced in lambda that are longer than this are worse than steps evenly spaced in time."""
@@ -26,16 +30,12 @@ class Choice:
 
 
 def choose(schedule: Schedule, prediction: PredictionKind, steps: int, guidance: float = 1.0) -> Choice:
-    """The sampler that came nearest to the exact solution on closed-form denoisers, by schedule, steps and guidance.
+    """The sampler that did best by schedule, steps and guidance: on closed-form denoisers, and on a trained flow model.
 
     docs/samplers.md has the measurements; `guidance` is the largest scale in use.
     """
-    sampler: SamplerConfig = UniPCConfig(order=2) if steps < FEW_STEPS else DPM2MConfig()
-    why = [
-        f"{steps} steps are few, where UniPC's corrector halves the error"
-        if steps < FEW_STEPS
-        else f"{steps} steps are enough for a second-order multistep solver, one network call each"
-    ]
+    sampler, reason = _solver(schedule, steps, guidance)
+    why = [reason]
     length = _lambda_range(schedule) / steps
     if not schedule.discrete:
         kind, place = "trailing", "a flow model is nearly straight in time, so its steps are evenly spaced there"
@@ -50,6 +50,15 @@ def choose(schedule: Schedule, prediction: PredictionKind, steps: int, guidance:
     if guidance > 1:
         why.append(f"guidance {guidance:g} forbids the third order, which overshoots")
     return Choice(sampler, GridConfig(kind=kind), "; ".join(why))
+
+
+def _solver(schedule: Schedule, steps: int, guidance: float) -> tuple[SamplerConfig, str]:
+    """The sampler, and why."""
+    if not schedule.discrete and guidance > 1 and steps < VERY_FEW_STEPS:
+        return DDIMConfig(), f"{steps} guided steps along a flow are best straight ones: higher orders overshoot"
+    if steps < FEW_STEPS and (schedule.discrete or guidance <= 1):
+        return UniPCConfig(order=2), f"{steps} steps are few, where UniPC's corrector halves the error"
+    return DPM2MConfig(), f"{steps} steps are enough for a second-order multistep solver, one network call each"
 
 
 def _lambda_range(schedule: Schedule) -> float:
