@@ -100,7 +100,7 @@ WITH_WORLD = [(name, "folder") for name in TOY] + [
 @pytest.mark.parametrize(("name", "source"), WITH_WORLD)
 def test_a_toy_configuration_trains(name: str, source: str, folder: Path, tmp_path: Path) -> None:
     config = small(f"toy/{name}", folder if source == "folder" else None)
-    state = run_diffusion(config, first_stage(4), tmp_path, None)
+    state = run_diffusion(config, first_stage(3), tmp_path, None)
     assert state.step == 2
     assert state.skipped == 0
     preview = Image.open(tmp_path / "previews" / "samples-00000002.png")
@@ -252,7 +252,7 @@ MISTAKES = [
         r"the data has 9 classes, the conditioner 5: set conditioner.classes=9, or 0",
     ),
     ("toy/super-res", "conditions.low_resolution.factor=5", r"32x32 is not a multiple of .*low_resolution.factor 5"),
-    ("toy/inpainting", "conditioner.parts.masked_image.channels=3", r"masked latents of 3 channels, .*gives 4: set"),
+    ("toy/inpainting", "conditioner.parts.masked_image.channels=4", r"masked latents of 4 channels, .*gives 3: set"),
     ("toy/inpainting", "conditions.mask.folder=masks", r"conditions.mask.folder is 'masks', but the data is no folder"),
 ]
 
@@ -260,7 +260,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("name", "override", "message"), MISTAKES, ids=[override for _, override, _ in MISTAKES])
 def test_what_does_not_fit_is_named(name: str, override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        run_diffusion(small(name, None, override), first_stage(4), tmp_path, None)
+        run_diffusion(small(name, None, override), first_stage(3), tmp_path, None)
 
 
 def test_part_dropout_names_parts(tmp_path: Path) -> None:
