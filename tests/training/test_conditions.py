@@ -215,7 +215,7 @@ def test_an_interrupted_hybrid_run_is_the_straight_one(tmp_path: Path) -> None:
 
     def trained(path: Path, steps: int) -> None:
         config = small("toy/inpainting-text", None, *parts, f"train.steps={steps}")
-        run_diffusion(config, first_stage(4), path, tmp_path / "cache")
+        run_diffusion(config, first_stage(3), path, tmp_path / "cache")
 
     trained(tmp_path / "straight", 4)
     trained(tmp_path / "broken", 2)

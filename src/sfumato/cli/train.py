@@ -25,6 +25,10 @@ OutOption = Annotated[Path, typer.Option("--out", help="The run's folder; an int
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Where decoded pictures and latents are kept [default: OUT/cache].")
 ]
+StartOption = Annotated[
+    Path | None,
+    typer.Option("--start", metavar="MODEL", help="A model or run to go on from, instead of drawn weights."),
+]
 
 
 @app.command("autoencoder")
@@ -34,12 +38,13 @@ def autoencoder(
     overrides: OverridesArgument = None,
     data: DataOption = None,
     cache: CacheOption = None,
+    start: StartOption = None,
 ) -> None:
     """Train stage 1: image <-> latent."""
     from sfumato.config import apply_overrides, parse, read_source
     from sfumato.training.autoencoder import AutoencoderRun
 
-    raw = apply_overrides(read_source(config), overrides or [])
+    raw = with_start(apply_overrides(read_source(config), overrides or []), start)
     run_autoencoder(parse(with_data(raw, data), AutoencoderRun, config), out, cache)
 
 
@@ -54,6 +59,7 @@ def diffusion(
     overrides: OverridesArgument = None,
     data: DataOption = None,
     cache: CacheOption = None,
+    start: StartOption = None,
 ) -> None:
     """Train stage 2: noise -> latent, steered by text, classes or nothing."""
     from sfumato.config import apply_overrides, parse, read_source
@@ -61,7 +67,7 @@ def diffusion(
     from sfumato.training.data import height_width
     from sfumato.training.diffusion import DiffusionRun
 
-    raw = apply_overrides(read_source(config), overrides or [])
+    raw = with_start(apply_overrides(read_source(config), overrides or []), start)
     if str(autoencoder) == "pixels":
         run = parse(with_data(raw, data), DiffusionRun, config)
         first = pixel_space(height_width(run.data))
@@ -116,6 +122,11 @@ def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | No
     elif given.get("kind", "folder") == "folder" and "path" not in given:
         raise UserError("--data is missing: give the folder of images to train on")
     return {**raw, "data": given}
+
+
+def with_start(raw: dict[str, Any], start: Path | None) -> dict[str, Any]:
+    """The raw configuration with `--start` in it."""
+    return raw if start is None else {**raw, "start": str(start)}
 
 
 def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> "TrainState":

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -40,6 +41,7 @@ from sfumato.training.optim import (
     set_rate,
 )
 from sfumato.training.run import RunFolder, interruptible
+from sfumato.training.start import start_first
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step, share_done
 from sfumato.training.workers import Precision, Workers, autocast
@@ -81,6 +83,8 @@ class AutoencoderRun(Schema):
     held_out: HeldOut = HeldOut()
     loss: LossConfig = LossConfig()
     train: AutoencoderTraining = AutoencoderTraining()
+    start: Path | None = None
+    """A model folder or run whose autoencoder's weights to begin with, instead of drawn ones."""
 
     @model_validator(mode="after")
     def _factor_divides_size(self) -> Self:
@@ -129,6 +133,8 @@ def build_players(config: AutoencoderRun, workers: Workers) -> Players:
     adversarial, bottleneck = config.loss.adversarial, config.model.bottleneck
     with rng.seeded(config.train.seed, "weights", "autoencoder", device=torch.device("cpu")):
         autoencoder = Autoencoder(config.model)
+        if config.start is not None:
+            start_first(autoencoder, config.start)
         discriminator = PatchDiscriminator(
             config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm
         )
@@ -355,7 +361,7 @@ def _start_codebook(
 ) -> None:
     """Sets the codes to cluster means of the first step's latents; every rank finds the same."""
     train, bottleneck, quantize = config.train, config.model.bottleneck, players.autoencoder.quantize
-    if not isinstance(bottleneck, VQConfig) or quantize is None or not bottleneck.kmeans_init:
+    if not isinstance(bottleneck, VQConfig) or quantize is None or not bottleneck.kmeans_init or config.start:
         return
     images = train.batch * train.accumulate * workers.world
     with Loader(dataset, images, train.seed, workers=0) as data:

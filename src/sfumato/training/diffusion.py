@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -104,6 +105,8 @@ class DiffusionRun(Schema):
     mirrored: bool = False
     """Cache each picture's mirror image too: not where left and right have a meaning."""
     train: DiffusionTraining = DiffusionTraining()
+    start: Path | None = None
+    """A model folder or run to go on from: its weights, tokenizer and scale of the latents instead of new ones."""
 
     @model_validator(mode="after")
     def _dropout_has_a_condition(self) -> Self:

@@ -9,7 +9,13 @@ from sfumato.conditioning.class_label import ClassEmbedder
 from sfumato.conditioning.condition import Conditioner, ConditionSpec
 from sfumato.conditioning.layout import LayoutConfig
 from sfumato.conditioning.spatial import SemanticConfig, SpatialIdentity, SpatialRescaler
-from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, build_conditioner, text_config
+from sfumato.conditioning.table import (
+    CompositeConfig,
+    ConditionerConfig,
+    build_conditioner,
+    stored_tokenizer,
+    text_config,
+)
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.data.conditions.config import GIVEN_BY, ConditionsConfig
 from sfumato.data.latents import MeasuredLatents
@@ -21,6 +27,7 @@ from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig, SecondS
 from sfumato.training.data import height_width
 from sfumato.training.diffusion import DiffusionRun, Steered
 from sfumato.training.encode import measured_scaling
+from sfumato.training.start import start_second, started
 
 
 def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
@@ -100,7 +107,9 @@ def begin(
     """
     inputs = inputs or Inputs()
     chosen = fitted(config.conditioner, inputs)
-    tokenizer = fitted_tokenizer(chosen, latents.captions())
+    before = None if config.start is None else started(config.start)
+    kept = None if before is None or before.second is None else stored_tokenizer(before.second.conditioner)
+    tokenizer = kept or fitted_tokenizer(chosen, latents.captions())
     with rng.seeded(config.train.seed, "weights", "diffusion", device=torch.device("cpu")):
         conditioner = build_conditioner(chosen, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
@@ -127,7 +136,11 @@ def begin(
     )
     assert described.diffusion is not None
     second = SecondStage(described.diffusion, denoiser, conditioner, build_schedule(config.schedule))
-    return LatentDiffusion(described, first.autoencoder, measured_scaling(latents), second, first.tiny)
+    if before is None:
+        return LatentDiffusion(described, first.autoencoder, measured_scaling(latents), second, first.tiny)
+    assert config.start is not None
+    start_second(second, first.autoencoder.latent_channels, before, config.start)
+    return LatentDiffusion(described, first.autoencoder, before.scaling, second, first.tiny)
 
 
 def steered(model: LatentDiffusion) -> Steered:
