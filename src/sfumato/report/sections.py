@@ -266,6 +266,13 @@ def denoising(result: DemoResult, gallery: Gallery) -> Markup:
     return section("From noise to a picture", "Section 3.2, equation 3; appendix B", element("p", lead), *rows, times)
 
 
+def _what_it_is(positive: bool) -> str:
+    """Of a loss whose weights are fixed, and of one that learns them and adds their logarithm."""
+    if positive:
+        return ", logarithmic; its floor is the noise that no network can know"
+    return " with learned weights: the logarithm of the error, about, so that it goes on below zero"
+
+
 def curves(result: DemoResult, stage_one: LogLines, stage_two: LogLines) -> Markup:
     """Losses and quality over both trainings."""
     reconstruction = line_chart(
@@ -278,14 +285,13 @@ def curves(result: DemoResult, stage_one: LogLines, stage_two: LogLines) -> Mark
         log=True,
     )
     quality = line_chart([Series("PSNR in dB", points(stage_one, "psnr"), 1)], "steps", "PSNR")
+    smoothed = points(stage_two, "loss_smoothed")
+    positive = all(value > 0 for _, value in smoothed)
     loss = line_chart(
-        [
-            Series("a batch", points(stage_two, "loss"), 0, faint=True),
-            Series("running mean", points(stage_two, "loss_smoothed"), 0),
-        ],
+        [Series("a batch", points(stage_two, "loss"), 0, faint=True), Series("running mean", smoothed, 0)],
         "steps",
         "loss",
-        log=True,
+        log=positive,
     )
     kl = line_chart(
         [Series("bits per latent number", points(stage_one, "bits_per_dimension"), 2)], "steps", "bits per number"
@@ -293,7 +299,7 @@ def curves(result: DemoResult, stage_one: LogLines, stage_two: LogLines) -> Mark
     charts = [
         figure(reconstruction, "Stage 1: reconstruction loss, logarithmic."),
         figure(quality, "Stage 1: PSNR of a fixed batch of held-out scenes, averaged weights."),
-        figure(loss, "Stage 2: the loss, logarithmic; its floor is the noise that no network can know."),
+        figure(loss, f"Stage 2: the loss{_what_it_is(positive)}."),
     ]
     if points(stage_one, "bits_per_dimension"):
         charts.append(figure(kl, "Stage 1: what the posterior carries."))
