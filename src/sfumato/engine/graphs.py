@@ -8,6 +8,7 @@ recording off.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 MOST = 8
 """Signatures that are recorded, as a rule; calls of further ones stay as they are."""
 
+R = TypeVar("R")
 Inputs = Sequence[Tensor | None]
 Function = Callable[..., Tensor]
 Play = Callable[[], Tensor]
@@ -36,42 +38,55 @@ class Recording:
         return self.play().clone()
 
 
-class Recordings:
-    """Of one function, by signature (which inputs there are, their shapes, types and devices).
+class Kept(Generic[R]):
+    """What is recorded, by signature.
 
     A signature's first call is made as it is: it may be the only one, and what is set up on first use must be so before
     recording. The second is recorded. Where that fails, as for lack of memory, the signature is never recorded again.
     """
 
-    def __init__(self, record: Callable[[Play], Play] | None = None, most: int = MOST) -> None:
-        """record: a call -> its play, by default a CUDA graph; most: signatures that are recorded."""
+    def __init__(self, most: int) -> None:
+        """most: signatures that are recorded."""
         self._most = most
-        self._record = Graphs() if record is None else record
-        self._found: dict[tuple[object, ...], Recording | None] = {}
+        self._found: dict[tuple[object, ...], R | None] = {}
         self._failed: set[tuple[object, ...]] = set()
 
     def __len__(self) -> int:
-        """How many there are."""
+        """How many recordings there are."""
         return sum(recording is not None for recording in self._found.values())
+
+    def get(self, signature: tuple[object, ...], record: Callable[[], R]) -> R | None:
+        """The recording to play; None where the call is made as it is."""
+        if signature not in self._found:
+            if len(self._found) < self._most:
+                self._found[signature] = None
+            return None
+        if self._found[signature] is None and signature not in self._failed:
+            try:
+                self._found[signature] = record()
+            except RuntimeError:
+                self._failed.add(signature)
+        return self._found[signature]
+
+
+class Recordings:
+    """Of one function, by signature: which inputs there are, their shapes, types and devices."""
+
+    def __init__(self, record: Callable[[Play], Play] | None = None, most: int = MOST) -> None:
+        """record: a call -> its play, by default a CUDA graph; most: signatures that are recorded."""
+        self._record = Graphs() if record is None else record
+        self._kept: Kept[Recording] = Kept(most)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._kept)
 
     @torch.no_grad()
     def __call__(self, function: Function, inputs: Inputs) -> Tensor:
         """function(*inputs); the function must be the same at every call."""
         signature = tuple(None if t is None else (tuple(t.shape), t.dtype, t.device) for t in inputs)
-        if signature not in self._found:
-            if len(self._found) < self._most:
-                self._found[signature] = None
-            return function(*inputs)
-        if signature in self._failed:
-            return function(*inputs)
-        recording = self._found[signature]
-        if recording is None:
-            try:
-                recording = self._found[signature] = self._recorded(function, inputs)
-            except RuntimeError:
-                self._failed.add(signature)
-                return function(*inputs)
-        return recording(inputs)
+        recording = self._kept.get(signature, lambda: self._recorded(function, inputs))
+        return function(*inputs) if recording is None else recording(inputs)
 
     def _recorded(self, function: Function, inputs: Inputs) -> Recording:
         own = [None if given is None else torch.empty_like(given).copy_(given) for given in inputs]
@@ -103,12 +118,17 @@ class Graphs:
         return play
 
 
+def switched_on() -> bool:
+    """Whether anything is recorded: not with SFUMATO_GRAPHS=0."""
+    return os.environ.get("SFUMATO_GRAPHS", "1") != "0"
+
+
 def wanted(inputs: Inputs) -> bool:
     """Whether a call can be recorded: on a GPU, by nobody else already, and no gradients are asked for."""
     given = [t for t in inputs if t is not None]
     return (
         all(t.device.type == "cuda" for t in given)
         and not (torch.is_grad_enabled() and any(t.requires_grad for t in given))
-        and os.environ.get("SFUMATO_GRAPHS", "1") != "0"
+        and switched_on()
         and not torch.cuda.is_current_stream_capturing()
     )

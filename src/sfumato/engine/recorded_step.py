@@ -3,14 +3,13 @@
 The networks of latent diffusion are small for a GPU: it computes a kernel faster than the host launches the next.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sfumato.engine.graphs import Graphs, Play
+from sfumato.engine.graphs import Graphs, Kept, Play, switched_on
 
 MOST = 4
 """Shapes of batches that are recorded; others are computed as they come."""
@@ -30,9 +29,7 @@ class _Recording:
 class RecordedGradients:
     """A function of named tensors whose backward pass leaves gradients in `parameters`, recorded by its inputs' shapes.
 
-    The first batch of a shape is computed as it is, so that what is set up on first use is; the second is recorded, the
-    others are played. Where recording fails the function is called as before. Gradients are set, not added to: the
-    parameters must have none before a call.
+    Gradients are set, not added to: the parameters must have none before a call.
     """
 
     def __init__(
@@ -45,29 +42,18 @@ class RecordedGradients:
         self._function = function
         self._parameters = parameters
         self._record = Graphs() if record is None else record
-        self._found: dict[tuple[object, ...], _Recording | None] = {}
-        self._failed: set[tuple[object, ...]] = set()
+        self._kept: Kept[_Recording] = Kept(MOST)
 
     def __len__(self) -> int:
         """How many recordings there are."""
-        return sum(recording is not None for recording in self._found.values())
+        return len(self._kept)
 
     def __call__(self, given: Named) -> Tensor:
         """The function's result, a tensor of its own."""
         signature = tuple((name, tuple(t.shape), t.dtype, t.device) for name, t in given.items())
-        if signature in self._failed or (signature not in self._found and len(self._found) == MOST):
-            return self._function(given)
-        if signature not in self._found:
-            self._found[signature] = None
-            return self._function(given)
-        recording = self._found[signature]
+        recording = self._kept.get(signature, lambda: self._recorded(given))
         if recording is None:
-            try:
-                recording = self._found[signature] = self._recorded(given)
-            except RuntimeError:
-                self._failed.add(signature)
-                self._drop_gradients()
-                return self._function(given)
+            return self._anew(given)
         for name, own in recording.inputs.items():
             own.copy_(given[name])
         out = recording.play().clone()
@@ -77,19 +63,16 @@ class RecordedGradients:
 
     def _recorded(self, given: Named) -> _Recording:
         own = {name: torch.empty_like(t).copy_(t) for name, t in given.items()}
-
-        def call() -> Tensor:
-            self._drop_gradients()  # so that the backward pass writes them anew, in memory of the recording
-            return self._function(own)
-
-        play = self._record(call)
+        play = self._record(lambda: self._anew(own))
         return _Recording(own, play, [parameter.grad for parameter in self._parameters])
 
-    def _drop_gradients(self) -> None:
+    def _anew(self, given: Named) -> Tensor:
+        """The function's result without what an earlier call, or a recording that failed, left in the gradients."""
         for parameter in self._parameters:
             parameter.grad = None
+        return self._function(given)
 
 
 def recordable(device: torch.device) -> bool:
-    """Whether steps on the device are recorded: on a GPU, unless SFUMATO_GRAPHS=0."""
-    return device.type == "cuda" and os.environ.get("SFUMATO_GRAPHS", "1") != "0"
+    """Whether steps on the device are recorded: on a GPU, unless recording is switched off."""
+    return device.type == "cuda" and switched_on()
