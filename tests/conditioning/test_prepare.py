@@ -71,6 +71,15 @@ def test_prepared_fields_give_the_same_condition(name: str) -> None:
         torch.testing.assert_close(conditioner(again).tensors()[field], value, atol=0, rtol=0)
 
 
+def test_two_parts_read_one_map_each_by_its_own_classes() -> None:
+    torch.manual_seed(2)
+    more = SpatialRescaler(SemanticConfig(classes=4, channels=2, stages=2, void=255))
+    both = Composite({"three": semantic(), "four": more})
+    found, expected = both(both.prepare(FIELDS)).spatial, both(FIELDS).spatial
+    assert found is not None
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
 def test_values_are_checked_on_the_host() -> None:
     with pytest.raises(ValueError, match="map id 7"):
         semantic().prepare({"map": torch.full((1, 8, 8), 7)})

@@ -167,11 +167,7 @@ class LayoutTransformer(Conditioner):
 
     def forward(self, fields: Fields) -> Condition:
         """tokens (B, length, dim), with the mask of real tokens if padding is masked."""
-        ids = fields.get("layout_tokens")
-        if ids is None:
-            return self._encode(self._tokens(fields))
-        self.transformer.check(ids)
-        return self._encode(ids)
+        return self._encode(self.prepare(fields)["layout_tokens"])
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:
         """The empty layout, encoded once."""

@@ -37,9 +37,11 @@ class SpatialRescaler(Conditioner):
         self.spec = ConditionSpec(spatial_channels=config.channels)
 
     def prepare(self, fields: Fields) -> dict[str, Any]:
-        """`map`, ids as rows of the look-up, checked."""
+        """`map` as it is, ids checked: another part may read it by other classes."""
         given: Tensor = fields["map"]
-        return {"map": given if given.is_floating_point() else self._rows(given)}
+        if not given.is_floating_point():
+            self._rows(given)
+        return {"map": given}
 
     def forward(self, fields: Fields) -> Condition:
         """spatial (B, channels, H / 2^stages, W / 2^stages); ValueError for other shapes or ids out of range."""

@@ -86,11 +86,7 @@ class TextTransformer(Conditioner):
 
     def forward(self, fields: Fields) -> Condition:
         """tokens (B, M, dim), with the mask of real tokens if padding is masked; ValueError for ids out of range."""
-        ids = fields.get("tokens")
-        if ids is None:
-            return self._encode(self.tokenise(fields["text"]))
-        self.transformer.check(ids)
-        return self._encode(ids)
+        return self._encode(self.prepare(fields)["tokens"])
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:
         """The empty text, encoded once."""
