@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -214,15 +214,16 @@ def _steps_for(options: argparse.Namespace, raw: dict[str, Any], name: str, firs
 def _scores(options: argparse.Namespace, config: DiffusionRun, run: Path, per_step: float) -> tuple[Point, ...]:
     """Of each snapshot, on the same captions and seeds."""
     asked = _questions(config, options.prompts)
+    distance, device = _judge(asked.real), Workers().device
     points = []
     for snapshot in snapshots_of(run):
-        model = load_snapshot(snapshot.path, device=Workers().device).for_inference()
+        model = load_snapshot(snapshot.path, device=device).for_inference()
         images = measure.draw(model, asked.captions, options.guidance, options.sampling_steps)
         facts = None
         if asked.prompts is not None:
             facts = round(measure.score_row("", asked.prompts, images, options.guidance).rates["facts"], 4)
         seconds = round(snapshot.step * per_step, 2)
-        points.append(Point(snapshot.step, seconds, facts, _distance(asked.real, images)))
+        points.append(Point(snapshot.step, seconds, facts, distance(images)))
     return tuple(points)
 
 
@@ -241,14 +242,19 @@ def _questions(config: DiffusionRun, n: int) -> Questions:
     return Questions([captions[row] for row in chosen[::4]], None, real)
 
 
-def _distance(real: Tensor, drawn: Tensor) -> float | None:
-    """The kernel distance, which is unbiased for few pictures too; None where the feature network is not installed."""
+def _judge(real: Tensor) -> Callable[[Tensor], float | None]:
+    """The kernel distance of pictures to real ones, unbiased for few too; None without the network's package."""
     try:
         network = efficientnet_lite0(96)
     except UserError:
-        return None
-    x, y = (pooled(network, images.split(64)) for images in (real, drawn))
-    return round(kernel_distance(x, y, rng.generator(0, "distance")).mean, 6)
+        return lambda _: None
+    x = pooled(network, real.split(64))
+
+    def distance(drawn: Tensor) -> float:
+        y = pooled(network, drawn.split(64))
+        return round(kernel_distance(x, y, rng.generator(0, "distance")).mean, 6)
+
+    return distance
 
 
 # ---- what comes out
