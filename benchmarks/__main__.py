@@ -5,13 +5,14 @@ import gc
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.choice import chosen
 from benchmarks.page import Results, growth_table, heading, markdown, table
-from benchmarks.table import GROWTH, WORKLOADS, Build
+from benchmarks.table import GROWTH, WORKLOADS
 from benchmarks.timing import interleave, peak_flops
 from benchmarks.workloads import Scope, usual_scope
 from sfumato.checkpoint import write_text
@@ -65,15 +66,10 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.list:
         print(*WORKLOADS, *(place for series in GROWTH.values() for place in series), sep="\n")
         raise SystemExit(0)
-    growing = [place for series in GROWTH.values() for place in series] if options.growth else []
-    if not any(options.only.lower() in name.lower() for name in (*WORKLOADS, *growing)):
+    growing = list(GROWTH.values()) if options.growth else []
+    if not any(chosen(builds, options.only) for builds in (WORKLOADS, *growing)):
         parser.error(f"--only {options.only!r} names no workload; --list prints them")
     return options
-
-
-def chosen(builds: Mapping[str, Build], only: str) -> dict[str, Build]:
-    """Those whose name contains it."""
-    return {name: build for name, build in builds.items() if only.lower() in name.lower()}
 
 
 def begun(arguments: Sequence[str] | None, threads: int, scope: Scope) -> Results:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.choice import chosen
 from benchmarks.gpu_workloads import HALF, Timed, call, drawn, first_stage, step
 from benchmarks.networks import W1, W2, W2_REAL
 from sfumato.autoencoder.model import AutoencoderConfig
@@ -98,9 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device(options.device)
     results = begun(arguments, device)
     print(*heading(results), sep="\n", flush=True)
-    for name, build in WORKLOADS.items():
-        if not chosen(name, options.only):
-            continue
+    for name, build in chosen(WORKLOADS, options.only).items():
         if options.seconds and time.monotonic() - t_start > options.seconds:
             results.failed[name] = f"left out: the {options.seconds:g} s were over"
             continue
@@ -125,7 +124,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument(
-        "--only", default="", help="run the workloads whose name contains this, or one of several, by commas"
+        "--only", default="", help="run the workloads whose name contains this, or one of several, parted by ;"
     )
     parser.add_argument("--rounds", type=int, default=5, help="the medians are of so many")
     parser.add_argument("--seconds", type=float, default=0, help="begin no workload after so many; 0: run all")
@@ -138,16 +137,11 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise SystemExit(0)
     if options.rounds < 1:
         parser.error("--rounds takes at least 1")
-    if not any(chosen(name, options.only) for name in WORKLOADS):
+    if not chosen(WORKLOADS, options.only):
         parser.error(f"--only {options.only!r} names no workload; --list prints them")
     if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; `python -m benchmarks` times the CPU")
     return options
-
-
-def chosen(name: str, only: str) -> bool:
-    """Whether `--only` names the workload."""
-    return any(part.strip().lower() in name.lower() for part in only.split(","))
 
 
 def begun(arguments: Sequence[str] | None, device: torch.device) -> Results:
