@@ -8,7 +8,7 @@ from typing import Any
 from sfumato.checkpoint import write_text
 from sfumato.report.html import Markup, element, figure, table
 from sfumato.report.style import CSS
-from sfumato.report.svg import Series, line_chart
+from sfumato.report.svg import Series, line_chart, standalone
 
 Row = Mapping[str, Any]
 FAMILIES = (
@@ -17,14 +17,20 @@ FAMILIES = (
     ("Two calls a step", ("heun", "dpmpp-2s", "edm")),
     ("Noise drawn afresh", ("dpmpp-2m-sde", "ddpm", "edm")),
 )
+AT_A_GLANCE = ("ddim", "dpmpp-2m", "unipc", "heun", "ddpm", "plms")
+"""The samplers of the one chart that is a file of its own."""
 SCORES = (("facts", "share of facts that hold"), ("frechet", "Fréchet distance"))
 
 
 def write_results(folder: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """samplers.json, samplers.md and samplers.html in the folder."""
+    """samplers.json, samplers.md and samplers.html in the folder, and a chart of each score."""
     write_text(folder / "samplers.json", json.dumps({**about, "measurements": list(rows)}, indent=1) + "\n")
     write_text(folder / "samplers.md", markdown(about, rows))
     write_text(folder / "samplers.html", page(about, rows))
+    for name, title in _present(rows):
+        chart = _chart(rows, name, title, AT_A_GLANCE)
+        if chart is not None:
+            write_text(folder / f"{name}.svg", standalone(chart))
 
 
 def markdown(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
@@ -91,17 +97,20 @@ def _of(rows: Sequence[Row], sweep: str) -> list[Row]:
 
 def _charts(rows: Sequence[Row], score: str, title: str) -> list[tuple[str, Markup]]:
     """A chart a family, over the calls on a logarithmic axis."""
-    found = []
-    for family, names in FAMILIES:
-        series = []
-        for tone, name in enumerate(names):
-            points = {row["calls"]: row[score] for row in _of(rows, "calls") if row["cell"]["sampler"] == name}
-            if points:
-                series.append(Series(name, sorted(points.items()), tone))
-        if series:
-            chart = line_chart(series, "network calls", title, log=score == "frechet", width=1036, log_x=True)
-            found.append((family, chart))
-    return found
+    charts = [(family, _chart(rows, score, title, names)) for family, names in FAMILIES]
+    return [(family, chart) for family, chart in charts if chart is not None]
+
+
+def _chart(rows: Sequence[Row], score: str, title: str, names: Sequence[str]) -> Markup | None:
+    """A score of the named samplers; None where none of them was measured."""
+    series = []
+    for tone, name in enumerate(names):
+        points = {row["calls"]: row[score] for row in _of(rows, "calls") if row["cell"]["sampler"] == name}
+        if points:
+            series.append(Series(name, sorted(points.items()), tone))
+    if not series:
+        return None
+    return line_chart(series, "network calls", title, log=score == "frechet", width=1036, log_x=True)
 
 
 def _scale_charts(rows: Sequence[Row]) -> list[Markup]:

@@ -61,6 +61,8 @@ def test_results_become_tables_and_charts(tmp_path: Path) -> None:
     assert page.count("<svg") == 2 * 2 + 2, "two families by two scores, and the scale by both"
     assert "<polyline" in page
     assert (tmp_path / "samplers.json").exists()
+    for score in ("facts", "frechet"):
+        assert "dpmpp-2m" in (tmp_path / f"{score}.svg").read_text()
 
 
 def test_a_model_of_other_pictures_is_held_against_a_folder(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """Charts: points land where the axes say, ticks are round, awkward values are left out."""
 
 import re
+from xml.etree import ElementTree
 
 import pytest
 
-from sfumato.report.svg import Axis, Series, dot_plot, line_chart, linear_ticks, log_ticks, number
+from sfumato.report.svg import Axis, Series, dot_plot, line_chart, linear_ticks, log_ticks, number, standalone
 
 
 def places(chart: str) -> list[tuple[float, float]]:
@@ -63,3 +64,14 @@ def test_a_dot_plot_names_every_row_and_skips_missing_marks() -> None:
     assert "chance: 12.5%" in chart
     assert chart.count("generated:") == 1
     assert ">shape<" in chart
+
+
+def test_a_chart_as_a_file_brings_its_colours_along() -> None:
+    written = standalone(line_chart([Series("a < b", [(1, 2), (2, 3)])], "calls", "facts"))
+    root = ElementTree.fromstring(written)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    style = root.findtext("{http://www.w3.org/2000/svg}style") or ""
+    used = set(re.findall(r"var\((--[\w-]+)\)", style))
+    assert used
+    assert all(f"{name}:" in style for name in used)
+    assert root.find("{http://www.w3.org/2000/svg}polyline") is not None

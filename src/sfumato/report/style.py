@@ -1,6 +1,6 @@
-"""The page's one style sheet: light, dark and print."""
+"""The page's one style sheet: light, dark and print. Its colours and charts also serve charts in files of their own."""
 
-CSS = """
+COLOURS = """
 :root {
   color-scheme: light dark;
   --serif: "Iowan Old Style", "Palatino Linotype", Palatino, "Book Antiqua", Georgia, "DejaVu Serif", serif;
@@ -19,6 +19,26 @@ CSS = """
     --good: #82c79a; --bad: #f28b7d; --bad-panel: #3a211d;
   }
 }
+"""
+
+CHARTS = """
+svg.chart { display: block; width: 100%; height: auto; font: 12px var(--sans); }
+svg .grid { stroke: var(--rule); stroke-width: 1; }
+svg .span { stroke: var(--rule); stroke-width: 3; }
+svg text { fill: var(--soft); }
+svg text.row { fill: var(--ink); font-size: 13px; }
+svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
+svg .faint { opacity: 0.32; stroke-width: 1.1; }
+svg .tone-0 { stroke: var(--tone-0); } svg .tone-1 { stroke: var(--tone-1); }
+svg .tone-2 { stroke: var(--tone-2); } svg .tone-3 { stroke: var(--tone-3); }
+svg .tone-4 { stroke: var(--tone-4); } svg .tone-5 { stroke: var(--tone-5); }
+svg .mark { fill: var(--paper); stroke-width: 1.6; }
+svg .mark.full { fill: var(--tone-0); }
+svg line.mark { stroke-width: 2.2; }
+svg .dot { fill: var(--paper); }
+"""
+
+_PAGE = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body {
@@ -109,22 +129,9 @@ pre {
 pre .remark { color: var(--soft); }
 code { font: 0.9em var(--mono); }
 footer { padding-top: 40px; padding-bottom: 72px; color: var(--soft); font-size: 13px; }
+"""
 
-svg.chart { display: block; width: 100%; height: auto; font: 12px var(--sans); }
-svg .grid { stroke: var(--rule); stroke-width: 1; }
-svg .span { stroke: var(--rule); stroke-width: 3; }
-svg text { fill: var(--soft); }
-svg text.row { fill: var(--ink); font-size: 13px; }
-svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
-svg .faint { opacity: 0.32; stroke-width: 1.1; }
-svg .tone-0 { stroke: var(--tone-0); } svg .tone-1 { stroke: var(--tone-1); }
-svg .tone-2 { stroke: var(--tone-2); } svg .tone-3 { stroke: var(--tone-3); }
-svg .tone-4 { stroke: var(--tone-4); } svg .tone-5 { stroke: var(--tone-5); }
-svg .mark { fill: var(--paper); stroke-width: 1.6; }
-svg .mark.full { fill: var(--tone-0); }
-svg line.mark { stroke-width: 2.2; }
-svg .dot { fill: var(--paper); }
-
+_OTHER_MEDIA = """
 @media (max-width: 820px) {
   main, header, footer { padding-left: 20px; padding-right: 20px; }
   header { padding-top: 48px; }
@@ -148,3 +155,5 @@ svg .dot { fill: var(--paper); }
   img, svg { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 }
 """
+
+CSS = COLOURS + _PAGE + CHARTS + _OTHER_MEDIA

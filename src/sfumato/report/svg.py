@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sfumato.report.html import Markup, element
+from sfumato.report.style import CHARTS, COLOURS
 
 MOST_POINTS = 400
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 30.0, 38.0
@@ -129,6 +130,13 @@ def dot_plot(
         parts.append(element("text", name, x=f"{x + 17:.1f}", y=14, class_="label"))
         x += 34 + 6.2 * len(name)
     return _svg(parts, width, height, "share of facts that hold, by kind")
+
+
+def standalone(chart: Markup) -> str:
+    """A chart as a file of its own, with the colours of the page; it follows light and dark, too."""
+    style = element("style", Markup(f"{COLOURS}svg.chart {{ background: var(--paper); }}\n{CHARTS}"))
+    opening, rest = chart.split(">", 1)
+    return f'{opening} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
 
 
 def _svg(parts: Sequence[str], width: int, height: int, title: str) -> Markup:
