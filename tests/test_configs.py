@@ -17,7 +17,8 @@ from sfumato.cli.train import with_data
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.table import build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer
-from sfumato.config import parse, read_source, to_yaml, zoo_names
+from sfumato.config import apply_overrides, parse, read_source, to_yaml, zoo_names
+from sfumato.data.folder import FolderConfig
 from sfumato.denoiser.classifier import NoisyClassifier
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.objective import check_objective
@@ -59,6 +60,14 @@ def shipped(file: Path) -> BaseModel:
 
 def ids(file: Path) -> str:
     return str(file.relative_to(ZOO))
+
+
+def test_a_toy_configuration_reads_a_folder_as_it_is_told_to() -> None:
+    raw = apply_overrides(read_source("zoo:toy/text"), ["data.flip=true", "data.background=black", "data.size=32"])
+    run = parse(with_data(raw, Path("a/folder")), DiffusionRun, "zoo:toy/text")
+    assert run.data == FolderConfig(path=Path("a/folder"), size=32, flip=True, background="black")
+    with pytest.raises(UserError, match=r"data.*flop"):
+        parse(with_data(apply_overrides(raw, ["data.flop=true"]), Path("a/folder")), DiffusionRun, "zoo:toy/text")
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)

@@ -108,8 +108,11 @@ def classifier(
 def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:
     """The raw configuration with `--data` in it; a configuration for the toy world given a folder reads the folder.
 
+    What only the toy world knows, such as its length, is then left out; the rest of `data` holds for the folder.
     Raises UserError where a folder is needed and none is named.
     """
+    from sfumato.data.folder import FolderConfig
+    from sfumato.data.toyworld.dataset import ToyWorldConfig
     from sfumato.errors import UserError
 
     given = dict(raw.get("data") or {})
@@ -117,7 +120,8 @@ def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | No
         given.setdefault("size", list(size))
     if data is not None:
         if given.get("kind", "folder") != "folder":
-            given = {"size": given.get("size", 64)}
+            toy = ToyWorldConfig.model_fields.keys() - FolderConfig.model_fields.keys()
+            given = {"size": 64} | {name: value for name, value in given.items() if name not in toy}
         given |= {"kind": "folder", "path": str(data)}
     elif given.get("kind", "folder") == "folder" and "path" not in given:
         raise UserError("--data is missing: give the folder of images to train on")
