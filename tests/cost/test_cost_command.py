@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from command_line import Command, Runs
+from sfumato.config import read_source
 from sfumato.cost.account import bought, equivalents
 from sfumato.cost.memory import kept_for_backward
 from sfumato.sampling.table import SAMPLERS
@@ -74,15 +76,38 @@ def test_what_cannot_be_accounted_for(command: Command, runs: Runs) -> None:
     assert "too long to measure: give --no-measure" in command("cost", "zoo:ldm/cin256-v2", "--data", runs.root).err
 
 
-def test_conditions_are_counted_and_not_timed(command: Command) -> None:
-    small = ("train.batch=1", "denoiser.channels=32", "denoiser.channel_multipliers=[1]", "--sampling-steps", 1)
-    done = command("cost", "zoo:toy/inpainting", "conditions.mask.variants=2", *small, "--json")
-    assert done.code == 0, done.err
-    assert "a model that is steered by masked_latent and mask are not measured" in done.err
-    told = json.loads(done.out)
-    assert told["foreseen"] is None
+SMALL = ("train.batch=1", "denoiser.channels=32", "denoiser.channel_multipliers=[1]", "--sampling-steps", 1)
+
+
+@pytest.mark.parametrize("task", ["semantic", "layout", "super-res", "inpainting"])
+def test_steered_models_are_timed_on_the_conditions_of_their_data(command: Command, task: str) -> None:
+    told = account(command, f"zoo:toy/{task}", *SMALL, "data.length=70", "train.steps=10", "--steps", 2)
+    (phase,) = told["phases"]
+    assert told["foreseen"]["training"] == pytest.approx(10 * phase["timing"]["step"])
+    assert told["foreseen"]["encoding"] == pytest.approx(70 * told["encoding_seconds"])
+    assert phase["timing"]["preview"] > 0
+
+
+def test_holes_are_drawn_on_made_up_pictures_too_and_encoded_each(command: Command, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    raw = read_source("zoo:toy/inpainting") | {"data": {"kind": "folder", "size": 64}}
+    config.write_text(yaml.safe_dump(raw))
+    given = ("--autoencoder", "zoo:toy/autoencoder", "conditions.mask.variants=2", *SMALL, "--steps", 2)
+    told = account(command, config, *given)
+    assert told["phases"][0]["timing"]["step"] > 0
     once = account(command, "zoo:toy/autoencoder", "--no-measure")["encoding_operations"]
     assert told["encoding_operations"] == 3 * once, "each picture, and with two holes"
+
+
+def test_maps_cannot_be_made_up(command: Command, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    raw = read_source("zoo:toy/semantic") | {"data": {"kind": "folder", "size": 64}}
+    raw["conditioner"]["classes"] = 5
+    config.write_text(yaml.safe_dump(raw))
+    done = command("cost", config, "--autoencoder", "zoo:toy/autoencoder", *SMALL, "--json")
+    assert done.code == 0, done.err
+    assert "no times, for conditions.map cannot be made up: give the pictures by --data" in done.err
+    assert json.loads(done.out)["foreseen"] is None
 
 
 def test_equivalents_are_the_papers_conversion() -> None:

@@ -22,7 +22,7 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, ModelConfig, build, load, pixel_space
 from sfumato.rng import numpy_generator
 from sfumato.training import previews
-from sfumato.training.conditions import toy_with_fields, with_conditions, with_room
+from sfumato.training.conditions import with_conditions, with_fields, with_room
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.encode import cached_latents
 
@@ -141,7 +141,7 @@ def pixels_with(conditions: ConditionsConfig, cache: Path) -> tuple[LatentSource
     """The toy world in pixel space, where the latent is the picture itself; and its examples."""
     config = with_room(ToyWorldConfig(size=SIZE, length=5), conditions)
     assert isinstance(config, ToyWorldConfig)
-    world = toy_with_fields(config.build(), conditions)
+    world, _, _ = with_fields(config.build(), conditions)
     first = pixel_space((SIZE, SIZE))
     latents = cached_latents(first, world, cache, mirrored=True, precision="float32")
     return with_conditions(latents, world, first, config, conditions, cache, "float32"), [world[i] for i in range(5)]

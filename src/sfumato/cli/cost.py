@@ -13,6 +13,7 @@ from sfumato.cli.train import ConfigArgument, OverridesArgument
 if TYPE_CHECKING:
     from sfumato.cost.account import Account, Picture
     from sfumato.cost.examine import Means
+    from sfumato.data.conditions.config import ConditionsConfig
     from sfumato.data.table import DataConfig
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
@@ -101,13 +102,16 @@ def _second_stage(
 
     run = parsed(raw, data, DiffusionRun, name, first.config.image_size)
     account = examine.second_stage(run, first, name, sampling_steps)
-    if timed is not None and run.conditions.gives:
-        told = f"no times: steps of a model that is steered by {' and '.join(run.conditions.gives)} are not measured"
+    read = [name for name in ("map", "boxes") if getattr(run.conditions, name) is not None]
+    if timed is not None and read and is_placeholder(run.data):
+        told = (
+            f"no times, for conditions.{' and conditions.'.join(read)} cannot be made up: give the pictures by --data"
+        )
         typer.echo(f"{told}; operations, parameters and memory follow", err=True)
         timed = None
     if timed is None:
         return account
-    means, images = _means(run.data, timed)
+    means, images = _means(run.data, timed, run.conditions)
     return replace(examine.measured_second_stage(account, run, first, means), images=images)
 
 
@@ -121,19 +125,29 @@ def parsed(raw: dict[str, Any], data: Path | None, schema: type[Run], name: str,
     return parse(with_data(raw, data or (PLACEHOLDER if nameless else None), size), schema, name)
 
 
-def _means(config: "DataConfig", timed: Timed) -> tuple["Means", int | None]:
+def is_placeholder(config: "DataConfig") -> bool:
+    """Whether it is a folder that is not named yet."""
+    return config.kind == "folder" and config.path == PLACEHOLDER
+
+
+def _means(
+    config: "DataConfig", timed: Timed, conditions: "ConditionsConfig | None" = None
+) -> tuple["Means", int | None]:
     """What to measure with, and how many pictures the data set has: made-up ones, unknown, for a nameless folder."""
     from sfumato.cost.examine import Means
     from sfumato.cost.madeup import MadeUpPictures
+    from sfumato.data.conditions.config import ConditionsConfig
     from sfumato.data.table import open_dataset
+    from sfumato.training.conditions import with_fields, with_room
     from sfumato.training.data import height_width
     from sfumato.training.workers import Workers
 
+    conditions = conditions or ConditionsConfig()
+    nameless = is_placeholder(config)
+    pictures = MadeUpPictures(height_width(config)) if nameless else open_dataset(with_room(config, conditions))
+    data, inputs, _ = with_fields(pictures, conditions)
     workers = Workers("cpu" if timed.device == "cpu" else None)
-    if config.kind == "folder" and config.path == PLACEHOLDER:
-        return Means(workers, MadeUpPictures(height_width(config)), timed.steps), None
-    data = open_dataset(config)
-    return Means(workers, data, timed.steps), len(data)
+    return Means(workers, data, timed.steps, inputs), None if nameless else len(data)
 
 
 def first_stage_of(autoencoder: str | None, config: str, raw: dict[str, Any]) -> "LatentDiffusion":

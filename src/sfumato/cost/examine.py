@@ -13,6 +13,7 @@ from sfumato.data.dataset import Dataset
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
+from sfumato.inputs import Inputs
 from sfumato.model import DiffusionConfig, LatentDiffusion
 from sfumato.report.machine import describe
 from sfumato.sampling.table import SAMPLERS
@@ -31,11 +32,13 @@ USUAL = 0.3
 
 @dataclass(frozen=True)
 class Means:
-    """What measuring is done with: the device, pictures to read, and how many steps to time."""
+    """What measuring is done with: the device, pictures to read, how many steps to time, and what the data says of
+    maps and boxes."""
 
     workers: Workers
     data: Dataset
     steps: int
+    inputs: Inputs | None = None
 
 
 # ---- stage 1
@@ -105,7 +108,6 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
         conditioner = memory.build_unwritten(config.conditioner)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.denoiser, latent[0], spec)
-    encodings = 1 if config.conditions.mask is None else 1 + config.conditions.mask.variants
     kept = memory.second_stage_activations(
         second, latent, spec, train.batch, half(train.precision), train.checkpointing
     )
@@ -123,7 +125,7 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
         ),
         memory=memory.memory_of(learning, learning, [autoencoder], moments(train.optimiser, *learning), kept),
         pictures=tuple(_pictures(second, first, size, spec, sampling_steps)),
-        encoding_operations=encodings * flops.encode(first.config.autoencoder, size),
+        encoding_operations=encodings(config) * flops.encode(first.config.autoencoder, size),
         minutes=train.minutes,
         preview_every=train.preview_every,
         save_every=train.save_every,
@@ -136,8 +138,10 @@ def measured_second_stage(account: Account, config: DiffusionRun, first: LatentD
     peak = measure.arithmetic_peak(means.workers.device, precision)
     means = _within_reason(account, peak, means)
     first = first.to(means.workers.device)
-    timing, model = measure.time_second_stage(config, first, means.data, means.steps, means.workers)
-    encoding = measure.encoding_seconds(first, means.data, precision) * (2 if config.mirrored else 1)
+    timing, model = measure.time_second_stage(config, first, means.data, means.steps, means.workers, means.inputs)
+    encoding = (
+        measure.encoding_seconds(first, means.data, precision) * encodings(config) * (2 if config.mirrored else 1)
+    )
     call, decoding = measure.drawing_seconds(model, precision)
     pictures = [replace(p, seconds=p.calls * call + decoding) for p in account.pictures]
     return replace(
@@ -148,6 +152,11 @@ def measured_second_stage(account: Account, config: DiffusionRun, first: LatentD
         encoding_seconds=encoding,
         pictures=tuple(pictures),
     )
+
+
+def encodings(config: DiffusionRun) -> int:
+    """How often each picture is encoded, whole and with holes."""
+    return 1 if config.conditions.mask is None else 1 + config.conditions.mask.variants
 
 
 def described(config: DiffusionRun) -> DiffusionConfig:

@@ -20,15 +20,20 @@ from sfumato.conditioning.condition import ConditionSpec
 from sfumato.cost.madeup import MadeUpLatents
 from sfumato.cost.memory import blank_condition
 from sfumato.cost.work import Players
-from sfumato.data.dataset import Dataset
+from sfumato.data.dataset import Dataset, LatentSource
+from sfumato.data.latents import MeasuredLatents
 from sfumato.data.loader import sweep
+from sfumato.data.split import Subset
+from sfumato.inputs import Inputs
 from sfumato.model import LatentDiffusion
 from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining, train_autoencoder
+from sfumato.training.conditions import with_conditions
 from sfumato.training.data import RunData
 from sfumato.training.diffusion import DiffusionRun, DiffusionTraining, Steered, train_diffusion
+from sfumato.training.encode import cached_latents
 from sfumato.training.export import save_autoencoder, save_diffusion
 from sfumato.training.log import read_lines
-from sfumato.training.previews import Reconstructions, Samples
+from sfumato.training.previews import Reconstructions, samples_of
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import begin, steered
 from sfumato.training.transformer import Prompted, TransformerRun, TransformerTraining, train_transformer
@@ -37,6 +42,8 @@ from sfumato.training.workers import Precision, Workers, autocast
 
 WARM_UP = 2
 """Steps that are not counted: kernels are compiled and memory is asked for."""
+ENCODED = 64
+"""Pictures that are encoded for conditions, at least."""
 NEVER = 10**9
 T = TypeVar("T", AutoencoderTraining, DiffusionTraining, TransformerTraining)
 
@@ -91,17 +98,26 @@ def time_first_stage(config: AutoencoderRun, players: Players, data: Dataset, st
 
 
 def time_second_stage(
-    config: DiffusionRun, first: LatentDiffusion, data: Dataset, steps: int, workers: Workers
+    config: DiffusionRun,
+    first: LatentDiffusion,
+    data: Dataset,
+    steps: int,
+    workers: Workers,
+    inputs: Inputs | None = None,
 ) -> tuple[Timing, LatentDiffusion]:
-    """Of a step of stage 2, on latents without content; and the model, hardly trained."""
+    """Of a step of stage 2, on latents without content; and the model, hardly trained.
+
+    `inputs` is what the data says of maps and boxes. Conditions that are drawn for a latent, such as small pictures and
+    masks, come from pictures: then some are encoded.
+    """
     trial = config.model_copy(update={"train": _trial(config.train, steps)})
-    latents = _latents_without_content(first, data)
     with TemporaryDirectory(prefix="sfumato-cost-") as path:
         folder = RunFolder(Path(path))
         folder.claim(trial)
-        model = begin(trial, first, latents).to(workers.device)
+        latents, source = _latents_to_time(trial, first, data, folder.path / "cache", workers)
+        model = begin(trial, first, latents, source.fields, inputs).to(workers.device)
         assert model.second is not None
-        preview = Samples.of(model, RunData(data, None), folder.previews, config.train.precision)
+        preview = samples_of(model, RunData(data, None), folder.previews, trial)
         _forget_peak(workers.device)
         state = train_diffusion(
             trial,
@@ -109,7 +125,7 @@ def time_second_stage(
             model.second.schedule,
             model.autoencoder,
             model.scaling,
-            latents,
+            source,
             folder,
             _nothing,
             _nothing_written,
@@ -191,6 +207,21 @@ def drawing_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8
 def guided(model: LatentDiffusion) -> bool:
     """Whether `sample` calls the network twice a step: the model knows the unconditional case and is steered."""
     return model.guidance_scale(None) != 1.0
+
+
+def _latents_to_time(
+    config: DiffusionRun, first: LatentDiffusion, data: Dataset, cache: Path, workers: Workers
+) -> tuple[MeasuredLatents, LatentSource]:
+    """The latents, and what the loop reads: them with their conditions."""
+    if not config.conditions.gives:
+        made_up = _latents_without_content(first, data)
+        return made_up, made_up
+    enough = max(ENCODED, config.train.batch * config.train.accumulate)
+    some = Subset(data, range(min(enough, len(data))))
+    precision = config.train.precision
+    latents = cached_latents(first, some, cache, config.mirrored, precision=precision, workers=workers)
+    source = with_conditions(latents, some, first, config.data, config.conditions, cache, precision, workers=workers)
+    return latents, source
 
 
 def _latents_without_content(first: LatentDiffusion, data: Dataset) -> MadeUpLatents:

@@ -34,13 +34,19 @@ def with_room(config: DataConfig, conditions: ConditionsConfig) -> DataConfig:
     return config.model_copy(update={"leave_out": (*config.leave_out, *conditions.folders)})
 
 
-def toy_with_fields(world: Dataset, conditions: ConditionsConfig) -> Dataset:
-    """The toy world, its boxes in the form that conditioners read."""
-    return WithFields(world, [ToyBoxes(world)]) if conditions.boxes is not None else world
+def with_fields(dataset: Dataset, conditions: ConditionsConfig) -> tuple[Dataset, Inputs, tuple[str, ...]]:
+    """The data set with its maps and boxes, what a model of it is steered by, and sentences for the user.
+
+    A folder's are read from its files, the toy world knows them. Raises UserError where maps or boxes are missing or
+    wrong.
+    """
+    if isinstance(dataset, FolderDataset):
+        return _folder_with_fields(dataset, conditions)
+    known = WithFields(dataset, [ToyBoxes(dataset)]) if conditions.boxes is not None else dataset
+    return known, _toy_inputs(conditions), ()
 
 
-def toy_inputs(conditions: ConditionsConfig) -> Inputs:
-    """What a model of the toy world is steered by."""
+def _toy_inputs(conditions: ConditionsConfig) -> Inputs:
     return _drawn_inputs(conditions).model_copy(
         update={
             "map": None
@@ -51,11 +57,7 @@ def toy_inputs(conditions: ConditionsConfig) -> Inputs:
     )
 
 
-def folder_with_fields(folder: FolderDataset, conditions: ConditionsConfig) -> tuple[Dataset, Inputs, tuple[str, ...]]:
-    """The folder with its maps and boxes, what a model of it is steered by, and sentences for the user.
-
-    Raises UserError where maps or boxes are missing or wrong.
-    """
+def _folder_with_fields(folder: FolderDataset, conditions: ConditionsConfig) -> tuple[Dataset, Inputs, tuple[str, ...]]:
     sources: list[FieldSource] = []
     notes: tuple[str, ...] = ()
     inputs = _drawn_inputs(conditions)

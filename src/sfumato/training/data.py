@@ -17,7 +17,7 @@ from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
 from sfumato.inputs import Inputs
 from sfumato.schema import Schema
-from sfumato.training.conditions import folder_with_fields, toy_inputs, toy_with_fields, with_room
+from sfumato.training.conditions import with_fields, with_room
 
 TOY_HELD_OUT = 1024
 
@@ -64,15 +64,15 @@ def open_data(
     config = with_room(config, conditions)
     if isinstance(config, ToyWorldConfig):
         aside = config.model_copy(update={"split": "held-out", "length": min(TOY_HELD_OUT, config.length)})
-        parts = [toy_with_fields(world.build(), conditions) for world in (config, aside)]
-        return RunData(parts[0], parts[1], toy_inputs(conditions))
+        (training, inputs, _), (held, _, _) = (with_fields(world.build(), conditions) for world in (config, aside))
+        return RunData(training, held, inputs)
     dataset = open_dataset(config, cache, scanning=progress("scanning"), decoding=progress("decoding"))
     assert isinstance(dataset, FolderDataset)
     for note in dataset.notes:
         say(note)
     _tell_of_losses(dataset, folder, say)
     groups = groups_of(dataset, held_out.by)
-    complete, inputs, notes = folder_with_fields(dataset, conditions)
+    complete, inputs, notes = with_fields(dataset, conditions)
     for note in notes:
         say(note)
     training, aside_part = split(complete, held_out.amount, held_out.seed, groups)
