@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from sfumato.conditioning.text import real_tokens
 from sfumato.schema import Schema
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+TABLE = "transformer.token_emb.weight"
 
 
 class LayoutConfig(Schema):
@@ -142,6 +144,22 @@ def _position(point: Tensor, grid: int) -> Tensor:
     return row * grid + column
 
 
+def stretched(table: Tensor, known: LayoutConfig, config: LayoutConfig) -> Tensor:
+    """A trained token table (known.vocabulary, dim) for the finer or coarser grid of another configuration.
+
+    Positions are interpolated between their neighbours on the known grid; classes and padding keep their rows. Rows
+    that are none of these are zeros.
+    """
+    known_positions = table[: known.grid**2].T.reshape(1, -1, known.grid, known.grid)
+    size = (config.grid, config.grid)
+    positions = F.interpolate(known_positions, size, mode="bilinear", align_corners=True).flatten(2)[0].T
+    out = table.new_zeros(config.vocabulary, table.shape[1])
+    out[: len(positions)] = positions
+    out[: known.classes] = table[: known.classes]
+    out[-1] = table[-1]
+    return out
+
+
 class LayoutTransformer(Conditioner):
     """Reads `boxes` and `categories`, B tensors each, and if present `modifiers` and `crop` (see `layout_tokens`).
 
@@ -168,6 +186,13 @@ class LayoutTransformer(Conditioner):
     def forward(self, fields: Fields) -> Condition:
         """tokens (B, length, dim), with the mask of real tokens if padding is masked."""
         return self._encode(self.prepare(fields)["layout_tokens"])
+
+    def weights_of(self, trained: "LayoutTransformer") -> dict[str, Tensor]:
+        """The trained one's weights, its token table stretched where this one's grid is another."""
+        weights = dict(trained.state_dict())
+        if trained.config.vocabulary != self.config.vocabulary:
+            weights[TABLE] = stretched(weights[TABLE], trained.config, self.config)
+        return weights
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:
         """The empty layout, encoded once."""

@@ -5,8 +5,12 @@ What a run begins with is part of its configuration (`start`). The optimiser, th
 
 from pathlib import Path
 
+from torch import Tensor
+
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.checkpoint import load_into
+from sfumato.conditioning.condition import Conditioner
+from sfumato.conditioning.layout import LayoutTransformer
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, SecondStage, load
 
@@ -27,8 +31,8 @@ def started(start: Path) -> LatentDiffusion:
 def start_second(second: SecondStage, latent_channels: int, start: LatentDiffusion, where: Path) -> None:
     """Gives denoiser and conditioner the weights of the model's.
 
-    Raises UserError where shapes differ, or what the network predicts or the schedule does: the weights would then mean
-    something else.
+    A layout's positions may lie on another grid. Raises UserError where shapes differ, or what the network predicts or
+    the schedule does: the weights would then mean something else.
     """
     given, told = start.second, f"start={where}"
     assert given is not None
@@ -50,4 +54,11 @@ def start_second(second: SecondStage, latent_channels: int, start: LatentDiffusi
         )
     load_into(second.denoiser, given.denoiser.state_dict(), told)
     if second.conditioner is not None and given.conditioner is not None:
-        load_into(second.conditioner, given.conditioner.state_dict(), told)
+        load_into(second.conditioner, _weights(second.conditioner, given.conditioner), told)
+
+
+def _weights(conditioner: Conditioner, trained: Conditioner) -> dict[str, Tensor]:
+    """The trained conditioner's; those of a layout fit another grid of positions, too."""
+    if isinstance(conditioner, LayoutTransformer) and isinstance(trained, LayoutTransformer):
+        return conditioner.weights_of(trained)
+    return trained.state_dict()
