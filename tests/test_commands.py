@@ -51,6 +51,7 @@ COMMANDS += [
     "study downsampling",
     "average",
     "distill-decoder",
+    "give-decoder",
 ]
 
 

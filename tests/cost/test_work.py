@@ -1,5 +1,6 @@
 """Forward and backward passes of training steps against torch's own count of what runs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,17 +10,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfumato import flops
 from sfumato.autoencoder.losses import LogitAverages
 from sfumato.autoencoder.perceptual import LPIPS, EfficientNetConfig, EfficientNetFeatures, LPIPSConfig, NoPerceptual
+from sfumato.autoencoder.scaling import Scaling
 from sfumato.conditioning.class_label import ClassConfig
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner
 from sfumato.conditioning.text import TextConfig
 from sfumato.config import parse
 from sfumato.cost import work
+from sfumato.cost.examine import first_stage
 from sfumato.cost.memory import second_stage_activations
 from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.diffusion.schedule import LinearConfig, build_schedule
-from sfumato.model import DiffusionConfig
+from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig
 from sfumato.sampling.table import SAMPLERS
 from sfumato.training.autoencoder import (
     AutoencoderRun,
@@ -35,20 +38,39 @@ SIZE = (32, 48)
 MODEL = {"channels": 16, "channel_multipliers": [1, 2], "blocks_per_level": 1, "norm_groups": 8, "attention": "none"}
 
 
-def run(kind: str, perceptual: dict[str, Any]) -> AutoencoderRun:
+def run(kind: str, perceptual: dict[str, Any], **more: Any) -> AutoencoderRun:
     raw = {
         "model": {**MODEL, "bottleneck": {"kind": kind} if kind == "kl" else {"kind": kind, "codes": 64}},
         "data": {"kind": "toy", "size": list(SIZE)},
         "loss": {"adversarial": {"weight": 0.5, "start": 20, "warmup_steps": 5, "channels": 8, "layers": 2}},
     }
     raw["loss"]["perceptual"] = perceptual  # type: ignore[index]
-    return parse(raw, AutoencoderRun, "x")
+    return parse(raw | more, AutoencoderRun, "x")
 
 
 @pytest.mark.parametrize("players", ["generator", "discriminator learns", "both"])
 @pytest.mark.parametrize(("kind", "perceptual"), [("kl", "none"), ("vq", "efficientnet-lite0")])
 def test_a_step_of_stage_one(kind: str, perceptual: str, players: work.Players) -> None:
-    config = run(kind, {"kind": perceptual})
+    count_a_step(run(kind, {"kind": perceptual}), players)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_a_step_of_the_decoder_alone(kind: str, tmp_path: Path) -> None:
+    config = run(kind, {"kind": "none"})
+    built = build_players(config, Workers("cpu"))
+    model = ModelConfig(autoencoder=config.model, image_size=SIZE)
+    scaling = Scaling.from_factor(built.autoencoder.latent_channels, 1.0)
+    LatentDiffusion(model, built.autoencoder, scaling).save(tmp_path / "model")
+    config = run(kind, {"kind": "none"}, start=str(tmp_path / "model"), train={"part": "decoder"})
+    count_a_step(config, "both")
+    alone, whole = (first_stage(one, "x").memory for one in (config, run(kind, {"kind": "none"})))
+    assert alone.weights == whole.weights
+    assert alone.gradients < 0.7 * whole.gradients
+    assert alone.optimiser < 0.7 * whole.optimiser
+    assert alone.activations < 0.8 * whole.activations
+
+
+def count_a_step(config: AutoencoderRun, players: work.Players) -> None:
     built = build_players(config, Workers("cpu"))
     image = torch.rand(2, 3, *SIZE)
     with FlopCounterMode(display=False) as counter:

@@ -7,13 +7,18 @@ import torch
 
 import sfumato
 from command_line import TEXT, Command, Runs
-from sfumato.checkpoint import load_tensors, newest
+from runs import Hooks, Pictures, first_run
+from sfumato.autoencoder.model import Autoencoder, same_latents
+from sfumato.checkpoint import load_into, load_tensors, newest
+from sfumato.conditioning.layout import LayoutConfig, LayoutTransformer
 from sfumato.config import apply_overrides, parse, read_source
 from sfumato.errors import UserError
-from sfumato.training.autoencoder import AutoencoderRun, build_players
-from sfumato.training.data import open_data
+from sfumato.training.autoencoder import AutoencoderRun, build_players, train_autoencoder
+from sfumato.training.data import RunData, open_data
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.encode import cached_latents
+from sfumato.training.export import save_autoencoder
+from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import begin
 from sfumato.training.workers import Workers
 
@@ -110,3 +115,109 @@ def test_the_commands_go_on_from_a_model(runs: Runs, tmp_path: Path, command: Co
     done = command("train", "autoencoder", runs.first, "--out", tmp_path / "no", "--start", tmp_path / "nothing")
     assert done.code == 2
     assert "does not exist" in done.err
+
+
+# ---- the decoder alone
+
+
+@pytest.mark.parametrize("bottleneck", ["kl", "vq"])
+def test_a_decoder_learns_while_the_latents_stay(bottleneck: str, tmp_path: Path) -> None:
+    small = (
+        f"model.bottleneck={{kind: {bottleneck}}}",
+        "loss.adversarial={weight: 0.5, start: 2, channels: 8, layers: 1}",
+    )
+    if bottleneck == "vq":
+        small = ("model.bottleneck={kind: vq, codes: 8, revive_every: 2}", *small[1:])
+    pictures, hooks = Pictures(), Hooks()
+    config = first_run(*small)
+    whole = RunFolder(tmp_path / "whole")
+    whole.claim(config)
+    data = RunData(pictures, None)
+    state = train_autoencoder(config, pictures, whole, hooks.preview, lambda *_: None)
+    trained = state.modules["ema"]
+    assert isinstance(trained, Autoencoder)
+    save_autoencoder(trained, config, data, whole, state)
+    config = first_run(*small, f"start={whole.path}", "train.part=decoder")
+    folder = RunFolder(tmp_path / "decoder")
+    folder.claim(config)
+    state = train_autoencoder(config, pictures, folder, hooks.preview, lambda *_: None)
+    for name in ("autoencoder", "ema"):
+        refined = state.modules[name]
+        assert isinstance(refined, Autoencoder)
+        assert same_latents(refined, trained)
+        assert not torch.equal(refined.decoder.conv_out.weight, trained.decoder.conv_out.weight)
+        assert not torch.equal(refined.post_quant_conv.weight, trained.post_quant_conv.weight)
+    torch.nn.init.zeros_(trained.quant_conv.weight)
+    assert not same_latents(trained, refined)
+
+
+def test_a_decoder_alone_wants_an_autoencoder_to_begin_with() -> None:
+    with pytest.raises(UserError, match=r"train.part is decoder, and start names no autoencoder"):
+        first_run("train.part=decoder")
+
+
+def test_a_model_gets_the_decoder_that_was_trained_on(runs: Runs, tmp_path: Path, command: Command) -> None:
+    given = ("--out", tmp_path / "decoder", "--start", runs.text, "train.part=decoder", "train.steps=1")
+    done = command("train", "autoencoder", runs.first, *given)
+    assert done.code == 0, done.err
+    done = command("give-decoder", runs.text, tmp_path / "decoder", "--out", tmp_path / "model")
+    assert done.code == 0, done.err
+    before, after, decoder = (sfumato.load(place) for place in (runs.text, tmp_path / "model", tmp_path / "decoder"))
+    assert same(after.autoencoder, decoder.autoencoder)
+    assert not same(after.autoencoder, before.autoencoder)
+    assert before.second is not None
+    assert after.second is not None
+    assert same(after.second.denoiser, before.second.denoiser)
+    assert torch.equal(after.scaling.scale, before.scaling.scale)
+    assert after.config.about["autoencoder"] == decoder.config.about["autoencoder"]
+    assert after.config.about["diffusion"] == before.config.about["diffusion"]
+    x0 = torch.randn(1, *after.latent_shape)
+    expected = decoder.autoencoder.decode(before.scaling.to_raw(x0)).detach()
+    torch.testing.assert_close(after.decode(x0), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_only_a_decoder_of_the_same_latents_is_given(runs: Runs, tmp_path: Path, command: Command) -> None:
+    done = command("train", "autoencoder", runs.first, "--out", tmp_path / "other", "train.steps=1", "train.seed=5")
+    assert done.code == 0, done.err
+    done = command("give-decoder", runs.text, tmp_path / "other", "--out", tmp_path / "model")
+    assert done.code == 2
+    assert "makes other latents than the autoencoder of" in done.err
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter.txt").write_text("mine")
+    done = command("give-decoder", runs.text, runs.text, "--out", tmp_path / "taken")
+    assert done.code == 2
+    assert "is in use and no model folder" in done.err
+    assert (tmp_path / "taken" / "letter.txt").exists()
+
+
+# ---- a layout's grid
+
+
+def test_a_layout_goes_on_with_a_finer_grid() -> None:
+    common = {"classes": 3, "objects": 2, "dim": 16, "depth": 1, "heads": 2, "head_dim": 8, "crop_tokens": False}
+    coarse, fine = (LayoutTransformer(LayoutConfig(vocabulary=v, **common)) for v in (10**2 + 1, 19**2 + 5))  # type: ignore[arg-type]
+    load_into(fine, fine.weights_of(coarse), "coarse")
+    on_both = {"boxes": [torch.tensor([[1 / 9, 2 / 9, 3 / 9, 5 / 9]])], "categories": [torch.tensor([2])]}
+    for one, other in zip(coarse(on_both).tensors().values(), fine(on_both).tensors().values(), strict=True):
+        torch.testing.assert_close(one, other)
+    table, finer = coarse.transformer.token_emb.weight, fine.transformer.token_emb.weight
+    between = finer[3 * 19 + 8]  # row 1.5, column 4 of the coarse grid
+    torch.testing.assert_close(between, (table[14] + table[24]) / 2)
+
+
+def test_the_conditioner_of_a_layout_run_begins_on_another_grid(tmp_path: Path) -> None:
+    raw = apply_overrides(read_source("zoo:toy/layout"), ["denoiser.channels=32", "data.length=4"])
+    first = sfumato.model.pixel_space((64, 64))
+    made = []
+    for more in (["conditioner.vocabulary=1000"], [f"start={tmp_path / 'model'}", "conditioner.vocabulary=4500"]):
+        config = parse(apply_overrides(raw, more), DiffusionRun, "layout")
+        data = open_data(config.data, config.held_out, tmp_path, tmp_path, print, lambda _: print, config.conditions)
+        latents = cached_latents(first, data.training, tmp_path / "cache", precision="float32")
+        made.append(begin(config, first, latents, latents.fields, data.inputs))
+        made[0].save(tmp_path / "model")
+    coarse, fine = (one.second.conditioner for one in made if one.second is not None)
+    assert isinstance(coarse, LayoutTransformer)
+    assert isinstance(fine, LayoutTransformer)
+    assert fine.config.grid == 67
+    assert torch.equal(fine.transformer.token_emb.weight[-1], coarse.transformer.token_emb.weight[-1])
+    assert torch.equal(fine.transformer.pos_emb.emb.weight, coarse.transformer.pos_emb.emb.weight)

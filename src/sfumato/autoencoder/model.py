@@ -192,9 +192,27 @@ class Autoencoder(nn.Module):
         """
         return gaussian_sample(moments, noise) if self.variational else moments
 
+    def freeze_latents(self) -> None:
+        """Ends the learning of all that makes latents; the way from latents to pictures goes on learning."""
+        self.requires_grad_(False)
+        self.post_quant_conv.requires_grad_(True)
+        self.decoder.requires_grad_(True)
+
     def last_layer(self) -> Tensor:
         """The weight at which reconstruction and adversarial gradients are balanced."""
         return self.decoder.conv_out.weight
+
+
+def same_latents(one: Autoencoder, other: Autoencoder) -> bool:
+    """Whether both make the same latents, bit for bit, and quantise them alike; their decoders may differ."""
+    if one.config != other.config:
+        return False
+    others = other.state_dict()
+    return all(
+        torch.equal(tensor, others[name])
+        for name, tensor in one.state_dict().items()
+        if not name.startswith(("decoder.", "post_quant_conv."))
+    )
 
 
 def autoencoder_digest(autoencoder: Autoencoder) -> str:

@@ -20,6 +20,7 @@ from sfumato.cli.edit import edit
 from sfumato.cli.evaluate import evaluate
 from sfumato.cli.evaluate_autoencoder import evaluate_autoencoder
 from sfumato.cli.export import export
+from sfumato.cli.give_decoder import give_decoder
 from sfumato.cli.import_ import import_
 from sfumato.cli.info import info
 from sfumato.cli.inpaint import inpaint
@@ -71,6 +72,7 @@ COMMANDS = (
     invert,
     average,
     distill_decoder,
+    give_decoder,
     reconstruct,
     evaluate,
     evaluate_autoencoder,

@@ -17,11 +17,10 @@ def average(
     ] = None,
 ) -> None:
     """Choose the weights' average after training."""
-    from sfumato.errors import UserError
+    from sfumato.cli.options import new_model_folder
     from sfumato.training import posthoc
 
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "denoiser.safetensors").exists())):
-        raise UserError(f"--out {str(out)!r} is in use and no model folder: give a new folder")
+    new_model_folder(out)
     made = posthoc.average(run, width, step)
     made.model.save(out)
     typer.echo(

@@ -97,6 +97,16 @@ def out_folder(path: Path) -> Path:
     return path
 
 
+def new_model_folder(path: Path) -> None:
+    """Raises UserError where something else than a model is at the place that a model folder is to be written to."""
+    from sfumato.errors import UserError
+
+    if path.exists() and (
+        not path.is_dir() or (any(path.iterdir()) and not (path / "autoencoder.safetensors").exists())
+    ):
+        raise UserError(f"--out {str(path)!r} is in use and no model folder: give a new folder")
+
+
 @contextmanager
 def enough_memory(batch: int, advice: str | None = None) -> Iterator[None]:
     """Turns a lack of memory into the advice to give a smaller batch, or another where there are no batches."""

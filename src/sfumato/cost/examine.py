@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from sfumato import flops
-from sfumato.autoencoder.model import Autoencoder
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.cost import measure, memory, work
 from sfumato.cost.account import Account, Phase, Picture, bought
@@ -48,7 +47,7 @@ def first_stage(config: AutoencoderRun, name: str) -> Account:
     """The account of `sfumato train autoencoder`, nothing measured."""
     train, size = config.train, height_width(config.data)
     with torch.device("meta"):
-        autoencoder, judge = Autoencoder(config.model), memory.discriminator_of(config)
+        autoencoder, judge = memory.autoencoder_of(config), memory.discriminator_of(config)
     perceptual = memory.perceptual_network(config)
     phases = [
         Phase(players, steps if train.minutes is None else None, work.first_stage(config, players))

@@ -61,13 +61,16 @@ def memory_of(
 ) -> Memory:
     """From the modules that learn, those of them whose average is kept, those that stay as they are, and how many
     numbers the optimiser keeps."""
-    trained, kept, fixed = parameters(learning), parameters(averaged), parameters(frozen)
-    return Memory(FLOAT * (trained + fixed), FLOAT * trained, FLOAT * moments, FLOAT * kept, activations)
+    learning = list(learning)
+    weights, kept = parameters(learning) + parameters(frozen), parameters(averaged)
+    gradients = parameters(learning, trainable=True)
+    return Memory(FLOAT * weights, FLOAT * gradients, FLOAT * moments, FLOAT * kept, activations)
 
 
-def parameters(modules: Iterable[nn.Module | None]) -> int:
-    """How many numbers the modules have."""
-    return sum(p.numel() for module in modules if module is not None for p in module.parameters())
+def parameters(modules: Iterable[nn.Module | None], trainable: bool = False) -> int:
+    """How many numbers the modules have, or only those that learn."""
+    every = (p for module in modules if module is not None for p in module.parameters())
+    return sum(p.numel() for p in every if p.requires_grad or not trainable)
 
 
 # ---- networks without weights
@@ -98,6 +101,14 @@ def perceptual_network(config: AutoencoderRun) -> FeatureDistance | None:
         case EfficientNetConfig():
             return EfficientNetFeatures()
     return None
+
+
+def autoencoder_of(config: AutoencoderRun) -> Autoencoder:
+    """With what of it learns in this run."""
+    autoencoder = Autoencoder(config.model)
+    if config.train.part == "decoder":
+        autoencoder.freeze_latents()
+    return autoencoder
 
 
 def discriminator_of(config: AutoencoderRun) -> PatchDiscriminator | None:
@@ -135,7 +146,7 @@ def first_stage_activations(config: AutoencoderRun, players: Players, bfloat16: 
     perceptual = perceptual_network(config)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16, bfloat16):
         networks = Networks(
-            Autoencoder(config.model),
+            autoencoder_of(config),
             discriminator_of(config) if players != "generator" else None,
             perceptual,
             nn.ParameterList([torch.zeros(())] if config.loss.output_variance else []),

@@ -64,11 +64,13 @@ def first_stage(config: AutoencoderRun, players: Players) -> Work:
     model, adversarial, size = config.model, config.loss.adversarial, height_width(config.data)
     H, W = size
     search = flops.search(model, H // model.factor * (W // model.factor))
-    networks = flops.encode(model, size) + flops.decode(model, size) - 2 * search  # decoding trains without a search
+    encoding, decoding = flops.encode(model, size), flops.decode(model, size) - 2 * search  # trained without a search
     judge = flops.discriminate(adversarial, model.image_channels, size)
     features = flops.perceive(config.loss.perceptual, size)
-    forward = networks + search + 2 * features
-    backward = 2 * networks - flops.conv(H, W, model.image_channels, model.channels) + features
+    forward = encoding + decoding + search + 2 * features
+    backward = 2 * decoding + features
+    if config.train.part == "whole":
+        backward += 2 * encoding - flops.conv(H, W, model.image_channels, model.channels)
     if players != "generator":
         forward += 2 * judge
         backward += 2 * (2 * judge - flops.conv(H // 2, W // 2, model.image_channels, adversarial.channels, 4))

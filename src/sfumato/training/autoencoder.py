@@ -59,6 +59,9 @@ class AutoencoderTraining(Schema):
     steps: int = Field(100_000, ge=1)
     minutes: float | None = Field(None, gt=0)
     """Train for so long instead of `steps`: the learning rate follows the clock, which counts the steps alone."""
+    part: Literal["whole", "decoder"] = "whole"
+    """decoder: encoder and bottleneck stay as `start` has them, so that second stages that know these latents go on
+    working; `sfumato give-decoder` gives them the new decoder."""
     batch: int = Field(16, ge=1)
     accumulate: int = Field(1, ge=1)
     precision: Precision = "auto"
@@ -96,6 +99,8 @@ class AutoencoderRun(Schema):
                 f"data.size {height}x{width} is not a multiple of f = {self.model.factor}, "
                 "which model.channel_multipliers sets; change either"
             )
+        if self.train.part == "decoder" and self.start is None:
+            raise ValueError("train.part is decoder, and start names no autoencoder to take the encoder from: give it")
         return self
 
 
@@ -135,6 +140,8 @@ def build_players(config: AutoencoderRun, workers: Workers) -> Players:
         autoencoder = Autoencoder(config.model)
         if config.start is not None:
             start_first(autoencoder, config.start)
+        if config.train.part == "decoder":
+            autoencoder.freeze_latents()
         discriminator = PatchDiscriminator(
             config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm
         )
@@ -218,7 +225,7 @@ def train_autoencoder(
     players = build_players(config, workers)
     autoencoder, discriminator = players.autoencoder, players.discriminator
     shadow = ema.average_of(autoencoder)
-    learning = [*autoencoder.parameters(), *players.log_variance.parameters()]
+    learning = [p for p in (*autoencoder.parameters(), *players.log_variance.parameters()) if p.requires_grad]
     judging = [] if discriminator is None else list(discriminator.parameters())
     state = TrainState(
         modules={
@@ -275,7 +282,7 @@ def train_autoencoder(
                     found |= more
                 for name, value in found.items():
                     terms[name] = terms.get(name, 0) + value.float() / train.accumulate
-                if encoding.indices is not None:
+                if encoding.indices is not None and train.part == "whole":
                     players.counts.add(encoding.indices, workers)
                     latents.append(encoding.moments.detach())
 
