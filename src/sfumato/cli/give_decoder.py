@@ -35,7 +35,7 @@ def give_decoder(
             f"{str(autoencoder)!r} makes other latents than the autoencoder of {str(model)!r}: give one that was "
             f"trained by `sfumato train autoencoder CONFIG --start {model} train.part=decoder`"
         )
-    about = {**given.config.about, **{name: trained.config.about[name] for name in trained.config.about}}
-    config = given.config.model_copy(update={"about": about})
+    about = {name: facts for name, facts in trained.config.about.items() if name == "autoencoder"}
+    config = given.config.model_copy(update={"about": given.config.about | about})
     replace(given, config=config, autoencoder=trained.autoencoder, tiny=None).save(out)
     typer.echo(f"model: {out}" + ("" if given.tiny is None else "; distil its tiny decoder anew"))
