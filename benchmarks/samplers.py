@@ -22,6 +22,9 @@ from torch import Tensor
 from benchmarks.sampler_page import write_results
 from benchmarks.tasks.given import run_of
 from sfumato import load, pictures
+from sfumato.cards.reference import reference
+from sfumato.data.folder import FolderConfig
+from sfumato.data.table import open_dataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.facts import Prompt
 from sfumato.drawing import Drawing, chosen, second_stage
@@ -150,26 +153,14 @@ def asked_of(model: LatentDiffusion, options: argparse.Namespace, network: Featu
             {**known, "kind": "toy", "size": model.config.image_size, "seed": about.get("seed", 0)}
         )
         toy = ask(config, n)
-        return Asked(toy.captions, toy.prompts, _statistics(network, toy.images.split(options.batch)), n)
+        real = GaussianStatistics.of(network(images).pooled for images in toy.images.split(options.batch))
+        return Asked(toy.captions, toy.prompts, real, n)
     texts = None
     if options.prompts is not None:
         lines = [line.strip() for line in options.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
         texts = [lines[i % len(lines)] for i in range(n)]
-    return Asked(texts, None, _statistics(network, _folder(options.real, model.config.image_size, options.batch)), n)
-
-
-def _folder(folder: Path, size: tuple[int, int], batch: int) -> Iterator[Tensor]:
-    from sfumato.data.folder import FolderConfig
-    from sfumato.data.loader import sweep
-    from sfumato.data.table import open_dataset
-
-    dataset = open_dataset(FolderConfig(path=folder, size=size))
-    for part in sweep(dataset, batch, range(len(dataset)), unreadable=lambda row, error: None):
-        yield part.images
-
-
-def _statistics(network: FeatureNetwork, batches: Sequence[Tensor] | Iterator[Tensor]) -> GaussianStatistics:
-    return GaussianStatistics.of(network(batch).pooled for batch in batches)
+    dataset = open_dataset(FolderConfig(path=options.real, size=model.config.image_size))
+    return Asked(texts, None, reference(network, dataset, None, options.out, options.batch).statistics, n)
 
 
 def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None:
