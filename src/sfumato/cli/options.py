@@ -98,12 +98,10 @@ def out_folder(path: Path) -> Path:
 
 
 def new_model_folder(path: Path) -> None:
-    """Raises UserError where something else than a model is at the place that a model folder is to be written to."""
+    """Raises UserError where something else than a second stage's model is at the place of the model to be written."""
     from sfumato.errors import UserError
 
-    if path.exists() and (
-        not path.is_dir() or (any(path.iterdir()) and not (path / "autoencoder.safetensors").exists())
-    ):
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / "denoiser.safetensors").exists())):
         raise UserError(f"--out {str(path)!r} is in use and no model folder: give a new folder")
 
 
