@@ -11,7 +11,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sfumato import flops
 from sfumato.autoencoder.discriminator import PatchDiscriminator
 from sfumato.autoencoder.losses import LogitAverages
-from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.perceptual import LPIPS, EfficientNetConfig, EfficientNetFeatures, FeatureDistance, LPIPSConfig
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
 from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, build_conditioner
@@ -25,6 +24,7 @@ from sfumato.training.autoencoder import (
     CodeCounts,
     discriminator_losses,
     generator_losses,
+    unwritten,
 )
 from sfumato.training.autoencoder import Players as Networks
 from sfumato.training.data import height_width
@@ -103,14 +103,6 @@ def perceptual_network(config: AutoencoderRun) -> FeatureDistance | None:
     return None
 
 
-def autoencoder_of(config: AutoencoderRun) -> Autoencoder:
-    """With what of it learns in this run."""
-    autoencoder = Autoencoder(config.model)
-    if config.train.part == "decoder":
-        autoencoder.freeze_latents()
-    return autoencoder
-
-
 def discriminator_of(config: AutoencoderRun) -> PatchDiscriminator | None:
     """The discriminator of a run, None where it has none."""
     judge = config.loss.adversarial
@@ -146,7 +138,7 @@ def first_stage_activations(config: AutoencoderRun, players: Players, bfloat16: 
     perceptual = perceptual_network(config)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16, bfloat16):
         networks = Networks(
-            autoencoder_of(config),
+            unwritten(config),
             discriminator_of(config) if players != "generator" else None,
             perceptual,
             nn.ParameterList([torch.zeros(())] if config.loss.output_variance else []),

@@ -133,15 +133,21 @@ class CodeCounts(nn.Module):
         self.recent += counts
 
 
+def unwritten(config: AutoencoderRun) -> Autoencoder:
+    """The run's autoencoder before its `start`, with what of it learns in this run."""
+    autoencoder = Autoencoder(config.model)
+    if config.train.part == "decoder":
+        autoencoder.freeze_latents()
+    return autoencoder
+
+
 def build_players(config: AutoencoderRun, workers: Workers) -> Players:
     """The networks with weights drawn from the run's seed."""
     adversarial, bottleneck = config.loss.adversarial, config.model.bottleneck
     with rng.seeded(config.train.seed, "weights", "autoencoder", device=torch.device("cpu")):
-        autoencoder = Autoencoder(config.model)
+        autoencoder = unwritten(config)
         if config.start is not None:
             start_first(autoencoder, config.start)
-        if config.train.part == "decoder":
-            autoencoder.freeze_latents()
         discriminator = PatchDiscriminator(
             config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm
         )
