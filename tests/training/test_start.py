@@ -18,6 +18,7 @@ from sfumato.training.data import RunData, open_data
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.encode import cached_latents
 from sfumato.training.export import save_autoencoder
+from sfumato.training.log import read_lines
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import begin
 from sfumato.training.workers import Workers
@@ -147,6 +148,9 @@ def test_a_decoder_learns_while_the_latents_stay(bottleneck: str, tmp_path: Path
         assert same_latents(refined, trained)
         assert not torch.equal(refined.decoder.conv_out.weight, trained.decoder.conv_out.weight)
         assert not torch.equal(refined.post_quant_conv.weight, trained.post_quant_conv.weight)
+    used = [line["codes_used"] for line in read_lines(folder.path / "log.jsonl") if "codes_used" in line]
+    assert bool(used) == (bottleneck == "vq")
+    assert all(share > 0 for share in used), "codes are counted though they stay"
     torch.nn.init.zeros_(trained.quant_conv.weight)
     assert not same_latents(trained, refined)
 
@@ -188,6 +192,10 @@ def test_only_a_decoder_of_the_same_latents_is_given(runs: Runs, tmp_path: Path,
     assert done.code == 2
     assert "is in use and no model folder" in done.err
     assert (tmp_path / "taken" / "letter.txt").exists()
+    first = tmp_path / "other" / "model"
+    done = command("give-decoder", runs.text, runs.text, "--out", first)
+    assert done.code == 2
+    assert (first / "autoencoder.safetensors").exists()
 
 
 # ---- a layout's grid

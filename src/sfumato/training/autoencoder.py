@@ -288,9 +288,10 @@ def train_autoencoder(
                     found |= more
                 for name, value in found.items():
                     terms[name] = terms.get(name, 0) + value.float() / train.accumulate
-                if encoding.indices is not None and train.part == "whole":
+                if encoding.indices is not None:
                     players.counts.add(encoding.indices, workers)
-                    latents.append(encoding.moments.detach())
+                    if train.part == "whole":  # the codes of a decoder alone stay as they are
+                        latents.append(encoding.moments.detach())
 
             workers.average(p.grad for p in (*learning, *judging) if p.grad is not None)
             norms = [gradients_norm(learning), *([gradients_norm(judging)] if judges else [])]
