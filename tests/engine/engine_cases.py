@@ -13,7 +13,7 @@ Run = Callable[[nn.Module], Tensor]
 CL = torch.channels_last
 
 
-def unet(text: bool, **options: object) -> tuple[nn.Module, Run]:
+def unet(text: bool, size: tuple[int, int] = (8, 12), **options: object) -> tuple[nn.Module, Run]:
     config = UNetConfig.model_validate(
         {"channels": 32, "channel_multipliers": (1, 2), "blocks_per_level": 1, **options}
     )
@@ -21,7 +21,7 @@ def unet(text: bool, **options: object) -> tuple[nn.Module, Run]:
     g = torch.Generator().manual_seed(3)
     for parameter in network.parameters():  # no zero layers: a gradient must reach every parameter
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=g)
-    x = torch.randn(2, 4, 8, 12, generator=g).contiguous(memory_format=CL)
+    x = torch.randn(2, 4, *size, generator=g).contiguous(memory_format=CL)
     t = torch.tensor([3.0, 700.0])
     tokens = torch.randn(2, 5, 24, generator=g)
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
@@ -29,12 +29,12 @@ def unet(text: bool, **options: object) -> tuple[nn.Module, Run]:
     return network, lambda module: module(x, t, condition)
 
 
-def autoencoder() -> tuple[nn.Module, Run]:
+def autoencoder(height: int = 16, width: int = 8) -> tuple[nn.Module, Run]:
     torch.manual_seed(4)
     network = Autoencoder(AutoencoderConfig(channels=32, channel_multipliers=(1, 2), blocks_per_level=1))
     g = torch.Generator().manual_seed(5)
-    x = torch.randn(2, 3, 16, 8, generator=g).contiguous(memory_format=CL)
-    noise = torch.randn(2, 4, 8, 4, generator=g)
+    x = torch.randn(2, 3, height, width, generator=g).contiguous(memory_format=CL)
+    noise = torch.randn(2, 4, height // 2, width // 2, generator=g)
 
     def run(module: nn.Module) -> Tensor:
         assert isinstance(module, Autoencoder)
@@ -51,7 +51,9 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Run]]] = {
     "unet-adaptive-residual": lambda: unet(
         False, scale_shift_norm=True, resample="residual", attention_order="qkv_first"
     ),
+    "unet-large": lambda: unet(False, size=(38, 32)),
     "autoencoder": autoencoder,
+    "autoencoder-large": lambda: autoencoder(50, 36),
 }
 
 

@@ -15,6 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.engine import winograd
+
+TAPS = ()
+"""Stands for the shape that a weight is packed for, where it is one for `winograd`."""
+
 
 @lru_cache(maxsize=4)
 def packs(dtype: torch.dtype) -> bool:
@@ -55,7 +60,9 @@ class Packed(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The plain weight."""
-        return self._weight if self._shape is None else self._weight.to_dense(self.dtype)
+        if self._shape is None:
+            return self._weight
+        return self._weight.permute(3, 2, 0, 1) if self._shape == TAPS else self._weight.to_dense(self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: a packed weight has no storage to copy."""
@@ -63,7 +70,7 @@ class Packed(nn.Module):
 
 
 class PackedConv2d(Packed):
-    """An nn.Conv2d without padding modes, its weight packed at the first call."""
+    """An nn.Conv2d without padding modes, its weight packed at the first call; 3×3 ones may go through `winograd`."""
 
     def __init__(
         self,
@@ -76,6 +83,7 @@ class PackedConv2d(Packed):
     ) -> None:
         super().__init__(weight.contiguous(memory_format=torch.channels_last), bias)
         self.geometry = list(padding), list(stride), list(dilation), groups
+        self.filters = winograd.suits(weight, *self.geometry)
 
     @classmethod
     def of(cls, layer: nn.Conv2d, dtype: torch.dtype) -> "PackedConv2d":
@@ -91,13 +99,21 @@ class PackedConv2d(Packed):
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         if residual is not None:
             residual = residual.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        if self.filters and winograd.worthwhile(x, padding):
+            return winograd.filtered(x, self.taps(), self.bias, residual, padding, reuse=reuse)
         if x.device.type != "cpu" or not packs(self.dtype):
-            y = F.conv2d(x, self._weight, self.bias, stride, padding, dilation, groups)
+            y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
             return y if residual is None else y + residual
         if self._shape != x.shape:
             self._weight = _pack_kernel(self.weight, padding, stride, dilation, groups, x)
             self._shape = tuple(x.shape)
         return _convolve(x, self._weight, self.bias, padding, stride, dilation, groups, residual, reuse)
+
+    def taps(self) -> Tensor:
+        """The weight as `winograd` takes it, kept so until a call packs it for a shape."""
+        if self._shape != TAPS:
+            self._weight, self._shape = winograd.taps(self.weight), TAPS
+        return self._weight
 
 
 class PackedLinear(Packed):
@@ -133,7 +149,7 @@ def convolve(layer: nn.Module, x: Tensor, residual: Tensor, reuse: bool = False)
     """residual + layer(x), in one pass where the layer is packed; with `reuse` it may overwrite the residual then."""
     if isinstance(layer, PackedConv2d):
         return layer(x, residual, reuse)
-    return residual + layer(x)
+    return layer(x, residual) if isinstance(layer, winograd.FilteredConv2d) else residual + layer(x)
 
 
 def project(layer: nn.Module, tokens: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from sfumato.denoiser import blocks
 from sfumato.engine import fused_autoencoder, fused_denoiser
 from sfumato.engine.groupnorm import norm
 from sfumato.engine.tokens import layer_norm
+from sfumato.engine.winograd import FilteredConv2d
 from sfumato.nn import transformer
 from sfumato.nn.norm import GroupNorm32
 
@@ -83,6 +84,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: FusedNorm,
     GroupNorm32: FusedNorm32,
     nn.LayerNorm: FusedLayerNorm,
+    nn.Conv2d: FilteredConv2d,
 }
 """Plain class -> fused class; exact types, so that a subclass with a behaviour of its own is left alone."""
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sfumato.engine import native
+from sfumato.engine import native, winograd
 from sfumato.engine.packing import PackedConv2d
 
 FEWEST_POSITIONS = 512
@@ -27,40 +27,55 @@ def upsample_conv(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, PackedConv2d):
         return layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     assert isinstance(layer, nn.Conv2d)
+    if winograd.usable(layer, x, scale=2):
+        return winograd.doubled(layer, x)
     if not (usable(x, layer) and worthwhile(x)):
         plain: Tensor = layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return plain
-    weight, bias = phase_parameters(layer)
+    weight, bias = phase_parameters(layer.weight, layer.bias)
     phases = F.conv2d(x, weight, bias, padding=1).contiguous(memory_format=torch.channels_last)
     return interleave(phases)
 
 
 class PackedUpsample(nn.Module):
-    """The rewritten convolution with packed weights, for inference; large pictures go strip by strip."""
+    """The rewritten convolution with packed weights, for inference; large pictures go strip by strip.
+
+    Where `winograd` takes the convolution itself, large pictures go through that, with fewer products still.
+    """
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
-        weight, bias = phase_parameters(layer)
-        self.channels = layer.out_channels
-        self.conv = PackedConv2d(weight.to(dtype), None if bias is None else bias.to(dtype), padding=(0, 1))
+        direct = PackedConv2d.of(layer, dtype)
+        self.dtype, self.channels = dtype, layer.out_channels
+        self.direct = direct if direct.filters else None
+        self.phases = None if direct.filters else _packed_phases(direct)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', 2 H, 2 W)."""
+        if self.direct is not None and winograd.worthwhile(x, scale=2):
+            x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+            return winograd.filtered(x, self.direct.taps(), self.direct.bias, scale=2)
+        if self.phases is None:
+            assert self.direct is not None
+            self.phases = _packed_phases(self.direct)
+        return self._rewritten(x, self.phases)
+
+    def _rewritten(self, x: Tensor, phases: PackedConv2d) -> Tensor:
         B, _, H, W = x.shape
         strips = 1
         while 4 * self.channels * H * W * x.element_size() > strips * STRIP_BYTES and H % (strips * 2) == 0:
             strips *= 2
         if strips == 1:
-            return interleave(self.conv(F.pad(x, (0, 0, 1, 1))))
+            return interleave(phases(F.pad(x, (0, 0, 1, 1))))
         size = (B, self.channels, 2 * H, 2 * W)
-        picture = torch.empty(size, dtype=self.conv.dtype, memory_format=torch.channels_last)
+        picture = torch.empty(size, dtype=self.dtype, memory_format=torch.channels_last)
         rows = H // strips
         for b in range(B):
             for start in range(0, H, rows):
                 above, below = int(start > 0), int(start + rows < H)  # neighbours; zeros outside the picture
                 strip = F.pad(x[b : b + 1, :, start - above : start + rows + below], (0, 0, 1 - above, 1 - below))
                 part = picture[b : b + 1, :, 2 * start : 2 * (start + rows)]
-                part.copy_(interleave(self.conv(strip)))
+                part.copy_(interleave(phases(strip)))
         return picture
 
 
@@ -86,12 +101,12 @@ def usable(x: Tensor, layer: nn.Conv2d) -> bool:
     )
 
 
-def phase_parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
-    """Weight (4 C', C, 2, 2) and bias (4 C',) of the four parities (row, column), channels-last."""
-    rows = _pairs(layer.weight, 2)
+def phase_parameters(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Weight (4 C', C, 2, 2) and bias (4 C',) of the four parities (row, column), channels-last, for (C', C, 3, 3)."""
+    rows = _pairs(weight, 2)
     kernels = torch.stack([kernel for row in rows for kernel in _pairs(row, 3)])  # (4, C', C, 2, 2)
-    weight = kernels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    return weight, None if layer.bias is None else layer.bias.repeat(4)
+    flat = kernels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return flat, None if bias is None else bias.repeat(4)
 
 
 def interleave(phases: Tensor) -> Tensor:
@@ -104,6 +119,10 @@ def interleave(phases: Tensor) -> Tensor:
     rows = [torch.stack([parities[:, a, b, :, a : H - 1 + a, b : W - 1 + b] for b in (0, 1)], -1) for a in (0, 1)]
     picture = torch.stack(rows, 3).reshape(B, C // 4, 2 * (H - 1), 2 * (W - 1))
     return picture.contiguous(memory_format=torch.channels_last)
+
+
+def _packed_phases(layer: PackedConv2d) -> PackedConv2d:
+    return PackedConv2d(*phase_parameters(layer.weight, layer.bias), padding=(0, 1))
 
 
 def _pairs(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:

@@ -32,13 +32,15 @@ static inline uint32_t unit_at(const T* p) {
     return u;
 }
 
-template <class T, int ROWS, int VECTORS>
+// AHEAD: rows of B asked for before they are needed, where B does not come from the nearest caches.
+template <class T, int ROWS, int VECTORS, int AHEAD>
 static inline void tile(const T* A, long lda, const uint32_t* B, long ldb, float* C, long ldc, long depth, bool add) {
     vf acc[ROWS][VECTORS];
     for (int m = 0; m < ROWS; m++)
         for (int n = 0; n < VECTORS; n++) acc[m][n] = add ? load(C + m * ldc + n * W) : vf{};
     for (long k = 0; k < depth; k++) {
         vu b[VECTORS];
+        if constexpr (AHEAD > 0) __builtin_prefetch(B + (k + AHEAD) * ldb);
         for (int n = 0; n < VECTORS; n++) b[n] = load_units(B + k * ldb + n * W);
         for (int m = 0; m < ROWS; m++) {
             vu a = unit_at(A + m * lda + k * PER_UNIT<T>) - vu{};
@@ -49,14 +51,14 @@ static inline void tile(const T* A, long lda, const uint32_t* B, long ldb, float
         for (int n = 0; n < VECTORS; n++) store(C + m * ldc + n * W, acc[m][n]);
 }
 
-template <class T, int ROWS, int VECTORS>
+template <class T, int ROWS, int VECTORS, int AHEAD = 0>
 static inline void panel(const T* A, long lda, const uint32_t* B, long ldb, float* C, long ldc, long M, long depth,
                          bool add) {
     long m = 0;
     for (; m + ROWS <= M; m += ROWS)
-        tile<T, ROWS, VECTORS>(A + m * lda, lda, B, ldb, C + m * ldc, ldc, depth, add);
+        tile<T, ROWS, VECTORS, AHEAD>(A + m * lda, lda, B, ldb, C + m * ldc, ldc, depth, add);
     if constexpr (ROWS > 1)
-        if (m < M) panel<T, ROWS / 2, VECTORS>(A + m * lda, lda, B, ldb, C + m * ldc, ldc, M - m, depth, add);
+        if (m < M) panel<T, ROWS / 2, VECTORS, AHEAD>(A + m * lda, lda, B, ldb, C + m * ldc, ldc, M - m, depth, add);
 }
 
 // C [M, N] (+)= A [M, depth] B [depth, N]; depth in units.
