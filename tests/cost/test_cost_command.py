@@ -99,6 +99,17 @@ def test_holes_are_drawn_on_made_up_pictures_too_and_encoded_each(command: Comma
     assert told["encoding_operations"] == 3 * once, "each picture, and with two holes"
 
 
+def test_stage_2_may_have_another_size_than_its_first_stage(command: Command) -> None:
+    """The toy world's small recipes are of 32 pixels, its first stage of 64; the small one is found by its name."""
+    given = ("zoo:toy/small-text", "train.batch=2", "--steps", 2)
+    other = account(command, *given, "--autoencoder", "zoo:toy/autoencoder")
+    own = account(command, *given)
+    assert (other["image_size"], other["latent"]) == ([32, 32], [3, 8, 8])
+    assert (own["image_size"], own["latent"]) == ([32, 32], [3, 8, 8])
+    assert own["parameters"]["autoencoder"] < other["parameters"]["autoencoder"] / 2
+    assert own["phases"][0]["timing"]["step"] > 0
+
+
 def test_maps_cannot_be_made_up(command: Command, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     raw = read_source("zoo:toy/semantic") | {"data": {"kind": "folder", "size": 64}}

@@ -98,9 +98,12 @@ def _second_stage(
     timed: Timed | None,
 ) -> "Account":
     from sfumato.cost import examine
+    from sfumato.training.data import height_width
     from sfumato.training.diffusion import DiffusionRun
 
     run = parsed(raw, data, DiffusionRun, name, first.config.image_size)
+    theirs = first.config.model_copy(update={"image_size": height_width(run.data)})
+    first = replace(first, config=theirs)  # its pictures may have another size than those that stage 1 learnt
     account = examine.second_stage(run, first, name, sampling_steps)
     read = [name for name in ("map", "boxes") if getattr(run.conditions, name) is not None]
     if timed is not None and read and is_placeholder(run.data):
@@ -179,8 +182,10 @@ def usual_first_stage(config: str) -> str:
     room, _, name = config.removeprefix(ZOO_PREFIX).partition("/")
     if config.startswith(ZOO_PREFIX) and name == "pixels":
         return "pixels"
-    if config.startswith(ZOO_PREFIX) and f"{room}/autoencoder" in zoo_names():
-        return f"{ZOO_PREFIX}{room}/autoencoder"
+    kin = f"{room}/{name[: name.rfind('-') + 1]}autoencoder"  # small-text stands on small-autoencoder
+    for stage in (kin, f"{room}/autoencoder"):
+        if config.startswith(ZOO_PREFIX) and stage in zoo_names():
+            return f"{ZOO_PREFIX}{stage}"
     raise UserError(
         f"--autoencoder is missing: {config!r} is a second stage; give a run, a model folder, a stage 1 configuration "
         "such as zoo:toy/autoencoder, or pixels"
