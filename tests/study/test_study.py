@@ -69,9 +69,13 @@ def test_a_study_ends_in_a_page_and_goes_on_where_it_was_killed(
     assert latent.curve[-1].seconds == pytest.approx(latent.first_seconds + latent.second_seconds, rel=0.01)
     assert not (tmp_path / "f8-seed0" / "cache").exists()
 
-    refused = command(*STUDY, "--seeds", 2, "--out", tmp_path)
-    assert refused.code == 2
-    assert "a study with seeds = 1, not 2" in refused.err
+    more = command(*STUDY, "--seeds", 2, "--out", tmp_path)
+    assert more.code == 0, more.err
+    assert (tmp_path / "f1-seed0" / "result.json").read_text() == first, "another seed adds to what is there"
+    assert load_result(tmp_path / "f8-seed1" / "result.json").seed == 1
+    fewer = command(*STUDY, "--seeds", 1, "--out", tmp_path)
+    assert fewer.code == 2
+    assert "a study with seeds = 2, not 1" in fewer.err
 
 
 def test_the_baselines_train_beside_latent_diffusion(

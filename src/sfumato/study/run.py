@@ -55,7 +55,10 @@ def run_study(
 
 
 def claim(config: StudyConfig, folder: Path) -> None:
-    """Makes the folder, or checks that the study in it is this one. Raises UserError naming what differs."""
+    """Makes the folder, or checks that the study in it is this one; more seeds than before go on with it.
+
+    Raises UserError naming what differs.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {str(folder)!r} is a file: give a folder")
     file = folder / CONFIG_FILE
@@ -63,7 +66,7 @@ def claim(config: StudyConfig, folder: Path) -> None:
         before = parse(parse_mapping(file.read_text(encoding="utf-8"), str(file)), StudyConfig, str(file))
         for name in StudyConfig.model_fields:
             old, new = getattr(before, name), getattr(config, name)
-            if old != new:
+            if old != new and not (name == "seeds" and new > old):
                 raise UserError(
                     f"--out {str(folder)!r} holds a study with {name} = {old!r}, not {new!r}: give the same command to "
                     "go on with it, or another folder"
