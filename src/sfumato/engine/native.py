@@ -117,7 +117,7 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "sfumato_geglu_backward": [flag, *[pointer] * 3, number, number, flag],
         "sfumato_attention": [flag, *[pointer] * 8, real, flag],
         "sfumato_attention_backward": [flag, *[pointer] * 12, real, flag],
-        "sfumato_winograd": [*[pointer] * 5, *[number] * 8, flag],
+        "sfumato_winograd": [*[pointer] * 5, *[number] * 8, flag, flag],
         "sfumato_winograd_gradient": [*[pointer] * 3, *[number] * 8, flag],
     }
     answering = ("sfumato_vector_width", "sfumato_winograd", "sfumato_winograd_gradient")

@@ -17,9 +17,6 @@ from torch import Tensor, nn
 
 from sfumato.engine import winograd
 
-TAPS = ()
-"""Stands for the shape that a weight is packed for, where it is one for `winograd`."""
-
 
 @lru_cache(maxsize=4)
 def packs(dtype: torch.dtype) -> bool:
@@ -60,9 +57,7 @@ class Packed(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The plain weight."""
-        if self._shape is None:
-            return self._weight
-        return self._weight.permute(3, 2, 0, 1) if self._shape == TAPS else self._weight.to_dense(self.dtype)
+        return self._weight if self._shape is None else self._weight.to_dense(self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: a packed weight has no storage to copy."""
@@ -100,19 +95,19 @@ class PackedConv2d(Packed):
         if residual is not None:
             residual = residual.to(self.dtype).contiguous(memory_format=torch.channels_last)
         if self.filters and winograd.worthwhile(x, padding):
-            return winograd.filtered(x, self.taps(), self.bias, residual, padding, reuse=reuse)
+            return winograd.filtered(x, self.unpacked(), self.bias, residual, padding, reuse=reuse)
         if x.device.type != "cpu" or not packs(self.dtype):
-            y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
+            y = F.conv2d(x, self._weight, self.bias, stride, padding, dilation, groups)
             return y if residual is None else y + residual
         if self._shape != x.shape:
             self._weight = _pack_kernel(self.weight, padding, stride, dilation, groups, x)
             self._shape = tuple(x.shape)
         return _convolve(x, self._weight, self.bias, padding, stride, dilation, groups, residual, reuse)
 
-    def taps(self) -> Tensor:
-        """The weight as `winograd` takes it, kept so until a call packs it for a shape."""
-        if self._shape != TAPS:
-            self._weight, self._shape = winograd.taps(self.weight), TAPS
+    def unpacked(self) -> Tensor:
+        """The plain weight, channels-last, kept so until a call packs it for a shape."""
+        if self._shape is not None:
+            self._weight, self._shape = self.weight.contiguous(memory_format=torch.channels_last), None
         return self._weight
 
 

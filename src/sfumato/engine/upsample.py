@@ -54,7 +54,7 @@ class PackedUpsample(nn.Module):
         """(B, C, H, W) -> (B, C', 2 H, 2 W)."""
         if self.direct is not None and winograd.worthwhile(x, scale=2):
             x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
-            return winograd.filtered(x, self.direct.taps(), self.direct.bias, scale=2)
+            return winograd.filtered(x, self.direct.unpacked(), self.direct.bias, scale=2)
         if self.phases is None:
             assert self.direct is not None
             self.phases = _packed_phases(self.direct)

@@ -45,11 +45,6 @@ def worthwhile(x: Tensor, padding: Sequence[int] = (1, 1), scale: int = 1) -> bo
     return B * height * width >= fewest and 2 * height * width >= covered
 
 
-def taps(weight: Tensor) -> Tensor:
-    """(C', C, 3, 3) -> (3, 3, C, C'), the kernels' order."""
-    return weight.permute(2, 3, 1, 0).contiguous()
-
-
 def filtered(
     x: Tensor,
     weight: Tensor,
@@ -58,13 +53,15 @@ def filtered(
     padding: Sequence[int] = (1, 1),
     scale: int = 1,
     reuse: bool = False,
+    turned: bool = False,
 ) -> Tensor:
-    """conv(x) + residual, without gradients, for `taps` and pictures (B, C, H, W) in channels-last order.
+    """conv(x) + residual, without gradients; x (B, C, H, W), weight (C', C, 3, 3), residual all in channels-last order.
 
-    With `scale` 2 the convolution is of x doubled by repetition. With `reuse` the result overwrites the residual.
+    With `scale` 2 the convolution is of x doubled by repetition. With `reuse` the result overwrites the residual. With
+    `turned` the weight is (C, C', 3, 3), of the convolution whose input's gradient this is, given its result's.
     """
     B, C, H, W = x.shape
-    out_channels = weight.shape[3]
+    out_channels = weight.shape[1 if turned else 0]
     size = (B, out_channels, scale * H + 2 * padding[0] - 2, scale * W + 2 * padding[1] - 2)
     if residual is not None and reuse:
         y = residual
@@ -73,7 +70,7 @@ def filtered(
     _called(
         native.kernels().sfumato_winograd,
         *(_pointer(t) for t in (x, weight, bias, residual, y)),
-        *(B, H, W, C, out_channels, *padding, scale),
+        *(B, H, W, C, out_channels, *padding, scale, turned),
     )
     return y
 
@@ -124,9 +121,10 @@ class _Filtered(torch.autograd.Function):
         padding: tuple[int, int],
         scale: int,
     ) -> Tensor:
+        weight = weight.contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(x, weight)
         ctx.padding, ctx.scale = padding, scale
-        return filtered(x, taps(weight), bias, residual, padding, scale)
+        return filtered(x, weight, bias, residual, padding, scale)
 
     @staticmethod
     @once_differentiable
@@ -136,24 +134,23 @@ class _Filtered(torch.autograd.Function):
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = dw = None
         if needs_x:
-            turned = weight.flip(2, 3).permute(2, 3, 0, 1).contiguous()  # taps of the transposed convolution
-            dx = filtered(dy, turned, None, padding=[2 - p for p in ctx.padding])
+            dx = filtered(dy, weight, None, padding=[2 - p for p in ctx.padding], turned=True)
             if ctx.scale == 2:
                 dx = 4 * F.avg_pool2d(dx, 2)
         if needs_weight:
-            dw = _weight_gradient(x, dy, weight, ctx.padding, ctx.scale)
+            dw = _weight_gradient(x, dy, ctx.padding, ctx.scale)
         return dx, dw, dy.sum((0, 2, 3)) if needs_bias else None, dy if needs_residual else None, None, None
 
 
-def _weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, padding: Sequence[int], scale: int) -> Tensor:
+def _weight_gradient(x: Tensor, dy: Tensor, padding: Sequence[int], scale: int) -> Tensor:
     B, C, H, W = x.shape
-    gradient = torch.empty(3, 3, C, dy.shape[1])
+    gradient = torch.empty(dy.shape[1], C, 3, 3, memory_format=torch.channels_last)
     _called(
         native.kernels().sfumato_winograd_gradient,
         *(_pointer(t) for t in (x, dy, gradient)),
         *(B, H, W, C, dy.shape[1], *padding, scale),
     )
-    return torch.empty_like(weight).copy_(gradient.permute(3, 2, 0, 1))
+    return gradient
 
 
 def _called(kernel: Any, *arguments: int | None) -> None:

@@ -73,6 +73,28 @@ static void gemm(const T* A, long lda, const uint32_t* B, long ldb, float* C, lo
     for (; n < N; n += W) panel<T, ROWS, 1>(A, lda, B + n, ldb, C + n, ldc, M, depth, add);
 }
 
+#if defined(__AVX__) && !WIDE
+// 8 x 8 units, dst[j][i] = src[i][j].
+static inline void transpose8(const uint32_t* src, long ls, uint32_t* dst, long ld) {
+    __m256 r[8], t[8];
+    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps((const float*)(src + i * ls));
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        r[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+        r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps((float*)(dst + i * ld), _mm256_permute2f128_ps(r[i], r[4 + i], 0x20));
+        _mm256_storeu_ps((float*)(dst + (4 + i) * ld), _mm256_permute2f128_ps(r[i], r[4 + i], 0x31));
+    }
+}
+#endif
+
 // 16 x 16 units, dst[j][i] = src[i][j].
 static inline void transpose16(const uint32_t* src, long ls, uint32_t* dst, long ld) {
 #if WIDE
@@ -96,9 +118,24 @@ static inline void transpose16(const uint32_t* src, long ls, uint32_t* dst, long
         _mm512_storeu_si512(dst + (8 + i) * ld, _mm512_shuffle_i32x4(a, b, 0xdd));
         _mm512_storeu_si512(dst + (12 + i) * ld, _mm512_shuffle_i32x4(c, d, 0xdd));
     }
+#elif defined(__AVX__)
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 16; j += 8) transpose8(src + i * ls + j, ls, dst + j * ld + i, ld);
 #else
     for (int i = 0; i < 16; i++)
         for (int j = 0; j < 16; j++) dst[j * ld + i] = src[i * ls + j];
+#endif
+}
+
+// W x W floats, dst[j][i] = src[i][j].
+static inline void transpose_lanes(const float* src, long ls, float* dst, long ld) {
+#if WIDE
+    transpose16((const uint32_t*)src, ls, (uint32_t*)dst, ld);
+#elif defined(__AVX__)
+    transpose8((const uint32_t*)src, ls, (uint32_t*)dst, ld);
+#else
+    for (int i = 0; i < W; i++)
+        for (int j = 0; j < W; j++) dst[j * ld + i] = src[i * ls + j];
 #endif
 }
 

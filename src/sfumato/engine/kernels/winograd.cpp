@@ -1,6 +1,5 @@
-// The convolution of winograd.h. Weights come as [3, 3, Cin, Cout] and are taken to the points anew at every call, some
-// output channels at a time: kept, they would take four times their memory, and for pictures that are worth all this it
-// costs a few percent.
+// The convolution of winograd.h. Weights are taken to the points anew at every call, some output channels at a time: kept,
+// they would take four times their memory, and for pictures that are worth all this it costs a few percent.
 #include "winograd.h"
 
 namespace {
@@ -10,21 +9,40 @@ constexpr int AHEAD = 24;
 // Tiles that a thread works on at once: few enough for its cache, the more the less often weights are read.
 long tiles_at_once(const Convolution& c) { return c.Cin > 256 ? 4 * ROWS : 2 * ROWS; }
 
-// One panel of weights at the points: U [PRODUCTS, Cin, PANEL], products `stride` apart.
+inline void kernel_to_points(const vf* g, vf* u) {
+    vf rows[POINTS * TAPS], column[TAPS];
+    for (int j = 0; j < TAPS; j++) {
+        for (int i = 0; i < TAPS; i++) column[i] = g[i * TAPS + j];
+        weights_to_points(column, rows + j, TAPS);
+    }
+    for (int i = 0; i < POINTS; i++) weights_to_points(rows + i * TAPS, u + i * POINTS, 1);
+}
+
+// One panel of weights [Cout, 3, 3, Cin] at the points: U [PRODUCTS, Cin, PANEL], products `stride` apart.
 void transform_weights(const float* weight, const Convolution& c, long first, float* U, long stride) {
-    const long row = TAPS * c.Cin * c.Cout;
+    alignas(64) float block[PRODUCTS][W * W];
+    for (long k = 0; k < c.Cin; k += W)
+        for (long o = 0; o < PANEL; o += W) {
+            for (long lane = 0; lane < W; lane++) {
+                const float* kernel = weight + (first + o + lane) * KERNEL * c.Cin + k;
+                vf g[KERNEL], u[PRODUCTS];
+                for (int t = 0; t < KERNEL; t++) g[t] = load(kernel + t * c.Cin);
+                kernel_to_points(g, u);
+                for (int i = 0; i < PRODUCTS; i++) store(block[i] + lane * W, u[i]);
+            }
+            for (int i = 0; i < PRODUCTS; i++) transpose_lanes(block[i], W, U + i * stride + k * PANEL + o, PANEL);
+        }
+}
+
+// The same of weights [Cin, 3, 3, Cout] turned by half a circle: the other convolution's, whose gradient this one is.
+void transform_turned_weights(const float* weight, const Convolution& c, long first, float* U, long stride) {
     for (long k = 0; k < c.Cin; k++)
         for (long o = 0; o < PANEL; o += W) {
-            vf rows[POINTS * TAPS], g[TAPS], u[POINTS];
-            for (int j = 0; j < TAPS; j++) {
-                const float* at = weight + (j * c.Cin + k) * c.Cout + first + o;
-                for (int i = 0; i < TAPS; i++) g[i] = load(at + i * row);
-                weights_to_points(g, rows + j, TAPS);
-            }
-            for (int i = 0; i < POINTS; i++) {
-                weights_to_points(rows + i * TAPS, u, 1);
-                for (int j = 0; j < POINTS; j++) store(U + (i * POINTS + j) * stride + k * PANEL + o, u[j]);
-            }
+            const float* kernel = weight + k * KERNEL * c.Cout + first + o;
+            vf g[KERNEL], u[PRODUCTS];
+            for (int t = 0; t < KERNEL; t++) g[t] = load(kernel + (KERNEL - 1 - t) * c.Cout);
+            kernel_to_points(g, u);
+            for (int i = 0; i < PRODUCTS; i++) store(U + i * stride + k * PANEL + o, u[i]);
         }
 }
 
@@ -57,12 +75,14 @@ void transform_products(const float* M, long stride, const Convolution& c, long 
 extern "C" {
 
 // y = conv(x) + bias + residual, x [B, H, W, Cin], y [B, H', W', Cout], H' = scale * H + 2 * pad_h - 2. Cin is a multiple
-// of W, Cout of PANEL; bias and residual may be null. Returns 0 without memory for it, else 1.
+// of W, Cout of PANEL; bias and residual may be null. Weights are [Cout, 3, 3, Cin], or, for the gradient of the input of
+// a convolution from Cout to Cin channels, that one's, `turned`. Returns 0 without memory for it, else 1.
 int sfumato_winograd(const float* x, const float* weight, const float* bias, const float* residual, float* y, long B,
-                     long H, long W_in, long Cin, long Cout, long pad_h, long pad_w, long scale, int threads) {
+                     long H, long W_in, long Cin, long Cout, long pad_h, long pad_w, long scale, int turned,
+                     int threads) {
     const Convolution c{B, H, W_in, Cin, Cout, pad_h, pad_w, scale};
     const long tiles = tiles_at_once(c), chunk = c.chunk(), row = Cin + PAD, out_row = chunk + PAD;
-    const long U_stride = Cin * chunk + PAD, V_stride = tiles * row, M_stride = tiles * out_row;
+    const long U_stride = Cin * chunk + PAD, V_stride = tiles * row + PAD, M_stride = tiles * out_row + PAD;
     const long own = PRODUCTS * (V_stride + M_stride);
     Buffer U = buffer(PRODUCTS * U_stride), scratch = buffer(threads * own), zeros = buffer(Cin);
     if (!U || !scratch || !zeros) return 0;
@@ -72,7 +92,7 @@ int sfumato_winograd(const float* x, const float* weight, const float* bias, con
         const long channels = std::min(chunk, Cout - first);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
         for (long o = 0; o < channels; o += PANEL)
-            transform_weights(weight, c, first + o, U.get() + o * Cin, U_stride);
+            (turned ? transform_turned_weights : transform_weights)(weight, c, first + o, U.get() + o * Cin, U_stride);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
         for (long part = 0; part < threads; part++) {
             float *V = scratch.get() + part * own, *M = V + PRODUCTS * V_stride;

@@ -13,7 +13,7 @@
 
 #include "gemm.h"
 
-constexpr long POINTS = 6, OUT = 4, TAPS = 3, PRODUCTS = POINTS * POINTS;
+constexpr long POINTS = 6, OUT = 4, TAPS = 3, KERNEL = TAPS * TAPS, PRODUCTS = POINTS * POINTS;
 constexpr long PANEL = 2 * W;  // channels that a matrix product's inner loop holds in registers
 constexpr int ROWS = WIDE ? 12 : 6;
 constexpr long CHUNK = 128;  // output channels at a time, about: their part of the weights stays in the shared cache
