@@ -47,6 +47,25 @@ def test_network_calls_and_training_steps_agree_with_diffusers() -> None:
         assert found["sfumato float32"] < 1e-3, "losses after one update"
 
 
+def test_convolutions_are_timed_beside_torchs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import convolutions
+
+    from sfumato.engine import native
+
+    monkeypatch.setattr(convolutions, "SHAPES", ((2, 32, 32),))
+    monkeypatch.setattr("sys.argv", ["convolutions", "--rounds", "1"])
+    if native.library() is None:
+        with pytest.raises(SystemExit, match="do not run here"):
+            convolutions.main()
+        return
+    convolutions.main()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("| 2, 32, 32 | ")
+    assert last.count("→") == len(convolutions.PARTS)
+
+
 def test_pictures_and_latents_are_fed_as_their_loaders_do(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import feeding
     from benchmarks.workloads import Scope

@@ -77,19 +77,21 @@ def parameters(modules: Iterable[nn.Module | None], trainable: bool = False) -> 
 
 
 def build_unwritten(config: ConditionerConfig) -> Conditioner | None:
-    """The conditioner of a configuration without a tokenizer: its token table has the most rows that it may have.
+    """The conditioner of a configuration without data: the most tokens that it may have, one class if data names them.
 
     Raises UserError where a pretrained encoder is not at hand.
     """
-    return build_conditioner(_without_tokenizer(config))
+    return build_conditioner(_without_data(config))
 
 
-def _without_tokenizer(config: Any) -> Any:
+def _without_data(config: Any) -> Any:
     if isinstance(config, TextConfig):
         return config.model_copy(update={"tokenizer": "none"})
     if isinstance(config, CompositeConfig):
-        parts = {name: _without_tokenizer(part) for name, part in config.parts.items()}
+        parts = {name: _without_data(part) for name, part in config.parts.items()}
         return config.model_copy(update={"parts": parts})
+    if getattr(config, "classes", None) == 0:
+        return config.model_copy(update={"classes": 1})
     return config
 
 
