@@ -1,7 +1,7 @@
 """3×3 convolutions of float32 pictures on the CPU with a quarter of the products (`kernels/winograd.h`).
 
-About twice as fast as the processor's library where pictures have places enough, in both directions, and rounded half
-as finely: 3e-6 of the largest value. Winograd 1980; Lavin and Gray 2016, arXiv 1509.09308.
+More than twice as fast as the processor's library where pictures have places enough, in both directions, and rounded
+two to three times as coarsely: 3e-6 of the largest value. Winograd 1980; Lavin and Gray 2016, arXiv 1509.09308.
 """
 
 from collections.abc import Sequence
@@ -136,7 +136,7 @@ class _Filtered(torch.autograd.Function):
         if needs_x:
             dx = filtered(dy, weight, None, padding=[2 - p for p in ctx.padding], turned=True)
             if ctx.scale == 2:
-                dx = 4 * F.avg_pool2d(dx, 2)
+                dx = F.avg_pool2d(dx, 2, divisor_override=1)  # of each four places, the sum
         if needs_weight:
             dw = _weight_gradient(x, dy, ctx.padding, ctx.scale)
         return dx, dw, dy.sum((0, 2, 3)) if needs_bias else None, dy if needs_residual else None, None, None
