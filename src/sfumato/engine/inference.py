@@ -18,7 +18,7 @@ from sfumato.engine.fused_denoiser import FusedCrossAttention, as_picture, as_to
 from sfumato.engine.graphs import Recordings, wanted
 from sfumato.engine.groupnorm import norm
 from sfumato.engine.packing import PackedConv2d, PackedLinear, convolve, project
-from sfumato.engine.training import for_training
+from sfumato.engine.training import for_training, fuse
 from sfumato.engine.upsample import PackedUpsample, rewritable
 from sfumato.nn.transformer import join_heads, split_heads
 
@@ -51,7 +51,10 @@ def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
         return cast(M, module.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     dtype = best_dtype(device) if dtype is None else dtype
     module.eval().requires_grad_(False)
-    for_training(module)
+    if device.type == "cuda":
+        for_training(module)
+    else:
+        fuse(module)  # a layer that is never called, as an encoder's, is neither laid out anew nor even read
     _pack_blocks(module, dtype, PACKED if device.type == "cpu" else PACKED_ON_GPU, rewrite=device.type == "cpu")
     _pack_layers(module, dtype)
     if device.type == "cuda":

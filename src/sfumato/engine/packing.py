@@ -76,7 +76,7 @@ class PackedConv2d(Packed):
         dilation: Sequence[int] = (1, 1),
         groups: int = 1,
     ) -> None:
-        super().__init__(weight.contiguous(memory_format=torch.channels_last), bias)
+        super().__init__(weight, bias)
         self.geometry = list(padding), list(stride), list(dilation), groups
         self.filters = winograd.suits(weight, *self.geometry)
 
@@ -97,7 +97,7 @@ class PackedConv2d(Packed):
         if self.filters and winograd.worthwhile(x, padding):
             return winograd.filtered(x, self.unpacked(), self.bias, residual, padding, reuse=reuse)
         if x.device.type != "cpu" or not packs(self.dtype):
-            y = F.conv2d(x, self._weight, self.bias, stride, padding, dilation, groups)
+            y = F.conv2d(x, self.unpacked(), self.bias, stride, padding, dilation, groups)
             return y if residual is None else y + residual
         if self._shape != x.shape:
             self._weight = _pack_kernel(self.weight, padding, stride, dilation, groups, x)
@@ -106,8 +106,7 @@ class PackedConv2d(Packed):
 
     def unpacked(self) -> Tensor:
         """The plain weight, channels-last, kept so until a call packs it for a shape."""
-        if self._shape is not None:
-            self._weight, self._shape = self.weight.contiguous(memory_format=torch.channels_last), None
+        self._weight, self._shape = self.weight.contiguous(memory_format=torch.channels_last), None
         return self._weight
 
 

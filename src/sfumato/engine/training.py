@@ -105,6 +105,11 @@ def for_training(module: M) -> M:
     channels-last too.
     """
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a keyword its stub does not know
+    return fuse(module)
+
+
+def fuse(module: M) -> M:
+    """The same module, its blocks fused, its weights as they lie."""
     parts = list(module.modules())
     inside_blocks = {id(inner) for part in parts if isinstance(part, blocks.ResBlock) for inner in part.modules()}
     for part in parts:
