@@ -51,9 +51,9 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Run]]] = {
     "unet-adaptive-residual": lambda: unet(
         False, scale_shift_norm=True, resample="residual", attention_order="qkv_first"
     ),
-    "unet-large": lambda: unet(False, size=(38, 32)),
+    "unet-large": lambda: unet(False, size=(50, 44)),
     "autoencoder": autoencoder,
-    "autoencoder-large": lambda: autoencoder(50, 36),
+    "autoencoder-large": lambda: autoencoder(54, 40),
 }
 
 
