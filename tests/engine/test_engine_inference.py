@@ -81,5 +81,13 @@ def test_strips_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(layer(x), whole)
 
 
+def test_a_doublings_weights_are_summed_before_they_are_rounded() -> None:
+    layer = nn.Conv2d(32, 32, 3, padding=1)
+    phases = upsample.PackedUpsample(layer, torch.bfloat16).phases
+    assert phases is not None
+    exact, _ = upsample.phase_parameters(layer.weight, layer.bias)
+    assert torch.equal(phases.weight, exact.to(torch.bfloat16))
+
+
 def test_the_format_chosen_is_one_the_processor_knows() -> None:
     assert best_dtype() in TOLERANCE

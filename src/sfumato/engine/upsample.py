@@ -48,7 +48,7 @@ class PackedUpsample(nn.Module):
         direct = PackedConv2d.of(layer, dtype)
         self.dtype, self.channels = dtype, layer.out_channels
         self.direct = direct if direct.filters else None
-        self.phases = None if direct.filters else _packed_phases(direct)
+        self.phases = None if direct.filters else _packed_phases(layer, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', 2 H, 2 W)."""
@@ -57,7 +57,7 @@ class PackedUpsample(nn.Module):
             return winograd.filtered(x, self.direct.unpacked(), self.direct.bias, scale=2)
         if self.phases is None:
             assert self.direct is not None
-            self.phases = _packed_phases(self.direct)
+            self.phases = _packed_phases(self.direct, self.dtype)
         return self._rewritten(x, self.phases)
 
     def _rewritten(self, x: Tensor, phases: PackedConv2d) -> Tensor:
@@ -121,8 +121,10 @@ def interleave(phases: Tensor) -> Tensor:
     return picture.contiguous(memory_format=torch.channels_last)
 
 
-def _packed_phases(layer: PackedConv2d) -> PackedConv2d:
-    return PackedConv2d(*phase_parameters(layer.weight, layer.bias), padding=(0, 1))
+def _packed_phases(layer: nn.Conv2d | PackedConv2d, dtype: torch.dtype) -> PackedConv2d:
+    """Summed in the layer's own type, and only then rounded to `dtype`."""
+    weight, bias = phase_parameters(layer.weight, layer.bias)
+    return PackedConv2d(weight.to(dtype), None if bias is None else bias.to(dtype), padding=(0, 1))
 
 
 def _pairs(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
