@@ -94,7 +94,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, keep: bool
     lse = q.new_empty(B, H, T, dtype=torch.float32) if keep else None
     native.kernels().sfumato_attention(
         q.dtype == torch.bfloat16,
-        *(_pointer(t) for t in (q, k, v, out, lse, allowed)),
+        *(native.pointer(t) for t in (q, k, v, out, lse, allowed)),
         *(_sizes(q, k.shape[2]), _strides(q, k, v, out), D**-0.5, torch.get_num_threads()),
     )
     return out, lse
@@ -105,7 +105,7 @@ def _backward(saved: tuple[Tensor, ...], grad: Tensor, into: tuple[Tensor, Tenso
     grad = _rows(grad)
     native.kernels().sfumato_attention_backward(
         q.dtype == torch.bfloat16,
-        *(_pointer(t) for t in (q, k, v, out, grad, lse, allowed, *into)),
+        *(native.pointer(t) for t in (q, k, v, out, grad, lse, allowed, *into)),
         *(_sizes(q, k.shape[2]), _strides(q, k, v, out, *into, grad), q.shape[-1] ** -0.5, torch.get_num_threads()),
     )
 
@@ -152,7 +152,3 @@ class _PackedAttention(torch.autograd.Function):
         saved = *_split(qkv, ctx.heads, ctx.head_first), out, lse, allowed
         _backward(saved, grad, _split(gradient, ctx.heads, ctx.head_first))
         return gradient, None, None, None
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

@@ -165,7 +165,7 @@ def _forward(
     mean, rstd = x.new_empty(2, B, groups, dtype=torch.float32).unbind()
     native.kernels().sfumato_groupnorm(
         x.dtype == torch.bfloat16,
-        *(_pointer(t) for t in (x, y, gain, bias, add, mean, rstd)),
+        *(native.pointer(t) for t in (x, y, gain, bias, add, mean, rstd)),
         *(B, H * W, C, groups, gain.dim() == 2, eps, silu, torch.get_num_threads()),
     )
     return y, gain, bias, add, mean, rstd
@@ -193,13 +193,9 @@ class _GroupNorm(torch.autograd.Function):
         sums = x.new_empty(2 if add is None else 3, B, C, dtype=torch.float32)
         native.kernels().sfumato_groupnorm_backward(
             x.dtype == torch.bfloat16,
-            *(_pointer(t) for t in (x, dy, dx, gain, bias, add, mean, rstd)),
-            *(_pointer(t) for t in (sums[0], sums[1], None if add is None else sums[2])),
+            *(native.pointer(t) for t in (x, dy, dx, gain, bias, add, mean, rstd)),
+            *(native.pointer(t) for t in (sums[0], sums[1], None if add is None else sums[2])),
             *(B, H * W, C, ctx.groups, gain.dim() == 2, ctx.silu, torch.get_num_threads()),
         )
         parameters = sums[:2] if gain.dim() == 2 else sums[:2].sum(1)
         return dx, parameters[0], parameters[1], None if add is None else sums[2], None, None, None
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

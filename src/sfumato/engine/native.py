@@ -17,6 +17,8 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
+from torch import Tensor
+
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-w")
 COMPILE_TIMEOUT = 300.0
 
@@ -33,6 +35,11 @@ def kernels() -> ctypes.CDLL:
     loaded = _load()
     assert loaded is not None
     return loaded
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """A tensor as the kernels take it, and None where there is none."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def describe() -> str:

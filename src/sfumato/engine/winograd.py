@@ -69,7 +69,7 @@ def filtered(
         y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
     _called(
         native.kernels().sfumato_winograd,
-        *(_pointer(t) for t in (x, weight, bias, residual, y)),
+        *(native.pointer(t) for t in (x, weight, bias, residual, y)),
         *(B, H, W, C, out_channels, *padding, scale, turned),
     )
     return y
@@ -147,7 +147,7 @@ def _weight_gradient(x: Tensor, dy: Tensor, padding: Sequence[int], scale: int) 
     gradient = torch.empty(dy.shape[1], C, 3, 3, memory_format=torch.channels_last)
     _called(
         native.kernels().sfumato_winograd_gradient,
-        *(_pointer(t) for t in (x, dy, gradient)),
+        *(native.pointer(t) for t in (x, dy, gradient)),
         *(B, H, W, C, dy.shape[1], *padding, scale),
     )
     return gradient
@@ -156,7 +156,3 @@ def _weight_gradient(x: Tensor, dy: Tensor, padding: Sequence[int], scale: int) 
 def _called(kernel: Any, *arguments: int | None) -> None:
     if not kernel(*arguments, torch.get_num_threads()):
         raise MemoryError("not enough memory for a convolution; make the batch or the picture smaller")
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
