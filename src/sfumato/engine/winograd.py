@@ -36,8 +36,8 @@ def worthwhile(x: Tensor, padding: Sequence[int] = (1, 1), scale: int = 1) -> bo
 
     With `scale` 2 the gain is over the rewriting of engine/upsample.py, which is less.
     """
-    B, _, H, W = x.shape
-    height, width = scale * H + 2 * padding[0] - 2, scale * W + 2 * padding[1] - 2
+    B = len(x)
+    height, width = _result_size(x, padding, scale)
     if min(B, height, width) < 1:
         return False
     covered = -(-height // TILE) * -(-width // TILE) * TILE**2
@@ -62,10 +62,10 @@ def filtered(
     """
     B, C, H, W = x.shape
     out_channels = weight.shape[1 if turned else 0]
-    size = (B, out_channels, scale * H + 2 * padding[0] - 2, scale * W + 2 * padding[1] - 2)
     if residual is not None and reuse:
         y = residual
     else:
+        size = (B, out_channels, *_result_size(x, padding, scale))
         y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
     _called(
         native.kernels().sfumato_winograd,
@@ -83,7 +83,7 @@ class FilteredConv2d(nn.Conv2d):
         if usable(self, x):
             if residual is not None:
                 residual = residual.contiguous(memory_format=torch.channels_last)
-            y: Tensor = _Filtered.apply(x, self.weight, self.bias, residual, tuple(self.padding), 1)
+            y: Tensor = _Filtered.apply(x, self.weight, self.bias, residual, 1)
             return y
         return super().forward(x) if residual is None else residual + super().forward(x)
 
@@ -97,34 +97,29 @@ def usable(layer: nn.Conv2d, x: Tensor, scale: int = 1) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_autocast_enabled("cpu")
         and layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
-        and tuple(layer.padding) == (1, 1)
-        and suits(layer.weight, layer.padding, layer.stride, layer.dilation, layer.groups)
+        and layer.padding == (1, 1)
+        and suits(layer.weight, (1, 1), layer.stride, layer.dilation, layer.groups)
         and worthwhile(x, scale=scale)
     )
 
 
 def doubled(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """layer(interpolate(x, scale_factor=2, mode="nearest")) where `usable` with scale 2; differentiable."""
-    y: Tensor = _Filtered.apply(x, layer.weight, layer.bias, None, (1, 1), 2)
+    y: Tensor = _Filtered.apply(x, layer.weight, layer.bias, None, 2)
     return y
 
 
 class _Filtered(torch.autograd.Function):
+    """Of convolutions padded by one, whose gradients are such too."""
+
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        padding: tuple[int, int],
-        scale: int,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, scale: int
     ) -> Tensor:
         weight = weight.contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(x, weight)
-        ctx.padding, ctx.scale = padding, scale
-        return filtered(x, weight, bias, residual, padding, scale)
+        ctx.scale = scale
+        return filtered(x, weight, bias, residual, scale=scale)
 
     @staticmethod
     @once_differentiable
@@ -134,23 +129,28 @@ class _Filtered(torch.autograd.Function):
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = dw = None
         if needs_x:
-            dx = filtered(dy, weight, None, padding=[2 - p for p in ctx.padding], turned=True)
+            dx = filtered(dy, weight, None, turned=True)
             if ctx.scale == 2:
                 dx = F.avg_pool2d(dx, 2, divisor_override=1)  # of each four places, the sum
         if needs_weight:
-            dw = _weight_gradient(x, dy, ctx.padding, ctx.scale)
-        return dx, dw, dy.sum((0, 2, 3)) if needs_bias else None, dy if needs_residual else None, None, None
+            dw = _weight_gradient(x, dy, ctx.scale)
+        return dx, dw, dy.sum((0, 2, 3)) if needs_bias else None, dy if needs_residual else None, None
 
 
-def _weight_gradient(x: Tensor, dy: Tensor, padding: Sequence[int], scale: int) -> Tensor:
+def _weight_gradient(x: Tensor, dy: Tensor, scale: int) -> Tensor:
     B, C, H, W = x.shape
     gradient = torch.empty(dy.shape[1], C, 3, 3, memory_format=torch.channels_last)
     _called(
         native.kernels().sfumato_winograd_gradient,
         *(native.pointer(t) for t in (x, dy, gradient)),
-        *(B, H, W, C, dy.shape[1], *padding, scale),
+        *(B, H, W, C, dy.shape[1], 1, 1, scale),
     )
     return gradient
+
+
+def _result_size(x: Tensor, padding: Sequence[int], scale: int) -> tuple[int, int]:
+    """(H', W') of the convolution of x."""
+    return scale * x.shape[2] + 2 * padding[0] - 2, scale * x.shape[3] + 2 * padding[1] - 2
 
 
 def _called(kernel: Any, *arguments: int | None) -> None:
