@@ -10,7 +10,8 @@
 
 namespace {
 
-constexpr long TILE = 64;            // queries at a time
+constexpr long TILE = 64;            // queries at a time, a multiple of two BLOCKs
+constexpr long PAD = BLOCK;          // units that keep rows of scores off each other's cache lines
 constexpr float FORBIDDEN = -1e30f;  // score of a key that may not be attended
 
 long round_up(long a, long b) { return (a + b - 1) / b * b; }
@@ -45,8 +46,9 @@ struct Problem {
     float scale;
     int threads;
     View q, k, v, o;
-    long Sp() const { return round_up(S, 16); }
-    long Dp() const { return round_up(D, 16); }
+    long Sp() const { return round_up(S, BLOCK); }
+    long Dp() const { return round_up(D, BLOCK); }
+    long ld() const { return Sp() + PAD; }  // of scores
 };
 
 template <class T>
@@ -54,37 +56,38 @@ T* at(T* p, const View& v, long b, long h) {
     return p + b * v.batch + h * v.head;
 }
 
-// [D / per unit, Sp] units: the B operand of a product over the head's width.
+// [Sp / BLOCK, depth, BLOCK] units: the B operand of a product over the head's width. Zero beyond the rows.
 template <class T>
-void pack_transposed(const T* x, long row, long rows, long D, uint32_t* out, long ld) {
-    if constexpr (PER_UNIT<T> == 1)
-        transpose_units((const uint32_t*)x, row, rows, D, out, ld);
-    else if (row % 2 == 0)
-        transpose_units((const uint32_t*)x, row / 2, rows, D / 2, out, ld);
-    else
-        for (long j = 0; j < D / 2; j++)
-            for (long i = 0; i < ld; i++) out[j * ld + i] = i < rows ? unit_at(x + i * row + 2 * j) : 0;
+void pack_transposed(const T* x, long row, long rows, long depth, uint32_t* out) {
+    constexpr long per = PER_UNIT<T>;
+    for (long i = 0; i < rows; i += BLOCK, out += depth * BLOCK) {
+        const long count = rows - i < BLOCK ? rows - i : BLOCK;
+        const T* from = x + i * row;
+        if (row % per == 0)
+            transpose_units((const uint32_t*)from, row / per, count, depth, out, BLOCK);
+        else
+            for (long j = 0; j < depth; j++)
+                for (long n = 0; n < BLOCK; n++) out[j * BLOCK + n] = n < count ? unit_at(from + n * row + j * per) : 0;
+    }
 }
 
-// [rows / per unit, Dp] units: the B operand of a product over rows. Zero beyond the rows and the width.
+// Units along the rows, [padded rows / per unit, Dp], in blocks of columns `step` apart: the B operand of a product over
+// rows. Zero beyond the rows and the width.
 template <class T>
-void pack_rows(const T* x, long row, long rows, long padded_rows, long D, uint32_t* out, long Dp) {
+void pack_rows(const T* x, long row, long rows, long padded_rows, long D, uint32_t* out, long ld, long step) {
     constexpr long per = PER_UNIT<T>;
-    for (long r = 0; r < padded_rows; r += per) {
-        uint32_t* to = out + r / per * Dp;
-        if constexpr (per == 1) {
-            long n = r < rows ? D : 0;
-            std::memcpy(to, x + r * row, n * 4);
-            std::memset(to + n, 0, (Dp - n) * 4);
-        } else {
-            const bf16 *a = x + r * row, *b = a + row;
-            long n = r + 1 < rows ? D : 0;
-            for (long d = 0; d < n; d++) to[d] = a[d].bits | (uint32_t)b[d].bits << 16;
-            if (r < rows)
-                for (; n < D; n++) to[n] = a[n].bits;
-            std::memset(to + n, 0, (Dp - n) * 4);
+    for (long r = 0; r < padded_rows; r += per)
+        for (long d = 0; d < D; d += BLOCK) {
+            uint32_t* to = out + d / BLOCK * step + r / per * ld;
+            const T* from = x + r * row + d;
+            const long n = r >= rows ? 0 : D - d < BLOCK ? D - d : BLOCK;
+            if constexpr (per == 1)
+                std::memcpy(to, from, n * 4);
+            else
+                for (long c = 0; c < n; c++)
+                    to[c] = from[c].bits | (r + 1 < rows ? (uint32_t)from[row + c].bits << 16 : 0);
+            std::memset(to + n, 0, (BLOCK - n) * 4);
         }
-    }
 }
 
 template <class T>
@@ -158,26 +161,26 @@ template <class T>
 void forward_head(const Problem& p, const T* q, const T* k, const T* v, T* o, float* lse, const uint8_t* allowed,
                   long first, long last) {
     constexpr long per = PER_UNIT<T>;
-    long Sp = p.Sp(), Dp = p.Dp(), depth = p.D / per;
-    room.reserve((depth * Sp + Sp / per * Dp + Sp + 2 * TILE * Sp + TILE * Dp) * 4 + 4096);
-    uint32_t *kt = room.take<uint32_t>(depth * Sp), *vr = room.take<uint32_t>(Sp / per * Dp);
-    float *bias = room.take<float>(Sp), *scores = room.take<float>(TILE * Sp), *out = room.take<float>(TILE * Dp);
-    T* weights = room.take<T>(TILE * Sp);
+    const long Sp = p.Sp(), Dp = p.Dp(), ld = p.ld(), depth = p.D / per, units = Sp / per;
+    room.reserve((depth * Sp + units * Dp + Sp + 2 * TILE * ld + TILE * Dp) * 4 + 4096);
+    uint32_t *kt = room.take<uint32_t>(depth * Sp), *vr = room.take<uint32_t>(units * Dp);
+    float *bias = room.take<float>(Sp), *scores = room.take<float>(TILE * ld), *out = room.take<float>(TILE * Dp);
+    T* weights = per == 1 ? (T*)scores : room.take<T>(TILE * ld);
     const float log_scale = p.scale * LOG2E;
-    pack_transposed(k, p.k.row, p.S, p.D, kt, Sp);
-    pack_rows(v, p.v.row, p.S, Sp, p.D, vr, Dp);
+    pack_transposed(k, p.k.row, p.S, depth, kt);
+    pack_rows(v, p.v.row, p.S, Sp, p.D, vr, BLOCK, units * BLOCK);
     bias = mask_row(allowed, p.S, Sp, bias);
     for (long t = first; t < last; t += TILE) {
         long M = last - t < TILE ? last - t : TILE;
         float factor[TILE];
-        gemm(q + t * p.q.row, p.q.row, kt, Sp, scores, Sp, M, Sp, depth, false);
+        gemm(q + t * p.q.row, p.q.row, kt, BLOCK, depth * BLOCK, scores, ld, M, Sp, depth, false);
         for (long m = 0; m < M; m++) {
-            float top, sum = exponentials(scores + m * Sp, bias, Sp, log_scale, weights + m * Sp, &top);
+            float top, sum = exponentials(scores + m * ld, bias, Sp, log_scale, weights + m * ld, &top);
             bool none = top <= 0.5f * FORBIDDEN;
             factor[m] = none ? 0.0f : 1.0f / sum;
             if (lse) lse[t + m] = none ? -FORBIDDEN : top * log_scale + std::log2(sum);
         }
-        gemm(weights, Sp, vr, Dp, out, Dp, M, Dp, Sp / per, false);
+        gemm(weights, ld, vr, BLOCK, units * BLOCK, out, Dp, M, Dp, units, false);
         for (long m = 0; m < M; m++) write_row(o + (t + m) * p.o.row, out + m * Dp, p.D, factor[m]);
     }
 }
@@ -202,15 +205,15 @@ void write_transposed(T* to, long row, const float* from, long ld, long rows, lo
 template <class T>
 void pack_columns(const T* x, long row, long M, long D, long Dp, uint32_t* rows, T* out) {
     constexpr long per = PER_UNIT<T>;
-    pack_rows(x, row, M, TILE, D, rows, Dp);
+    pack_rows(x, row, M, TILE, D, rows, Dp, BLOCK);
     transpose_units(rows, Dp, TILE / per, Dp, (uint32_t*)out, TILE / per);
 }
 
 // From scores and weight gradients of rows m (and m + 1 where units hold two): weights and score gradients, in the layouts
 // that the three products need.
 template <class T>
-void softmax_gradient(const float* s, const float* dw, const float* bias, long Sp, float scale, const float* lse,
-                      const float* delta, T* ds, uint32_t* w_units, uint32_t* ds_units) {
+void softmax_gradient(const float* s, const float* dw, const float* bias, long Sp, long ld, float scale,
+                      const float* lse, const float* delta, T* ds, uint32_t* w_units, uint32_t* ds_units) {
     auto score = [&](const float* row, long j) { return bias ? load(row + j) + load(bias + j) : load(row + j); };
     const float log_scale = scale * LOG2E;
     for (long j = 0; j < Sp; j += W) {
@@ -220,9 +223,9 @@ void softmax_gradient(const float* s, const float* dw, const float* bias, long S
         if constexpr (PER_UNIT<T> == 1) {
             store((float*)w_units + j, w);
         } else {
-            vf w2 = vexp2<DEGREE<T>>(score(s + Sp, j) * log_scale - lse[1]);
-            vf g2 = w2 * (load(dw + Sp + j) - delta[1]) * scale;
-            store(ds + Sp + j, g2);
+            vf w2 = vexp2<DEGREE<T>>(score(s + ld, j) * log_scale - lse[1]);
+            vf g2 = w2 * (load(dw + ld + j) - delta[1]) * scale;
+            store(ds + ld + j, g2);
             store_pair<T>(w_units + j, w, w2);
             store_pair<T>(ds_units + j, g, g2);
         }
@@ -233,47 +236,47 @@ template <class T>
 void backward_head(const Problem& p, const Gradients& g, const T* q, const T* k, const T* v, const T* o, const T* grad,
                    const float* lse, const uint8_t* allowed, T* dq, T* dk, T* dv) {
     constexpr long per = PER_UNIT<T>;
-    long Sp = p.Sp(), Dp = p.Dp(), depth = p.D / per;
-    room.reserve((2 * depth * Sp + Sp / per * Dp + Sp + 2 * Dp * Sp + 5 * TILE * Sp + 4 * TILE * Dp) * 4 + 8192);
+    const long Sp = p.Sp(), Dp = p.Dp(), ld = p.ld(), depth = p.D / per, units = Sp / per;
+    room.reserve((2 * depth * Sp + units * Dp + Sp + 2 * Dp * ld + 5 * TILE * ld + 4 * TILE * Dp) * 4 + 8192);
     uint32_t *kt = room.take<uint32_t>(depth * Sp), *vt = room.take<uint32_t>(depth * Sp);
-    uint32_t *kr = room.take<uint32_t>(Sp / per * Dp), *rows = room.take<uint32_t>(TILE / per * Dp);
-    float *bias = room.take<float>(Sp), *dkt = room.take<float>(Dp * Sp), *dvt = room.take<float>(Dp * Sp);
-    float *scores = room.take<float>(TILE * Sp), *dw = room.take<float>(TILE * Sp), *out = room.take<float>(TILE * Dp);
-    T *ds = room.take<T>(TILE * Sp), *columns = room.take<T>(Dp * TILE);
-    uint32_t* w_units = room.take<uint32_t>(TILE / per * Sp);
-    uint32_t* ds_units = per == 1 ? (uint32_t*)ds : room.take<uint32_t>(TILE / per * Sp);
-    pack_transposed(k, p.k.row, p.S, p.D, kt, Sp);
-    pack_transposed(v, p.v.row, p.S, p.D, vt, Sp);
-    pack_rows(k, p.k.row, p.S, Sp, p.D, kr, Dp);
+    uint32_t *kr = room.take<uint32_t>(units * Dp), *rows = room.take<uint32_t>(TILE / per * Dp);
+    float *bias = room.take<float>(Sp), *dkt = room.take<float>(Dp * ld), *dvt = room.take<float>(Dp * ld);
+    float *scores = room.take<float>(TILE * ld), *dw = room.take<float>(TILE * ld), *out = room.take<float>(TILE * Dp);
+    T *ds = room.take<T>(TILE * ld), *columns = room.take<T>(Dp * TILE);
+    uint32_t* w_units = room.take<uint32_t>(TILE / per * ld);
+    uint32_t* ds_units = per == 1 ? (uint32_t*)ds : room.take<uint32_t>(TILE / per * ld);
+    pack_transposed(k, p.k.row, p.S, depth, kt);
+    pack_transposed(v, p.v.row, p.S, depth, vt);
+    pack_rows(k, p.k.row, p.S, Sp, p.D, kr, BLOCK, units * BLOCK);
     bias = mask_row(allowed, p.S, Sp, bias);
     for (long t = 0; t < p.T; t += TILE) {
         long M = p.T - t < TILE ? p.T - t : TILE, Mp = round_up(M, per);
         float delta[TILE + 1] = {}, norm[TILE + 1];
         const T *qt = q + t * p.q.row, *gt = grad + t * g.o.row;
-        gemm(qt, p.q.row, kt, Sp, scores, Sp, M, Sp, depth, false);
-        gemm(gt, g.o.row, vt, Sp, dw, Sp, M, Sp, depth, false);
+        gemm(qt, p.q.row, kt, BLOCK, depth * BLOCK, scores, ld, M, Sp, depth, false);
+        gemm(gt, g.o.row, vt, BLOCK, depth * BLOCK, dw, ld, M, Sp, depth, false);
         for (long m = 0; m < M; m++) {
             const T *a = gt + m * g.o.row, *b = o + (t + m) * p.o.row;
             delta[m] = dot(a, b, p.D);
             norm[m] = lse[t + m];
         }
         if (Mp > M) {  // an odd last row of bf16 units: a row of zeros beside it
-            std::memset(scores + M * Sp, 0, Sp * 4);
-            std::memset(dw + M * Sp, 0, Sp * 4);
+            std::memset(scores + M * ld, 0, Sp * 4);
+            std::memset(dw + M * ld, 0, Sp * 4);
             norm[M] = -FORBIDDEN;
         }
         for (long m = 0; m < Mp; m += per)
-            softmax_gradient<T>(scores + m * Sp, dw + m * Sp, bias, Sp, p.scale, norm + m, delta + m, ds + m * Sp,
-                                w_units + m / per * Sp, ds_units + m / per * Sp);
-        gemm(ds, Sp, kr, Dp, out, Dp, M, Dp, Sp / per, false);
+            softmax_gradient<T>(scores + m * ld, dw + m * ld, bias, Sp, ld, p.scale, norm + m, delta + m, ds + m * ld,
+                                w_units + m / per * ld, ds_units + m / per * ld);
+        gemm(ds, ld, kr, BLOCK, units * BLOCK, out, Dp, M, Dp, units, false);
         for (long m = 0; m < M; m++) write_row(dq + (t + m) * g.q.row, out + m * Dp, p.D, 1.0f);
         pack_columns(gt, g.o.row, M, p.D, Dp, rows, columns);
-        gemm(columns, TILE, w_units, Sp, dvt, Sp, Dp, Sp, Mp / per, t > 0);
+        gemm(columns, TILE, w_units, ld, BLOCK, dvt, ld, Dp, Sp, Mp / per, t > 0);
         pack_columns(qt, p.q.row, M, p.D, Dp, rows, columns);
-        gemm(columns, TILE, ds_units, Sp, dkt, Sp, Dp, Sp, Mp / per, t > 0);
+        gemm(columns, TILE, ds_units, ld, BLOCK, dkt, ld, Dp, Sp, Mp / per, t > 0);
     }
-    write_transposed(dk, g.k.row, dkt, Sp, p.S, p.D);
-    write_transposed(dv, g.v.row, dvt, Sp, p.S, p.D);
+    write_transposed(dk, g.k.row, dkt, ld, p.S, p.D);
+    write_transposed(dv, g.v.row, dvt, ld, p.S, p.D);
 }
 
 template <class T>

@@ -1,8 +1,12 @@
 // Small matrix products C = A B in float32, with operands in float32 or bf16, for matrices that stay in cache.
 //
-// A unit is 32 bits of the depth: one float or two neighbouring bf16. A is row-major (its rows' units are broadcast), B is
-// [depth in units, N] (its rows are vectors of units), C is row-major float32. N is a multiple of W.
+// A unit is 32 bits of the depth: one float or two neighbouring bf16. A is row-major (its rows' units are broadcast), C is
+// row-major float32. B is [depth in units, N], its rows vectors of units; N is a multiple of BLOCK. The columns of B lie in
+// blocks, each [depth, BLOCK] for itself, `step` units apart: in a large matrix of plain rows (ld N, step BLOCK) the rows
+// of a few columns would push one another out of the cache.
 #pragma once
+#include <type_traits>
+
 #include "vector.h"
 
 template <class T>
@@ -32,16 +36,19 @@ static inline uint32_t unit_at(const T* p) {
     return u;
 }
 
+constexpr long BLOCK = 16;
+
 // AHEAD: rows of B asked for before they are needed, where B does not come from the nearest caches.
 template <class T, int ROWS, int VECTORS, int AHEAD>
-static inline void tile(const T* A, long lda, const uint32_t* B, long ldb, float* C, long ldc, long depth, bool add) {
+static inline void tile(const T* A, long lda, const uint32_t* B, long ldb, long step, float* C, long ldc, long depth,
+                        bool add) {
     vf acc[ROWS][VECTORS];
     for (int m = 0; m < ROWS; m++)
         for (int n = 0; n < VECTORS; n++) acc[m][n] = add ? load(C + m * ldc + n * W) : vf{};
     for (long k = 0; k < depth; k++) {
         vu b[VECTORS];
         if constexpr (AHEAD > 0) __builtin_prefetch(B + (k + AHEAD) * ldb);
-        for (int n = 0; n < VECTORS; n++) b[n] = load_units(B + k * ldb + n * W);
+        for (int n = 0; n < VECTORS; n++) b[n] = load_units(B + k * ldb + n * W / BLOCK * step + n * W % BLOCK);
         for (int m = 0; m < ROWS; m++) {
             vu a = unit_at(A + m * lda + k * PER_UNIT<T>) - vu{};
             for (int n = 0; n < VECTORS; n++) acc[m][n] = multiply_add(acc[m][n], a, b[n], T());
@@ -51,26 +58,36 @@ static inline void tile(const T* A, long lda, const uint32_t* B, long ldb, float
         for (int n = 0; n < VECTORS; n++) store(C + m * ldc + n * W, acc[m][n]);
 }
 
+// VECTORS * W columns, all rows; the last ones in ever smaller tiles.
 template <class T, int ROWS, int VECTORS, int AHEAD = 0>
-static inline void panel(const T* A, long lda, const uint32_t* B, long ldb, float* C, long ldc, long M, long depth,
-                         bool add) {
+static inline void panel(const T* A, long lda, const uint32_t* B, long ldb, long step, float* C, long ldc, long M,
+                         long depth, bool add) {
+    constexpr int FEWER = ROWS > 8 ? 8 : ROWS > 4 ? 4 : ROWS / 2;
     long m = 0;
     for (; m + ROWS <= M; m += ROWS)
-        tile<T, ROWS, VECTORS, AHEAD>(A + m * lda, lda, B, ldb, C + m * ldc, ldc, depth, add);
+        tile<T, ROWS, VECTORS, AHEAD>(A + m * lda, lda, B, ldb, step, C + m * ldc, ldc, depth, add);
     if constexpr (ROWS > 1)
-        if (m < M) panel<T, ROWS / 2, VECTORS, AHEAD>(A + m * lda, lda, B, ldb, C + m * ldc, ldc, M - m, depth, add);
+        if (m < M)
+            panel<T, FEWER, VECTORS, AHEAD>(A + m * lda, lda, B, ldb, step, C + m * ldc, ldc, M - m, depth, add);
 }
 
 // C [M, N] (+)= A [M, depth] B [depth, N]; depth in units.
 template <class T>
-static void gemm(const T* A, long lda, const uint32_t* B, long ldb, float* C, long ldc, long M, long N, long depth,
-                 bool add) {
-    constexpr int ROWS = WIDE ? 8 : 4;
+static void gemm(const T* A, long lda, const uint32_t* B, long ldb, long step, float* C, long ldc, long M, long N,
+                 long depth, bool add) {
     long n = 0;
-    for (; n + 3 * W <= N && (N - n) % (2 * W); n += 3 * W)
-        panel<T, ROWS, 3>(A, lda, B + n, ldb, C + n, ldc, M, depth, add);
-    for (; n + 2 * W <= N; n += 2 * W) panel<T, ROWS, 2>(A, lda, B + n, ldb, C + n, ldc, M, depth, add);
-    for (; n < N; n += W) panel<T, ROWS, 1>(A, lda, B + n, ldb, C + n, ldc, M, depth, add);
+    auto columns = [&](auto rows, auto vectors) {
+        panel<T, rows(), vectors()>(A, lda, B + n / BLOCK * step, ldb, step, C + n, ldc, M, depth, add);
+        n += vectors() * W;
+    };
+    using std::integral_constant;
+    if constexpr (WIDE) {
+        while (n + 3 * W <= N && (N - n) % (2 * W)) columns(integral_constant<int, 8>(), integral_constant<int, 3>());
+        while (n + 2 * W <= N) columns(integral_constant<int, 8>(), integral_constant<int, 2>());
+        while (n < N) columns(integral_constant<int, 8>(), integral_constant<int, 1>());
+    } else {
+        while (n < N) columns(integral_constant<int, 6>(), integral_constant<int, 2>());
+    }
 }
 
 #if defined(__AVX__) && !WIDE

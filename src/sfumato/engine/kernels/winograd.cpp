@@ -103,7 +103,7 @@ int sfumato_winograd(const float* x, const float* weight, const float* bias, con
                 for (long i = 0; i < PRODUCTS; i++)
                     for (long o = 0; o < channels; o += PANEL)
                         panel<float, ROWS, 2, AHEAD>(V + i * V_stride, row,
-                                                     (const uint32_t*)(U.get() + i * U_stride + o * Cin), PANEL,
+                                                     (const uint32_t*)(U.get() + i * U_stride + o * Cin), PANEL, BLOCK,
                                                      M + i * M_stride + o, out_row, count, Cin, false);
                 for (long t = 0; t < count; t++)
                     transform_products(M + t * out_row, M_stride, c, begin + t, first, channels, bias, residual, y);
