@@ -18,7 +18,8 @@ from sfumato.engine.upsample import PackedUpsample, upsample_conv
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.describe())
 CL = torch.channels_last
-SHAPES = [(1, 32, 32, 33, 41), (5, 64, 96, 16, 16), (3, 160, 32, 18, 30), (2, 32, 288, 40, 33)]  # B, C, C', H, W
+FEW_TILES = [(2, 160, 64, 8, 8), (1, 288, 96, 17, 14)]  # B, C, C', H, W
+SHAPES = [(1, 32, 32, 33, 41), (5, 64, 96, 16, 16), (3, 160, 32, 18, 30), (2, 32, 288, 40, 33), *FEW_TILES]
 
 
 def case(B: int, C: int, out: int, H: int, W: int, scale: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -41,6 +42,10 @@ def test_filtered_is_the_convolution(shape: tuple[int, ...], padding: tuple[int,
     y = winograd.filtered(x, weight, bias, padding=padding)
     assert y.is_contiguous(memory_format=CL)
     assert error(y, F.conv2d(x.double(), weight.double(), bias.double(), padding=padding)) < 5e-6
+    panels = winograd.to_panels(weight)
+    assert torch.equal(winograd.from_panels(panels), weight)
+    packed = winograd.filtered(x, panels, bias, padding=padding)
+    assert torch.equal(packed, y), "the same numbers, read in another order"
 
 
 def test_points_are_exact_for_numbers_that_are() -> None:
@@ -99,8 +104,9 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_threads_share_the_work_and_change_nothing(threads: None) -> None:
-    x, weight, bias, dy = case(2, 64, 160, 37, 30)
+@pytest.mark.parametrize("shape", [(2, 64, 160, 37, 30), (1, 64, 160, 30, 29)])
+def test_threads_share_the_work_and_change_nothing(shape: tuple[int, ...], threads: None) -> None:
+    x, weight, bias, dy = case(*shape)
     found = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
@@ -117,10 +123,10 @@ def test_threads_share_the_work_and_change_nothing(threads: None) -> None:
 def test_a_packed_layer_goes_to_and_fro_between_sizes() -> None:
     layer = nn.Conv2d(32, 64, 3, padding=1)
     packed = PackedConv2d.of(layer, torch.float32)
-    for side, filters in ((4, False), (40, True), (5, False), (41, True)):
+    for side, filters in ((4, False), (40, True), (5, False), (41, True), (16, True)):
         x = torch.randn(1, 32, side, side)
         torch.testing.assert_close(packed(x), layer(x), atol=1e-5, rtol=1e-5)
-        assert (packed._shape is None) == filters, "packed for the library, or plain"
+        assert (packed._shape is None) == filters, "packed for the library, or in panels"
         torch.testing.assert_close(packed.weight, layer.weight)
     torch.testing.assert_close(copy.deepcopy(packed)(x), packed(x))
 

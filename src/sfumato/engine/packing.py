@@ -94,8 +94,8 @@ class PackedConv2d(Packed):
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         if residual is not None:
             residual = residual.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        if self.filters and winograd.worthwhile(x, padding):
-            return winograd.filtered(x, self.unpacked(), self.bias, residual, padding, reuse=reuse)
+        if self.filters and winograd.worthwhile(x, padding, packed=True):
+            return winograd.filtered(x, self.panels(), self.bias, residual, padding, reuse=reuse)
         if x.device.type != "cpu" or not packs(self.dtype):
             y = F.conv2d(x, self.unpacked(), self.bias, stride, padding, dilation, groups)
             return y if residual is None else y + residual
@@ -104,10 +104,24 @@ class PackedConv2d(Packed):
             self._shape = tuple(x.shape)
         return _convolve(x, self._weight, self.bias, padding, stride, dilation, groups, residual, reuse)
 
+    @property
+    def weight(self) -> Tensor:
+        """The plain weight."""
+        return winograd.from_panels(self._weight) if self._in_panels() else super().weight
+
     def unpacked(self) -> Tensor:
-        """The plain weight, channels-last, kept so until a call packs it for a shape."""
+        """The plain weight, channels-last, kept so until a call packs it."""
         self._weight, self._shape = self.weight.contiguous(memory_format=torch.channels_last), None
         return self._weight
+
+    def panels(self) -> Tensor:
+        """The weight as `winograd` reads it, kept so until a call packs it otherwise."""
+        if not self._in_panels():
+            self._weight, self._shape = winograd.to_panels(self.weight), None
+        return self._weight
+
+    def _in_panels(self) -> bool:
+        return self._weight.dim() == 5
 
 
 class PackedLinear(Packed):

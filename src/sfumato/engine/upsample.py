@@ -52,9 +52,9 @@ class PackedUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', 2 H, 2 W)."""
-        if self.direct is not None and winograd.worthwhile(x, scale=2):
+        if self.direct is not None and winograd.worthwhile(x, scale=2, packed=True):
             x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
-            return winograd.filtered(x, self.direct.unpacked(), self.direct.bias, scale=2)
+            return winograd.filtered(x, self.direct.panels(), self.direct.bias, scale=2)
         if self.phases is None:
             assert self.direct is not None
             self.phases = _packed_phases(self.direct, self.dtype)

@@ -16,7 +16,9 @@ from sfumato.engine import native
 
 TILE = 4
 PLACES_PER_LANE = 64
-"""Results of a channel, over the vector's width, from which on transforming the weights costs little (measured)."""
+"""Results of a channel, over the vector's width, from which on all of it, gradients too, pays (measured)."""
+PACKED_PLACES_PER_LANE = 16
+"""The same of weights that lie in panels, forwards only."""
 
 
 def suits(weight: Tensor, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
@@ -27,12 +29,12 @@ def suits(weight: Tensor, padding: Sequence[int], stride: Sequence[int], dilatio
         return False
     if native.library() is None:
         return False
-    panel = 2 * native.kernels().sfumato_vector_width()
+    panel = _panel()
     return in_channels % panel == 0 and out_channels % panel == 0
 
 
-def worthwhile(x: Tensor, padding: Sequence[int] = (1, 1), scale: int = 1) -> bool:
-    """Whether the gain covers what the tiles at the edges and the transform of the weights cost.
+def worthwhile(x: Tensor, padding: Sequence[int] = (1, 1), scale: int = 1, packed: bool = False) -> bool:
+    """Whether the gain covers what the tiles at the edges and the transform of the weights, `packed` ones, cost.
 
     With `scale` 2 the gain is over the rewriting of engine/upsample.py, which is less.
     """
@@ -41,8 +43,19 @@ def worthwhile(x: Tensor, padding: Sequence[int] = (1, 1), scale: int = 1) -> bo
     if min(B, height, width) < 1:
         return False
     covered = -(-height // TILE) * -(-width // TILE) * TILE**2
-    fewest = scale * PLACES_PER_LANE * native.kernels().sfumato_vector_width()
+    per_lane = PACKED_PLACES_PER_LANE if packed else PLACES_PER_LANE
+    fewest = scale * per_lane * native.kernels().sfumato_vector_width()
     return B * height * width >= fewest and 2 * height * width >= covered
+
+
+def to_panels(weight: Tensor) -> Tensor:
+    """A weight (C', C, 3, 3) in the order that the kernels read fastest: (C'/P, C, 3, 3, P), panels of P channels."""
+    return weight.unflatten(0, (-1, _panel())).permute(0, 2, 3, 4, 1).contiguous()
+
+
+def from_panels(panels: Tensor) -> Tensor:
+    """The weight (C', C, 3, 3), channels-last."""
+    return panels.permute(0, 4, 1, 2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 def filtered(
@@ -57,11 +70,13 @@ def filtered(
 ) -> Tensor:
     """conv(x) + residual, without gradients; x (B, C, H, W), weight (C', C, 3, 3), residual all in channels-last order.
 
-    With `scale` 2 the convolution is of x doubled by repetition. With `reuse` the result overwrites the residual. With
-    `turned` the weight is (C, C', 3, 3), of the convolution whose input's gradient this is, given its result's.
+    The weight may lie in panels instead. With `scale` 2 the convolution is of x doubled by repetition. With `reuse` the
+    result overwrites the residual. With `turned` the weight is (C, C', 3, 3), of the convolution whose input's gradient
+    this is, given its result's.
     """
     B, C, H, W = x.shape
-    out_channels = weight.shape[1 if turned else 0]
+    panels = weight.dim() == 5
+    out_channels = weight.shape[0] * weight.shape[4] if panels else weight.shape[1 if turned else 0]
     if residual is not None and reuse:
         y = residual
     else:
@@ -70,7 +85,7 @@ def filtered(
     _called(
         native.kernels().sfumato_winograd,
         *(native.pointer(t) for t in (x, weight, bias, residual, y)),
-        *(B, H, W, C, out_channels, *padding, scale, turned),
+        *(B, H, W, C, out_channels, *padding, scale, 2 if panels else int(turned)),
     )
     return y
 
@@ -151,6 +166,11 @@ def _weight_gradient(x: Tensor, dy: Tensor, scale: int) -> Tensor:
 def _result_size(x: Tensor, padding: Sequence[int], scale: int) -> tuple[int, int]:
     """(H', W') of the convolution of x."""
     return scale * x.shape[2] + 2 * padding[0] - 2, scale * x.shape[3] + 2 * padding[1] - 2
+
+
+def _panel() -> int:
+    """Channels that the kernels hold in registers."""
+    return 2 * int(native.kernels().sfumato_vector_width())
 
 
 def _called(kernel: Any, *arguments: int | None) -> None:

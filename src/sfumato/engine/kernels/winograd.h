@@ -51,13 +51,19 @@ using Buffer = std::unique_ptr<float, Free>;
 
 static inline Buffer buffer(long floats) { return Buffer((float*)std::aligned_alloc(64, (floats * 4 + 63) / 64 * 64)); }
 
-// v = B' d, `to` apart.
+static inline Buffer zeroed(long floats) {
+    Buffer made = buffer(floats);
+    if (made) std::fill_n(made.get(), floats, 0.0f);
+    return made;
+}
+
+// v = B' d, `to` apart. The identity's constants are all here: weights are many where tiles are few.
 static inline void inputs_to_points(const vf* d, vf* v, long to) {
-    vf even = d[4] - QQ * d[2], odd = P * (d[3] - QQ * d[1]);
-    v[0] = PP * QQ * d[0] + (d[4] - (PP + QQ) * d[2]);
+    vf even = AT_P * (d[4] - QQ * d[2]), odd = P * AT_P * (d[3] - QQ * d[1]);
+    v[0] = d[0] + (AT_ZERO * d[4] - (1 / PP + 1 / QQ) * d[2]);
     v[to] = even + odd;
     v[2 * to] = even - odd;
-    even = d[4] - PP * d[2], odd = Q * (d[3] - PP * d[1]);
+    even = AT_Q * (d[4] - PP * d[2]), odd = Q * AT_Q * (d[3] - PP * d[1]);
     v[3 * to] = even + odd;
     v[4 * to] = even - odd;
     v[5 * to] = PP * QQ * d[1] + (d[5] - (PP + QQ) * d[3]);
@@ -65,20 +71,21 @@ static inline void inputs_to_points(const vf* d, vf* v, long to) {
 
 // u = G g.
 static inline void weights_to_points(const vf* g, vf* u, long to) {
-    u[0] = g[0] * AT_ZERO;
-    u[to] = (g[0] + PP * g[2] + P * g[1]) * AT_P;
-    u[2 * to] = (g[0] + PP * g[2] - P * g[1]) * AT_P;
-    u[3 * to] = (g[0] + QQ * g[2] + Q * g[1]) * AT_Q;
-    u[4 * to] = (g[0] + QQ * g[2] - Q * g[1]) * AT_Q;
+    vf even = g[0] + PP * g[2], odd = P * g[1];
+    u[0] = g[0];
+    u[to] = even + odd;
+    u[2 * to] = even - odd;
+    even = g[0] + QQ * g[2], odd = Q * g[1];
+    u[3 * to] = even + odd;
+    u[4 * to] = even - odd;
     u[5 * to] = g[2];
 }
 
 // g = G' u.
 static inline void points_to_weights(const vf* u, vf* g, long to) {
-    vf even_p = (u[1] + u[2]) * AT_P, odd_p = (u[1] - u[2]) * AT_P;
-    vf even_q = (u[3] + u[4]) * AT_Q, odd_q = (u[3] - u[4]) * AT_Q;
-    g[0] = u[0] * AT_ZERO + (even_p + even_q);
-    g[to] = P * odd_p + Q * odd_q;
+    vf even_p = u[1] + u[2], even_q = u[3] + u[4];
+    g[0] = u[0] + (even_p + even_q);
+    g[to] = P * (u[1] - u[2]) + Q * (u[3] - u[4]);
     g[2 * to] = PP * even_p + (QQ * even_q + u[5]);
 }
 
