@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.choice import chosen
+from benchmarks.original import checkout
 from benchmarks.page import Results, growth_table, heading, markdown, table
 from benchmarks.table import GROWTH, WORKLOADS
 from benchmarks.timing import interleave, peak_flops
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    scope = usual_scope(options.compiled)
+    scope = usual_scope(options.compiled, options.original)
     results = begun(arguments, options.threads, scope)
     print(*heading(results), sep="\n", flush=True)
     for name, build in chosen(WORKLOADS, options.only).items():
@@ -57,6 +58,12 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="the medians are of so many")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compiled", action="store_true", help="time torch.compile of diffusers too: minutes each")
+    parser.add_argument(
+        "--original",
+        type=checkout,
+        metavar="PATH",
+        help="also time the code of this checkout of CompVis/latent-diffusion",
+    )
     parser.add_argument("--growth", action="store_true", help="also how a call grows with the latent's size and with f")
     parser.add_argument("--out", type=Path, help="a folder for bench.json and bench.md, written after each workload")
     parser.add_argument("--list", action="store_true", help="print the names and stop")

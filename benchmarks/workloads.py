@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import TOKEN_DIM, autoencoder_pair, unet_pair
+from benchmarks.original import original_autoencoder, original_average, original_unet
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.conditioning.condition import Condition
 from sfumato.denoiser.unet import UNetConfig
@@ -25,6 +27,7 @@ Call = Callable[[], Tensor]
 Loss = Callable[[Network], Tensor]
 DEFAULT = "diffusers float32"
 BEST = "diffusers channels-last"
+ORIGINAL = "original float32"
 RATE, BETAS, DECAY = 1e-5, (0.9, 0.99), 0.999
 
 
@@ -53,6 +56,8 @@ class Scope:
     """Only diffusers' default and its best, and ours: for networks of which many do not fit into memory."""
     half: bool = True
     """bfloat16 candidates too."""
+    original: Path | None = None
+    """A checkout of the original code, whose networks are compared too."""
 
 
 def lean(scope: Scope) -> Scope:
@@ -60,14 +65,15 @@ def lean(scope: Scope) -> Scope:
     return replace(scope, lean=True)
 
 
-def usual_scope(compiled: bool = False) -> Scope:
+def usual_scope(compiled: bool = False, original: Path | None = None) -> Scope:
     """On this machine: bfloat16 only where the processor multiplies it natively."""
-    return Scope(compiled=compiled, half=has_fast_bfloat16(torch.device("cpu")))
+    return Scope(compiled=compiled, half=has_fast_bfloat16(torch.device("cpu")), original=original)
 
 
 def network_call(config: UNetConfig, batch: int, text: bool, scope: Scope, size: int = 32) -> Workload:
     """One U-Net call on latents (batch, 4, size, size), with 77 tokens if `text`."""
-    ours, theirs = unet_pair(config, TOKEN_DIM if text else None, size)
+    token_dim = TOKEN_DIM if text else None
+    ours, theirs = unet_pair(config, token_dim, size)
     x, t = torch.randn(batch, 4, size, size), torch.full((batch,), 500.0)
     tokens = torch.randn(batch, 77, TOKEN_DIM) if text else None
 
@@ -75,15 +81,20 @@ def network_call(config: UNetConfig, batch: int, text: bool, scope: Scope, size:
         extra = () if tokens is None else (tokens.to(dtype),)
         return lambda: _without_gradients(lambda: module(x.to(dtype), t, *extra, return_dict=False)[0])
 
+    def original_call(checkout: Path) -> Call:
+        module = original_unet(checkout, ours, config, token_dim, size)
+        return lambda: _without_gradients(lambda: module(x, t, tokens))
+
     def our_call(module: Network) -> Call:
         return lambda: _without_gradients(lambda: module(x, t, Condition(tokens=tokens)))
 
-    return _inference(ours, theirs, diffusers_call, our_call, batch, "latents", scope)
+    return _inference(ours, theirs, diffusers_call, original_call, our_call, batch, "latents", scope)
 
 
 def first_stage(size: int, decode: bool, scope: Scope) -> Workload:
     """kl-f8 decoding or encoding one picture."""
-    ours, theirs = autoencoder_pair(AutoencoderConfig(), size)
+    config = AutoencoderConfig()
+    ours, theirs = autoencoder_pair(config, size)
     x = torch.randn(1, 4, size // 8, size // 8) if decode else torch.randn(1, 3, size, size).clamp(-1, 1)
 
     def diffusers_call(module: Network, dtype: torch.dtype) -> Call:
@@ -91,23 +102,31 @@ def first_stage(size: int, decode: bool, scope: Scope) -> Workload:
             return lambda: _without_gradients(lambda: module.decode(x.to(dtype), return_dict=False)[0])
         return lambda: _without_gradients(lambda: module.encode(x.to(dtype), return_dict=False)[0].parameters)
 
+    def original_call(checkout: Path) -> Call:
+        module = original_autoencoder(checkout, ours, config, size)
+        return lambda: _without_gradients(lambda: module.decode(x) if decode else module.encode(x))
+
     def our_call(module: Network) -> Call:
         return lambda: _without_gradients(lambda: module.decode(x) if decode else module.encode(x).moments)
 
-    return _inference(ours, theirs, diffusers_call, our_call, 1, "pictures", scope)
+    return _inference(ours, theirs, diffusers_call, original_call, our_call, 1, "pictures", scope)
 
 
 def second_stage_step(config: UNetConfig, batch: int, size: int, text: bool, scope: Scope) -> Workload:
     """Forward, backward, AdamW and the average on cached latents (batch, 4, size, size); the result is the loss."""
-    ours, theirs = unet_pair(config, TOKEN_DIM if text else None, size)
-    x, t = torch.randn(batch, 4, size, size), torch.randint(0, 1000, (batch,)).float()
-    x = x.contiguous(memory_format=CL)
+    token_dim = TOKEN_DIM if text else None
+    ours, theirs = unet_pair(config, token_dim, size)
+    plain, t = torch.randn(batch, 4, size, size), torch.randint(0, 1000, (batch,)).float()
+    x = plain.contiguous(memory_format=CL)
     tokens = torch.randn(batch, 77, TOKEN_DIM) if text else None
     target = torch.randn(batch, 4, size, size)
 
     def diffusers_loss(module: Network) -> Tensor:
         extra = () if tokens is None else (tokens,)
         return (module(x, t, *extra, return_dict=False)[0].float() - target).square().mean()
+
+    def original_loss(module: Network) -> Tensor:
+        return (module(plain, t, tokens) - target).square().mean()
 
     def our_loss(module: Network) -> Tensor:
         return (module(x, t, Condition(tokens=tokens)).float() - target).square().mean()
@@ -122,6 +141,9 @@ def second_stage_step(config: UNetConfig, batch: int, size: int, text: bool, sco
         compiled = channels_last(theirs)
         compiled.compile()
         candidates["diffusers compiled"] = _their_step(compiled, diffusers_loss, half=scope.half, best=True)
+    if scope.original:
+        module = original_unet(scope.original, ours, config, token_dim, size)
+        candidates[ORIGINAL] = _original_step(module, original_loss, original_average(scope.original, module, DECAY))
     candidates["sfumato float32"] = _our_step(for_training(copy.deepcopy(ours)), our_loss, half=False)
     if scope.half:
         candidates["sfumato bf16"] = _our_step(for_training(copy.deepcopy(ours)), our_loss, half=True)
@@ -137,6 +159,7 @@ def _inference(
     ours: Network,
     theirs: Network,
     diffusers_call: Callable[[Network, torch.dtype], Call],
+    original_call: Callable[[Path], Call],
     our_call: Callable[[Network], Call],
     samples: int,
     unit: str,
@@ -153,6 +176,8 @@ def _inference(
         for dtype in (full, half)[: 1 + scope.half]:
             name = "float32" if dtype is full else "bf16"
             candidates[f"diffusers compiled {name}"] = diffusers_call(_compiled(channels_last(theirs, dtype)), dtype)
+    if scope.original:
+        candidates[ORIGINAL] = original_call(scope.original)
     if not scope.lean:
         candidates["sfumato plain float32"] = our_call(copy.deepcopy(ours))
     if scope.half:
@@ -188,6 +213,13 @@ def _their_step(module: Network, loss: Loss, half: bool, best: bool) -> Call:
     optimiser = torch.optim.AdamW(parameters, lr=RATE, betas=BETAS, fused=best or None)
     average = EMAModel(parameters, decay=DECAY, foreach=best)
     return _step(module, loss, half, optimiser, lambda: average.step(parameters))
+
+
+def _original_step(module: Network, loss: Loss, average: Callable[[], None]) -> Call:
+    """One training step as the original writes it; checkpointed layers compute their forward pass twice."""
+    module.train()
+    optimiser = torch.optim.AdamW(module.parameters(), lr=RATE, betas=BETAS)
+    return _step(module, loss, False, optimiser, average)
 
 
 def _our_step(module: Network, loss: Loss, half: bool) -> Call:
