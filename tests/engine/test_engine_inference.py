@@ -7,7 +7,7 @@ import torch
 from engine_cases import CASES, distance
 from torch import nn
 
-from sfumato.engine import packing, upsample
+from sfumato.engine import fused_denoiser, packing, upsample
 from sfumato.engine.inference import best_dtype, for_inference
 from sfumato.engine.packing import PackedConv2d, PackedLinear
 
@@ -69,6 +69,19 @@ def test_layers_of_one_input_are_one_map() -> None:
     residual = torch.randn(2, 3, 12)
     expected = torch.cat([one(x), two(x)], -1) + residual
     torch.testing.assert_close(PackedLinear.of(one, two, dtype=torch.float32)(x, residual), expected)
+
+
+@torch.no_grad()
+def test_feed_forward_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, run = CASES["unet-text"]()
+    fast = for_inference(network, torch.float32)
+    whole, rows = run(fast), []
+    monkeypatch.setattr(fused_denoiser, "PART_BYTES", 2**15)
+    fast.get_submodule("middle_block.1.transformer_blocks.0.ff.net.0").register_forward_pre_hook(
+        lambda _, given: rows.append(given[0].shape)
+    )
+    torch.testing.assert_close(run(fast), whole)
+    assert rows == [(12, 64)] * 4, "48 tokens of 64 channels"
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 Their convolutions and linear layers may be plain or packed (engine/packing.py).
 """
 
+import torch
 from torch import Tensor, nn
 
 from sfumato.denoiser.blocks import AttentionBlock, ResBlock, SpatialTransformer, Steering, Upsample
@@ -19,6 +20,11 @@ from sfumato.nn.transformer import (
     join_heads,
     split_heads,
 )
+
+GATES_PER_CHANNEL = 8
+"""Of a feed-forward branch: four values and as many gates."""
+PART_BYTES = 4 * 2**20
+"""Of them, at a time (measured)."""
 
 
 class FusedResBlock(ResBlock):
@@ -104,9 +110,27 @@ def add_branch(branch: nn.Module, x: Tensor, *inputs: Tensor | None) -> Tensor:
             assert given[0] is not None
             return project(last, branch.attended(given[0], given[1], given[2]), x)
     if isinstance(branch, FeedForward):
-        gate, dropout, last = branch.net
-        return project(last, dropout(gate(*inputs)), x)
+        (tokens,) = inputs
+        assert tokens is not None
+        return add_feed_forward(branch, x, tokens)
     out: Tensor = x + branch(*inputs)
+    return out
+
+
+def add_feed_forward(branch: FeedForward, x: Tensor, tokens: Tensor) -> Tensor:
+    """x + branch(tokens), (B, T, C); on the CPU without gradients in parts, whose gates stay in the cache."""
+    gate, dropout, last = branch.net
+    parts = 1
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        rows, gates = x.shape[0] * x.shape[1], GATES_PER_CHANNEL * x.numel() * x.element_size()
+        while gates > parts * PART_BYTES and rows % (2 * parts) == 0:
+            parts *= 2
+    if parts == 1:
+        return project(last, dropout(gate(tokens)), x)
+    out = torch.empty_like(x)
+    pieces = (t.flatten(0, 1).chunk(parts) for t in (out, x, tokens))
+    for to, residual, part in zip(*pieces, strict=True):
+        to.copy_(project(last, dropout(gate(part)), residual))
     return out
 
 
