@@ -164,11 +164,12 @@ class _Map:
         if self.count + x.shape[2] * x.shape[3] > self.height * self.width:  # the map is being written anew
             self.mean, self.square, self.count = torch.zeros_like(self.mean), torch.zeros_like(self.square), 0
         n = x.shape[2] * x.shape[3]
-        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-        variance, mean = variance.cpu().double(), mean.cpu().double()
+        pixels = x[0].permute(1, 2, 0).reshape(n, -1).float()  # summed twice: var_mean takes ten times as long
+        mean = pixels.mean(0)
+        square = (pixels - mean).square_().sum(0).cpu().double()
         total = self.count + n
-        delta = mean - self.mean
-        self.square += variance * n + delta.square() * self.count * n / total
+        delta = mean.cpu().double() - self.mean
+        self.square += square + delta.square() * self.count * n / total
         self.mean += delta * n / total
         self.count = total
 
