@@ -155,7 +155,7 @@ class LatentDiffusion:
         for name, part in sorted(self.parts().items()):
             for tensor_name, tensor in part.state_dict().items():
                 key.update(f"{name}.{tensor_name}".encode())
-                key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+                key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return key.hexdigest()[:12]
 
     def save(self, folder: Path | str) -> None:
