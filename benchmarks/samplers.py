@@ -70,7 +70,12 @@ class Asked:
 
 
 def cells(
-    calls: Sequence[int], samplers: Sequence[str], second: SecondStage, guidance: float, sweeps: bool = True
+    calls: Sequence[int],
+    samplers: Sequence[str],
+    second: SecondStage,
+    guidance: float,
+    sweeps: bool = True,
+    sweep_steps: int = SWEEP_STEPS,
 ) -> Iterator[Cell]:
     """All measurements: the cheap ones first, so that an interrupted run has something of everything."""
     for budget in sorted(calls):
@@ -81,10 +86,10 @@ def cells(
     if guidance == 1 or not sweeps:
         return
     for scale in SCALES:
-        yield Cell("scale", "auto", SWEEP_STEPS, scale)
+        yield Cell("scale", "auto", sweep_steps, scale)
     for scale in (guidance, 2 * guidance):
         for interval in INTERVALS:
-            yield Cell("interval", "auto", SWEEP_STEPS, scale, interval)
+            yield Cell("interval", "auto", sweep_steps, scale, interval)
 
 
 def calls_of(name: str, second: SecondStage, steps: int) -> int:
@@ -180,7 +185,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
     }
     key = f"{about['model']}, {asked.count} pictures, {network.name}"
     model.for_inference()
-    wanted = list(cells(options.calls, options.samplers, second, guidance, options.sweeps))
+    wanted = list(cells(options.calls, options.samplers, second, guidance, options.sweeps, options.sweep_steps))
     path = options.out / "measurements.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     rows = [row for row in rows if row["key"] == key]
@@ -227,6 +232,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samplers", type=lambda text: text.split(","), default=names, help="with commas between")
     parser.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE)
     parser.add_argument("--sweeps", action=argparse.BooleanOptionalAction, default=True, help="of guidance, too")
+    parser.add_argument("--sweep-steps", type=int, default=SWEEP_STEPS, help="in which guidance is swept")
     parser.add_argument("--features", default="efficientnet-lite0", help="the network of the Fréchet distance")
     parser.add_argument("--real", type=Path, help="real pictures, where the model is not of the toy world")
     parser.add_argument("--prompts", type=Path, help="a prompt on each line, for --real")
@@ -236,8 +242,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     unknown = [name for name in options.samplers if name not in names]
     if unknown:
         parser.error(f"--samplers {unknown[0]!r} is not one of {', '.join(names)}")
-    if options.pictures < 2 or min(options.calls) < 1 or options.batch < 1:
-        parser.error("--pictures takes at least 2, --calls and --batch at least 1")
+    if options.pictures < 2 or min(*options.calls, options.batch, options.sweep_steps) < 1:
+        parser.error("--pictures takes at least 2, --calls, --batch and --sweep-steps at least 1")
     return options
 
 
