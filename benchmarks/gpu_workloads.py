@@ -14,19 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.networks import TOKEN_DIM, autoencoder_pair, unet_pair
+from benchmarks.walking import DDIM, our_walk, their_walk
 from benchmarks.workloads import BETAS, CL, DECAY, RATE, channels_last, count_flops
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
 from sfumato.conditioning.condition import Condition
 from sfumato.denoiser.unet import UNet, UNetConfig
-from sfumato.diffusion.schedule import LinearConfig, build_schedule
 from sfumato.engine.inference import PackedUNet, for_inference
 from sfumato.engine.recorded_step import Named, RecordedGradients, recordable
 from sfumato.engine.training import for_training
-from sfumato.generate import Guidance, guided
-from sfumato.sampling.ancestral import DDIMConfig
-from sfumato.sampling.grids import GridConfig, build_grid
-from sfumato.sampling.loop import sample
-from sfumato.sampling.table import build_sampler
+from sfumato.generate import Guidance
 from sfumato.training import ema
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, read
 
@@ -202,55 +198,28 @@ def drawn(
     ours, theirs = networks(config, True, size, device)
     first, their_first = autoencoder_pair(autoencoder, size * autoencoder.factor, device)
     inputs = given(batch, size, True, device)
+    tokens = inputs.tokens
+    assert tokens is not None
     fast = for_inference(copy.deepcopy(ours), HALF)
     decoder = for_inference(copy.deepcopy(first), HALF)
     advised = channels_last(theirs, HALF), channels_last(their_first, HALF)
 
     def our_way(recorded: bool) -> Tensor:
-        return our_walk(fast if recorded else _Unrecorded(fast), decoder, inputs, steps)
+        unet = fast if recorded else _Unrecorded(fast)
+        return decoder.decode(our_walk(unet, inputs.x, tokens, steps, DDIM, Guidance(GUIDANCE)))
+
+    def their_way(unet: Network, autoencoder: Network, dtype: torch.dtype) -> Tensor:
+        latent = their_walk(unet, inputs.x.to(dtype), tokens.to(dtype), steps, GUIDANCE)
+        picture: Tensor = autoencoder.decode(latent / autoencoder.config.scaling_factor, return_dict=False)[0]
+        return picture
 
     candidates: dict[str, Call] = {
-        DEFAULT: lambda: their_walk(theirs, their_first, inputs, steps, FULL),
-        ADVISED: lambda: their_walk(*advised, inputs, steps, HALF),
+        DEFAULT: lambda: their_way(theirs, their_first, FULL),
+        ADVISED: lambda: their_way(*advised, HALF),
         "sfumato bf16, not recorded": lambda: our_way(recorded=False),
         "sfumato bf16": lambda: our_way(recorded=True),
     }
     return Timed({name: without_gradients(made) for name, made in candidates.items()}, batch, "pictures")
-
-
-def their_walk(unet: Network, autoencoder: Network, inputs: Given, steps: int, dtype: torch.dtype) -> Tensor:
-    """The loop of diffusers' text-to-image pipelines."""
-    import diffusers
-
-    scheduler = diffusers.DDIMScheduler(
-        beta_start=LinearConfig().start,
-        beta_end=LinearConfig().end,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
-    scheduler.set_timesteps(steps, device=inputs.x.device)
-    assert inputs.tokens is not None
-    x, tokens = inputs.x.to(dtype), inputs.tokens.to(dtype)
-    tokens = torch.cat([torch.zeros_like(tokens), tokens])
-    for t in scheduler.timesteps:
-        doubled = scheduler.scale_model_input(torch.cat([x] * 2), t)
-        without, given = unet(doubled, t, encoder_hidden_states=tokens, return_dict=False)[0].chunk(2)
-        x = scheduler.step(without + GUIDANCE * (given - without), t, x, return_dict=False)[0]
-    picture: Tensor = autoencoder.decode(x / autoencoder.config.scaling_factor, return_dict=False)[0]
-    return picture
-
-
-def our_walk(unet: nn.Module, autoencoder: Autoencoder, inputs: Given, steps: int) -> Tensor:
-    """The spine's."""
-    schedule = build_schedule(LinearConfig())
-    assert inputs.tokens is not None
-    null = Condition(tokens=torch.zeros_like(inputs.tokens))
-    denoise = guided(unet, schedule, "eps", inputs.condition, null, Guidance(GUIDANCE))
-    grid = build_grid(GridConfig(kind="trailing"), schedule, steps)
-    x0 = sample(build_sampler(DDIMConfig()), schedule, denoise, inputs.x, grid, torch.randn)
-    return autoencoder.decode(x0)
 
 
 class _Unrecorded(nn.Module):

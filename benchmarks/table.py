@@ -7,6 +7,7 @@ from benchmarks.adversarial import first_stage_step
 from benchmarks.feeding import folder_batches, latent_batches
 from benchmarks.networks import W1, W2, W2_REAL
 from benchmarks.processes import drawn
+from benchmarks.walking import alike_pictures, same_steps
 from benchmarks.workloads import Scope, Workload, first_stage, lean, network_call, second_stage_step
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.denoiser.unet import UNetConfig
@@ -17,6 +18,8 @@ WORKLOADS: dict[str, Build] = {
     "W1 call": lambda scope: network_call(W1, 1, False, scope),
     "W2 guided call": lambda scope: network_call(W2, 2, True, scope),
     "W2-real guided call, 64x64": lambda scope: network_call(W2_REAL, 2, True, lean(scope), size=64),
+    "W2 sample, 20 steps": lambda scope: same_steps(W2, 20, scope),
+    "W2 sample, pictures alike": lambda scope: alike_pictures(W2, scope),
     "W3 decode 256": lambda scope: first_stage(256, True, scope),
     "W3 encode 256": lambda scope: first_stage(256, False, scope),
     "W3 decode 512": lambda scope: first_stage(512, True, scope),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from command_line import Command
 from sfumato.autoencoder.model import AutoencoderConfig
+from sfumato.conditioning.condition import Condition
 from sfumato.denoiser.unet import UNetConfig
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,25 @@ def test_network_calls_and_training_steps_agree_with_diffusers() -> None:
         assert step.samples in (2, 3)
         found = differences({name: step.candidates[name] for name in ("diffusers float32", "sfumato float32")})
         assert found["sfumato float32"] < 1e-3, "losses after one update"
+
+
+def test_walks_from_noise_end_in_the_same_latent(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.walking import OUR_STEPS, alike_pictures, same_steps
+    from benchmarks.workloads import Scope
+
+    from sfumato.engine.inference import PackedUNet
+
+    scope, batches, forward = Scope(half=False), [], PackedUNet.forward
+    assert differences(same_steps(UNET, 4, scope).candidates)["sfumato float32"] < 1e-3, "guidance of 7.5 on the way"
+
+    def counted(unet: PackedUNet, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        batches.append(len(x_t))
+        return forward(unet, x_t, timestep, condition)
+
+    monkeypatch.setattr(PackedUNet, "forward", counted)
+    assert alike_pictures(UNET, scope).candidates[f"sfumato, {OUR_STEPS} steps"]().isfinite().all()
+    assert len(batches) == OUR_STEPS
+    assert 0 < batches.count(2) < OUR_STEPS / 2, "guided inside of the interval only"
 
 
 def test_convolutions_are_timed_beside_torchs(
