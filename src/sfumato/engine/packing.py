@@ -45,7 +45,10 @@ def packs(dtype: torch.dtype) -> bool:
 
 
 class Packed(nn.Module):
-    """A weight that is kept packed for the shape it was last used with; `weight` unpacks it."""
+    """A weight that is kept packed for the shape it was last used with, batch aside; `weight` unpacks it.
+
+    Guidance in an interval calls with one sample and two by turns: what is packed for one serves the other as well.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -99,9 +102,9 @@ class PackedConv2d(Packed):
         if x.device.type != "cpu" or not packs(self.dtype):
             y = F.conv2d(x, self.unpacked(), self.bias, stride, padding, dilation, groups)
             return y if residual is None else y + residual
-        if self._shape != x.shape:
+        if self._shape != x.shape[1:]:
             self._weight = _pack_kernel(self.weight, padding, stride, dilation, groups, x)
-            self._shape = tuple(x.shape)
+            self._shape = tuple(x.shape[1:])
         return _convolve(x, self._weight, self.bias, padding, stride, dilation, groups, residual, reuse)
 
     @property
@@ -147,9 +150,9 @@ class PackedLinear(Packed):
         if x.device.type != "cpu" or not packs(self.dtype):
             y = F.linear(x, self._weight, self.bias)
             return y if residual is None else y + residual
-        if self._shape != x.shape:
+        if self._shape != x.shape[1:]:
             self._weight = _pack_matrix(self.weight, x)
-            self._shape = tuple(x.shape)
+            self._shape = tuple(x.shape[1:])
         return _project(x, self._weight, self.bias, residual)
 
 
