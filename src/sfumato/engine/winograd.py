@@ -17,7 +17,7 @@ from sfumato.engine import native
 TILE = 4
 PLACES_PER_LANE = 64
 """Results of a channel, over the vector's width, from which on all of it, gradients too, pays (measured)."""
-PACKED_PLACES_PER_LANE = 16
+PACKED_PLACES_PER_LANE = 8
 """The same of weights that lie in panels, forwards only."""
 
 
