@@ -28,11 +28,11 @@ def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
 
 
-def written(root: Path, asks: str = ASKS) -> Path:
+def written(root: Path) -> Path:
     """A package `ldm` below a folder, which knows its folder's name and asks for a module from elsewhere."""
     (root / "ldm").mkdir(parents=True)
     (root / "ldm" / "place.py").write_text(f"PLACE = {root.name!r}\n")
-    (root / "ldm" / "asks.py").write_text(asks)
+    (root / "ldm" / "asks.py").write_text(ASKS)
     return root
 
 

@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 from sfumato.engine import native
 
 TILE = 4
+PLAIN, TURNED, PANELS = range(3)
+"""Orders of a weight, as the kernels number them."""
 PLACES_PER_LANE = 64
 """Results of a channel, over the vector's width, from which on all of it, gradients too, pays (measured)."""
 PACKED_PLACES_PER_LANE = 8
@@ -75,8 +77,8 @@ def filtered(
     this is, given its result's.
     """
     B, C, H, W = x.shape
-    panels = weight.dim() == 5
-    out_channels = weight.shape[0] * weight.shape[4] if panels else weight.shape[1 if turned else 0]
+    order = PANELS if weight.dim() == 5 else TURNED if turned else PLAIN
+    out_channels = weight.shape[0] * weight.shape[4] if order == PANELS else weight.shape[1 if turned else 0]
     if residual is not None and reuse:
         y = residual
     else:
@@ -85,7 +87,7 @@ def filtered(
     _called(
         native.kernels().sfumato_winograd,
         *(native.pointer(t) for t in (x, weight, bias, residual, y)),
-        *(B, H, W, C, out_channels, *padding, scale, 2 if panels else int(turned)),
+        *(B, H, W, C, out_channels, *padding, scale, order),
     )
     return y
 

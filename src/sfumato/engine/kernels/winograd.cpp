@@ -12,13 +12,17 @@ constexpr long DEPTH = 128;  // input channels of a panel of weights that stays 
 // Tiles that a thread works on at once: few enough for its cache, the more the less often weights are read.
 long tiles_at_once(const Convolution& c) { return c.Cin > 256 ? 4 * ROWS : 2 * ROWS; }
 
-inline void kernel_to_points(const vf* g, vf* u) {
-    vf rows[POINTS * TAPS], column[TAPS];
+// A kernel's products, `stride` apart.
+inline void kernel_to_points(const vf* g, float* U, long stride) {
+    vf rows[POINTS * TAPS], column[TAPS], u[POINTS];
     for (int j = 0; j < TAPS; j++) {
         for (int i = 0; i < TAPS; i++) column[i] = g[i * TAPS + j];
         weights_to_points(column, rows + j, TAPS);
     }
-    for (int i = 0; i < POINTS; i++) weights_to_points(rows + i * TAPS, u + i * POINTS, 1);
+    for (int i = 0; i < POINTS; i++) {
+        weights_to_points(rows + i * TAPS, u, 1);
+        for (int j = 0; j < POINTS; j++) store(U + (i * POINTS + j) * stride, u[j]);
+    }
 }
 
 // Some input channels of one panel of weights [Cout, 3, 3, Cin] at the points: U [PRODUCTS, count, PANEL], products `stride`
@@ -31,10 +35,9 @@ void transform_weights(const float* weight, const Convolution& c, long first, lo
             const float* corner = weight + (first + o) * KERNEL * c.Cin + begin + k;
             for (int t = 0; t < KERNEL; t++) transpose_lanes(corner + t * c.Cin, KERNEL * c.Cin, taps[t], W);
             for (long lane = 0; lane < W; lane++) {
-                vf g[KERNEL], u[PRODUCTS];
+                vf g[KERNEL];
                 for (int t = 0; t < KERNEL; t++) g[t] = load(taps[t] + lane * W);
-                kernel_to_points(g, u);
-                for (int i = 0; i < PRODUCTS; i++) store(U + i * stride + (k + lane) * PANEL + o, u[i]);
+                kernel_to_points(g, U + (k + lane) * PANEL + o, stride);
             }
         }
 }
@@ -45,10 +48,9 @@ void transform_turned_weights(const float* weight, const Convolution& c, long fi
     for (long k = 0; k < count; k++)
         for (long o = 0; o < PANEL; o += W) {
             const float* kernel = weight + (begin + k) * KERNEL * c.Cout + first + o;
-            vf g[KERNEL], u[PRODUCTS];
+            vf g[KERNEL];
             for (int t = 0; t < KERNEL; t++) g[t] = load(kernel + (KERNEL - 1 - t) * c.Cout);
-            kernel_to_points(g, u);
-            for (int i = 0; i < PRODUCTS; i++) store(U + i * stride + k * PANEL + o, u[i]);
+            kernel_to_points(g, U + k * PANEL + o, stride);
         }
 }
 
@@ -58,13 +60,12 @@ void transform_panels(const float* weight, const Convolution& c, long first, lon
     const float* kernel = weight + (first * c.Cin + begin * PANEL) * KERNEL;
     for (long k = 0; k < count; k++, kernel += KERNEL * PANEL)
         for (long o = 0; o < PANEL; o += W) {
-            vf g[KERNEL], u[PRODUCTS];
+            vf g[KERNEL];
             for (int t = 0; t < KERNEL; t++) {
                 g[t] = load(kernel + t * PANEL + o);
                 __builtin_prefetch(kernel + t * PANEL + o + AHEAD_OF_WEIGHTS * KERNEL * PANEL);
             }
-            kernel_to_points(g, u);
-            for (int i = 0; i < PRODUCTS; i++) store(U + i * stride + k * PANEL + o, u[i]);
+            kernel_to_points(g, U + k * PANEL + o, stride);
         }
 }
 

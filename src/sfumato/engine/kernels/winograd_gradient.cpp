@@ -84,9 +84,8 @@ int sfumato_winograd_gradient(const float* x, const float* dy, float* dw, long B
     const long blocks = (c.tiles() + TILES - 1) / TILES, tiles = (c.tiles() + blocks - 1) / blocks;  // in equal parts
     const long V_stride = tiles * row + PAD, D_stride = tiles * out_row + PAD, S_stride = Cin * out_row + PAD;
     Buffer V = buffer(PRODUCTS * V_stride), D = buffer(PRODUCTS * D_stride), S = buffer(PRODUCTS * S_stride);
-    Buffer zeros = buffer(Cin);
+    Buffer zeros = zeroed(Cin);
     if (!V || !D || !S || !zeros) return 0;
-    std::fill_n(zeros.get(), Cin, 0.0f);
     for (long first = 0; first < Cout; first += chunk) {
         const long channels = std::min(chunk, Cout - first);
         for (long begin = 0; begin < c.tiles(); begin += tiles) {
