@@ -16,12 +16,14 @@ MODEL = (
     {"model", "distilled", "drawing", "generate", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
     | NETWORKS
     | BASE
+    | {"locks"}
 )
 
 ALLOWED: dict[str, set[str]] = {
     "schema": set(),
     "errors": set(),
     "rng": set(),
+    "locks": {"errors"},
     "inputs": {"schema"},
     "nn": {"schema"},
     "autoencoder": {"nn"} | BASE,
@@ -30,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "autoregressive": MODEL,
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
-    "data": {"rng", "inputs"} | BASE,
+    "data": {"rng", "inputs", "locks"} | BASE,
     "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
     "checkpoint": BASE,
     "pictures": {"checkpoint"},
