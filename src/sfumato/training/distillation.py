@@ -138,7 +138,7 @@ def _fitting(config: Distillation, autoencoder: AutoencoderConfig) -> int:
     fits = [
         channels
         for channels in range(4, WIDEST + 1, 4)
-        if flops.preview(_topology(autoencoder, channels, config.blocks), size) <= allowed
+        if flops.decode_tiny(_topology(autoencoder, channels, config.blocks), size) <= allowed
     ]
     if not fits:
         raise UserError(
