@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sfumato.model import LatentDiffusion
-    from sfumato.sampling.sampler import Denoise
+    from sfumato.pipeline.request import ClassifierGuidance
 
 ClassOption = Annotated[
     str | None, typer.Option("--class", metavar="N", help="The class, by name or number, that --classifier leads to.")
@@ -24,14 +22,17 @@ ClassifierScaleOption = Annotated[
 
 def led_by(
     model: "LatentDiffusion", classifier: Path | None, label: str | None, scale: float
-) -> "tuple[Callable[[Denoise], Denoise] | None, dict[str, Any]]":
-    """What wraps the model's denoise function, and what pictures tell of it; nothing without a classifier.
+) -> "tuple[ClassifierGuidance | None, dict[str, Any]]":
+    """The guidance by a classifier, and what images record of it beside its scale; nothing without a classifier.
 
     To be called before the model is packed. Raises UserError for options that do not go together, or with the model.
     """
     from sfumato.classifier import load_classifier
     from sfumato.errors import UserError
+    from sfumato.pipeline.options import check_number
+    from sfumato.pipeline.request import SCALE
 
+    check_number("--classifier-scale", scale, SCALE)
     if (classifier is None) != (label is None):
         missing = "--classifier, a run of `sfumato train classifier`" if classifier is None else "--class"
         raise UserError(f"--class and --classifier go together: give {missing} too")
@@ -39,4 +40,4 @@ def led_by(
         return None, {}
     judge = load_classifier(classifier, model.device)
     judge.check_fits(model)
-    return judge.guide(label, scale), {"class": label, "classifier scale": scale}
+    return judge.guide(label, scale), {"class": label}

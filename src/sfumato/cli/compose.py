@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sfumato.model import LatentDiffusion
-    from sfumato.tasks.settings import Settings
+    from sfumato.pipeline.request import SampleRequest
 
 
 def compose(
@@ -64,7 +64,7 @@ def compose(
     layout = read_layout(boxes)
     frame = parse_size(size) or layout.size
 
-    def make(loaded: "LatentDiffusion", settings: "Settings") -> "list[Image]":
-        return tasks.compose(loaded, layout.boxes, prompt, size=frame, negative=negative, settings=settings)
+    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
+        return tasks.compose(loaded, layout.boxes, prompt, size=frame, negative=negative, options=options)
 
     run(given, "compose", make, {"prompt": prompt, "negative": negative, "boxes": boxes.name})

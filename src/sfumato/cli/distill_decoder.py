@@ -219,8 +219,8 @@ def _faster(model: "LatentDiffusion", made: "DistilledDecoder", computing: "torc
 
     from sfumato import flops
     from sfumato.cost.measure import seconds
-    from sfumato.drawing import DecoderName
     from sfumato.engine.inference import for_inference
+    from sfumato.pipeline.request import DecoderName
 
     size = model.config.image_size
     fewer = flops.decode(model.config.autoencoder, size) / flops.preview(made.config.decoder, size)

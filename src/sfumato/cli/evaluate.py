@@ -175,18 +175,21 @@ def _opened_model(
     from sfumato.cards.subject import ModelSubject, wishes
     from sfumato.cli.options import chosen_autocast, made_fast
     from sfumato.cli.real_pictures import opened_data
-    from sfumato.cli.sampling_options import configured
-    from sfumato.drawing import chosen, second_stage
     from sfumato.model import load
+    from sfumato.pipeline.choices import chosen, named_sampler
+    from sfumato.pipeline.conditions import source_of
+    from sfumato.pipeline.parts import second_stage
+    from sfumato.pipeline.plan import guidance_scale
 
-    wished = configured(drawing.sampler, drawing.eta)
+    sampler = named_sampler(drawing.sampler, drawing.eta)
     computing = chosen_autocast(device, drawing.precision)
     model = load(path, device)
     size = frame.size or model.config.image_size
     dataset = opened_data(data, size, frame.pad, frame.background, model, scanning)
     asked = wishes(model, dataset, n, drawing.labels)
-    scale = model.guidance_scale(drawing.guidance, asked.text is not None or asked.label is not None)
-    choice = chosen(second_stage(model), wished, None, drawing.steps, scale)
+    given = asked.text is not None or asked.label is not None
+    scale = guidance_scale(source_of(model), drawing.guidance, given)
+    choice = chosen(second_stage(model), sampler, None, drawing.steps, scale)
     config = choice.sampler
     options = {"steps": drawing.steps, "sampler": config, "grid": choice.grid, "guidance": scale, "size": size}
     facts = {

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sfumato.model import LatentDiffusion
-    from sfumato.tasks.settings import Settings
+    from sfumato.pipeline.request import SampleRequest
 
 
 def inpaint(
@@ -72,7 +72,7 @@ def inpaint(
     hole = hole_of(shown, picture)
     resampling = parse_jumps(jumps)
 
-    def make(loaded: "LatentDiffusion", settings: "Settings") -> "list[Image]":
+    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
         return tasks.inpaint(
             loaded,
             picture,
@@ -82,7 +82,7 @@ def inpaint(
             negative=negative,
             feather=feather,
             jumps=resampling,
-            settings=settings,
+            options=options,
         )
 
     def check(result: "Image") -> str:

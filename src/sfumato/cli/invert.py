@@ -1,6 +1,7 @@
 """`sfumato invert`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,13 +47,16 @@ def invert(
     from sfumato.cli.progress import bars
     from sfumato.evaluation.image_quality import psnr
     from sfumato.model import load
+    from sfumato.pipeline import pipeline
+    from sfumato.pipeline.request import SampleRequest
+    from sfumato.tasks.inversion import INVERSION_GRID, find_noise
     from sfumato.training.workers import use_all_cores
-    from sfumato.walks import INVERSION_GRID, find_noise
 
-    at_least("--steps", steps, 1)
     at_least("--refinements", refinements, 0)
-    at_least("--batch", batch, 1)
     frame = parsed(size)
+    options = SampleRequest(
+        sampler="ddim", grid=INVERSION_GRID, steps=steps, guidance=guidance, size=frame, batch=batch, count=len(images)
+    )
     use_all_cores()
     place = chosen_device(device)
     computing = chosen_autocast(place, precision)
@@ -63,17 +67,7 @@ def invert(
         found = find_noise(loaded, originals, text, label, steps, refinements, batch, progress("inverting"))
         again = None
         if redraw is not None:
-            again = loaded.sample_tensor(
-                redraw,
-                n=len(originals),
-                start=found.noise,
-                steps=steps,
-                sampler="ddim",
-                grid=INVERSION_GRID,
-                guidance=guidance,
-                size=(originals.shape[-2], originals.shape[-1]),
-                batch=batch,
-            )
+            again = pipeline.sample(loaded, replace(options, prompt=redraw, noise=found.noise, size=None)).images
     columns = [originals, *(c.clamp(-1, 1).cpu() for c in (found.reconstructed, found.redrawn, again) if c is not None)]
     scores = {
         "autoencoder": psnr(columns[1], originals),
