@@ -58,11 +58,17 @@ def compose(
     """
     from sfumato import tasks
     from sfumato.cli.options import parse_size
+    from sfumato.pipeline.memory import check_memory
+    from sfumato.pipeline.options import check_number
+    from sfumato.pipeline.request import SIDE
     from sfumato.tasks.layout import read_layout
 
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
     layout = read_layout(boxes)
     frame = parse_size(size) or layout.size
+    if frame is not None:
+        check_number("size", frame, SIDE)
+        check_memory(frame, 1)
 
     def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
         return tasks.compose(loaded, layout.boxes, prompt, size=frame, negative=negative, options=options)

@@ -86,12 +86,14 @@ def evaluate(
     from sfumato.cli.networks import cache_folder, loaded_clip, loaded_networks
     from sfumato.cli.options import at_least, chosen_device, enough_memory, out_folder, parse_size
     from sfumato.cli.progress import bars
+    from sfumato.pipeline.choices import check_names
+    from sfumato.pipeline.request import SampleRequest
     from sfumato.training.workers import use_all_cores
 
     wanted = planned(metrics.split(","), features)
     at_least("--n", n, 2)
     at_least("--batch", batch, 1)
-    at_least("--steps", steps, 1)
+    check_names(SampleRequest(sampler=sampler, eta=eta, steps=steps, guidance=guidance, seed=seed, batch=batch))
     at_least("--bootstrap", bootstrap, 0)
     at_least("--reference", 2 if reference is None else reference, 2)
     use_all_cores()

@@ -65,11 +65,12 @@ def inpaint(
     """
     from sfumato import tasks
     from sfumato.tasks.compositing import largest_change
-    from sfumato.tasks.inpainting import hole_of
+    from sfumato.tasks.inpainting import check_feather, hole_of
 
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
     picture, shown = read_picture(image, "the picture"), read_picture(mask, "the mask")
     hole = hole_of(shown, picture)
+    check_feather(feather, picture)
     resampling = parse_jumps(jumps)
 
     def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":

@@ -63,7 +63,7 @@ def invert(
     folder = out_folder(out)
     loaded = load(model, place)
     originals = _read(images, frame or loaded.config.image_size)
-    with made_fast(loaded, computing), enough_memory(batch), bars() as (_, progress):
+    with made_fast(loaded, computing), enough_memory(min(batch, len(images))), bars() as (_, progress):
         found = find_noise(loaded, originals, text, label, steps, refinements, batch, progress("inverting"))
         again = None
         if redraw is not None:

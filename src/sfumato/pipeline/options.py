@@ -93,7 +93,7 @@ def shown(value: object) -> str:
 
 
 def _bound(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) < 10**12 else f"{value:g}"
 
 
 def _numbers(value: object) -> list[object]:
