@@ -63,13 +63,19 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         sampling("undropped", "a cat", "--guidance", 3),
         "guidance 3 cannot work: .* without condition dropout .*; use guidance 1",
     ),
-    "no-prompt-without-dropout": (sampling("undropped"), "conditioned on text: give a prompt; .* without condition dropout"),
+    "no-prompt-without-dropout": (
+        sampling("undropped"),
+        "conditioned on text: give a prompt; .* without condition dropout",
+    ),
     "negative-to-unconditional": (sampling("plain", "--negative", "x"), "takes no negative prompt"),
     "negative-without-guidance": (
         sampling("text", "a", "--negative", "x", "--guidance", 1),
         "negative prompts work through guidance, which is off",
     ),
-    "infinite-guidance": (sampling("text", "a", "--guidance", "inf"), "guidance is inf: give a number from -1000 to 1000"),
+    "infinite-guidance": (
+        sampling("text", "a", "--guidance", "inf"),
+        "guidance is inf: give a number from -1000 to 1000",
+    ),
     "unknown-label": (sampling("label", "--label", "plain rang"), "did you mean 'plain ring'"),
     "label-out-of-range": (sampling("label", "--label", 24), "label 24 is outside 0 to 23"),
     "unlike-counts": (
@@ -111,7 +117,10 @@ SAMPLING: dict[str, tuple[Case, str]] = {
     "rescale-out-of-range": (sampling("text", "a", "--rescale", 2), "rescale is 2: give a number from 0 to 1"),
     "apg-setting": (sampling("text", "a", "--apg", "norm=3"), "--apg 'norm=3' is not on, or one of parallel, limit"),
     "apg-limit": (sampling("text", "a", "--apg", "limit=0"), "--apg 'limit=0': limit is 0: give a number above 0"),
-    "guidance-counts": (sampling("text", "a", "-n", 3, "--guidance", "1,2"), "2 guidance scales were given for 3 samples"),
+    "guidance-counts": (
+        sampling("text", "a", "-n", 3, "--guidance", "1,2"),
+        "2 guidance scales were given for 3 samples",
+    ),
     "autoguide-autoencoder": (sampling("text", "a", "--autoguide", "AUTOENCODER"), "autoencoder only"),
     "steer-kind": (sampling("plain", "--steer", "blue"), "--steer 'blue' is not low-res=PICTURE, colour=PICTURE"),
     "steer-file": (sampling("plain", "--steer", "low-res=no.png"), "--steer: 'no.png' cannot be read"),

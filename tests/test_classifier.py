@@ -213,7 +213,9 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
     assert "holds no classifier.safetensors" in refused("--class", 1, "--classifier", runs.plain)
     assert "class 99 is outside 0 to" in refused("--class", 99, "--classifier", run)
     assert "is not one of the classifier's" in refused("--class", names[1] + "x", "--classifier", run)
-    assert "--classifier-scale is nan: give a number" in refused("--class", 1, "--classifier", run, "--classifier-scale", "nan")
+    assert "--classifier-scale is nan: give a number" in refused(
+        "--class", 1, "--classifier", run, "--classifier-scale", "nan"
+    )
 
 
 def test_a_model_of_other_latents_is_refused(runs: Runs) -> None:

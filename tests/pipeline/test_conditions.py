@@ -49,7 +49,9 @@ def test_prompts_that_are_cut_are_told_once(command: Command, tmp_path: Path) ->
     cut = cut_texts(model.second.conditioner, [LONG, "a red apple", LONG + "!"])
     assert [(one.limit, one.tokens > 100) for one in cut] == [(8, True), (8, True)]
     (note,) = plan(model, SampleRequest(prompt=[LONG, LONG, LONG + "!", "a"])).notes
-    assert note.startswith("2 prompts are longer than the 8 tokens that this model reads, and cut there: for example 'a red")
+    assert note.startswith(
+        "2 prompts are longer than the 8 tokens that this model reads, and cut there: for example 'a red"
+    )
     assert plan(model, SampleRequest(prompt="a red apple")).notes == ()
     assert pipeline.sample(model, SampleRequest(prompt=LONG, steps=1)).record.notes
     with pytest.warns(UserWarning, match="1 prompt is longer than the 8 tokens"):
@@ -61,8 +63,9 @@ def test_prompts_that_are_cut_are_told_once(command: Command, tmp_path: Path) ->
 
 
 def test_a_label_of_a_model_of_both_may_be_left_out_where_it_was_dropped() -> None:
-    parts = "{words: {kind: text, dim: 16, depth: 1, heads: 2, head_dim: 8, max_tokens: 8}, sort: {kind: class, classes: 2, dim: 16}}"
-    both = f"diffusion.conditioner={{kind: composite, parts: {parts}}}"
+    words = "{kind: text, dim: 16, depth: 1, heads: 2, head_dim: 8, max_tokens: 8}"
+    sort = "{kind: class, classes: 2, dim: 16}"
+    both = f"diffusion.conditioner={{kind: composite, parts: {{words: {words}, sort: {sort}}}}}"
     options = {"steps": 2, "sampler": "ddim", "guidance": 1.0}
     model = tiny.model(both)
     assert torch.isfinite(model.sample_tensor("a red apple", **options)).all()

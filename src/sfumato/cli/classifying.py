@@ -29,10 +29,7 @@ def led_by(
     """
     from sfumato.classifier import load_classifier
     from sfumato.errors import UserError
-    from sfumato.pipeline.options import check_number
-    from sfumato.pipeline.request import SCALE
 
-    check_number("--classifier-scale", scale, SCALE)
     if (classifier is None) != (label is None):
         missing = "--classifier, a run of `sfumato train classifier`" if classifier is None else "--class"
         raise UserError(f"--class and --classifier go together: give {missing} too")

@@ -96,10 +96,13 @@ def inpaint(
 def parse_jumps(text: str | None) -> tuple[int, int] | None:
     """(length, repeats) of "5,3"."""
     from sfumato.errors import UserError
+    from sfumato.pipeline.request import SampleRequest
 
     if text is None:
         return None
     found = [part.strip() for part in text.split(",")]
     if len(found) != 2 or not all(part.isdecimal() and int(part) > 0 for part in found):
         raise UserError(f"--jumps {text!r} is not LENGTH,REPEATS, two numbers from 1 on, such as 5,3")
-    return int(found[0]), int(found[1])
+    jumps = (int(found[0]), int(found[1]))
+    SampleRequest(jumps=jumps)  # checks their range
+    return jumps

@@ -151,8 +151,9 @@ def sample(
     from sfumato.errors import UserError
     from sfumato.model import load
     from sfumato.pipeline.choices import check_names
+    from sfumato.pipeline.options import Range, check_number
     from sfumato.pipeline.plan import plan
-    from sfumato.pipeline.request import SampleRequest
+    from sfumato.pipeline.request import SCALE, SampleRequest
     from sfumato.training.workers import use_all_cores
 
     texts = [*(prompts or ()), *_read_prompts(prompts_file)] or None
@@ -184,6 +185,8 @@ def sample(
         batch=batch,
     )
     check_names(request)
+    check_number("--classifier-scale", classifier_scale, SCALE)
+    check_number("--steer-scale", steer_scale, Range(0.0, 1000.0, above=True))
     use_all_cores()
     place = chosen_device(device)
     computing = chosen_autocast(place, precision)

@@ -122,11 +122,9 @@ def weaker_of(path: Path | None, place: "torch.device") -> "LatentDiffusion | No
 
 def steering_of(wishes: Sequence[str], scale: float, size: tuple[int, int]) -> "ImageGuidance | None":
     """The image guidance of the options, for pictures of size (H, W). Raises UserError for what is no wish."""
-    from sfumato.pipeline.options import Range, check_number
     from sfumato.pipeline.request import ImageGuidance
     from sfumato.sampling.image_losses import Together
 
-    check_number("--steer-scale", scale, Range(0.0, 1000.0, above=True))
     if not wishes:
         return None
     return ImageGuidance(Together(tuple(_wish(wish, size) for wish in wishes)), scale)

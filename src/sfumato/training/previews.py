@@ -16,6 +16,7 @@ from sfumato.checkpoint import write_text
 from sfumato.conditioning.condition import Fields
 from sfumato.data.dataset import Dataset
 from sfumato.data.loader import sweep
+from sfumato.engine.precision import Precision, autocast
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.pipeline import pipeline
@@ -25,7 +26,6 @@ from sfumato.training.conditions import preview_fields
 from sfumato.training.data import RunData
 from sfumato.training.diffusion import DiffusionRun, Steered
 from sfumato.training.transformer import Prompted
-from sfumato.training.workers import Precision, autocast
 
 Values = Mapping[str, float | list[float]]
 SHOWN = 16
