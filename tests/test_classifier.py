@@ -100,7 +100,7 @@ def test_log_likelihoods_are_those_of_a_distribution_and_guide_as_the_formula_sa
     assert leaf.grad is not None
     with torch.no_grad():
         guidance = made.guide(1, 2.5)
-        led = toward(lambda x_t, t: 0.5 * x_t, made.schedule, guidance.log_likelihood, guidance.scale)(x, t)
+        led = toward(lambda x_t, t: 0.5 * x_t, made.schedule, guidance.log_likelihood, guidance.scale, "noisy")(x, t)
     torch.testing.assert_close(led, 0.5 * x + 2.5 * sigma**2 / alpha * leaf.grad)
     step = 1e-2 * leaf.grad / leaf.grad.norm()
     assert (made.log_likelihood(1)(x + step, t) > made.log_likelihood(1)(x, t)).all()

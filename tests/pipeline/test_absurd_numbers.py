@@ -61,7 +61,7 @@ def test_sample(command: Command, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["inpaint", "MODEL", "photo.png", "mask.png", "--feather", 10**9], "feather is 1000000000: give a whole number"),
+        (["inpaint", "MODEL", "photo.png", "mask.png", "--feather", 10**9], "feather is 1000000000: give a whole"),
         (["inpaint", "MODEL", "photo.png", "mask.png", "--guidance", "text=nan"], "guidance is nan"),
         (["inpaint", "MODEL", "photo.png", "mask.png", "--jumps", f"1,{HUGE}"], "jumps is 1000000000000"),
         (["outpaint", "MODEL", "photo.png", "--extend", "1000000000,0,0,0"], "the extended image's side is 1000000024"),
