@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,6 +31,7 @@ from sfumato.pipeline import latents as codec
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.parts import SecondStage as SecondStage
 from sfumato.pipeline.parts import latent_shape
+from sfumato.pipeline.plan import warn_of
 from sfumato.pipeline.request import DEFAULT_MEMORY, DecoderName, SampleRequest
 
 CONFIG_FILE = "config.yaml"
@@ -147,8 +147,7 @@ class LatentDiffusion:
     def sample_tensor(self, prompt: Sequence[str] | str | None = None, **options: Any) -> Tensor:
         """As `sample`: images (N, 3, H, W) in about [-1, 1]. Warns of prompts that are cut."""
         samples = pipeline.sample(self, SampleRequest(prompt=prompt, **options))
-        for note in samples.plan.notes:
-            warnings.warn(note, stacklevel=2)
+        warn_of(samples.plan.notes)
         return samples.images
 
     def decode(self, latents: Tensor, decoder: DecoderName = "full", memory: int = DEFAULT_MEMORY) -> Tensor:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import tiny
 from command_line import Command
@@ -12,7 +13,7 @@ from sfumato.conditioning.lengths import cut_texts
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, load
 from sfumato.pipeline import pipeline
-from sfumato.pipeline.plan import plan
+from sfumato.pipeline.plan import NoteWarning, plan
 from sfumato.pipeline.request import SampleRequest
 
 LONG = "a red apple " * 100
@@ -54,12 +55,20 @@ def test_prompts_that_are_cut_are_told_once(command: Command, tmp_path: Path) ->
     )
     assert plan(model, SampleRequest(prompt="a red apple")).notes == ()
     assert pipeline.sample(model, SampleRequest(prompt=LONG, steps=1)).record.notes
-    with pytest.warns(UserWarning, match="1 prompt is longer than the 8 tokens"):
+    with pytest.warns(NoteWarning, match="1 prompt is longer than the 8 tokens"):
         model.sample_tensor(LONG, steps=1)
     model.save(tmp_path / "model")
-    done = command("sample", tmp_path / "model", LONG, "-n", 2, "--steps", 1, "--out", tmp_path / "out")
-    assert done.code == 0
-    assert done.err.count("longer than the 8 tokens") == 1
+    Image.new("RGB", (24, 16)).save(tmp_path / "photo.png")
+    common = ("--steps", 1, "--precision", "float32", "--out", tmp_path / "out")
+    for words in (
+        ("sample", tmp_path / "model", LONG, "-n", 2),
+        ("edit", tmp_path / "model", tmp_path / "photo.png", "-n", 2, *common[-2:], LONG),
+        ("interpolate", tmp_path / "model", LONG, "a red apple", "--frames", 2),
+        ("invert", tmp_path / "model", tmp_path / "photo.png", "--text", LONG),
+    ):
+        done = command(*words, *common)
+        assert done.code == 0, done.err
+        assert done.err.count("longer than the 8 tokens") == 1
 
 
 def test_a_label_of_a_model_of_both_may_be_left_out_where_it_was_dropped() -> None:

@@ -43,7 +43,15 @@ def interpolate(
     from sfumato import pictures
     from sfumato.checkpoint import replacing
     from sfumato.cli import sampling_options as given
-    from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
+    from sfumato.cli.options import (
+        at_least,
+        chosen_autocast,
+        chosen_device,
+        enough_memory,
+        made_fast,
+        notes,
+        out_folder,
+    )
     from sfumato.cli.options import parse_size as parsed
     from sfumato.cli.progress import counting
     from sfumato.errors import UserError
@@ -73,7 +81,7 @@ def interpolate(
     total = (len(stops) - 1) * (frames - 1) + 1
     with counting("drawing", count * -(-total // batch), "steps") as advance:
         options = replace(options, callback=lambda step: advance(1))
-        with made_fast(loaded, computing), enough_memory(min(batch, total)):
+        with made_fast(loaded, computing), enough_memory(min(batch, total)), notes():
             images = pictures.to_uint8(between(loaded, stops, frames, options)).cpu()
     for number, image in enumerate(images):
         pictures.save_png(folder / f"{number:04d}.png", image)

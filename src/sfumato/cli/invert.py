@@ -42,7 +42,15 @@ def invert(
 
     from sfumato import pictures
     from sfumato.checkpoint import save_tensors, write_text
-    from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
+    from sfumato.cli.options import (
+        at_least,
+        chosen_autocast,
+        chosen_device,
+        enough_memory,
+        made_fast,
+        notes,
+        out_folder,
+    )
     from sfumato.cli.options import parse_size as parsed
     from sfumato.cli.progress import bars
     from sfumato.evaluation.image_quality import psnr
@@ -63,7 +71,7 @@ def invert(
     folder = out_folder(out)
     loaded = load(model, place)
     originals = _read(images, frame or loaded.config.image_size)
-    with made_fast(loaded, computing), enough_memory(min(batch, len(images))), bars() as (_, progress):
+    with made_fast(loaded, computing), enough_memory(min(batch, len(images))), notes(), bars() as (_, progress):
         found = find_noise(loaded, originals, text, label, steps, refinements, batch, progress("inverting"))
         again = None
         if redraw is not None:

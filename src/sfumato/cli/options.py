@@ -139,6 +139,23 @@ def enough_memory(batch: int, advice: str | None = None) -> Iterator[None]:
     raise UserError(f"there is not enough memory for this: give {advice or smaller}")
 
 
+@contextmanager
+def notes() -> Iterator[None]:
+    """Prints what a user should know of the requests within, each sentence once."""
+    import warnings
+
+    from sfumato.pipeline.plan import NoteWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NoteWarning)
+        yield
+    for sentence in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, NoteWarning)):
+        typer.echo(f"warning: {sentence}", err=True)
+    for one in caught:
+        if not issubclass(one.category, NoteWarning):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
 def columns_of(n: int) -> int:
     """The columns of a sheet of n pictures: nearly square, rather wide."""
     return max(1, math.ceil(math.sqrt(n)))

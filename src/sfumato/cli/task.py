@@ -93,7 +93,7 @@ def run(
         check: what is said of each finished picture.
     """
     from sfumato import __version__
-    from sfumato.cli.options import out_folder
+    from sfumato.cli.options import notes, out_folder
     from sfumato.cli.progress import counting
     from sfumato.cli.sample import next_number
 
@@ -117,7 +117,7 @@ def run(
         made: list[Image] = []
         written: list[Path] = []
         t_start = time.monotonic()
-        with counting(task, given.steps * given.count, "steps") as advance:
+        with counting(task, given.steps * given.count, "steps") as advance, notes():
             for index in range(given.count):
                 one = replace(
                     options,

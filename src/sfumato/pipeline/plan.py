@@ -1,6 +1,7 @@
 """All checks of a request against a model, before any network is called: request + model -> a plan."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -23,6 +24,10 @@ from sfumato.sampling.windows import windows
 
 WHOLE_AREAS = 4
 """Images of up to this many times the training area are denoised as a whole, where windows are left to the model."""
+
+
+class NoteWarning(UserWarning):
+    """Something that a user should know of a request, a sentence."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,14 @@ def plan(model: Model, request: SampleRequest) -> Plan:
         window=_window(model, request, shape),
         choice=steps.choice,
         times=_times(request, steps.times),
-        notes=_notes(source, words),
+        notes=notes_of(source, words),
     )
+
+
+def warn_of(notes: Iterable[str]) -> None:
+    """Warns of each note once, for those who sample from Python; commands print them (`sfumato.cli.options.notes`)."""
+    for note in dict.fromkeys(notes):
+        warnings.warn(note, NoteWarning, stacklevel=3)
 
 
 def guidance_scale(source: ConditionSource, guidance: float | None, given: bool = True) -> float:
@@ -323,7 +334,8 @@ def _times(request: SampleRequest, times: Tensor) -> Tensor:
     return times if request.jumps is None else with_jumps(times, *request.jumps)
 
 
-def _notes(source: ConditionSource, words: Words) -> tuple[str, ...]:
+def notes_of(source: ConditionSource, words: Words) -> tuple[str, ...]:
+    """What a user should know of the prompts: those that are cut, how many and an example."""
     texts = [text for part in (words.prompts, words.negatives) if part is not None for text in dict.fromkeys(part)]
     cut = cut_texts(source.conditioner, texts)
     if not cut:

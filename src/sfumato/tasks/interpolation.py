@@ -11,6 +11,7 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.conditions import Words, conditions_for, source_of
+from sfumato.pipeline.plan import notes_of, warn_of
 from sfumato.pipeline.request import SampleRequest
 from sfumato.rng import SampleNoise
 from sfumato.sampling.inversion import slerp
@@ -51,6 +52,8 @@ def interpolate(
     noises = [SampleNoise([stop.seed])((1, *shape)) for stop in stops]
     conditioned = any(stop.text is not None or stop.label is not None for stop in stops)
     conditions = [_condition(model, stop, shape) for stop in stops]
+    texts = [stop.text for stop in stops if stop.text is not None]
+    warn_of(notes_of(source_of(model), Words(texts)))
     weights = [torch.linspace(0, 1, frames)[int(stretch > 0) :] for stretch in range(len(stops) - 1)]
     noise = [slerp(a.expand(len(w), -1, -1, -1), b, w) for a, b, w in zip(noises, noises[1:], weights, strict=False)]
     parts = [between(a, b, w) for a, b, w in zip(conditions, conditions[1:], weights, strict=False)]

@@ -10,7 +10,7 @@ from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.latents import check_finite
 from sfumato.pipeline.parts import second_stage
-from sfumato.pipeline.plan import plan
+from sfumato.pipeline.plan import plan, warn_of
 from sfumato.pipeline.request import SampleRequest
 from sfumato.sampling.grids import GridConfig
 from sfumato.sampling.inversion import invert
@@ -69,6 +69,7 @@ def find_noise(
         batch=batch,
     )
     planned = plan(model, request)
+    warn_of(planned.notes)
     noises, latents = [], []
     for first in range(0, n, batch):
         rows = slice(first, min(first + batch, n))

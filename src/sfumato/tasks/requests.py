@@ -10,6 +10,7 @@ from torch import Tensor
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
+from sfumato.pipeline.plan import warn_of
 from sfumato.pipeline.request import SampleRequest
 
 T = TypeVar("T")
@@ -77,13 +78,16 @@ def run_tasks(model: LatentDiffusion, tasks: Sequence[Task[T]], options: SampleR
     if len(seeds) != len(wanted):
         raise UserError(f"{len(seeds)} seeds were given for {len(wanted)} results")
     made: list[T] = []
+    notes: list[str] = []
     while len(made) < len(wanted):
         first = len(made)
         together = _alike(wanted[first : first + options.batch])
         rows = slice(first, first + len(together))
         request = merged([task.request for task in together], replace(options, count=None, seeds=seeds[rows]))
-        images = pipeline.sample(model, request).images.cpu()
-        made += [task.finish(image) for task, image in zip(together, images, strict=True)]
+        samples = pipeline.sample(model, request)
+        notes += samples.plan.notes
+        made += [task.finish(image) for task, image in zip(together, samples.images.cpu(), strict=True)]
+    warn_of(notes)
     return made
 
 
