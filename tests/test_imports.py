@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 BASE = {"schema", "errors"}
 NETWORKS = {"nn", "autoencoder", "conditioning", "diffusion", "denoiser", "sampling"}
 MODEL = (
-    {"model", "distilled", "drawing", "generate", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
+    {"model", "model_config", "distilled", "pipeline", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
     | NETWORKS
     | BASE
     | {"locks"}
@@ -39,13 +39,12 @@ ALLOWED: dict[str, set[str]] = {
     "flops": {"autoencoder", "autoregressive.network", "denoiser", "conditioning"},
     "config": BASE,
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
-    "generate": NETWORKS | BASE | {"engine", "rng"},
-    "drawing": MODEL,
+    "model_config": {"autoencoder", "conditioning", "denoiser", "diffusion", "inputs", "schema"},
+    "pipeline": NETWORKS | BASE | {"model_config", "distilled", "engine", "rng", "config", "__version__"},
     "distilled": {"autoencoder", "checkpoint", "config"} | BASE,
     "model": MODEL,
-    "classifier": {"model", "checkpoint", "config", "autoencoder", "denoiser", "diffusion", "sampling"} | BASE,
+    "classifier": {"model", "checkpoint", "config", "autoencoder", "denoiser", "diffusion", "pipeline"} | BASE,
     "snapshots": {"model", "checkpoint", "errors"},
-    "walks": MODEL,
     "tasks": MODEL | {"data"},
     "training": MODEL | {"autoregressive", "data", "evaluation", "classifier", "flops", "snapshots", "training"},
     "interop": MODEL,
