@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from sfumato import checkpoint, snapshots
 from sfumato.config import parse, parse_mapping, to_yaml
-from sfumato.errors import UserError
+from sfumato.errors import Interrupted, UserError
 from sfumato.training.state import TrainState
 
 STATES_KEPT = 2
@@ -121,7 +121,8 @@ class Interrupt:
     """Set by the first SIGINT or SIGTERM; a second one ends the process at once."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.signal = 0
+        """Its number; 0 as long as there was none."""
 
 
 @contextmanager
@@ -130,9 +131,9 @@ def interruptible() -> Iterator[Interrupt]:
     interrupt = Interrupt()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if interrupt.wanted:
-            raise KeyboardInterrupt
-        interrupt.wanted = True
+        if interrupt.signal:
+            raise Interrupted(number)
+        interrupt.signal = number
 
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import Literal, TypeVar
 
@@ -11,6 +11,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, get_int_from_env, parse_flag_from_env
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 M = TypeVar("M", bound=nn.Module)
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -57,12 +58,25 @@ class Workers:
         wrapped: nn.Module = self._accelerator.prepare_model(module)
         return wrapped
 
+    def accumulating(self, last: bool, *wrapped: nn.Module | None) -> AbstractContextManager[object]:
+        """For forward and backward pass of a micro-batch: gradients are averaged over the processes after the last."""
+        stack = ExitStack()
+        if not last:
+            for module in wrapped:
+                if isinstance(module, DistributedDataParallel):
+                    stack.enter_context(module.no_sync())
+        return stack
+
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replaces each tensor by its mean over the processes, in place."""
-        if self.world > 1:
-            for tensor in tensors:
-                dist.all_reduce(tensor)
-                tensor.div_(self.world)
+        """Replaces each tensor by its mean over the processes, in place; one exchange for all of them."""
+        given = list(tensors)
+        if self.world == 1 or not given:
+            return
+        whole = torch.cat([tensor.detach().reshape(-1).float() for tensor in given])
+        dist.all_reduce(whole)
+        whole.div_(self.world)
+        for tensor, part in zip(given, whole.split([tensor.numel() for tensor in given]), strict=True):
+            tensor.detach().copy_(part.view(tensor.shape))
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over the processes."""
@@ -85,9 +99,13 @@ class Workers:
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
-    def any(self, flag: bool) -> bool:
-        """Whether a flag is set in any process; all get the same answer."""
-        return bool(self.total(torch.tensor(int(flag), device=self.device))) if self.world > 1 else flag
+    def greatest(self, number: int) -> int:
+        """The greatest of the processes' numbers, the same in all."""
+        if self.world == 1:
+            return number
+        tensor = torch.tensor(number, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
 
     def barrier(self) -> None:
         """Waits for every process."""
