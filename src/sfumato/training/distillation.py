@@ -201,7 +201,7 @@ def distil(
 ) -> tuple[TinyDecoder, TrainState]:
     """Trains the network on the pairs, logging into `folder`; returns its average and the final state.
 
-    An interruption ends it early. Raises UserError if the loss stays non-finite.
+    An interruption ends it early, noted in the state. Raises UserError if the loss stays non-finite.
     """
     workers = workers or Workers()
     network = workers.place(network.train())

@@ -10,6 +10,7 @@ from typing import Generic, Protocol
 
 from sfumato.data.dataset import Item, Source
 from sfumato.data.loader import Loader
+from sfumato.errors import Interrupted
 from sfumato.training.batches import Reading, open_batches
 from sfumato.training.log import RunLog
 from sfumato.training.run import Interrupt, RunFolder, interruptible
@@ -117,6 +118,13 @@ class Session(Generic[Item]):
         values = task.act()
         if values is not None:
             self.log.record(self._state.step, values)
+
+
+def raise_if_stopped(state: TrainState) -> TrainState:
+    """The state of a training that came to its end. Raises Interrupted where a signal stopped it."""
+    if state.stopped_by:
+        raise Interrupted(state.stopped_by)
+    return state
 
 
 @contextmanager

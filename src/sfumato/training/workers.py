@@ -9,9 +9,12 @@ from typing import Literal, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, get_int_from_env, parse_flag_from_env
+from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from sfumato.training.heartbeat import Heartbeat, keep
+from sfumato.training.launch import check_world, launched, open_store
 
 M = TypeVar("M", bound=nn.Module)
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -19,12 +22,10 @@ PATIENCE = timedelta(hours=2)
 """How long a process waits for another: the leader opens data, previews and saves while the others stand by."""
 
 
-WORLD = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
-"""Where launchers leave the number of processes."""
-
-
 class Workers:
     """Rank, world size and device; how modules are wrapped and tensors averaged.
+
+    Raises UserError where there are other processes than the launcher promised.
 
     Several processes are as accelerate found them. It keeps the device that it was first asked for, to the process's
     end, so a process that is alone does without: it may look at the CPU first and train on the GPU afterwards.
@@ -35,10 +36,17 @@ class Workers:
         self.device = torch.device("cpu" if on_cpu else "cuda")
         self.rank, self.world = 0, 1
         self._accelerator: Accelerator | None = None
-        if get_int_from_env(WORLD, 1) > 1:
+        self._heartbeat: Heartbeat | None = None
+        launch = launched()
+        if launch.world > 1:
             self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
             self.device, self.rank = self._accelerator.device, self._accelerator.process_index
             self.world = self._accelerator.num_processes
+            check_world(launch, self.world)
+            self._heartbeat = keep(open_store, self.rank, self.world, launch.launcher)
+            self.barrier()  # every process has counted once
+            if self._heartbeat is not None:
+                self._heartbeat.start()
 
     @property
     def leads(self) -> bool:
@@ -125,6 +133,9 @@ class Workers:
         """Ends the process group."""
         if self._accelerator is None:
             return
+        self._accelerator.wait_for_everyone()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         self._accelerator.end_training()
         if dist.is_initialized():
             dist.destroy_process_group()
