@@ -218,6 +218,8 @@ def train_diffusion(
     with open_session(
         "diffusion", latents, train, state, folder, workers, periodic, lambda: export(shadow, state)
     ) as session:
+        if (untrained := objective.untrained_times(config.objective, schedule)) is not None:
+            session.log.say(untrained)
         while session.goes_on():
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
