@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -281,10 +282,9 @@ def train_autoencoder(
     folder.resume(state)
     changed = _note_source(state, dataset)
     for_training(modules.autoencoder)
-    periodic = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
-    with open_session(
-        "autoencoder", dataset, train, state, folder, workers, periodic, lambda: export(shadow, state)
-    ) as session:
+    tasks = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
+    save = partial(export, shadow, state)
+    with open_session("autoencoder", dataset, train, state, folder, workers, tasks, save) as session:
         if changed:
             session.log.say(SOURCE_CHANGED)
         if state.step == 0:

@@ -5,6 +5,7 @@ Latents, times and noise are those of stage 2; the loss is the cross-entropy of 
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,9 @@ from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.data import HeldOut, height_width
-from sfumato.training.draws import step_noise
+from sfumato.training.draws import StepNoise, step_noise
 from sfumato.training.encode import measured_scaling
+from sfumato.training.micro import micro_batch
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -41,7 +43,7 @@ from sfumato.training.optim import (
     set_rate,
 )
 from sfumato.training.run import RunFolder
-from sfumato.training.session import Periodic, open_session
+from sfumato.training.session import Periodic, open_session, resume
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
 from sfumato.training.workers import Precision, Workers, autocast
@@ -140,43 +142,33 @@ def train_classifier(
         optimisers={"network": build_optimiser(train.optimiser, network)},
     )
     optimiser = state.optimisers["network"]
-    source = latents.fingerprint()
-    folder.resume(state, source)
-    state.notes["source"] = source
+    resume(folder, state, latents)
     for_training(network)
     wrapped = workers.wrap(network)
-    noising = ObjectiveConfig(times=config.times, stratified=True)
-    H, W = height_width(config.data)
-    latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
     precision = autocast(workers.device, train.precision)
-    periodic = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
-    with open_session(
-        "classifier", latents, train, state, folder, workers, periodic, lambda: export(shadow, state)
-    ) as session:
+    tasks = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
+    save = partial(export, shadow, state)
+    with open_session("classifier", latents, train, state, folder, workers, tasks, save) as session:
         while session.goes_on():
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
             sums = torch.zeros(2, device=workers.device)  # cross-entropy, accuracy
-            for micro, noise in enumerate(step_noise(train, noising, schedule, latent, 0.0, state.step, workers)):
+            for micro, noise in enumerate(_noise_of_step(config, autoencoder, schedule, state.step, workers)):
                 batch = next(session.data).to(workers.device)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, noise.posterior))
-                x_t = add_noise(schedule, x0, noise.noise, noise.t).contiguous(memory_format=torch.channels_last)
-                timestep = network_time(noise.t, schedule.steps).float()
-                dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device)
+                given = micro_batch(schedule, x0, noise, batch.fields)
+                dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x0.device)
                 with workers.accumulating(micro == train.accumulate - 1, wrapped):
                     with precision, dropout:
-                        logits = wrapped(x_t, timestep).float()
-                    labels = batch.fields["label"]
-                    loss = F.cross_entropy(logits, labels)
+                        logits = wrapped(given.x_t, given.timestep).float()
+                    loss = F.cross_entropy(logits, given.fields["label"])
                     (loss / train.accumulate).backward()
-                right = (logits.detach().argmax(1) == labels).float().mean()
+                right = (logits.detach().argmax(1) == given.fields["label"]).float().mean()
                 sums += torch.stack([loss.detach(), right]) / train.accumulate
 
             workers.average([sums])
             norm, cross_entropy, accuracy = read(gradients_norm(parameters), *sums)
-            finite = optimizer_step(
-                optimiser, train.optimiser, parameters, norm, network, shadow, train.ema_decay, state
-            )
+            finite = optimizer_step(optimiser, train, parameters, norm, network, shadow, state)
             session.count(finite, time.monotonic() - t_start)
 
             values = {"loss": cross_entropy, "accuracy": accuracy, "gradient_norm": norm}
@@ -184,6 +176,16 @@ def train_classifier(
             session.record(values, f"loss {cross_entropy:.4f}, {accuracy:.0%} right")
             session.finish()
     return state
+
+
+def _noise_of_step(
+    config: ClassifierRun, autoencoder: Autoencoder, schedule: Schedule, step: int, workers: Workers
+) -> list[StepNoise]:
+    """The chance in each micro-batch of a step."""
+    noising = ObjectiveConfig(times=config.times, stratified=True)
+    H, W = height_width(config.data)
+    latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
+    return step_noise(config.train, noising, schedule, latent, 0.0, step, workers)
 
 
 class HeldOutAccuracy:

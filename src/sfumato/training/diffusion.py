@@ -3,9 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -18,12 +19,12 @@ from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
 from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, NoneConfig
 from sfumato.data.conditions.config import ConditionsConfig
-from sfumato.data.dataset import LatentSource
+from sfumato.data.dataset import LatentExample, LatentSource
+from sfumato.data.loader import Batch
 from sfumato.data.table import DataConfig
 from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion import objective
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig
-from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.engine.recorded_step import recordable
 from sfumato.engine.training import for_training
@@ -32,7 +33,7 @@ from sfumato.training import ema
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.draws import Keep, StepNoise, step_noise
 from sfumato.training.ema import PowerAverages
-from sfumato.training.micro import MicroBatch, recorded
+from sfumato.training.micro import MicroBatch, micro_batch, recorded
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -42,7 +43,7 @@ from sfumato.training.optim import (
     set_rate,
 )
 from sfumato.training.run import RunFolder
-from sfumato.training.session import Periodic, open_session
+from sfumato.training.session import Periodic, Session, open_session, resume
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
 from sfumato.training.workers import Precision, Workers, autocast
@@ -138,9 +139,9 @@ class Steered(nn.Module):
         self.denoiser = denoiser
         self.conditioner = conditioner
 
-    def prepare(self, fields: Fields) -> dict[str, Any]:
-        """What `forward` reads of a batch's fields, on the host."""
-        return {} if self.conditioner is None else self.conditioner.prepare(fields)
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch with what `forward` reads of its fields, still on the host."""
+        return replace(batch, fields={} if self.conditioner is None else self.conditioner.prepare(batch.fields))
 
     def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Keep = None) -> Tensor:
         """The prediction (B, C, h, w).
@@ -195,61 +196,39 @@ def train_diffusion(
     """
     train, workers = config.train, workers or Workers()
     objective.check_objective(config.objective, schedule)
-    networks, scaling = workers.place(networks), scaling.to(workers.device)
-    shadow = ema.average_of(networks)
-    powers = ema.power_averages_of(networks, train.power_averages)
-    adaptation = workers.place(begin_adaptation(config))
-    state = TrainState(
-        modules={"networks": networks, "ema": shadow, "powers": powers, "adaptation": adaptation},
-        optimisers={"networks": build_optimiser(train.optimiser, networks, adaptation)},
-    )
-    optimiser = state.optimisers["networks"]
-    _resume(folder, state, latents, workers)
-    for_training(networks)
-    beside = list(adaptation.parameters())
+    scaling, modules = scaling.to(workers.device), _modules(config, networks, workers)
+    state = _train_state(config, modules)
+    resume(folder, state, latents)
+    networks, optimiser = for_training(modules.networks), state.optimisers["networks"]
+    beside = list(modules.adaptation.parameters())
     parameters = [*(p for p in networks.parameters() if p.requires_grad), *beside]
     wrapped = workers.wrap(networks)
-    forward_backward = _forward_backward(config, wrapped, adaptation, schedule, parameters, workers)
-    periodic = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
-    if evaluate is not None:
-        periodic.append(Periodic(train.evaluation.every, lambda: evaluate(shadow, state)))
-    if train.power_averages is not None:
-        periodic.append(_snapshots(folder, networks, powers, train.power_averages, state))
-    with open_session(
-        "diffusion", latents, train, state, folder, workers, periodic, lambda: export(shadow, state)
-    ) as session:
-        if (untrained := objective.untrained_times(config.objective, schedule)) is not None:
-            session.log.say(untrained)
+    forward_backward = _forward_backward(config, wrapped, modules.adaptation, schedule, parameters, workers)
+    tasks = _periodic(config, modules, folder, state, preview, evaluate)
+    save = partial(export, modules.averaged, state)
+    with open_session("diffusion", latents, train, state, folder, workers, tasks, save) as session:
+        _begin(session, config.objective, schedule, folder, state, workers)
         while session.goes_on():
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
             loss_sum = torch.zeros((), device=workers.device)
             seen: list[tuple[Tensor | None, Tensor]] = []
-            noises = _noise_of_step(config, networks, autoencoder, schedule, state.step, adaptation, workers)
-            for micro, noise in enumerate(noises):
-                batch = next(session.data)
-                batch = replace(batch, fields=networks.prepare(batch.fields)).to(workers.device)
+            for micro, noise in enumerate(_noise_of_step(config, modules, autoencoder, schedule, state.step, workers)):
+                batch = networks.prepared(next(session.data)).to(workers.device)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, noise.posterior))
-                x_t = add_noise(schedule, x0, noise.noise, noise.t).contiguous(memory_format=torch.channels_last)
-                timestep = network_time(noise.t, schedule.steps).float()
-                given = MicroBatch(x_t, timestep, x0, noise.noise, noise.times, noise.keep, batch.fields)
-                with (
-                    workers.accumulating(micro == train.accumulate - 1, wrapped),
-                    rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device),
-                ):
-                    losses, remembered = forward_backward(given)
+                dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x0.device)
+                with workers.accumulating(micro == train.accumulate - 1, wrapped), dropout:
+                    losses, remembered = forward_backward(micro_batch(schedule, x0, noise, batch.fields))
                 loss_sum += losses.mean() / train.accumulate
                 seen.append((noise.times.part, remembered))
 
-            workers.average(p.grad for p in beside if p.grad is not None)  # those of the networks are averaged already
-            workers.average([loss_sum])
+            # those of the networks are averaged already
+            workers.average([loss_sum, *(p.grad for p in beside if p.grad is not None)])
             norm, loss = read(gradients_norm(parameters), loss_sum)
-            finite = optimizer_step(
-                optimiser, train.optimiser, parameters, norm, networks, shadow, train.ema_decay, state
-            )
+            finite = optimizer_step(optimiser, train, parameters, norm, networks, modules.averaged, state)
             if finite:
-                ema.update_powers(powers, networks, train.power_averages, state.step - state.skipped + 1)
-                _remember(adaptation, seen, workers)
+                ema.update_powers(modules.powers, networks, train.power_averages, state.step - state.skipped + 1)
+                _remember(modules.adaptation, seen, workers)
             session.count(finite, time.monotonic() - t_start)
 
             smoothed, rate = _smoothed(state, loss), optimiser.param_groups[0]["lr"]
@@ -259,13 +238,49 @@ def train_diffusion(
     return state
 
 
-def _resume(folder: RunFolder, state: TrainState, latents: LatentSource, workers: Workers) -> None:
-    """Goes on from the newest state, and notes what the run learns from; drops snapshots of steps that are redone."""
-    source = latents.fingerprint()
-    folder.resume(state, source)
+def _begin(
+    session: Session[LatentExample],
+    config: ObjectiveConfig,
+    schedule: Schedule,
+    folder: RunFolder,
+    state: TrainState,
+    workers: Workers,
+) -> None:
+    """Drops the snapshots of steps that are done again, and says where the weighting leaves times out."""
     if workers.leads:
         snapshots.drop_after(folder.snapshots, state.step)
-    state.notes["source"] = source
+    if (untrained := objective.untrained_times(config, schedule)) is not None:
+        session.log.say(untrained)
+
+
+@dataclass(frozen=True)
+class Stage2Modules:
+    """The networks of stage 2, their average, the power-function averages, and what the objective learns beside."""
+
+    networks: Steered
+    averaged: Steered
+    powers: nn.ModuleList
+    adaptation: Adaptation
+
+
+def _modules(config: DiffusionRun, networks: Steered, workers: Workers) -> Stage2Modules:
+    """At the beginning of a run, on the device."""
+    networks = workers.place(networks)
+    powers = ema.power_averages_of(networks, config.train.power_averages)
+    return Stage2Modules(networks, ema.average_of(networks), powers, workers.place(begin_adaptation(config)))
+
+
+def _train_state(config: DiffusionRun, modules: Stage2Modules) -> TrainState:
+    """All that a run of stage 2 remembers, at its beginning."""
+    return TrainState(
+        modules={
+            "networks": modules.networks,
+            "ema": modules.averaged,
+            "powers": modules.powers,
+            "adaptation": modules.adaptation,
+        },
+        optimisers={"networks": build_optimiser(config.train.optimiser, modules.networks, modules.adaptation)},
+    )
 
 
 def _forward_backward(
@@ -298,28 +313,37 @@ def _forward_backward(
 
 def _noise_of_step(
     config: DiffusionRun,
-    networks: Steered,
+    modules: Stage2Modules,
     autoencoder: Autoencoder,
     schedule: Schedule,
     step: int,
-    adaptation: Adaptation,
     workers: Workers,
 ) -> list[StepNoise]:
     """The chance in each micro-batch of a step."""
     H, W = height_width(config.data)
     latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
-    dropout = config.train.condition_dropout if networks.conditioner is not None else 0.0
-    parts = _part_dropout(config)
-    return step_noise(
-        config.train, config.objective, schedule, latent, dropout, step, workers, adaptation.history, parts
-    )
+    dropout = config.train.condition_dropout if modules.networks.conditioner is not None else 0.0
+    history, parts = modules.adaptation.history, _part_dropout(config)
+    return step_noise(config.train, config.objective, schedule, latent, dropout, step, workers, history, parts)
 
 
-def _snapshots(
-    folder: RunFolder, networks: Steered, powers: nn.ModuleList, config: PowerAverages, state: TrainState
-) -> Periodic:
-    """The writing of the power-function averages."""
-    return Periodic(config.snapshot_every, lambda: write_snapshots(folder, networks, powers, config, state))
+def _periodic(
+    config: DiffusionRun,
+    modules: Stage2Modules,
+    folder: RunFolder,
+    state: TrainState,
+    preview: Preview,
+    evaluate: Evaluate | None,
+) -> list[Periodic]:
+    """Previews, evaluations, and snapshots of the power-function averages."""
+    train, averages = config.train, config.train.power_averages
+    tasks = [Periodic(train.preview_every, lambda: preview(modules.averaged, state.step))]
+    if evaluate is not None:
+        tasks.append(Periodic(train.evaluation.every, lambda: evaluate(modules.averaged, state)))
+    if averages is not None:
+        snapshot = partial(write_snapshots, folder, modules.networks, modules.powers, averages, state)
+        tasks.append(Periodic(averages.snapshot_every, snapshot))
+    return tasks
 
 
 def begin_adaptation(config: DiffusionRun) -> Adaptation:

@@ -232,9 +232,7 @@ def distil(
             loss.backward()
 
             norm, error = read(gradients_norm(parameters), loss)
-            finite = optimizer_step(
-                optimiser, config.optimiser, parameters, norm, network, shadow, config.ema_decay, state
-            )
+            finite = optimizer_step(optimiser, config, parameters, norm, network, shadow, state)
             session.count(finite, time.monotonic() - t_start)
             session.record({"loss": error, "gradient_norm": norm}, f"loss {error:.4f}")
             session.finish()

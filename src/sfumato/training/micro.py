@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sfumato.conditioning.condition import Fields
+from sfumato.diffusion.process import add_noise, network_time
+from sfumato.diffusion.schedule import Schedule
 from sfumato.diffusion.times import DrawnTimes
 from sfumato.engine.recorded_step import Named, RecordedGradients
-from sfumato.training.draws import Keep
+from sfumato.training.draws import Keep, StepNoise
 
 FIELD, KEEP = "field ", "keep "
 
@@ -37,6 +40,13 @@ class MicroBatch:
         elif self.keep is not None:
             named |= {KEEP + name: kept for name, kept in self.keep.items()}
         return named | {FIELD + name: value for name, value in self.fields.items()}
+
+
+def micro_batch(schedule: Schedule, x0: Tensor, noise: StepNoise, fields: Fields) -> MicroBatch:
+    """Of clean latents x0 (B, C, h, w), the micro-batch's chance, and its prepared fields."""
+    x_t = add_noise(schedule, x0, noise.noise, noise.t).contiguous(memory_format=torch.channels_last)
+    timestep = network_time(noise.t, schedule.steps).float()
+    return MicroBatch(x_t, timestep, x0, noise.noise, noise.times, noise.keep, fields)
 
 
 def micro_batch_of(named: Named) -> MicroBatch:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol
 
-from sfumato.data.dataset import Item, Source
+from sfumato.data.dataset import Item, LatentSource, Source
 from sfumato.data.loader import Loader
 from sfumato.errors import Interrupted
 from sfumato.training.batches import Reading, open_batches
@@ -118,6 +118,16 @@ class Session(Generic[Item]):
         values = task.act()
         if values is not None:
             self.log.record(self._state.step, values)
+
+
+def resume(folder: RunFolder, state: TrainState, source: LatentSource) -> None:
+    """Goes on from the newest state in `folder`, if there is one, and notes what the run learns from.
+
+    Raises UserError where it has learnt from something else so far.
+    """
+    fingerprint = source.fingerprint()
+    folder.resume(state, fingerprint)
+    state.notes["source"] = fingerprint
 
 
 def raise_if_stopped(state: TrainState) -> TrainState:

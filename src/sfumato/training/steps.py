@@ -23,6 +23,16 @@ class Length(Protocol):
     def minutes(self) -> float | None: ...
 
 
+class Optimised(Protocol):
+    """How a step clips its gradients, and how fast its average forgets."""
+
+    @property
+    def optimiser(self) -> OptimiserConfig: ...
+
+    @property
+    def ema_decay(self) -> float: ...
+
+
 def progress(length: Length, state: TrainState) -> float:
     """The share of the run that is over, in [0, 1]; 1 where it has ended."""
     if length.minutes is None:
@@ -32,12 +42,11 @@ def progress(length: Length, state: TrainState) -> float:
 
 def optimizer_step(
     optimiser: torch.optim.Optimizer,
-    config: OptimiserConfig,
+    settings: Optimised,
     parameters: Sequence[Tensor],
     norm: float,
     network: nn.Module,
     shadow: nn.Module,
-    ema_decay: float,
     state: TrainState,
 ) -> bool:
     """Clips, steps and takes the network into its average, where the gradients are finite; then drops them.
@@ -46,9 +55,9 @@ def optimizer_step(
     """
     finite = math.isfinite(norm)
     if finite:
-        clip_(parameters, norm, config.clip_norm)
+        clip_(parameters, norm, settings.optimiser.clip_norm)
         optimiser.step()
-        ema.update(shadow, network, ema.decay_at(state.step - state.skipped + 1, ema_decay))
+        ema.update(shadow, network, ema.decay_at(state.step - state.skipped + 1, settings.ema_decay))
     optimiser.zero_grad(set_to_none=True)
     return finite
 

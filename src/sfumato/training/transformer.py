@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ from sfumato.training.optim import (
 )
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import check_fields, fitted_tokenizer
-from sfumato.training.session import Periodic, open_session
+from sfumato.training.session import Periodic, open_session, resume
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
 from sfumato.training.workers import Precision, Workers, autocast
@@ -145,15 +146,12 @@ def train_transformer(
         optimisers={"networks": build_optimiser(train.optimiser, networks)},
     )
     optimiser = state.optimisers["networks"]
-    source = latents.fingerprint()
-    folder.resume(state, source)
-    state.notes["source"] = source
+    resume(folder, state, latents)
     wrapped = workers.wrap(networks)
     precision = autocast(workers.device, train.precision)
-    periodic = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
-    with open_session(
-        "transformer", latents, train, state, folder, workers, periodic, lambda: export(shadow, state)
-    ) as session:
+    tasks = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
+    save = partial(export, shadow, state)
+    with open_session("transformer", latents, train, state, folder, workers, tasks, save) as session:
         while session.goes_on():
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
@@ -171,9 +169,7 @@ def train_transformer(
 
             workers.average([loss_sum])
             norm, mean_loss = read(gradients_norm(parameters), loss_sum)
-            finite = optimizer_step(
-                optimiser, train.optimiser, parameters, norm, networks, shadow, train.ema_decay, state
-            )
+            finite = optimizer_step(optimiser, train, parameters, norm, networks, shadow, state)
             session.count(finite, time.monotonic() - t_start)
 
             rate = optimiser.param_groups[0]["lr"]
