@@ -25,6 +25,7 @@ from sfumato.diffusion.objective import ObjectiveConfig
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.diffusion.times import DiscreteTimes, FixedDensity
+from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
@@ -46,7 +47,7 @@ from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, open_session, resume
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 SHOWN_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 

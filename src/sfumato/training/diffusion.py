@@ -26,6 +26,7 @@ from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion import objective
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
+from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.recorded_step import recordable
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
@@ -46,7 +47,7 @@ from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, Session, open_session, resume
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 DROPOUT = 0.1
 
