@@ -88,6 +88,8 @@ def read(*numbers: Tensor) -> list[float]:
 
 def clip_(parameters: Iterable[Tensor], norm: float, limit: float) -> None:
     """Scales the gradients so that their norm, already measured, is at most `limit`."""
+    if norm + 1e-6 <= limit:
+        return
     found = list(parameters)
     on_cpu = all(p.device.type == "cpu" for p in found)
     # float64 keeps the factor's last bit; on a GPU a factor of the gradients' own type scales all of them at once
