@@ -63,7 +63,7 @@ def memory_of(
     """From the modules that learn, those of them whose average is kept, those that stay as they are, and how many
     numbers the optimiser keeps."""
     learning = list(learning)
-    weights, kept = parameters(learning) + parameters(frozen), parameters(averaged)
+    weights, kept = parameters(learning) + parameters(frozen), parameters(averaged, trainable=True)
     gradients = parameters(learning, trainable=True)
     return Memory(FLOAT * weights, FLOAT * gradients, FLOAT * moments, FLOAT * kept, activations)
 

@@ -106,6 +106,10 @@ class Workers:
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set in any process; all get the same answer."""
+        return bool(self.greatest(int(flag)))
+
     def greatest(self, number: int) -> int:
         """The greatest of the processes' numbers, the same in all."""
         if self.world == 1:
