@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,40 +52,48 @@ class Watch:
 class Heartbeat:
     """The beats of process `rank` of `world`, and its watch over the others and the launcher."""
 
-    def __init__(self, store: "Store", rank: int, world: int, launcher: int | None) -> None:
-        """launcher: its process, None where this process may outlive its parent."""
-        self._store, self._rank, self._world, self._launcher = store, rank, world, launcher
-        self._watch = Watch(world + 1, time.monotonic())  # the last is the store's answers
+    def __init__(self, rank: int, world: int, launcher: int | None) -> None:
+        """launcher: its process, None where this process may outlive its parent. It is watched from `start` on."""
+        self._rank, self._world, self._launcher = rank, world, launcher
+        self._watch: Watch | None = None
         self._lock, self._over = threading.Lock(), threading.Event()
         self._store_lost = False
-        self._beat(0)
 
     def start(self) -> None:
-        """Begins; every process must have been made one before."""
-        for work in (self._beating, self._watching):
-            threading.Thread(target=work, name=f"heartbeat {work.__name__}", daemon=True).start()
+        """Watches the launcher: it may end before the processes have met."""
+        threading.Thread(target=self._watching, name="watch", daemon=True).start()
+
+    def meet(self, store: "Store | None", all_met: Callable[[], None]) -> None:
+        """Watches the others, too, through the store where they met; not without one. `all_met` waits for them."""
+        if store is not None:
+            self._beat(store, 0)
+        all_met()
+        if store is not None:
+            self._watch = Watch(self._world + 1, time.monotonic())  # the last is the store's answers
+            threading.Thread(target=self._beating, args=(store,), name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
         """Ends the watch, before the processes part."""
         self._over.set()
 
-    def _beat(self, count: int) -> None:
-        self._store.set(f"beat {self._rank}", str(count))
+    def _beat(self, store: "Store", count: int) -> None:
+        store.set(f"beat {self._rank}", str(count))
 
-    def _beating(self) -> None:
+    def _beating(self, store: "Store") -> None:
         """Counts, and reads what the others count; a store that does not answer holds up this thread alone."""
         keys = [f"beat {rank}" for rank in range(self._world)]
         count = 0
         while not self._over.wait(INTERVAL):
             count += 1
             try:
-                self._beat(count)
-                beats = self._store.multi_get(keys)
+                self._beat(store, count)
+                beats = store.multi_get(keys)
             except RuntimeError:
                 self._store_lost = True
                 return
             with self._lock:
-                self._watch.update([*beats, str(count).encode()], time.monotonic())
+                if self._watch is not None:
+                    self._watch.update([*beats, str(count).encode()], time.monotonic())
 
     def _watching(self) -> None:
         while not self._over.wait(INTERVAL):
@@ -95,7 +102,7 @@ class Heartbeat:
             elif self._store_lost:
                 self._end("the process that the others met at has ended", GRACE)
             with self._lock:
-                silent = self._watch.silent(time.monotonic())
+                silent = [] if self._watch is None else self._watch.silent(time.monotonic())
             if self._world in silent and self._launcher is None:
                 silent = [0]  # which keeps the store
             elif self._world in silent:
@@ -113,7 +120,8 @@ class Heartbeat:
             _say(f"sfumato: {cause}, so this run ends: the same command goes on from the last state")
         if grace:
             os.kill(os.getpid(), signal.SIGTERM)
-            self._over.wait(grace)
+            if self._over.wait(grace):
+                time.sleep(grace)  # it is ending by itself, which takes this thread along
         os._exit(1)
 
 
@@ -123,11 +131,3 @@ def _say(sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
     except OSError:
         return
-
-
-def keep(
-    open_store: Callable[[timedelta], "Store | None"], rank: int, world: int, launcher: int | None
-) -> Heartbeat | None:
-    """The heartbeat of this process, not begun; None where the processes met without a store."""
-    store = open_store(timedelta(seconds=2 * SILENCE))
-    return None if store is None else Heartbeat(store, rank, world, launcher)

@@ -13,7 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sfumato.training.heartbeat import Heartbeat, keep
+from sfumato.training.heartbeat import SILENCE, Heartbeat
 from sfumato.training.launch import check_world, launched, open_store
 
 M = TypeVar("M", bound=nn.Module)
@@ -38,14 +38,13 @@ class Workers:
         self._heartbeat: Heartbeat | None = None
         launch = launched()
         if launch.world > 1:
+            self._heartbeat = Heartbeat(launch.rank, launch.world, launch.launcher)
+            self._heartbeat.start()
             self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
             self.device, self.rank = self._accelerator.device, self._accelerator.process_index
             self.world = self._accelerator.num_processes
             check_world(launch, self.world)
-            self._heartbeat = keep(open_store, self.rank, self.world, launch.launcher)
-            self.barrier()  # every process has counted once
-            if self._heartbeat is not None:
-                self._heartbeat.start()
+            self._heartbeat.meet(open_store(timedelta(seconds=2 * SILENCE)), self.barrier)
 
     @property
     def leads(self) -> bool:
