@@ -79,8 +79,47 @@ def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
     return tensors, json.loads(metadata.get("numbers", "{}"))
 
 
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises UserError naming the first tensor that holds NaN or infinity, how many numbers, and how many such tensors.
+
+    One pass over each tensor, without a copy: a sum is finite only where every number in it is. Only a tensor whose
+    sum is not (large numbers can overflow it) is looked at number by number. Integers and meta tensors pass.
+
+    Args:
+        tensors: by name, of any shape and type, also memory-mapped.
+        where: what they are, for the message, such as the file.
+    """
+    damaged = [(name, tensor) for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if not damaged:
+        return
+    name, tensor = damaged[0]
+    count = int((~torch.isfinite(_widened(tensor))).sum())
+    others = f", and {len(damaged) - 1} more tensors hold such numbers too" if len(damaged) > 1 else ""
+    raise UserError(
+        f"{where}: tensor {name!r} holds {count} of {tensor.numel()} numbers that are not finite (NaN or infinity)"
+        f"{others}; its training diverged or the file is damaged: take an earlier checkpoint"
+    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
+        return True
+    values = _widened(tensor)
+    wide = values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
+    return bool(torch.isfinite(wide)) or bool(torch.isfinite(values).all())
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """float32 of the eight-bit types, which have no arithmetic; others as they are."""
+    return tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()
+
+
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Loads tensors by name; raises UserError naming the first missing, unknown or misshapen key with both shapes."""
+    """Loads tensors by name: every weight of a model folder passes here.
+
+    Raises UserError naming the first missing, unknown or misshapen key with both shapes, or the first tensor with
+    numbers that are not finite.
+    """
     own = module.state_dict()
     for name, tensor in own.items():
         if name not in tensors:
@@ -97,6 +136,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
         raise UserError(
             f"{where} has {len(unknown)} keys this configuration does not know, the first is {unknown[0]!r}"
         )
+    check_finite(tensors, where)
     module.load_state_dict(dict(tensors), assign=any(t.is_meta for t in own.values()))
 
 
