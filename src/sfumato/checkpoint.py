@@ -16,6 +16,9 @@ from torch import Tensor
 
 from sfumato.errors import UserError
 
+_TORCH_SAVE_FAILED = ("PytorchStreamWriter", "unexpected pos", "enforce fail at inline_container", "cannot be opened")
+"""How torch.save, which writes by itself, tells of a full or read-only disk: a RuntimeError without a number."""
+
 _STEP = re.compile(r"step-(\d+)\.safetensors$")
 
 
@@ -34,6 +37,10 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise UserError(_cannot_write(path, error)) from error
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _TORCH_SAVE_FAILED):
+            raise
+        raise UserError(_cannot_write(path, error)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -43,6 +50,8 @@ def _cannot_write(path: Path, error: Exception) -> str:
     number = getattr(error, "errno", None)
     if number == errno.ENOSPC or "No space left" in str(error) or "os error 28" in str(error):
         return f"the disk is full: {str(path)!r} could not be written; free some space and run the same command again"
+    if isinstance(error, RuntimeError):
+        return f"{str(path)!r} could not be written; is the disk full or read-only? ({str(error).splitlines()[0]})"
     return f"{str(path)!r} could not be written: {error}"
 
 

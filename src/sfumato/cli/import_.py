@@ -23,6 +23,7 @@ def import_(
     prediction: Annotated[
         Literal["eps", "v"] | None, typer.Option("--prediction", help="Where nothing else tells it.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at OUT.")] = False,
 ) -> None:
     """Open a checkpoint of the original code or diffusers.
 
@@ -30,7 +31,7 @@ def import_(
     """
     from sfumato.interop.convert import import_model
 
-    done = import_model(source, out, config, weights, tokenizer, prediction)
+    done = import_model(source, out, config, weights, tokenizer, prediction, overwrite)
     for note in done.notes:
         typer.echo(note)
     typer.echo(f"wrote {done.folder}")
