@@ -16,7 +16,7 @@ MODEL = (
     {"model", "distilled", "drawing", "generate", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
     | NETWORKS
     | BASE
-    | {"locks"}
+    | {"locks", "plain_json"}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "rng": set(),
     "locks": {"errors"},
     "output": {"errors"},
+    "plain_json": {"errors"},
     "inputs": {"schema"},
     "nn": {"schema"},
     "autoencoder": {"nn"} | BASE,
@@ -33,9 +34,9 @@ ALLOWED: dict[str, set[str]] = {
     "autoregressive": MODEL,
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
-    "data": {"rng", "inputs", "locks"} | BASE,
+    "data": {"rng", "inputs", "locks", "plain_json"} | BASE,
     "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
-    "checkpoint": BASE,
+    "checkpoint": {"plain_json"} | BASE,
     "pictures": {"checkpoint"},
     "flops": {"autoencoder", "autoregressive.network", "denoiser", "conditioning"},
     "config": BASE,

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sfumato.errors import UserError
+from sfumato.plain_json import to_json
 
 _TORCH_SAVE_FAILED = ("PytorchStreamWriter", "unexpected pos", "enforce fail at inline_container", "cannot be opened")
 """How torch.save, which writes by itself, tells of a full or read-only disk: a RuntimeError without a number."""
@@ -70,7 +71,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str
             flat[name] = t.clone()
         seen[t.data_ptr()] = name
     with replacing(path) as temporary:
-        save_file(flat, temporary, metadata={"numbers": json.dumps(dict(numbers or {}))})
+        save_file(flat, temporary, metadata={"numbers": to_json(dict(numbers or {}))})
 
 
 def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -106,7 +107,7 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     others = f", and {len(damaged) - 1} more tensors hold such numbers too" if len(damaged) > 1 else ""
     raise UserError(
         f"{where}: tensor {name!r} holds {count} of {tensor.numel()} numbers that are not finite (NaN or infinity)"
-        f"{others}; its training diverged or the file is damaged: take an earlier checkpoint"
+        f"{others}; the training diverged, or the file is damaged: take an earlier checkpoint"
     )
 
 

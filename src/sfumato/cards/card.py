@@ -1,18 +1,20 @@
 """A card: numbers with everything that they depend on. Written as card.json."""
 
 import json
+import math
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sfumato import __version__
 from sfumato.checkpoint import write_text
 from sfumato.config import parse
 from sfumato.errors import UserError
+from sfumato.plain_json import to_json
 from sfumato.report.machine import describe
 from sfumato.schema import Schema
 
@@ -30,6 +32,20 @@ class Metric(Schema):
     high: float | None = None
     protocol: dict[str, Any] = Field(default_factory=dict)
     """What this number depends on besides the card's protocol: network, its hash, resize filter, neighbours, ..."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finite(cls, values: Any) -> Any:
+        """Raises UserError, which pydantic passes on: no card is written with such a number."""
+        given = values if isinstance(values, dict) else {}
+        for name in ("value", "std", "low", "high"):
+            number = given.get(name)
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(
+                    f"a metric's {name} is {number:g}, not a finite number: what is measured holds NaN or infinity, or "
+                    "there is too little of it"
+                )
+        return values
 
 
 class Card(Schema):
@@ -60,7 +76,7 @@ class Card(Schema):
 
     def save(self, folder: Path) -> None:
         """Writes card.json into the folder, whole or not at all."""
-        write_text(folder / CARD_FILE, json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+        write_text(folder / CARD_FILE, to_json(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 
 def new_card(kind: Literal["samples", "autoencoder"], device: torch.device, **fields: Any) -> Card:

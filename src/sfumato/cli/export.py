@@ -5,12 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from sfumato.cli.options import OverwriteOption
+
 
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder, or the folder of a run.")],
     out: Annotated[Path, typer.Argument(help="A folder; for the original format also a .ckpt or .safetensors file.")],
     format: Annotated[Literal["original", "diffusers"], typer.Option("--format", help="Who shall read it.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at OUT.")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a model for the original code or diffusers.
 

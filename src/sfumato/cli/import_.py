@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sfumato.cli.options import OverwriteOption
+
 
 def import_(
     source: Annotated[Path, typer.Argument(help="A .ckpt or .safetensors file, or a diffusers folder.")],
@@ -23,7 +25,7 @@ def import_(
     prediction: Annotated[
         Literal["eps", "v"] | None, typer.Option("--prediction", help="Where nothing else tells it.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at OUT.")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Open a checkpoint of the original code or diffusers.
 

@@ -1,6 +1,5 @@
 """Model folders -> diffusers folders that its pipelines load: the imported one again, or a new one."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from sfumato.interop.original import config_text
 from sfumato.interop.original_export import fold_scaling, is_identity, narrowed, single_scale
 from sfumato.interop.text_encoders import FOLDER, write_as_last_layer
 from sfumato.model import CONFIG_FILE, DiffusionConfig, ModelConfig, find_folder
+from sfumato.plain_json import to_json
 
 Say = Callable[[str], None]
 Json = dict[str, Any]
@@ -110,7 +110,7 @@ def _write_component(
 def _save(folder: Path, config: Json, tensors: dict[str, Tensor]) -> None:
     with replacing(folder / f"{WEIGHTS}.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_text(folder / "config.json", to_json(config, indent=2) + "\n")
 
 
 # -- pipeline ---------------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def _write_pipeline(
         own, _ = load_tensors(folder / "conditioner.safetensors")
         theirs["class_embedding.weight"] = narrowed(own["embedding.weight"], dtype)
     _save(out / "unet", unet, theirs)
-    write_text(out / "scheduler" / "scheduler_config.json", json.dumps(scheduler, indent=2) + "\n")
+    write_text(out / "scheduler" / "scheduler_config.json", to_json(scheduler, indent=2) + "\n")
     for name in (FOLDER, "tokenizer"):
         if (folder / name).is_dir():
             shutil.copytree(folder / name, out / name, dirs_exist_ok=True)
@@ -150,7 +150,7 @@ def _write_pipeline(
         write_as_last_layer(folder / FOLDER, out / FOLDER)
         say("the text encoder is read before its last layer, which was therefore left out of it, as diffusers does")
     index = stored["model_index"] if stored else _index(folder, config, unet, scheduler)
-    write_text(out / "model_index.json", json.dumps(index, indent=2) + "\n")
+    write_text(out / "model_index.json", to_json(index, indent=2) + "\n")
     _write_conditioner(folder, out, conditioner, parts, say)
 
 
@@ -194,7 +194,7 @@ def _write_conditioner(folder: Path, out: Path, conditioner: Any, parts: list[An
     if own_table or all(part.kind in ("none", "pretrained-text") for part in parts):
         return
     target = out / CONDITIONER_FOLDER
-    text = json.dumps(conditioner.model_dump(mode="json"), indent=2)
+    text = to_json(conditioner.model_dump(mode="json"), indent=2)
     write_text(target / "config.json", text + "\n")
     for name in ("conditioner.safetensors", "tokenizer.json"):
         if (folder / name).is_file():

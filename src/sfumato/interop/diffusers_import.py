@@ -26,6 +26,7 @@ from sfumato.interop.original_yaml import first_problem
 from sfumato.interop.source import open_checkpoint
 from sfumato.interop.text_encoders import FOLDER
 from sfumato.model import ModelConfig, swap_folder
+from sfumato.plain_json import to_json
 
 Shape = tuple[int, ...]
 Say = Callable[[str], None]
@@ -221,7 +222,7 @@ def _import(path: Path, out: Path, say: Say) -> ModelConfig:
         _keep_json(path / "model_index.json", out / STORE / "model_index.json")
     config = adopted(parse(raw, ModelConfig, str(path)), read_declared(path), say)
     manifest |= {"config": config_text(config), "scaling": digest(scaling.state_dict())}
-    write_text(out / STORE / "manifest.json", json.dumps(manifest, indent=1))
+    write_text(out / STORE / "manifest.json", to_json(manifest, indent=1))
     return config
 
 

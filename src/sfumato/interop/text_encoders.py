@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sfumato.checkpoint import load_tensors, save_tensors, write_text
 from sfumato.errors import UserError
+from sfumato.plain_json import to_json
 
 FOLDER = "text_encoder"
 TOKENIZER_FOLDER = "tokenizer"
@@ -125,7 +126,7 @@ def write_as_last_layer(source: Path, target: Path) -> None:
     tensors, _ = load_tensors(source / "model.safetensors")
     kept = {name: t for name, t in tensors.items() if f".encoder.layers.{last}." not in name}
     save_file({name: t.contiguous() for name, t in kept.items()}, target / "model.safetensors", {"format": "pt"})
-    write_text(target / "config.json", json.dumps({**config, "num_hidden_layers": last}, indent=2) + "\n")
+    write_text(target / "config.json", to_json({**config, "num_hidden_layers": last}, indent=2) + "\n")
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
@@ -141,7 +142,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 def write_text_encoder(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Writes config.json and model.safetensors."""
     save_tensors(folder / "model.safetensors", {name: tensor.to(torch.float32) for name, tensor in tensors.items()})
-    write_text(folder / "config.json", json.dumps(dict(config), indent=2) + "\n")
+    write_text(folder / "config.json", to_json(dict(config), indent=2) + "\n")
 
 
 def original_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
