@@ -13,7 +13,7 @@ from sfumato.interop.diffusers_import import import_diffusers, is_diffusers_fold
 from sfumato.interop.original import Imported, import_original
 from sfumato.interop.original_export import export_original
 from sfumato.interop.placement import Weights
-from sfumato.interop.read_back import check_export, open_networks
+from sfumato.interop.read_back import Networks, check_export, open_networks
 from sfumato.locks import exclusive
 from sfumato.model import find_folder, swap_folder
 from sfumato.output import out_is_free
@@ -76,11 +76,11 @@ def export_model(
     place = out_is_free(out, (Path(model), folder), overwrite, single)
     if single:
         out_is_free(out.with_suffix(".yaml"), (Path(model), folder), overwrite, single)
-    open_networks(folder)  # missing or non-finite weights are named before anything is made
+    opened = open_networks(folder)  # missing or non-finite weights are named before anything is made
     with _only_parents_that_are_needed(place), exclusive(place):
         fresh, scratch = (place.with_name(f".{place.name}.{end}") for end in ("new", "check"))
         try:
-            notes = _written(folder, fresh, place, format, single, scratch)
+            notes = _written(folder, opened, fresh, place if single else None, format, scratch)
             _put_in_place(fresh, place, single)
         except (OSError, shutil.Error) as error:
             raise UserError(f"the export to {str(out)!r} could not be written: {error}") from error
@@ -90,16 +90,18 @@ def export_model(
     return notes
 
 
-def _written(folder: Path, fresh: Path, place: Path, format: str, single: bool, scratch: Path) -> tuple[str, ...]:
-    """Writes into the folder `fresh` and compares."""
+def _written(
+    folder: Path, opened: Networks, fresh: Path, file: Path | None, format: str, scratch: Path
+) -> tuple[str, ...]:
+    """Writes into the folder `fresh`, for a single `file` under its name, and compares."""
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     if format == "original":
-        done = export_original(folder, fresh / place.name if single else fresh)
-        check_export(folder, done.checkpoint, done.config, scratch)
+        done = export_original(folder, fresh if file is None else fresh / file.name)
+        check_export(folder, opened, done.checkpoint, done.config, scratch)
         return done.notes
     notes = export_diffusers(folder, fresh)
-    check_export(folder, fresh, None, scratch)
+    check_export(folder, opened, fresh, None, scratch)
     return notes
 
 

@@ -24,7 +24,7 @@ from sfumato.interop.infer import EMA
 from sfumato.interop.original import KEPT_FILE, import_original
 from sfumato.interop.placement import Weights
 from sfumato.interop.text_encoders import FOLDER, read_text_config
-from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, ModelConfig
+from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, DiffusionConfig, ModelConfig
 
 TOLERANCE = 1e-5
 """The largest difference of any output, relative to the largest number in it: rounding of float32."""
@@ -43,7 +43,7 @@ class Networks:
     spec: ConditionSpec
 
 
-def check_export(model: Path, exported: Path, config: Path | None, scratch: Path) -> None:
+def check_export(model: Path, opened: Networks, exported: Path, config: Path | None, scratch: Path) -> None:
     """Imports what was written and compares it with the model it was written from.
 
     Compared are the configurations (what they mean, see `declared.difference`), the names and the numbers of all
@@ -51,6 +51,7 @@ def check_export(model: Path, exported: Path, config: Path | None, scratch: Path
 
     Args:
         model: the model folder.
+        opened: its networks.
         exported: the checkpoint, or the diffusers folder.
         config: the YAML of an original checkpoint.
         scratch: a folder that is made for the import and removed again.
@@ -60,7 +61,7 @@ def check_export(model: Path, exported: Path, config: Path | None, scratch: Path
     try:
         back = _imported(model, exported, config, scratch)
         with torch.no_grad():
-            found = _compared(open_networks(model), open_networks(back))
+            found = _compared(opened, open_networks(back))
         found = found or _other_text_encoder(model, back)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -149,7 +150,8 @@ def _compared(model: Networks, back: Networks) -> str | None:
 
 def _other_parameters(model: Networks, back: Networks) -> str | None:
     """Numbers must be equal but where a scaling was folded or heads are laid out in another order."""
-    folded = not torch.equal(model.scaling.scale, back.scaling.scale)
+    scaling = back.scaling.state_dict()
+    folded = any(not torch.equal(value, scaling[name]) for name, value in model.scaling.state_dict().items())
     same_order = _order(model) == _order(back)
     for name, ours, theirs in _modules(model, back):
         if (ours is None) != (theirs is None):
@@ -207,7 +209,8 @@ def outputs(networks: Networks) -> dict[str, Tensor]:
     H, W = 2 * networks.denoiser.config.factor, 3 * networks.denoiser.config.factor
     condition = _random_condition(networks, (H, W), random)
     if networks.conditioner is not None:
-        fields = random_fields(networks, (H, W), random)
+        assert networks.config.diffusion is not None
+        fields = random_fields(networks.config.diffusion, networks.conditioner, (H, W), random)
         condition = networks.conditioner(fields)
         made |= {f"conditioner's {name}": value for name, value in condition.tensors().items()}
     noisy = torch.randn(1, C, H, W, generator=random)
@@ -226,17 +229,17 @@ def _random_condition(networks: Networks, size: tuple[int, int], random: torch.G
     )
 
 
-def random_fields(networks: Networks, size: tuple[int, int], random: torch.Generator) -> Mapping[str, Any]:
-    """What the conditioner reads; a batch of one."""
-    assert networks.config.diffusion is not None
+def random_fields(
+    config: DiffusionConfig, conditioner: Conditioner, size: tuple[int, int], random: torch.Generator
+) -> Mapping[str, Any]:
+    """What a conditioner reads, for a latent of size (h, w); a batch of one. Not for pretrained text encoders."""
     fields: dict[str, Any] = {}
-    for part in parts_of(networks.config.diffusion):
+    for part in parts_of(config):
         match part.kind:
             case "class":
                 fields["label"] = torch.tensor([part.classes - 1])
             case "text":
-                rows = _rows(networks)
-                fields["tokens"] = torch.randint(rows, (1, part.max_tokens), generator=random)
+                fields["tokens"] = torch.randint(_rows(conditioner), (1, part.max_tokens), generator=random)
             case "layout":
                 fields["layout_tokens"] = torch.randint(part.vocabulary, (1, part.length), generator=random)
             case "semantic":
@@ -249,11 +252,9 @@ def random_fields(networks: Networks, size: tuple[int, int], random: torch.Gener
     return fields
 
 
-def _rows(networks: Networks) -> int:
+def _rows(conditioner: Conditioner) -> int:
     """Entries of the text conditioner's token table."""
-    assert networks.conditioner is not None
-    tables = (t for name, t in networks.conditioner.state_dict().items() if name.endswith("token_emb.weight"))
-    return min(len(table) for table in tables)
+    return min(len(t) for name, t in conditioner.state_dict().items() if name.endswith("token_emb.weight"))
 
 
 def _other_text_encoder(model: Path, back: Path) -> str | None:
