@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from sfumato import __version__
 from sfumato.checkpoint import write_text
@@ -33,19 +33,16 @@ class Metric(Schema):
     protocol: dict[str, Any] = Field(default_factory=dict)
     """What this number depends on besides the card's protocol: network, its hash, resize filter, neighbours, ..."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _finite(cls, values: Any) -> Any:
-        """Raises UserError, which pydantic passes on: no card is written with such a number."""
-        given = values if isinstance(values, dict) else {}
+    def __init__(self, **values: Any) -> None:
+        """Raises UserError for a number that is not finite: no card is written with it."""
         for name in ("value", "std", "low", "high"):
-            number = given.get(name)
+            number = values.get(name)
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(
                     f"a metric's {name} is {number:g}, not a finite number: what is measured holds NaN or infinity, or "
                     "there is too little of it"
                 )
-        return values
+        super().__init__(**values)
 
 
 class Card(Schema):

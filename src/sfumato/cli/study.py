@@ -181,6 +181,7 @@ def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataCo
 
     Raises UserError for a configuration without data of its own.
     """
+    from sfumato.cli.options import at_least
     from sfumato.config import ZOO_PREFIX, parse, read_source
     from sfumato.data.folder import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
@@ -194,6 +195,7 @@ def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataCo
         return parse({"data": given | ({} if size is None else {"size": list(size)})}, StudyData, data).data
     side = size or (64, 64)
     if data == "toy" and not os.path.isdir(data):
+        at_least("--length", length, 1)
         return parse({"kind": "toy", "size": list(side), "length": length}, ToyWorldConfig, "--length")
     return parse({"kind": "folder", "path": data, "size": list(side)}, FolderConfig, "--data")
 
