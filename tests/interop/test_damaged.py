@@ -142,7 +142,7 @@ def test_nothing_in_use_is_replaced_unasked(state: dict[str, Tensor], tmp_path: 
     other.mkdir()
     (other / "cat.png").touch()
     (tmp_path / "given.yaml").write_text(yaml.safe_dump(small()))
-    with pytest.raises(UserError, match="is in use, it holds 'cat.png'"):
+    with pytest.raises(UserError, match=r"is in use, it holds 'cat\.png'"):
         import_model(path, other, tmp_path / "given.yaml")
     with pytest.raises(UserError, match="is a file: give a folder"):
         import_model(path, other / "cat.png", tmp_path / "given.yaml")
