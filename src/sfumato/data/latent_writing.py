@@ -25,6 +25,7 @@ from sfumato.data.latents import (
     read_header,
 )
 from sfumato.errors import UserError
+from sfumato.plain_json import to_json
 
 _FLUSH_SECONDS = 30.0
 
@@ -83,7 +84,7 @@ class LatentWriter:
 
     def skip(self, row: int, error: Exception) -> None:
         """Notes that a row's picture cannot be read, in all variants; fits `sweep`'s `unreadable`."""
-        self._lines.write(json.dumps({"row": row, "unreadable": str(error)}, ensure_ascii=False) + "\n")
+        self._lines.write(to_json({"row": row, "unreadable": str(error)}, ensure_ascii=False) + "\n")
         self._lines.flush()
         self._state[:, row] = UNREADABLE
 
@@ -106,9 +107,9 @@ class LatentWriter:
         fields = dict(_field_lines(self._folder))
         with (self._folder / "fields.jsonl").open("w", encoding="utf-8") as out:
             for row in range(self.header.count):
-                out.write(json.dumps(fields.get(row, {}), ensure_ascii=False) + "\n")
+                out.write(to_json(fields.get(row, {}), ensure_ascii=False) + "\n")
         statistics = {"mean": found.mean.tolist(), "std": found.std.tolist()}
-        (self._folder / "statistics.json").write_text(json.dumps(statistics))
+        (self._folder / "statistics.json").write_text(to_json(statistics))
         self.flush()
         self.close()
         for name in self._folder.glob("fields-*.jsonl"):
@@ -170,7 +171,7 @@ class LatentWriter:
         lists = {name: _plain(value) for name, value in fields.items() if name not in tensors}
         for i, row in enumerate(index.tolist()):
             values = {name: value[i] for name, value in lists.items()}
-            self._lines.write(json.dumps({"row": row, "fields": values}, ensure_ascii=False) + "\n")
+            self._lines.write(to_json({"row": row, "fields": values}, ensure_ascii=False) + "\n")
         self._lines.flush()
 
 

@@ -17,6 +17,7 @@ from sfumato.data.folder import FolderDataset
 from sfumato.data.prefetch import Prefetch
 from sfumato.data.transforms import Pixels
 from sfumato.errors import UserError
+from sfumato.plain_json import to_json
 
 BUDGET = 2 * 2**30
 """Bytes that the kept pictures of one folder may take by default."""
@@ -130,7 +131,7 @@ def _build(place: Path, folder: FolderDataset, progress: Progress | None, worker
             os.fsync(out.fileno())
         np.save(draft / "table.npy", table)
         header = {"format": _FORMAT, "key": folder.pixel_key(), "bytes": offset, "crc32": checksum}
-        (draft / "header.json").write_text(json.dumps(header | {"unreadable": unreadable}))
+        (draft / "header.json").write_text(to_json(header | {"unreadable": unreadable}))
         if offset == 0:
             raise UserError(
                 f"none of the {len(files)} images in {folder.scan.root} can be read: "
