@@ -74,6 +74,8 @@ class ModelConfig(Schema):
     image_size: tuple[int, int]
     """(H, W) of the training images."""
     classes: tuple[str, ...] | None = None
+    classes_seen: tuple[int, ...] | None = None
+    """The numbers of the classes that training images had; others are refused. None: not recorded."""
     inputs: Inputs = Inputs()
     """What steers the model beside text and class: names, colours, factors, the values of masks."""
     diffusion: DiffusionConfig | None = None
@@ -150,7 +152,7 @@ class LatentDiffusion:
     @cached_property
     def digest(self) -> str:
         """Twelve hex digits that name these weights and this configuration."""
-        identity = self.config.model_dump(mode="json", exclude={"inputs"}) | {"about": {}}
+        identity = self.config.model_dump(mode="json", exclude={"inputs", "classes_seen"}) | {"about": {}}
         key = hashlib.sha256(yaml.safe_dump(identity, sort_keys=False, allow_unicode=True).encode())
         for name, part in sorted(self.parts().items()):
             for tensor_name, tensor in part.state_dict().items():
