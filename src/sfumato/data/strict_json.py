@@ -40,6 +40,8 @@ def parse_json(text: str, where: str) -> Any:
         refuse(f"is not JSON ({error.msg}{line}, column {error.colno})")
     except RecursionError:
         refuse(f"is nested deeper than {DEEPEST} levels")
+    except UserError:
+        raise
     except ValueError:
         refuse("holds a whole number of thousands of digits: write it as text")
     _check(value, where)

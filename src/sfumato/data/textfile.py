@@ -27,6 +27,7 @@ _BEFORE_UTF8 = ("utf-16", "utf-32", "utf-7", "iso2022", "hz")
 _LOST = "\ufffd"
 _NEVER = re.compile("[\0\ufffd\ud800-\udfff]")
 _SHOWN = 60
+_PART = 2**20
 
 
 def known_encoding(name: str) -> str:
@@ -97,13 +98,15 @@ def _bytes_of(path: Path, largest: int, name: str) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UserError(f"{name} is no regular file: give a text file")
-        with path.open("rb") as file:
-            data = file.read(largest + 1)
+        data = bytearray()
+        with path.open("rb") as file:  # in parts: a reading of `largest` bytes at once would reserve them
+            while len(data) <= largest and (part := file.read(min(_PART, largest + 1 - len(data)))):
+                data += part
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
     if len(data) > largest:
         raise UserError(f"{name} is larger than {largest:,} bytes, the most that is read as such a text: split it")
-    return data
+    return bytes(data)
 
 
 def _unmarked(name: str, data: bytes, encoding: str | None, way_out: str) -> str:

@@ -13,6 +13,7 @@ from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
 from sfumato.data.split import split
 from sfumato.data.table import DataConfig, open_dataset
+from sfumato.data.textfile import shown
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
 from sfumato.inputs import Inputs
@@ -20,6 +21,8 @@ from sfumato.schema import Schema
 from sfumato.training.conditions import with_fields, with_room
 
 TOY_HELD_OUT = 1024
+MOST_NAMED = 12
+"""Columns that a note lists by name."""
 
 
 class HeldOut(Schema):
@@ -70,7 +73,7 @@ def open_data(
     assert isinstance(dataset, FolderDataset)
     for note in dataset.notes:
         say(note)
-    _tell_of_losses(dataset, folder, say)
+    _tell_of_losses(dataset, folder, say, conditions)
     groups = groups_of(dataset, held_out.by)
     complete, inputs, notes = with_fields(dataset, conditions)
     for note in notes:
@@ -79,14 +82,26 @@ def open_data(
     return RunData(training, aside_part if len(aside_part) else None, inputs)
 
 
-def _tell_of_losses(dataset: FolderDataset, folder: Path, say: Callable[[str], None]) -> None:
+def _tell_of_losses(
+    dataset: FolderDataset, folder: Path, say: Callable[[str], None], conditions: ConditionsConfig
+) -> None:
     bad = dataset.unreadable
     if bad:
         write_text(folder / "unreadable.txt", "".join(f"{path}\t{reason}\n" for path, reason in bad))
         say(f"{len(bad)} files cannot be read and are left out; {folder / 'unreadable.txt'} names them")
     if dataset.scan.missing:
-        first = dataset.scan.missing[0]
-        say(f"{len(dataset.scan.missing)} files that the metadata names are not there, the first is {first}")
+        first, there = dataset.scan.missing[0], dataset.scan.files[0]
+        say(
+            f"{len(dataset.scan.missing)} files that the metadata names are not there, the first is {first}; the "
+            f"folder holds such as {there}"
+        )
+    used = {conditions.boxes.column} if conditions.boxes is not None else set()
+    unread = [shown(name) for name in dataset.scan.unread_columns if name not in used]
+    if unread:
+        say(
+            f"columns of the metadata that nothing reads: {', '.join(unread[:MOST_NAMED])}"
+            + (f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else "")
+        )
     say(f"{len(dataset)} images of {dataset.config.path}, fields: {', '.join(dataset.fields) or 'none'}")
 
 
