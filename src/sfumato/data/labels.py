@@ -85,6 +85,11 @@ def counted(counts: dict[str, int]) -> str:
     return told + (f", and {len(counts) - _NAMED} more" if len(counts) > _NAMED else "")
 
 
+def classes_note(counts: dict[str, int]) -> str:
+    """The sentence that lists the classes."""
+    return f"{len(counts)} classes: {counted(counts)}"
+
+
 def _label(row: Row, column: str) -> str | int | None:
     value: Any = row.values.get(column)
     if isinstance(value, list | dict):
@@ -130,7 +135,7 @@ def _from_folders(files: Sequence[str]) -> Labels:
 
 def _notes(numbers: Sequence[int], classes: Sequence[str]) -> tuple[str, ...]:
     counts = Labels(tuple(numbers), tuple(classes)).counts()
-    told = [f"{len(classes)} classes: {counted(counts)}"]
+    told = [classes_note(counts)]
     for group in near_twins(classes)[:3]:
         told.append(f"the classes {' and '.join(map(shown, group))} differ in spelling alone: are they one?")
     return tuple(told)

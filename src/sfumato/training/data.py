@@ -1,5 +1,6 @@
 """Opening the data of a run: the training part, the part held out, and what the user should hear about it."""
 
+import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,9 @@ from sfumato.checkpoint import write_text
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
-from sfumato.data.split import split
+from sfumato.data.pixels import BUDGET
+from sfumato.data.split import held_out_rows, split
+from sfumato.data.survey import survey
 from sfumato.data.table import DataConfig, open_dataset
 from sfumato.data.textfile import shown
 from sfumato.data.toyworld.dataset import ToyWorldConfig
@@ -21,6 +24,8 @@ from sfumato.schema import Schema
 from sfumato.training.conditions import with_fields, with_room
 
 TOY_HELD_OUT = 1024
+DESCRIPTION = "data.json"
+"""The file in a run's folder that says what its data is, as `sfumato data --json` does."""
 MOST_NAMED = 12
 """Columns that a note lists by name."""
 
@@ -75,6 +80,7 @@ def open_data(
         say(note)
     _tell_of_losses(dataset, folder, say, conditions)
     groups = groups_of(dataset, held_out.by)
+    _describe(dataset, held_out, folder, say, progress)
     complete, inputs, notes = with_fields(dataset, conditions)
     for note in notes:
         say(note)
@@ -103,6 +109,34 @@ def _tell_of_losses(
             + (f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else "")
         )
     say(f"{len(dataset)} images of {dataset.config.path}, fields: {', '.join(dataset.fields) or 'none'}")
+
+
+def split_rows(dataset: FolderDataset, held_out: HeldOut) -> tuple[Sequence[int], Sequence[int]]:
+    """(training rows, rows held out) of a folder, as a training with these settings splits it."""
+    training, aside = held_out_rows(len(dataset), held_out.amount, held_out.seed, groups_of(dataset, held_out.by))
+    return training.tolist(), aside.tolist()
+
+
+def _describe(
+    dataset: FolderDataset,
+    held_out: HeldOut,
+    folder: Path,
+    say: Callable[[str], None],
+    progress: Callable[[str], Progress],
+) -> None:
+    """Writes what `sfumato data` finds to `folder`/data.json, once a run, and tells of duplicates.
+
+    Pixels are looked at where they fit into the cache: larger sets would be decoded for this alone.
+    """
+    file = folder / DESCRIPTION
+    if file.exists():
+        return
+    H, W = dataset.config.height_width
+    fits = 3 * H * W * len(dataset) <= BUDGET
+    found = survey(dataset, split_rows(dataset, held_out)[1], fits, progress("looking for duplicates"))
+    write_text(file, json.dumps(found.as_json(), indent=1, ensure_ascii=False) + "\n")
+    for warning in found.pixel_warnings():
+        say(warning)
 
 
 def groups_of(dataset: FolderDataset, by: str | None) -> Sequence[Hashable] | None:
