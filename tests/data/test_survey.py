@@ -75,6 +75,14 @@ def test_labels_and_several_captions_by_file(tmp_path: Path) -> None:
     assert not any("classes" in line for line in told["warnings"])
 
 
+def test_images_that_the_metadata_does_not_list_are_left_out_by_name(tmp_path: Path) -> None:
+    for number in range(3):
+        scene(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "metadata.csv").write_text("file_name\n0.png\n2.png\n")
+    told = surveyed(tmp_path).as_json()
+    assert told["left_out"] == [{"file": "1.png", "reason": "the metadata of its folder does not list it"}]
+
+
 def test_the_hash_is_the_sign_of_horizontal_differences() -> None:
     ramp = Image.fromarray(np.tile(np.arange(0, 144, dtype=np.uint8), (72, 1)))
     assert difference_hash(ramp) == 0

@@ -1,6 +1,8 @@
 """`sfumato data`."""
 
 import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from sfumato.data.survey import Survey
 
-SIDES = (64, 128, 256, 512)
+SIDES = (32, 64, 128, 256, 512)
 CAPTIONS_SHOWN = 5
 MAX_TOKENS = 77
 
@@ -36,14 +38,14 @@ def data(
         aside = split_rows(dataset, parse(raw["held_out"], HeldOut, "held_out"))[1]
         found = survey(dataset, aside, progress=progress("looking at the pixels"))
     if as_json:
-        told = {**found.as_json(), "recommended": recommended(found)}
+        told = {**found.as_json(), "recommended": recommended(found, overrides or [])}
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
-        typer.echo("\n".join(lines(found)))
+        typer.echo("\n".join(lines(found, overrides or [])))
 
 
-def recommended(found: "Survey") -> dict[str, Any]:
-    """Size, f, conditioner and a command for this folder.
+def recommended(found: "Survey", settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Size, f, conditioner and a command for this folder; the command keeps the `settings` that were given.
 
     The size is the largest usual one that three in four images have; f leaves latents of 16 to 64 a side (table 8 of
     the paper has f = 4 and 8 best).
@@ -57,11 +59,13 @@ def recommended(found: "Survey") -> dict[str, Any]:
     captioned = len(found.captions()) / len(scan.files)
     kind = "text" if captioned >= 0.5 else "class" if scan.labels is not None else "none"
     zoo = "zoo:emoji/autoencoder" if size <= 128 else "zoo:ldm/kl-f4" if size == 256 else "zoo:ldm/kl-f8"
-    command = f"sfumato train autoencoder {zoo} data.size={size} --data {scan.root} --out runs/autoencoder"
+    kept = [one for one in settings if not one.startswith("data.size=")]
+    words = ["sfumato", "train", "autoencoder", zoo, f"data.size={size}", *kept, "--data", str(scan.root)]
+    command = shlex.join([*words, "--out", "runs/autoencoder"])
     return {"size": size, "f": 8 if size > 256 else 4, "conditioner": kind, "command": command}
 
 
-def lines(found: "Survey") -> list[str]:
+def lines(found: "Survey", settings: Sequence[str] = ()) -> list[str]:
     """The form for people."""
     from sfumato.data.labels import counted
     from sfumato.data.textfile import shown
@@ -86,7 +90,7 @@ def lines(found: "Survey") -> list[str]:
     told.append(f"classes: {len(counts)}: {counted(counts)}" if counts else "classes: none")
     told += [f"! {warning}" for warning in found.warnings()]
     told += [f"  {name}: {reason}" for name, reason in found.unreadable[:CAPTIONS_SHOWN]]
-    advice = recommended(found)
+    advice = recommended(found, settings)
     told.append(
         f"recommended: size {advice['size']}, f = {advice['f']}, conditioner {advice['conditioner']}; "
         "about this folder in full: --json"

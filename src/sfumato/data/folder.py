@@ -105,9 +105,10 @@ class Scan:
     """What stands in a folder: readable files with what is known of each, in order of their relative paths.
 
     `unreadable` lists (path, reason); `missing` the files that metadata names and the folder lacks; `left_out` (path,
-    reason) of files of text that nothing reads; `unread_columns` those of the metadata; `notes` are sentences for the
-    user. `texts` and `labels` are None where no file has one. `captions` are all captions of each file with their
-    weights, the first of which is in `texts`. `metadata` is all that stands in the row of each file.
+    reason) of files of text that nothing reads and of images that the metadata does not list; `unread_columns` those of
+    the metadata; `notes` are sentences for the user. `texts` and `labels` are None where no file has one. `captions`
+    are all captions of each file with their weights, the first of which is in `texts`. `metadata` is all that stands in
+    the row of each file.
     """
 
     root: Path
@@ -152,7 +153,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         raise UserError(
             f"none of the {len(unreadable)} images in {root} can be read: the first, {path}, fails with: {reason}"
         )
-    notes = [f"{unlisted} images are not listed in the metadata and were left out"] if unlisted else []
+    notes = [f"{len(unlisted)} images are not listed in the metadata and were left out"] if unlisted else []
     notes += known.notes
     H, W = config.height_width
     small = sum(min(g.width / W, g.height / H) < 1 for g in (glances[row.file] for row in rows))
@@ -177,7 +178,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         missing=known.missing,
         notes=tuple(notes),
         captions=captions.choices,
-        left_out=tuple(left_out),
+        left_out=(*left_out, *((name, "the metadata of its folder does not list it") for name in unlisted)),
         unread_columns=_unread(rows, {*read, *config.where}),
     )
 
@@ -200,14 +201,13 @@ def _unread(rows: Sequence[Row], read: set[str]) -> tuple[str, ...]:
     return tuple(sorted(columns - read))
 
 
-def _nothing(root: Path, known: Metadata, found: Sequence[str], unlisted: int) -> str:
+def _nothing(root: Path, known: Metadata, found: Sequence[str], unlisted: Sequence[str]) -> str:
     """Why there is no image in the folder."""
     if unlisted:
-        pictures = (name for name in found if Path(name).suffix.lower() in SUFFIXES)
-        told = common_reason(known.missing, pictures)
+        told = common_reason(known.missing, unlisted)
         return (
-            f"the metadata of {root} names none of its {unlisted} images: {told}; names are relative to the metadata "
-            "file"
+            f"the metadata of {root} names none of its {len(unlisted)} images: {told}; "
+            "names are relative to the metadata file"
         )
     named = f", though its metadata names {len(known.missing)} that are missing" if known.missing else ""
     texts = left_out_note(texts_left_out(found, known.files, known.foreign, []))
@@ -231,15 +231,15 @@ def list_files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _rows(known: Metadata, found: Sequence[str]) -> tuple[list[Row], int]:
-    """Rows in order of their files, and how many pictures the metadata passes over."""
+def _rows(known: Metadata, found: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """Rows in order of their files, and the pictures that the metadata passes over."""
     pictures = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
     named = {row.file for row in known.rows}
     owned = [name for name in pictures if name not in named and name.startswith(known.owners)]
     passed = set(owned)
     free = [Row(name, {}) for name in pictures if name not in named and name not in passed]
     # stable: rows of one file (several captions) keep the order of the metadata
-    return sorted([*known.rows, *free], key=lambda row: row.file), len(owned)
+    return sorted([*known.rows, *free], key=lambda row: row.file), owned
 
 
 def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
