@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
@@ -115,3 +116,18 @@ def test_the_command(command: Command, tmp_path: Path) -> None:
     assert "1 images are exact copies of another, such as 'copy.bmp'" in shown.out
     assert command("data", tmp_path / "none").code == 2
     assert command("data", root, "data.sise=64").code == 2
+
+
+def test_names_that_are_no_unicode_stop_nothing(command: Command, tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    root.mkdir()
+    try:
+        for number in range(2):
+            scene(number).save(root / f"caf\udce9{number}.png")  # the byte 0xe9
+    except OSError:
+        pytest.skip("this file system takes Unicode alone")
+    done = command("data", root, "--json", "data.size=64")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["held_out"] in ([], ["caf\udce90.png"], ["caf\udce91.png"])
+    assert json.loads(done.out)["images"] == 2
+    assert command("data", root, "data.size=64").code == 0

@@ -1,6 +1,5 @@
 """`sfumato data`."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,10 +37,10 @@ def data(
         aside = split_rows(dataset, parse(raw["held_out"], HeldOut, "held_out"))[1]
         found = survey(dataset, aside, progress=progress("looking at the pixels"))
     if as_json:
-        told = {**found.as_json(), "recommended": recommended(found, overrides or [])}
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        typer.echo(found.dumped(recommended=recommended(found, overrides or [])))
     else:
-        typer.echo("\n".join(lines(found, overrides or [])))
+        text = "\n".join(lines(found, overrides or []))
+        typer.echo(text.encode(errors="backslashreplace").decode())
 
 
 def recommended(found: "Survey", settings: Sequence[str] = ()) -> dict[str, Any]:

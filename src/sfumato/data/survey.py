@@ -1,5 +1,6 @@
 """A look at a folder before anything is trained: what is there, what is doubtful, what was left out."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -147,6 +148,11 @@ class Survey:
             "warnings": self.warnings(),
         }
 
+    def dumped(self, **further: Any) -> str:
+        """`as_json`, and more keys, as text that any encoding of Unicode takes: names of files may be no Unicode."""
+        text = json.dumps({**self.as_json(), **further}, indent=1, ensure_ascii=False)
+        return text if encodable(text) else json.dumps({**self.as_json(), **further}, indent=1)
+
     def texts(self) -> list[str]:
         """All captions."""
         return all_texts(self.dataset.scan.captions or ())
@@ -240,6 +246,11 @@ def _duplicates(
         )
         for group, same in made
     ]
+
+
+def encodable(text: str) -> bool:
+    """Whether a text holds no half of a surrogate pair, which stands for a byte of a name that is no UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _range(side: int) -> str:

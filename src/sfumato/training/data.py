@@ -1,6 +1,5 @@
 """Opening the data of a run: the training part, the part held out, and what the user should hear about it."""
 
-import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +98,7 @@ def _tell_of_losses(
         first, there = dataset.scan.missing[0], dataset.scan.files[0]
         say(
             f"{len(dataset.scan.missing)} files that the metadata names are not there, the first is {first}; the "
-            f"folder holds such as {there}"
+            f"folder holds such as {shown(there)}"
         )
     used = {conditions.boxes.column} if conditions.boxes is not None else set()
     unread = [shown(name) for name in dataset.scan.unread_columns if name not in used]
@@ -134,7 +133,7 @@ def _describe(
     H, W = dataset.config.height_width
     fits = 3 * H * W * len(dataset) <= BUDGET
     found = survey(dataset, split_rows(dataset, held_out)[1], fits, progress("looking for duplicates"))
-    write_text(file, json.dumps(found.as_json(), indent=1, ensure_ascii=False) + "\n")
+    write_text(file, found.dumped() + "\n")
     for warning in found.pixel_warnings():
         say(warning)
 
