@@ -91,7 +91,7 @@ def test_several_captions_in_rows_lists_and_columns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("captions", [{"text": 0}, {"text": -1}, {"text": float("nan")}, {"text": float("inf")}])
 def test_weights_are_positive_numbers(tmp_path: Path, captions: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match="finite number above 0"):
+    with pytest.raises(ValidationError, match=r"finite number"):
         FolderConfig.model_validate({"path": tmp_path, "captions": captions})
 
 
