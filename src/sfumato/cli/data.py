@@ -23,7 +23,7 @@ def data(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object, with every file.")] = False,
 ) -> None:
-    """Look at a folder of images before training: sizes, captions, classes, duplicates, what is left out."""
+    """Look at a folder of images before training."""
     from sfumato.cli.progress import bars
     from sfumato.config import apply_overrides, parse
     from sfumato.data.folder import FolderConfig, FolderDataset
