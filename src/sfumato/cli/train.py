@@ -181,6 +181,7 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
 def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
     """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
     from sfumato.cli.progress import bars
+    from sfumato.data.conditions.captions import texts_of
     from sfumato.training.conditions import with_conditions
     from sfumato.training.data import open_data
     from sfumato.training.diffusion import train_diffusion
@@ -189,7 +190,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     from sfumato.training.export import save_diffusion
     from sfumato.training.previews import samples_of
     from sfumato.training.run import RunFolder
-    from sfumato.training.second_stage import begin, check_sizes, steered
+    from sfumato.training.second_stage import begin, caption_notes, check_sizes, steered
     from sfumato.training.workers import Workers, use_all_cores
 
     use_all_cores()
@@ -222,9 +223,12 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
             progress("encoding masked pictures"),
             workers,
         )
-        model = begin(config, first, latents, source.fields, data.inputs).to(workers.device)
+        texts = texts_of(data.training)
+        model = begin(config, first, latents, source.fields, data.inputs, texts).to(workers.device)
+        assert model.second is not None
+        for note in caption_notes(model.second.conditioner, texts):
+            say(note)
         folder.describe(say)
-    assert model.second is not None
     preview = samples_of(model, data, folder.previews, config)
     evaluate = None
     if config.train.evaluation.every and workers.leads:

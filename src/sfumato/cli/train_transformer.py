@@ -36,11 +36,13 @@ def transformer(
 def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
     """Trains in the folder `out` on the codes of `first`; as `run_diffusion` otherwise."""
     from sfumato.cli.progress import bars
+    from sfumato.data.conditions.captions import texts_of, with_drawn_captions
     from sfumato.training.data import open_data
     from sfumato.training.encode import cached_latents
     from sfumato.training.export import save_transformer
     from sfumato.training.previews import CodeSamples
     from sfumato.training.run import RunFolder
+    from sfumato.training.second_stage import caption_notes
     from sfumato.training.transformer import Prompted, begin, train_transformer
     from sfumato.training.workers import Workers, use_all_cores
 
@@ -62,14 +64,17 @@ def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Pat
             progress=progress("encoding"),
             workers=workers,
         )
-        model = begin(config, first, latents).to(workers.device)
+        texts = texts_of(data.training)
+        model = begin(config, first, latents, texts).to(workers.device)
+        for note in caption_notes(model.conditioner, texts):
+            say(note)
         folder.describe(say)
     assert first.autoencoder.quantize is not None
     state = train_transformer(
         config,
         Prompted(model.network, model.conditioner),
         first.autoencoder.quantize,
-        latents,
+        with_drawn_captions(latents, data.training),
         folder,
         CodeSamples.of(model, data, folder.previews),
         lambda networks, state: save_transformer(model, networks, config, folder, state),

@@ -6,6 +6,7 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.data.captions import Captioned, Choices
 from sfumato.data.dataset import Item, Source, example_or_variant
 from sfumato.errors import UserError
 from sfumato.rng import derive
@@ -38,6 +39,10 @@ class Subset(Generic[Item]):
     def captions(self) -> list[str] | None:
         texts = self.source.captions()
         return None if texts is None else [texts[row] for row in self.rows]
+
+    def caption_choices(self) -> list[Choices] | None:
+        found = self.source.caption_choices() if isinstance(self.source, Captioned) else None
+        return None if found is None else [found[row] for row in self.rows]
 
     def fingerprint(self) -> str:
         digest = derive(0, "subset", self.source.fingerprint(), self.rows.tobytes().hex())

@@ -11,8 +11,11 @@ from sfumato.checkpoint import write_text
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
-from sfumato.data.split import split
+from sfumato.data.pixels import BUDGET
+from sfumato.data.split import held_out_rows, split
+from sfumato.data.survey import survey
 from sfumato.data.table import DataConfig, open_dataset
+from sfumato.data.textfile import shown
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
 from sfumato.inputs import Inputs
@@ -20,6 +23,10 @@ from sfumato.schema import Schema
 from sfumato.training.conditions import with_fields, with_room
 
 TOY_HELD_OUT = 1024
+DESCRIPTION = "data.json"
+"""The file in a run's folder that says what its data is, as `sfumato data --json` does."""
+MOST_NAMED = 12
+"""Columns that a note lists by name."""
 
 
 class HeldOut(Schema):
@@ -70,8 +77,9 @@ def open_data(
     assert isinstance(dataset, FolderDataset)
     for note in dataset.notes:
         say(note)
-    _tell_of_losses(dataset, folder, say)
+    _tell_of_losses(dataset, folder, say, conditions)
     groups = groups_of(dataset, held_out.by)
+    _describe(dataset, held_out, folder, say, progress)
     complete, inputs, notes = with_fields(dataset, conditions)
     for note in notes:
         say(note)
@@ -79,15 +87,55 @@ def open_data(
     return RunData(training, aside_part if len(aside_part) else None, inputs)
 
 
-def _tell_of_losses(dataset: FolderDataset, folder: Path, say: Callable[[str], None]) -> None:
+def _tell_of_losses(
+    dataset: FolderDataset, folder: Path, say: Callable[[str], None], conditions: ConditionsConfig
+) -> None:
     bad = dataset.unreadable
     if bad:
         write_text(folder / "unreadable.txt", "".join(f"{path}\t{reason}\n" for path, reason in bad))
         say(f"{len(bad)} files cannot be read and are left out; {folder / 'unreadable.txt'} names them")
     if dataset.scan.missing:
-        first = dataset.scan.missing[0]
-        say(f"{len(dataset.scan.missing)} files that the metadata names are not there, the first is {first}")
+        first, there = dataset.scan.missing[0], dataset.scan.files[0]
+        say(
+            f"{len(dataset.scan.missing)} files that the metadata names are not there, the first is {first}; the "
+            f"folder holds such as {shown(there)}"
+        )
+    used = {conditions.boxes.column} if conditions.boxes is not None else set()
+    unread = [shown(name) for name in dataset.scan.unread_columns if name not in used]
+    if unread:
+        say(
+            f"columns of the metadata that nothing reads: {', '.join(unread[:MOST_NAMED])}"
+            + (f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else "")
+        )
     say(f"{len(dataset)} images of {dataset.config.path}, fields: {', '.join(dataset.fields) or 'none'}")
+
+
+def split_rows(dataset: FolderDataset, held_out: HeldOut) -> tuple[Sequence[int], Sequence[int]]:
+    """(training rows, rows held out) of a folder, as a training with these settings splits it."""
+    training, aside = held_out_rows(len(dataset), held_out.amount, held_out.seed, groups_of(dataset, held_out.by))
+    return training.tolist(), aside.tolist()
+
+
+def _describe(
+    dataset: FolderDataset,
+    held_out: HeldOut,
+    folder: Path,
+    say: Callable[[str], None],
+    progress: Callable[[str], Progress],
+) -> None:
+    """Writes what `sfumato data` finds to `folder`/data.json, once a run, and tells of duplicates.
+
+    Pixels are looked at where they fit into the cache: larger sets would be decoded for this alone.
+    """
+    file = folder / DESCRIPTION
+    if file.exists():
+        return
+    H, W = dataset.config.height_width
+    fits = 3 * H * W * len(dataset) <= BUDGET
+    found = survey(dataset, split_rows(dataset, held_out)[1], fits, progress("looking for duplicates"))
+    write_text(file, found.dumped() + "\n")
+    for warning in found.pixel_warnings():
+        say(warning)
 
 
 def groups_of(dataset: FolderDataset, by: str | None) -> Sequence[Hashable] | None:

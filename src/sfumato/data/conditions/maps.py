@@ -97,7 +97,7 @@ class FolderMaps:
         """Finds the maps and reads their headers. UserError where one is missing or not of its picture's size."""
         self.folder, self.config = folder, config
         root = folder.scan.root
-        self.classes = read_class_names(root / config.classes)
+        self.classes = read_class_names(root / config.classes, folder.config.encoding)
         if config.void is not None and config.void < len(self.classes.names):
             raise UserError(
                 f"conditions.map.void is {config.void}, the number of the class "
