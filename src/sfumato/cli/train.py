@@ -1,11 +1,14 @@
 """`sfumato train autoencoder`, `sfumato train diffusion` and `sfumato train classifier`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
     from sfumato.training.classifier import ClassifierRun
@@ -41,10 +44,10 @@ def autoencoder(
     start: StartOption = None,
 ) -> None:
     """Train stage 1: image <-> latent."""
-    from sfumato.config import apply_overrides, parse, read_source
+    from sfumato.config import parse
     from sfumato.training.autoencoder import AutoencoderRun
 
-    raw = with_start(apply_overrides(read_source(config), overrides or []), start)
+    raw = with_start(with_overrides(config, overrides or [], AutoencoderRun), start)
     run_autoencoder(parse(with_data(raw, data), AutoencoderRun, config), out, cache)
 
 
@@ -62,12 +65,12 @@ def diffusion(
     start: StartOption = None,
 ) -> None:
     """Train stage 2: noise -> latent, steered by text, classes or nothing."""
-    from sfumato.config import apply_overrides, parse, read_source
+    from sfumato.config import parse
     from sfumato.model import load, pixel_space
     from sfumato.training.data import height_width
     from sfumato.training.diffusion import DiffusionRun
 
-    raw = with_start(apply_overrides(read_source(config), overrides or []), start)
+    raw = with_start(with_overrides(config, overrides or [], DiffusionRun), start)
     if str(autoencoder) == "pixels":
         run = parse(with_data(raw, data), DiffusionRun, config)
         first = pixel_space(height_width(run.data))
@@ -90,12 +93,12 @@ def classifier(
     cache: CacheOption = None,
 ) -> None:
     """Train a classifier of noisy latents, to guide with."""
-    from sfumato.config import apply_overrides, parse, read_source
+    from sfumato.config import parse
     from sfumato.model import load, pixel_space
     from sfumato.training.classifier import ClassifierRun
     from sfumato.training.data import height_width
 
-    raw = apply_overrides(read_source(config), overrides or [])
+    raw = with_overrides(config, overrides or [], ClassifierRun)
     if str(autoencoder) == "pixels":
         run = parse(with_data(raw, data), ClassifierRun, config)
         first = pixel_space(height_width(run.data))
@@ -103,6 +106,27 @@ def classifier(
         first = load(autoencoder)
         run = parse(with_data(raw, data, first.config.image_size), ClassifierRun, config)
     run_classifier(run, first, out, cache)
+
+
+def with_overrides(config: str, overrides: Sequence[str], schema: "type[BaseModel]") -> dict[str, Any]:
+    """The raw configuration with the overrides in it; prints what an override of a kind drops.
+
+    The dropout of conditions that a file asks for goes where an override takes the conditioner away.
+    """
+    from sfumato.config import apply_overrides, read_source
+
+    def say(message: str) -> None:
+        typer.echo(message, err=True)
+
+    raw = apply_overrides(read_source(config), overrides, schema, say)
+    conditioner, train = raw.get("conditioner"), raw.get("train")
+    typed = {override.partition("=")[0] for override in overrides}
+    if typed & {"conditioner", "conditioner.kind"} and conditioner == {"kind": "none"} and isinstance(train, dict):
+        for name in {"condition_dropout", "part_dropout"} & train.keys():
+            if f"train.{name}" not in typed:
+                say(f"conditioner.kind=none: train.{name} does not apply to it, dropped")
+                del train[name]
+    return raw
 
 
 def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfumato.cli.train import CacheOption, ConfigArgument, DataOption, OutOption, OverridesArgument, with_data
+from sfumato.cli.train import (
+    CacheOption,
+    ConfigArgument,
+    DataOption,
+    OutOption,
+    OverridesArgument,
+    with_data,
+    with_overrides,
+)
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
@@ -23,11 +31,11 @@ def transformer(
 ) -> None:
     """Train the baseline: a transformer that writes codes."""
     from sfumato.autoregressive.model import codebook_of
-    from sfumato.config import apply_overrides, parse, read_source
+    from sfumato.config import parse
     from sfumato.model import load
     from sfumato.training.transformer import TransformerRun
 
-    raw = apply_overrides(read_source(config), overrides or [])
+    raw = with_overrides(config, overrides or [], TransformerRun)
     first = load(autoencoder)
     codebook_of(first)
     run_transformer(parse(with_data(raw, data, first.config.image_size), TransformerRun, config), first, out, cache)
