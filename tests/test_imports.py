@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "autoregressive": MODEL,
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
-    "data": {"rng", "inputs", "locks"} | BASE,
+    "data": {"rng", "inputs", "locks", "checkpoint"} | BASE,
     "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
     "checkpoint": BASE,
     "pictures": {"checkpoint"},

@@ -222,6 +222,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
             precision=config.train.precision,
             progress=progress("encoding"),
             workers=workers,
+            log=say,
         )
         source = with_conditions(
             latents,
@@ -233,6 +234,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
             config.train.precision,
             progress("encoding masked pictures"),
             workers,
+            say,
         )
         model = begin(config, first, latents, source.fields, data.inputs).to(workers.device)
         folder.describe(say)
@@ -290,7 +292,14 @@ def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path,
             data = open_data(config.data, config.held_out, out, place, say, progress)
         latents, aside = (
             cached_latents(
-                first, part, place, mirrored, precision=precision, progress=progress("encoding"), workers=workers
+                first,
+                part,
+                place,
+                mirrored,
+                precision=precision,
+                progress=progress("encoding"),
+                workers=workers,
+                log=say,
             )
             for part, mirrored in ((data.training, config.mirrored), (data.held_out or data.training, False))
         )

@@ -69,6 +69,7 @@ def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Pat
             precision=config.train.precision,
             progress=progress("encoding"),
             workers=workers,
+            log=say,
         )
         model = begin(config, first, latents).to(workers.device)
         folder.describe(say)

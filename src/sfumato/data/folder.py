@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
+from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import Example, Progress, UnreadableImage
 from sfumato.data.metadata import Label, Row, columns_of, read_metadata
 from sfumato.data.reading import SUFFIXES, Glance, colour, decode, glance
@@ -280,9 +282,21 @@ class FolderDataset:
     A file that turns out damaged raises UnreadableImage and is noted in `unreadable` as (path, reason).
     """
 
-    def __init__(self, config: FolderConfig, progress: Progress | None = None) -> None:
-        """Scans the folder; raises UserError as `scan_folder` does."""
+    def __init__(
+        self,
+        config: FolderConfig,
+        progress: Progress | None = None,
+        cache: Path | None = None,
+        hashing: Progress | None = None,
+    ) -> None:
+        """Scans the folder; raises UserError as `scan_folder` does.
+
+        The hashes of its files, which are found when they are asked for, are kept in `cache`; `hashing` is told of the
+        progress.
+        """
         self.config = config
+        self.cache = cache
+        self._hashing = hashing
         self.scan = scan_folder(config, progress)
         self.framing = config.framing()
         self._read: Callable[[str], Pixels] = self.decode
@@ -376,16 +390,23 @@ class FolderDataset:
         counts = Counter(self.scan.labels)
         return {name: counts[i] for i, name in enumerate(self.scan.classes)}
 
-    def pixel_key(self) -> str:
-        """Hash of what determines the prepared pixels: names, sizes, first and last 4096 bytes of the files, framing.
+    @cached_property
+    def hashes(self) -> dict[str, bytes]:
+        """The hash of each file's whole content, by its relative path; read once for all sets made of this one."""
+        files = list(dict.fromkeys(self.scan.files))
+        found = file_hashes([self.scan.root / file for file in files], self.cache, self._hashing)
+        return dict(zip(files, found, strict=True))
 
-        Times of modification do not enter, so a copied or touched folder is still the same.
+    def pixel_key(self) -> str:
+        """Hash of what determines the prepared pixels: names and whole content of the files, framing.
+
+        Neither the folder's path nor times of modification enter: a moved, copied or touched folder is still the same.
         """
         framing = self.framing
         digest = blake2b(digest_size=16)
         digest.update(repr((framing.size, framing.resize, framing.crop, framing.filter, framing.background)).encode())
-        for name, seen in zip(self.scan.files, self.scan.glances, strict=True):
-            digest.update(name.encode(errors="surrogateescape") + b"\0" + seen.digest)
+        for name in self.scan.files:
+            digest.update(name.encode(errors="surrogateescape") + b"\0" + self.hashes[name])
         return digest.hexdigest()
 
     def fingerprint(self) -> str:

@@ -11,6 +11,7 @@ from sfumato.checkpoint import write_text
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
+from sfumato.data.leftovers import remove_leftovers
 from sfumato.data.split import split
 from sfumato.data.table import DataConfig, open_dataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
@@ -61,12 +62,20 @@ def open_data(
     UserError if there is nothing to read, or maps or boxes are wrong.
     """
     conditions = conditions or ConditionsConfig()
+    remove_leftovers(cache)
     config = with_room(config, conditions)
     if isinstance(config, ToyWorldConfig):
         aside = config.model_copy(update={"split": "held-out", "length": min(TOY_HELD_OUT, config.length)})
         (training, inputs, _), (held, _, _) = (with_fields(world.build(), conditions) for world in (config, aside))
         return RunData(training, held, inputs)
-    dataset = open_dataset(config, cache, scanning=progress("scanning"), decoding=progress("decoding"))
+    dataset = open_dataset(
+        config,
+        cache,
+        scanning=progress("scanning"),
+        hashing=progress("hashing"),
+        decoding=progress("decoding"),
+        log=say,
+    )
     assert isinstance(dataset, FolderDataset)
     for note in dataset.notes:
         say(note)

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sfumato import rng
-from sfumato.autoencoder.bottleneck import VectorQuantizer
+from sfumato.autoencoder.bottleneck import VectorQuantizer, codebook_digest
 from sfumato.autoregressive.model import CodeModel, CodeModelConfig, build_code_model, codebook_of
 from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
@@ -146,7 +146,7 @@ def train_transformer(
         optimisers={"networks": build_optimiser(train.optimiser, networks)},
     )
     optimiser = state.optimisers["networks"]
-    source = latents.fingerprint()
+    source = f"{latents.fingerprint()}-{codebook_digest(quantize)}"
     folder.resume(state, source)
     state.notes["source"] = source
     wrapped = workers.wrap(networks)
