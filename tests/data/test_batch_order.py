@@ -39,6 +39,19 @@ def test_ranks_read_disjoint_places() -> None:
     assert sum(map(len, places)) == 60
 
 
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4), (3, 1), (1, 3), (2, 2)])
+def test_another_number_of_ranks_goes_on_where_the_run_stood(before: int, after: int) -> None:
+    steps, batch = 5, 3
+    seen = [place for step in range(steps) for rank in range(before) for place in positions(step, batch, rank, before)]
+    read = [
+        place
+        for step in range(4)
+        for rank in range(after)
+        for place in positions(step, batch, rank, after, first=len(seen))
+    ]
+    assert seen + read == list(range(steps * before * batch + 4 * after * batch))
+
+
 def test_a_batch_larger_than_the_set_spans_epochs() -> None:
     seen = batch_indices(0, 0, 10, 3)
     assert [sorted(seen[i : i + 3]) for i in (0, 3, 6)] == [[0, 1, 2]] * 3
