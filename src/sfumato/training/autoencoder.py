@@ -245,8 +245,8 @@ def train_autoencoder(
     if discriminator is not None:
         state.modules["discriminator"] = discriminator
         state.optimisers["discriminator"] = build_optimiser(train.discriminator, discriminator)
-    folder.resume(state)
     source = dataset.fingerprint()
+    folder.resume(state, source if folder.data_moved else None)  # where it lay, the data may have grown: see below
     changed = state.notes.get("source", source) != source
     state.notes["source"] = source
     for_training(autoencoder)
