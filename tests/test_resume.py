@@ -261,11 +261,7 @@ def test_another_autoencoder_or_data_is_refused(tmp_path: Path) -> None:
 
 def quiet_run(*overrides: str) -> AutoencoderRun:
     """A stage 1 without what takes time."""
-    quiet = (
-        "loss={perceptual: {kind: none}, adversarial: {weight: 0}}",
-        "train.save_every=1",
-        "train.preview_images=2",
-    )
+    loss = "loss={perceptual: {kind: none}, adversarial: {weight: 0}}"
     return first_run(loss, "train.save_every=1", "train.preview_images=2", *overrides)
 
 

@@ -173,8 +173,10 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
     with bars(active=workers.leads) as (say, progress), workers.leader_first():
         folder.claim(config)
         data = open_data(config.data, config.held_out, out, cache or out / "cache", say, progress)
-        shown = data.held_out or data.training
-        preview = Reconstructions.of(shown, config.train.preview_images, folder.previews, config.train.precision)
+        train = config.train
+        preview = Reconstructions.of(
+            data.measured, train.preview_images, folder.previews, train.precision, data.about_measured
+        )
         folder.describe(say)
     state = train_autoencoder(
         config,
@@ -301,7 +303,7 @@ def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path,
                 workers=workers,
                 log=say,
             )
-            for part, mirrored in ((data.training, config.mirrored), (data.held_out or data.training, False))
+            for part, mirrored in ((data.training, config.mirrored), (data.measured, False))
         )
         made, scaling = begin_classifier(config, first, latents)
         folder.describe(say)
@@ -313,7 +315,9 @@ def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path,
         scaling,
         latents,
         folder,
-        HeldOutAccuracy(aside, first.autoencoder, scaling, made.schedule, config.train.preview_images),
+        HeldOutAccuracy(
+            aside, first.autoencoder, scaling, made.schedule, config.train.preview_images, data.about_measured
+        ),
         lambda network, state: save_classifier(made, network, config, folder, state),
         workers,
     )

@@ -28,7 +28,7 @@ from sfumato.data.table import DataConfig
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
-from sfumato.training.batches import changed_batch, open_batches
+from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.log import RunLog
 from sfumato.training.optim import (
@@ -260,8 +260,6 @@ def train_autoencoder(
         RunLog(folder.path, "autoencoder", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
     ):
-        if (told := changed_batch(state, step_images)) is not None:
-            log.say(told)
         if changed:
             log.say("the data has changed since the run began: from here on it is another run than an undisturbed one")
         if state.step == 0:

@@ -1,5 +1,6 @@
 """The batches of a run: read ahead from where it stands, each process its own rows."""
 
+import sys
 from typing import Protocol
 
 from sfumato.data.dataset import Item, Source
@@ -25,7 +26,13 @@ class Reading(Protocol):
 
 
 def open_batches(source: Source[Item], train: Reading, state: TrainState, workers: Workers) -> Loader[Item]:
-    """From the step that `state` counts on, behind the samples it has seen; pinned where a GPU takes them."""
+    """From the step that `state` counts on, behind the samples it has seen; pinned where a GPU takes them.
+
+    Says where a step sees another number of images than those before.
+    """
+    told = changed_batch(state, train.batch * train.accumulate * workers.world)
+    if told is not None and workers.rank == 0:
+        print(told, file=sys.stderr)
     return Loader(
         source,
         train.batch,

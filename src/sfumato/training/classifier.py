@@ -29,7 +29,7 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training import ema
-from sfumato.training.batches import changed_batch, open_batches
+from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.draws import draws_of_step
 from sfumato.training.encode import measured_scaling
@@ -158,8 +158,6 @@ def train_classifier(
         RunLog(folder.path, "classifier", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
     ):
-        if (told := changed_batch(state, step_images)) is not None:
-            log.say(told)
         while (done := share_done(train, state)) < 1 and not stop:
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, done))
@@ -211,8 +209,16 @@ class HeldOutAccuracy:
     """The share of held-out latents that are classified right, at some times: the same noise at every preview."""
 
     def __init__(
-        self, latents: LatentDataset, autoencoder: Autoencoder, scaling: Scaling, schedule: Schedule, count: int
+        self,
+        latents: LatentDataset,
+        autoencoder: Autoencoder,
+        scaling: Scaling,
+        schedule: Schedule,
+        count: int,
+        about: Mapping[str, bool] | None = None,
     ) -> None:
+        """`about` is what the numbers' record says of the images, see `RunData.about_measured`."""
+        self._about = dict(about or {})
         rows = range(min(count, len(latents)))
         batches = list(sweep(latents, 64, rows, unreadable=lambda row, error: None))
         self._labels = torch.cat([batch.fields["label"] for batch in batches])
@@ -221,7 +227,7 @@ class HeldOutAccuracy:
 
     @torch.no_grad()
     def __call__(self, network: NoisyClassifier, step: int) -> Mapping[str, float | list[float]]:
-        return {"held_out_accuracy": [self._share(network, t) for t in SHOWN_TIMES]}
+        return {"held_out_accuracy": [self._share(network, t) for t in SHOWN_TIMES], **self._about}
 
     def _share(self, network: NoisyClassifier, t: float) -> float:
         noise = torch.randn(self._x0.shape, generator=rng.generator(0, "accuracy")).to(self._x0)

@@ -21,11 +21,14 @@ from sfumato.schema import Schema
 from sfumato.training.conditions import with_fields, with_room
 
 TOY_HELD_OUT = 1024
+ON_TRAINING = "measured_on_training_images"
+"""Stands, as true, in every record of the log whose numbers were measured on images that were trained on."""
 
 
 class HeldOut(Schema):
     """What is kept out of training: a share (below 1) or a number of examples; `by` keeps examples that share a column
-    (text, label, or one of data.columns) on one side. The toy world has held-out compositions of its own instead."""
+    (text, label, or one of data.columns) on one side; where the data has no text or label, each image counts for
+    itself. At least one of two images is held out. The toy world has held-out compositions of its own instead."""
 
     amount: int | float = Field(0.02, ge=0)
     by: str | None = None
@@ -39,6 +42,16 @@ class RunData:
     training: Dataset
     held_out: Dataset | None
     inputs: Inputs = field(default_factory=Inputs)
+
+    @property
+    def measured(self) -> Dataset:
+        """What previews and numbers are made of: the images held out, or training images where there are none."""
+        return self.training if self.held_out is None else self.held_out
+
+    @property
+    def about_measured(self) -> dict[str, bool]:
+        """What a record of numbers says of the images they were measured on, see ON_TRAINING."""
+        return {ON_TRAINING: True} if self.held_out is None else {}
 
 
 def height_width(config: DataConfig) -> tuple[int, int]:
@@ -80,12 +93,21 @@ def open_data(
     for note in dataset.notes:
         say(note)
     _tell_of_losses(dataset, folder, say)
-    groups = groups_of(dataset, held_out.by)
+    groups = groups_of(dataset, held_out.by, say)
     complete, inputs, notes = with_fields(dataset, conditions)
     for note in notes:
         say(note)
     training, aside_part = split(complete, held_out.amount, held_out.seed, groups)
+    if not len(aside_part):
+        why = _why_none(held_out, groups)
+        say(f"nothing is held out ({why}): previews and numbers are measured on training images")
     return RunData(training, aside_part if len(aside_part) else None, inputs)
+
+
+def _why_none(held_out: HeldOut, groups: Sequence[Hashable] | None) -> str:
+    if held_out.amount == 0:
+        return "held_out.amount is 0"
+    return "there is one image" if groups is None or len(groups) == 1 else f"all images have one {held_out.by}"
 
 
 def _tell_of_losses(dataset: FolderDataset, folder: Path, say: Callable[[str], None]) -> None:
@@ -99,9 +121,15 @@ def _tell_of_losses(dataset: FolderDataset, folder: Path, say: Callable[[str], N
     say(f"{len(dataset)} images of {dataset.config.path}, fields: {', '.join(dataset.fields) or 'none'}")
 
 
-def groups_of(dataset: FolderDataset, by: str | None) -> Sequence[Hashable] | None:
-    """What `HeldOut.by` keeps on one side, for each example. Raises UserError where the data has no such field."""
+def groups_of(dataset: FolderDataset, by: str | None, say: Callable[[str], None]) -> Sequence[Hashable] | None:
+    """What `HeldOut.by` keeps on one side, for each example; None, and a sentence, where no image has text or label.
+
+    Raises UserError for any other field that the data lacks.
+    """
     if by is None:
+        return None
+    if by in ("text", "label") and by not in dataset.fields:
+        say(f"held_out.by is {by!r}, but the images have no {by}: each image is held out for itself")
         return None
     if by not in dataset.fields:
         raise UserError(

@@ -29,7 +29,7 @@ from sfumato.engine.recorded_step import recordable
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
-from sfumato.training.batches import changed_batch, open_batches
+from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.draws import Keep, draws_of_step
 from sfumato.training.ema import PowerAverages
@@ -241,8 +241,6 @@ def train_diffusion(
         RunLog(folder.path, "diffusion", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
     ):
-        if (told := changed_batch(state, step_images)) is not None:
-            log.say(told)
         while (done := share_done(train, state)) < 1 and not stop:
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, done))

@@ -20,7 +20,7 @@ from sfumato.data.table import DataConfig
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training import ema
-from sfumato.training.batches import changed_batch, open_batches
+from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.log import RunLog
 from sfumato.training.optim import (
@@ -159,8 +159,6 @@ def train_transformer(
         RunLog(folder.path, "transformer", state.step, share_done(train, state), workers.leads) as log,
         interruptible() as interrupt,
     ):
-        if (told := changed_batch(state, step_images)) is not None:
-            log.say(told)
         while (done := share_done(train, state)) < 1 and not stop:
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, done))
