@@ -1,6 +1,7 @@
 """`sfumato train autoencoder`, `sfumato train diffusion` and `sfumato train classifier`."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +78,8 @@ def diffusion(
     else:
         first = load(autoencoder)
         run = parse(with_data(raw, data, first.config.image_size), DiffusionRun, config)
-    run_diffusion(run, first, out, cache)
+    options = {"--data": data, "--autoencoder": autoencoder, "--out": out, "--cache": cache, "--start": start}
+    run_diffusion(run, first, out, cache, retyping("diffusion", config, overrides or [], options))
 
 
 @app.command("classifier")
@@ -127,6 +129,19 @@ def with_overrides(config: str, overrides: Sequence[str], schema: "type[BaseMode
                 say(f"conditioner.kind=none: train.{name} does not apply to it, dropped")
                 del train[name]
     return raw
+
+
+def retyping(
+    command: str, config: str, overrides: Sequence[str], options: Mapping[str, Path | None]
+) -> Callable[[str], str]:
+    """The command as it was typed, with another setting of the conditioner, for the shell."""
+
+    def with_setting(setting: str) -> str:
+        kept = [override for override in overrides if not override.startswith("conditioner")]
+        given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        return shlex.join(["sfumato", "train", command, config, setting, *kept, *given])
+
+    return with_setting
 
 
 def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -192,8 +207,17 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
     return state
 
 
-def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
-    """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
+def run_diffusion(
+    config: "DiffusionRun",
+    first: "LatentDiffusion",
+    out: Path,
+    cache: Path | None,
+    retype: Callable[[str], str] | None = None,
+) -> "TrainState":
+    """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise.
+
+    `retype` gives the user's command with another setting, see `check_needs`.
+    """
     from sfumato.cli.progress import bars
     from sfumato.training.conditions import with_conditions
     from sfumato.training.data import open_data
@@ -201,6 +225,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     from sfumato.training.encode import cached_latents
     from sfumato.training.evaluation import SampleEvaluation
     from sfumato.training.export import save_diffusion
+    from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import samples_of
     from sfumato.training.run import RunFolder
     from sfumato.training.second_stage import begin, check_sizes, steered
@@ -216,6 +241,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         with workers.leader_first():
             folder.claim(config)
             data = open_data(config.data, config.held_out, out, place, say, progress, config.conditions)
+            check_needs(config.conditioner, data, retype or same_command)
         latents = cached_latents(
             first,
             data.training,

@@ -1,5 +1,6 @@
 """`sfumato train transformer`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from sfumato.cli.train import (
     DataOption,
     OutOption,
     OverridesArgument,
+    retyping,
     with_data,
     with_overrides,
 )
@@ -38,15 +40,24 @@ def transformer(
     raw = with_overrides(config, overrides or [], TransformerRun)
     first = load(autoencoder)
     codebook_of(first)
-    run_transformer(parse(with_data(raw, data, first.config.image_size), TransformerRun, config), first, out, cache)
+    run = parse(with_data(raw, data, first.config.image_size), TransformerRun, config)
+    options = {"--data": data, "--autoencoder": autoencoder, "--out": out, "--cache": cache}
+    run_transformer(run, first, out, cache, retyping("transformer", config, overrides or [], options))
 
 
-def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
+def run_transformer(
+    config: "TransformerRun",
+    first: "LatentDiffusion",
+    out: Path,
+    cache: Path | None,
+    retype: Callable[[str], str] | None = None,
+) -> "TrainState":
     """Trains in the folder `out` on the codes of `first`; as `run_diffusion` otherwise."""
     from sfumato.cli.progress import bars
     from sfumato.training.data import open_data
     from sfumato.training.encode import cached_latents
     from sfumato.training.export import save_transformer
+    from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import CodeSamples
     from sfumato.training.run import RunFolder
     from sfumato.training.transformer import Prompted, begin, train_transformer
@@ -61,6 +72,7 @@ def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Pat
         with workers.leader_first():
             folder.claim(config)
             data = open_data(config.data, config.held_out, out, place, say, progress)
+            check_needs(config.conditioner, data, retype or same_command)
         latents = cached_latents(
             first,
             data.training,
