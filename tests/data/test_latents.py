@@ -22,9 +22,11 @@ from sfumato.data.latents import (
     partial_path,
     tensor_fields,
 )
+from sfumato.data.leftovers import remove_leftovers
 from sfumato.data.loader import Loader, sweep
 from sfumato.data.transforms import flips
 from sfumato.errors import UserError
+from sfumato.locks import exclusive
 
 N, SHAPE = 10, (4, 2, 3)
 
@@ -153,6 +155,20 @@ def test_the_room_of_a_cache_is_taken_before_it_is_filled(tmp_path: Path) -> Non
     with LatentWriter(tmp_path / "c", head):
         for file in partial_path(tmp_path / "c").glob("*.npy"):
             assert file.stat().st_blocks * 512 >= file.stat().st_size, f"{file.name} is a hole"
+
+
+def test_a_cache_that_is_being_begun_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(file: int, start: int, length: int) -> None:
+        before = sorted(tmp_path.iterdir())
+        remove_leftovers(tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+
+    monkeypatch.setattr(os, "posix_fallocate", look)
+    with exclusive(tmp_path / "c"):
+        LatentWriter(tmp_path / "c", header()).close()
+    (tmp_path / ".c.123.part").mkdir()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.partial"], "what can be gone on with stays"
 
 
 def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

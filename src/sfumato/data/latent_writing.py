@@ -81,7 +81,8 @@ class LatentWriter:
         index = np.asarray(rows, dtype=np.int64)
         self._moments[variant, index] = values
         if variant == 0:
-            self._write_fields(index, fields or {})
+            with _room_in(self.path.parent, self.header):
+                self._write_fields(index, fields or {})
         self._state[variant, index] = DONE  # last: a row that counts as done is whole
         if time.monotonic() - self._t_flush > _FLUSH_SECONDS:
             self.flush()
@@ -94,12 +95,13 @@ class LatentWriter:
 
     def flush(self) -> None:
         """Brings all to the disk, the state after what it speaks of."""
-        self._moments.flush()
-        for array in self._tensors.values():
-            array.flush()
-        self._lines.flush()
-        os.fsync(self._lines.fileno())
-        self._state.flush()
+        with _room_in(self.path.parent, self.header):
+            self._moments.flush()
+            for array in self._tensors.values():
+                array.flush()
+            self._lines.flush()
+            os.fsync(self._lines.fileno())
+            self._state.flush()
         self._t_flush = time.monotonic()
 
     def finish(self) -> LatentDataset:
@@ -109,11 +111,12 @@ class LatentWriter:
             raise ValueError(f"{missing} rows of the latent cache {self.path} are not written yet")
         found = compute_statistics(self._moments, self._state, self.header.variational)
         fields = dict(_field_lines(self._folder))
-        with (self._folder / "fields.jsonl").open("w", encoding="utf-8") as out:
-            for row in range(self.header.count):
-                out.write(json.dumps(fields.get(row, {}), ensure_ascii=False) + "\n")
         statistics = {"mean": found.mean.tolist(), "std": found.std.tolist()}
-        (self._folder / "statistics.json").write_text(json.dumps(statistics))
+        with _room_in(self.path.parent, self.header):
+            with (self._folder / "fields.jsonl").open("w", encoding="utf-8") as out:
+                for row in range(self.header.count):
+                    out.write(json.dumps(fields.get(row, {}), ensure_ascii=False) + "\n")
+            (self._folder / "statistics.json").write_text(json.dumps(statistics))
         self.flush()
         self.close()
         for name in self._folder.glob("fields-*.jsonl"):
@@ -146,7 +149,7 @@ class LatentWriter:
                 for path in self._folder.glob("*.npy"):
                     _reserve(path)
             return
-        draft = draft_path(self._folder, os.getpid())
+        draft = draft_path(self.path, os.getpid())  # under the lock of the finished cache
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         header = self.header
@@ -210,8 +213,8 @@ def _room_in(cache: Path, header: LatentHeader) -> Iterator[None]:
             raise
         needed = sum(dtype.itemsize * math.prod(shape) for dtype, shape in _arrays(header).values())
         raise UserError(
-            f"the disk is full: the latents of {header.count} images take {needed / 2**20:.1f} MiB in {str(cache)!r}; "
-            "free some space and run the same command again, or give --cache a folder on another disk"
+            f"the disk is full: the latents of {header.count} images take {needed / 2**20:.1f} MiB in {str(cache)!r}, "
+            "beside their captions; free some space and run the same command again, or give --cache a folder elsewhere"
         ) from error
 
 
