@@ -18,6 +18,7 @@ from sfumato.data.folder import FolderConfig, FolderDataset
 from sfumato.data.leftovers import remove_leftovers
 from sfumato.data.loader import Loader
 from sfumato.data.pixels import keep_decoded, prepared_bytes
+from sfumato.errors import UserError
 from sfumato.locks import exclusive
 
 
@@ -148,6 +149,18 @@ def test_one_image_with_two_captions_is_kept_once(tmp_path: Path) -> None:
     assert len(kept) == 2
     assert torch.equal(kept[0].image, kept[1].image)
     assert (caches(tmp_path / "cache")[0] / "pixels.bin").stat().st_size == 3 * 8 * 8
+
+
+def test_a_file_that_changes_while_it_is_decoded_is_not_kept(root: Path, tmp_path: Path) -> None:
+    def repaint(done: int, total: int) -> None:
+        noise(70, 10, 16).save(root / "cat/a.png")
+
+    with pytest.raises(
+        UserError, match=r"1 of 3 images in .* changed while they were decoded, the first is cat/a\.png"
+    ):
+        keep_decoded(opened(root), tmp_path / "cache", progress=repaint)
+    assert caches(tmp_path / "cache") == []
+    assert torch.equal(keep_decoded(opened(root), tmp_path / "cache")[0].image, opened(root)[0].image)
 
 
 def test_the_disk_that_fills_up_meanwhile_means_no_cache(

@@ -22,6 +22,10 @@ from sfumato.locks import exclusive
 STORE = "contents.bin"
 """The file of kept hashes in a cache: a line that says what it is, then 56 bytes a file."""
 
+_SMALL = 2**20
+"""Bytes up to which a file is read at once: `file_digest` makes a buffer of 256 KiB for each."""
+
+_CHUNK = 64  # files a task: handing one to a thread costs as much as reading a small file
 _THREADS = 8  # hashing releases the interpreter's lock, and waits for the disk
 _TITLE = b"sfumato contents 1\n"
 _STAT = Struct("<5Q")
@@ -35,7 +39,9 @@ _SETTLED = 2 * 10**9
 
 def file_hash(path: Path) -> bytes:
     """16 bytes (blake2b) of the whole content. Raises OSError."""
-    with path.open("rb") as stream:
+    with path.open("rb", buffering=0) as stream:
+        if os.fstat(stream.fileno()).st_size <= _SMALL:
+            return blake2b(stream.read(), digest_size=_DIGEST).digest()
         return file_digest(stream, lambda: blake2b(digest_size=_DIGEST)).digest()
 
 
@@ -54,18 +60,19 @@ def file_hashes(paths: Sequence[Path], cache: Path | None = None, progress: Prog
             found = kept.get(_signature(before))
             if found is None:
                 found = file_hash(path)
-                if _signature(path.stat()) == _signature(before) and _settled(before, begun):
+                if _settled(before, begun) and _signature(path.stat()) == _signature(before):
                     fresh[_signature(before)] = found
         except OSError:
             return b""
         return found
 
-    hashes = []
+    hashes: list[bytes] = []
+    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for done, found in enumerate(pool.map(one, paths), 1):
-            hashes.append(found)
+        for found in pool.map(lambda chunk: [one(path) for path in chunk], chunks):
+            hashes += found
             if progress is not None:
-                progress(done, len(paths))
+                progress(len(hashes), len(paths))
     if fresh and cache is not None:
         with suppress(UserError):  # a shortcut only: without room or rights the files are read again
             _keep(cache / STORE, fresh)

@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from sfumato.data.transforms import Framing, Pixels
 from sfumato.errors import UserError
 from sfumato.schema import Schema
 
+_SCAN_CHUNK = 64  # files a task: handing one to a thread costs about as much as its header
 _SCAN_THREADS = 8  # the scan waits for the disk more than it computes
 
 
@@ -201,7 +203,9 @@ def _glance_all(
     with warnings.catch_warnings(), ThreadPoolExecutor(_SCAN_THREADS) as pool:
         # oversized files are refused and listed; Pillow's own warning would only repeat it
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for done, (name, result) in enumerate(zip(unique, pool.map(look, unique, chunksize=64), strict=True), 1):
+        chunks = [unique[i : i + _SCAN_CHUNK] for i in range(0, len(unique), _SCAN_CHUNK)]
+        looked = chain.from_iterable(pool.map(lambda chunk: [look(name) for name in chunk], chunks))
+        for done, (name, result) in enumerate(zip(unique, looked, strict=True), 1):
             if isinstance(result, Glance):
                 good[name] = result
             else:

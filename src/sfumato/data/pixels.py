@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import Progress, UnreadableImage
 from sfumato.data.folder import FolderDataset
 from sfumato.data.leftovers import draft_path
@@ -64,7 +65,7 @@ def keep_decoded(
     Examples and variants are the same bytes either way. The pixels lie in `cache`/pixels-KEY, made now unless they are
     there and match: KEY is `FolderDataset.pixel_key`; length, checksum and three pictures decoded anew are compared.
     One process makes them, others that want the same wait for it. `log` is told of that, and why nothing is kept.
-    Raises UserError where no picture can be decoded.
+    Raises UserError where no picture can be decoded, or a file changes meanwhile.
     """
     place = cache / f"pixels-{folder.pixel_key()}"
     kept = _open(place, folder) or _made(place, folder, budget, progress, workers, log or (lambda message: None))
@@ -161,11 +162,23 @@ def _build(place: Path, folder: FolderDataset, progress: Progress | None, worker
                 f"none of the {len(files)} images in {folder.scan.root} can be read: "
                 f"the first, {files[0]}, fails with: {unreadable[files[0]]}"
             )
+        _check_unchanged(folder)
         if place.exists():
             shutil.rmtree(place, ignore_errors=True)  # damaged, or it would have been used
         draft.rename(place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_unchanged(folder: FolderDataset) -> None:
+    """Raises UserError where a file is another than when the key was made, so that its pixels belong under another."""
+    now = file_hashes([folder.scan.root / file for file in folder.hashes], folder.cache)
+    other = [file for file, found in zip(folder.hashes, now, strict=True) if found != folder.hashes[file]]
+    if other:
+        raise UserError(
+            f"{len(other)} of {len(now)} images in {folder.scan.root} changed while they were decoded, the first is "
+            f"{other[0]}: run the same command again when they are in place"
+        )
 
 
 def _decoded(folder: FolderDataset, files: Sequence[str], workers: int) -> Iterator[Pixels | UnreadableImage]:
