@@ -164,11 +164,15 @@ def test_a_cache_that_is_being_begun_is_no_leftover(tmp_path: Path, monkeypatch:
         assert sorted(tmp_path.iterdir()) == before
 
     monkeypatch.setattr(os, "posix_fallocate", look)
-    with exclusive(tmp_path / "c"):
-        LatentWriter(tmp_path / "c", header()).close()
-    (tmp_path / ".c.123.part").mkdir()
+    place = tmp_path / f"latents-{header().key()}"
+    with exclusive(place):
+        LatentWriter(place, header()).close()
+    for name in (place.name, "other-program"):
+        (tmp_path / f".{name}.123.part").mkdir()
+        (tmp_path / f".{name}.lock").touch()
     remove_leftovers(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["c.partial"], "what can be gone on with stays"
+    left = {".other-program.123.part", ".other-program.lock", f"{place.name}.partial"}
+    assert {path.name for path in tmp_path.iterdir()} == left, "what is not ours, and what can be gone on with"
 
 
 def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

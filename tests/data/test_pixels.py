@@ -155,9 +155,7 @@ def test_a_file_that_changes_while_it_is_decoded_is_not_kept(root: Path, tmp_pat
     def repaint(done: int, total: int) -> None:
         noise(70, 10, 16).save(root / "cat/a.png")
 
-    with pytest.raises(
-        UserError, match=r"1 of 3 images in .* changed while they were decoded, the first is cat/a\.png"
-    ):
+    with pytest.raises(UserError, match=r"1 of 3 images in .* changed while .*, the first is cat/a\.png"):
         keep_decoded(opened(root), tmp_path / "cache", progress=repaint)
     assert caches(tmp_path / "cache") == []
     assert torch.equal(keep_decoded(opened(root), tmp_path / "cache")[0].image, opened(root)[0].image)

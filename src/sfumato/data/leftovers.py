@@ -8,7 +8,8 @@ from pathlib import Path
 from sfumato.errors import UserError
 from sfumato.locks import exclusive
 
-_LEFT = re.compile(r"\.(?P<name>.+)\.(?:\d+\.part|lock)")
+_LEFT = re.compile(r"\.(?P<name>(?:pixels|latents)-[0-9a-f]{32}|contents\.bin)\.(?:\d+\.part|lock)")
+"""Only what is named after a cache: the folder may hold other programs' files."""
 
 
 def draft_path(place: Path, process: int) -> Path:
