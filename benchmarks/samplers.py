@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -27,12 +27,16 @@ from sfumato.data.folder import FolderConfig
 from sfumato.data.table import open_dataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.facts import Prompt
-from sfumato.drawing import Drawing, chosen, second_stage
+from sfumato.engine.precision import Precision, dtype_of
 from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.table import load_network
-from sfumato.model import DEFAULT_GUIDANCE, LatentDiffusion, SecondStage
+from sfumato.model import LatentDiffusion, SecondStage
+from sfumato.pipeline import pipeline
+from sfumato.pipeline.choices import chosen
+from sfumato.pipeline.parts import second_stage
+from sfumato.pipeline.request import DEFAULT_GUIDANCE, SampleRequest
 from sfumato.report.machine import describe
 from sfumato.report.measure import ask, score_row
 from sfumato.sampling.grids import build_grid
@@ -124,9 +128,9 @@ def measured(model: LatentDiffusion, cell: Cell, asked: Asked, network: FeatureN
     seconds = 0.0
     for first in range(0, asked.count, batch):
         n = min(batch, asked.count - first)
-        options = Drawing(
-            text=None if asked.texts is None else asked.texts[first : first + n],
-            n=n,
+        request = SampleRequest(
+            prompt=None if asked.texts is None else asked.texts[first : first + n],
+            count=n,
             seeds=list(range(first, first + n)),
             steps=cell.steps,
             sampler=config,
@@ -135,7 +139,7 @@ def measured(model: LatentDiffusion, cell: Cell, asked: Asked, network: FeatureN
             batch=batch,
         )
         t_start = time.perf_counter()
-        images = model.draw(options).clamp(-1, 1).cpu()
+        images = pipeline.sample(model, request).images.clamp(-1, 1).cpu()
         seconds += time.perf_counter() - t_start
         statistics.update(network(images).pooled)
         shown.append(pictures.to_uint8(images))
@@ -184,7 +188,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
         "machine": asdict(describe(model.device)),
     }
     key = f"{about['model']}, {asked.count} pictures, {network.name}"
-    model.for_inference()
+    model.for_inference(dtype_of(options.precision, model.device))
     wanted = list(cells(options.calls, options.samplers, second, guidance, options.sweeps, options.sweep_steps))
     path = options.out / "measurements.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -237,6 +241,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--real", type=Path, help="real pictures, where the model is not of the toy world")
     parser.add_argument("--prompts", type=Path, help="a prompt on each line, for --real")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto", help="of the network's arithmetic")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.samplers if name not in names]

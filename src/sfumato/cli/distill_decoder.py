@@ -97,6 +97,9 @@ def distill_decoder(
     )
     typer.echo(f"{told}; learnt in {state.step} steps on {len(pairs)} pictures")
     typer.echo(f"tiny decoder: {folder / FILE}; sheet of picture, full, tiny: {_sheet(place, outcome)}")
+    if state.stopped_by:
+        typer.echo(f"stopped after step {state.step}; the same command trains it anew, for as long as asked", err=True)
+        raise typer.Exit(128 + state.stopped_by)
 
 
 def _limit(minutes: float | None, steps: int | None) -> float | None:
@@ -122,13 +125,12 @@ def _config(
     """The options, checked. Raises UserError."""
     from sfumato.cli.options import at_least
     from sfumato.config import parse
-    from sfumato.errors import UserError
+    from sfumato.pipeline.options import Range, check_number
     from sfumato.training.distillation import Distillation
 
     if channels is not None:
         at_least("--channels", channels, 4)
-    if not perceptual >= 0:
-        raise UserError(f"--perceptual is {perceptual:g}: give 0 for none, or a weight such as 0.1")
+    check_number("--perceptual", perceptual, Range(0.0, 1000.0))
     given: dict[str, Any] = {
         "pictures": at_least("--pictures", pictures, 2),
         "batch": at_least("--batch", batch, 1),
@@ -219,11 +221,11 @@ def _faster(model: "LatentDiffusion", made: "DistilledDecoder", computing: "torc
 
     from sfumato import flops
     from sfumato.cost.measure import seconds
-    from sfumato.drawing import DecoderName
     from sfumato.engine.inference import for_inference
+    from sfumato.pipeline.request import DecoderName
 
     size = model.config.image_size
-    fewer = flops.decode(model.config.autoencoder, size) / flops.preview(made.config.decoder, size)
+    fewer = flops.decode(model.config.autoencoder, size) / flops.decode_tiny(made.config.decoder, size)
     network = for_inference(deepcopy(made.network), torch.bfloat16 if computing._enabled else torch.float32)
     both = replace(model, tiny=replace(made, network=network))
     latents = torch.zeros(TIMED, *model.latent_shape, device=model.device)

@@ -12,6 +12,7 @@ from sfumato.cli.train import (
     DataOption,
     OutOption,
     OverridesArgument,
+    conclude,
     retyping,
     with_data,
     with_overrides,
@@ -96,7 +97,5 @@ def run_transformer(
         lambda networks, state: save_transformer(model, networks, config, folder, state),
         workers,
     )
-    workers.close()
-    if workers.leads:
-        typer.echo(f"model: {folder.model}")
+    conclude(state, workers, f"model: {folder.model}")
     return state

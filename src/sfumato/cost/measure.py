@@ -13,7 +13,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sfumato import generate
 from sfumato.autoencoder.losses import AdversarialConfig
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.conditioning.condition import ConditionSpec
@@ -24,8 +23,11 @@ from sfumato.data.dataset import Dataset, LatentSource
 from sfumato.data.latents import MeasuredLatents
 from sfumato.data.loader import sweep
 from sfumato.data.split import Subset
+from sfumato.engine.precision import Precision, autocast
 from sfumato.inputs import Inputs
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline.conditions import source_of
+from sfumato.pipeline.plan import guidance_scale
 from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining, train_autoencoder
 from sfumato.training.conditions import with_conditions
 from sfumato.training.data import RunData
@@ -36,9 +38,10 @@ from sfumato.training.log import read_lines
 from sfumato.training.previews import Reconstructions, samples_of
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import begin, steered
+from sfumato.training.session import raise_if_stopped
 from sfumato.training.transformer import Prompted, TransformerRun, TransformerTraining, train_transformer
 from sfumato.training.transformer import begin as begin_codes
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 WARM_UP = 2
 """Steps that are not counted: kernels are compiled and memory is asked for."""
@@ -84,7 +87,7 @@ def time_first_stage(config: AutoencoderRun, players: Players, data: Dataset, st
         folder = RunFolder(Path(path))
         folder.claim(trial)
         _forget_peak(workers.device)
-        state = train_autoencoder(trial, data, folder, _nothing, _nothing_written, workers)
+        state = raise_if_stopped(train_autoencoder(trial, data, folder, _nothing, _nothing_written, workers))
         network = state.modules["ema"]
         assert isinstance(network, Autoencoder)
         preview = Reconstructions.of(data, config.train.preview_images, folder.previews, config.train.precision)
@@ -131,6 +134,7 @@ def time_second_stage(
             _nothing_written,
             workers,
         )
+        raise_if_stopped(state)
         networks = state.modules["ema"]
         assert isinstance(networks, Steered)
         timing = Timing(
@@ -156,7 +160,9 @@ def code_step_seconds(
         folder.claim(trial)
         model = begin_codes(trial, first, latents).to(workers.device)
         networks = Prompted(model.network, model.conditioner)
-        train_transformer(trial, networks, quantize, latents, folder, _nothing, _nothing_written, workers)
+        raise_if_stopped(
+            train_transformer(trial, networks, quantize, latents, folder, _nothing, _nothing_written, workers)
+        )
         return _step(folder, steps)
 
 
@@ -198,15 +204,13 @@ def drawing_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8
     with model.device:
         condition = blank_condition(second.config.conditioner, spec, len(x_t), model.latent_shape[1:])
     calls = [seconds(lambda: second.denoiser(x_t, t, condition), model.device) for _ in range(4)]
-    decodings = [
-        seconds(lambda: generate.decode(model.autoencoder, model.scaling, latent), model.device) for _ in range(2)
-    ]
+    decodings = [seconds(lambda: model.decode(latent), model.device) for _ in range(2)]
     return min(calls) / batch, min(decodings) / batch
 
 
 def guided(model: LatentDiffusion) -> bool:
     """Whether `sample` calls the network twice a step: the model knows the unconditional case and is steered."""
-    return model.guidance_scale(None) != 1.0
+    return guidance_scale(source_of(model), None) != 1.0
 
 
 def _latents_to_time(

@@ -10,7 +10,10 @@ from torch import Tensor
 from sfumato.autoregressive.model import CodeModel, load_code_model
 from sfumato.cost.memory import parameters
 from sfumato.data.latents import LatentDataset
+from sfumato.engine.precision import autocast
 from sfumato.model import LatentDiffusion, load
+from sfumato.pipeline import pipeline
+from sfumato.pipeline.request import SampleRequest
 from sfumato.study.bench import DRAWN_TOGETHER, Bench, finished
 from sfumato.study.pace import Pace
 from sfumato.study.plan import Arm, codes_run, latent_of, second_run
@@ -22,7 +25,6 @@ from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import begin, steered
 from sfumato.training.transformer import Prompted, train_transformer
-from sfumato.training.workers import autocast
 
 Values = Mapping[str, float | list[float]]
 
@@ -50,7 +52,7 @@ def diffusion(
 
     def judged(networks: Steered, step: int) -> Values:
         with autocast(workers.device, config.precision):
-            images = with_networks(model, networks).sample_tensor(n=config.samples, batch=DRAWN_TOGETHER)
+            images = _sampled(with_networks(model, networks), config.samples)
         return {"kernel_distance": bench.judge(images).kernel}
 
     state = train_diffusion(
@@ -65,7 +67,7 @@ def diffusion(
         lambda networks, state: save_diffusion(model, networks, run, home, state),
         workers,
     )
-    seconds = finished(state, steps)
+    seconds = finished(state)
     trained = load(home.path, workers.device)
     assert trained.second is not None
     size = parameters([trained.second.denoiser])
@@ -96,7 +98,7 @@ def codes(
         lambda networks, state: save_transformer(model, networks, run, home, state),
         workers,
     )
-    seconds = finished(state, steps)
+    seconds = finished(state)
     trained = load_code_model(home.path, workers.device)
     _written(trained, 1)  # whatever is compiled on first use
     h, w = trained.network.size
@@ -115,13 +117,18 @@ def _diffusion_drawings(bench: Bench, model: LatentDiffusion, folder: Path) -> l
     model.for_inference(torch.bfloat16 if autocast(model.device, config.precision)._enabled else torch.float32)
     found = []
     for steps in config.sampling_steps:
-        model.sample_tensor(n=1, steps=1)  # whatever is compiled on first use
+        _sampled(model, 1, 1)  # whatever is compiled on first use
 
         def draw(steps: int = steps) -> Tensor:
-            return model.sample_tensor(n=config.samples, steps=steps, batch=DRAWN_TOGETHER)
+            return _sampled(model, config.samples, steps)
 
         found.append(bench.drawing(draw, steps, folder))
     return found
+
+
+def _sampled(model: LatentDiffusion, count: int, steps: int | None = None) -> Tensor:
+    """Images (count, 3, H, W) of the seeds from 0 on."""
+    return pipeline.sample(model, SampleRequest(count=count, steps=steps, batch=DRAWN_TOGETHER)).images
 
 
 def _written(model: CodeModel, count: int) -> Tensor:

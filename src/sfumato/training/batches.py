@@ -1,6 +1,5 @@
 """The batches of a run: read ahead from where it stands, each process its own rows."""
 
-import sys
 from typing import Protocol
 
 from sfumato.data.dataset import Item, Source
@@ -26,13 +25,7 @@ class Reading(Protocol):
 
 
 def open_batches(source: Source[Item], train: Reading, state: TrainState, workers: Workers) -> Loader[Item]:
-    """From the step that `state` counts on, behind the samples it has seen; pinned where a GPU takes them.
-
-    Says where a step sees another number of images than those before.
-    """
-    told = changed_batch(state, train.batch * train.accumulate * workers.world)
-    if told is not None and workers.rank == 0:
-        print(told, file=sys.stderr)
+    """From the step that `state` counts on, behind the samples it has seen; pinned where a GPU takes them."""
     return Loader(
         source,
         train.batch,
@@ -50,7 +43,7 @@ def changed_batch(state: TrainState, step_images: int) -> str | None:
     """What to tell the user where the steps before saw another number of samples than those to come: None if not."""
     if state.images == state.step * step_images:
         return None
-    before = f"{state.images / state.step:.4g}".rstrip(".")
+    before = f"{state.images / state.step:.1f}".removesuffix(".0")
     return (
         f"another number of processes: each step sees {step_images} images instead of {before}; the run goes on behind "
         f"the {state.images} that it has seen, but ends with other weights than with the same number"

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sfumato import flops, generate, pictures, rng
+from sfumato import flops, pictures, rng
 from sfumato.autoencoder import losses
 from sfumato.autoencoder.losses import PixelLoss
 from sfumato.autoencoder.model import AutoencoderConfig, autoencoder_digest
@@ -25,18 +25,21 @@ from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
 from sfumato.data.dataset import Dataset, Example, Progress
 from sfumato.data.loader import Loader, sweep
 from sfumato.distilled import DistilledConfig
+from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.evaluation.image_quality import psnr
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline import latents as codec
 from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.run import interruptible
+from sfumato.training.session import Session
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step, share_done, take_step
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.steps import check_result, optimizer_step
+from sfumato.training.workers import Workers
 
 CHEAPER = 20
 """How many times fewer operations than the decoder a tiny one of unstated width takes at least."""
@@ -137,7 +140,7 @@ def _fitting(config: Distillation, autoencoder: AutoencoderConfig) -> int:
     fits = [
         channels
         for channels in range(4, WIDEST + 1, 4)
-        if flops.preview(_topology(autoencoder, channels, config.blocks), size) <= allowed
+        if flops.decode_tiny(_topology(autoencoder, channels, config.blocks), size) <= allowed
     ]
     if not fits:
         raise UserError(
@@ -200,12 +203,12 @@ def distil(
 ) -> tuple[TinyDecoder, TrainState]:
     """Trains the network on the pairs, logging into `folder`; returns its average and the final state.
 
-    An interruption ends it early. Raises UserError if the loss stays non-finite.
+    An interruption ends it early, noted in the state. Raises UserError if the loss stays non-finite.
     """
     workers = workers or Workers()
     network = workers.place(network.train())
     shadow = ema.average_of(network)
-    learning = list(network.parameters())
+    parameters = list(network.parameters())
     optimiser = build_optimiser(config.optimiser, network)
     state = TrainState(modules={"network": network, "ema": shadow}, optimisers={"network": optimiser})
     perceptual = build_perceptual(config.perceptual)
@@ -218,10 +221,11 @@ def distil(
         RunLog(folder, "tiny decoder", 0, 0.0) as log,
         interruptible() as interrupt,
     ):
-        while (done := share_done(config, state)) < 1 and not interrupt.wanted:
+        session = Session(data, log, interrupt, config, state, workers, config.batch, way_out=WAY_OUT)
+        while session.goes_on():
             t_start = time.monotonic()
-            set_rate(optimiser, learning_rate(config.optimiser, state.step, done))
-            batch = next(data).to(workers.device)
+            set_rate(optimiser, learning_rate(config.optimiser, state.step, session.done))
+            batch = next(session.data).to(workers.device)
             target = batch.images.contiguous(memory_format=torch.channels_last)
             with precision:
                 output = network(batch.fields["latent"].contiguous(memory_format=torch.channels_last))
@@ -229,18 +233,17 @@ def distil(
             loss = losses.with_perceptual(losses.reconstruction(target, output, config.pixel), distance, weight).mean()
             loss.backward()
 
-            norm, error = read(gradients_norm(learning), loss)
-            finite = take_step(optimiser, config.optimiser, learning, norm, network, shadow, config.ema_decay, state)
-            count_step(state, finite, len(target), time.monotonic() - t_start)
-            check_progress(state, config.max_skipped, "check that the autoencoder decodes its own latents")
-            done = share_done(config, state)
-            if state.step % config.log_every == 0 or done == 1:
-                log.record(state.step, {"loss": error, "gradient_norm": norm, "seconds": state.seconds})
-            log.advance(state.step, done, state.images, f"loss {error:.4f}")
-        if interrupt.wanted:
-            log.say(f"stopped after step {state.step}, with what was learnt so far")
-    assert isinstance(shadow, TinyDecoder)
+            norm, error = read(gradients_norm(parameters), loss)
+            finite = optimizer_step(optimiser, config, parameters, norm, network, shadow, state)
+            session.count(finite, time.monotonic() - t_start)
+            session.record({"loss": error, "gradient_norm": norm}, f"loss {error:.4f}")
+            session.finish()
+    if state.stopped_by:
+        check_result(state, WAY_OUT)
     return shadow, state
+
+
+WAY_OUT = "check that the autoencoder decodes its own latents"
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,7 @@ def judge(model: LatentDiffusion, network: TinyDecoder, dataset: Dataset, count:
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in sweep(dataset, 16, rows, unreadable=lambda row, error: None):
         x0, full = _decoded(model, part.images)
-        tiny = generate.preview(network, model.scaling, x0)
+        tiny = codec.preview(network, model.scaling, x0)
         found.append((part.images, full.clamp(-1, 1).cpu(), tiny.clamp(-1, 1).cpu()))
     if not found:
         raise UserError(f"none of the {len(rows)} pictures held out can be read: check the data folder")
