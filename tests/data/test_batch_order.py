@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sfumato.data.order import batch_indices, order, positions
 
 SMALL = st.integers(1, 9)
-FROZEN = [3, 7, 2, 4, 6, 5, 0, 1]
+FROZEN = [1, 0, 7, 3, 4, 2, 6, 5]
 
 
 @settings(max_examples=80, deadline=None)
