@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "autoregressive": MODEL,
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
-    "data": {"rng", "inputs", "locks", "plain_json"} | BASE,
+    "data": {"rng", "inputs", "locks", "plain_json", "checkpoint"} | BASE,
     "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
     "checkpoint": {"plain_json"} | BASE,
     "pictures": {"checkpoint"},

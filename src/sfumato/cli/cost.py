@@ -47,15 +47,19 @@ def cost(
     Operations, parameters, memory, time and energy of CONFIG's training, and of a picture by every sampler.
     """
     from sfumato.cli.options import MOST_SAMPLING_STEPS, at_least, chosen_device
-    from sfumato.config import apply_overrides, read_source
+    from sfumato.cli.train import with_overrides
+    from sfumato.config import read_source
     from sfumato.errors import UserError
+    from sfumato.training.autoencoder import AutoencoderRun
+    from sfumato.training.diffusion import DiffusionRun
     from sfumato.training.workers import use_all_cores
 
     at_least("--steps", steps, 1, MOST_TIMED)
     at_least("--sampling-steps", sampling_steps, 1, MOST_SAMPLING_STEPS)
     use_all_cores()
     timed = Timed(chosen_device(device).type, steps) if measure else None
-    raw = apply_overrides(read_source(config), overrides or [])
+    schema = DiffusionRun if "denoiser" in read_source(config) else AutoencoderRun
+    raw = with_overrides(config, overrides or [], schema)
     if "denoiser" in raw:
         account = _second_stage(raw, config, first_stage_of(autoencoder, config, raw), data, sampling_steps, timed)
     elif "model" in raw:

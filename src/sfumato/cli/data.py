@@ -28,13 +28,14 @@ def data(
     from sfumato.config import apply_overrides, parse
     from sfumato.data.folder import FolderConfig, FolderDataset
     from sfumato.data.survey import survey
-    from sfumato.training.data import HeldOut, split_rows
+    from sfumato.training.data import HeldOut, groups_of, split_rows
 
     raw = apply_overrides({"data": {"path": str(folder)}, "held_out": {}}, overrides or [])
     config = parse({"kind": "folder", **raw["data"]}, FolderConfig, "data")
-    with bars(active=not as_json) as (_, progress):
+    with bars(active=not as_json) as (say, progress):
         dataset = FolderDataset(config, progress("scanning"))
-        aside = split_rows(dataset, parse(raw["held_out"], HeldOut, "held_out"))[1]
+        held_out = parse(raw["held_out"], HeldOut, "held_out")
+        aside = split_rows(dataset, held_out, groups_of(dataset, held_out.by, say))[1]
         found = survey(dataset, aside, progress=progress("looking at the pixels"))
     if as_json:
         typer.echo(found.dumped(recommended=recommended(found, overrides or [])))

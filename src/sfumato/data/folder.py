@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from sfumato.data.captions import Captions, Choices, captions_of
+from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import Example, Progress, UnreadableImage
 from sfumato.data.labels import Labels, labels_of
 from sfumato.data.left_out import left_out_note, texts_left_out
@@ -27,6 +30,7 @@ from sfumato.data.transforms import Framing, Pixels
 from sfumato.errors import UserError
 from sfumato.schema import Schema
 
+_SCAN_CHUNK = 64  # files a task: handing one to a thread costs about as much as its header
 _SCAN_THREADS = 8  # the scan waits for the disk more than it computes
 
 
@@ -269,7 +273,9 @@ def _glance_all(
     with warnings.catch_warnings(), ThreadPoolExecutor(_SCAN_THREADS) as pool:
         # oversized files are refused and listed; Pillow's own warning would only repeat it
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for done, (name, result) in enumerate(zip(unique, pool.map(look, unique, chunksize=64), strict=True), 1):
+        chunks = [unique[i : i + _SCAN_CHUNK] for i in range(0, len(unique), _SCAN_CHUNK)]
+        looked = chain.from_iterable(pool.map(lambda chunk: [look(name) for name in chunk], chunks))
+        for done, (name, result) in enumerate(zip(unique, looked, strict=True), 1):
             if isinstance(result, Glance):
                 good[name] = result
             else:
@@ -286,9 +292,21 @@ class FolderDataset:
     A file that turns out damaged raises UnreadableImage and is noted in `unreadable` as (path, reason).
     """
 
-    def __init__(self, config: FolderConfig, progress: Progress | None = None) -> None:
-        """Scans the folder; raises UserError as `scan_folder` does."""
+    def __init__(
+        self,
+        config: FolderConfig,
+        progress: Progress | None = None,
+        cache: Path | None = None,
+        hashing: Progress | None = None,
+    ) -> None:
+        """Scans the folder; raises UserError as `scan_folder` does.
+
+        The hashes of its files, which are found when they are asked for, are kept in `cache`; `hashing` is told of the
+        progress.
+        """
         self.config = config
+        self.cache = cache
+        self._hashing = hashing
         self.scan = scan_folder(config, progress)
         self.framing = config.framing()
         self._read: Callable[[str], Pixels] = self.decode
@@ -385,16 +403,23 @@ class FolderDataset:
             return None
         return Labels(self.scan.labels, self.scan.classes).counts()
 
-    def pixel_key(self) -> str:
-        """Hash of what determines the prepared pixels: names, sizes, first and last 4096 bytes of the files, framing.
+    @cached_property
+    def hashes(self) -> dict[str, bytes]:
+        """The hash of each file's whole content, by its relative path; read once for all sets made of this one."""
+        files = list(dict.fromkeys(self.scan.files))
+        found = file_hashes([self.scan.root / file for file in files], self.cache, self._hashing)
+        return dict(zip(files, found, strict=True))
 
-        Times of modification do not enter, so a copied or touched folder is still the same.
+    def pixel_key(self) -> str:
+        """Hash of what determines the prepared pixels: names and whole content of the files, framing.
+
+        Neither the folder's path nor times of modification enter: a moved, copied or touched folder is still the same.
         """
         framing = self.framing
         digest = blake2b(digest_size=16)
         digest.update(repr((framing.size, framing.resize, framing.crop, framing.filter, framing.background)).encode())
-        for name, seen in zip(self.scan.files, self.scan.glances, strict=True):
-            digest.update(name.encode(errors="surrogateescape") + b"\0" + seen.digest)
+        for name in self.scan.files:
+            digest.update(name.encode(errors="surrogateescape") + b"\0" + self.hashes[name])
         return digest.hexdigest()
 
     def fingerprint(self) -> str:

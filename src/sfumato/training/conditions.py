@@ -1,5 +1,6 @@
 """The conditions of a run: the fields its data gets, what is encoded for them, and what config.yaml says of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def with_conditions(
     precision: Precision = "auto",
     progress: Progress | None = None,
     workers: Workers | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> LatentSource:
     """What the loop of stage 2 reads: the latents and the fields that are drawn for each.
 
@@ -108,7 +110,14 @@ def with_conditions(
     if conditions.mask is not None:
         masked = _masked(pictures, first, data, conditions)
         encoded = cached_latents(
-            first, masked, cache, latents.header.mirrored, precision=precision, progress=progress, workers=workers
+            first,
+            masked,
+            cache,
+            latents.header.mirrored,
+            precision=precision,
+            progress=progress,
+            workers=workers,
+            log=log,
         )
         drawn.append(MaskedLatents(encoded, conditions.mask.variants, MaskInput(fill=conditions.mask.fill)))
     source = LatentsWithConditions(latents, drawn) if conditions.gives else latents

@@ -113,6 +113,8 @@ def _finite(value: float | list[float]) -> bool:
 
 
 def _rounded(value: float | list[float]) -> float | list[float]:
+    if isinstance(value, bool):
+        return value
     return [float(f"{v:.6g}") for v in value] if isinstance(value, list) else float(f"{value:.6g}")
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sfumato import rng
-from sfumato.autoencoder.bottleneck import VectorQuantizer
+from sfumato.autoencoder.bottleneck import VectorQuantizer, codebook_digest
 from sfumato.autoregressive.model import CodeModel, CodeModelConfig, build_code_model, codebook_of
 from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
@@ -149,7 +149,7 @@ def train_transformer(
         optimisers={"networks": build_optimiser(train.optimiser, networks)},
     )
     optimiser = state.optimisers["networks"]
-    resume(folder, state, latents)
+    resume(folder, state, latents, codebook_digest(quantize))
     wrapped = workers.wrap(networks)
     precision = autocast(workers.device, train.precision)
     tasks = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
