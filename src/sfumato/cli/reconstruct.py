@@ -137,15 +137,15 @@ def _fidelity(name: str, image: "Tensor", output: "Tensor") -> Fidelity:
 
 def _listed(images: Path) -> tuple[Path, list[str]]:
     """The folder, and the pictures in it by their relative paths. Raises UserError where there is none."""
-    from sfumato.data.folder import list_files
-    from sfumato.data.reading import SUFFIXES
+    from sfumato.data.listing import list_files
+    from sfumato.data.opening import is_image
     from sfumato.errors import UserError
 
-    if images.is_file():
+    if images.exists() and not images.is_dir():
         return images.parent, [images.name]
     if not images.is_dir():
         raise UserError(f"{str(images)!r} does not exist: give a picture or a folder of pictures")
-    names = [name for name in list_files(images) if Path(name).suffix.lower() in SUFFIXES]
+    names = [name for name in list_files(images) if is_image(name)]
     if not names:
         raise UserError(f"{str(images)!r} holds no pictures: expected files such as .png, .jpg or .webp")
     return images, names

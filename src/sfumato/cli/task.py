@@ -164,14 +164,35 @@ def sheet(images: "Sequence[Image]", path: Path, facts: dict[str, Any]) -> None:
 
 
 def read_picture(path: Path, what: str) -> "Image":
-    """The picture in its own mode. Raises UserError naming `what` where it cannot be read."""
-    from sfumato.data.dataset import UnreadableImage
+    """The picture in its own mode with sRGB colours; says what was done to it. Raises UserError naming `what`."""
     from sfumato.data.reading import open_image
+
+    with refused(path, what):
+        opened = open_image(path)
+    for note in opened.notes:
+        typer.echo(f"{what} {path.name}: {note}", err=True)
+    return opened.image
+
+
+def read_values(path: Path, what: str) -> "Image":
+    """A mask or a map as it is stored, without any conversion of colours. Raises UserError naming `what`."""
+    from sfumato.data.reading import open_ids
+
+    with refused(path, what):
+        return open_ids(path)
+
+
+@contextmanager
+def refused(path: Path, what: str) -> "Iterator[None]":
+    """Turns a file that is no readable image into UserError."""
+    from sfumato.data.dataset import UnreadableImage
     from sfumato.errors import UserError
 
-    if not path.is_file():
+    if path.is_dir():
+        raise UserError(f"{what} {str(path)!r} is a folder: give one of its files")
+    if not path.exists():
         raise UserError(f"{what} {str(path)!r} does not exist: give the file of a picture")
     try:
-        return open_image(path)
+        yield
     except UnreadableImage as error:
         raise UserError(f"{what} {str(path)!r} cannot be read: {error.reason}") from None

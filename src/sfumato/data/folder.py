@@ -1,7 +1,5 @@
 """A folder of pictures in any usual convention: class sub-folders, metadata files, side-car captions, or none of it."""
 
-import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from sfumato.data.dataset import Example, Progress, UnreadableImage
+from sfumato.data.listing import Listing, left_out, listing, notes_of
 from sfumato.data.metadata import Label, Row, columns_of, read_metadata
-from sfumato.data.reading import SUFFIXES, Glance, colour, decode, glance
-from sfumato.data.transforms import Framing, Pixels
+from sfumato.data.opening import is_image
+from sfumato.data.reading import MAX_PIXELS, Glance, colour, decode_reduced, glance
+from sfumato.data.transforms import LONGEST, Framing, Pixels
 from sfumato.errors import UserError
 from sfumato.schema import Schema
 
@@ -36,6 +35,8 @@ class FolderConfig(Schema):
     resize_filter: Literal["lanczos", "bicubic"] = "lanczos"
     flip: bool = False
     background: str = "white"
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
+    """Larger images are left out; those that can be read reduced or in parts may have four times as many."""
     text_from: Literal["caption", "label"] = "caption"
     caption_lines: Literal["first", "all"] = "first"
     text_column: str = "text"
@@ -109,14 +110,17 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         raise UserError(f"data path {root} does not exist: give a folder of images")
     if not root.is_dir():
         raise UserError(f"data path {root} is a file: give the folder that holds the images")
-    found = list_files(root)
+    there = listing(root)
+    found = there.files
     pictures = [name for name in found if not name.startswith(tuple(f"{folder}/" for folder in config.leave_out))]
     rows, missing, unlisted = _rows(root, pictures)
     if not rows:
         named = f", though its metadata names {len(missing)} that are missing" if missing else ""
-        raise UserError(f"data path {root} holds no images{named}: expected files such as .png, .jpg or .webp")
+        passed = "; ".join(notes_of(there))
+        expected = f"expected files such as .png, .jpg or .webp{f' ({passed})' if passed else ''}"
+        raise UserError(f"data path {root} holds no images{named}: {expected}")
     rows = _chosen(rows, config.where)
-    glances, unreadable = _glance_all(root, [row.file for row in rows], progress)
+    glances, unreadable = _glance_all(config, [row.file for row in rows], progress)
     rows = [row for row in rows if row.file in glances]
     if not rows:
         path, reason = unreadable[0]
@@ -124,6 +128,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
             f"none of the {len(unreadable)} images in {root} can be read: the first, {path}, fails with: {reason}"
         )
     notes = [f"{unlisted} images are not listed in the metadata and were left out"] if unlisted else []
+    notes += [*notes_of(there), *_remarks(glances, config)]
     H, W = config.height_width
     small = sum(min(g.width / W, g.height / H) < 1 for g in (glances[row.file] for row in rows))
     if small:
@@ -138,32 +143,16 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         classes=classes,
         columns=columns_of(rows, config.columns),
         metadata=tuple(row.values for row in rows),
-        unreadable=tuple(unreadable),
+        unreadable=tuple(sorted([*unreadable, *_foreign(there, config)])),
         missing=tuple(missing),
         notes=tuple(notes),
     )
 
 
-def list_files(root: Path) -> list[str]:
-    """All files below the folder as sorted relative posix paths; hidden ones are ignored, links to folders followed."""
-    found: list[str] = []
-    seen: set[str] = set()
-    for place, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link back up would never end
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(root)
-        found.extend((below / name).as_posix() for name in names if not name.startswith("."))
-    return sorted(found)
-
-
 def _rows(root: Path, found: Sequence[str]) -> tuple[list[Row], list[str], int]:
     """Rows in order of their files, the files that metadata names in vain, and how many pictures it passes over."""
     listed, owners, missing = read_metadata(root, found)
-    pictures = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
+    pictures = [name for name in found if is_image(name)]
     named = {row.file for row in listed}
     owned = [name for name in pictures if name not in named and any(name.startswith(owner) for owner in owners)]
     passed = set(owned)
@@ -183,8 +172,43 @@ def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
     return chosen
 
 
+def _foreign(there: Listing, config: FolderConfig) -> list[tuple[str, str]]:
+    """(path, reason) of the files in the set's own folders that cannot be read at all."""
+    aside = tuple(f"{folder}/" for folder in config.leave_out)
+    return [(name, reason) for name, reason in left_out(there) if not name.startswith(aside)]
+
+
+def _remarks(glances: Mapping[str, Glance], config: FolderConfig) -> list[str]:
+    """Sentences on what is done to images before they are trained on: one a kind, with an example."""
+    found: dict[str, list[str]] = {}
+    for name, seen in glances.items():
+        if seen.remark:
+            found.setdefault(seen.remark, []).append(name)
+    notes = [f"{_count(names)}: {remark}; the first is {names[0]}" for remark, names in found.items()]
+    made = [name for name, seen in glances.items() if seen.generated]
+    if made and len(made) < len(glances):
+        notes.append(
+            f"{_count(made)} made by sfumato itself, trained on like the others: the first is {made[0]}; "
+            "name their folders in data.leave_out if that is not meant"
+        )
+    H, W = config.height_width
+    ratio = W / H
+    long = [
+        name
+        for name, seen in glances.items()
+        if max(seen.width / seen.height / ratio, ratio * seen.height / seen.width) > LONGEST
+    ]
+    if long and config.resize == "crop":
+        notes.append(f"{_count(long)} longer than {LONGEST} frames, only the middle is used: the first is {long[0]}")
+    return notes
+
+
+def _count(names: Sequence[str]) -> str:
+    return "1 image" if len(names) == 1 else f"{len(names)} images"
+
+
 def _glance_all(
-    root: Path, files: Sequence[str], progress: Progress | None
+    config: FolderConfig, files: Sequence[str], progress: Progress | None
 ) -> tuple[dict[str, Glance], list[tuple[str, str]]]:
     unique = list(dict.fromkeys(files))
     good: dict[str, Glance] = {}
@@ -192,13 +216,11 @@ def _glance_all(
 
     def look(name: str) -> Glance | UnreadableImage:
         try:
-            return glance(root / name)
+            return glance(config.path / name, config.max_pixels)
         except UnreadableImage as error:
             return error
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        # oversized files are refused and listed; Pillow's own warning would only repeat it
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
         for done, (name, result) in enumerate(zip(unique, pool.map(look, unique, chunksize=64), strict=True), 1):
             if isinstance(result, Glance):
                 good[name] = result
@@ -337,7 +359,8 @@ class FolderDataset:
         H, W = self.framing.size
         try:
             # twice the size leaves the resize enough to filter after a JPEG's reduced decoding
-            return self.framing.prepare(decode(path, self.framing.background, at_least=(2 * H, 2 * W)))
+            read = decode_reduced(path, self.framing.background, (2 * H, 2 * W), self.config.max_pixels)
+            return self.framing.prepare(read.image, read.size)
         except UnreadableImage as error:
             raise UnreadableImage(file, error.reason) from error
         except Exception as error:
@@ -385,7 +408,8 @@ class FolderDataset:
         digest = blake2b(digest_size=16)
         digest.update(repr((framing.size, framing.resize, framing.crop, framing.filter, framing.background)).encode())
         for name, seen in zip(self.scan.files, self.scan.glances, strict=True):
-            digest.update(name.encode(errors="surrogateescape") + b"\0" + seen.digest)
+            # the remark says that pixels are converted, which they were not always
+            digest.update(name.encode(errors="surrogateescape") + b"\0" + seen.digest + seen.remark.encode())
         return digest.hexdigest()
 
     def fingerprint(self) -> str:

@@ -21,7 +21,7 @@ from sfumato.errors import UserError
 BUDGET = 2 * 2**30
 """Bytes that the kept pictures of one folder may take by default."""
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 64
 
 

@@ -13,8 +13,10 @@ from PIL import Image
 from sfumato.data.conditions.class_names import ClassNames, hex_of, read_class_names
 from sfumato.data.conditions.config import MapsConfig
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.folder import FolderDataset, list_files
-from sfumato.data.reading import SUFFIXES, displayed_size, glance
+from sfumato.data.folder import FolderDataset
+from sfumato.data.listing import list_files
+from sfumato.data.opening import is_image
+from sfumato.data.reading import displayed_size, glance
 from sfumato.data.transforms import Ids
 from sfumato.errors import UserError
 from sfumato.inputs import MapInput, standard_palette
@@ -154,7 +156,7 @@ def _find(files: Sequence[str], root: Path, below: str) -> dict[str, Path]:
         raise UserError(f"the folder of label maps {place} does not exist: put a map there for each picture")
     there: dict[str, str] = {}
     for name in list_files(place):
-        if Path(name).suffix.lower() in SUFFIXES:
+        if is_image(name):
             there.setdefault(PurePosixPath(name).with_suffix("").as_posix(), name)
     found: dict[str, Path] = {}
     missing: list[str] = []
