@@ -167,6 +167,7 @@ def read_picture(path: Path, what: str) -> "Image":
     """The picture in its own mode with sRGB colours; says what was done to it. Raises UserError naming `what`."""
     from sfumato.data.reading import open_image
 
+    check_there(path, what)
     with refused(path, what):
         opened = open_image(path)
     for note in opened.notes:
@@ -178,8 +179,17 @@ def read_values(path: Path, what: str) -> "Image":
     """A mask or a map as it is stored, without any conversion of colours. Raises UserError naming `what`."""
     from sfumato.data.reading import open_ids
 
+    check_there(path, what)
     with refused(path, what):
         return open_ids(path)
+
+
+def check_there(path: Path, what: str) -> None:
+    """Raises UserError for a path that leads nowhere."""
+    from sfumato.errors import UserError
+
+    if not path.exists():
+        raise UserError(f"{what} {str(path)!r} does not exist: give the file of a picture")
 
 
 @contextmanager
@@ -190,8 +200,6 @@ def refused(path: Path, what: str) -> "Iterator[None]":
 
     if path.is_dir():
         raise UserError(f"{what} {str(path)!r} is a folder: give one of its files")
-    if not path.exists():
-        raise UserError(f"{what} {str(path)!r} does not exist: give the file of a picture")
     try:
         yield
     except UnreadableImage as error:

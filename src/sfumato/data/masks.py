@@ -22,7 +22,7 @@ _LEVELS = 8  # as many greys may lie anywhere: a few steps of opacity, compressi
 _OFF = 0.22  # of the range: how far from a soft edge a pixel may be
 _MOST_OFF = 0.01  # of all pixels
 _FLAT = 0.04  # of the range: as good as black or white
-_MOSTLY = 0.2  # of all pixels: with as many of those, greys that change smoothly are a soft edge
+_MOSTLY = 0.1  # of all pixels: with as many of those, greys that change smoothly are a soft edge
 _AWAY = 40.0  # levels from the line between two colours
 _ORDER = "give the image first and its mask after it (IMAGE MASK), the mask white where the hole is"
 _ROUGH = 0.03
@@ -72,13 +72,13 @@ def read_mask(image: Image.Image, what: str) -> Mask:
     return Mask(hole, (note,))
 
 
-def looks_like_a_mask(image: Image.Image) -> bool:
-    """Whether an image could be taken for a mask, without raising."""
-    try:
-        read_mask(image, "")
-    except UserError:
+def is_black_and_white(image: Image.Image) -> bool:
+    """Whether an image of 8 bits a band has black and white pixels and no others, as a mask does."""
+    if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
         return False
-    return not image.has_transparency_data
+    pixels = np.asarray(image.convert("RGB"))
+    black, white = (pixels <= _SLACK).all(-1), (pixels >= _FULL).all(-1)
+    return bool(black.any() and white.any() and (black | white).all())
 
 
 def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], what: str) -> Mask:
@@ -117,7 +117,7 @@ def _of_one_value(what: str, value: float, white: float) -> str:
     colour = "black" if value == 0 else "white" if value >= 0.98 * white else f"of the value {value:g}"
     if colour == "white":
         return f"{what} has nothing but hole: it is white everywhere; paint black what is to stay"
-    return f"{what} has no hole (white): it is {colour} everywhere; paint white what is to be drawn anew"
+    return f"{what} has no hole: paint white what is to be drawn anew (it is {colour} everywhere)"
 
 
 def _doubt(values: NDArray[np.floating[Any]], low: float, high: float, what: str) -> None:

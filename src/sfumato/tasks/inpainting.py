@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.conditioning.spatial import ImageConfig
-from sfumato.data.masks import read_mask
+from sfumato.data.masks import is_black_and_white, read_mask
 from sfumato.data.profiles import in_srgb
 from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
@@ -223,4 +223,8 @@ def mask_of(mask: Image.Image, image: Image.Image) -> tuple[Tensor, tuple[str, .
             f"{image.height}x{image.width}: give a mask of the picture's size"
         )
     read = read_mask(mask, "the mask")
+    if read.notes and is_black_and_white(image) and not mask.has_transparency_data:
+        raise UserError(
+            "the picture is black and white and the mask is not: give the image first, then its mask (IMAGE MASK)"
+        )
     return torch.from_numpy(read.hole), read.notes
