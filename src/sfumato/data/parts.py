@@ -23,16 +23,21 @@ _STRIP_TAGS = (256, 258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 338, 339, 
 LENGTH, OFFSETS, ROWS, COUNTS, TILES = 257, 273, 278, 279, 322
 
 
-def bands_of(image: Image.Image, stream: IO[bytes]) -> Bands | None:
+def bands_of(image: Image.Image, stream: IO[bytes], multiple: int = 1) -> Bands | None:
     """The image's rows as a sequence of images, in its mode, or None for a format that has to be decoded as a whole.
 
-    `image` is open but not decoded, `stream` its file, which stays where it is until the bands are read. Raises what a
-    damaged file makes Pillow or zlib raise.
+    `image` is open but not decoded, `stream` its file, which stays where it is until the bands are read. Bands have a
+    multiple of `multiple` rows where the format lets us choose. Raises what a damaged file makes Pillow or zlib raise.
     """
     place = stream.tell()  # Pillow goes on reading there
-    found = _png(image, stream) or _tiff(image, stream) or _raw(image, stream)
+    found = _png(image, stream, multiple) or _tiff(image, stream) or _raw(image, stream, multiple)
     stream.seek(place)
     return found
+
+
+def _rows(stride: int, multiple: int) -> int:
+    """Rows of a band whose rows take `stride` bytes each."""
+    return max(1, _BAND // stride // multiple) * multiple
 
 
 def rows_of(image: Image.Image) -> Bands:
@@ -42,50 +47,53 @@ def rows_of(image: Image.Image) -> Bands:
         yield image.crop((0, top, image.width, min(image.height, top + rows)))
 
 
-def reduced(bands: Bands, size: tuple[int, int], by: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The RGB image (H, W) = `size` that the bands make up, shrunk by a whole number: means of by x by pixels.
+def reduced(
+    bands: Bands, mode: str, size: tuple[int, int], by: int, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """The image (H, W) = `size` that the bands make up, shrunk by a whole number: means of by x by pixels.
 
-    Bands go through `convert`, which gives RGB, before they are shrunk.
+    Bands go through `convert`, which gives images of `mode`, before they are shrunk.
     """
     height, width = size
-    whole = Image.new("RGB", (-(-width // by), -(-height // by)))
-    done, waiting = 0, Image.new("RGB", (width, 0))
+    whole = Image.new(mode, (-(-width // by), -(-height // by)))
+    done, waiting = 0, None
     for band in bands:
-        waiting = _below(waiting, convert(band))
-        rows = waiting.height if done * by + waiting.height >= height else waiting.height // by * by
-        if rows:
-            part = waiting.crop((0, 0, width, rows))
-            whole.paste(part.reduce(by) if by > 1 else part, (0, done))
-            done += -(-rows // by)
-            waiting = waiting.crop((0, rows, width, waiting.height))
+        fresh = convert(band)
+        waiting = fresh if waiting is None else _below(waiting, fresh)
+        last = done * by + waiting.height >= height
+        rows = waiting.height if last else waiting.height // by * by
+        if rows == 0:
+            continue
+        part = waiting if rows == waiting.height else waiting.crop((0, 0, width, rows))
+        whole.paste(part.reduce(by) if by > 1 else part, (0, done))
+        done += -(-rows // by)
+        waiting = None if rows == waiting.height else waiting.crop((0, rows, width, waiting.height))
     if done < whole.height:
         raise OSError(f"the file ends after {done * by} of {height} rows")
     return whole
 
 
 def _below(upper: Image.Image, lower: Image.Image) -> Image.Image:
-    if upper.height == 0:
-        return lower
-    both = Image.new("RGB", (upper.width, upper.height + lower.height))
+    both = Image.new(upper.mode, (upper.width, upper.height + lower.height))
     both.paste(upper, (0, 0))
     both.paste(lower, (0, upper.height))
     return both
 
 
-def _png(image: Image.Image, stream: IO[bytes]) -> Bands | None:
+def _png(image: Image.Image, stream: IO[bytes], multiple: int) -> Bands | None:
     if image.format != "PNG":
         return None
     stream.seek(len(_SIGNATURE) + 8)
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", stream.read(13))
     if interlaced or (width, height) != image.size or not (depth == 8 or (depth in (1, 16) and colour == 0)):
         return None
-    return _png_bands(stream, width, height, depth, colour)
+    return _png_bands(stream, width, height, depth, colour, multiple)
 
 
-def _png_bands(stream: IO[bytes], width: int, height: int, depth: int, colour: int) -> Bands:
+def _png_bands(stream: IO[bytes], width: int, height: int, depth: int, colour: int, multiple: int) -> Bands:
     """Rows are filtered by the rows above, so each band's file begins with the last row of the band before."""
     stride = 1 + -(-width * depth * _PNG_CHANNELS[colour] // 8)
-    rows, left, above = max(1, _BAND // stride), height, b""
+    rows, left, above = _rows(stride, multiple), height, b""
     facts: list[bytes] = []
     pending = bytearray()
     for piece in _inflated(stream, facts):
@@ -167,20 +175,23 @@ def _strips(tags: Any, size: tuple[int, int], rows: int, stream: IO[bytes]) -> B
             yield band
 
 
-def _raw(image: Image.Image, stream: IO[bytes]) -> Bands | None:
+def _raw(image: Image.Image, stream: IO[bytes], multiple: int) -> Bands | None:
     """Uncompressed pixels in one piece, as in BMP, PPM and TGA."""
     tiles = getattr(image, "tile", [])
-    if len(tiles) != 1 or tiles[0][0] != "raw" or not isinstance(tiles[0][3], tuple):
+    if len(tiles) != 1 or tiles[0][0] != "raw":
         return None
     _, _, offset, args = tiles[0]
-    kind, stride, direction = (*args, 0, 1)[:3] if len(args) < 3 else args
+    kind, stride, direction = (args, 0, 1) if isinstance(args, str) else (*args, 0, 1)[:3] if len(args) < 3 else args
     if kind not in _PLAIN or image.mode not in ("RGB", "RGBA"):
         return None
-    return _raw_bands(image, stream, offset, kind, stride or image.width * _PLAIN[kind], direction)
+    stride = stride or image.width * _PLAIN[kind]
+    return _raw_bands(image, stream, offset, kind, (stride, direction), _rows(stride, multiple))
 
 
-def _raw_bands(image: Image.Image, stream: IO[bytes], offset: int, kind: str, stride: int, direction: int) -> Bands:
-    rows = max(1, _BAND // stride)
+def _raw_bands(
+    image: Image.Image, stream: IO[bytes], offset: int, kind: str, order: tuple[int, int], rows: int
+) -> Bands:
+    stride, direction = order
     for top in range(0, image.height, rows):
         n = min(rows, image.height - top)
         first = top if direction > 0 else image.height - top - n  # else the last row stands first

@@ -101,7 +101,7 @@ def rgb_of(image: Image.Image) -> Image.Image:
     conversion = conversion_of(image)
     if not image.has_transparency_data:
         return _opaque(image, conversion)
-    layer = image.convert("RGBA")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
     if conversion.transform is None:
         return layer
     plain = image.getchannel(0) if conversion.mode == "L" and image.mode == "LA" else layer.convert("RGB")

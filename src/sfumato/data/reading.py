@@ -144,25 +144,27 @@ def _in_parts(image: Image.Image, stream: IO[bytes], background: tuple[int, int,
     """The image as RGB, shrunk so that its shorter side is still `least`, a band of rows after the other."""
     size, by = (image.height, image.width), max(1, min(image.size) // least)
     orientation, mode, profile = _orientation(image), image.mode, image.info.get("icc_profile")
-    after = mode in ("RGB", "L") and not image.has_transparency_data  # its profile is for the shrunk image, then
-    bands = bands_of(image, stream)
+    after = mode in ("RGB", "L") and not image.has_transparency_data  # converted when it is small, then
+    bands = bands_of(image, stream, by)
     if bands is None:
         image.load()
         bands = rows_of(image)
 
     def convert(band: Image.Image) -> Image.Image:
+        if after:
+            return band
         band.info.pop("icc_profile", None)
-        if profile and not after:
+        if profile:
             band.info["icc_profile"] = profile
         return to_rgb(band, background)
 
-    small = reduced(bands, size, by, convert)
+    small = reduced(bands, mode if after else "RGB", size, by, convert)
     exif = small.getexif()
     exif[_ORIENTATION] = orientation
     small.info = {"exif": exif.tobytes()}
     _turn(small)
     small.info = {"icc_profile": profile} if profile and after else {}
-    return to_rgb(small.convert(mode) if after else small, background)
+    return to_rgb(small, background)
 
 
 def _check_size(image: Image.Image, stream: IO[bytes], path: Path, max_pixels: int, reducing: bool) -> None:
