@@ -143,7 +143,7 @@ def save(picture: "Image", folder: Path, number: int, facts: dict[str, Any]) -> 
     from sfumato import pictures
     from sfumato.checkpoint import replacing
 
-    if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"):
+    if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         path = folder / f"{number:04d}.png"
         pictures.save_png(path, picture, facts)
         return path
