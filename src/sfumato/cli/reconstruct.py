@@ -137,7 +137,7 @@ def _fidelity(name: str, image: "Tensor", output: "Tensor") -> Fidelity:
 
 def _listed(images: Path) -> tuple[Path, list[str]]:
     """The folder, and the pictures in it by their relative paths. Raises UserError where there is none."""
-    from sfumato.data.listing import list_files
+    from sfumato.data.listing import listing, notes_of
     from sfumato.data.opening import is_image
     from sfumato.errors import UserError
 
@@ -145,7 +145,10 @@ def _listed(images: Path) -> tuple[Path, list[str]]:
         return images.parent, [images.name]
     if not images.is_dir():
         raise UserError(f"{str(images)!r} does not exist: give a picture or a folder of pictures")
-    names = [name for name in list_files(images) if is_image(name)]
+    found = listing(images)
+    names = [name for name in found.files if is_image(name)]
+    for note in notes_of(found):
+        typer.echo(note, err=True)
     if not names:
         raise UserError(f"{str(images)!r} holds no pictures: expected files such as .png, .jpg or .webp")
     return images, names

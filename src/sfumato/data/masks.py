@@ -33,10 +33,14 @@ _ONE_COLOUR = 12.0  # levels within which an opaque part is of one colour
 
 @dataclass(frozen=True)
 class Mask:
-    """`hole` (H, W) bool, and sentences on how it was read where that is not plain black and white."""
+    """`hole` (H, W) bool, and sentences on how it was read where that is not plain black and white.
+
+    `perhaps_image`: it could as well be an image of two colours, or one with transparent parts.
+    """
 
     hole: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
+    perhaps_image: bool = False
 
 
 def read_mask(image: Image.Image, what: str) -> Mask:
@@ -69,7 +73,7 @@ def read_mask(image: Image.Image, what: str) -> Mask:
         return Mask(hole)
     above = f"those above {threshold:g}, {int(hole.sum())} pixels, are the hole"
     note = f"{what} holds values from {low:g} to {high:g}: {above}"
-    return Mask(hole, (note,))
+    return Mask(hole, (note,), perhaps_image=low > 0)
 
 
 def is_black_and_white(image: Image.Image) -> bool:
@@ -82,15 +86,17 @@ def is_black_and_white(image: Image.Image) -> bool:
 
 
 def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], what: str) -> Mask:
+    low, high = float(alpha.min()), float(alpha.max())
+    _doubt(alpha.astype(np.float32), low, high, what)
     erased = alpha < 128
     if not erased.any() or erased.all():
-        erased = alpha < (float(alpha.min()) + float(alpha.max())) / 2
+        erased = alpha < (low + high) / 2
     opaque = np.asarray(image.convert("RGBA"))[..., :3][~erased].astype(np.float32)
     painted = bool((np.ptp(opaque, axis=0) <= _ONE_COLOUR).all()) and bool(2 * erased.sum() > erased.size)
     hole = ~erased if painted else erased
     part = "painted on a transparent layer" if painted else "transparent"
     note = f"{what} has transparency, which is taken for the mask: the {int(hole.sum())} {part} pixels are the hole"
-    return Mask(hole, (note,))
+    return Mask(hole, (note,), perhaps_image=not painted)
 
 
 def _values(image: Image.Image, what: str) -> NDArray[np.floating[Any]]:

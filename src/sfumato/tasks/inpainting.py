@@ -223,7 +223,7 @@ def mask_of(mask: Image.Image, image: Image.Image) -> tuple[Tensor, tuple[str, .
             f"{image.height}x{image.width}: give a mask of the picture's size"
         )
     read = read_mask(mask, "the mask")
-    if read.notes and is_black_and_white(image) and not mask.has_transparency_data:
+    if read.perhaps_image and is_black_and_white(image):
         raise UserError(
             "the picture is black and white and the mask is not: give the image first, then its mask (IMAGE MASK)"
         )
