@@ -214,6 +214,30 @@ def test_generated_images_are_named(tmp_path: Path) -> None:
     assert any("1 image made by sfumato itself" in note and "out/0000.png" in note for note in opened(tmp_path).notes)
 
 
+def test_what_lies_in_folders_that_are_left_out_is_not_spoken_of(tmp_path: Path) -> None:
+    save(tmp_path, ["a.png"])
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "x.psd").touch()
+    assert opened(tmp_path, leave_out=("old",)).notes == ()
+    assert opened(tmp_path, leave_out=("old",)).unreadable == []
+    assert "1 file was left out: .psd" in opened(tmp_path).notes[0]
+
+
+def test_a_plug_in_that_is_installed_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sfumato.data import opening
+
+    (tmp_path / "pillow_heif.py").write_text("calls = []\ndef register_heif_opener():\n    calls.append(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    opening.suffixes.cache_clear()
+    try:
+        assert opening.is_image("x.HEIC")
+        assert opening.why_not("x.heic") is None
+    finally:
+        monkeypatch.undo()
+        opening.suffixes.cache_clear()
+    assert opening.why_not("x.heic") == "install pillow-heif to read it"
+
+
 # ---- very long images
 
 

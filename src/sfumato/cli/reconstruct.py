@@ -199,7 +199,7 @@ def _report(
     from dataclasses import asdict
     from statistics import fmean
 
-    from sfumato import pictures
+    from sfumato import __version__, pictures
     from sfumato.checkpoint import write_text
     from sfumato.cli.options import columns_of
 
@@ -214,7 +214,7 @@ def _report(
         typer.echo(f"the results that were in {folder} are replaced", err=True)
     write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
     cells = pictures.cells([image for pair in sheet for image in pair])
-    pictures.save_png(folder / "grid.png", pictures.grid(cells, 2 * columns_of(len(sheet))))
+    pictures.save_png(folder / "grid.png", pictures.grid(cells, 2 * columns_of(len(sheet))), {"sfumato": __version__})
     similar = [result.ssim for result in results if result.ssim is not None]
     # equal pictures have an infinite PSNR, which would hide all others in the mean
     finite = [result.psnr for result in results if result.psnr != float("inf")]

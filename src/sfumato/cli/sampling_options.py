@@ -262,7 +262,7 @@ def picture_of(path: Path, size: tuple[int, int] | None, said: str) -> "Tensor":
     import torch
 
     from sfumato import pictures
-    from sfumato.cli.task import refused
+    from sfumato.cli.options import refused
     from sfumato.data.reading import decode
     from sfumato.data.transforms import Framing
 

@@ -165,6 +165,7 @@ def sheet(images: "Sequence[Image]", path: Path, facts: dict[str, Any]) -> None:
 
 def read_picture(path: Path, what: str) -> "Image":
     """The picture in its own mode with sRGB colours; says what was done to it. Raises UserError naming `what`."""
+    from sfumato.cli.options import refused
     from sfumato.data.reading import open_image
 
     check_there(path, what)
@@ -177,6 +178,7 @@ def read_picture(path: Path, what: str) -> "Image":
 
 def read_values(path: Path, what: str) -> "Image":
     """A mask or a map as it is stored, without any conversion of colours. Raises UserError naming `what`."""
+    from sfumato.cli.options import refused
     from sfumato.data.reading import open_ids
 
     check_there(path, what)
@@ -190,17 +192,3 @@ def check_there(path: Path, what: str) -> None:
 
     if not path.exists():
         raise UserError(f"{what} {str(path)!r} does not exist: give the file of a picture")
-
-
-@contextmanager
-def refused(path: Path, what: str) -> "Iterator[None]":
-    """Turns a file that is no readable image into UserError."""
-    from sfumato.data.dataset import UnreadableImage
-    from sfumato.errors import UserError
-
-    if path.is_dir():
-        raise UserError(f"{what} {str(path)!r} is a folder: give one of its files")
-    try:
-        yield
-    except UnreadableImage as error:
-        raise UserError(f"{what} {str(path)!r} cannot be read: {error.reason}") from None

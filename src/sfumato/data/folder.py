@@ -112,11 +112,11 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         raise UserError(f"data path {root} is a file: give the folder that holds the images")
     there = listing(root)
     found = there.files
-    pictures = [name for name in found if not name.startswith(tuple(f"{folder}/" for folder in config.leave_out))]
-    rows, missing, unlisted = _rows(root, pictures)
+    own = _own(there, config)
+    rows, missing, unlisted = _rows(root, own.files)
     if not rows:
         named = f", though its metadata names {len(missing)} that are missing" if missing else ""
-        passed = "; ".join(notes_of(there))
+        passed = "; ".join(notes_of(own))
         expected = f"expected files such as .png, .jpg or .webp{f' ({passed})' if passed else ''}"
         raise UserError(f"data path {root} holds no images{named}: {expected}")
     rows = _chosen(rows, config.where)
@@ -128,7 +128,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
             f"none of the {len(unreadable)} images in {root} can be read: the first, {path}, fails with: {reason}"
         )
     notes = [f"{unlisted} images are not listed in the metadata and were left out"] if unlisted else []
-    notes += [*notes_of(there), *_remarks(glances, config)]
+    notes += [*notes_of(own), *_remarks(glances, config)]
     H, W = config.height_width
     small = sum(min(g.width / W, g.height / H) < 1 for g in (glances[row.file] for row in rows))
     if small:
@@ -143,7 +143,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         classes=classes,
         columns=columns_of(rows, config.columns),
         metadata=tuple(row.values for row in rows),
-        unreadable=tuple(sorted([*unreadable, *_foreign(there, config)])),
+        unreadable=tuple(sorted([*unreadable, *left_out(own)])),
         missing=tuple(missing),
         notes=tuple(notes),
     )
@@ -172,10 +172,14 @@ def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
     return chosen
 
 
-def _foreign(there: Listing, config: FolderConfig) -> list[tuple[str, str]]:
-    """(path, reason) of the files in the set's own folders that cannot be read at all."""
+def _own(there: Listing, config: FolderConfig) -> Listing:
+    """What is not in the folders that are left out."""
     aside = tuple(f"{folder}/" for folder in config.leave_out)
-    return [(name, reason) for name, reason in left_out(there) if not name.startswith(aside)]
+    return Listing(
+        tuple(name for name in there.files if not name.startswith(aside)),
+        tuple((name, what) for name, what in there.special if not name.startswith(aside)),
+        tuple((name, count) for name, count in there.runs if not f"{name}/".startswith(aside)),
+    )
 
 
 def _remarks(glances: Mapping[str, Glance], config: FolderConfig) -> list[str]:

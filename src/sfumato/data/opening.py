@@ -72,10 +72,11 @@ def suffixes() -> frozenset[str]:
     for module, (_, register, endings) in _PLUGINS.items():
         if find_spec(module) is None or set(endings) <= found:
             continue
-        plugin = import_module(module)
-        if register:
-            getattr(plugin, register)()
-        found.update(endings)
+        with suppress(Exception):  # one that does not work is as good as none
+            plugin = import_module(module)
+            if register:
+                getattr(plugin, register)()
+            found.update(endings)
     return frozenset(found)
 
 
