@@ -1,6 +1,7 @@
 """Images that users bring and that used to be read wrong, in much memory, or not at all without a word."""
 
 import os
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,7 @@ def test_a_plug_in_that_is_installed_is_used(tmp_path: Path, monkeypatch: pytest
         assert opening.why_not("x.heic") is None
     finally:
         monkeypatch.undo()
+        sys.modules.pop("pillow_heif", None)
         opening.suffixes.cache_clear()
     assert opening.why_not("x.heic") == "install pillow-heif to read it"
 
