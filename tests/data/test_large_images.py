@@ -27,6 +27,7 @@ FORMS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tiff deflate": ("RGBA", "x.tif", {"compression": "tiff_adobe_deflate"}),
     "tiff fax": ("1", "x.tif", {"compression": "group4"}),
     "tiff 16 bits": ("I;16", "x.tif", {"compression": "tiff_lzw"}),
+    "tiff 16 bits, big-endian": ("I;16B", "x.tif", {"compression": "tiff_lzw"}),
     "tiff palette": ("P", "x.tif", {"compression": "tiff_lzw"}),
     "bmp": ("RGB", "x.bmp", {}),
     "ppm": ("RGB", "x.ppm", {}),
@@ -39,7 +40,12 @@ FORMS: dict[str, tuple[str, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_bands_are_the_whole(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mode, name, options = FORMS[form]
-    pixels(203, 301, mode).save(tmp_path / name, **options)
+    image = pixels(203, 301, "I;16" if mode == "I;16B" else mode)
+    if mode == "I;16B":
+        image = Image.frombytes(mode, image.size, np.asarray(image).astype(">u2").tobytes())
+    if name == "x.tif":
+        options = {"strip_size": 4000, **options}
+    image.save(tmp_path / name, **options)
     whole = decode(tmp_path / name, WHITE)
     monkeypatch.setattr(reading, "_LARGE", 100)
     monkeypatch.setattr("sfumato.data.parts._BAND", 301 * 3 * 11)

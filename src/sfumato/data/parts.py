@@ -155,18 +155,26 @@ def _tiff(image: Image.Image, stream: IO[bytes]) -> Bands | None:
 
 def _strips(tags: Any, size: tuple[int, int], rows: int, stream: IO[bytes]) -> Bands:
     width, height = size
-    for i, (offset, count) in enumerate(zip(tags[OFFSETS], tags[COUNTS], strict=True)):
-        n = min(rows, height - i * rows)
+    offsets, counts = tags[OFFSETS], tags[COUNTS]
+    together = max(1, _BAND // (4 * width * rows))
+    for i in range(0, len(offsets), together):
+        parts = list(zip(offsets[i : i + together], counts[i : i + together], strict=True))
+        n = min(rows * len(parts), height - i * rows)
         directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=tags.prefix)
         for tag in _STRIP_TAGS:
             if tag in tags:
                 directory.tagtype[tag] = tags.tagtype[tag]
                 directory[tag] = tags[tag]
-        directory[LENGTH], directory[ROWS], directory[OFFSETS], directory[COUNTS] = n, n, 0, count
+        directory[LENGTH], directory[ROWS] = n, min(rows, n)
+        directory.tagtype[OFFSETS] = directory.tagtype[COUNTS] = 4  # long: Pillow adds where the data begin
+        lengths = [count for _, count in parts]
+        directory[OFFSETS] = tuple(sum(lengths[:k]) for k in range(len(parts)))
+        directory[COUNTS] = tuple(lengths)
         file = BytesIO()
         directory.save(file)
-        stream.seek(offset)
-        file.write(stream.read(count))
+        for offset, count in parts:
+            stream.seek(offset)
+            file.write(stream.read(count))
         file.seek(0)
         with Image.open(file) as band:
             band.load()
