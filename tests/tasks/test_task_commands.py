@@ -1,12 +1,14 @@
 """The commands of the tasks end to end on tiny models, and the mistakes that can be made with them."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import icc
 import tiny
 from command_line import Command
 from sfumato.model import LatentDiffusion
@@ -40,6 +42,15 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(np.zeros((1, 9, 3), np.uint8)).save(root / "thin.png")
     Image.fromarray((hole > 0).astype(np.uint8) * 3).save(root / "map.png")
     Image.fromarray((hole > 0).astype(np.uint8) * 7).save(root / "unknown.png")
+    rough = rng.integers(0, 256, (19, 27, 3), dtype=np.uint8)
+    Image.fromarray(rough).save(root / "photo.png")
+    Image.fromarray(np.dstack([rough, 255 - hole])).save(root / "erased.png")
+    Image.fromarray(hole // 255).save(root / "zero-one.png")
+    Image.fromarray((hole > 0).astype(np.uint16) * 3).save(root / "map-16.png")
+    Image.fromarray((hole > 0).astype(np.uint16) * 40000).save(root / "unknown-16.png")
+    os.mkfifo(root / "pipe.png")
+    (root / "zero.png").symlink_to("/dev/zero")
+    (root / "folder.png").mkdir()
     for name, boxes in BOXES.items():
         (root / f"{name}.json").write_text(json.dumps(boxes))
     return root
@@ -72,6 +83,7 @@ COMMANDS: dict[str, tuple[list[str], tuple[int, int]]] = {
     "compose": (["compose", "boxes", "boxes.json"], (24, 16)),
     "compose-pixels": (["compose", "boxes", "pixels.json"], (24, 16)),
     "compose-coco": (["compose", "boxes", "coco.json"], (28, 20)),
+    "paint-16-bits": (["paint", "map", "map-16.png"], (27, 19)),
     "upscale": (["upscale", "small", "picture.png"], (54, 38)),
     "inpaint": (["inpaint", "masked", "picture.png", "mask.png"], (27, 19)),
     "inpaint-by-text": (["inpaint", "text", "picture.png", "mask.png", "=a red apple", "--jumps", "1,2"], (27, 19)),
@@ -113,11 +125,61 @@ def test_pictures_are_numbered_on_and_do_not_depend_on_each_other(command: Comma
     assert (tmp_path / "grid-0002.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (
+            "erased.png",
+            "the mask has transparency, which is taken for the mask: the 88 transparent pixels are the hole",
+        ),
+        ("zero-one.png", "the mask holds values from 0 to 1: those above 0.5, 88 pixels, are the hole"),
+    ],
+)
+def test_masks_of_other_forms_fill_the_same_hole(
+    command: Command, room: Path, tmp_path: Path, mask: str, said: str
+) -> None:
+    for name in ("mask.png", mask):
+        done = command(
+            "inpaint", room / "masked", room / "photo.png", room / name, "--out", tmp_path / name, "--seed", 1, *FAST
+        )
+        assert done.code == 0, done
+    assert said in done.err
+    one, other = (np.asarray(Image.open(tmp_path / name / "0000.png")) for name in ("mask.png", mask))
+    assert np.array_equal(one, other)
+
+
+def test_a_picture_with_a_profile_is_filled_and_written_in_srgb(command: Command, room: Path, tmp_path: Path) -> None:
+    linear = icc.rgb(icc.SRGB, 1.0, "linear test")
+    Image.new("RGB", (27, 19), (128, 128, 128)).save(tmp_path / "linear.png", icc_profile=linear)
+    words = ("inpaint", room / "masked", tmp_path / "linear.png", room / "mask.png")
+    done = command(*words, "--out", tmp_path / "out", *FAST)
+    assert done.code == 0, done
+    assert "its colour profile (linear test) was converted to sRGB" in done.err
+    with Image.open(tmp_path / "out" / "0000.png") as written:
+        assert "icc_profile" not in written.info
+        assert np.asarray(written)[0, 0].tolist() == pytest.approx([188] * 3, abs=1)
+
+
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown-class": (
         ["paint", "map", "unknown.png"],
         "class id 7 at row 4, column 5, but this model knows 0 to 4",
     ),
+    "unknown-class-in-16-bits": (["paint", "map", "unknown-16.png"], "class id 40000 at row 4, column 5"),
+    "a-pipe": (
+        ["edit", "plain", "pipe.png"],
+        "the picture '.*pipe.png' cannot be read: it is a named pipe, no regular",
+    ),
+    "a-device": (["upscale", "small", "zero.png"], "the picture '.*zero.png' cannot be read: it is a device"),
+    "a-folder": (
+        ["inpaint", "masked", "folder.png", "mask.png"],
+        "the picture '.*folder.png' is a folder: give one of",
+    ),
+    "a-folder-for-a-mask": (["inpaint", "masked", "photo.png", "folder.png"], "the mask '.*folder.png' is a folder"),
+    "a-folder-for-a-map": (["paint", "map", "folder.png"], "the map '.*folder.png' is a folder: give one of its files"),
+    "swapped": (["inpaint", "masked", "mask.png", "photo.png"], r"the mask looks like an image, .* \(IMAGE MASK\)"),
+    "swapped-with-alpha": (["inpaint", "masked", "mask.png", "picture.png"], "the mask looks like an image"),
+    "swapped-with-a-hole": (["inpaint", "masked", "mask.png", "erased.png"], "the picture is black and white and the"),
     "map-in-colour": (["paint", "map", "picture.png"], "the map is in colour, but this model's config.yaml records no"),
     "map-of-a-line": (["paint", "map", "thin.png"], r"the map is 1x9 .* smaller than one latent cell of 2x2 pixels"),
     "map-to-boxes": (["paint", "boxes", "map.png"], "not conditioned on label maps: .* boxes and .*`sfumato compose`"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
-from sfumato.cli.task import Given, read_picture, run
+from sfumato.cli.task import Given, read_picture, read_values, run
 from sfumato.cli.task_options import (
     MEMORY,
     OUT,
@@ -65,12 +65,14 @@ def inpaint(
     """
     from sfumato import tasks
     from sfumato.tasks.compositing import largest_change
-    from sfumato.tasks.inpainting import check_feather, hole_of
+    from sfumato.tasks.inpainting import check_feather, mask_of
 
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
-    picture, shown = read_picture(image, "the picture"), read_picture(mask, "the mask")
-    hole = hole_of(shown, picture)
+    picture, shown = read_picture(image, "the picture"), read_values(mask, "the mask")
+    hole, notes = mask_of(shown, picture)
     check_feather(feather, picture)
+    for note in notes:
+        typer.echo(note, err=True)
     resampling = parse_jumps(jumps)
 
     def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":

@@ -168,3 +168,17 @@ def notes() -> Iterator[None]:
 def columns_of(n: int) -> int:
     """The columns of a sheet of n pictures: nearly square, rather wide."""
     return max(1, math.ceil(math.sqrt(n)))
+
+
+@contextmanager
+def refused(path: Path, what: str) -> "Iterator[None]":
+    """Turns a file that is no readable image into UserError."""
+    from sfumato.data.dataset import UnreadableImage
+    from sfumato.errors import UserError
+
+    if path.is_dir():
+        raise UserError(f"{what} {str(path)!r} is a folder: give one of its files")
+    try:
+        yield
+    except UnreadableImage as error:
+        raise UserError(f"{what} {str(path)!r} cannot be read: {error.reason}") from None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
-from sfumato.cli.task import Given, read_picture, run
+from sfumato.cli.task import Given, read_values, run
 from sfumato.cli.task_options import (
     MEMORY,
     OUT,
@@ -55,7 +55,7 @@ def paint(
     from sfumato import tasks
 
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
-    drawn = read_picture(map_, "the map")
+    drawn = read_values(map_, "the map")
 
     def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
         return tasks.paint(loaded, drawn, prompt, negative=negative, options=options)

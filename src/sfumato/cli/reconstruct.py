@@ -141,15 +141,18 @@ def _fidelity(name: str, image: "Tensor", output: "Tensor") -> Fidelity:
 
 def _listed(images: Path) -> tuple[Path, list[str]]:
     """The folder, and the pictures in it by their relative paths. Raises UserError where there is none."""
-    from sfumato.data.folder import list_files
-    from sfumato.data.reading import SUFFIXES
+    from sfumato.data.listing import listing, notes_of
+    from sfumato.data.opening import is_image
     from sfumato.errors import UserError
 
-    if images.is_file():
+    if images.exists() and not images.is_dir():
         return images.parent, [images.name]
     if not images.is_dir():
         raise UserError(f"{str(images)!r} does not exist: give a picture or a folder of pictures")
-    names = [name for name in list_files(images) if Path(name).suffix.lower() in SUFFIXES]
+    found = listing(images)
+    names = [name for name in found.files if is_image(name)]
+    for note in notes_of(found):
+        typer.echo(note, err=True)
     if not names:
         raise UserError(f"{str(images)!r} holds no pictures: expected files such as .png, .jpg or .webp")
     return images, names
@@ -226,7 +229,7 @@ def _report(
     from dataclasses import asdict
     from statistics import fmean
 
-    from sfumato import pictures
+    from sfumato import __version__, pictures
     from sfumato.checkpoint import write_text
     from sfumato.cli.options import columns_of
 
@@ -241,7 +244,7 @@ def _report(
         typer.echo(f"the results that were in {folder} are replaced", err=True)
     write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
     cells = pictures.cells([image for pair in sheet for image in pair])
-    pictures.save_png(folder / "grid.png", pictures.grid(cells, 2 * columns_of(len(sheet))))
+    pictures.save_png(folder / "grid.png", pictures.grid(cells, 2 * columns_of(len(sheet))), {"sfumato": __version__})
     similar = [result.ssim for result in results if result.ssim is not None]
     # equal pictures have an infinite PSNR, which would hide all others in the mean
     finite = [result.psnr for result in results if result.psnr != float("inf")]

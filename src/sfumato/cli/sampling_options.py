@@ -182,15 +182,12 @@ def picture_of(path: Path, size: tuple[int, int] | None, said: str) -> "Tensor":
     import torch
 
     from sfumato import pictures
-    from sfumato.data.dataset import UnreadableImage
+    from sfumato.cli.options import refused
     from sfumato.data.reading import decode
     from sfumato.data.transforms import Framing
-    from sfumato.errors import UserError
 
-    try:
+    with refused(path, said):
         image = decode(path, (255, 255, 255))
-    except UnreadableImage as error:
-        raise UserError(f"{said} {str(path)!r} cannot be read: {error.reason}") from None
     if size is None:
         return pictures.from_pil(image)
     return pictures.to_unit(torch.from_numpy(Framing(size).prepare(image)))

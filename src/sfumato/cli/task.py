@@ -145,7 +145,7 @@ def save(picture: "Image", folder: Path, number: int, facts: dict[str, Any]) -> 
     from sfumato import pictures
     from sfumato.checkpoint import replacing
 
-    if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"):
+    if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         path = folder / f"{number:04d}.png"
         pictures.save_png(path, picture, facts)
         return path
@@ -166,14 +166,31 @@ def sheet(images: "Sequence[Image]", path: Path, facts: dict[str, Any]) -> None:
 
 
 def read_picture(path: Path, what: str) -> "Image":
-    """The picture in its own mode. Raises UserError naming `what` where it cannot be read."""
-    from sfumato.data.dataset import UnreadableImage
+    """The picture in its own mode with sRGB colours; says what was done to it. Raises UserError naming `what`."""
+    from sfumato.cli.options import refused
     from sfumato.data.reading import open_image
+
+    check_there(path, what)
+    with refused(path, what):
+        opened = open_image(path)
+    for note in opened.notes:
+        typer.echo(f"{what} {path.name}: {note}", err=True)
+    return opened.image
+
+
+def read_values(path: Path, what: str) -> "Image":
+    """A mask or a map as it is stored, without any conversion of colours. Raises UserError naming `what`."""
+    from sfumato.cli.options import refused
+    from sfumato.data.reading import open_ids
+
+    check_there(path, what)
+    with refused(path, what):
+        return open_ids(path)
+
+
+def check_there(path: Path, what: str) -> None:
+    """Raises UserError for a path that leads nowhere."""
     from sfumato.errors import UserError
 
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{what} {str(path)!r} does not exist: give the file of a picture")
-    try:
-        return open_image(path)
-    except UnreadableImage as error:
-        raise UserError(f"{what} {str(path)!r} cannot be read: {error.reason}") from None

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from sfumato.data.matching import folded
 from sfumato.data.metadata import Row, way_to_column
 from sfumato.data.metadata_files import folded as folded_column
-from sfumato.data.reading import SUFFIXES
+from sfumato.data.opening import is_image
 from sfumato.data.textfile import LARGEST_CAPTION, lines_of, read_text, shown
 from sfumato.errors import UserError
 from sfumato.rng import derive
@@ -101,7 +101,7 @@ class SideCars:
     def __init__(self, found: Sequence[str]) -> None:
         texts = [name for name in found if PurePosixPath(name).suffix.casefold() in ENDINGS]
         self._exact = set(texts)
-        images = [name for name in found if PurePosixPath(name).suffix.casefold() in SUFFIXES]
+        images = [name for name in found if is_image(name)]
         owned = {name for image in images for name in _beside(image)}
         self._alike: dict[str, list[str]] = {}
         for name in texts:

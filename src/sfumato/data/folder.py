@@ -1,8 +1,6 @@
 """A folder of pictures in any usual convention: class sub-folders, metadata files, side-car captions, or none of it."""
 
 import math
-import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from sfumato.data.captions import Captions, Choices, captions_of
@@ -22,11 +19,14 @@ from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import Example, Progress, UnreadableImage
 from sfumato.data.labels import Labels, labels_of
 from sfumato.data.left_out import left_out_note, texts_left_out
+from sfumato.data.listing import Listing, listing, notes_of
+from sfumato.data.listing import left_out as images_left_out
 from sfumato.data.matching import common_reason
 from sfumato.data.metadata import Metadata, Row, columns_of, disagreements, merged, read_metadata
-from sfumato.data.reading import SUFFIXES, Glance, colour, decode, glance
+from sfumato.data.opening import is_image
+from sfumato.data.reading import MAX_PIXELS, Glance, colour, decode_reduced, glance
 from sfumato.data.textfile import known_encoding
-from sfumato.data.transforms import Framing, Pixels
+from sfumato.data.transforms import LONGEST, Framing, Pixels
 from sfumato.errors import UserError
 from sfumato.schema import Schema
 
@@ -45,6 +45,8 @@ class FolderConfig(Schema):
     resize_filter: Literal["lanczos", "bicubic"] = "lanczos"
     flip: bool = False
     background: str = "white"
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
+    """Larger images are left out; those that can be read reduced or in parts may have four times as many."""
     text_from: Literal["caption", "label"] = "caption"
     caption_lines: Literal["first", "all", "each"] = "first"
     """Of a caption file: its first line, all of them as one text, or each as a caption of its own."""
@@ -143,14 +145,14 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         raise UserError(f"data path {root} does not exist: give a folder of images")
     if not root.is_dir():
         raise UserError(f"data path {root} is a file: give the folder that holds the images")
-    aside = tuple(f"{name.rstrip('/')}/" for name in config.leave_out)
-    found = [name for name in list_files(root) if not f"{name}/".startswith(aside)]
+    own = _own(listing(root), config)
+    found = own.files
     known = read_metadata(root, found, config.encoding)
     rows, unlisted = _rows(known, found)
     if not rows:
-        raise UserError(_nothing(root, known, found, unlisted))
+        raise UserError(_nothing(root, known, own, unlisted))
     rows = merged(_chosen(rows, config.where))
-    glances, unreadable = _glance_all(root, [row.file for row in rows], progress)
+    glances, unreadable = _glance_all(config, [row.file for row in rows], progress)
     rows = [row for row in rows if row.file in glances]
     if not rows:
         path, reason = unreadable[0]
@@ -158,7 +160,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
             f"none of the {len(unreadable)} images in {root} can be read: the first, {path}, fails with: {reason}"
         )
     notes = [f"{len(unlisted)} images are not listed in the metadata and were left out"] if unlisted else []
-    notes += known.notes
+    notes += [*known.notes, *notes_of(own), *_remarks(glances, config)]
     H, W = config.height_width
     small = sum(min(g.width / W, g.height / H) < 1 for g in (glances[row.file] for row in rows))
     if small:
@@ -178,7 +180,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         classes=labels.classes,
         columns=columns_of(rows, config.columns),
         metadata=tuple(row.values for row in rows),
-        unreadable=tuple(unreadable),
+        unreadable=tuple(sorted([*unreadable, *images_left_out(own)])),
         missing=known.missing,
         notes=tuple(notes),
         captions=captions.choices,
@@ -205,7 +207,7 @@ def _unread(rows: Sequence[Row], read: set[str]) -> tuple[str, ...]:
     return tuple(sorted(columns - read))
 
 
-def _nothing(root: Path, known: Metadata, found: Sequence[str], unlisted: Sequence[str]) -> str:
+def _nothing(root: Path, known: Metadata, own: Listing, unlisted: Sequence[str]) -> str:
     """Why there is no image in the folder."""
     if unlisted:
         told = common_reason(known.missing, unlisted)
@@ -214,30 +216,17 @@ def _nothing(root: Path, known: Metadata, found: Sequence[str], unlisted: Sequen
             "names are relative to the metadata file"
         )
     named = f", though its metadata names {len(known.missing)} that are missing" if known.missing else ""
-    texts = left_out_note(texts_left_out(found, known.files, known.foreign, []))
-    there = f"; {texts}" if texts and not known.missing else ""
-    return f"data path {root} holds no images{named}: expected files such as .png, .jpg or .webp{there}"
-
-
-def list_files(root: Path) -> list[str]:
-    """All files below the folder as sorted relative posix paths; hidden ones are ignored, links to folders followed."""
-    found: list[str] = []
-    seen: set[str] = set()
-    for place, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link back up would never end
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(root)
-        found.extend((below / name).as_posix() for name in names if not name.startswith("."))
-    return sorted(found)
+    texts = None if known.missing else left_out_note(texts_left_out(own.files, known.files, known.foreign, []))
+    there = "; ".join([*notes_of(own), *filter(None, [texts])])
+    return (
+        f"data path {root} holds no images{named}: expected files such as .png, .jpg or .webp"
+        f"{f' ({there})' if there else ''}"
+    )
 
 
 def _rows(known: Metadata, found: Sequence[str]) -> tuple[list[Row], list[str]]:
     """Rows in order of their files, and the pictures that the metadata passes over."""
-    pictures = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
+    pictures = [name for name in found if is_image(name)]
     named = {row.file for row in known.rows}
     owned = [name for name in pictures if name not in named and name.startswith(known.owners)]
     passed = set(owned)
@@ -257,8 +246,47 @@ def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
     return chosen
 
 
+def _own(there: Listing, config: FolderConfig) -> Listing:
+    """What is not in the folders and files that are left out."""
+    aside = tuple(f"{name.rstrip('/')}/" for name in config.leave_out)
+    return Listing(
+        tuple(name for name in there.files if not f"{name}/".startswith(aside)),
+        tuple((name, what) for name, what in there.special if not f"{name}/".startswith(aside)),
+        tuple((name, count) for name, count in there.runs if not f"{name}/".startswith(aside)),
+    )
+
+
+def _remarks(glances: Mapping[str, Glance], config: FolderConfig) -> list[str]:
+    """Sentences on what is done to images before they are trained on: one a kind, with an example."""
+    found: dict[str, list[str]] = {}
+    for name, seen in glances.items():
+        if seen.remark:
+            found.setdefault(seen.remark, []).append(name)
+    notes = [f"{_count(names)}: {remark}; the first is {names[0]}" for remark, names in found.items()]
+    made = [name for name, seen in glances.items() if seen.generated]
+    if made and len(made) < len(glances):
+        notes.append(
+            f"{_count(made)} made by sfumato itself, trained on like the others: the first is {made[0]}; "
+            "name their folders in data.leave_out if that is not meant"
+        )
+    H, W = config.height_width
+    ratio = W / H
+    long = [
+        name
+        for name, seen in glances.items()
+        if max(seen.width / seen.height / ratio, ratio * seen.height / seen.width) > LONGEST
+    ]
+    if long and config.resize == "crop":
+        notes.append(f"{_count(long)} longer than {LONGEST} frames, only the middle is used: the first is {long[0]}")
+    return notes
+
+
+def _count(names: Sequence[str]) -> str:
+    return "1 image" if len(names) == 1 else f"{len(names)} images"
+
+
 def _glance_all(
-    root: Path, files: Sequence[str], progress: Progress | None
+    config: FolderConfig, files: Sequence[str], progress: Progress | None
 ) -> tuple[dict[str, Glance], list[tuple[str, str]]]:
     unique = list(dict.fromkeys(files))
     good: dict[str, Glance] = {}
@@ -266,13 +294,11 @@ def _glance_all(
 
     def look(name: str) -> Glance | UnreadableImage:
         try:
-            return glance(root / name)
+            return glance(config.path / name, config.max_pixels)
         except UnreadableImage as error:
             return error
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        # oversized files are refused and listed; Pillow's own warning would only repeat it
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
         chunks = [unique[i : i + _SCAN_CHUNK] for i in range(0, len(unique), _SCAN_CHUNK)]
         looked = chain.from_iterable(pool.map(lambda chunk: [look(name) for name in chunk], chunks))
         for done, (name, result) in enumerate(zip(unique, looked, strict=True), 1):
@@ -361,7 +387,8 @@ class FolderDataset:
         H, W = self.framing.size
         try:
             # twice the size leaves the resize enough to filter after a JPEG's reduced decoding
-            return self.framing.prepare(decode(path, self.framing.background, at_least=(2 * H, 2 * W)))
+            read = decode_reduced(path, self.framing.background, (2 * H, 2 * W), self.config.max_pixels)
+            return self.framing.prepare(read.image, read.size)
         except UnreadableImage as error:
             raise UnreadableImage(file, error.reason) from error
         except Exception as error:
@@ -418,8 +445,9 @@ class FolderDataset:
         framing = self.framing
         digest = blake2b(digest_size=16)
         digest.update(repr((framing.size, framing.resize, framing.crop, framing.filter, framing.background)).encode())
-        for name in self.scan.files:
-            digest.update(name.encode(errors="surrogateescape") + b"\0" + self.hashes[name])
+        for name, seen in zip(self.scan.files, self.scan.glances, strict=True):
+            # the remark says that pixels are converted, which they were not always
+            digest.update(name.encode(errors="surrogateescape") + b"\0" + self.hashes[name] + seen.remark.encode())
         return digest.hexdigest()
 
     def fingerprint(self) -> str:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from sfumato.data.reading import SUFFIXES
+from sfumato.data.opening import is_image
 
 
 def folded(text: str) -> str:
@@ -31,7 +31,7 @@ class Names:
             path = PurePosixPath(name)
             self._whole[folded(name)].append(name)
             self._last[folded(path.name)].append(name)
-            if path.suffix.lower() in SUFFIXES:
+            if is_image(path.name):
                 self._last[folded(path.stem) + "/"].append(name)  # apart from whole names: none holds a slash
 
     def resolve(self, base: str, given: Sequence[str]) -> dict[str, str]:
@@ -58,7 +58,7 @@ class Names:
             if len(same) == 1:
                 return same[0]
         keys = [folded(path.name)]
-        if path.suffix.lower() not in SUFFIXES:
+        if not is_image(path.name):
             keys.append(folded(path.name) + "/")
         for key in keys:
             asked = _parts(path, stem=key.endswith("/"))
@@ -89,7 +89,7 @@ def _slashes(given: str) -> str:
 
 def _parts(path: PurePosixPath, stem: bool) -> list[str]:
     parts = [folded(part) for part in path.parts if part not in ("/", ".", "..")]
-    if stem and parts and path.suffix.lower() in SUFFIXES:
+    if stem and parts and is_image(path.name):
         parts[-1] = folded(path.stem)
     return parts
 

@@ -25,7 +25,7 @@ from sfumato.plain_json import to_json
 BUDGET = 2 * 2**30
 """Bytes that the kept pictures of one folder may take by default."""
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 64
 
 

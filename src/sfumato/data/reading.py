@@ -1,38 +1,49 @@
-"""From an image file to 8-bit RGB pixels: any mode Pillow opens, EXIF rotation, transparency over a background."""
+"""From an image file to 8-bit sRGB pixels: any mode Pillow opens, profiles, EXIF rotation, transparency."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps
 
 from sfumato.data.dataset import UnreadableImage
+from sfumato.data.opening import identified, opened, stream_of
+from sfumato.data.parts import bands_of, reduced, rows_of
+from sfumato.data.profiles import conversion_of, in_srgb, rgb_of
+from sfumato.data.wide import WIDE, not_finite, to_grey
 from sfumato.errors import UserError
 
-SUFFIXES = frozenset(
-    f".{ending}"
-    for ending in (
-        *("png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "tif", "tiff", "gif"),
-        *("ppm", "pgm", "pbm", "pnm", "tga", "avif", "jp2", "ico"),
-    )
-)
-"""File name endings taken for pictures, in lower case; a metadata file may name others."""
+MAX_PIXELS = 89_478_485
+"""Pixels that are decoded at once by default: Pillow's limit."""
+IN_PARTS = 4
+"""How many times as many an image may have that is read reduced or in parts."""
 
+_LARGE = 2**25  # pixels from which on an image is not held as a whole
 _ORIENTATION = 0x0112
-_WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_TURNED = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
 class Glance:
-    """What the header tells: width and height as stored."""
+    """What the header tells: width and height as stored.
+
+    `remark` says what the user should know of the image, "" where that is nothing; `generated` whether sfumato made it.
+    """
 
     width: int
     height: int
+    remark: str = ""
+    generated: bool = False
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An RGB image, perhaps at reduced scale, and the size (H, W) of the whole it stands for, after rotation."""
+
+    image: Image.Image
+    size: tuple[int, int]
 
 
 def colour(name: str) -> tuple[int, int, int]:
@@ -43,103 +54,181 @@ def colour(name: str) -> tuple[int, int, int]:
         raise UserError(f"background {name!r} is no colour: give white, black or #rrggbb") from None
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Turns whatever a decoder throws into UnreadableImage.
+def glance(path: Path, max_pixels: int = MAX_PIXELS) -> Glance:
+    """Reads the header only, of float images also the pixels.
 
-    A damaged file may raise nearly anything from inside Pillow's plug-ins (OSError, SyntaxError, struct.error,
-    IndexError), so all but lack of memory counts as the file's fault.
+    Raises UnreadableImage for a file that is empty, foreign, or too large to be read at reduced scale.
     """
-    try:
-        yield
-    except (UnreadableImage, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(str(path), "it is no picture of a known format") from error
-    except Exception as error:
-        reason = str(error).replace(str(path), path.name) or type(error).__name__
-        raise UnreadableImage(str(path), reason) from error
+    with stream_of(path) as stream, identified(stream) as image:
+        _check_size(image, stream, path, max_pixels, reducing=True)
+        width, height = image.size
+        made_here = image.format == "PNG" and "sfumato" in image.info
+        return Glance(width, height, _remark(image), made_here)
 
 
-def _open(path: Path, stream: IO[bytes]) -> Image.Image:
-    image = Image.open(stream)
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        # Pillow itself only warns between one and two times its limit
-        raise UnreadableImage(str(path), f"{image.width}x{image.height} pixels exceed Pillow's limit of {limit}")
-    return image
-
-
-def glance(path: Path) -> Glance:
-    """Reads the header only; raises UnreadableImage for an empty, foreign or oversized file."""
-    with _named(path), path.open("rb") as stream:
-        if not stream.read(1):
-            raise UnreadableImage(str(path), "the file is empty")
-        stream.seek(0)
-        with _open(path, stream) as image:
-            return Glance(image.width, image.height)
+def _remark(image: Image.Image) -> str:
+    if image.mode == "F" and (count := not_finite(image)):
+        return f"{count} pixels are not finite: infinite ones are clipped, NaN is black"
+    note = conversion_of(image).note
+    return note if "converted" in note or not note else f"{note}: it is ignored"
 
 
 def displayed_size(path: Path) -> tuple[int, int]:
     """(H, W) after EXIF rotation, from the header; raises UnreadableImage."""
-    with _named(path), path.open("rb") as stream, _open(path, stream) as image:
-        turned = False
-        with suppress(Exception):  # as in `decode`
-            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        return (image.width, image.height) if turned else (image.height, image.width)
+    with opened(path) as image:
+        return _upright(image)
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    height, width = image.height, image.width
+    return (width, height) if _orientation(image) in _TURNED else (height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG" and "exif" not in image.info and image.width * image.height > _LARGE:
+        return 1  # Pillow would decode all pixels to look for a block behind them
+    with suppress(Exception):  # a damaged EXIF block does not make the pixels unreadable
+        return int(image.getexif().get(_ORIENTATION, 1))
+    return 1
 
 
 def decode(path: Path, background: tuple[int, int, int], at_least: tuple[int, int] | None = None) -> Image.Image:
+    """The file's first frame as RGB; otherwise as `decode_reduced`, whose image this is."""
+    return decode_reduced(path, background, at_least).image
+
+
+def decode_reduced(
+    path: Path,
+    background: tuple[int, int, int],
+    at_least: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Decoded:
     """The file's first frame as RGB.
 
-    With `at_least` (H, W) a JPEG larger than that by a power of two is decoded at reduced scale, never below it.
-    Raises UnreadableImage.
+    With `at_least` (H, W) a JPEG larger than that by a power of two is decoded at reduced scale, never below it, and
+    any image of more than 2^25 pixels is shrunk by a whole number while it is decoded. Raises UnreadableImage, also
+    for more than `max_pixels` where that does not help.
     """
-    with _named(path):
-        with path.open("rb") as stream:
-            data = stream.read()
-        with _open(path, BytesIO(data)) as image:
-            if at_least is not None and image.format == "JPEG":
-                # a rotated picture's sides are swapped only later, so both get the longer one
-                image.draft(None, (max(at_least), max(at_least)))
+    with stream_of(path) as stream, identified(stream) as image:
+        _check_size(image, stream, path, max_pixels, reducing=at_least is not None)
+        stored = image.size
+        if at_least is not None and image.format == "JPEG":
+            # a rotated picture's sides are swapped only later, so both get the longer one
+            image.draft(None, (max(at_least), max(at_least)))
+        if at_least is not None and image.width * image.height > _LARGE and image.mode != "F":
+            turned = _orientation(image) in _TURNED
+            small = _in_parts(image, stream, background, max(at_least))
+        else:
             image.load()
-            with suppress(Exception):  # a damaged EXIF block does not make the pixels unreadable
-                ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image, background)
+            turned = _orientation(image) in _TURNED
+            _turn(image)
+            small = to_rgb(image, background)
+        return Decoded(small, stored if turned else (stored[1], stored[0]))
 
 
-def open_image(path: Path) -> Image.Image:
-    """The file's first frame in its own mode, palette and transparency kept, EXIF rotation done.
+def _turn(image: Image.Image) -> None:
+    with suppress(Exception):  # as in `_upright`
+        ImageOps.exif_transpose(image, in_place=True)
 
-    Raises UnreadableImage.
+
+def _in_parts(image: Image.Image, stream: IO[bytes], background: tuple[int, int, int], least: int) -> Image.Image:
+    """The image as RGB, shrunk so that its shorter side is still `least`, a band of rows after the other."""
+    size, by = (image.height, image.width), max(1, min(image.size) // least)
+    orientation, mode, profile = _orientation(image), image.mode, image.info.get("icc_profile")
+    after = mode in ("RGB", "L") and not image.has_transparency_data  # converted when it is small, then
+    bands = bands_of(image, stream, by)
+    if bands is None:
+        image.load()
+        bands = rows_of(image)
+
+    def convert(band: Image.Image) -> Image.Image:
+        if after:
+            return band
+        band.info.pop("icc_profile", None)
+        if profile:
+            band.info["icc_profile"] = profile
+        return to_rgb(band, background)
+
+    small = reduced(bands, mode if after else "RGB", size, by, convert)
+    exif = small.getexif()
+    exif[_ORIENTATION] = orientation
+    small.info = {"exif": exif.tobytes()}
+    _turn(small)
+    small.info = {"icc_profile": profile} if profile and after else {}
+    return to_rgb(small, background)
+
+
+def _check_size(image: Image.Image, stream: IO[bytes], path: Path, max_pixels: int, reducing: bool) -> None:
+    """Raises UnreadableImage for more pixels than `max_pixels`, or IN_PARTS as many where they are read in parts."""
+    pixels = image.width * image.height
+    if pixels <= max_pixels:
+        return
+    what = f"{image.width}x{image.height} pixels exceed data.max_pixels = {max_pixels}"
+    if not reducing:
+        raise UnreadableImage(str(path), f"{image.width}x{image.height} pixels are more than {max_pixels}: shrink it")
+    if pixels > IN_PARTS * max_pixels:
+        raise UnreadableImage(str(path), f"{what} more than {IN_PARTS} times: raise it, or shrink the image")
+    at_once = image.format == "JPEG" and bool(image.info.get("progressive"))
+    reducible = image.mode in ("1", "L", "P") or image.format == "JPEG" or bands_of(image, stream) is not None
+    if at_once or image.mode == "F" or not reducible:
+        raise UnreadableImage(
+            str(path), f"{what}, and it cannot be read in parts: raise it, or save the image as PNG or plain JPEG"
+        )
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image in its own mode with sRGB colours, and sentences on what was done to it."""
+
+    image: Image.Image
+    notes: tuple[str, ...] = ()
+
+
+def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> OpenedImage:
+    """The file's first frame in its own mode, palette and transparency kept, EXIF rotation done, profile converted.
+
+    CMYK with a profile and Lab become RGB. Raises UnreadableImage.
     """
-    with _named(path):
-        with path.open("rb") as stream:
-            data = stream.read()
-        with _open(path, BytesIO(data)) as image:
-            image.load()
-            with suppress(Exception):  # as in `decode`
-                ImageOps.exif_transpose(image, in_place=True)
-            return image.copy()
+    image = open_ids(path, max_pixels)
+    count = not_finite(image)
+    bad = (f"{count} of its pixels are not finite: infinite ones are clipped, NaN is black",) if count else ()
+    image, note = in_srgb(image)
+    return OpenedImage(image, (note, *bad) if note else bad)
+
+
+def open_ids(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `open_image`, but values stay as they are stored: for maps and masks. Raises UnreadableImage."""
+    with stream_of(path) as stream, identified(stream) as image:
+        _check_size(image, stream, path, max_pixels, reducing=False)
+        image.load()
+        _turn(image)
+        return image.copy()
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """8-bit RGB of a picture of any mode.
+    """8-bit sRGB of a picture of any mode.
 
-    16-bit grey (also in 32-bit integers) is divided by 257, so 65535 is white; float grey spans [0, 1], or [0, 255]
-    if it exceeds 1; transparency of any kind is composed over the background.
+    A colour profile is converted to sRGB. 16-bit grey (also in 32-bit integers) is divided by 257, so 65535 is white;
+    float grey spans [0, 1], [0, 255] or [0, 65535] (see `wide.float_white`); transparency of any kind is composed over
+    the background.
     """
-    if image.mode in _WIDE or image.mode == "F":
-        values: NDArray[np.floating] = np.asarray(image).astype(np.float32)
-        if image.mode == "F":
-            values = np.nan_to_num(values)
-            values = values * 255 if values.max(initial=0) <= 1 else values
-        else:
-            values = values / 257
-        grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        below = Image.new("RGBA", layer.size, (*background, 255))
-        return Image.alpha_composite(below, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode in WIDE or image.mode == "F":
+        grey = to_grey(image)
+        grey.info.update({name: value for name, value in image.info.items() if name == "icc_profile"})
+        return rgb_of(grey)
+    layer = rgb_of(image)
+    if layer.mode == "RGB":
+        return layer
+    whole = Image.new("RGB", layer.size)
+    for top, band in _strips(layer):
+        below = Image.new("RGBA", band.size, (*background, 255))
+        whole.paste(Image.alpha_composite(below, band).convert("RGB"), (0, top))
+    return whole
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Bands of rows, so that what is made of them stays small."""
+    top = 0
+    for band in rows_of(image):
+        yield top, band
+        top += band.height

@@ -23,6 +23,20 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
 
 
+LONGEST = 8
+"""How many frames long a picture may be: of longer ones the middle is kept, for random crops too, and only that is
+resized, so that a picture of 1 x 2000 pixels takes the memory of a frame."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A picture's size (h, w) once scaled, and the top left corner and the size of the part that is kept."""
+
+    scaled: tuple[int, int]
+    start: tuple[int, int]
+    kept: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Framing:
     """Two steps from a decoded picture to (3, H, W): `prepare`, free of chance and worth keeping, then `finish`.
@@ -44,42 +58,49 @@ class Framing:
 
     def prepared_size(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) of the prepared picture: the frame, or what covers it if the crop is random."""
-        if self.random_crop:
-            return _scaled(height, width, self.size, cover=True)
-        return self.size
+        return self.size if self.resize == "pad" else self._plan(height, width).kept
 
-    def prepare(self, image: Image.Image) -> Pixels:
-        """RGB picture -> uint8 (3, h, w): resized and padded or, unless the crop is random, cropped at the centre."""
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Pixels:
+        """RGB picture -> uint8 (3, h, w): resized and padded or, unless the crop is random, cropped at the centre.
+
+        `size` (H, W) is that of the file where the picture was decoded at reduced scale: it alone says what is kept, so
+        that a label map is framed in the same way.
+        """
         H, W = self.size
-        h, w = _scaled(image.height, image.width, self.size, cover=self.resize == "crop")
-        if (image.height, image.width) != (h, w):
-            image = image.resize((w, h), _FILTERS[self.filter], reducing_gap=3.0)
+        plan = self._plan(*(size or (image.height, image.width)))
+        image = _resampled(image, plan, _FILTERS[self.filter], self.size)
         if self.resize == "pad":
             frame = Image.new("RGB", (W, H), self.background)
-            frame.paste(image, ((W - w) // 2, (H - h) // 2))
+            frame.paste(image, ((W - image.width) // 2, (H - image.height) // 2))
             image = frame
-        elif self.crop == "center" and (h, w) != (H, W):
-            left, top = (w - W) // 2, (h - H) // 2
-            image = image.crop((left, top, left + W, top + H))
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     def prepare_map(self, ids: Ids, void: int) -> Ids:
         """Label map (H, W) of a picture's size -> (1, h, w) as `prepare` makes of the picture; padding is `void`."""
         H, W = self.size
         height, width = ids.shape
-        h, w = _scaled(height, width, self.size, cover=self.resize == "crop")
-        rows = ((np.arange(h) + 0.5) * (height / h)).astype(np.intp)
-        columns = ((np.arange(w) + 0.5) * (width / w)).astype(np.intp)
+        plan = self._plan(height, width)
+        (h, w), (top, left), (kept_h, kept_w) = plan.scaled, plan.start, plan.kept
+        rows = ((np.arange(top, top + kept_h) + 0.5) * (height / h)).astype(np.intp)
+        columns = ((np.arange(left, left + kept_w) + 0.5) * (width / w)).astype(np.intp)
         ids = ids[rows[:, None], columns]
         if self.resize == "pad":
             frame = np.full(self.size, void, ids.dtype)
             top, left = (H - h) // 2, (W - w) // 2
             frame[top : top + h, left : left + w] = ids
             ids = frame
-        elif self.crop == "center":
-            top, left = (h - H) // 2, (w - W) // 2
-            ids = ids[top : top + H, left : left + W]
         return np.ascontiguousarray(ids)[None]
+
+    def _plan(self, height: int, width: int) -> "_Plan":
+        """What a picture of (height, width) is scaled to, and the part of that which `prepare` keeps."""
+        H, W = self.size
+        h, w = _scaled(height, width, self.size, cover=self.resize == "crop")
+        kept = (h, w)
+        if self.resize == "crop" and self.crop == "center":
+            kept = self.size
+        elif self.resize == "crop":
+            kept = (min(h, LONGEST * H), min(w, LONGEST * W))
+        return _Plan((h, w), ((h - kept[0]) // 2, (w - kept[1]) // 2), kept)
 
     def finish(self, pixels: NDArray[Scalar], seed: int | None) -> NDArray[Scalar]:
         """Prepared (C, h, w) -> (C, H, W): the seed's random crop and flip; without a seed the centre, not flipped."""
@@ -94,9 +115,11 @@ class Framing:
         They are not clipped: what was cut off lies outside [0, 1].
         """
         H, W = self.size
-        h, w = _scaled(height, width, self.size, cover=self.resize == "crop")
+        plan = self._plan(height, width)
+        h, w = plan.scaled
         if self.random_crop:
-            top, left, mirrored = self._cut(h, w, seed)
+            top, left, mirrored = self._cut(*plan.kept, seed)
+            top, left = top + plan.start[0], left + plan.start[1]
         else:
             top, left = ((h - H) // 2, (w - W) // 2) if self.resize == "crop" else (-((H - h) // 2), -((W - w) // 2))
             mirrored = self._cut(H, W, seed)[2]
@@ -112,6 +135,37 @@ class Framing:
             return (h - H) // 2, (w - W) // 2, False
         u, v, f = _draws(seed)
         return int(u * (h - H + 1)), int(v * (w - W + 1)), self.flip and f < 0.5
+
+
+def _resampled(image: Image.Image, plan: _Plan, filter: Image.Resampling, frame: tuple[int, int]) -> Image.Image:
+    """The kept part of the scaled picture: resized as a whole and cut, or cut first where the whole is very long."""
+    (h, w), (top, left), (kept_h, kept_w) = plan.scaled, plan.start, plan.kept
+    if h > LONGEST * frame[0] or w > LONGEST * frame[1]:
+        across, down = image.width / w, image.height / h
+        return _resized_part(
+            image, (left * across, top * down, (left + kept_w) * across, (top + kept_h) * down), plan.kept, filter
+        )
+    if (image.height, image.width) != (h, w):
+        image = image.resize((w, h), filter, reducing_gap=3.0)
+    if plan.kept == plan.scaled:
+        return image
+    return image.crop((left, top, left + kept_w, top + kept_h))
+
+
+def _resized_part(
+    image: Image.Image,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    filter: Image.Resampling,
+) -> Image.Image:
+    """The part `box` (left, top, right, bottom) of the picture, resized to (H, W), with the pixels around it."""
+    left, top, right, bottom = box
+    # Pillow's filters reach 3 pixels, of the picture or of the result, and reducing first adds a little
+    reach_x, reach_y = 4 * max(1.0, (right - left) / size[1]) + 4, 4 * max(1.0, (bottom - top) / size[0]) + 4
+    x, y = max(0, int(left - reach_x)), max(0, int(top - reach_y))
+    near = image.crop((x, y, min(image.width, int(right + reach_x) + 1), min(image.height, int(bottom + reach_y) + 1)))
+    place = (left - x, top - y, min(right - x, near.width), min(bottom - y, near.height))
+    return near.resize((size[1], size[0]), filter, place, reducing_gap=3.0)
 
 
 def clip_boxes(boxes: Boxes, least: float) -> tuple[Boxes, NDArray[np.bool_]]:

@@ -10,11 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import pictures
+from sfumato.data.wide import WIDE, white_of
 from sfumato.errors import UserError
 
 Array = NDArray[Any]
-WIDE_WHITE = {"I": 65535.0, "I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I;16N": 65535.0}
-"""White of grey pictures with more than 8 bits."""
 PLAIN = {
     "L": "L",
     "LA": "L",
@@ -47,10 +46,9 @@ def composite(original: Image.Image, generated: Tensor, hole: Tensor, feather: i
     if original.mode == "1":
         grey = _blend(np.asarray(original.convert("L")), np.asarray(rgb.convert("L")), share)
         return _rebuilt(original, np.packbits(grey >= 128, axis=1))
-    if original.mode in WIDE_WHITE or original.mode == "F":
+    if original.mode in WIDE or original.mode == "F":
         pixels = np.asarray(original)
-        white = WIDE_WHITE.get(original.mode) or (1.0 if np.nanmax(pixels, initial=0) <= 1 else 255.0)
-        fresh = np.asarray(rgb.convert("L"), np.float64) / 255 * white
+        fresh = np.asarray(rgb.convert("L"), np.float64) / 255 * white_of(original)
         return _rebuilt(original, _blend(pixels, fresh, share))
     if original.mode not in PLAIN:
         raise UserError(f"a picture of the mode {original.mode} cannot be filled in: save it as RGB or RGBA")
@@ -85,7 +83,12 @@ def largest_change(original: Image.Image, result: Image.Image, hole: Tensor) -> 
 
 def _blend(pixels: Array, fresh: Array, share: Array) -> Array:
     """The pixels themselves where the share is 0; in their own type."""
-    mixed = pixels + share * (fresh.astype(np.float64) - pixels)
+    if np.issubdtype(pixels.dtype, np.floating):  # a pixel that is not finite is replaced, not blended with
+        share = np.where((share > 0) & ~np.isfinite(pixels), 1.0, share)
+        old = np.where(np.isfinite(pixels), pixels, 0)
+    else:
+        old = pixels
+    mixed = old + share * (fresh.astype(np.float64) - old)
     mixed = mixed if np.issubdtype(pixels.dtype, np.floating) else np.rint(mixed)
     return np.where(share > 0, mixed, pixels).astype(pixels.dtype)
 

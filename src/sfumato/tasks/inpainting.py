@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from sfumato.conditioning.spatial import ImageConfig
+from sfumato.data.masks import is_black_and_white, read_mask
+from sfumato.data.profiles import in_srgb
 from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
 from sfumato.inputs import MaskInput
@@ -64,8 +65,8 @@ def inpaint(
 
     Args:
         model: a second stage of any kind but those steered by maps, boxes or small pictures.
-        image: of any size and mode.
-        mask: of the same size; white is the hole.
+        image: of any size and mode; a colour profile is converted to sRGB first.
+        mask: of the same size; white is the hole, and other forms as in `sfumato.data.masks.read_mask`.
         prompt: for models steered by text.
         label: for models steered by classes.
         negative: a text to lead away from.
@@ -74,7 +75,7 @@ def inpaint(
         options: how to sample, as `task_options` makes them.
 
     Raises:
-        UserError: for a mask of another size or without a hole, and options that do not fit the model.
+        UserError: for a mask of another size, without a hole or that is no mask, and options that do not fit the model.
     """
     prompts = None if prompt is None else [prompt]
     return inpaint_each(
@@ -111,6 +112,7 @@ def inpaint_each(
     tasks = []
     for image, mask, prompt in zip(images, masks, one_each(prompts, len(images), "pictures"), strict=True):
         hole = hole_of(mask, image)
+        image, _ = in_srgb(image)
         check_feather(feather, image)
         check_image_size(model, image.height, image.width)
         then = partial(composite, image, hole=hole, feather=feather)
@@ -219,13 +221,20 @@ def convention(model: LatentDiffusion) -> Convention:
 
 
 def hole_of(mask: Image.Image, image: Image.Image) -> Tensor:
-    """(H, W) bool: white is hole, transparent is not. UserError for another size than the image's, or no hole."""
+    """(H, W) bool, as `sfumato.data.masks.read_mask` says. UserError for another size than the image's, or no mask."""
+    return mask_of(mask, image)[0]
+
+
+def mask_of(mask: Image.Image, image: Image.Image) -> tuple[Tensor, tuple[str, ...]]:
+    """As `hole_of`, with sentences on how the mask was read."""
     if mask.size != image.size:
         raise UserError(
             f"the mask is {mask.height}x{mask.width} (height x width) but the picture is "
             f"{image.height}x{image.width}: give a mask of the picture's size"
         )
-    hole = torch.from_numpy(np.asarray(to_rgb(mask, (0, 0, 0)).convert("L")) >= 128)
-    if not bool(hole.any()):
-        raise UserError("the mask has no hole: paint white what is to be drawn anew")
-    return hole
+    read = read_mask(mask, "the mask")
+    if read.perhaps_image and is_black_and_white(image):
+        raise UserError(
+            "the picture is black and white and the mask is not: give the image first, then its mask (IMAGE MASK)"
+        )
+    return torch.from_numpy(read.hole), read.notes

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sfumato.data.profiles import in_srgb
 from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
@@ -51,6 +52,7 @@ def outpaint(
     """
     options = checked_options(options)
     check_image_size(model, image.height, image.width)
+    image, _ = in_srgb(image)
     canvas, hole = extended(image, extend)
     then = partial(composite, canvas, hole=hole, feather=0)
     pixels = from_pil(to_rgb(canvas, (255, 255, 255)))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sfumato.data.label_ids import ids_of
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import padded, to_pil
@@ -15,8 +16,6 @@ from sfumato.pipeline.parts import canvas_factor
 from sfumato.pipeline.request import SampleRequest
 from sfumato.tasks.parts import check_image_size, one_each, semantic_part
 from sfumato.tasks.requests import Task, checked_options, run_tasks
-
-GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def paint(
@@ -77,13 +76,10 @@ def read_map(model: LatentDiffusion, image: Image.Image) -> Tensor:
     A palette that agrees with the model's own, in another order, is read by its colours. Raises UserError for a colour
     that is no class's, and for colours where the model's configuration records none.
     """
-    if image.mode in GREY:
-        return torch.from_numpy(np.asarray(image.getchannel(0)).astype(np.int64))
     known = model.config.inputs.map
-    if image.mode == "P":
-        indices = np.asarray(image)
-        if known is None or not _reordered(image, indices, known.palette):
-            return torch.from_numpy(indices.astype(np.int64))
+    ids = ids_of(image, "the map")
+    if ids is not None and not (image.mode == "P" and known is not None and _reordered(image, ids, known.palette)):
+        return torch.from_numpy(ids)
     pixels = np.asarray(image.convert("RGB"))
     if (pixels == pixels[..., :1]).all():
         return torch.from_numpy(pixels[..., 0].astype(np.int64))
@@ -111,7 +107,7 @@ def check_ids(model: LatentDiffusion, ids: Tensor) -> None:
         )
 
 
-def _reordered(image: Image.Image, indices: NDArray[np.uint8], palette: tuple[tuple[int, int, int], ...]) -> bool:
+def _reordered(image: Image.Image, indices: NDArray[np.int64], palette: tuple[tuple[int, int, int], ...]) -> bool:
     """Whether the colours in use are all the model's, but not at the model's indices."""
     own = np.array(image.getpalette("RGB") or [], np.int64).reshape(-1, 3)
     used = [i for i in np.unique(indices) if i < len(own)]

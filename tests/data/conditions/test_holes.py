@@ -73,7 +73,7 @@ def test_masks_of_a_folder(tmp_path: Path) -> None:
     holes = Holes(MaskConfig(folder="masks"), (20, 40), tmp_path)
     assert np.array_equal(holes(3), np.kron(given > 0, np.ones((2, 2), bool)))
     Image.fromarray(np.zeros((10, 20), np.uint8)).save(tmp_path / "masks" / "a.png")
-    with pytest.raises(UserError, match=r"a.png has no hole \(white\)"):
+    with pytest.raises(UserError, match=r"a\.png has no hole: paint white"):
         Holes(MaskConfig(folder="masks"), (20, 44), tmp_path)(0)
     (tmp_path / "masks" / "a.png").unlink()
     with pytest.raises(UserError, match=r"the folder of masks .*masks holds no pictures"):

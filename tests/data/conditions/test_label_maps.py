@@ -12,6 +12,7 @@ from sfumato.data.conditions.config import MapsConfig
 from sfumato.data.conditions.maps import FolderMaps, read_ids
 from sfumato.data.conditions.pictures import WithFields
 from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.label_ids import ids_of
 from sfumato.errors import UserError
 
 NAMES = ("sky", "tree", "sea")
@@ -163,3 +164,47 @@ def test_a_mistake_is_named(what: str, message: str, tmp_path: Path) -> None:
 def test_a_void_id_that_is_a_class_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"conditions.map.void is 1, the number of the class 'tree'"):
         opened(folder_of(tmp_path, [(16, 24)]), MapsConfig(void=1))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "I;16B", "F", "LA", "PA", "1"])
+def test_every_mode_of_ids_is_read_alike_in_training_and_in_use(mode: str, tmp_path: Path) -> None:
+    ids = stripes(8, 12, 0) % 2 if mode == "1" else stripes(8, 12, 0)
+    image = Image.fromarray(ids)
+    if mode == "I;16B":
+        image = Image.frombytes("I;16B", (12, 8), ids.astype(">u2").tobytes())
+    elif mode in ("I;16", "I", "F"):
+        image = Image.fromarray(ids.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    elif mode in ("LA", "PA"):
+        palette = image.convert("P") if mode == "LA" else Image.frombytes("P", (12, 8), ids.tobytes())
+        image = image.convert("LA") if mode == "LA" else palette.convert("PA")
+    else:
+        image = Image.fromarray(ids.astype(bool))
+    assert image.mode == mode
+    found = ids_of(image, "the map")
+    assert found is not None
+    assert np.array_equal(found, ids)
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    if mode not in ("PA",):
+        image.save(tmp_path / "map.tif")
+        assert np.array_equal(read_ids(tmp_path / "map.tif", read_class_names(tmp_path / "classes.txt"), 255), ids)
+
+
+def test_floats_that_are_no_ids_are_named() -> None:
+    values = np.zeros((4, 4), np.float32)
+    for value, shown in ((0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")):
+        values[1, 2] = value
+        with pytest.raises(UserError, match=f"the map holds {shown} at row 1, column 2, which is no class id"):
+            ids_of(Image.fromarray(values), "the map")
+
+
+def test_a_rotated_map_is_turned_as_its_picture_is(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, [(16, 24)])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("images", "maps"):
+        with Image.open(root / name / "0.png") as image:
+            image.load()
+        image.transpose(Image.Transpose.ROTATE_90).save(root / name / "0.png", exif=exif)
+    data = opened(root)
+    assert torch.equal(data[0].fields["map"], torch.from_numpy(stripes(16, 24, 0)))
+    assert torch.equal(nearest(data[0].image), data[0].fields["map"].long())

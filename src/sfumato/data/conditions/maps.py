@@ -9,20 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from sfumato.data.conditions.class_names import ClassNames, hex_of, read_class_names
 from sfumato.data.conditions.config import MapsConfig
 from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.folder import FolderDataset, list_files
-from sfumato.data.reading import SUFFIXES, displayed_size
+from sfumato.data.folder import FolderDataset
+from sfumato.data.label_ids import COLOURED, ids_of
+from sfumato.data.listing import list_files
+from sfumato.data.opening import is_image, opened
+from sfumato.data.reading import displayed_size, open_ids
 from sfumato.data.transforms import Ids
 from sfumato.errors import UserError
 from sfumato.inputs import MapInput, standard_palette
 
 IMAGES = "images"
 """The sub-folder whose name may be left out of a map's path."""
+_JPEG = "; compression changes ids, so save maps as PNG"
 
 
 def read_ids(path: Path, classes: ClassNames, void: int | None) -> Ids:
@@ -33,20 +36,14 @@ def read_ids(path: Path, classes: ClassNames, void: int | None) -> Ids:
     is no map.
     """
     try:
-        with Image.open(path) as opened:
-            image: Image.Image = opened.copy()
-    except Exception as error:  # whatever a decoder throws
-        raise UserError(f"map {path} cannot be read ({error}): save it as PNG") from None
-    if image.mode in ("P", "PA") and classes.colours is not None:
-        image = image.convert("RGB")
-    if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr"):
-        ids = _by_colour(np.asarray(image.convert("RGB")), classes, void, path)
-    elif image.mode in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
-        ids = np.asarray(image).astype(np.int32)
-    else:
-        raise UserError(f"map {path} has the mode {image.mode}: save it as a PNG of ids (grey or palette) or colours")
+        image = open_ids(path)
+    except UnreadableImage as error:
+        raise UserError(f"map {path} cannot be read ({error.reason}): save it as PNG") from None
+    by_colour = image.mode in COLOURED or (image.mode in ("P", "PA") and classes.colours is not None)
+    found = None if by_colour else ids_of(image, f"map {path}")
+    ids = _by_colour(np.asarray(image.convert("RGB")), classes, void, path) if found is None else found
     _check_ids(ids, len(classes.names), void, path)
-    return ids.astype(np.uint8) if max(len(classes.names), (void or 0) + 1) <= 256 else ids
+    return ids.astype(np.uint8 if max(len(classes.names), (void or 0) + 1) <= 256 else np.int32)
 
 
 def _by_colour(pixels: NDArray[np.uint8], classes: ClassNames, void: int | None, path: Path) -> NDArray[np.int32]:
@@ -77,7 +74,7 @@ def _by_colour(pixels: NDArray[np.uint8], classes: ClassNames, void: int | None,
     return ids
 
 
-def _check_ids(ids: NDArray[np.int32], count: int, void: int | None, path: Path) -> None:
+def _check_ids(ids: NDArray[np.integer[Any]], count: int, void: int | None, path: Path) -> None:
     outside = (ids < 0) | (ids >= count)
     if void is not None:
         outside &= ids != void
@@ -86,7 +83,7 @@ def _check_ids(ids: NDArray[np.int32], count: int, void: int | None, path: Path)
         raise UserError(
             f"map {path} holds the id {int(ids[row, column])} at row {row}, column {column}, but classes.txt names "
             f"only {count} classes (0 to {count - 1}): add the missing names, or set conditions.map.void to the id "
-            "that means no class"
+            f"that means no class{_JPEG if path.suffix.lower() in ('.jpg', '.jpeg', '.webp') else ''}"
         )
 
 
@@ -144,7 +141,7 @@ class FolderMaps:
 
     def _palette(self) -> tuple[tuple[int, int, int], ...] | None:
         """The colours of the first map, where it has a palette for all classes."""
-        with Image.open(next(iter(self._maps.values()))) as image:
+        with opened(next(iter(self._maps.values()))) as image:
             values = image.getpalette("RGB") if image.mode == "P" else None
         count = len(self.classes.names)
         if values is None or len(values) < 3 * count:
@@ -159,7 +156,7 @@ def _find(files: Sequence[str], root: Path, below: str) -> dict[str, Path]:
         raise UserError(f"the folder of label maps {place} does not exist: put a map there for each picture")
     there: dict[str, str] = {}
     for name in list_files(place):
-        if Path(name).suffix.lower() in SUFFIXES:
+        if is_image(name):
             there.setdefault(PurePosixPath(name).with_suffix("").as_posix(), name)
     found: dict[str, Path] = {}
     missing: list[str] = []

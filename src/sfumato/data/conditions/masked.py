@@ -13,8 +13,10 @@ from sfumato.data.conditions.config import MaskConfig
 from sfumato.data.conditions.holes import Hole, cells_of, draw_hole
 from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import Dataset, Example, UnreadableImage
-from sfumato.data.folder import list_files
-from sfumato.data.reading import SUFFIXES, glance
+from sfumato.data.listing import list_files
+from sfumato.data.masks import read_mask
+from sfumato.data.opening import is_image
+from sfumato.data.reading import glance, open_ids
 from sfumato.errors import UserError
 from sfumato.rng import numpy_generator
 
@@ -48,7 +50,7 @@ def _mask_files(folder: str, root: Path | None) -> tuple[Path, ...]:
     if root is None:
         raise UserError(f"conditions.mask.folder is {folder!r}, but the data is no folder: leave it out")
     place = root / folder
-    found = tuple(place / name for name in list_files(place) if Path(name).suffix.lower() in SUFFIXES)
+    found = tuple(place / name for name in list_files(place) if is_image(name))
     if not found:
         raise UserError(f"the folder of masks {place} holds no pictures: put masks there, white where the hole is")
     for path in found:
@@ -61,16 +63,16 @@ def _mask_files(folder: str, root: Path | None) -> tuple[Path, ...]:
 
 @lru_cache(maxsize=256)
 def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """White is hole, half transparent and grey ones by the nearer; UserError where nothing or all is hole."""
+    """The hole of a mask's file, (H, W) bool, by its nearest pixels; UserError where it is no mask or has no hole."""
     try:
-        with Image.open(path) as image:
-            grey = image.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
-    except Exception as error:  # whatever a decoder throws
-        raise UserError(f"mask {path} cannot be read ({error}): save it as PNG") from None
-    hole: NDArray[np.bool_] = np.asarray(grey) >= 128
+        image = open_ids(path)
+    except UnreadableImage as error:
+        raise UserError(f"mask {path} cannot be read ({error.reason}): save it as PNG") from None
+    whole = Image.fromarray(read_mask(image, f"mask {path}").hole).convert("L")
+    hole: NDArray[np.bool_] = np.asarray(whole.resize((size[1], size[0]), Image.Resampling.NEAREST)) > 0
     if not hole.any() or hole.all():
-        what = "no hole (white)" if not hole.any() else "nothing but hole (white)"
-        raise UserError(f"mask {path} has {what}: take it out of the folder of masks or correct it")
+        what = "no hole" if not hole.any() else "nothing but hole"
+        raise UserError(f"mask {path} has {what} at {size[0]}x{size[1]}: take it out of the folder or correct it")
     hole.flags.writeable = False
     return hole
 

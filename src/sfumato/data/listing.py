@@ -1,0 +1,132 @@
+"""What lies below a folder: files to read, and what is passed over (runs, model folders, pipes and devices)."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.data.opening import is_image, kind_of, why_not
+
+CONFIGURATION = "config.yaml"
+RUN_PARTS = ("states", "previews", "model", "snapshots", "best")
+"""Sub-folders that training writes beside the configuration."""
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Relative posix paths, sorted.
+
+    `files` are regular files, and links that lead nowhere; `special` what is neither, with what it is; `runs` the
+    folders of runs and models with the number of images in each, which are not among the files.
+    """
+
+    files: tuple[str, ...]
+    special: tuple[tuple[str, str], ...] = ()
+    runs: tuple[tuple[str, int], ...] = ()
+
+
+def list_files(root: Path) -> list[str]:
+    """The files of `listing`."""
+    return list(listing(root).files)
+
+
+def listing(root: Path) -> Listing:
+    """All that is below the folder; hidden files are ignored, links to folders followed.
+
+    Folders of runs and models below it are passed over as a whole; where the folder is that of a run itself, what
+    training writes into it is.
+    """
+    files: list[str] = []
+    special: list[tuple[str, str]] = []
+    runs: list[tuple[str, int]] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link back up would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        below = Path(place).relative_to(root)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if is_run(names, folders):
+            own = [name for name in folders if name in (*RUN_PARTS, "cache")] if below == Path() else []
+            runs.append((below.as_posix(), _images_in([Path(place) / name for name in own] if own else [Path(place)])))
+            if below != Path():
+                folders.clear()
+                continue
+            folders[:] = [name for name in folders if name not in own]
+        for name in names:
+            if name.startswith("."):
+                continue
+            what = _special(os.path.join(place, name))
+            if what:
+                special.append(((below / name).as_posix(), what))
+            else:
+                files.append((below / name).as_posix())
+    return Listing(tuple(sorted(files)), tuple(sorted(special)), tuple(sorted(runs)))
+
+
+def is_run(names: Sequence[str], folders: Sequence[str]) -> bool:
+    """Whether files and folders of these names make up a run or a model as sfumato writes them."""
+    if CONFIGURATION not in names:
+        return False
+    return (
+        "log.jsonl" in names
+        or any(part in folders for part in RUN_PARTS)
+        or any(name.endswith(".safetensors") for name in names)
+    )
+
+
+def _special(path: str) -> str:
+    """What a path leads to that is neither a regular file nor missing; "" otherwise."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return ""
+    return "" if stat.S_ISREG(mode) else kind_of(mode)
+
+
+def _images_in(places: Sequence[Path]) -> int:
+    return sum(
+        is_image(name) for place in places for _, _, names in os.walk(place) for name in names if name[:1] != "."
+    )
+
+
+def left_out(found: Listing) -> list[tuple[str, str]]:
+    """(path, reason) of files that are images or no regular files, and cannot be read."""
+    foreign = [(name, reason) for name in found.files if (reason := why_not(name)) is not None]
+    special = [(name, f"it is {what}, no regular file") for name, what in found.special]
+    return sorted([*foreign, *special])
+
+
+def notes_of(found: Listing) -> list[str]:
+    """Sentences on what is passed over, for the user."""
+    notes = []
+    foreign = [(Path(name).suffix.lower(), reason) for name in found.files if (reason := why_not(name)) is not None]
+    if foreign:
+        kinds = Counter(foreign).most_common()
+        many = len(kinds) > 1
+        told = ", ".join(f"{f'{count} ' if many else ''}{ending} ({reason})" for (ending, reason), count in kinds)
+        notes.append(f"{_files(len(foreign))} left out: {told}")
+    if found.special:
+        name, what = found.special[0]
+        notes.append(f"{_files(len(found.special))} left out that are no regular files: the first is {name}, {what}")
+    inside = [(folder, count) for folder, count in found.runs if count]
+    if inside:
+        named = ", ".join(folder for folder, _ in inside[:_EXAMPLES]) + (", ..." if len(inside) > _EXAMPLES else "")
+        total = sum(count for _, count in inside)
+        notes.append(
+            f"{_images(total)} left out: in folders of runs and models ({named}), whose previews are no training images"
+        )
+    return notes
+
+
+def _files(count: int) -> str:
+    return "1 file was" if count == 1 else f"{count} files were"
+
+
+def _images(count: int) -> str:
+    return "1 image was" if count == 1 else f"{count} images were"

@@ -1,0 +1,208 @@
+"""Large images a band of rows at a time, so that no image is held as a whole: PNG, TIFF and plain pixels.
+
+Each reader makes small files of the bands' own compressed data and hands those to Pillow's decoders.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+Bands = Iterator[Image.Image]
+_BAND = 2**22  # bytes of a band, about
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PLAIN = {"RGB": 3, "BGR": 3, "BGRX": 4, "RGBA": 4, "BGRA": 4}
+"""Raw modes whose rows can be cut out of a file, and their bytes a pixel."""
+_STRIP_TAGS = (256, 258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 338, 339, 347, 529, 530, 531, 532)
+"""TIFF tags that say how the bytes of a strip become pixels."""
+LENGTH, OFFSETS, ROWS, COUNTS, TILES = 257, 273, 278, 279, 322
+
+
+def bands_of(image: Image.Image, stream: IO[bytes], multiple: int = 1) -> Bands | None:
+    """The image's rows as a sequence of images, in its mode, or None for a format that has to be decoded as a whole.
+
+    `image` is open but not decoded, `stream` its file, which stays where it is until the bands are read. Bands have a
+    multiple of `multiple` rows where the format lets us choose. Raises what a damaged file makes Pillow or zlib raise.
+    """
+    place = stream.tell()  # Pillow goes on reading there
+    found = _png(image, stream, multiple) or _tiff(image, stream) or _raw(image, stream, multiple)
+    stream.seek(place)
+    return found
+
+
+def _rows(stride: int, multiple: int) -> int:
+    """Rows of a band whose rows take `stride` bytes each."""
+    return max(1, _BAND // stride // multiple) * multiple
+
+
+def rows_of(image: Image.Image) -> Bands:
+    """A decoded image in the same form."""
+    rows = max(1, _BAND // (4 * image.width))
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(image.height, top + rows)))
+
+
+def reduced(
+    bands: Bands, mode: str, size: tuple[int, int], by: int, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """The image (H, W) = `size` that the bands make up, shrunk by a whole number: means of by x by pixels.
+
+    Bands go through `convert`, which gives images of `mode`, before they are shrunk.
+    """
+    height, width = size
+    whole = Image.new(mode, (-(-width // by), -(-height // by)))
+    done, waiting = 0, None
+    for band in bands:
+        fresh = convert(band)
+        waiting = fresh if waiting is None else _below(waiting, fresh)
+        last = done * by + waiting.height >= height
+        rows = waiting.height if last else waiting.height // by * by
+        if rows == 0:
+            continue
+        part = waiting if rows == waiting.height else waiting.crop((0, 0, width, rows))
+        whole.paste(part.reduce(by) if by > 1 else part, (0, done))
+        done += -(-rows // by)
+        waiting = None if rows == waiting.height else waiting.crop((0, rows, width, waiting.height))
+    if done < whole.height:
+        raise OSError(f"the file ends after {done * by} of {height} rows")
+    return whole
+
+
+def _below(upper: Image.Image, lower: Image.Image) -> Image.Image:
+    both = Image.new(upper.mode, (upper.width, upper.height + lower.height))
+    both.paste(upper, (0, 0))
+    both.paste(lower, (0, upper.height))
+    return both
+
+
+def _png(image: Image.Image, stream: IO[bytes], multiple: int) -> Bands | None:
+    if image.format != "PNG":
+        return None
+    stream.seek(len(_SIGNATURE) + 8)
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", stream.read(13))
+    if interlaced or (width, height) != image.size or not (depth == 8 or (depth in (1, 16) and colour == 0)):
+        return None
+    return _png_bands(stream, width, height, depth, colour, multiple)
+
+
+def _png_bands(stream: IO[bytes], width: int, height: int, depth: int, colour: int, multiple: int) -> Bands:
+    """Rows are filtered by the rows above, so each band's file begins with the last row of the band before."""
+    stride = 1 + -(-width * depth * _PNG_CHANNELS[colour] // 8)
+    rows, left, above = _rows(stride, multiple), height, b""
+    facts: list[bytes] = []
+    pending = bytearray()
+    for piece in _inflated(stream, facts):
+        pending += piece
+        while left and len(pending) >= min(rows, left) * stride:
+            n = min(rows, left)
+            header = struct.pack(">IIBBBBB", width, n + bool(above), depth, colour, 0, 0, 0)
+            data = zlib.compress(above + bytes(pending[: n * stride]), 0)
+            file = _SIGNATURE + _chunk(b"IHDR", header) + b"".join(facts) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+            del pending[: n * stride]
+            with Image.open(BytesIO(file)) as band:
+                band.load()
+                last = band.crop((0, band.height - 1, width, band.height))
+                raw = np.asarray(last).astype(">u2").tobytes() if depth == 16 else last.tobytes()
+                yield band.crop((0, 1, width, band.height)) if above else band
+            above = b"\0" + raw  # filter 0: as it is
+            left -= n
+        if not left:
+            return
+
+
+def _inflated(stream: IO[bytes], facts: list[bytes]) -> Iterator[bytes]:
+    """The pixels' data of a PNG, piece by piece; palette and transparency are put into `facts` on the way."""
+    stream.seek(len(_SIGNATURE))
+    inflate = zlib.decompressobj()
+    while len(head := stream.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"IDAT":
+            checksum = zlib.crc32(kind)
+            while length:
+                piece = stream.read(min(length, 2**14))
+                if not piece:
+                    return
+                length -= len(piece)
+                checksum = zlib.crc32(piece, checksum)
+                yield inflate.decompress(piece)
+            if stream.read(4) != struct.pack(">I", checksum):
+                raise OSError("broken PNG file (bad checksum of IDAT)")
+        elif kind in (b"PLTE", b"tRNS"):
+            facts.append(_chunk(kind, stream.read(length)))
+            stream.seek(4, 1)
+        else:
+            stream.seek(length + 4, 1)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _tiff(image: Image.Image, stream: IO[bytes]) -> Bands | None:
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return None
+    tags = image.tag_v2
+    rows = tags.get(ROWS, image.height)
+    if tags.get(284, 1) != 1 or TILES in tags or OFFSETS not in tags or COUNTS not in tags or rows >= image.height:
+        return None
+    return _strips(tags, image.size, rows, stream)
+
+
+def _strips(tags: Any, size: tuple[int, int], rows: int, stream: IO[bytes]) -> Bands:
+    width, height = size
+    offsets, counts = tags[OFFSETS], tags[COUNTS]
+    together = max(1, _BAND // (4 * width * rows))
+    for i in range(0, len(offsets), together):
+        parts = list(zip(offsets[i : i + together], counts[i : i + together], strict=True))
+        n = min(rows * len(parts), height - i * rows)
+        directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=tags.prefix)
+        for tag in _STRIP_TAGS:
+            if tag in tags:
+                directory.tagtype[tag] = tags.tagtype[tag]
+                directory[tag] = tags[tag]
+        directory[LENGTH], directory[ROWS] = n, min(rows, n)
+        directory.tagtype[OFFSETS] = directory.tagtype[COUNTS] = 4  # long: Pillow adds where the data begin
+        lengths = [count for _, count in parts]
+        directory[OFFSETS] = tuple(sum(lengths[:k]) for k in range(len(parts)))
+        directory[COUNTS] = tuple(lengths)
+        file = BytesIO()
+        directory.save(file)
+        for offset, count in parts:
+            stream.seek(offset)
+            file.write(stream.read(count))
+        file.seek(0)
+        with Image.open(file) as band:
+            band.load()
+            if band.size != (width, n):
+                raise OSError(f"strip {i} of the TIFF file is damaged")
+            yield band
+
+
+def _raw(image: Image.Image, stream: IO[bytes], multiple: int) -> Bands | None:
+    """Uncompressed pixels in one piece, as in BMP, PPM and TGA."""
+    tiles = getattr(image, "tile", [])
+    if len(tiles) != 1 or tiles[0][0] != "raw":
+        return None
+    _, _, offset, args = tiles[0]
+    kind, stride, direction = (args, 0, 1) if isinstance(args, str) else (*args, 0, 1)[:3] if len(args) < 3 else args
+    if kind not in _PLAIN or image.mode not in ("RGB", "RGBA"):
+        return None
+    stride = stride or image.width * _PLAIN[kind]
+    return _raw_bands(image, stream, offset, kind, (stride, direction), _rows(stride, multiple))
+
+
+def _raw_bands(
+    image: Image.Image, stream: IO[bytes], offset: int, kind: str, order: tuple[int, int], rows: int
+) -> Bands:
+    stride, direction = order
+    for top in range(0, image.height, rows):
+        n = min(rows, image.height - top)
+        first = top if direction > 0 else image.height - top - n  # else the last row stands first
+        stream.seek(offset + first * stride)
+        data = stream.read(n * stride)
+        yield Image.frombuffer(image.mode, (image.width, n), data, "raw", kind, stride, direction)
