@@ -16,7 +16,7 @@ MODEL = (
     {"model", "distilled", "drawing", "generate", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
     | NETWORKS
     | BASE
-    | {"locks"}
+    | {"locks", "foreign", "documents"}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -24,20 +24,22 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "rng": set(),
     "locks": {"errors"},
+    "foreign": {"errors"},
+    "documents": {"errors", "foreign"},
     "inputs": {"schema"},
     "nn": {"schema"},
     "autoencoder": {"nn"} | BASE,
-    "conditioning": {"nn"} | BASE,
+    "conditioning": {"nn", "foreign", "documents"} | BASE,
     "diffusion": BASE,
     "autoregressive": MODEL,
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
     "data": {"rng", "inputs", "locks"} | BASE,
     "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
-    "checkpoint": BASE,
+    "checkpoint": {"foreign"} | BASE,
     "pictures": {"checkpoint"},
     "flops": {"autoencoder", "autoregressive.network", "denoiser", "conditioning"},
-    "config": BASE,
+    "config": {"foreign", "documents"} | BASE,
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "generate": NETWORKS | BASE | {"engine", "rng"},
     "drawing": MODEL,
