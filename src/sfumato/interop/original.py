@@ -26,6 +26,7 @@ from sfumato.interop.conditioners import Mapped, map_conditioner
 from sfumato.interop.infer import EMA, infer_original, infer_schedule
 from sfumato.interop.original_yaml import Diffusion, Original, first_problem, load_original_yaml
 from sfumato.interop.placement import Placement, Weights, place
+from sfumato.interop.recognise import no_model_of_ours
 from sfumato.interop.source import Source, open_checkpoint
 from sfumato.interop.text_encoders import (
     CLIP_PREFIX,
@@ -123,6 +124,11 @@ def read_architecture(
     source: Source, config: Path | str | None, prediction: str | None, say: Callable[[str], None]
 ) -> Original:
     """The architecture of a checkpoint: from its YAML, or from its keys where there is none."""
+    for note in source.notes:
+        say(note)
+    what = no_model_of_ours(source.shapes(), source.others)
+    if what is not None:
+        raise UserError(f"{source.path} is {what}")
     yaml_path = Path(config) if config is not None else find_yaml(source.path)
     step = source.extras.get("global_step")
     if yaml_path is None:
@@ -175,6 +181,8 @@ def _plan(
     prediction: str | None,
     say: Callable[[str], None],
 ) -> _Plan:
+    if source.averaged and weights == "live":
+        raise UserError(f"{source.path} has averaged weights only: leave out --weights live")
     original = read_architecture(source, config, prediction, say)
     mapped = Mapped({"kind": "none"})
     scale = 1.0
@@ -183,7 +191,8 @@ def _plan(
         scale = _scale_factor(source, original.diffusion)
     model = _model_config(source, original, mapped, tokenizer, weights)
     parts = _shapes_of(model, original, mapped)
-    placement = place(source.shapes(), parts, mapped.prefixes, weights, str(source.path))
+    chosen = None if source.averaged else weights
+    placement = place(source.shapes(), parts, mapped.prefixes, chosen, str(source.path))
     _check_types(source, placement)
     if mapped.text_model is not None:
         placement = _without_text_encoder(placement, mapped.text_model)
@@ -223,7 +232,10 @@ def _model_config(
     size = original.resolution
     if original.diffusion is not None:
         diffusion = original.diffusion
-        about |= {"weights": "ema" if averaged and weights != "live" else "live", "loss": diffusion.loss}
+        about |= {
+            "weights": "ema" if source.averaged or (averaged and weights != "live") else "live",
+            "loss": diffusion.loss,
+        }
         size = diffusion.latent_size * original.autoencoder.factor
         conditioner = dict(mapped.config)
         if mapped.text_model is not None:
