@@ -20,14 +20,16 @@ from sfumato.conditioning.sources import tokenizer_text
 from sfumato.conditioning.table import build_conditioner
 from sfumato.config import parse, to_yaml
 from sfumato.denoiser.table import build_denoiser
-from sfumato.diffusion.schedule import ScheduleConfig, betas_of, zero_terminal
+from sfumato.diffusion.schedule import ScheduleConfig
 from sfumato.errors import UserError
 from sfumato.interop.conditioners import Mapped, map_conditioner
-from sfumato.interop.infer import EMA, infer_original, infer_schedule
+from sfumato.interop.infer import EMA, infer_original
+from sfumato.interop.known import KNOWN
 from sfumato.interop.original_yaml import Diffusion, Original, first_problem, load_original_yaml
 from sfumato.interop.placement import Placement, Weights, place
 from sfumato.interop.recognise import no_model_of_ours
 from sfumato.interop.source import Source, open_checkpoint
+from sfumato.interop.stored_schedule import configured_or_stored, precision
 from sfumato.interop.text_encoders import (
     CLIP_PREFIX,
     DEFAULT_TOKENIZERS,
@@ -154,23 +156,9 @@ def read_architecture(
 
 def _with_stored_schedule(source: Source, diffusion: Diffusion, say: Callable[[str], None]) -> Diffusion:
     """The original's loader lets the stored schedule overwrite the configured one; so does this, and says so."""
-    stored = source.tensors.get("betas")
-    if stored is None:
-        return diffusion
-    if len(stored.shape) != 1 or stored.shape[0] < 2:
-        raise UserError(f"{source.path}: the key 'betas' has shape {tuple(stored.shape)}, it should be (steps,)")
-    betas = stored.load().double()
     configured = TypeAdapter[ScheduleConfig](ScheduleConfig).validate_python(diffusion.schedule)
-    if configured.steps == len(betas):
-        expected = betas_of(configured)
-        if torch.allclose(expected, betas, rtol=1e-5, atol=0):
-            return diffusion
-        if torch.allclose(zero_terminal(expected), betas, rtol=1e-5, atol=1e-7):
-            say("the checkpoint's schedule is its configuration's, rescaled to zero terminal SNR")
-            return replace(diffusion, schedule={**diffusion.schedule, "zero_terminal_snr": True})
-    found = infer_schedule(betas)
-    say(f"the checkpoint's schedule differs from its configuration's, taking the checkpoint's: {found}")
-    return replace(diffusion, schedule=found)
+    found = configured_or_stored(configured, source.shapes(), lambda key: source.tensors[key].load(), say)
+    return diffusion if found is None else replace(diffusion, schedule=found)
 
 
 def _plan(
@@ -216,10 +204,20 @@ def _scale_factor(source: Source, diffusion: Diffusion) -> float:
         raise UserError(f"{source.path} lacks the key 'scale_factor' that its configuration (scale_by_std) asks for")
     if stored is not None and tuple(stored.shape) not in ((), (1,)):
         raise UserError(f"{source.path}: the key 'scale_factor' has shape {tuple(stored.shape)}, it should be ()")
-    scale = float(diffusion.scale_factor or 0) if stored is None else stored.load().double().item()
+    scale = float(diffusion.scale_factor or 0) if stored is None else _exact_scale(stored.load().double().reshape(()))
     if not (math.isfinite(scale) and scale > 0):
         raise UserError(f"{source.path}: the scale factor is {scale:g}, it must be positive")
     return scale
+
+
+def _exact_scale(stored: Tensor) -> float:
+    """A scale factor in half precision is the published one that it was rounded from, where there is one."""
+    value = stored.item()
+    name, spacing = precision(stored)
+    published = {known.scale_factor for known in KNOWN}
+    if name != "float32" and value not in published:
+        return next((scale for scale in published if abs(scale - value) <= 0.51 * spacing * scale), value)
+    return value
 
 
 def _model_config(

@@ -38,6 +38,11 @@ def unlike_a_checkpoint(start: bytes, size: int) -> str | None:
     """What a file is that starts with these bytes, where it can be no checkpoint; None where it may be one."""
     if size == 0:
         return "empty: probably an interrupted download; fetch it again"
+    what = _content(start, size)
+    return None if what is None else f"no checkpoint but {what}"
+
+
+def _content(start: bytes, size: int) -> str | None:
     for magic, what in _STARTS:
         if start.startswith(magic):
             return what
