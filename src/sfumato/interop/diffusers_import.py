@@ -17,11 +17,22 @@ from sfumato.checkpoint import load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.config import parse, to_yaml
 from sfumato.denoiser.unet import UNet
+from sfumato.documents import read_json_object, read_text
 from sfumato.errors import UserError
+from sfumato.foreign import short
 from sfumato.interop.diffusers_config import ReadUNet, read_autoencoder, read_scheduler, read_unet
 from sfumato.interop.diffusers_keys import OLD_ATTENTION, Entry, autoencoder_entries, unet_entries
+from sfumato.interop.members import (
+    check_finite,
+    copy_text_encoder,
+    copy_tokenizer,
+    find_weights,
+    inside,
+    told,
+)
 from sfumato.interop.original import Imported, config_text, digest
 from sfumato.interop.original_yaml import first_problem
+from sfumato.interop.recognise import no_model_of_ours, unusual_input
 from sfumato.interop.source import open_checkpoint
 from sfumato.interop.text_encoders import FOLDER
 from sfumato.model import ModelConfig, swap_folder
@@ -57,36 +68,33 @@ def is_diffusers_folder(path: Path) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises UserError if the file is missing or is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; is the folder complete?") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no readable JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object")
-    return value
+    if not path.exists():
+        raise UserError(f"{path} does not exist; is the folder complete?")
+    return read_json_object(path)
 
 
-def open_component(folder: Path) -> Component:
-    """config.json and the weights beside it: safetensors or a pickle, whole or in shards."""
-    config = read_json(folder / "config.json")
-    for suffix in (".safetensors", ".bin"):
-        whole, index = folder / f"{WEIGHTS}{suffix}", folder / f"{WEIGHTS}{suffix}.index.json"
-        if whole.is_file():
-            tensors = dict(open_checkpoint(whole).tensors)
-        elif index.is_file():
-            tensors = {}
-            for name in sorted(set(read_json(index).get("weight_map", {}).values())):
-                if Path(name).name != name:
-                    raise UserError(f"{index} names a file outside its folder: {name!r}")
-                tensors |= open_checkpoint(folder / name).tensors
-        else:
-            continue
-        renamed = {_modern(key): tensor for key, tensor in tensors.items()}
-        kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in renamed.values()}
-        return Component(folder, config, renamed, kinds.pop() if len(kinds) == 1 else "float32")
-    raise UserError(f"{folder} has no {WEIGHTS}.safetensors or .bin; is the folder complete?")
+def open_component(folder: Path, root: Path | None = None, say: Say = lambda line: None) -> Component:
+    """config.json and the weights beside it: safetensors or a pickle, whole or in shards, in the fullest variant.
+
+    root: what links must not lead out of; by default the folder itself.
+    """
+    root = root or folder
+    config = read_json(inside(root, folder / "config.json"))
+    weights = find_weights(root, folder, (WEIGHTS,))
+    if weights is None:
+        raise UserError(f"{folder} has no {WEIGHTS}.safetensors or .bin; is the folder complete?")
+    line = told(weights, folder.name)
+    if line is not None:
+        say(line)
+    tensors: dict[str, Any] = {}
+    for path in weights.files:
+        tensors |= open_checkpoint(path).tensors
+    renamed = {_modern(key): tensor for key, tensor in tensors.items()}
+    what = no_model_of_ours({key: tensor.shape for key, tensor in renamed.items()})
+    if what is not None:
+        raise UserError(f"{folder} is {what}")
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in renamed.values()}
+    return Component(folder, config, renamed, kinds.pop() if len(kinds) == 1 else "float32")
 
 
 def _modern(key: str) -> str:
@@ -112,6 +120,7 @@ def convert(component: Component, entries: Mapping[str, Entry], shapes: Mapping[
             raise UserError(
                 f"{component.path}: the key {entry.theirs[0]!r} has shape {found}, its configuration asks for {shape}"
             )
+        check_finite(parts.items(), component.path)
         component.used |= set(entry.theirs)
         out[ours] = entry.to_ours(parts, shape).float().contiguous()
     left = sorted(set(component.tensors) - component.used)
@@ -187,17 +196,17 @@ def _read(path: Path, out: Path, say: Say) -> ModelConfig:
     except UserError:
         raise
     except KeyError as error:
-        raise UserError(f"{path}: a configuration lacks {error.args[0]!r}; is the folder complete?") from None
+        raise UserError(f"{path}: a configuration lacks {short(error.args[0])}; is the folder complete?") from None
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error)}") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: a configuration has a value of the wrong kind ({error})") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RecursionError, RuntimeError) as error:
+        raise UserError(f"{path}: a configuration has a value of the wrong kind ({short(str(error))})") from None
 
 
 def _import(path: Path, out: Path, say: Say) -> ModelConfig:
-    index = read_json(path / "model_index.json") if (path / "model_index.json").is_file() else None
+    index = read_json(inside(path, path / "model_index.json")) if (path / "model_index.json").is_file() else None
     place = path if index is None else _autoencoder_folder(path, index)
-    component = open_component(place)
+    component = open_component(place, path, say)
     autoencoder = import_autoencoder(component)
     manifest: dict[str, Any] = {"dtypes": {"autoencoder": component.dtype}, "digests": {}}
     save_tensors(out / "autoencoder.safetensors", autoencoder.state_dict())
@@ -211,7 +220,7 @@ def _import(path: Path, out: Path, say: Say) -> ModelConfig:
     raw: dict[str, Any] = {"autoencoder": autoencoder.config.model_dump(), "image_size": size}
     raw["about"] = {"imported": path.name}
     if index is not None:
-        unet = open_component(path / "unet")
+        unet = open_component(path / "unet", path, say)
         raw["diffusion"], latent = _second_stage(path, index, unet, autoencoder, out, manifest, say)
         if latent is not None:
             raw["image_size"] = tuple(side * autoencoder.factor for side in latent)
@@ -225,7 +234,7 @@ def _import(path: Path, out: Path, say: Say) -> ModelConfig:
 
 
 def _keep_json(source: Path, target: Path) -> None:
-    write_text(target, source.read_text(encoding="utf-8"))
+    write_text(target, read_text(source))
 
 
 def _autoencoder_folder(path: Path, index: Mapping[str, Any]) -> Path:
@@ -263,14 +272,14 @@ def _second_stage(
     save_tensors(out / "denoiser.safetensors", unet.state_dict())
     manifest["dtypes"]["denoiser"] = component.dtype
     manifest["digests"]["denoiser"] = digest(unet.state_dict())
-    schedule, prediction = read_scheduler(read_json(path / "scheduler" / "scheduler_config.json"))
+    schedule, prediction = read_scheduler(read_json(inside(path, path / "scheduler" / "scheduler_config.json")))
     own = {} if table is None else {"embedding.weight": table}
     stored = path / CONDITIONER_FOLDER
     if (stored / "config.json").is_file():
-        conditioner = read_json(stored / "config.json")
-        own, _ = load_tensors(stored / "conditioner.safetensors")
+        conditioner = read_json(inside(path, stored / "config.json"))
+        own, _ = load_tensors(inside(path, stored / "conditioner.safetensors"))
         if (stored / "tokenizer.json").is_file():
-            shutil.copyfile(stored / "tokenizer.json", out / "tokenizer.json")
+            shutil.copyfile(inside(path, stored / "tokenizer.json"), out / "tokenizer.json")
     else:
         conditioner = _conditioner(path, index, read, out, say)
     if conditioner["kind"] != "none":
@@ -289,6 +298,9 @@ def _second_stage(
 def _conditioner(path: Path, index: Mapping[str, Any], read: ReadUNet, out: Path, say: Say) -> dict[str, Any]:
     """Our conditioner for a pipeline's U-Net; a text encoder is copied into the model folder."""
     extra = read.in_channels - read.out_channels
+    unusual = unusual_input(read.in_channels, read.out_channels, read.token_dim is not None)
+    if unusual is not None:
+        raise UserError(f"{path} is {unusual}, which no command here gives")
     parts: dict[str, dict[str, Any]] = {}
     if extra == read.out_channels + 1:
         parts |= {"mask": _image("mask", 1), "masked_image": _image("masked_latent", extra - 1)}
@@ -316,15 +328,15 @@ def _tokens(path: Path, index: Mapping[str, Any], width: int, out: Path, say: Sa
     if not (path / "text_encoder" / "config.json").is_file():
         say(f"there is no text encoder: the model takes ready-made tokens of width {width} (field embeddings)")
         return {"kind": "embeddings", "dim": width}
-    encoder = read_json(path / "text_encoder" / "config.json")
+    encoder = read_json(inside(path, path / "text_encoder" / "config.json"))
     if (encoder.get("architectures") or [""])[0] not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
         raise UserError(
             f"{path}: the text encoder {encoder.get('architectures')} is not known here; known is CLIPTextModel"
         )
-    shutil.copytree(path / "text_encoder", out / FOLDER)
+    copy_text_encoder(path, path / "text_encoder", out / FOLDER, say)
     config: dict[str, Any] = {"kind": "pretrained-text", "source": FOLDER, "mask_padding": False}
     if (path / "tokenizer").is_dir():
-        shutil.copytree(path / "tokenizer", out / "tokenizer")
+        copy_tokenizer(path / "tokenizer", out / "tokenizer", say, path)
         config["tokenizer"] = "tokenizer"
         settings = path / "tokenizer" / "tokenizer_config.json"
         length = read_json(settings).get("model_max_length") if settings.is_file() else None

@@ -21,10 +21,12 @@ from sfumato.conditioning.table import build_conditioner
 from sfumato.config import parse, to_yaml
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import ScheduleConfig
+from sfumato.documents import MAX_TEXT, read_text
 from sfumato.errors import UserError
 from sfumato.interop.conditioners import Mapped, map_conditioner
 from sfumato.interop.infer import EMA, infer_original
 from sfumato.interop.known import KNOWN
+from sfumato.interop.members import check_finite, copy_tokenizer
 from sfumato.interop.original_yaml import Diffusion, Original, first_problem, load_original_yaml
 from sfumato.interop.placement import Placement, Weights, place
 from sfumato.interop.recognise import no_model_of_ours
@@ -37,7 +39,6 @@ from sfumato.interop.text_encoders import (
     OPEN_CLIP_PREFIX,
     TOKENIZER_FOLDER,
     clip_pieces,
-    copy_tokenizer,
     take,
     text_config,
     write_text_encoder,
@@ -99,7 +100,7 @@ def import_original(
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        _write(plan, fresh, tokenizer)
+        _write(plan, fresh, tokenizer, notes.append)
         swap_folder(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -117,7 +118,7 @@ def find_yaml(path: Path) -> Path | None:
     if path.stem in ZIP_NAMES:
         candidates += [path.parent / name for name in CONFIG_NAMES]
     for candidate in candidates:
-        if candidate.is_file() and "target:" in candidate.read_text(encoding="utf-8", errors="replace"):
+        if candidate.is_file() and b"target:" in candidate.open("rb").read(MAX_TEXT):
             return candidate
     return None
 
@@ -185,7 +186,7 @@ def _plan(
     if mapped.text_model is not None:
         placement = _without_text_encoder(placement, mapped.text_model)
     yaml_path = Path(config) if config is not None else find_yaml(source.path)
-    text = None if yaml_path is None else yaml_path.read_text(encoding="utf-8")
+    text = None if yaml_path is None else read_text(yaml_path, "config ")
     return _Plan(source, original, mapped, model, placement, scale, text)
 
 
@@ -303,11 +304,12 @@ def _without_text_encoder(placement: Placement, kind: str) -> Placement:
 # -- write ------------------------------------------------------------------------------------------------------------
 
 
-def _write(plan: _Plan, folder: Path, tokenizer: str | None) -> None:
+def _write(plan: _Plan, folder: Path, tokenizer: str | None, say: Callable[[str], None]) -> None:
     manifest: dict[str, Any] = {"keys": _manifest_keys(plan), "extras": plan.source.extras, "digests": {}}
     manifest |= {"scale": plan.scale, "config": config_text(plan.config)}
     for part, keys in plan.placement.parts.items():
         tensors = {ours: _floats(plan.source.tensors[original].load()) for ours, original in keys.items()}
+        check_finite(((keys[ours], tensor) for ours, tensor in tensors.items()), plan.source.path)
         manifest["digests"][part] = digest(tensors)
         save_tensors(folder / f"{part}.safetensors", tensors)
         del tensors
@@ -321,7 +323,7 @@ def _write(plan: _Plan, folder: Path, tokenizer: str | None) -> None:
         manifest["text_encoder"] = plan.mapped.text_model
         _write_text_encoder(plan, folder / FOLDER)
         if tokenizer is not None and Path(tokenizer).is_dir():
-            copy_tokenizer(Path(tokenizer), folder / TOKENIZER_FOLDER)
+            copy_tokenizer(Path(tokenizer), folder / TOKENIZER_FOLDER, say)
     if tokenizer is not None and plan.mapped.config["kind"] == "text":
         write_text(folder / "tokenizer.json", tokenizer_text(tokenizer))
     kept, copies = _kept_tensors(plan)
@@ -379,5 +381,6 @@ def _write_text_encoder(plan: _Plan, folder: Path) -> None:
     assert kind is not None
     pieces = clip_pieces(plan.source.tensors, kind)
     tensors = {name: take(pieces, name, plan.source.tensors[key].load()) for name, (key, _) in pieces.items()}
+    check_finite(((pieces[name][0], tensor) for name, tensor in tensors.items()), plan.source.path)
     config = text_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}, kind)
     write_text_encoder(folder, tensors, config)

@@ -68,10 +68,10 @@ class Source:
         return {key: tensor.shape for key, tensor in self.tensors.items()}
 
 
-def open_checkpoint(path: Path | str) -> Source:
+def open_checkpoint(path: Path | str, rename: bool = True) -> Source:
     """Opens .ckpt, .pt, .pth, .bin (pickles, read without being run) or .safetensors by what the file is, not its name.
 
-    Raises UserError if it is neither, is damaged or cut off, or holds no tensors.
+    `rename` gives its tensors the original's names (see `prefixes`). Raises UserError if it is neither, is damaged or cut off, or holds no tensors.
     """
     path = Path(path)
     check_checkpoint_file(path)
@@ -81,7 +81,8 @@ def open_checkpoint(path: Path | str) -> Source:
     if unlike is not None:
         raise UserError(f"{path} is {unlike}")
     with reading(path):
-        return _renamed(_open(path, start[:9]))
+        source = _open(path, start[:9])
+        return _renamed(source) if rename else source
 
 
 def _renamed(source: Source) -> Source:
