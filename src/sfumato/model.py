@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, cast, overload
+from typing import Annotated, Any, Literal, Self, cast, overload
 
 import torch
 import yaml
@@ -20,6 +20,7 @@ from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, PixelsConf
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
+from sfumato.conditioning.sources import MAX_TOKENIZER
 from sfumato.conditioning.table import (
     ConditionerConfig,
     NoneConfig,
@@ -33,10 +34,12 @@ from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.distilled import DistilledDecoder, load_distilled
+from sfumato.documents import read_text
 from sfumato.drawing import DEFAULT_STEPS as DEFAULT_STEPS
 from sfumato.engine.inference import for_inference
 from sfumato.engine.tiles import DEFAULT_MEMORY
 from sfumato.errors import UserError
+from sfumato.foreign import reading
 from sfumato.inputs import Inputs
 from sfumato.sampling.sampler import Denoise
 from sfumato.sampling.table import SAMPLERS, SamplerConfig
@@ -51,6 +54,9 @@ DEFAULT_SAMPLER = drawing.AUTO
 DEFAULT_GUIDANCE = 3.0
 WHOLE_AREAS = 4
 """Pictures of up to this many times the training area are denoised as a whole, where windows are left to the model."""
+
+
+Side = Annotated[int, Field(ge=1, le=65536)]
 
 
 class DiffusionConfig(Schema):
@@ -71,7 +77,7 @@ class ModelConfig(Schema):
 
     format: Literal[1] = 1
     autoencoder: AutoencoderConfig
-    image_size: tuple[int, int]
+    image_size: tuple[Side, Side]
     """(H, W) of the training images."""
     classes: tuple[str, ...] | None = None
     inputs: Inputs = Inputs()
@@ -419,9 +425,14 @@ def find_folder(path: Path | str) -> Path:
 def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusion:
     """Opens a model folder, or the newest model of a run. Raises UserError naming what is missing or does not fit."""
     folder = find_folder(path)
+    with reading(folder):
+        return _load(folder, device)
+
+
+def _load(folder: Path, device: torch.device | str) -> LatentDiffusion:
     config = with_own_encoders(load_config(str(folder / CONFIG_FILE), [], ModelConfig), folder)
     tokenizer_file = folder / TOKENIZER_FILE
-    tokenizer = tokenizer_file.read_text(encoding="utf-8") if tokenizer_file.exists() else None
+    tokenizer = read_text(tokenizer_file, "the tokenizer ", MAX_TOKENIZER) if tokenizer_file.exists() else None
     text = text_config(config.diffusion.conditioner) if config.diffusion else None
     if tokenizer is None and text is not None and text.tokenizer == "fitted":
         raise UserError(f"the model folder {str(folder)!r} is not whole: it lacks {TOKENIZER_FILE}")

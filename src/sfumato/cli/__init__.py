@@ -36,6 +36,7 @@ from sfumato.cli.train_transformer import transformer
 from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
 from sfumato.errors import UserError
+from sfumato.foreign import printable
 
 app = typer.Typer(
     name="sfumato",
@@ -116,5 +117,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sentence = f"{error.strerror}{f': {error.filename!r}' if error.filename else ''}; {SURROUNDINGS[error.errno]}"
     else:
         return
-    typer.echo(f"sfumato: {sentence}", err=True)
+    typer.echo(f"sfumato: {printable(' '.join(sentence.splitlines()))}", err=True)
     sys.exit(2)

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sfumato.foreign import printable
+
 
 def import_(
     source: Annotated[Path, typer.Argument(help="A .ckpt or .safetensors file, or a diffusers folder.")],
@@ -32,5 +34,5 @@ def import_(
 
     done = import_model(source, out, config, weights, tokenizer, prediction)
     for note in done.notes:
-        typer.echo(note)
-    typer.echo(f"wrote {done.folder}")
+        typer.echo(printable(note))
+    typer.echo(printable(f"wrote {done.folder}"))

@@ -113,7 +113,8 @@ def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | No
     """
     from sfumato.data.folder import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
-    from sfumato.errors import UserError
+    from sfumato.conditioning.sources import fetching
+from sfumato.errors import UserError
 
     given = dict(raw.get("data") or {})
     if size is not None:
@@ -166,6 +167,7 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
     return state
 
 
+@fetching(typer.echo)
 def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
     """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
     from sfumato.cli.progress import bars

@@ -21,7 +21,7 @@ SNAP = 1e-9
 class DiscreteConfig(Schema):
     """What every schedule given by T betas shares."""
 
-    steps: int = Field(1000, ge=2)
+    steps: int = Field(1000, ge=2, le=100_000)
     zero_terminal_snr: bool = False
     """Rescale so that alpha is exactly 0 at t = 1 (Lin et al. 2024, Algorithm 1); not for eps prediction."""
 
@@ -75,7 +75,7 @@ class FlowConfig(Schema):
     """
 
     kind: Literal["flow"] = "flow"
-    steps: int = Field(1000, ge=2)
+    steps: int = Field(1000, ge=2, le=100_000)
 
 
 ScheduleConfig = Annotated[

@@ -1,15 +1,20 @@
 """The doors of this room: import anything, export to either format, say what is in a file."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from sfumato.errors import UserError
+from sfumato.foreign import reading
 from sfumato.interop.describe import describe
 from sfumato.interop.diffusers_export import export_diffusers
 from sfumato.interop.diffusers_import import import_diffusers, is_diffusers_folder
 from sfumato.interop.original import Imported, import_original
 from sfumato.interop.original_export import export_original
 from sfumato.interop.placement import Weights
+from sfumato.locks import exclusive
 from sfumato.model import CONFIG_FILE
 
 __all__ = ["Imported", "describe", "export_model", "import_model"]
@@ -31,6 +36,32 @@ def import_model(
     source, out = Path(source), Path(out)
     out = out if out.name not in ("", "..") else out.resolve()
     check_target(out)
+    with reading(source), _leaving_nothing(out), exclusive(out):
+        check_target(out)
+        return _import(source, out, config, weights, tokenizer, prediction)
+
+
+@contextlib.contextmanager
+def _leaving_nothing(out: Path) -> Iterator[None]:
+    """Folders that were made on the way to `out` are removed again where the import is refused."""
+    made = [folder for folder in out.absolute().parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _import(
+    source: Path,
+    out: Path,
+    config: Path | str | None,
+    weights: Weights | None,
+    tokenizer: str | None,
+    prediction: str | None,
+) -> Imported:
     if not source.is_dir():
         return import_original(source, out, config, weights, tokenizer, prediction)
     if (source / "autoencoder.safetensors").exists():
@@ -50,6 +81,8 @@ def check_target(out: Path) -> None:
     """Raises UserError where an import would take the place of anything but a model folder."""
     if out.is_file():
         raise UserError(f"{str(out)!r} is a file; name a folder for the model")
+    if os.path.lexists(out) and not out.is_dir():
+        raise UserError(f"{str(out)!r} is a link to nothing, or a device; name a folder for the model")
     if out.is_dir() and any(out.iterdir()) and not _is_model(out):
         raise UserError(f"the folder {str(out)!r} holds other things, which the model would replace; name another")
 

@@ -20,14 +20,16 @@ from sfumato.denoiser.unet import UNet
 from sfumato.documents import read_json_object, read_text
 from sfumato.errors import UserError
 from sfumato.foreign import short
-from sfumato.interop.diffusers_config import ReadUNet, read_autoencoder, read_scheduler, read_unet
+from sfumato.interop.diffusers_config import ReadUNet, read_autoencoder, read_scheduler, read_unet, sides
 from sfumato.interop.diffusers_keys import OLD_ATTENTION, Entry, autoencoder_entries, unet_entries
 from sfumato.interop.members import (
+    TOKENIZER_FILES,
     check_finite,
     copy_text_encoder,
     copy_tokenizer,
     find_weights,
     inside,
+    left_out,
     told,
 )
 from sfumato.interop.original import Imported, config_text, digest
@@ -183,11 +185,30 @@ def import_diffusers(path: Path | str, folder: Path | str) -> Imported:
     fresh.mkdir(parents=True)
     try:
         config = _read(path, fresh, notes.append)
+        taken = {path / name for name in _taken(path)}
+        unused = left_out(path, taken)
+        if unused is not None:
+            notes.append(unused)
         write_text(fresh / "config.yaml", to_yaml(config))
         swap_folder(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return Imported(folder, config, tuple(notes))
+
+
+def _taken(path: Path) -> list[Path]:
+    """The files that an import looks at, whichever of them there are."""
+    found = [Path("model_index.json"), Path("config.json"), Path("scheduler/scheduler_config.json")]
+    for name in ("", *AUTOENCODER_FOLDERS, "unet", FOLDER):
+        folder = path / name
+        if folder.is_dir():
+            stems = ("model", "pytorch_model") if name == FOLDER else (WEIGHTS,)
+            weights = find_weights(path, folder, stems)
+            files = [] if weights is None else [*weights.files, *([weights.index] if weights.index else [])]
+            found += [Path(name) / "config.json", *(file.relative_to(path) for file in files)]
+    found += [Path("tokenizer") / name for name in TOKENIZER_FILES]
+    kept = ("config.json", "conditioner.safetensors", "tokenizer.json")
+    return found + [Path(CONDITIONER_FOLDER) / name for name in kept]
 
 
 def _read(path: Path, out: Path, say: Say) -> ModelConfig:
@@ -215,8 +236,7 @@ def _import(path: Path, out: Path, say: Say) -> ModelConfig:
     _keep_json(place / "config.json", out / STORE / "autoencoder.json")
     scaling = _scaling(component.config, autoencoder.latent_channels)
     save_tensors(out / "scaling.safetensors", scaling.state_dict())
-    size = component.config.get("sample_size") or 256
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    size = sides(component.config.get("sample_size") or 256, "sample_size")
     raw: dict[str, Any] = {"autoencoder": autoencoder.config.model_dump(), "image_size": size}
     raw["about"] = {"imported": path.name}
     if index is not None:
@@ -247,11 +267,19 @@ def _autoencoder_folder(path: Path, index: Mapping[str, Any]) -> Path:
 def _scaling(config: Mapping[str, Any], channels: int) -> Scaling:
     """diffusers: model = (raw - shift_factor) * scaling_factor, or per channel."""
     mean, std = config.get("latents_mean"), config.get("latents_std")
+    shift, scale = config.get("shift_factor") or 0.0, config.get("scaling_factor", 0.18215 if mean is None else 1.0)
     if mean is not None and std is not None:
-        factor = float(config.get("scaling_factor", 1.0))
-        return Scaling(torch.tensor(mean), factor / torch.tensor(std))
-    shift, scale = config.get("shift_factor") or 0.0, float(config.get("scaling_factor", 0.18215))
-    return Scaling(torch.full((channels,), float(shift)), torch.full((channels,), scale))
+        shifts, scales = torch.tensor(mean, dtype=torch.float32), float(scale) / torch.tensor(std, dtype=torch.float32)
+    else:
+        shifts, scales = torch.full((channels,), float(shift)), torch.full((channels,), float(scale))
+    if shifts.shape != (channels,) or scales.shape != (channels,):
+        raise UserError(f"latents_mean and latents_std must have {channels} numbers each, one a channel of the latent")
+    if not bool(shifts.isfinite().all()) or not bool(scales.isfinite().all()) or not bool((scales > 0).all()):
+        raise UserError(
+            f"the scaling of the latent (shift_factor {short(shift)}, scaling_factor {short(scale)}, latents_mean, "
+            "latents_std) must be finite, and positive where it multiplies"
+        )
+    return Scaling(shifts, scales)
 
 
 def _second_stage(

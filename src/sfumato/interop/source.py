@@ -71,7 +71,8 @@ class Source:
 def open_checkpoint(path: Path | str, rename: bool = True) -> Source:
     """Opens .ckpt, .pt, .pth, .bin (pickles, read without being run) or .safetensors by what the file is, not its name.
 
-    `rename` gives its tensors the original's names (see `prefixes`). Raises UserError if it is neither, is damaged or cut off, or holds no tensors.
+    `rename` gives its tensors the original's names (see `prefixes`).
+    Raises UserError if it is neither, is damaged or cut off, or holds no tensors.
     """
     path = Path(path)
     check_checkpoint_file(path)
