@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.conditioning.sources import fetching
+
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
@@ -113,8 +115,7 @@ def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | No
     """
     from sfumato.data.folder import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
-    from sfumato.conditioning.sources import fetching
-from sfumato.errors import UserError
+    from sfumato.errors import UserError
 
     given = dict(raw.get("data") or {})
     if size is not None:

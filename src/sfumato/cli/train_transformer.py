@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.cli.train import CacheOption, ConfigArgument, DataOption, OutOption, OverridesArgument, with_data
+from sfumato.conditioning.sources import fetching
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
@@ -33,6 +34,7 @@ def transformer(
     run_transformer(parse(with_data(raw, data, first.config.image_size), TransformerRun, config), first, out, cache)
 
 
+@fetching(typer.echo)
 def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
     """Trains in the folder `out` on the codes of `first`; as `run_diffusion` otherwise."""
     from sfumato.cli.progress import bars

@@ -10,13 +10,10 @@ from torch import Tensor, nn
 
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields
 from sfumato.conditioning.encoder import device_of
-from sfumato.conditioning.sources import check_runs_no_code, model_folder, weights_hash
+from sfumato.conditioning.sources import LOCAL, check_runs_no_code, model_folder, weights_hash
 from sfumato.errors import UserError
 from sfumato.foreign import reading
 from sfumato.schema import Schema
-
-LOCAL = {"local_files_only": True, "trust_remote_code": False}
-"""How transformers opens a folder: nothing is fetched, no code in it is run, nobody is asked."""
 
 
 class PretrainedTextConfig(Schema):

@@ -17,6 +17,8 @@ from sfumato.errors import UserError
 from sfumato.foreign import check_regular, short
 
 PACKAGE = "package:"
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers opens a folder: nothing is fetched, no code in it is run, nobody is asked."""
 MAX_TOKENIZER = 64 << 20
 """Bytes of a tokenizer.json."""
 _ATTENTION = ("eager", "sdpa")
