@@ -131,10 +131,6 @@ def missing_shard(folder: Path) -> list[object]:
 def tensor_call(shape: tuple[int, ...], stride: tuple[int, ...]) -> Maker:
     """A tensor of four floats rebuilt with this shape and these strides."""
 
-    class Call:
-        def __init__(self, *parts: Any) -> None:
-            self.parts = parts
-
     def make(folder: Path) -> list[object]:
         def number(n: int) -> bytes:
             data = n.to_bytes(n.bit_length() // 8 + 1, "little", signed=True)
@@ -154,7 +150,10 @@ def tensor_call(shape: tuple[int, ...], stride: tuple[int, ...]) -> Maker:
 
 
 SHARED = b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ce" % (i, i - 1, i - 1) for i in range(1, 60))
-ENTRY = b"\x80\x02}X\x01\0\0\0w"
+TENFOLD = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10) if i else 1}]\n" for i in range(11))
+COLLIDING = b"".join(b"\x8a\x0c" + (k * (2**61 - 1)).to_bytes(12, "little") + b"N" for k in range(1, 9000))
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
+MANY = b"\x80\x02(" + b"]" * 4_000_000 + b"l."
 CASES: dict[str, tuple[Maker, str]] = {
     "shared lists": (program(SHARED + b"."), "holds a list"),
     "shared lists as a storage": (
@@ -172,9 +171,9 @@ CASES: dict[str, tuple[Maker, str]] = {
         ),
         "repeats its own parts",
     ),
-    "a million steps": (program(b"\x80\x02(" + b"]" * 4_000_000 + b"l.", zipfile.ZIP_DEFLATED), "more than 1000000 steps"),
+    "a million steps": (program(MANY, zipfile.ZIP_DEFLATED), "more than 1000000 steps"),
     "colliding keys": (
-        program(b"\x80\x02}(" + b"".join(b"\x8a\x0c" + (k * (2**61 - 1)).to_bytes(12, "little") + b"N" for k in range(1, 9000)) + b"u."),
+        program(b"\x80\x02}(" + COLLIDING + b"u."),
         "a dictionary has the key",
     ),
     "code": (program(b"\x80\x02cos\nsystem\nX\x0b\0\0\0touch owned\x85R."), "is a pickled object"),
@@ -187,7 +186,7 @@ CASES: dict[str, tuple[Maker, str]] = {
     "stride of 2^70": (tensor_call((1, 4), (2**70, 1)), "is no tensor"),
     "product of 2^124": (tensor_call((0, 2**62, 2**62), (1, 1, 1)), "is no tensor"),
     "empty file": (content(b""), "is empty"),
-    "git-lfs pointer": (content(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"), "a git-lfs pointer"),
+    "git-lfs pointer": (content(POINTER), "a git-lfs pointer"),
     "web page": (content(b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"), "a web page"),
     "GGUF": (content(b"GGUF\x03\0\0\0" + b"\0" * 100), "a GGUF file"),
     "ONNX": (content(b"\x08\x07\x12\x07pytorch\x1a\x052.1.0" + b"\0" * 100), "an ONNX graph"),
@@ -221,7 +220,7 @@ CASES: dict[str, tuple[Maker, str]] = {
     "text as multipliers": (original(ch_mult="abc"), "channel_multipliers|wrong kind"),
     "endless levels": (original(ch_mult=[1] * 1000), "channel_multipliers"),
     "resolution of digits": (yaml_beside(f"model: {{target: x.AutoencoderKL, params: {'9' * 5000}}}"), "5000 digits"),
-    "aliases": (yaml_beside("".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10) if i else 1}]\n" for i in range(11))), "200000 values"),
+    "aliases": (yaml_beside(TENFOLD), "200000 values"),
     "YAML in itself": (yaml_beside("model: &m {target: x, params: *m}"), "refers to itself"),
     "deep YAML": (yaml_beside("[" * 20_000), "nested deeper"),
     "empty YAML": (yaml_beside(""), "is empty"),
