@@ -358,3 +358,18 @@ def test_u_nets_of_other_inputs_are_refused_by_name(tmp_path: Path, channels: in
     save_file(checkpoint(1, channels), tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=sentence):
         import_model(tmp_path / "x.safetensors", tmp_path / "out")
+
+
+def test_a_single_autoencoder_of_diffusers_is_read_by_its_keys(vae: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes((vae / f"{NAME}.safetensors").read_bytes())
+    alone = import_model(tmp_path / "x.safetensors", tmp_path / "alone")
+    whole = import_model(vae, tmp_path / "whole")
+    assert alone.config.autoencoder == whole.config.autoencoder
+    found, expected = (load_file(tmp_path / name / "autoencoder.safetensors") for name in ("alone", "whole"))
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert "scale factor: taking Stable Diffusion's, 0.18215" in alone.notes[-1]
+    save_file(
+        {"down_blocks.0.resnets.0.conv1.weight": torch.ones(1), "conv_in.weight": torch.ones(1)}, tmp_path / "u.bin"
+    )
+    with pytest.raises(UserError, match="give its folder"):
+        import_model(tmp_path / "u.bin", tmp_path / "out")

@@ -11,9 +11,11 @@ from sfumato.foreign import reading
 from sfumato.interop.describe import describe
 from sfumato.interop.diffusers_export import export_diffusers
 from sfumato.interop.diffusers_import import import_diffusers, is_diffusers_folder
+from sfumato.interop.diffusers_single import import_single_autoencoder, is_single_autoencoder
 from sfumato.interop.original import Imported, import_original
 from sfumato.interop.original_export import export_original
 from sfumato.interop.placement import Weights
+from sfumato.interop.source import open_checkpoint
 from sfumato.locks import exclusive
 from sfumato.model import CONFIG_FILE
 
@@ -63,7 +65,10 @@ def _import(
     prediction: str | None,
 ) -> Imported:
     if not source.is_dir():
-        return import_original(source, out, config, weights, tokenizer, prediction)
+        opened = open_checkpoint(source)
+        if is_single_autoencoder(opened):
+            return import_single_autoencoder(opened, out)
+        return import_original(opened, out, config, weights, tokenizer, prediction)
     if (source / "autoencoder.safetensors").exists():
         raise UserError(f"{source} is already a model folder of sfumato; use it as it is")
     if not is_diffusers_folder(source):

@@ -91,7 +91,7 @@ def open_component(folder: Path, root: Path | None = None, say: Say = lambda lin
     tensors: dict[str, Any] = {}
     for path in weights.files:
         tensors |= open_checkpoint(path).tensors
-    renamed = {_modern(key): tensor for key, tensor in tensors.items()}
+    renamed = {modern(key): tensor for key, tensor in tensors.items()}
     what = no_model_of_ours({key: tensor.shape for key, tensor in renamed.items()})
     if what is not None:
         raise UserError(f"{folder} is {what}")
@@ -99,7 +99,8 @@ def open_component(folder: Path, root: Path | None = None, say: Say = lambda lin
     return Component(folder, config, renamed, kinds.pop() if len(kinds) == 1 else "float32")
 
 
-def _modern(key: str) -> str:
+def modern(key: str) -> str:
+    """A key under the name that later releases give it."""
     for old, new in OLD_ATTENTION.items():
         if old in key:
             return key.replace(old, new)

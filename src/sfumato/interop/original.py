@@ -74,7 +74,7 @@ class _Plan:
 
 
 def import_original(
-    path: Path | str,
+    path: Path | str | Source,
     folder: Path | str,
     config: Path | str | None = None,
     weights: Weights | None = None,
@@ -84,7 +84,7 @@ def import_original(
     """Converts an original .ckpt or .safetensors file into a model folder that `sfumato.load` opens.
 
     Args:
-        path: the checkpoint; read without being executed, one part at a time.
+        path: the checkpoint, or one opened before; read without being executed, one part at a time.
         folder: where to write; one that stands there is replaced once the new one is whole.
         config: the original YAML; by default the one beside the checkpoint, else everything is inferred.
         weights: the averaged ("ema") or the "live" weights of the denoiser; by default averaged where there are any.
@@ -95,7 +95,8 @@ def import_original(
     Raises UserError if the file cannot be read, its architecture not be found, or a key is missing or misshapen.
     """
     notes: list[str] = []
-    plan = _plan(open_checkpoint(path), config, weights, tokenizer, prediction, notes.append)
+    source = path if isinstance(path, Source) else open_checkpoint(path)
+    plan = _plan(source, config, weights, tokenizer, prediction, notes.append)
     folder = Path(folder)
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
