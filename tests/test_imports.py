@@ -17,7 +17,7 @@ MODEL = (
     {"model", "model_config", "distilled", "pipeline", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
     | NETWORKS
     | BASE
-    | {"locks", "plain_json"}
+    | {"locks", "plain_json", "foreign", "documents"}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -27,20 +27,22 @@ ALLOWED: dict[str, set[str]] = {
     "locks": {"errors"},
     "output": {"errors"},
     "plain_json": {"errors"},
+    "foreign": {"errors"},
+    "documents": {"errors", "foreign"},
     "inputs": {"schema"},
     "nn": {"schema"},
     "autoencoder": {"nn"} | BASE,
-    "conditioning": {"nn"} | BASE,
+    "conditioning": {"nn", "foreign", "documents"} | BASE,
     "diffusion": BASE,
     "autoregressive": MODEL,
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
     "data": {"rng", "inputs", "locks", "plain_json", "checkpoint"} | BASE,
     "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
-    "checkpoint": {"plain_json"} | BASE,
+    "checkpoint": {"plain_json", "foreign"} | BASE,
     "pictures": {"checkpoint"},
     "flops": {"autoencoder", "autoregressive.network", "denoiser", "conditioning"},
-    "config": BASE,
+    "config": {"foreign", "documents"} | BASE,
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "model_config": {"autoencoder", "conditioning", "denoiser", "diffusion", "inputs", "schema"},
     "pipeline": NETWORKS | BASE | {"model_config", "distilled", "engine", "rng", "config", "__version__"},

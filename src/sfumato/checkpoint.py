@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sfumato.errors import UserError
+from sfumato.foreign import check_regular
 from sfumato.plain_json import to_json
 
 _TORCH_SAVE_FAILED = ("PytorchStreamWriter", "unexpected pos", "enforce fail at inline_container", "cannot be opened")
@@ -76,6 +77,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str
 
 def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and numbers of a file written by `save_tensors`. Raises UserError on a missing or damaged file."""
+    check_regular(path)
     try:
         with safe_open(path, framework="pt", device=device) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -141,6 +143,10 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
                 f"{where}: key {name!r} has shape {tuple(tensors[name].shape)}, "
                 f"the configuration asks for {tuple(tensor.shape)}"
             )
+        kind = tensors[name].dtype
+        if tensor.is_floating_point() and not (kind.is_floating_point and kind.itemsize > 1):
+            given = str(kind).removeprefix("torch.")
+            raise UserError(f"{where}: key {name!r} holds {given} numbers, weights are float32, float16 or bfloat16")
     unknown = sorted(set(tensors) - set(own))
     if unknown:
         raise UserError(

@@ -1,17 +1,19 @@
 """YAML -> typed configuration: strict, with dotted overrides, and errors that name the nearest known key."""
 
 import difflib
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sfumato.documents import parse_yaml, read_text
 from sfumato.errors import UserError
+from sfumato.foreign import reading, short
 
 ZOO_PREFIX = "zoo:"
 T = TypeVar("T", bound=BaseModel)
@@ -44,27 +46,20 @@ def read_source(source: str) -> dict[str, Any]:
     if source.startswith(ZOO_PREFIX):
         text = zoo_text(source[len(ZOO_PREFIX) :])
     else:
-        try:
-            text = Path(source).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UserError(
-                f"config {source!r} does not exist; give a YAML file or a zoo name such as zoo:toy/text"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"config {source!r} cannot be read: {error}") from None
+        if not os.path.lexists(source):
+            raise UserError(f"config {source!r} does not exist; give a YAML file or a zoo name such as zoo:toy/text")
+        with reading(source):
+            text = read_text(source, "config ")
     return parse_mapping(text, source)
 
 
 def parse_mapping(text: str, source: str) -> dict[str, Any]:
-    """YAML text as a mapping; `source` names it in errors."""
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"config {source!r} is not valid YAML: {' '.join(str(error).split())}") from None
+    """YAML text as a mapping; `source` names it in errors. Raises UserError for anything else, an empty text too."""
+    raw = parse_yaml(text, f"config {source!r}")
     if raw is None:
-        return {}
+        raise UserError(f"config {source!r} is empty: it holds no settings; give a YAML file with some, or a zoo name")
     if not isinstance(raw, dict):
-        raise UserError(f"config {source!r} must be a mapping of keys to values, not a {type(raw).__name__}")
+        raise UserError(f"config {source!r} must be a mapping of keys to values, not {short(raw)}")
     return raw
 
 
@@ -84,10 +79,7 @@ def apply_overrides(
         keys = path.split(".")
         if not equals or not all(keys):
             raise UserError(f"override {override!r} is not of the form key.sub=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"the value of override {override!r} is not valid YAML") from None
+        value = parse_yaml(text, f"the value of override {short(override)}")
         node = result
         for key in keys[:-1]:
             below = node.get(key)
@@ -201,7 +193,7 @@ def _describe(schema: type[BaseModel], problem: Any) -> str:
     if kind == "value_error":
         return f"{_dotted(schema, location)}: {message}" if location else message
     given = problem.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool | None) and kind != "missing" else ""
+    shown = f" (got {short(given)})" if isinstance(given, str | int | float | bool | None) and kind != "missing" else ""
     return f"{_dotted(schema, location)}: {message}{shown}"
 
 

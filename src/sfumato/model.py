@@ -19,13 +19,16 @@ from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import check_finite, load_into, load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.pretrained import PretrainedText
+from sfumato.conditioning.sources import MAX_TOKENIZER
 from sfumato.conditioning.table import build_conditioner, stored_tokenizer, text_config
 from sfumato.config import load_config, to_yaml
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.distilled import DistilledDecoder, load_distilled
+from sfumato.documents import read_text
 from sfumato.engine.inference import for_inference
 from sfumato.errors import UserError
+from sfumato.foreign import reading
 from sfumato.model_config import DiffusionConfig as DiffusionConfig
 from sfumato.model_config import ModelConfig as ModelConfig
 from sfumato.pipeline import latents as codec
@@ -251,9 +254,14 @@ def find_folder(path: Path | str) -> Path:
 def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusion:
     """Opens a model folder, or the newest model of a run. Raises UserError naming what is missing or does not fit."""
     folder = find_folder(path)
+    with reading(folder):
+        return _load(folder, device)
+
+
+def _load(folder: Path, device: torch.device | str) -> LatentDiffusion:
     config = with_own_encoders(load_config(str(folder / CONFIG_FILE), [], ModelConfig), folder)
     tokenizer_file = folder / TOKENIZER_FILE
-    tokenizer = tokenizer_file.read_text(encoding="utf-8") if tokenizer_file.exists() else None
+    tokenizer = read_text(tokenizer_file, "the tokenizer ", MAX_TOKENIZER) if tokenizer_file.exists() else None
     text = text_config(config.diffusion.conditioner) if config.diffusion else None
     if tokenizer is None and text is not None and text.tokenizer == "fitted":
         raise UserError(f"the model folder {str(folder)!r} is not whole: it lacks {TOKENIZER_FILE}")

@@ -1,6 +1,6 @@
 """The configuration of a trained model: `config.yaml` of its folder."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import ScheduleConfig
 from sfumato.inputs import Inputs
 from sfumato.schema import Schema
+
+Side = Annotated[int, Field(ge=1, le=65536)]
 
 
 class DiffusionConfig(Schema):
@@ -31,7 +33,7 @@ class ModelConfig(Schema):
 
     format: Literal[1] = 1
     autoencoder: AutoencoderConfig
-    image_size: tuple[int, int]
+    image_size: tuple[Side, Side]
     """(H, W) of the training images."""
     classes: tuple[str, ...] | None = None
     classes_seen: tuple[int, ...] | None = None

@@ -1,5 +1,6 @@
 """Where a command may write a whole folder or file: nothing that is in use is replaced without being asked."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def out_is_free(out: Path, sources: Sequence[Path] = (), overwrite: bool = False
 def _checked(out: Path, sources: Sequence[Path], overwrite: bool, single_file: bool) -> Path:
     if out.is_symlink() and not out.exists():
         raise UserError(f"the output {str(out)!r} is a link that leads nowhere: remove it or give another place")
-    place = out.resolve()
+    place = Path(os.path.realpath(out))  # Path.resolve raises RuntimeError for a link to itself
     for source in sources:
         _apart(out, place, source)
     if single_file:
@@ -44,7 +45,7 @@ def _checked(out: Path, sources: Sequence[Path], overwrite: bool, single_file: b
 
 
 def _apart(out: Path, place: Path, source: Path) -> None:
-    read = source.resolve()
+    read = Path(os.path.realpath(source))
     if place == read:
         raise UserError(f"the output {str(out)!r} is what is read: give another place")
     if place in read.parents:

@@ -164,7 +164,7 @@ def stage(conditioner: dict[str, Any] | None = None, **more: Any) -> dict[str, A
     return {**base, **more}
 
 
-TEXT = {"kind": "text", "dim": 16, "depth": 1, "max_tokens": 6, "vocabulary": 50, "tokenizer": "none"}
+TEXT = {"kind": "text", "dim": 16, "depth": 1, "max_tokens": 6, "vocabulary": 110, "tokenizer": "none"}
 LAYOUT = {"kind": "layout", "classes": 4, "objects": 2, "vocabulary": 60, "dim": 16, "depth": 1, "mask_padding": False}
 
 

@@ -82,7 +82,7 @@ def narrowed_levels(network: dict[str, Any]) -> dict[str, Any]:
 
 def narrowed_second(raw: dict[str, Any]) -> dict[str, Any]:
     denoiser = {**raw["denoiser"], **narrowed_levels(raw["denoiser"])}
-    small = {"dim": 24, "depth": 1, "tokenizer": "none", "classes": 5, "vocabulary": 60}
+    small = {"dim": 24, "depth": 1, "tokenizer": "none", "classes": 5, "vocabulary": 110}
     conditioner = {key: small.get(key, value) for key, value in raw.get("conditioner", {"kind": "none"}).items()}
     return {**raw, "denoiser": denoiser, "conditioner": conditioner}
 

@@ -29,10 +29,10 @@ from sfumato.diffusion.schedule import (
 )
 from sfumato.errors import UserError
 from sfumato.interop.buffers import schedule_buffers
-from sfumato.interop.infer import infer_schedule
 from sfumato.interop.original import KEPT_FILE, Imported, find_yaml, import_original, read_architecture
 from sfumato.interop.original_export import export_original
 from sfumato.interop.source import open_checkpoint
+from sfumato.interop.stored_schedule import match
 
 ALL = [
     "bsr_sr",
@@ -289,7 +289,7 @@ def test_yaml_beside_the_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["ffhq256", "bsr_sr", "semantic_synthesis256"])
 def test_schedule_buffers(name: str) -> None:
     g = golden(name)
-    config = infer_schedule(g["schedule/betas"])
+    config = match("betas", g["schedule/betas"])
     assert config["end"] == {"ffhq256": 0.0195, "bsr_sr": 0.0155, "semantic_synthesis256": 0.0205}[name]
     made = schedule_buffers(betas_of(LinearConfig(**{k: v for k, v in config.items() if k != "kind"})))
     for key, value in made.items():
@@ -308,7 +308,7 @@ def test_schedule_buffers(name: str) -> None:
 )
 def test_a_schedule_is_recognised_by_its_betas(config: LinearConfig | SqrtConfig) -> None:
     expected = config.model_dump(exclude={"zero_terminal_snr"})
-    found = infer_schedule(betas_of(config).float())
+    found = match("betas", betas_of(config).float())
     assert found.keys() == expected.keys()
     assert {k: v for k, v in found.items() if not isinstance(v, float)} == {
         k: v for k, v in expected.items() if not isinstance(v, float)
@@ -318,7 +318,7 @@ def test_a_schedule_is_recognised_by_its_betas(config: LinearConfig | SqrtConfig
 
 def test_an_unknown_schedule_is_refused() -> None:
     with pytest.raises(UserError, match="follow no known schedule"):
-        infer_schedule(torch.rand(1000, generator=torch.Generator().manual_seed(0)))
+        match("betas", torch.rand(1000, generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize(

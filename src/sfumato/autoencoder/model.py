@@ -27,7 +27,7 @@ class VQConfig(Schema):
     """A codebook; the search for the nearest code belongs to the decoder."""
 
     kind: Literal["vq"] = "vq"
-    codes: int = Field(8192, ge=1)
+    codes: int = Field(8192, ge=1, le=10_000_000)
     beta: float = Field(0.25, ge=0)
     legacy: bool = True
     """beta weights the codebook term, as in the published models; False: the commitment term, as in the paper."""
@@ -48,17 +48,17 @@ class PixelsConfig(Schema):
 class AutoencoderConfig(Schema):
     """Topology of the autoencoder; the defaults are the published kl-f8."""
 
-    image_channels: int = Field(3, ge=1)
-    channels: int = Field(128, ge=1)
-    channel_multipliers: tuple[int, ...] = Field((1, 2, 4, 4), min_length=1)
+    image_channels: int = Field(3, ge=1, le=1024)
+    channels: int = Field(128, ge=1, le=65536)
+    channel_multipliers: tuple[int, ...] = Field((1, 2, 4, 4), min_length=1, max_length=10)
     """Width of each level over `channels`, the full resolution first; the downsampling factor is 2 ** (length - 1)."""
-    blocks_per_level: int = Field(2, ge=1)
+    blocks_per_level: int = Field(2, ge=1, le=64)
     attention_levels: tuple[int, ...] = ()
     """Levels (0 = full resolution) whose blocks attend, beside the middle block."""
     attention: AttentionKind = "softmax"
-    latent_channels: int = Field(4, ge=1)
+    latent_channels: int = Field(4, ge=1, le=65536)
     """Channels between the encoder's last convolution and quant_conv."""
-    embed_channels: int | None = Field(None, ge=1)
+    embed_channels: int | None = Field(None, ge=1, le=65536)
     """Channels of the latent itself; None: latent_channels."""
     dropout: float = Field(0.0, ge=0, lt=1)
     norm_groups: int = Field(32, ge=1)
@@ -71,8 +71,8 @@ class AutoencoderConfig(Schema):
         if unknown:
             last = len(self.channel_multipliers) - 1
             raise ValueError(f"attention_levels {unknown} do not exist: channel_multipliers has levels 0 to {last}")
-        if min(self.channel_multipliers) < 1:
-            raise ValueError(f"channel_multipliers {self.channel_multipliers} must be positive")
+        if not all(1 <= m <= 1024 for m in self.channel_multipliers):
+            raise ValueError(f"channel_multipliers {self.channel_multipliers} must lie between 1 and 1024")
         if self.bottleneck.kind == "pixels" and len(self.channel_multipliers) > 1:
             raise ValueError("bottleneck.kind pixels has f = 1: set channel_multipliers to [1]")
         return self

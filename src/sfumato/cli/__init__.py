@@ -41,6 +41,7 @@ from sfumato.cli.train_transformer import transformer
 from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
 from sfumato.errors import Interrupted, UserError
+from sfumato.foreign import printable
 
 app = typer.Typer(
     name="sfumato",
@@ -167,7 +168,7 @@ def _end(sentence: str, code: int, symptom: bool = False) -> NoReturn:
         launch = None
     if launch is not None and launch.world > 1:
         end_together(launch, sentence, code, symptom)
-    typer.echo(f"sfumato: {sentence}", err=True)
+    typer.echo(f"sfumato: {printable(' '.join(sentence.splitlines()))}", err=True)
     sys.exit(code)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from sfumato.cli.options import OverwriteOption
+from sfumato.foreign import printable
 
 
 def import_(
@@ -35,5 +36,5 @@ def import_(
 
     done = import_model(source, out, config, weights, tokenizer, prediction, overwrite)
     for note in done.notes:
-        typer.echo(note)
-    typer.echo(f"wrote {done.folder}")
+        typer.echo(printable(note))
+    typer.echo(printable(f"wrote {done.folder}"))

@@ -1,5 +1,6 @@
 """`sfumato info`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from sfumato.cli.cost import short
 from sfumato.cli.info_others import other_facts
 from sfumato.cli.options import ModelArgument
 from sfumato.errors import UserError
+from sfumato.foreign import printable
 from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
@@ -31,10 +33,11 @@ def info(
 
     A checkpoint file of another program is described too, without running any of it.
     """
-    if Path(model).is_file():
+    if os.path.exists(model) and not Path(model).is_dir():
         from sfumato.interop.describe import describe, listing
 
-        typer.echo(to_json(listing(model, config), indent=2) if as_json else "\n".join(describe(model, config)))
+        lines = [to_json(listing(model, config), indent=2)] if as_json else describe(model, config)
+        typer.echo("\n".join(printable(" ".join(line.splitlines())) if not as_json else line for line in lines))
         return
     if config is not None:
         raise UserError("--config is for a checkpoint file; a model folder has its own configuration")
@@ -43,9 +46,9 @@ def info(
 
     facts = other_facts(model) or {"path": str(find_folder(model)), **facts_of(load(model))}
     if as_json:
-        typer.echo(to_json(facts, indent=2, ensure_ascii=False))
+        typer.echo(to_json(facts, indent=2))
     else:
-        show(None, _rows(facts))
+        show(None, [[printable(cell) for cell in row] for row in _rows(facts)])
 
 
 def facts_of(model: "LatentDiffusion") -> dict[str, Any]:

@@ -148,6 +148,7 @@ def sample(
     from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
     from sfumato.cli.options import parse_size as parsed
     from sfumato.cli.task_options import parse_memory, parse_window
+    from sfumato.conditioning.sources import fetching
     from sfumato.errors import UserError
     from sfumato.model import load
     from sfumato.pipeline.choices import check_names
@@ -190,7 +191,8 @@ def sample(
     use_all_cores()
     place = chosen_device(device)
     computing = chosen_autocast(place, precision)
-    loaded = load(model, place)
+    with fetching(typer.echo):
+        loaded = load(model, place)
     if loaded.second is None:
         raise UserError(f"{str(model)!r} is an autoencoder only: train a diffusion model on it to sample images")
     weaker = given.weaker_of(autoguide, place)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.conditioning.sources import fetching
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -219,6 +221,7 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
     return state
 
 
+@fetching(typer.echo)
 def run_diffusion(
     config: "DiffusionRun",
     first: "LatentDiffusion",

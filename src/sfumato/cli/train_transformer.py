@@ -17,6 +17,7 @@ from sfumato.cli.train import (
     with_data,
     with_overrides,
 )
+from sfumato.conditioning.sources import fetching
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
@@ -46,6 +47,7 @@ def transformer(
     run_transformer(run, first, out, cache, retyping("transformer", config, overrides or [], options))
 
 
+@fetching(typer.echo)
 def run_transformer(
     config: "TransformerRun",
     first: "LatentDiffusion",

@@ -15,8 +15,8 @@ class ClassConfig(Schema):
     """A table of learned class embeddings."""
 
     kind: Literal["class"] = "class"
-    classes: int = Field(gt=0)
-    dim: int = Field(default=512, gt=0)
+    classes: int = Field(gt=0, le=10_000_000)
+    dim: int = Field(default=512, gt=0, le=65536)
     null: Literal["learned", "none"] = Field(
         default="learned", description="learned: one more row, at index `classes`, for the unconditional sample"
     )

@@ -15,8 +15,8 @@ class EmbeddingsConfig(Schema):
 
     kind: Literal["embeddings"] = "embeddings"
     field: str = Field(default="embeddings", description="the batch's field to read")
-    dim: int = Field(gt=0)
-    length: int = Field(default=1, gt=0, description="tokens of the unconditional condition, which are zeros")
+    dim: int = Field(gt=0, le=65536)
+    length: int = Field(default=1, gt=0, le=65536, description="tokens of the unconditional condition, which are zeros")
 
 
 class TokenIdentity(Conditioner):

@@ -23,17 +23,19 @@ class LayoutConfig(Schema):
 
     kind: Literal["layout"] = "layout"
     classes: int = Field(ge=0, description="0: as many as the data has")
-    objects: int = Field(default=30, gt=0, description="most objects of an image; further ones are left out")
+    objects: int = Field(default=30, gt=0, le=65536, description="most objects of an image; further ones are left out")
     box: Literal["corners", "center"] = Field(default="corners", description="two tokens for a box, or one")
     crop_tokens: bool = Field(
         default=True,
         description="true: boxes are of the whole image, the crop has two tokens; false: boxes are of the crop",
     )
-    vocabulary: int = Field(default=8192, gt=4, description="shared by classes and positions; the last one is padding")
-    dim: int = Field(default=512, gt=0)
-    depth: int = Field(default=16, gt=0)
-    heads: int = Field(default=8, gt=0)
-    head_dim: int = Field(default=64, gt=0)
+    vocabulary: int = Field(
+        default=8192, gt=4, le=10_000_000, description="shared by classes and positions; the last one is padding"
+    )
+    dim: int = Field(default=512, gt=0, le=65536)
+    depth: int = Field(default=16, gt=0, le=256)
+    heads: int = Field(default=8, gt=0, le=1024)
+    head_dim: int = Field(default=64, gt=0, le=65536)
     mask_padding: bool = Field(default=True, description="padding is not attended; the original attended it")
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """Text -> tokens, through a frozen pretrained encoder (BERT, CLIP, T5, ...) of the library transformers."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields
 from sfumato.conditioning.encoder import device_of
-from sfumato.conditioning.sources import model_folder, weights_hash
+from sfumato.conditioning.sources import LOCAL, check_runs_no_code, model_folder, weights_hash
 from sfumato.errors import UserError
+from sfumato.foreign import reading
 from sfumato.schema import Schema
 
 
@@ -24,7 +26,7 @@ class PretrainedTextConfig(Schema):
     layer: Literal["last", "penultimate"] = Field(
         default="last", description="penultimate: the last but one, through the final norm (Stable Diffusion 2)"
     )
-    max_tokens: int = Field(default=77, gt=1)
+    max_tokens: int = Field(default=77, gt=1, le=65536)
     mask_padding: bool = Field(default=True, description="Stable Diffusion 1 and 2 attend padding: false")
     sha256: str | None = Field(default=None, description="refuse other weights than these")
 
@@ -114,11 +116,20 @@ def load_pretrained_text(config: PretrainedTextConfig) -> PretrainedText:
     sha256 = weights_hash(folder)
     if config.sha256 is not None and config.sha256 != sha256:
         raise UserError(f"the weights of {config.source} have the sha256 {sha256}, not {config.sha256} as configured")
-    kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    words = folder if config.tokenizer is None else model_folder(config.tokenizer)
+    for place in dict.fromkeys((folder, words)):
+        check_runs_no_code(place, transformers.CONFIG_MAPPING)
+    with reading(folder):
+        encoder = _encoder(transformers, folder)
+    with reading(words):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(words, **LOCAL)
+    return PretrainedText(config, encoder, tokenizer, sha256)
+
+
+def _encoder(transformers: Any, folder: Path) -> nn.Module:
+    kind = transformers.AutoConfig.from_pretrained(folder, **LOCAL).model_type
     towers = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
     loader = getattr(transformers, towers.get(kind, "AutoModel"))
     with torch.device("cpu"):  # its weights are read here, also where the model around it is built on the meta device
-        encoder = loader.from_pretrained(folder, local_files_only=True)
-    words = folder if config.tokenizer is None else model_folder(config.tokenizer)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(words, local_files_only=True)
-    return PretrainedText(config, encoder, tokenizer, sha256)
+        encoder: nn.Module = loader.from_pretrained(folder, **LOCAL)
+    return encoder

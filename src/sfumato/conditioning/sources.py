@@ -1,12 +1,39 @@
-"""Where pretrained encoders and tokenizers come from: a local folder, an installed package, or the model hub."""
+"""Where pretrained encoders and tokenizers come from: a local folder, an installed package, or the model hub.
 
+The hub is asked only inside `fetching`, which the commands that train and sample enter; everything else finds what is
+on this machine. No code of a source is ever run.
+"""
+
+import contextlib
 import hashlib
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
+from sfumato.documents import read_json_object, read_text
 from sfumato.errors import UserError
+from sfumato.foreign import check_regular, short
 
 PACKAGE = "package:"
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers opens a folder: nothing is fetched, no code in it is run, nobody is asked."""
+MAX_TOKENIZER = 64 << 20
+"""Bytes of a tokenizer.json."""
+_ATTENTION = ("eager", "sdpa")
+"""Ways of attention that transformers computes by itself; others may load kernels from the hub."""
+_FETCH: ContextVar[Callable[[str], None] | None] = ContextVar("fetch", default=None)
+
+
+@contextlib.contextmanager
+def fetching(say: Callable[[str], None]) -> Iterator[None]:
+    """Within the block sources that name a hub model may be downloaded; `say` is told each before it is."""
+    token = _FETCH.set(say)
+    try:
+        yield
+    finally:
+        _FETCH.reset(token)
 
 
 def model_folder(source: str, revision: str | None = None) -> Path:
@@ -17,7 +44,8 @@ def model_folder(source: str, revision: str | None = None) -> Path:
         revision: commit or tag of a hub name.
 
     Raises:
-        UserError: there is no such folder, package or hub model.
+        UserError: there is no such folder, package or hub model; or the hub model is not on this machine, and this is
+            not within `fetching`.
     """
     if source.startswith(PACKAGE):
         return _inside_package(source.removeprefix(PACKAGE))
@@ -45,11 +73,50 @@ def _from_hub(source: str, revision: str | None) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UserError(f"downloading {source} needs the extra: pip install 'sfumato[text]'") from error
+    say = _FETCH.get()
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
     try:
-        patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+        here = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, local_files_only=True))
+        if say is None or (here / "config.json").exists():
+            return here
     except Exception as error:  # the hub's errors share no base with what its HTTP layer raises
-        raise UserError(f"{source} is neither a folder nor a model that could be downloaded: {error}") from error
+        if say is None:
+            raise UserError(
+                f"{source!r} is neither a folder nor a model that was downloaded before; only training and sampling "
+                "download: `sfumato sample` does, or name the folder of the model"
+            ) from error
+    say(f"downloading {source} from the model hub")
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        raise UserError(
+            f"{source!r} is neither a folder nor a model that could be downloaded: {str(error)[:300]}"
+        ) from error
+
+
+def check_runs_no_code(folder: Path, types: Any) -> None:
+    """Raises UserError where a model folder of transformers cannot be used without running what came with it.
+
+    An `auto_map` beside a model type that the library has itself (`types`) is harmless and ignored.
+    """
+    for name in ("config.json", "tokenizer_config.json", "adapter_config.json"):
+        path = folder / name
+        if not path.exists() and not path.is_symlink():
+            continue
+        config = read_json_object(path)
+        if name == "adapter_config.json":
+            raise UserError(f"{path}: adapters are not loaded; merge it into its model first")
+        if name == "config.json" and "auto_map" in config and config.get("model_type") not in types:
+            raise UserError(
+                f"{path} asks to run code of its own (auto_map: {short(config['auto_map'])}), which is never done; "
+                "give an encoder that the library transformers has itself"
+            )
+        for key in ("quantization_config", "attn_implementation", "_attn_implementation"):
+            if config.get(key) is not None and not (key != "quantization_config" and config[key] in _ATTENTION):
+                raise UserError(f"{path} has {key} {short(config[key])}, which would load other code; remove it")
+    for path in folder.iterdir():
+        if not path.is_dir():
+            check_regular(path)
 
 
 def tokenizer_text(source: str) -> str:
@@ -61,7 +128,7 @@ def tokenizer_text(source: str) -> str:
         path = model_folder(source) / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"there is no tokenizer.json in {path.parent}; name the file itself")
-    return path.read_text(encoding="utf-8")
+    return read_text(path, "the tokenizer ", MAX_TOKENIZER)
 
 
 def weights_hash(folder: Path) -> str:

@@ -15,9 +15,9 @@ class SemanticConfig(Schema):
     """A label map at the image's size, brought to the latent's."""
 
     kind: Literal["semantic"] = "semantic"
-    classes: int = Field(default=182, ge=0, description="0: as many as the data has")
-    channels: int = Field(default=3, gt=0, description="channels given to the denoiser")
-    stages: int = Field(default=2, ge=0, description="halvings from the map's size to the latent's")
+    classes: int = Field(default=182, ge=0, le=65536, description="0: as many as the data has")
+    channels: int = Field(default=3, gt=0, le=65536, description="channels given to the denoiser")
+    stages: int = Field(default=2, ge=0, le=10, description="halvings from the map's size to the latent's")
     void: int | None = Field(default=None, description="an id that means no class, such as 255")
 
 
@@ -88,7 +88,7 @@ class ImageConfig(Schema):
 
     kind: Literal["image"] = "image"
     field: str = Field(default="low_resolution", description="the batch's field to read")
-    channels: int = Field(default=3, gt=0)
+    channels: int = Field(default=3, gt=0, le=65536)
 
 
 class SpatialIdentity(Conditioner):

@@ -18,17 +18,22 @@ class TextConfig(Schema):
     """Width and depth of the text transformer, and where its tokenizer comes from."""
 
     kind: Literal["text"] = "text"
-    dim: int = Field(default=256, gt=0)
-    depth: int = Field(default=4, gt=0, description="pairs of attention and feed-forward (the original's n_layer)")
-    heads: int = Field(default=8, gt=0)
-    head_dim: int = Field(default=64, gt=0)
-    max_tokens: int = Field(default=77, gt=1, description="longer texts are cut, shorter ones padded")
+    dim: int = Field(default=256, gt=0, le=65536)
+    depth: int = Field(
+        default=4, gt=0, le=256, description="pairs of attention and feed-forward (the original's n_layer)"
+    )
+    heads: int = Field(default=8, gt=0, le=1024)
+    head_dim: int = Field(default=64, gt=0, le=65536)
+    max_tokens: int = Field(default=77, gt=1, le=65536, description="longer texts are cut, shorter ones padded")
     tokenizer: str = Field(
         default="fitted",
         description="fitted: on the training captions; a tokenizer.json, its folder, or package:NAME; none: ids only",
     )
     vocabulary: int = Field(
-        default=8192, gt=0, description="largest size of a fitted tokenizer; rows of the token table with another"
+        default=8192,
+        gt=0,
+        le=10_000_000,
+        description="largest size of a fitted tokenizer; rows of the token table with another",
     )
     mask_padding: bool = Field(default=True, description="padding is not attended; the original attended it")
     pad_token: int = Field(default=0, ge=0)
@@ -68,11 +73,25 @@ class TextTransformer(Conditioner):
             )
         fitted = self.texts is not None and config.tokenizer == "fitted"
         rows = self.texts.size if fitted and self.texts is not None else config.vocabulary
+        self._check_ids(rows)
         self.transformer = TokenEncoder(
             rows, config.dim, config.depth, config.heads, config.head_dim, config.max_tokens, config.logits
         )
         self.spec = ConditionSpec(token_dim=config.dim, vector_dim=config.dim if config.pooled else None)
         self._empty = OnDevices(self._empty_text)
+
+    def _check_ids(self, rows: int) -> None:
+        """Raises UserError where a token id has no row in the table: it would only show when a text is encoded."""
+        own = self.config.empty_tokens if self.texts is None else ()
+        largest = -1 if self.texts is None else self.texts.largest
+        if largest >= rows:
+            raise UserError(f"the tokenizer has the token id {largest}, but the table of tokens only {rows} rows")
+        for name, ids in (("pad_token", (self.config.pad_token,)), ("empty_tokens", own)):
+            outside = [number for number in ids if not 0 <= number < rows]
+            if outside:
+                raise UserError(f"{name} holds {outside[0]}, but the table of tokens has the ids 0 to {rows - 1}")
+        if len(own) > self.config.max_tokens:
+            raise UserError(f"empty_tokens has {len(own)} ids, more than max_tokens {self.config.max_tokens}")
 
     @property
     def tokenizer_json(self) -> str | None:

@@ -56,11 +56,12 @@ class Texts:
         try:
             self.tokenizer = Tokenizer.from_str(json)
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"this is not a tokenizer.json: {error}") from error
+            raise UserError(f"this is not a tokenizer.json: {str(error)[:200]}") from error
         self.json = json
         self.length = length
         self.pad = pad
         self.size: int = self.tokenizer.get_vocab_size()
+        self.largest: int = max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self._known: dict[str, list[int]] = {}
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(length)

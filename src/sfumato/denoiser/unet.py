@@ -23,20 +23,29 @@ from sfumato.nn.init import zero_
 from sfumato.nn.norm import GroupNorm32
 from sfumato.schema import Schema
 
+MAX_BLOCKS = 1024
+"""Of all levels, and in their transformers: a bound on what is built, far above any model."""
+
 
 class UNetConfig(Schema):
     """Width, depth and attention of the U-Net; the defaults are a small model's."""
 
     kind: Literal["unet"] = "unet"
-    channels: int = Field(default=128, gt=0, description="channels of the first level, a multiple of norm_groups")
-    channel_multipliers: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1, description="one level for each")
-    blocks_per_level: int = Field(default=2, gt=0)
+    channels: int = Field(
+        default=128, gt=0, le=65536, description="channels of the first level, a multiple of norm_groups"
+    )
+    channel_multipliers: tuple[int, ...] = Field(
+        default=(1, 2, 4), min_length=1, max_length=10, description="one level for each"
+    )
+    blocks_per_level: int = Field(default=2, gt=0, le=64)
     attention_factors: tuple[int, ...] = Field(
         default=(1, 2, 4), description="downsampling factors whose blocks attend; the middle block always does"
     )
     heads: int | None = Field(default=None, gt=0, description="number of heads; give this or head_channels")
     head_channels: int | None = Field(default=32, gt=0, description="channels of a head; give this or heads")
-    transformer_depth: int = Field(default=1, gt=0, description="blocks of each spatial transformer (with tokens only)")
+    transformer_depth: int = Field(
+        default=1, gt=0, le=64, description="blocks of each spatial transformer (with tokens only)"
+    )
     resample: Literal["conv", "pool", "residual"] = "conv"
     scale_shift_norm: bool = False
     attention_order: Literal["head_first", "qkv_first"] = "head_first"
@@ -63,6 +72,11 @@ class UNetConfig(Schema):
             raise ValueError(
                 f"exactly one of heads and head_channels must be set, not {self.heads} and {self.head_channels}"
             )
+        if not all(1 <= m <= 1024 for m in self.channel_multipliers):
+            raise ValueError(f"channel_multipliers {self.channel_multipliers} must lie between 1 and 1024")
+        blocks = len(self.channel_multipliers) * self.blocks_per_level * self.transformer_depth
+        if blocks > MAX_BLOCKS:
+            raise ValueError(f"{blocks} blocks (levels x blocks_per_level x transformer_depth): at most {MAX_BLOCKS}")
         if self.channels % self.norm_groups:
             raise ValueError(
                 f"channels must be a multiple of norm_groups = {self.norm_groups} (the groups of the norms), "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.conditioning.sources import model_folder, weights_hash
+from sfumato.conditioning.sources import LOCAL, check_runs_no_code, model_folder, weights_hash
 from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork, Features
 from sfumato.evaluation.resize import ResizeFilter
@@ -97,13 +97,18 @@ def _load(loader: str, kind: str, source: str, sha256: str | None) -> tuple[Any,
     except ImportError as error:
         raise UserError(f"the features of {kind} need the extra: pip install 'sfumato[text]'") from error
     folder = model_folder(source)
-    is_kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    check_runs_no_code(folder, transformers.CONFIG_MAPPING)
+    is_kind = transformers.AutoConfig.from_pretrained(folder, **LOCAL).model_type
     if is_kind != kind:
         raise UserError(f"{source} holds a model of the kind {is_kind}, not {kind}")
     found = weights_hash(folder)
     if sha256 is not None and not found.startswith(sha256.lower()):
         raise UserError(f"the weights of {source} have the sha256 {found}, not {sha256}")
-    return getattr(transformers, loader).from_pretrained(folder, local_files_only=True), folder, found
+    return (
+        getattr(transformers, loader).from_pretrained(folder, **LOCAL),
+        folder,
+        found,
+    )
 
 
 def _moments(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
@@ -132,7 +137,7 @@ class ClipScore:
         import transformers
 
         folder = model_folder(source)
-        return cls(network, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        return cls(network, transformers.AutoTokenizer.from_pretrained(folder, **LOCAL))
 
     def __call__(self, features: Tensor, texts: Sequence[str]) -> Tensor:
         """(B,) float64, of the pooled image features (B, D) and as many texts; ValueError for another number."""

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from sfumato.errors import UserError
+from sfumato.foreign import reading
 from sfumato.interop.describe import describe
 from sfumato.interop.diffusers_export import export_diffusers
 from sfumato.interop.diffusers_import import import_diffusers, is_diffusers_folder
+from sfumato.interop.diffusers_single import import_single_autoencoder, is_single_autoencoder
 from sfumato.interop.original import Imported, import_original
 from sfumato.interop.original_export import export_original
 from sfumato.interop.placement import Weights
 from sfumato.interop.read_back import Networks, check_export, open_networks
+from sfumato.interop.source import open_checkpoint
 from sfumato.locks import exclusive
 from sfumato.model import find_folder, swap_folder
 from sfumato.output import out_is_free
@@ -40,8 +43,37 @@ def import_model(
     """
     source, out = Path(source), Path(out)
     out = out_is_free(out, (source,), overwrite)
+    with reading(source), _leaving_nothing(out), exclusive(out):
+        out_is_free(out, (source,), overwrite)
+        return _import(source, out, config, weights, tokenizer, prediction)
+
+
+@contextlib.contextmanager
+def _leaving_nothing(out: Path) -> Iterator[None]:
+    """Folders that were made on the way to `out` are removed again where the import is refused."""
+    made = [folder for folder in out.absolute().parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _import(
+    source: Path,
+    out: Path,
+    config: Path | str | None,
+    weights: Weights | None,
+    tokenizer: str | None,
+    prediction: str | None,
+) -> Imported:
     if not source.is_dir():
-        return import_original(source, out, config, weights, tokenizer, prediction)
+        opened = open_checkpoint(source)
+        if is_single_autoencoder(opened):
+            return import_single_autoencoder(opened, out)
+        return import_original(opened, out, config, weights, tokenizer, prediction)
     if (source / "autoencoder.safetensors").exists():
         raise UserError(f"{source} is already a model folder of sfumato; use it as it is")
     if not is_diffusers_folder(source):

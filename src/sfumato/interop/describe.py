@@ -6,6 +6,7 @@ from typing import Any
 
 from sfumato.autoencoder.model import VQConfig
 from sfumato.errors import UserError
+from sfumato.foreign import reading, short
 from sfumato.interop.infer import CONDITIONER, EMA, FIRST_STAGE, UNET
 from sfumato.interop.original import read_architecture
 from sfumato.interop.source import Source, open_checkpoint
@@ -28,7 +29,11 @@ def describe(path: Path | str, config: Path | str | None = None) -> list[str]:
 
     Raises UserError if the file is no checkpoint, is damaged or cut off.
     """
-    source = open_checkpoint(path)
+    with reading(path):
+        return _lines(open_checkpoint(path), config)
+
+
+def _lines(source: Source, config: Path | str | None) -> list[str]:
     counts: Counter[str] = Counter()
     numbers: Counter[str] = Counter()
     types: Counter[str] = Counter()
@@ -43,7 +48,10 @@ def describe(path: Path | str, config: Path | str | None = None) -> list[str]:
     kinds = ", ".join(f"{kind} ({count})" for kind, count in types.most_common())
     lines = [f"{source.path}: {_tensors(len(source.tensors))}, {source.path.stat().st_size / 2**20:.1f} MiB, {kinds}"]
     lines += [f"  {group}: {_tensors(counts[group])}, {numbers[group] / 1e6:.1f} M numbers" for group in counts]
-    lines += [f"  {name}: {value}" for name, value in source.extras.items()]
+    lines += [
+        f"  {name}: {short(value) if not isinstance(value, str) else value[:200]}"
+        for name, value in source.extras.items()
+    ]
     if source.stubs:
         lines.append(f"  classes named in the file, not loaded: {', '.join(source.stubs)}")
     if source.others:
@@ -53,7 +61,11 @@ def describe(path: Path | str, config: Path | str | None = None) -> list[str]:
 
 def listing(path: Path | str, config: Path | str | None = None) -> dict[str, Any]:
     """The same for programs: every key with its shape and element type, what lies around them, and the architecture."""
-    source = open_checkpoint(path)
+    with reading(path):
+        return _listing(open_checkpoint(path), config)
+
+
+def _listing(source: Source, config: Path | str | None) -> dict[str, Any]:
     return {
         "path": str(source.path),
         "bytes": source.path.stat().st_size,

@@ -8,6 +8,7 @@ from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.diffusion.schedule import CosineConfig, LinearConfig, ScheduleConfig, SqrtLinearConfig
 from sfumato.errors import UserError
+from sfumato.foreign import short
 from sfumato.interop.expressible import autoencoder_groups
 
 Config = Mapping[str, Any]
@@ -17,25 +18,52 @@ DEFAULT_GROUPS = 32
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
 
 
+MAX_LEVELS = 10
+LARGEST = 1_000_000
+"""No width, count or size of a configuration is larger."""
+
+
+def whole(value: Any, key: str, least: int = 1) -> int:
+    """A whole number of a configuration, within bounds; raises UserError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+        raise UserError(f"{key} is {short(value)}: it must be a whole number from {least} to {LARGEST}")
+    return value
+
+
+def sides(value: Any, key: str) -> tuple[int, int]:
+    """(H, W) from one number or two."""
+    pair = value if isinstance(value, list | tuple) else [value, value]
+    if len(pair) != 2:
+        raise UserError(f"{key} is {short(value)}: it must be one whole number or two")
+    return whole(pair[0], key), whole(pair[1], key)
+
+
 def _demand(config: Config, name: str, **wanted: Any) -> None:
     """Options that must have these values, where they are given at all."""
     for key, value in wanted.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if key in config and config[key] not in allowed:
-            raise UserError(f"{name}: {key} = {config[key]!r} has no counterpart here (only {allowed[0]!r})")
+            raise UserError(f"{name}: {key} = {short(config[key])} has no counterpart here (only {allowed[0]!r})")
 
 
 def _blocks(config: Config, name: str, plain: str, attending: str, side: str) -> list[bool]:
     """Which blocks of one side attend, from their class names."""
-    types = list(config[f"{side}_block_types"])
+    types = config[f"{side}_block_types"]
+    if not isinstance(types, list | tuple) or not 1 <= len(types) <= MAX_LEVELS:
+        raise UserError(f"{name}: {side}_block_types must be a list of 1 to {MAX_LEVELS} names, not {short(types)}")
     for kind in types:
         if kind not in (plain, attending):
-            raise UserError(f"{name}: the block {kind} has no counterpart here (only {plain} and {attending})")
+            raise UserError(
+                f"{name}: the block {str(kind)[:80]} has no counterpart here (only {plain} and {attending})"
+            )
     return [kind == attending for kind in types]
 
 
 def _multipliers(config: Config, name: str) -> tuple[int, tuple[int, ...]]:
-    widths = list(config["block_out_channels"])
+    given = config["block_out_channels"]
+    if not isinstance(given, list | tuple) or not 1 <= len(given) <= MAX_LEVELS:
+        raise UserError(f"{name}: block_out_channels must be a list of 1 to {MAX_LEVELS} widths, not {short(given)}")
+    widths = [whole(width, f"{name}: block_out_channels") for width in given]
     first = widths[0]
     if any(width % first for width in widths):
         raise UserError(f"{name}: block_out_channels {widths} are no multiples of the first, which is not known here")
@@ -67,8 +95,12 @@ def read_autoencoder(config: Config) -> AutoencoderConfig:
     up = _blocks(config, name, "UpDecoderBlock2D", "AttnUpDecoderBlock2D", "up")
     if down != up[::-1]:
         raise UserError(f"{name}: encoder and decoder attend at different levels, which is not known here")
-    latent = int(config.get("latent_channels", 4))
-    vq = VQConfig(codes=int(config.get("num_vq_embeddings", 256))) if name == "VQModel" else KLConfig()
+    latent = whole(config.get("latent_channels", 4), f"{name}: latent_channels")
+    vq = (
+        VQConfig(codes=whole(config.get("num_vq_embeddings", 256), f"{name}: num_vq_embeddings"))
+        if name == "VQModel"
+        else KLConfig()
+    )
     return AutoencoderConfig.model_validate(
         {
             "image_channels": config.get("in_channels", 3),
@@ -174,13 +206,14 @@ def read_unet(config: Config) -> ReadUNet:
         }
     )
     width = _same(config.get("cross_attention_dim", 1280), name, "cross_attention_dim") if tokens else None
+    classes = config.get("num_class_embeds")
     return ReadUNet(
         unet,
-        int(config.get("in_channels", 3)),
-        int(config.get("out_channels", 3)),
+        whole(config.get("in_channels", 3), f"{name}: in_channels"),
+        whole(config.get("out_channels", 3), f"{name}: out_channels"),
         width,
-        config.get("num_class_embeds"),
-        None if size is None else (size, size) if isinstance(size, int) else tuple(size),
+        None if classes is None else whole(classes, f"{name}: num_class_embeds"),
+        None if size is None else sides(size, f"{name}: sample_size"),
     )
 
 
@@ -214,19 +247,23 @@ def _demand_numerics(config: Config, name: str) -> None:
 def _same(value: Any, name: str, key: str) -> int:
     """One number, where later releases allow one a level."""
     if isinstance(value, list | tuple):
-        if len(set(value)) != 1:
-            raise UserError(f"{name}: {key} {list(value)} differs between levels, which is not known here")
+        if not value or any(item != value[0] for item in value):
+            raise UserError(f"{name}: {key} {short(value)} differs between levels, which is not known here")
         value = value[0]
-    return int(value)
+    return whole(value, f"{name}: {key}")
 
 
 def _read_heads(config: Config, name: str, tokens: bool, widths: list[int], attends: list[bool]) -> dict[str, Any]:
     """`attention_head_dim` is the width of a head in UNet2DModel, and the number of heads in UNet2DConditionModel."""
     given = config.get("attention_head_dim", 8)
     if not tokens:
-        return {"head_channels": int(given)} if given is not None else {"heads": 1}
+        width = f"{name}: attention_head_dim"
+        return {"head_channels": whole(given, width)} if given is not None else {"heads": 1}
     given = config.get("num_attention_heads") or given
     heads = [given] * len(widths) if isinstance(given, int) else list(given)
+    heads = [whole(count, f"{name}: attention heads") for count in heads]
+    if len(heads) != len(widths):
+        raise UserError(f"{name}: {len(heads)} numbers of heads do not go with {len(widths)} levels")
     used = [(w, h) for w, h, a in zip(widths, heads, attends, strict=True) if a] + [(widths[-1], heads[-1])]
     if len({h for _, h in used}) == 1:
         return {"heads": used[0][1]}
@@ -311,14 +348,16 @@ def _write_plain(config: UNetConfig, attends: list[bool]) -> dict[str, Any]:
 def read_scheduler(config: Config) -> tuple[dict[str, Any], str]:
     """(our schedule as plain data, prediction) of scheduler_config.json; raises UserError for what is not known."""
     name = str(config.get("_class_name", "scheduler"))
-    steps = int(config.get("num_train_timesteps", 1000))
+    steps = whole(config.get("num_train_timesteps", 1000), f"{name}: num_train_timesteps", 2)
     kind = config.get("beta_schedule", "linear")
     zero = {"zero_terminal_snr": bool(config.get("rescale_betas_zero_snr", False))}
     if config.get("trained_betas") is not None:
         raise UserError(f"{name}: trained_betas has no counterpart here")
     prediction = config.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        raise UserError(f"{name}: prediction_type {prediction!r} is not known here; known are {', '.join(PREDICTIONS)}")
+    if not isinstance(prediction, str) or prediction not in PREDICTIONS:
+        raise UserError(
+            f"{name}: prediction_type {short(prediction)} is not known here; known are {', '.join(PREDICTIONS)}"
+        )
     bounds = {"start": float(config.get("beta_start", 1e-4)), "end": float(config.get("beta_end", 0.02))}
     if kind == "scaled_linear":
         return {"kind": "linear", "steps": steps, **bounds, **zero}, PREDICTIONS[prediction]
@@ -327,7 +366,7 @@ def read_scheduler(config: Config) -> tuple[dict[str, Any], str]:
     if kind == "squaredcos_cap_v2":
         return {"kind": "cosine", "steps": steps, **zero}, PREDICTIONS[prediction]
     raise UserError(
-        f"{name}: beta_schedule {kind!r} is not known here; known are scaled_linear, linear, squaredcos_cap_v2"
+        f"{name}: beta_schedule {short(kind)} is not known here; known are scaled_linear, linear, squaredcos_cap_v2"
     )
 
 

@@ -1,6 +1,5 @@
 """diffusers folders -> model folders: a whole pipeline, or an autoencoder alone. Its code is never imported."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +16,25 @@ from sfumato.checkpoint import load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.config import parse, to_yaml
 from sfumato.denoiser.unet import UNet
+from sfumato.documents import read_json_object, read_text
 from sfumato.errors import UserError
+from sfumato.foreign import short
 from sfumato.interop.declared import adopted, read_declared
-from sfumato.interop.diffusers_config import ReadUNet, read_autoencoder, read_scheduler, read_unet
+from sfumato.interop.diffusers_config import ReadUNet, read_autoencoder, read_scheduler, read_unet, sides
 from sfumato.interop.diffusers_keys import OLD_ATTENTION, Entry, autoencoder_entries, unet_entries
+from sfumato.interop.members import (
+    TOKENIZER_FILES,
+    check_finite,
+    copy_text_encoder,
+    copy_tokenizer,
+    find_weights,
+    inside,
+    left_out,
+    told,
+)
 from sfumato.interop.original import Imported, config_text, digest
 from sfumato.interop.original_yaml import first_problem
+from sfumato.interop.recognise import no_model_of_ours, unusual_input
 from sfumato.interop.source import open_checkpoint
 from sfumato.interop.text_encoders import FOLDER
 from sfumato.model import ModelConfig, swap_folder
@@ -59,39 +71,37 @@ def is_diffusers_folder(path: Path) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises UserError if the file is missing or is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; is the folder complete?") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no readable JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object")
-    return value
+    if not path.exists():
+        raise UserError(f"{path} does not exist; is the folder complete?")
+    return read_json_object(path)
 
 
-def open_component(folder: Path) -> Component:
-    """config.json and the weights beside it: safetensors or a pickle, whole or in shards."""
-    config = read_json(folder / "config.json")
-    for suffix in (".safetensors", ".bin"):
-        whole, index = folder / f"{WEIGHTS}{suffix}", folder / f"{WEIGHTS}{suffix}.index.json"
-        if whole.is_file():
-            tensors = dict(open_checkpoint(whole).tensors)
-        elif index.is_file():
-            tensors = {}
-            for name in sorted(set(read_json(index).get("weight_map", {}).values())):
-                if Path(name).name != name:
-                    raise UserError(f"{index} names a file outside its folder: {name!r}")
-                tensors |= open_checkpoint(folder / name).tensors
-        else:
-            continue
-        renamed = {_modern(key): tensor for key, tensor in tensors.items()}
-        kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in renamed.values()}
-        return Component(folder, config, renamed, kinds.pop() if len(kinds) == 1 else "float32")
-    raise UserError(f"{folder} has no {WEIGHTS}.safetensors or .bin; is the folder complete?")
+def open_component(folder: Path, root: Path | None = None, say: Say = lambda line: None) -> Component:
+    """config.json and the weights beside it: safetensors or a pickle, whole or in shards, in the fullest variant.
+
+    root: what links must not lead out of; by default the folder itself.
+    """
+    root = root or folder
+    config = read_json(inside(root, folder / "config.json"))
+    weights = find_weights(root, folder, (WEIGHTS,))
+    if weights is None:
+        raise UserError(f"{folder} has no {WEIGHTS}.safetensors or .bin; is the folder complete?")
+    line = told(weights, folder.name)
+    if line is not None:
+        say(line)
+    tensors: dict[str, Any] = {}
+    for path in weights.files:
+        tensors |= open_checkpoint(path).tensors
+    renamed = {modern(key): tensor for key, tensor in tensors.items()}
+    what = no_model_of_ours({key: tensor.shape for key, tensor in renamed.items()})
+    if what is not None:
+        raise UserError(f"{folder} is {what}")
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in renamed.values()}
+    return Component(folder, config, renamed, kinds.pop() if len(kinds) == 1 else "float32")
 
 
-def _modern(key: str) -> str:
+def modern(key: str) -> str:
+    """A key under the name that later releases give it."""
     for old, new in OLD_ATTENTION.items():
         if old in key:
             return key.replace(old, new)
@@ -114,6 +124,7 @@ def convert(component: Component, entries: Mapping[str, Entry], shapes: Mapping[
             raise UserError(
                 f"{component.path}: the key {entry.theirs[0]!r} has shape {found}, its configuration asks for {shape}"
             )
+        check_finite(parts.items(), component.path)
         component.used |= set(entry.theirs)
         out[ours] = entry.to_ours(parts, shape).float().contiguous()
     left = sorted(set(component.tensors) - component.used)
@@ -176,11 +187,30 @@ def import_diffusers(path: Path | str, folder: Path | str) -> Imported:
     fresh.mkdir(parents=True)
     try:
         config = _read(path, fresh, notes.append)
+        taken = {path / name for name in _taken(path)}
+        unused = left_out(path, taken)
+        if unused is not None:
+            notes.append(unused)
         write_text(fresh / "config.yaml", to_yaml(config))
         swap_folder(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return Imported(folder, config, tuple(notes))
+
+
+def _taken(path: Path) -> list[Path]:
+    """The files that an import looks at, whichever of them there are."""
+    found = [Path("model_index.json"), Path("config.json"), Path("scheduler/scheduler_config.json")]
+    for name in ("", *AUTOENCODER_FOLDERS, "unet", FOLDER):
+        folder = path / name
+        if folder.is_dir():
+            stems = ("model", "pytorch_model") if name == FOLDER else (WEIGHTS,)
+            weights = find_weights(path, folder, stems)
+            files = [] if weights is None else [*weights.files, *([weights.index] if weights.index else [])]
+            found += [Path(name) / "config.json", *(file.relative_to(path) for file in files)]
+    found += [Path("tokenizer") / name for name in TOKENIZER_FILES]
+    kept = ("config.json", "conditioner.safetensors", "tokenizer.json")
+    return found + [Path(CONDITIONER_FOLDER) / name for name in kept]
 
 
 def _read(path: Path, out: Path, say: Say) -> ModelConfig:
@@ -189,17 +219,17 @@ def _read(path: Path, out: Path, say: Say) -> ModelConfig:
     except UserError:
         raise
     except KeyError as error:
-        raise UserError(f"{path}: a configuration lacks {error.args[0]!r}; is the folder complete?") from None
+        raise UserError(f"{path}: a configuration lacks {short(error.args[0])}; is the folder complete?") from None
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error)}") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: a configuration has a value of the wrong kind ({error})") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RecursionError, RuntimeError) as error:
+        raise UserError(f"{path}: a configuration has a value of the wrong kind ({short(str(error))})") from None
 
 
 def _import(path: Path, out: Path, say: Say) -> ModelConfig:
-    index = read_json(path / "model_index.json") if (path / "model_index.json").is_file() else None
+    index = read_json(inside(path, path / "model_index.json")) if (path / "model_index.json").is_file() else None
     place = path if index is None else _autoencoder_folder(path, index)
-    component = open_component(place)
+    component = open_component(place, path, say)
     autoencoder = import_autoencoder(component)
     manifest: dict[str, Any] = {"dtypes": {"autoencoder": component.dtype}, "digests": {}}
     save_tensors(out / "autoencoder.safetensors", autoencoder.state_dict())
@@ -208,12 +238,11 @@ def _import(path: Path, out: Path, say: Say) -> ModelConfig:
     _keep_json(place / "config.json", out / STORE / "autoencoder.json")
     scaling = _scaling(component.config, autoencoder.latent_channels)
     save_tensors(out / "scaling.safetensors", scaling.state_dict())
-    size = component.config.get("sample_size") or 256
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    size = sides(component.config.get("sample_size") or 256, "sample_size")
     raw: dict[str, Any] = {"autoencoder": autoencoder.config.model_dump(), "image_size": size}
     raw["about"] = {"imported": path.name}
     if index is not None:
-        unet = open_component(path / "unet")
+        unet = open_component(path / "unet", path, say)
         raw["diffusion"], latent = _second_stage(path, index, unet, autoencoder, out, manifest, say)
         if latent is not None:
             raw["image_size"] = tuple(side * autoencoder.factor for side in latent)
@@ -227,7 +256,7 @@ def _import(path: Path, out: Path, say: Say) -> ModelConfig:
 
 
 def _keep_json(source: Path, target: Path) -> None:
-    write_text(target, source.read_text(encoding="utf-8"))
+    write_text(target, read_text(source))
 
 
 def _autoencoder_folder(path: Path, index: Mapping[str, Any]) -> Path:
@@ -240,11 +269,19 @@ def _autoencoder_folder(path: Path, index: Mapping[str, Any]) -> Path:
 def _scaling(config: Mapping[str, Any], channels: int) -> Scaling:
     """diffusers: model = (raw - shift_factor) * scaling_factor, or per channel."""
     mean, std = config.get("latents_mean"), config.get("latents_std")
+    shift, scale = config.get("shift_factor") or 0.0, config.get("scaling_factor", 0.18215 if mean is None else 1.0)
     if mean is not None and std is not None:
-        factor = float(config.get("scaling_factor", 1.0))
-        return Scaling(torch.tensor(mean), factor / torch.tensor(std))
-    shift, scale = config.get("shift_factor") or 0.0, float(config.get("scaling_factor", 0.18215))
-    return Scaling(torch.full((channels,), float(shift)), torch.full((channels,), scale))
+        shifts, scales = torch.tensor(mean, dtype=torch.float32), float(scale) / torch.tensor(std, dtype=torch.float32)
+    else:
+        shifts, scales = torch.full((channels,), float(shift)), torch.full((channels,), float(scale))
+    if shifts.shape != (channels,) or scales.shape != (channels,):
+        raise UserError(f"latents_mean and latents_std must have {channels} numbers each, one a channel of the latent")
+    if not bool(shifts.isfinite().all()) or not bool(scales.isfinite().all()) or not bool((scales > 0).all()):
+        raise UserError(
+            f"the scaling of the latent (shift_factor {short(shift)}, scaling_factor {short(scale)}, latents_mean, "
+            "latents_std) must be finite, and positive where it multiplies"
+        )
+    return Scaling(shifts, scales)
 
 
 def _second_stage(
@@ -265,14 +302,14 @@ def _second_stage(
     save_tensors(out / "denoiser.safetensors", unet.state_dict())
     manifest["dtypes"]["denoiser"] = component.dtype
     manifest["digests"]["denoiser"] = digest(unet.state_dict())
-    schedule, prediction = read_scheduler(read_json(path / "scheduler" / "scheduler_config.json"))
+    schedule, prediction = read_scheduler(read_json(inside(path, path / "scheduler" / "scheduler_config.json")))
     own = {} if table is None else {"embedding.weight": table}
     stored = path / CONDITIONER_FOLDER
     if (stored / "config.json").is_file():
-        conditioner = read_json(stored / "config.json")
-        own, _ = load_tensors(stored / "conditioner.safetensors")
+        conditioner = read_json(inside(path, stored / "config.json"))
+        own, _ = load_tensors(inside(path, stored / "conditioner.safetensors"))
         if (stored / "tokenizer.json").is_file():
-            shutil.copyfile(stored / "tokenizer.json", out / "tokenizer.json")
+            shutil.copyfile(inside(path, stored / "tokenizer.json"), out / "tokenizer.json")
     else:
         conditioner = _conditioner(path, index, read, out, say)
     if conditioner["kind"] != "none":
@@ -291,6 +328,9 @@ def _second_stage(
 def _conditioner(path: Path, index: Mapping[str, Any], read: ReadUNet, out: Path, say: Say) -> dict[str, Any]:
     """Our conditioner for a pipeline's U-Net; a text encoder is copied into the model folder."""
     extra = read.in_channels - read.out_channels
+    unusual = unusual_input(read.in_channels, read.out_channels, read.token_dim is not None)
+    if unusual is not None:
+        raise UserError(f"{path} is {unusual}, which no command here gives")
     parts: dict[str, dict[str, Any]] = {}
     if extra == read.out_channels + 1:
         parts |= {"mask": _image("mask", 1), "masked_image": _image("masked_latent", extra - 1)}
@@ -318,15 +358,15 @@ def _tokens(path: Path, index: Mapping[str, Any], width: int, out: Path, say: Sa
     if not (path / "text_encoder" / "config.json").is_file():
         say(f"there is no text encoder: the model takes ready-made tokens of width {width} (field embeddings)")
         return {"kind": "embeddings", "dim": width}
-    encoder = read_json(path / "text_encoder" / "config.json")
+    encoder = read_json(inside(path, path / "text_encoder" / "config.json"))
     if (encoder.get("architectures") or [""])[0] not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
         raise UserError(
             f"{path}: the text encoder {encoder.get('architectures')} is not known here; known is CLIPTextModel"
         )
-    shutil.copytree(path / "text_encoder", out / FOLDER)
+    copy_text_encoder(path, path / "text_encoder", out / FOLDER, say)
     config: dict[str, Any] = {"kind": "pretrained-text", "source": FOLDER, "mask_padding": False}
     if (path / "tokenizer").is_dir():
-        shutil.copytree(path / "tokenizer", out / "tokenizer")
+        copy_tokenizer(path / "tokenizer", out / "tokenizer", say, path)
         config["tokenizer"] = "tokenizer"
         settings = path / "tokenizer" / "tokenizer_config.json"
         length = read_json(settings).get("model_max_length") if settings.is_file() else None

@@ -5,25 +5,17 @@ the table of published models; where that has no row, the error asks for the con
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
 from sfumato.denoiser.unet import UNetConfig
-from sfumato.diffusion.schedule import (
-    CosineConfig,
-    LinearConfig,
-    ScheduleConfig,
-    SigmoidConfig,
-    SqrtConfig,
-    SqrtLinearConfig,
-    build_schedule,
-)
 from sfumato.errors import UserError
 from sfumato.interop.known import KNOWN, SD_SCALE, Known
 from sfumato.interop.original_yaml import Conditioning, Diffusion, Original
+from sfumato.interop.recognise import unusual_input
+from sfumato.interop.stored_schedule import infer_stored
 
 Shapes = Mapping[str, tuple[int, ...]]
 FIRST_STAGE = "first_stage_model."
@@ -159,6 +151,9 @@ def infer_unet(shapes: Shapes, conditioner: str, say: Callable[[str], None]) -> 
         _size(shapes, "input_blocks.1.0.emb_layers.1.weight", 0) == 2 * first_out,
         linear=depth > 0 and len(shapes.get("middle_block.1.proj_in.weight", ())) == 2,
     )
+    unusual = unusual_input(in_channels, out_channels, token_dim is not None)
+    if unusual is not None:
+        raise UserError(f"this is {unusual}, which no command here gives; with --config it is read as it is")
     known = _lookup(shown, conditioner, say)
     config = UNetConfig.model_validate(
         {
@@ -233,7 +228,7 @@ def _infer_diffusion(
         classes=label[0] if label else None,
         latent_size=max(nominal // autoencoder.factor, factor),
         conditioning=conditioning,
-        schedule=infer_schedule(load("betas")) if "betas" in shapes else _default_schedule(known, say),
+        schedule=infer_stored(shapes, load, say) or _default_schedule(known, say),
         prediction=predicted,
         loss=known.loss,
         scale_factor=None if "scale_factor" in shapes else known.scale_factor,
@@ -248,39 +243,6 @@ def _default_schedule(known: Known, say: Callable[[str], None]) -> dict[str, obj
         raise UserError("the checkpoint lacks its schedule (the key betas): give its configuration with --config")
     say("the checkpoint lacks its schedule (the key betas): taking Stable Diffusion's, 0.00085 to 0.012")
     return {"kind": "linear", "steps": 1000, "start": 0.00085, "end": 0.012}
-
-
-def infer_schedule(betas: Tensor) -> dict[str, object]:
-    """The named schedule whose float32 betas (T,) these are; raises UserError if there is none."""
-    if betas.dim() != 1 or len(betas) < 2:
-        raise UserError(f"the key 'betas' has shape {tuple(betas.shape)}, it should be (steps,)")
-    betas = betas.double()
-    for config in _candidates(betas):
-        table = getattr(build_schedule(config), "betas", None)
-        if table is not None and torch.allclose(table, betas, rtol=3e-6, atol=0):
-            return {key: value for key, value in config.model_dump().items() if key != "zero_terminal_snr"}
-    raise UserError(
-        f"the checkpoint's {len(betas)} betas from {betas[0]:.6g} to {betas[-1]:.6g} follow no known schedule "
-        "(linear, sqrt_linear, sqrt, cosine, sigmoid)"
-    )
-
-
-def _candidates(betas: Tensor) -> Iterator[ScheduleConfig]:
-    steps, first, last = len(betas), _short(betas[0].item()), _short(betas[-1].item())
-    yield LinearConfig(steps=steps, start=first, end=last)
-    yield SqrtLinearConfig(steps=steps, start=first, end=last)
-    yield SqrtConfig(steps=steps, start=_short(betas[0].item() ** 2), end=_short(betas[-1].item() ** 2))
-    yield CosineConfig(steps=steps)
-    yield SigmoidConfig(steps=steps)
-
-
-def _short(value: float) -> float:
-    """The shortest decimal within float32 rounding of a value: what stood in the configuration."""
-    for digits in range(1, 10):
-        rounded = float(f"{value:.{digits}g}")
-        if abs(rounded - value) <= 1e-7 * abs(value):
-            return rounded
-    return value
 
 
 # -- conditioner ------------------------------------------------------------------------------------------------------

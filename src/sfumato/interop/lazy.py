@@ -9,15 +9,27 @@ import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sfumato.errors import UserError
+from sfumato.foreign import check_regular, short
 
 MAX_DIMS = 64  # torch's own limit for most operations
 SMALL = 16 << 20
+
+
+LARGEST = 1 << 63
+"""No offset, stride or number of elements reaches it: torch counts in 64 bits."""
+
+
+def is_shape(shape: tuple[Any, ...]) -> bool:
+    """Whether torch can hold a tensor of this shape as such, an empty one too."""
+    if len(shape) > MAX_DIMS or any(type(n) is not int or not 0 <= n < LARGEST for n in shape):
+        return False
+    return 0 not in shape or math.prod(max(n, 1) for n in shape) < LARGEST
 
 
 class LazyTensor(Protocol):
@@ -37,6 +49,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_regular(path)
         size = path.stat().st_size
         if size == 0:
             raise UserError(f"{path} is empty: probably an interrupted download; fetch it again")
@@ -96,9 +109,14 @@ def view(
 ) -> StoredTensor:
     """A checked view; raises UserError where it leaves its storage or repeats elements into something much larger."""
     numbers = (offset, *shape, *stride)
-    if len(shape) != len(stride) or len(shape) > MAX_DIMS or any(type(n) is not int or n < 0 for n in numbers):
+    if (
+        len(shape) != len(stride)
+        or not is_shape(shape)
+        or any(type(n) is not int or not 0 <= n < LARGEST for n in numbers)
+    ):
         raise UserError(
-            f"storage {storage.key}: shape {shape} with strides {stride} at {offset} is no tensor; the file is damaged"
+            f"storage {storage.key}: shape {short(shape)} with strides {short(stride)} at {short(offset)} is no "
+            "tensor; the file is damaged"
         )
     elements = math.prod(shape)
     if elements:

@@ -20,14 +20,19 @@ from sfumato.conditioning.sources import tokenizer_text
 from sfumato.conditioning.table import build_conditioner
 from sfumato.config import parse, to_yaml
 from sfumato.denoiser.table import build_denoiser
-from sfumato.diffusion.schedule import ScheduleConfig, betas_of, zero_terminal
+from sfumato.diffusion.schedule import ScheduleConfig
+from sfumato.documents import MAX_TEXT, read_text
 from sfumato.errors import UserError
 from sfumato.interop.conditioners import Mapped, map_conditioner
 from sfumato.interop.declared import adopted
-from sfumato.interop.infer import EMA, infer_original, infer_schedule
+from sfumato.interop.infer import EMA, infer_original
+from sfumato.interop.known import KNOWN
+from sfumato.interop.members import check_finite, copy_tokenizer
 from sfumato.interop.original_yaml import Diffusion, Original, first_problem, load_original_yaml
 from sfumato.interop.placement import Placement, Weights, place
+from sfumato.interop.recognise import no_model_of_ours
 from sfumato.interop.source import Source, open_checkpoint
+from sfumato.interop.stored_schedule import BUFFERS, configured_or_stored, precision
 from sfumato.interop.text_encoders import (
     CLIP_PREFIX,
     DEFAULT_TOKENIZERS,
@@ -35,7 +40,6 @@ from sfumato.interop.text_encoders import (
     OPEN_CLIP_PREFIX,
     TOKENIZER_FOLDER,
     clip_pieces,
-    copy_tokenizer,
     take,
     text_config,
     write_text_encoder,
@@ -71,7 +75,7 @@ class _Plan:
 
 
 def import_original(
-    path: Path | str,
+    path: Path | str | Source,
     folder: Path | str,
     config: Path | str | None = None,
     weights: Weights | None = None,
@@ -81,7 +85,7 @@ def import_original(
     """Converts an original .ckpt or .safetensors file into a model folder that `sfumato.load` opens.
 
     Args:
-        path: the checkpoint; read without being executed, one part at a time.
+        path: the checkpoint, or one opened before; read without being executed, one part at a time.
         folder: where to write; one that stands there is replaced once the new one is whole.
         config: the original YAML; by default the one beside the checkpoint, else everything is inferred.
         weights: the averaged ("ema") or the "live" weights of the denoiser; by default averaged where there are any.
@@ -92,12 +96,13 @@ def import_original(
     Raises UserError if the file cannot be read, its architecture not be found, or a key is missing or misshapen.
     """
     notes: list[str] = []
-    plan = _plan(open_checkpoint(path), config, weights, tokenizer, prediction, notes.append)
+    source = path if isinstance(path, Source) else open_checkpoint(path)
+    plan = _plan(source, config, weights, tokenizer, prediction, notes.append)
     folder = Path(folder)
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        _write(plan, fresh, tokenizer)
+        _write(plan, fresh, tokenizer, notes.append)
         swap_folder(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -115,7 +120,7 @@ def find_yaml(path: Path) -> Path | None:
     if path.stem in ZIP_NAMES:
         candidates += [path.parent / name for name in CONFIG_NAMES]
     for candidate in candidates:
-        if candidate.is_file() and "target:" in candidate.read_text(encoding="utf-8", errors="replace"):
+        if candidate.is_file() and b"target:" in candidate.open("rb").read(MAX_TEXT):
             return candidate
     return None
 
@@ -124,6 +129,11 @@ def read_architecture(
     source: Source, config: Path | str | None, prediction: str | None, say: Callable[[str], None]
 ) -> Original:
     """The architecture of a checkpoint: from its YAML, or from its keys where there is none."""
+    for note in source.notes:
+        say(note)
+    what = no_model_of_ours(source.shapes(), source.others)
+    if what is not None:
+        raise UserError(f"{source.path} is {what}")
     yaml_path = Path(config) if config is not None else find_yaml(source.path)
     step = source.extras.get("global_step")
     if yaml_path is None:
@@ -153,28 +163,21 @@ def _with_stored_schedule(
     source: Source, diffusion: Diffusion, declared: ScheduleConfig | None, say: Callable[[str], None]
 ) -> Diffusion:
     """The original's loader lets the stored schedule overwrite the configured one; so does this, and says so."""
-    stored = source.tensors.get("betas")
-    if stored is None:
-        return diffusion
-    if len(stored.shape) != 1 or stored.shape[0] < 2:
-        raise UserError(f"{source.path}: the key 'betas' has shape {tuple(stored.shape)}, it should be (steps,)")
-    betas = stored.load().double()
-    if declared is not None and declared.kind != "flow" and declared.steps == len(betas):
-        table = betas_of(declared)
-        table = zero_terminal(table) if declared.zero_terminal_snr else table
-        if torch.allclose(table, betas, rtol=1e-5, atol=1e-7):
-            return replace(diffusion, schedule=declared.model_dump())
+    shapes = source.shapes()
+
+    def load(key: str) -> Tensor:
+        return source.tensors[key].load()
+
+    if (
+        declared is not None
+        and declared.kind != "flow"
+        and not shapes.keys().isdisjoint(BUFFERS)
+        and configured_or_stored(declared, shapes, load, lambda note: None) is None
+    ):
+        return replace(diffusion, schedule=declared.model_dump())
     configured = TypeAdapter[ScheduleConfig](ScheduleConfig).validate_python(diffusion.schedule)
-    if configured.steps == len(betas):
-        expected = betas_of(configured)
-        if torch.allclose(expected, betas, rtol=1e-5, atol=0):
-            return diffusion
-        if torch.allclose(zero_terminal(expected), betas, rtol=1e-5, atol=1e-7):
-            say("the checkpoint's schedule is its configuration's, rescaled to zero terminal SNR")
-            return replace(diffusion, schedule={**diffusion.schedule, "zero_terminal_snr": True})
-    found = infer_schedule(betas)
-    say(f"the checkpoint's schedule differs from its configuration's, taking the checkpoint's: {found}")
-    return replace(diffusion, schedule=found)
+    found = configured_or_stored(configured, shapes, load, say)
+    return diffusion if found is None else replace(diffusion, schedule=found)
 
 
 def _plan(
@@ -185,6 +188,8 @@ def _plan(
     prediction: str | None,
     say: Callable[[str], None],
 ) -> _Plan:
+    if source.averaged and weights == "live":
+        raise UserError(f"{source.path} has averaged weights only: leave out --weights live")
     original = read_architecture(source, config, prediction, say)
     mapped = Mapped({"kind": "none"})
     scale = 1.0
@@ -193,12 +198,13 @@ def _plan(
         scale = _scale_factor(source, original.diffusion)
     model = adopted(_model_config(source, original, mapped, tokenizer, weights), original.declared, say)
     parts = _shapes_of(model, original, mapped)
-    placement = place(source.shapes(), parts, mapped.prefixes, weights, str(source.path))
+    chosen = None if source.averaged else weights
+    placement = place(source.shapes(), parts, mapped.prefixes, chosen, str(source.path))
     _check_types(source, placement)
     if mapped.text_model is not None:
         placement = _without_text_encoder(placement, mapped.text_model)
     yaml_path = Path(config) if config is not None else find_yaml(source.path)
-    text = None if yaml_path is None else yaml_path.read_text(encoding="utf-8")
+    text = None if yaml_path is None else read_text(yaml_path, "config ")
     return _Plan(source, original, mapped, model, placement, scale, text)
 
 
@@ -217,10 +223,20 @@ def _scale_factor(source: Source, diffusion: Diffusion) -> float:
         raise UserError(f"{source.path} lacks the key 'scale_factor' that its configuration (scale_by_std) asks for")
     if stored is not None and tuple(stored.shape) not in ((), (1,)):
         raise UserError(f"{source.path}: the key 'scale_factor' has shape {tuple(stored.shape)}, it should be ()")
-    scale = float(diffusion.scale_factor or 0) if stored is None else stored.load().double().item()
+    scale = float(diffusion.scale_factor or 0) if stored is None else _exact_scale(stored.load().double().reshape(()))
     if not (math.isfinite(scale) and scale > 0):
         raise UserError(f"{source.path}: the scale factor is {scale:g}, it must be positive")
     return scale
+
+
+def _exact_scale(stored: Tensor) -> float:
+    """A scale factor in half precision is the published one that it was rounded from, where there is one."""
+    value = stored.item()
+    name, spacing = precision(stored)
+    published = {known.scale_factor for known in KNOWN}
+    if name != "float32" and value not in published:
+        return next((scale for scale in published if abs(scale - value) <= 0.51 * spacing * scale), value)
+    return value
 
 
 def _model_config(
@@ -233,7 +249,10 @@ def _model_config(
     size = original.resolution
     if original.diffusion is not None:
         diffusion = original.diffusion
-        about |= {"weights": "ema" if averaged and weights != "live" else "live", "loss": diffusion.loss}
+        about |= {
+            "weights": "ema" if source.averaged or (averaged and weights != "live") else "live",
+            "loss": diffusion.loss,
+        }
         size = diffusion.latent_size * original.autoencoder.factor
         conditioner = dict(mapped.config)
         if mapped.text_model is not None:
@@ -305,11 +324,12 @@ def _without_text_encoder(placement: Placement, kind: str) -> Placement:
 # -- write ------------------------------------------------------------------------------------------------------------
 
 
-def _write(plan: _Plan, folder: Path, tokenizer: str | None) -> None:
+def _write(plan: _Plan, folder: Path, tokenizer: str | None, say: Callable[[str], None]) -> None:
     manifest: dict[str, Any] = {"keys": _manifest_keys(plan), "extras": plan.source.extras, "digests": {}}
     manifest |= {"scale": plan.scale, "config": config_text(plan.config)}
     for part, keys in plan.placement.parts.items():
         tensors = {ours: _floats(plan.source.tensors[original].load()) for ours, original in keys.items()}
+        check_finite(((keys[ours], tensor) for ours, tensor in tensors.items()), plan.source.path)
         manifest["digests"][part] = digest(tensors)
         save_tensors(folder / f"{part}.safetensors", tensors)
         del tensors
@@ -323,7 +343,7 @@ def _write(plan: _Plan, folder: Path, tokenizer: str | None) -> None:
         manifest["text_encoder"] = plan.mapped.text_model
         _write_text_encoder(plan, folder / FOLDER)
         if tokenizer is not None and Path(tokenizer).is_dir():
-            copy_tokenizer(Path(tokenizer), folder / TOKENIZER_FOLDER)
+            copy_tokenizer(Path(tokenizer), folder / TOKENIZER_FOLDER, say)
     if tokenizer is not None and plan.mapped.config["kind"] == "text":
         write_text(folder / "tokenizer.json", tokenizer_text(tokenizer))
     elif plan.original.declared is not None and plan.original.declared.tokenizer is not None:
@@ -383,5 +403,6 @@ def _write_text_encoder(plan: _Plan, folder: Path) -> None:
     assert kind is not None
     pieces = clip_pieces(plan.source.tensors, kind)
     tensors = {name: take(pieces, name, plan.source.tensors[key].load()) for name, (key, _) in pieces.items()}
+    check_finite(((pieces[name][0], tensor) for name, tensor in tensors.items()), plan.source.path)
     config = text_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}, kind)
     write_text_encoder(folder, tensors, config)

@@ -4,23 +4,32 @@ A target is looked up in the literal tables below by its last name, so that fork
 an unknown target or an unknown parameter of a known one is a UserError that names it: it could mean another network.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
 from sfumato.denoiser.unet import UNetConfig
+from sfumato.documents import parse_yaml, read_text
 from sfumato.errors import UserError
+from sfumato.foreign import short
 from sfumato.interop.declared import SECTION, Declared, parse_declared
 
 Params = Mapping[str, Any]
 
 AUTOENCODERS = {"AutoencoderKL": "kl", "VQModel": "vq", "VQModelInterface": "vq"}
 DIFFUSIONS = ("LatentDiffusion", "LatentInpaintDiffusion", "DDPM")
+OTHER_MODELS = {
+    "DiffusionEngine": "Stable Diffusion XL or another model of generative-models",
+    "LatentDepth2ImageDiffusion": "Stable Diffusion 2's depth-to-image model",
+    "LatentUpscaleDiffusion": "Stable Diffusion's upscaler",
+    "ImageEmbeddingConditionedLatentDiffusion": "Stable unCLIP",
+    "ControlLDM": "a ControlNet",
+}
 UNET = "UNetModel"
 UNCONDITIONAL = "__is_unconditional__"
 FIRST_STAGE = "__is_first_stage__"
@@ -76,12 +85,11 @@ class Original:
 def load_original_yaml(path: Path | str) -> Original:
     """Reads an original config.yaml. Raises UserError for anything it cannot express exactly."""
     path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"config {str(path)!r} does not exist; give the checkpoint's original config.yaml") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config {str(path)!r} is no readable YAML ({' '.join(str(error).split())})") from None
+    if not os.path.lexists(path):
+        raise UserError(f"config {str(path)!r} does not exist; give the checkpoint's original config.yaml")
+    raw = parse_yaml(read_text(path, "config "), f"config {str(path)!r}")
+    if raw is None:
+        raise UserError(f"config {str(path)!r} is empty; give the checkpoint's original config.yaml")
     try:
         original = parse_original(raw)
         section = raw.get(SECTION) if isinstance(raw, dict) else None
@@ -90,8 +98,8 @@ def load_original_yaml(path: Path | str) -> Original:
         raise UserError(f"config {str(path)!r}: {first_problem(error)}") from None
     except UserError as error:
         raise UserError(f"config {str(path)!r}: {error}") from None
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"config {str(path)!r} has a value of the wrong kind ({error})") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RecursionError) as error:
+        raise UserError(f"config {str(path)!r} has a value of the wrong kind ({short(str(error))})") from None
 
 
 def first_problem(error: ValidationError) -> str:
@@ -111,8 +119,10 @@ def parse_original(raw: Any) -> Original:
         return Original(autoencoder, resolution, averaged_autoencoder=averaged)
     if name in DIFFUSIONS:
         return _latent_diffusion(name, params)
+    if name in OTHER_MODELS:
+        raise UserError(f"this is the configuration of {OTHER_MODELS[name]}, which is not known here")
     known = ", ".join([*DIFFUSIONS, *AUTOENCODERS])
-    raise UserError(f"model.target {name!r} is not known here; known are {known}")
+    raise UserError(f"model.target {short(name)} is not known here; known are {known}")
 
 
 def _target(node: Any, where: str) -> tuple[str, Params]:
@@ -121,14 +131,14 @@ def _target(node: Any, where: str) -> tuple[str, Params]:
         raise UserError(f"{where} has no target; is this a configuration of the original latent-diffusion code?")
     params = node.get("params") or {}
     if not isinstance(params, dict):
-        raise UserError(f"{where}.params must be a mapping, not {params!r}")
+        raise UserError(f"{where}.params must be a mapping, not {short(params)}")
     return node["target"].rsplit(".", 1)[-1], params
 
 
 def _only(params: Params, known: set[str], where: str) -> None:
-    unknown = sorted(set(params) - known)
+    unknown = sorted(map(str, set(params) - known))
     if unknown:
-        raise UserError(f"{where} has the unknown parameter {unknown[0]!r}; it could mean another network")
+        raise UserError(f"{where} has the unknown parameter {short(unknown[0])}; it could mean another network")
 
 
 def _need(params: Params, key: str, where: str) -> Any:
@@ -141,7 +151,7 @@ def _refuse(params: Params, key: str, harmless: Any, where: str) -> None:
     """An option of the original that has no counterpart here, unless it has its harmless value."""
     value = params.get(key, harmless)
     if value != harmless and value is not None:
-        raise UserError(f"{where}.{key} = {value!r} has no counterpart here (only {harmless!r})")
+        raise UserError(f"{where}.{key} = {short(value)} has no counterpart here (only {harmless!r})")
 
 
 # -- first stage ------------------------------------------------------------------------------------------------------
@@ -227,18 +237,18 @@ def _latent_diffusion(name: str, params: Params) -> Original:
     first, first_params = _target(_need(params, "first_stage_config", where), f"{where}.first_stage_config")
     if first not in AUTOENCODERS:
         raise UserError(
-            f"{where}.first_stage_config.target {first!r} is not known here; known are {', '.join(AUTOENCODERS)}"
+            f"{where}.first_stage_config.target {short(first)} is not known here; known are {', '.join(AUTOENCODERS)}"
         )
     autoencoder, resolution = _autoencoder(first, first_params)
     unet_name, unet_params = _target(_need(params, "unet_config", where), f"{where}.unet_config")
     if unet_name != UNET:
-        raise UserError(f"{where}.unet_config.target {unet_name!r} is not known here; known is {UNET}")
+        raise UserError(f"{where}.unet_config.target {short(unet_name)} is not known here; known is {UNET}")
     unet = _unet(unet_params)
     conditioning = _conditioning(name, params, where)
     prediction = params.get("parameterization", "eps")
     if prediction not in PREDICTIONS:
         raise UserError(
-            f"{where}.parameterization {prediction!r} is not known here; known are {', '.join(PREDICTIONS)}"
+            f"{where}.parameterization {short(prediction)} is not known here; known are {', '.join(PREDICTIONS)}"
         )
     size = params.get("image_size", unet_params.get("image_size", resolution // autoencoder.factor))
     diffusion = Diffusion(
@@ -267,7 +277,7 @@ def _latent_diffusion(name: str, params: Params) -> Original:
 def _schedule(params: Params, where: str) -> dict[str, Any]:
     kind = params.get("beta_schedule", "linear")
     if kind not in BETA_SCHEDULES:
-        raise UserError(f"{where}.beta_schedule {kind!r} is not known here; known are {', '.join(BETA_SCHEDULES)}")
+        raise UserError(f"{where}.beta_schedule {short(kind)} is not known here; known are {', '.join(BETA_SCHEDULES)}")
     steps = int(params.get("timesteps", 1000))
     if kind == "cosine":
         return {"kind": "cosine", "steps": steps, "offset": float(params.get("cosine_s", 8e-3))}
@@ -367,7 +377,7 @@ def _conditioning(name: str, params: Params, where: str) -> Conditioning:
         return Conditioning()
     if mode not in ("concat", "crossattn", "hybrid", "adm"):
         raise UserError(
-            f"{where}.conditioning_key {mode!r} is not known here; known are concat, crossattn, hybrid, adm"
+            f"{where}.conditioning_key {short(mode)} is not known here; known are concat, crossattn, hybrid, adm"
         )
     key = str(params.get("cond_stage_key", "image"))
     trainable = bool(params.get("cond_stage_trainable", False))
@@ -376,7 +386,7 @@ def _conditioning(name: str, params: Params, where: str) -> Conditioning:
     target, target_params = _target(node, f"{where}.cond_stage_config")
     if target not in CONDITIONERS:
         known = ", ".join([*CONDITIONERS, FIRST_STAGE, UNCONDITIONAL])
-        raise UserError(f"{where}.cond_stage_config.target {target!r} is not known here; known are {known}")
+        raise UserError(f"{where}.cond_stage_config.target {short(target)} is not known here; known are {known}")
     kind = CONDITIONERS[target]
     if kind != "identity":  # whose parameters the original ignores too
         _only(target_params, _CONDITIONER_PARAMS[kind], f"{target}.params")

@@ -14,10 +14,18 @@ from typing import Any
 import torch
 
 from sfumato.errors import UserError
+from sfumato.foreign import short
 from sfumato.interop.lazy import Storage, StoredTensor, view
 
 MAX_PICKLE = 256 << 20  # a structure without tensor values is far smaller; more is an attack or no checkpoint
 MAX_INT_BITS = 4096
+MAX_STEPS = 1_000_000
+"""Opcodes of a program. A tensor takes some forty, so this is room for far more than any checkpoint holds."""
+MAX_TUPLE_KEY = 8
+SPARE = 10_000
+"""Entries that may be copied in any program: hyperparameters refer to each other."""
+MAX_KEY = 1 << 53
+"""Numbers beyond it share their hash with others, which makes a dictionary of them slow."""
 
 
 class PickleError(UserError):
@@ -79,7 +87,7 @@ def storage_dtype(kind: object) -> torch.dtype:
         and kind.module in ("torch", "torch.storage", "torch.cuda")
     ):
         return STORAGE_TYPES[kind.name]
-    raise PickleError(f"a tensor is stored as {kind!r}, which is no plain torch storage; it cannot be read here")
+    raise PickleError(f"a tensor is stored as {short(kind)}, which is no plain torch storage; it cannot be read here")
 
 
 class _Mark:
@@ -92,9 +100,11 @@ _SCALARS = (str, bytes, int, float, bool, type(None), Global)
 
 def _key(value: object) -> Any:
     """A dictionary key that can be hashed without recursion (a deeply nested tuple would overflow the C stack)."""
-    if isinstance(value, (*_SCALARS, Stub)):
-        return value
-    if isinstance(value, tuple) and all(isinstance(part, _SCALARS) for part in value):
+    parts = value if isinstance(value, tuple) and len(value) <= MAX_TUPLE_KEY else (value,)
+    for part in parts:
+        if isinstance(part, int | float) and not -MAX_KEY < part < MAX_KEY:
+            raise PickleError(f"a dictionary has the key {short(part)}; checkpoints have strings and small numbers")
+    if isinstance(value, Stub) or all(isinstance(part, _SCALARS) for part in parts):
         return value
     raise PickleError(
         f"a dictionary key of type {type(value).__name__} in the pickle; checkpoints have strings and numbers"
@@ -191,12 +201,13 @@ _REBUILD: dict[str, Callable[..., Any]] = {
 """The only names whose call means something: containers and file-backed tensors. Everything else becomes a Stub."""
 
 
-def _call(function: object, args: object) -> Any:
-    if isinstance(function, Global) and isinstance(args, tuple):
-        rebuild = _REBUILD.get(function.path)
-        if rebuild is not None:
-            return rebuild(*args)
-    return Stub(function, args)
+def _length(args: tuple[Any, ...]) -> int:
+    """How many entries or bytes a rebuilding copies, at most; nested arguments are those of tensor subclasses."""
+    sizes = (len(arg) for arg in args if isinstance(arg, list | tuple | dict | str | bytes))
+    inner = (
+        len(part) for arg in args if isinstance(arg, tuple) for part in arg if isinstance(part, list | tuple | str)
+    )
+    return sum(sizes) + sum(inner)
 
 
 class _Bounded:
@@ -228,12 +239,31 @@ class Machine:
         self.persistent = persistent
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.copied = 0
+        self.steps = 0
+        self.read: Callable[[], int] = int
+        """How many bytes of the program have been read."""
+
+    def call(self, function: object, args: object) -> Any:
+        """What a call makes. All copies together are bounded by the steps taken: each entry was pushed by one."""
+        if isinstance(function, Global) and isinstance(args, tuple):
+            rebuild = _REBUILD.get(function.path)
+            if rebuild is not None:
+                self.copied += _length(args)
+                if self.copied > self.read() + SPARE:
+                    raise PickleError("the pickle repeats its own parts over and over; refusing to expand it")
+                return rebuild(*args)
+        return Stub(function, args)
 
     def run(self, data: Any, start: int = 0) -> tuple[Any, int]:
         """Interprets the pickle at `start` of a bytes-like object; returns its value and where it ended."""
         reader = _Bounded(data, start, MAX_PICKLE)
+        self.read = lambda: reader.position - start
         try:
             for opcode, arg, _ in pickletools.genops(reader):  # type: ignore[arg-type]
+                self.steps += 1
+                if self.steps > MAX_STEPS:
+                    raise PickleError(f"the pickle takes more than {MAX_STEPS} steps; refusing to read on")
                 if opcode.name == "STOP":
                     return self.pop(), reader.position
                 handler = _HANDLERS.get(opcode.name)
@@ -245,7 +275,9 @@ class Machine:
         except UserError as error:
             raise PickleError(str(error)) from None
         except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError, UnicodeError) as error:
-            raise PickleError(f"the pickle is damaged or cut off at byte {reader.position} ({error})") from None
+            raise PickleError(
+                f"the pickle is damaged or cut off at byte {reader.position} ({short(str(error))})"
+            ) from None
         raise PickleError("the pickle ends without its last opcode; the file is cut off")
 
     def pop(self) -> Any:
@@ -340,7 +372,7 @@ def _tuple(count: int) -> Callable[[Machine, Any], None]:
 
 def _reduce(machine: Machine, arg: Any) -> None:
     args, function = machine.pop(), machine.pop()
-    machine.push(_call(function, args))
+    machine.push(machine.call(function, args))
 
 
 def _newobj_ex(machine: Machine, arg: Any) -> None:

@@ -5,6 +5,7 @@ pickles (0.1.10 to 1.5), the tar archive (before). Tensors come back as `StoredT
 until asked for.
 """
 
+import os
 import struct
 import tarfile
 import zipfile
@@ -17,12 +18,15 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UserError
+from sfumato.foreign import check_regular, short
 from sfumato.interop.lazy import SMALL, MappedFile, Storage, StoredTensor, view
 from sfumato.interop.pickle_machine import MAX_PICKLE, Machine, PickleError, Stub, storage_dtype
 
 STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 STREAM_PROTOCOL = 1001
 MAX_EXPANSION = 100  # of a compressed record; weights do not compress further, bombs do
+MAX_MEMBERS = 64  # of a tar archive; torch.save wrote four
+MAX_PROGRAM = 16 << 20  # of an unpacked pickle
 ZIP_START = b"PK\x03\x04"
 TAR_MAGIC = b"ustar"
 PICKLE_START = b"\x80"
@@ -37,8 +41,7 @@ def read_pickle(path: Path | str) -> Any:
     Raises UserError for a file that is no checkpoint, is damaged, cut off, or asks for more memory than it holds.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} is no file; give a .ckpt, .pt, .pth or .safetensors file")
+    check_checkpoint_file(path)
     file = MappedFile(path)
     try:
         if file.map[:4] == ZIP_START:
@@ -50,6 +53,13 @@ def read_pickle(path: Path | str) -> Any:
         return _read_stream(file)
     except PickleError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def check_checkpoint_file(path: Path) -> None:
+    """Raises UserError unless a regular file is there."""
+    if not os.path.exists(path) or path.is_dir():
+        raise UserError(f"{path} is no file; give a .ckpt, .pt, .pth or .safetensors file")
+    check_regular(path)
 
 
 def _storage_id(value: Any) -> tuple[torch.dtype, str, int, Any]:
@@ -69,7 +79,7 @@ def _read_zip(file: MappedFile) -> Any:
     try:
         archive = zipfile.ZipFile(file.path)
         records = {info.filename: info for info in archive.infolist()}
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise UserError(f"{file.path} is a damaged zip archive ({error}); fetch it again") from None
     roots = [name[: -len("data.pkl")] for name in records if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(roots) != 1:
@@ -100,14 +110,14 @@ def _read_zip(file: MappedFile) -> Any:
         return storages[key]
 
     program = records[f"{root}data.pkl"]
-    if program.file_size > MAX_PICKLE:
+    if program.file_size > (MAX_PICKLE if program.compress_type == zipfile.ZIP_STORED else MAX_PROGRAM):
         raise PickleError(f"its structure alone takes {program.file_size} bytes; refusing to read it")
     return Machine(persistent).run(_record(file, archive, program)())[0]
 
 
 def _locate(file: MappedFile, info: zipfile.ZipInfo) -> tuple[int, int]:
     """Where a stored record's bytes lie; raises PickleError if that is not inside the file."""
-    header = file.map[info.header_offset : info.header_offset + 30]
+    header = file.map[max(info.header_offset, 0) : info.header_offset + 30]
     if len(header) < 30 or header[:4] != ZIP_START:
         raise PickleError(f"record {info.filename} has no header; the file is damaged or cut off")
     name_length, extra_length = struct.unpack("<HH", header[26:30])
@@ -190,7 +200,7 @@ def _read_stream(file: MappedFile) -> Any:
         raise UserError(f"{file.path} is a pickle but no checkpoint: torch.save's magic number is missing")
     protocol, end = Machine(persistent).run(file.map, end)
     if protocol != STREAM_PROTOCOL:
-        raise PickleError(f"unknown protocol {protocol!r}; only {STREAM_PROTOCOL} was ever written")
+        raise PickleError(f"unknown protocol {short(protocol)}; only {STREAM_PROTOCOL} was ever written")
     system, end = Machine(persistent).run(file.map, end)
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise UserError(f"{file.path} was written on a big-endian machine; convert it there")
@@ -229,19 +239,12 @@ def _part_of(
 
 
 def _read_tar(file: MappedFile) -> Any:
-    try:
-        with tarfile.open(file.path, "r:") as archive:
-            members = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in archive.getmembers() if m.isreg()}
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise UserError(f"{file.path} is a damaged tar archive ({error}); fetch it again") from None
+    members = _tar_members(file)
     missing = {"storages", "tensors", "pickle"} - set(members)
     if missing:
         raise UserError(
             f"{file.path} is a tar archive without {sorted(missing)[0]}; it is no checkpoint that torch.save wrote"
         )
-    for name, (start, size) in members.items():
-        if start + size > file.size:
-            raise PickleError(f"{name} reaches beyond the end; the file is damaged or cut off")
     storages = _tar_storages(file, *members["storages"])
     tensors = _tar_tensors(file, storages, *members["tensors"])
 
@@ -257,6 +260,27 @@ def _read_tar(file: MappedFile) -> Any:
 
     start, size = members["pickle"]
     return Machine(persistent).run(file.map[start : start + min(size, MAX_PICKLE)])[0]
+
+
+def _tar_members(file: MappedFile) -> dict[str, tuple[int, int]]:
+    """name -> (start, size) of the regular files. The headers are walked here: each must lead forwards, in the file."""
+    members: dict[str, tuple[int, int]] = {}
+    at = 0
+    for _ in range(MAX_MEMBERS):
+        block = bytes(file.map[at : at + tarfile.BLOCKSIZE])
+        if len(block) < tarfile.BLOCKSIZE or not any(block):
+            return members
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except (tarfile.TarError, ValueError) as error:
+            raise UserError(f"{file.path} is a damaged tar archive ({error}); fetch it again") from None
+        start = at + tarfile.BLOCKSIZE
+        if info.size < 0 or start + info.size > file.size:
+            raise PickleError(f"{short(info.name)} reaches beyond the end; the file is damaged or cut off")
+        if info.isreg():
+            members[info.name.removeprefix("./")] = start, info.size
+        at = start + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    raise UserError(f"{file.path} is a tar archive of more than {MAX_MEMBERS} members; torch.save wrote four")
 
 
 def _refuse(value: Any) -> Any:

@@ -91,7 +91,7 @@ def place(
     averaged_part = "denoiser" if second else "autoencoder"
     twins = {original: ema_key(original.removeprefix("model.")) for original in live[averaged_part].values()}
     twins |= {o: ema_key(o.removeprefix("model.")) for o in live.get("conditioner", {}).values() if o.startswith(UNET)}
-    has_ema = EMA_COUNTERS[0] in shapes or any(twin in shapes for twin in twins.values())
+    has_ema = any(twin in shapes for twin in twins.values())
     if weights == "ema" and not has_ema:
         raise UserError(f"{where} has no averaged weights ({EMA}...): leave out --weights or give --weights live")
     use_ema = has_ema and weights != "live"

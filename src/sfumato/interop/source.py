@@ -1,6 +1,6 @@
 """A checkpoint file of any kind as named tensors: pickles of torch.save and safetensors, neither of them executed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sfumato.errors import UserError
-from sfumato.interop.lazy import StoredTensor
+from sfumato.foreign import reading, short
+from sfumato.interop.lazy import StoredTensor, is_shape
 from sfumato.interop.pickle_machine import DTYPES, Global, Stub
-from sfumato.interop.pickles import PICKLE_START, ZIP_START, read_pickle
+from sfumato.interop.pickles import PICKLE_START, ZIP_START, check_checkpoint_file, read_pickle
+from sfumato.interop.prefixes import named, unnested
+from sfumato.interop.recognise import HEAD, no_model_of_ours, unlike_a_checkpoint
 
-STATE_KEYS = ("state_dict", "model_state_dict", "model")
 MAX_REPEATED = 4  # times the file's size that all its tensors together may unpack to
 
 SAFETENSORS_TYPES = {
@@ -56,22 +58,44 @@ class Source:
     stubs: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     metadata: dict[str, str] | None = None
+    notes: tuple[str, ...] = ()
+    """What was taken off the keys, and which of several sets of weights they are."""
+    averaged: bool = False
+    """Whether the file has averaged weights only."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every key with its shape, without reading a value."""
         return {key: tensor.shape for key, tensor in self.tensors.items()}
 
 
-def open_checkpoint(path: Path | str) -> Source:
+def open_checkpoint(path: Path | str, rename: bool = True) -> Source:
     """Opens .ckpt, .pt, .pth, .bin (pickles, read without being run) or .safetensors by what the file is, not its name.
 
+    `rename` gives its tensors the original's names (see `prefixes`).
     Raises UserError if it is neither, is damaged or cut off, or holds no tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} is no file; give a .ckpt, .pt, .pth or .safetensors file")
+    check_checkpoint_file(path)
     with path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(HEAD)
+    unlike = unlike_a_checkpoint(start, path.stat().st_size)
+    if unlike is not None:
+        raise UserError(f"{path} is {unlike}")
+    with reading(path):
+        source = _open(path, start[:9])
+        return _renamed(source) if rename else source
+
+
+def _renamed(source: Source) -> Source:
+    """The same tensors under the original's names."""
+    try:
+        found = named(source.tensors)
+    except UserError as error:
+        raise UserError(f"{source.path} {error}") from None
+    return replace(source, tensors=found.values, notes=found.notes, averaged=found.averaged)
+
+
+def _open(path: Path, start: bytes) -> Source:
     listed = len(start) == 9 and start[8:9] == b"{" and start[4:8] == b"\0" * 4
     if listed or (path.suffix == ".safetensors" and not start.startswith((ZIP_START, PICKLE_START))):
         return _open_safetensors(path)
@@ -89,7 +113,10 @@ def _open_safetensors(path: Path) -> Source:
         kind = part.get_dtype()
         if kind not in SAFETENSORS_TYPES:
             raise UserError(f"{path}: tensor {key} has the element type {kind}, which cannot be read here")
-        tensors[key] = SafeTensor(handle, key, SAFETENSORS_TYPES[kind], tuple(part.get_shape()))
+        shape = tuple(part.get_shape())
+        if not is_shape(shape):
+            raise UserError(f"{path}: tensor {short(key)} has the shape {short(shape)}, which is none; is it damaged?")
+        tensors[key] = SafeTensor(handle, key, SAFETENSORS_TYPES[kind], shape)
     if not tensors:
         raise UserError(f"{path} holds no tensors")
     return Source(path, tensors, {}, metadata=dict(handle.metadata() or {}))
@@ -101,10 +128,7 @@ def _from_object(path: Path, value: Any) -> Source:
     state = value
     if isinstance(value, dict):
         extras = {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, int | float | str | bool)}
-        for key in STATE_KEYS:
-            if isinstance(value.get(key), dict):
-                state = value[key]
-                break
+        state = unnested(value, lambda item: isinstance(item, StoredTensor))
     if isinstance(state, Stub):
         named = stubs[0] if stubs else "a class"
         raise UserError(f"{path} is a pickled object ({named}), not named tensors; save its state_dict() instead")
@@ -113,7 +137,8 @@ def _from_object(path: Path, value: Any) -> Source:
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, StoredTensor)}
     others = tuple(sorted(str(k) for k, v in state.items() if isinstance(k, str) and not isinstance(v, StoredTensor)))
     if not tensors:
-        raise UserError(f"{path} holds no tensors by name; it is no model checkpoint")
+        what = no_model_of_ours({}, others)
+        raise UserError(f"{path} {f'is {what}' if what else 'holds no tensors by name; it is no model checkpoint'}")
     total, size = sum(tensor.nbytes for tensor in tensors.values()), path.stat().st_size
     if total > MAX_REPEATED * size + (1 << 30) // 8:
         raise UserError(f"{path} of {size} bytes claims tensors of {total} bytes; refusing to unpack it")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from sfumato.plain_json import to_json
 
 FOLDER = "text_encoder"
 TOKENIZER_FOLDER = "tokenizer"
-TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 CLIP_PREFIX = "cond_stage_model.transformer."
 OPEN_CLIP_PREFIX = "cond_stage_model.model."
 HEAD_CHANNELS = 64  # of every CLIP text encoder
@@ -127,16 +125,6 @@ def write_as_last_layer(source: Path, target: Path) -> None:
     kept = {name: t for name, t in tensors.items() if f".encoder.layers.{last}." not in name}
     save_file({name: t.contiguous() for name, t in kept.items()}, target / "model.safetensors", {"format": "pt"})
     write_text(target / "config.json", to_json({**config, "num_hidden_layers": last}, indent=2) + "\n")
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copies a tokenizer's files; raises UserError if the folder holds none."""
-    found = [path for pattern in TOKENIZER_FILES for path in sorted(source.glob(pattern))]
-    if not any(path.name in ("tokenizer.json", "vocab.json", "vocab.txt") for path in found):
-        raise UserError(f"the folder {source} holds no tokenizer (tokenizer.json, or vocab.json with merges.txt)")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in found:
-        shutil.copyfile(path, folder / path.name)
 
 
 def write_text_encoder(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

@@ -1,0 +1,186 @@
+"""The noise schedule that a checkpoint's buffers hold, matched within the precision in which they are stored.
+
+Merging tools write every buffer in half precision, and some keep `alphas_cumprod` alone; float16 has 11 bits of a value
+and bfloat16 has 8, also where the file has widened them again.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.diffusion.schedule import (
+    CosineConfig,
+    LinearConfig,
+    ScheduleConfig,
+    SigmoidConfig,
+    SqrtConfig,
+    SqrtLinearConfig,
+    betas_of,
+    zero_terminal,
+)
+from sfumato.errors import UserError
+
+BUFFERS = ("betas", "alphas_cumprod", "sqrt_alphas_cumprod")
+"""What tells a schedule, the most exact first."""
+MAX_STEPS = 100_000
+PUBLISHED = (
+    LinearConfig(start=0.00085, end=0.012),
+    LinearConfig(start=0.0015, end=0.0195),
+    LinearConfig(start=0.0015, end=0.0205),
+    LinearConfig(start=0.0015, end=0.0155),
+    SqrtLinearConfig(start=0.0001, end=0.02),
+    SqrtLinearConfig(start=0.00085, end=0.012),
+    LinearConfig(start=0.0001, end=0.02),
+    SqrtConfig(),
+)
+"""Ends of the published models' schedules: half precision does not tell them exactly."""
+EXACT = 3e-6
+"""Relative, of betas in float32."""
+
+
+def precision(values: Tensor) -> tuple[str, float]:
+    """(name, relative spacing) of the narrowest type that holds these values, whatever type they are stored in."""
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+        if torch.equal(values.to(dtype).to(values.dtype), values):
+            return name, torch.finfo(dtype).eps
+    return "float32", EXACT
+
+
+def infer_stored(
+    shapes: Mapping[str, tuple[int, ...]], load: Callable[[str], Tensor], say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The schedule (a configuration as plain data) of a checkpoint's buffers; None where it has none of them.
+
+    Raises UserError where they have the wrong shape or follow no known schedule.
+    """
+    key = next((key for key in BUFFERS if key in shapes), None)
+    if key is None:
+        return None
+    for key in (key for key in BUFFERS if key in shapes):
+        values = _checked(key, shapes[key], load)
+        if bool(values.isfinite().all()):
+            break
+        say(f"the buffer {key!r} holds values that are not finite, it is passed over")
+    else:
+        raise UserError(f"the checkpoint's schedule (the key {key!r}) holds values that are not finite: give --config")
+    found = match(key, values)
+    if key != "betas" or precision(values)[0] != "float32":
+        ends = f", {found['start']:g} to {found['end']:g}" if "start" in found else ""
+        say(f"the schedule is read from {key!r} in {precision(values)[0]}: {found['kind']}{ends}")
+    return found
+
+
+def configured_or_stored(
+    configured: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    load: Callable[[str], Tensor],
+    say: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """What replaces a configured schedule: the stored one where they differ, as in the original's loader, and said.
+
+    None where they agree within the precision of the file, or nothing is stored.
+    """
+    for key in (key for key in BUFFERS if key in shapes):
+        values = _checked(key, shapes[key], load)
+        if not bool(values.isfinite().all()):
+            continue
+        if fits(key, configured, values):
+            return None
+        rescaled = configured.model_copy(update={"zero_terminal_snr": True})
+        if fits(key, rescaled, values):
+            say("the checkpoint's schedule is its configuration's, rescaled to zero terminal SNR")
+            return dict(rescaled.model_dump())
+        break
+    found = infer_stored(shapes, load, say)
+    if found is not None:
+        say(f"the checkpoint's schedule differs from its configuration's, taking the checkpoint's: {found}")
+    return found
+
+
+def _checked(key: str, shape: tuple[int, ...], load: Callable[[str], Tensor]) -> Tensor:
+    if len(shape) != 1 or not 2 <= shape[0] <= MAX_STEPS:
+        raise UserError(f"the key {key!r} has shape {shape}, it should be (steps,)")
+    return load(key).double()
+
+
+def match(key: str, values: Tensor) -> dict[str, Any]:
+    """The configuration whose buffer `key` these values (T,) float64 are; raises UserError if there is none.
+
+    Of all that fit, the nearest is taken, and of several equally near ones the first.
+    """
+    name, spacing = precision(values)
+    best, nearest = None, float("inf")
+    for config in _candidates(key, values, spacing):
+        distance = _distance(key, config, values, name, spacing)
+        if distance < min(nearest, 1.0):
+            best, nearest = config, distance
+    if best is None:
+        raise UserError(
+            f"the checkpoint's {len(values)} {key} from {values[0]:.6g} to {values[-1]:.6g}, stored in {name}, "
+            "follow no known schedule (linear, sqrt_linear, sqrt, cosine, sigmoid)"
+        )
+    plain = best.model_dump()
+    if not plain["zero_terminal_snr"]:
+        del plain["zero_terminal_snr"]
+    return plain
+
+
+def fits(key: str, config: ScheduleConfig, values: Tensor) -> bool:
+    """Whether a schedule's buffer is these values, within their precision."""
+    return _distance(key, config, values, *precision(values)) < 1
+
+
+def buffer_of(key: str, config: Any) -> Tensor:
+    """betas, alphas_cumprod or sqrt_alphas_cumprod (T,) of a discrete schedule, float64."""
+    betas = betas_of(config)
+    betas = zero_terminal(betas) if config.zero_terminal_snr else betas
+    if key == "betas":
+        return betas
+    products = torch.cumprod(1 - betas, 0)
+    return products if key == "alphas_cumprod" else products.sqrt()
+
+
+def _distance(key: str, config: Any, values: Tensor, name: str, spacing: float) -> float:
+    """Largest deviation over what rounding explains; below 1 they agree."""
+    if config.steps != len(values):
+        return float("inf")
+    table = buffer_of(key, config)
+    if name == "float32":
+        # 1 - beta rounds to float32 in every factor of the products; the last value of a zero-terminal one is 0
+        allowed = spacing * table.abs() + (2e-6 if key != "betas" else 1e-7 if config.zero_terminal_snr else 0.0)
+    else:
+        smallest = torch.finfo(torch.float16).tiny * spacing if name == "float16" else 0.0
+        allowed = 0.51 * spacing * torch.maximum(table.abs(), values.abs()) + smallest + 1e-6 * (key != "betas")
+    deviation = (table - values).abs() / allowed.clamp(min=1e-300)
+    return float(deviation.max()) if bool(deviation.isfinite().all()) else float("inf")
+
+
+def _candidates(key: str, values: Tensor, spacing: float) -> Iterator[Any]:
+    steps = len(values)
+    for config in PUBLISHED:
+        yield config.model_copy(update={"steps": steps})
+    for config in PUBLISHED:
+        yield config.model_copy(update={"steps": steps, "zero_terminal_snr": True})
+    yield CosineConfig(steps=steps)
+    yield SigmoidConfig(steps=steps)
+    products = values if key == "alphas_cumprod" else values.square()
+    first, last = (values[0], values[-1]) if key == "betas" else (1 - products[0], 1 - products[-1] / products[-2])
+    error = 1e-7 if key == "betas" and spacing == EXACT else spacing / 2 if key == "betas" else 1e-4
+    ends = [
+        (_shortest(first.item() ** power, power * error), _shortest(last.item() ** power, power * error))
+        for power in (1, 2)
+    ]
+    for kind, (start, end) in ((LinearConfig, ends[0]), (SqrtLinearConfig, ends[0]), (SqrtConfig, ends[1])):
+        if 0 < start < 1 and 0 < end < 1:
+            yield kind(steps=steps, start=start, end=end)
+
+
+def _shortest(value: float, error: float) -> float:
+    """The shortest decimal within a relative error of a value: what stood in the configuration."""
+    for digits in range(1, 10):
+        rounded = float(f"{value:.{digits}g}")
+        if abs(rounded - value) <= error * abs(value):
+            return rounded
+    return value

@@ -1,0 +1,95 @@
+"""Model folders made to harm: one sentence at `info`, nothing hangs."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import tiny
+from sfumato.checkpoint import load_tensors, save_tensors
+from sfumato.cli import main
+from sfumato.model import LatentDiffusion
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusion:
+    return tiny.model()
+
+
+def configured(folder: Path, path: str, value: Any) -> None:
+    file = folder / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    *above, last = path.split(".")
+    node = config
+    for key in above:
+        node = node[key]
+    node[last] = value
+    file.write_text(yaml.safe_dump(config))
+
+
+def recast(folder: Path, dtype: torch.dtype) -> None:
+    tensors, numbers = load_tensors(folder / "denoiser.safetensors")
+    save_tensors(folder / "denoiser.safetensors", {key: value.to(dtype) for key, value in tensors.items()}, numbers)
+
+
+def piped(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+
+
+CASES: dict[str, tuple[Any, str]] = {
+    "pad_token": (lambda f: configured(f, "diffusion.conditioner.pad_token", 1_000_000), "pad_token holds 1000000"),
+    "blocks": (lambda f: configured(f, "diffusion.denoiser.blocks_per_level", 10**9), "blocks_per_level"),
+    "many blocks": (
+        lambda f: [configured(f, f"diffusion.denoiser.{k}", 64) for k in ("blocks_per_level", "transformer_depth")],
+        "at most 1024",
+    ),
+    "channels": (lambda f: configured(f, "autoencoder.channels", 10**12), "channels"),
+    "steps": (lambda f: configured(f, "diffusion.schedule.steps", 10**12), "steps"),
+    "size": (lambda f: configured(f, "image_size", [10**12, 16]), "image_size"),
+    "int64": (lambda f: recast(f, torch.int64), "holds int64 numbers"),
+    "bool": (lambda f: recast(f, torch.bool), "holds bool numbers"),
+    "float8": (lambda f: recast(f, torch.float8_e4m3fn), "holds float8_e4m3fn numbers"),
+    "binary tokenizer": (lambda f: (f / "tokenizer.json").write_bytes(b"\x80\x04\xff"), "no UTF-8 text"),
+    "tokenizer of nothing": (lambda f: (f / "tokenizer.json").write_text("[]"), "not a tokenizer.json"),
+    "tokenizer of large ids": (
+        lambda f: (f / "tokenizer.json").write_text(
+            (f / "tokenizer.json")
+            .read_text()
+            .replace('"[SEP]": 2', '"[SEP]": 900000')
+            .replace('"[SEP]":2', '"[SEP]":900000')
+        ),
+        "token id 900000|not a tokenizer.json",
+    ),
+    "pipe as configuration": (lambda f: piped(f, "config.yaml"), "no regular file"),
+    "pipe as weights": (lambda f: piped(f, "denoiser.safetensors"), "no regular file"),
+    "pipe as tokenizer": (lambda f: piped(f, "tokenizer.json"), "no regular file"),
+    "empty configuration": (lambda f: (f / "config.yaml").write_text(""), "is empty"),
+    "hub source": (
+        lambda f: configured(f, "diffusion.conditioner", {"kind": "pretrained-text", "source": "someone/some-model"}),
+        "only training and sampling download|needs the extra",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_model_folder_is_one_sentence(
+    name: str,
+    model: LatentDiffusion,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model.save(tmp_path / "model")
+    harm, sentence = CASES[name]
+    harm(tmp_path / "model")
+    with pytest.raises(SystemExit) as ended:
+        main(["info", str(tmp_path / "model")])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert err.count("\n") == 1
+    assert any(part in err for part in sentence.split("|")), err
