@@ -58,13 +58,14 @@ def _check_promises(environment: Mapping[str, str]) -> None:
     if started is not None and started > 1:
         raise UserError(
             f"srun started {started} processes (SLURM_STEP_NUM_TASKS) that know nothing of each other: start one a "
-            "node, and in it python -m torch.distributed.run --nnodes NODES --nproc_per_node N -m sfumato …"
+            "node, and in it python -m torch.distributed.run --nnodes NODES --nproc_per_node N -m sfumato …; where "
+            "this is the only one, unset SLURM_STEP_NUM_TASKS"
         )
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
     if by_accelerate and "MASTER_PORT" in environment and not any(name in environment for name in WORLDS):
         raise UserError(
             "accelerate launch was asked for several processes and started one, as it does without a GPU: start them "
-            f"with {TORCHRUN}"
+            f"with {TORCHRUN}, or one with --num_processes 1 and without MASTER_PORT"
         )
 
 
