@@ -110,8 +110,8 @@ def lost_a_process(error: BaseException) -> bool:
     """Whether an error says that another process of the run has gone, rather than what went wrong."""
     from torch.distributed import DistError
 
-    told = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
-    return isinstance(error, DistError) or ("gloo" in str(error).lower() and any(part in str(error) for part in told))
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+    return isinstance(error, DistError) or ("gloo" in str(error).lower() and any(part in str(error) for part in signs))
 
 
 def end_together(launch: Launch, sentence: str, code: int, symptom: bool = False) -> NoReturn:
@@ -121,8 +121,8 @@ def end_together(launch: Launch, sentence: str, code: int, symptom: bool = False
     follows from another's end, is printed where nobody has said why.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    said = _said(launch, sentence, symptom)
-    if said is None or (said != sentence and not symptom):
+    reason = _stated_reason(launch, sentence, symptom)
+    if reason is None or (reason != sentence and not symptom):
         which = "" if launch.rank == 0 else f" (process {launch.rank} of {launch.world})"
         print(f"sfumato{which}: {sentence}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
@@ -130,7 +130,7 @@ def end_together(launch: Launch, sentence: str, code: int, symptom: bool = False
     os._exit(code)  # without waiting, at the interpreter's end, for processes that wait for this one
 
 
-def _said(launch: Launch, sentence: str, symptom: bool) -> str | None:
+def _stated_reason(launch: Launch, sentence: str, symptom: bool) -> str | None:
     """What another process has printed as the reason; None where this one is to print."""
     store = open_store(ANSWER)
     if store is None:
