@@ -22,7 +22,7 @@ from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.engine.inference import PackedUNet, for_inference
 from sfumato.engine.recorded_step import Named, RecordedGradients, recordable
 from sfumato.engine.training import for_training
-from sfumato.generate import Guidance
+from sfumato.pipeline.denoise import Guidance
 from sfumato.training import ema
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, read
 

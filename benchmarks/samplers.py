@@ -27,13 +27,16 @@ from sfumato.data.folder import FolderConfig
 from sfumato.data.table import open_dataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.facts import Prompt
-from sfumato.drawing import Drawing, chosen, second_stage
 from sfumato.engine.precision import Precision, dtype_of
 from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.table import load_network
-from sfumato.model import DEFAULT_GUIDANCE, LatentDiffusion, SecondStage
+from sfumato.model import LatentDiffusion, SecondStage
+from sfumato.pipeline import pipeline
+from sfumato.pipeline.choices import chosen
+from sfumato.pipeline.parts import second_stage
+from sfumato.pipeline.request import DEFAULT_GUIDANCE, SampleRequest
 from sfumato.report.machine import describe
 from sfumato.report.measure import ask, score_row
 from sfumato.sampling.grids import build_grid
@@ -125,9 +128,9 @@ def measured(model: LatentDiffusion, cell: Cell, asked: Asked, network: FeatureN
     seconds = 0.0
     for first in range(0, asked.count, batch):
         n = min(batch, asked.count - first)
-        options = Drawing(
-            text=None if asked.texts is None else asked.texts[first : first + n],
-            n=n,
+        request = SampleRequest(
+            prompt=None if asked.texts is None else asked.texts[first : first + n],
+            count=n,
             seeds=list(range(first, first + n)),
             steps=cell.steps,
             sampler=config,
@@ -136,7 +139,7 @@ def measured(model: LatentDiffusion, cell: Cell, asked: Asked, network: FeatureN
             batch=batch,
         )
         t_start = time.perf_counter()
-        images = model.draw(options).clamp(-1, 1).cpu()
+        images = pipeline.sample(model, request).images.clamp(-1, 1).cpu()
         seconds += time.perf_counter() - t_start
         statistics.update(network(images).pooled)
         shown.append(pictures.to_uint8(images))

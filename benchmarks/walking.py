@@ -11,7 +11,8 @@ from sfumato.conditioning.condition import Condition
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.diffusion.schedule import LinearConfig, build_schedule
 from sfumato.engine.inference import for_inference
-from sfumato.generate import Guidance, guided
+from sfumato.pipeline import denoise as denoising
+from sfumato.pipeline.denoise import Guidance, guided
 from sfumato.sampling.ancestral import DDIMConfig
 from sfumato.sampling.auto import Choice, choose
 from sfumato.sampling.grids import GridConfig, build_grid
@@ -80,6 +81,6 @@ def our_walk(unet: nn.Module, x: Tensor, tokens: Tensor, steps: int, choice: Cho
     """The spine's."""
     schedule = build_schedule(LinearConfig())
     null = Condition(tokens=torch.zeros_like(tokens))
-    denoise = guided(unet, schedule, "eps", Condition(tokens=tokens), null, guidance)
+    denoise = guided(denoising.Network(unet, schedule, "eps"), Condition(tokens=tokens), null, guidance)
     grid = build_grid(choice.grid, schedule, steps)
     return sample(build_sampler(choice.sampler), schedule, denoise, x, grid, torch.randn)

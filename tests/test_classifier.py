@@ -22,6 +22,7 @@ from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.diffusion.schedule import LinearConfig
 from sfumato.errors import UserError
 from sfumato.model import pixel_space
+from sfumato.sampling.guidance import toward
 from sfumato.training.classifier import ClassifierRun, HeldOutAccuracy, begin_classifier, train_classifier
 from sfumato.training.encode import cached_latents
 from sfumato.training.run import RunFolder
@@ -98,7 +99,8 @@ def test_log_likelihoods_are_those_of_a_distribution_and_guide_as_the_formula_sa
     alpha, sigma = (float(v) for v in made.schedule(t))
     assert leaf.grad is not None
     with torch.no_grad():
-        led = made.guide(1, 2.5)(lambda x_t, t: 0.5 * x_t)(x, t)
+        guidance = made.guide(1, 2.5)
+        led = toward(lambda x_t, t: 0.5 * x_t, made.schedule, guidance.log_likelihood, guidance.scale, "noisy")(x, t)
     torch.testing.assert_close(led, 0.5 * x + 2.5 * sigma**2 / alpha * leaf.grad)
     step = 1e-2 * leaf.grad / leaf.grad.norm()
     assert (made.log_likelihood(1)(x + step, t) > made.log_likelihood(1)(x, t)).all()
@@ -211,7 +213,9 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
     assert "holds no classifier.safetensors" in refused("--class", 1, "--classifier", runs.plain)
     assert "class 99 is outside 0 to" in refused("--class", 99, "--classifier", run)
     assert "is not one of the classifier's" in refused("--class", names[1] + "x", "--classifier", run)
-    assert "give a finite number" in refused("--class", 1, "--classifier", run, "--classifier-scale", "nan")
+    assert "--classifier-scale is nan: give a number" in refused(
+        "--class", 1, "--classifier", run, "--classifier-scale", "nan"
+    )
 
 
 def test_a_model_of_other_latents_is_refused(runs: Runs) -> None:

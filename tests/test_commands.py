@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 import sfumato
+import tiny
 from command_line import Command, Runs
 from data.pictures import noise, save, truncated
 from sfumato import flops
@@ -186,7 +187,7 @@ def test_no_prompt_is_the_unconditional_sample(command: Command, runs: Runs, tmp
     assert model.second is not None
     assert model.second.conditioner is not None
     null = model.second.conditioner.null(1, (8, 8)).tokens
-    given, _ = model.condition(1)
+    given, _ = tiny.conditions(model, 1)
     assert given.tokens is not None
     assert torch.equal(given.tokens, null)  # type: ignore[arg-type]  # both have tokens
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sfumato
 from command_line import Command, Runs
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline import pipeline
+from sfumato.pipeline.request import SampleRequest
 
 QUICK = ("--steps", 2, "--pictures", 8, "--batch", 4)
 
@@ -49,8 +52,13 @@ def test_a_model_gets_one_and_draws_with_it(
 
     common = ("sample", text, "a ring", "-n", 1, "--steps", 3, "--precision", "float32", "--out")
     used: list[str] = []
-    decode = LatentDiffusion.decode
-    monkeypatch.setattr(LatentDiffusion, "decode", lambda *a, **k: used.append((*a, "full")[2]) or decode(*a, **k))
+    decode = pipeline.decode
+
+    def noted(model: LatentDiffusion, latents: torch.Tensor, request: SampleRequest) -> torch.Tensor:
+        used.append(request.decoder)
+        return decode(model, latents, request)
+
+    monkeypatch.setattr(pipeline, "decode", noted)
     assert command(*common, tmp_path / "full", "--preview-every", 1, "--strip", 2).code == 0
     assert used == ["tiny", "tiny", "full", "full", "full"], "two previews, the picture, two of the strip"
     assert command(*common, tmp_path / "tiny", "--decoder", "tiny").code == 0
@@ -72,6 +80,7 @@ def test_the_data_is_by_default_what_the_autoencoder_learnt_from(command: Comman
         (("--minutes", 0), "--minutes is 0: give more than 0"),
         (("--channels", 2), "--channels is 2: give at least 4"),
         (("--perceptual", -1), "--perceptual is -1"),
+        (("--perceptual", "inf"), "--perceptual is inf: give a number from 0"),
         (("--data", "nowhere"), "nowhere does not exist"),
     ],
 )

@@ -9,6 +9,7 @@ import tiny
 from sfumato import model as model_room
 from sfumato.errors import UserError
 from sfumato.model import load
+from sfumato.pipeline.request import DEFAULT_GUIDANCE
 
 OPTIONS = {"steps": 3, "seed": 5, "as_tensor": True}
 KINDS = {"text": [], "class": [tiny.BY_CLASS], "unconditional": [tiny.UNCONDITIONAL], "vq": [tiny.VQ]}
@@ -16,7 +17,7 @@ KINDS = {"text": [], "class": [tiny.BY_CLASS], "unconditional": [tiny.UNCONDITIO
 
 def drawn(model: model_room.LatentDiffusion, **options: object) -> torch.Tensor:
     kind = model.config.diffusion.conditioner.kind if model.config.diffusion else ""
-    given = {"text": {"text": tiny.TEXTS[:2]}, "class": {"label": [0, "square"]}, "none": {"n": 2}}[kind]
+    given = {"text": {"prompt": tiny.TEXTS[:2]}, "class": {"label": [0, "square"]}, "none": {"count": 2}}[kind]
     return model.sample(**{**given, **OPTIONS, **options})
 
 
@@ -79,7 +80,7 @@ def test_guidance_1_is_no_guidance_and_more_is_more() -> None:
     assert torch.equal(plain, drawn(tiny.model("diffusion.condition_dropout=0")))
     differences = [(drawn(model, guidance=scale) - plain).abs().mean().item() for scale in (1.5, 3.0)]
     assert 0 < differences[0] < differences[1]
-    assert torch.equal(drawn(model), drawn(model, guidance=model_room.DEFAULT_GUIDANCE))
+    assert torch.equal(drawn(model), drawn(model, guidance=DEFAULT_GUIDANCE))
 
 
 DAMAGES = {

@@ -44,9 +44,9 @@ def test_it_is_trained_and_drawn_like_any_other(tmp_path: Path, monkeypatch: pyt
     run("train", "diffusion", "pixels.yaml", "--autoencoder", "pixels", "--out", "run")
     model = load("run")
     assert model.latent_shape == (3, 32, 32)
-    assert model.sample_tensor(n=2, steps=2).shape == (2, 3, 32, 32)
+    assert model.sample_tensor(count=2, steps=2).shape == (2, 3, 32, 32)
     with pytest.raises(UserError, match="guidance"):
-        model.sample_tensor(n=2, steps=2, guidance=3.0)
+        model.sample_tensor(count=2, steps=2, guidance=3.0)
     run("sample", "run", "-n", "1", "--steps", "2", "--out", "drawn")
     assert (tmp_path / "drawn" / "0000.png").exists()
     run("info", "run")

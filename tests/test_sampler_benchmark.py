@@ -8,7 +8,7 @@ import torch
 
 import tiny
 from sfumato import pictures
-from sfumato.drawing import second_stage
+from sfumato.pipeline.parts import second_stage
 from sfumato.sampling.table import SAMPLERS
 
 ROOT = Path(__file__).parents[1]

@@ -1,12 +1,15 @@
 """Tiny models of both stages whose every weight says something."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from sfumato.conditioning.condition import Condition
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.config import apply_overrides, parse
 from sfumato.model import LatentDiffusion, ModelConfig, build
+from sfumato.pipeline.conditions import Words, conditions_for, source_of
 
 TEXTS = ["a red apple", "two blue discs", "a flat green hill"]
 CONFIG: dict[str, Any] = {
@@ -39,3 +42,11 @@ def model(*overrides: str) -> LatentDiffusion:
     built.scaling.shift.copy_(torch.tensor([0.1, -0.2, 0.3]))
     built.scaling.scale.copy_(torch.tensor([0.5, 1.5, 2.0]))
     return built
+
+
+def conditions(
+    model: LatentDiffusion, n: int, prompts: Sequence[str] | None = None
+) -> tuple[Condition, Condition | None]:
+    """The condition of n samples of the training size, and the unconditional one."""
+    made = conditions_for(source_of(model), n, model.latent_shape[1:], Words(prompts))
+    return made.condition, made.null

@@ -22,11 +22,10 @@ from benchmarks.tasks.result import Outcome, machine_of, write_results
 from sfumato import load
 from sfumato.cli.task_options import parse_guidance
 from sfumato.data.toyworld.scene import Split
-from sfumato.drawing import DEFAULT_STEPS
 from sfumato.errors import UserError
+from sfumato.pipeline.request import DEFAULT_STEPS
 from sfumato.report.machine import describe
-from sfumato.tasks import Settings
-from sfumato.tasks.settings import DEFAULT_SAMPLER
+from sfumato.tasks import task_options
 from sfumato.training.workers import use_all_cores
 
 TASKS: Mapping[str, Callable[[Given, argparse.Namespace], Outcome]] = {
@@ -42,7 +41,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> Outc
     """Measures, and writes what came out. Raises UserError for a model that does another task."""
     model = load(options.model, options.device)
     model.for_inference()
-    settings = Settings(
+    settings = task_options(
         seed=options.seed,
         steps=options.steps,
         sampler=options.sampler,
@@ -96,7 +95,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--n", type=int, default=256, help="pictures")
     add("--seed", type=int, default=0, help="of the first picture")
     add("--steps", type=int, default=DEFAULT_STEPS)
-    add("--sampler", default=DEFAULT_SAMPLER)
+    add("--sampler", default=task_options().sampler)
     add("--guidance", help="a scale, or one for each part, such as text=3")
     add("--batch", type=int, default=32, help="pictures that are drawn at once")
     add("--split", choices=get_args(Split)[1:], default="held-out", help="of the toy world")

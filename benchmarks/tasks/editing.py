@@ -50,7 +50,7 @@ def measure(given: Given, strengths: Sequence[float]) -> Outcome:
             len(scenes),
             given.settings,
             lambda settings, by=strength: tasks.edit_each(  # type: ignore[misc]
-                given.model, given.pil, captions, strength=by, settings=settings
+                given.model, given.pil, captions, strength=by, options=settings
             ),
             strength,
         )

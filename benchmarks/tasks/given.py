@@ -25,7 +25,7 @@ from sfumato.data.toyworld.draw import render
 from sfumato.data.toyworld.scene import Scene, Split, scene
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
-from sfumato.tasks import Settings
+from sfumato.pipeline.request import DEFAULT_STEPS, SampleRequest
 from sfumato.training.conditions import with_room
 from sfumato.training.data import HeldOut, groups_of
 from sfumato.training.diffusion import DiffusionRun
@@ -52,7 +52,7 @@ class Given:
     model: LatentDiffusion
     images: Tensor
     what: str
-    settings: Settings
+    settings: SampleRequest
     scenes: tuple[Scene, ...] | None = None
     world: ToyWorldConfig | None = None
     texts: list[str] | None = None
@@ -86,7 +86,9 @@ def run_of(model: Path, config: str | None) -> dict[str, Any] | None:
     return None
 
 
-def toy_scenes(model: LatentDiffusion, raw: dict[str, Any] | None, n: int, part: Split, settings: Settings) -> Given:
+def toy_scenes(
+    model: LatentDiffusion, raw: dict[str, Any] | None, n: int, part: Split, settings: SampleRequest
+) -> Given:
     """The first n scenes of a split that the model was not trained on, in its own words.
 
     Raises UserError for a model of something else.
@@ -112,7 +114,7 @@ def toy_scenes(model: LatentDiffusion, raw: dict[str, Any] | None, n: int, part:
 
 
 def folder_pictures(
-    model: LatentDiffusion, raw: dict[str, Any] | None, folder: Path, n: int, captions: bool, settings: Settings
+    model: LatentDiffusion, raw: dict[str, Any] | None, folder: Path, n: int, captions: bool, settings: SampleRequest
 ) -> Given:
     """The first n pictures that the model's run held out, or of all where its configuration is not there.
 
@@ -145,17 +147,17 @@ def _holes(run: DiffusionRun) -> tuple[HoleKind, ...]:
     return HOLES if run.conditions.mask is None else run.conditions.mask.kinds
 
 
-Make = Callable[[Settings], list[Image.Image]]
+Make = Callable[[SampleRequest], list[Image.Image]]
 
 
-def timed(title: str, count: int, settings: Settings, make: Make, share: float = 1.0) -> tuple[Tensor, float]:
+def timed(title: str, count: int, settings: SampleRequest, make: Make, share: float = 1.0) -> tuple[Tensor, float]:
     """What a task draws for `count` pictures, (N, 3, H, W) uint8, and the seconds for each; a bar goes along.
 
     share: of the steps that is taken, where not all are.
     """
     batches = -(-count // settings.batch)
     t_start = time.perf_counter()
-    with counting(title, batches * round(settings.steps * share), "steps") as advance:
+    with counting(title, batches * round((settings.steps or DEFAULT_STEPS) * share), "steps") as advance:
         made = make(replace(settings, callback=lambda step: advance(1, batches * step.total)))
     return stacked(made), (time.perf_counter() - t_start) / count
 

@@ -20,11 +20,12 @@ from sfumato.data.toyworld.draw import boxes
 from sfumato.data.toyworld.facts import Fact, facts, score
 from sfumato.data.toyworld.reader import Reading, read_batch
 from sfumato.data.toyworld.scene import Scene
-from sfumato.model import DEFAULT_GUIDANCE, LatentDiffusion
+from sfumato.model import LatentDiffusion
+from sfumato.pipeline.conditions import source_of
+from sfumato.pipeline.parts import second_stage
+from sfumato.pipeline.request import DEFAULT_GUIDANCE, SampleRequest
 from sfumato.rng import numpy_generator
-from sfumato.tasks import Settings
 from sfumato.tasks.colour import drift
-from sfumato.tasks.steering import reads, second_stage
 
 MARGIN = 2
 """Pixels around an object's box that a hole hides too."""
@@ -77,14 +78,14 @@ def _of_scenes(given: Given) -> Outcome:
 
 
 def _outcome(given: Given, tables: list[Table], sheet: dict[str, Tensor], seconds: Sequence[float]) -> Outcome:
-    told = given.texts if "text" in reads(given.model) and given.texts is not None else ()
+    told = given.texts if "text" in source_of(given.model).reads and given.texts is not None else ()
     return Outcome(tables, {**sheet, "original": given.images}, sum(seconds) / len(seconds), told)
 
 
 def ways(given: Given) -> dict[str, list[str] | None]:
     """The captions to draw with, by the name of the way; None: without."""
     model, found = given.model, dict[str, list[str] | None]()
-    takes_text = "text" in reads(model)
+    takes_text = "text" in source_of(model).reads
     if takes_text and given.texts is not None:
         found["with the caption"] = given.texts
     if not takes_text or without_text(model):
@@ -106,10 +107,10 @@ def _texts(model: LatentDiffusion) -> list[str]:
     return [name for name, part in config.parts.items() if text_config(part) is not None]
 
 
-def guided(model: LatentDiffusion, settings: Settings, texts: Sequence[str] | None) -> Settings:
+def guided(model: LatentDiffusion, settings: SampleRequest, texts: Sequence[str] | None) -> SampleRequest:
     """With the usual guidance by the text, where the text is a part that was dropped alone and no scale is given."""
     parts = [name for name in _texts(model) if second_stage(model).config.part_dropout.get(name, 0) > 0]
-    if texts is None and "text" in reads(model):
+    if texts is None and "text" in source_of(model).reads:
         return replace(settings, guidance=None)
     if settings.guidance is None and parts:
         return replace(settings, guidance=dict.fromkeys(parts, DEFAULT_GUIDANCE))
@@ -124,7 +125,7 @@ def fill(given: Given, holes: Tensor, texts: Sequence[str] | None) -> tuple[Tens
         title,
         len(holes),
         guided(given.model, given.settings, texts),
-        lambda settings: tasks.inpaint_each(given.model, given.pil, masks, texts, settings=settings),
+        lambda settings: tasks.inpaint_each(given.model, given.pil, masks, texts, options=settings),
     )
 
 

@@ -29,7 +29,7 @@ def measure(given: Given) -> Outcome:
         "compose",
         len(asked),
         given.settings,
-        lambda settings: tasks.compose_each(given.model, asked, size=given.size, settings=settings),
+        lambda settings: tasks.compose_each(given.model, asked, size=given.size, options=settings),
     )
     shown = {"drawn": drawn, "autoencoder alone": reconstructed(given), "real scenes": given.images}
     rows = {name: recovery(layouts, read_batch(images)) for name, images in shown.items()}

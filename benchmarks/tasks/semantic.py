@@ -22,7 +22,7 @@ def measure(given: Given) -> Outcome:
         "paint",
         len(maps),
         given.settings,
-        lambda settings: tasks.paint_each(given.model, [ids.long() for ids in maps], settings=settings),
+        lambda settings: tasks.paint_each(given.model, [ids.long() for ids in maps], options=settings),
     )
     shown = {"drawn": drawn, "autoencoder alone": reconstructed(given), "real scenes": given.images}
     seen = {name: read_maps(images) for name, images in shown.items()}

@@ -17,8 +17,8 @@ from sfumato.denoiser.table import build_denoiser
 from sfumato.errors import UserError
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline.parts import second_stage
 from sfumato.rng import numpy_generator
-from sfumato.tasks.steering import second_stage
 from sfumato.tasks.super_resolution import enlargement
 
 BATCH = 32
@@ -32,9 +32,7 @@ def measure(given: Given, regression: Path | None) -> Outcome:
         "upscale",
         len(small),
         given.settings,
-        lambda settings: tasks.upscale_each(
-            given.model, [pictures.to_pil(image) for image in small], settings=settings
-        ),
+        lambda settings: tasks.upscale_each(given.model, [pictures.to_pil(image) for image in small], options=settings),
     )
     large = torch.stack([torch.from_numpy(bicubic(image.numpy(), given.size)) for image in small])
     shown = {"drawn": drawn, "bicubic": large}

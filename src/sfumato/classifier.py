@@ -4,7 +4,6 @@ A classifier folder is `config.yaml` and `classifier.safetensors`. It belongs to
 trained, to their scaling and to a noise schedule: a model that differs in one of them is refused.
 """
 
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +23,7 @@ from sfumato.diffusion.process import told_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.errors import UserError
 from sfumato.model import CONFIG_FILE, LatentDiffusion, swap_folder
-from sfumato.sampling.guidance import toward
-from sfumato.sampling.sampler import Denoise
+from sfumato.pipeline.request import ClassifierGuidance
 from sfumato.schema import Schema
 
 WEIGHTS_FILE = "classifier.safetensors"
@@ -107,15 +105,12 @@ class LatentClassifier:
 
         return log_p
 
-    def guide(self, label: int | str, scale: float = 1.0) -> Callable[[Denoise], Denoise]:
-        """What turns a denoise function into one that is led to the class (Dhariwal & Nichol 2021, Algorithm 2).
+    def guide(self, label: int | str, scale: float = 1.0) -> ClassifierGuidance:
+        """Guidance to the class (Dhariwal & Nichol 2021, Algorithm 2), for `SampleRequest.classifier`.
 
-        scale: of the gradient of log p; 0 is off. Raises UserError for an unknown class or a scale that is not finite.
+        scale: of the gradient of log p; 0 is off. Raises UserError for an unknown class or a scale out of range.
         """
-        if not math.isfinite(scale):
-            raise UserError(f"the classifier's scale is {scale:g}: give a finite number, 0 is off")
-        log_p = self.log_likelihood(self.class_index(label))
-        return lambda denoise: toward(denoise, self.schedule, log_p, scale, "noisy")
+        return ClassifierGuidance(self.log_likelihood(self.class_index(label)), scale)
 
 
 def described(

@@ -4,6 +4,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Schema(BaseModel):
-    """A typed, immutable configuration; an unknown key is an error (sfumato.config names the nearest known one)."""
+    """A typed, immutable configuration; an unknown key is an error (sfumato.config names the nearest known one).
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Its numbers are finite.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -13,12 +13,12 @@ import tiny
 from command_line import Command
 from sfumato.engine import tiles
 from sfumato.engine.inference import RecordedUNet
-from sfumato.generate import Projection, Steering
 from sfumato.model import LatentDiffusion, load
+from sfumato.pipeline.request import ImageGuidance, Projection
 from sfumato.sampling.image_losses import Colour
 
 KINDS = {"text": (), "class": (tiny.BY_CLASS,), "none": (tiny.UNCONDITIONAL,)}
-WISHES = {"text": {"text": tiny.TEXTS[:2]}, "class": {"label": [0, 1]}, "none": {"n": 2}}
+WISHES = {"text": {"prompt": tiny.TEXTS[:2]}, "class": {"label": [0, 1]}, "none": {"count": 2}}
 GUIDED = {"guidance": [1.5, 3.0], "interval": (0.1, 0.9), "rescale": 0.3}
 
 
@@ -60,7 +60,7 @@ def test_calls_are_recorded_and_read_what_is_given() -> None:
     pictures = []
     for text in tiny.TEXTS:
         for n in (1, 2):
-            options = {"text": [text] * n, "guidance": 3.0}
+            options = {"prompt": [text] * n, "guidance": 3.0}
             pictures.append(drawn(cuda, **options)[:1])
             close(pictures[-1], drawn(cpu, **options)[:1])
     assert denoiser.recordings is not None
@@ -74,8 +74,8 @@ def test_recorded_calls_are_the_plain_ones_at_all_sizes() -> None:
     cpu, cuda = pair()
     assert cpu.second is not None
     assert cuda.second is not None
-    condition, _ = cpu.condition(3, tiny.TEXTS)
-    there, _ = cuda.condition(3, tiny.TEXTS)
+    condition, _ = tiny.conditions(cpu, 3, tiny.TEXTS)
+    there, _ = tiny.conditions(cuda, 3, tiny.TEXTS)
     cuda.for_inference(torch.float32)
     g = torch.Generator().manual_seed(2)
     for _ in range(3):
@@ -100,11 +100,11 @@ def test_recording_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bfloat16_is_near() -> None:
     cpu, cuda = pair()
-    expected = drawn(cpu, text=tiny.TEXTS, guidance=2.0)
+    expected = drawn(cpu, prompt=tiny.TEXTS, guidance=2.0)
     cuda.for_inference(torch.bfloat16)
-    close(drawn(cuda, text=tiny.TEXTS, guidance=2.0), expected, 0.08)
+    close(drawn(cuda, prompt=tiny.TEXTS, guidance=2.0), expected, 0.08)
     with torch.autocast("cuda", torch.bfloat16):
-        close(drawn(cuda, text=tiny.TEXTS, guidance=2.0), expected, 0.08)
+        close(drawn(cuda, prompt=tiny.TEXTS, guidance=2.0), expected, 0.08)
 
 
 def test_reuse_projection_and_autoguidance() -> None:
@@ -118,14 +118,14 @@ def test_reuse_projection_and_autoguidance() -> None:
         {"projection": Projection(momentum=-0.5, limit=5.0), "guidance": 3.0},
         {"window": 16, "size": (32, 24)},
     ):
-        close(drawn(cuda, text=tiny.TEXTS, **options), drawn(cpu, text=tiny.TEXTS, **options))
-    close(drawn(cuda, text=tiny.TEXTS, autoguide=other), drawn(cpu, text=tiny.TEXTS, autoguide=cpu))
+        close(drawn(cuda, prompt=tiny.TEXTS, **options), drawn(cpu, prompt=tiny.TEXTS, **options))
+    close(drawn(cuda, prompt=tiny.TEXTS, autoguide=other), drawn(cpu, prompt=tiny.TEXTS, autoguide=cpu))
 
 
 def test_steering_by_a_loss_of_the_picture() -> None:
     cpu, cuda = pair(tiny.UNCONDITIONAL)
-    red = Steering(Colour(torch.tensor([0.3, -0.3, -0.2])))
-    close(drawn(cuda, n=2, steer=red), drawn(cpu, n=2, steer=red), 5e-3)
+    red = ImageGuidance(Colour(torch.tensor([0.3, -0.3, -0.2])))
+    close(drawn(cuda, count=2, image_guidance=red), drawn(cpu, count=2, image_guidance=red), 5e-3)
 
 
 @pytest.mark.parametrize("bottleneck", ["kl", "vq"])
@@ -152,8 +152,8 @@ def test_a_model_saved_from_the_gpu_opens_on_the_cpu(tmp_path: Path) -> None:
     cpu, cuda = pair()
     cuda.save(tmp_path / "model")
     assert cuda.digest == cpu.digest
-    close(drawn(load(tmp_path / "model"), text=tiny.TEXTS), drawn(cpu, text=tiny.TEXTS), 1e-6)
-    close(drawn(load(tmp_path / "model", "cuda"), text=tiny.TEXTS), drawn(cpu, text=tiny.TEXTS))
+    close(drawn(load(tmp_path / "model"), prompt=tiny.TEXTS), drawn(cpu, prompt=tiny.TEXTS), 1e-6)
+    close(drawn(load(tmp_path / "model", "cuda"), prompt=tiny.TEXTS), drawn(cpu, prompt=tiny.TEXTS))
 
 
 def test_the_command_draws_the_same_on_both(tmp_path: Path, command: Command) -> None:

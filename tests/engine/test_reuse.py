@@ -60,7 +60,7 @@ def test_sampling_calls_fewer_blocks(model: LatentDiffusion, monkeypatch: pytest
     monkeypatch.setattr(Block, "forward", counted)
     unet = unet_of(model)
     blocks = len(unet.input_blocks) + 1 + len(unet.output_blocks)
-    options = {"n": 2, "sampler": "ddim", "steps": 4, "as_tensor": True}
+    options = {"count": 2, "sampler": "ddim", "steps": 4, "as_tensor": True}
     pictures = {}
     for reuse, whole in ((1, 4), (2, 2), (9, 1)):
         calls[0] = 0
@@ -68,6 +68,9 @@ def test_sampling_calls_fewer_blocks(model: LatentDiffusion, monkeypatch: pytest
         assert calls[0] == whole * blocks + (4 - whole) * 2 * OUTERMOST
     assert not torch.equal(pictures[1], pictures[2])
     assert type(unet) is UNet, "the model stays as it was"
-    for wrong, said in (({"reuse": 0}, "at least 1"), ({"reuse": 2, "window": 16}, "does not go with windows")):
+    for wrong, said in (
+        ({"reuse": 0}, "reuse is 0: give a whole number from 1"),
+        ({"reuse": 2, "window": 16}, "does not go with windows"),
+    ):
         with pytest.raises(UserError, match=said):
             model.sample("a red apple", **options, **wrong)

@@ -11,9 +11,9 @@ import sfumato
 from parity import golden, needs_parity, relative_error
 from sfumato.conditioning.condition import Condition
 from sfumato.diffusion.process import time_of_index
-from sfumato.generate import Guidance, denoise_function, guided
 from sfumato.interop.original import Imported
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline.denoise import Guidance, Network, guided
 from sfumato.sampling.ancestral import DDIM, DDPM
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.inpainting import KnownRegion
@@ -103,7 +103,7 @@ def cases(model: LatentDiffusion, g: dict[str, Tensor]) -> dict[str, tuple[Sampl
     assert second is not None
     given = condition(model, g)
     assert given is not None
-    plain = denoise_function(second.denoiser, second.schedule, "eps", given)
+    plain = Network(second.denoiser, second.schedule, "eps").denoise(given)
     known = partial(KnownRegion, known=g.get("in/x0"), keep=g.get("in/keep_mask"))
     codes = model.autoencoder.quantize
     assert codes is not None
@@ -122,7 +122,7 @@ def cases(model: LatentDiffusion, g: dict[str, Tensor]) -> dict[str, tuple[Sampl
     }
     null = condition(model, g, "in/uc_")
     if null is not None:
-        guide = guided(second.denoiser, second.schedule, "eps", given, null, Guidance(3.0))
+        guide = guided(Network(second.denoiser, second.schedule, "eps"), given, null, Guidance(3.0))
         found |= {"ddim/cfg": (DDIM(0.0), guide), "plms/cfg": (PLMS(), guide)}
     return found
 

@@ -14,11 +14,11 @@ from sfumato.diffusion.prediction import to_x0
 from sfumato.diffusion.process import add_noise, network_time, posterior, prior_bits, time_of_index
 from sfumato.diffusion.schedule import DiscreteSchedule
 from sfumato.diffusion.weighting import elbo_weight
-from sfumato.generate import denoise_function
 from sfumato.interop.buffers import lvlb_weights, schedule_buffers
 from sfumato.interop.original import Imported
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.nn.embeddings import timestep_embedding
+from sfumato.pipeline.denoise import Network
 from sfumato.sampling.ancestral import DDIM, DDPM
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.loop import Step, sample
@@ -83,7 +83,7 @@ def forward_process(g: dict[str, Tensor], second: SecondStage) -> None:
 
 def steps(g: dict[str, Tensor], second: SecondStage, given: Condition) -> None:
     """The last step of DDPM alone, and the clean latents that DDIM saw on its way."""
-    denoise = denoise_function(second.denoiser, second.schedule, "eps", given)
+    denoise = Network(second.denoiser, second.schedule, "eps").denoise(given)
     last = torch.tensor([1 / second.schedule.steps, 0.0], dtype=torch.float64)
     found = sample(DDPM(), second.schedule, denoise, g["in/x_T"], last, torch.randn)
     assert relative_error(found, g["ddpm/p_sample_t0"]) <= NETWORK

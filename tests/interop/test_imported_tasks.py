@@ -11,16 +11,16 @@ import sfumato
 from parity import needs_parity
 from sfumato.errors import UserError
 from sfumato.interop.original import Imported
-from sfumato.tasks import Settings, paint, upscale
+from sfumato.tasks import paint, task_options, upscale
 
-FAST = Settings(steps=1, sampler="ddim")
+FAST = task_options(steps=1, sampler="ddim")
 pytestmark = needs_parity
 
 
 def test_the_super_resolution_model_enlarges_by_its_f(imported: Callable[..., Imported]) -> None:
     model = sfumato.load(imported("bsr_sr").folder)
     small = Image.fromarray(np.arange(10 * 15 * 3, dtype=np.uint8).reshape(10, 15, 3))
-    (large,) = upscale(model, small, settings=FAST)
+    (large,) = upscale(model, small, options=FAST)
     f = model.autoencoder.factor
     assert large.size == (15 * f, 10 * f)
 
@@ -29,7 +29,7 @@ def test_the_semantic_model_paints_ids_and_names_no_colours(imported: Callable[.
     model = sfumato.load(imported("semantic_synthesis256").folder)
     ids = torch.zeros(33, 40, dtype=torch.long)
     ids[20:] = 5
-    (picture,) = paint(model, ids, settings=FAST)
+    (picture,) = paint(model, ids, options=FAST)
     assert picture.size == (40, 33)
     with pytest.raises(UserError, match=r"records no colours of classes .*: save the map as ids"):
-        paint(model, picture, settings=FAST)
+        paint(model, picture, options=FAST)

@@ -20,16 +20,19 @@ import sfumato
 from parity import PARITY, needs_parity
 from sfumato.conditioning.condition import Condition, stack
 from sfumato.errors import UserError
-from sfumato.generate import Guidance, decode, generate_latents, guided
 from sfumato.interop.infer import infer_original
 from sfumato.interop.original import import_original
 from sfumato.interop.original_export import export_original
 from sfumato.interop.original_yaml import Original, parse_original
 from sfumato.interop.source import open_checkpoint
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline.denoise import Guidance, guided
+from sfumato.pipeline.latents import decode
+from sfumato.pipeline.pipeline import network_of
 from sfumato.rng import SampleNoise
 from sfumato.sampling.ancestral import DDIM
 from sfumato.sampling.grids import GridConfig, build_grid
+from sfumato.sampling.loop import sample
 
 Config = dict[str, Any]
 SIZE_NOT_IN_SHAPES = "semantic_synthesis512"  # of semantic_synthesis256 in every shape
@@ -198,14 +201,17 @@ def sampled(model: LatentDiffusion, fields: dict[str, Callable[[int, int, int], 
         grid = build_grid(GridConfig(kind="leading"), second.schedule, 2)
         runs = []
         for scale in (1.0, 3.0):
-            guide = guided(second.denoiser, second.schedule, second.config.prediction, given, null, Guidance(scale))
-            runs.append(generate_latents(guide, second.schedule, DDIM(), grid, shape, SampleNoise([0, 1])))
+            guide = guided(network_of(model), given, null, Guidance(scale))
+            noise = SampleNoise([0, 1])
+            with torch.no_grad():
+                x = noise((2, *shape))
+                runs.append(sample(DDIM(), second.schedule, guide, x, grid, noise))
         images = decode(model.autoencoder, model.scaling, runs[1])
     assert bool(torch.isfinite(images).all())
     assert (null is not None) == (not torch.equal(*runs))
     size = (model.autoencoder.factor * side, 2 * model.autoencoder.factor * side)
     ready = given if second.conditioner is not None else None
-    drawn = model.sample_tensor(condition=ready, n=2, seed=0, steps=2, sampler="ddim", size=size)
+    drawn = model.sample_tensor(condition=ready, count=2, seed=0, steps=2, sampler="ddim", size=size)
     torch.testing.assert_close(drawn, images, rtol=1e-4, atol=1e-4)
 
 

@@ -20,9 +20,11 @@ from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion import objective, times
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import build_schedule
-from sfumato.generate import Guidance, decode, generate_latents, guided
+from sfumato.pipeline.denoise import Guidance, Network, guided
+from sfumato.pipeline.latents import decode
 from sfumato.rng import SampleNoise
 from sfumato.sampling.grids import GridConfig, build_grid
+from sfumato.sampling.loop import sample
 from sfumato.sampling.table import DDIMConfig, build_sampler
 from sfumato.training.diffusion import DiffusionRun, Steered
 
@@ -89,10 +91,13 @@ def test_a_published_model_learns_small_and_draws(file: Path) -> None:
 
     with torch.no_grad():
         condition = Condition() if conditioner is None else conditioner(fields)
-        denoise = guided(networks.denoiser, schedule, config.objective.prediction, condition, None, Guidance())
+        denoise = guided(Network(networks.denoiser, schedule, config.objective.prediction), condition, None, Guidance())
         grid = build_grid(GridConfig(kind="leading"), schedule, 2)
         shape = (autoencoder.latent_channels, SIDE, SIDE)
-        latents = generate_latents(denoise, schedule, build_sampler(DDIMConfig()), grid, shape, SampleNoise([0, 1]))
+        noise = SampleNoise([0, 1])
+        with torch.no_grad():
+            x = noise((2, *shape))
+            latents = sample(build_sampler(DDIMConfig()), schedule, denoise, x, grid, noise)
         images = decode(autoencoder, Scaling.from_factor(autoencoder.latent_channels, 1.0), latents)
     assert images.shape == (B, 3, 2 * SIDE, 2 * SIDE)
     assert bool(torch.isfinite(images).all())

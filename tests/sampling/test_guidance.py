@@ -21,8 +21,8 @@ from sfumato.sampling.guidance import (
     classifier_free,
     corrected,
     linear,
-    steered,
     toward,
+    toward_image,
 )
 from sfumato.sampling.loop import sample
 
@@ -125,9 +125,11 @@ def test_projection_limits_the_difference():
 def test_adaptive_projected_guidance_is_the_published_one():
     """Momentum, then the norm, then the projection, over three steps; theirs in its original form."""
     theirs = pytest.importorskip("diffusers.guiders.adaptive_projected_guidance")
-    buffer, ours = theirs.MomentumBuffer(-0.5), Projected(parallel=0.2, limit=4.0, momentum=Momentum(-0.5))
+    momentum = Momentum(-0.5)
+    buffer, ours = theirs.MomentumBuffer(-0.5), Projected(parallel=0.2, limit=4.0, momentum=momentum)
     g = torch.Generator().manual_seed(1)
     for _ in range(3):
+        momentum.begin_step()
         conditional, null = (torch.randn(SHAPE, generator=g, dtype=torch.float64) for _ in range(2))
         expected = theirs.normalized_guidance(conditional, null, 5.0, buffer, 0.2, 4.0, use_original_formulation=True)
         torch.testing.assert_close(ours(conditional, null, 6.0), expected)
@@ -184,12 +186,12 @@ def test_steering_goes_the_way_to_a_loss_of_zero():
 
     with torch.no_grad():
         for scale in (0.0, 0.5, 1.0):
-            guided = steered(prior, distance, scale)(x, T)
+            guided = toward_image(prior, distance, scale)(x, T)
             left = 1 - scale * alpha / (alpha + STIFF)
             torch.testing.assert_close(distance(guided), left * distance(prior(x, T)), rtol=1e-9, atol=1e-9)
     # a mean over the latent or a sum, one unit or another: the step is the same
-    step = steered(prior, distance, 0.5)(x, T)
-    torch.testing.assert_close(steered(prior, lambda x0: 1000 * distance(x0), 0.5)(x, T), step)
+    step = toward_image(prior, distance, 0.5)(x, T)
+    torch.testing.assert_close(toward_image(prior, lambda x0: 1000 * distance(x0), 0.5)(x, T), step)
 
 
 def test_steered_samples_are_data_that_fulfil_the_wish():
@@ -200,7 +202,7 @@ def test_steered_samples_are_data_that_fulfil_the_wish():
     grid = build_grid(GridConfig(kind="log-snr"), LINEAR, 24)
 
     def share(scale):
-        led = steered(denoise, lambda x0: 0.5 * (x0[:, 0] - 1).square(), scale)
+        led = toward_image(denoise, lambda x0: 0.5 * (x0[:, 0] - 1).square(), scale)
         found = sample(DDIM(), LINEAR, led, x, grid, no_noise)
         assert torch.cdist(found, points).min(1).values.max() < 0.05, "pictures stay pictures"
         return ((found - points[0]).norm(dim=1) < 0.05).double().mean()

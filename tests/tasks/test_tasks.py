@@ -18,10 +18,10 @@ from sfumato.errors import UserError
 from sfumato.inputs import Inputs, LayoutInput, LowResolutionInput, MapInput, MaskInput
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import from_pil, padded, to_pil
+from sfumato.pipeline.request import SampleRequest
 from sfumato.tasks import (
     Box,
     Extent,
-    Settings,
     compose,
     compose_each,
     edit,
@@ -31,18 +31,18 @@ from sfumato.tasks import (
     outpaint,
     paint,
     paint_each,
+    task_options,
     upscale,
     upscale_each,
 )
 from sfumato.tasks.compositing import largest_change
-from sfumato.tasks.drawing import encode
 from sfumato.tasks.editing import with_statistics
-from sfumato.tasks.inpainting import hole_of, masked_fields
+from sfumato.tasks.inpainting import hole_of, masked_fields, raw_latent
 from sfumato.tasks.outpainting import extended
 from sfumato.tasks.semantic import read_map
 from tasks import steered
 
-FAST = Settings(steps=2)
+FAST = task_options(steps=2)
 ODD = (19, 27)
 """(H, W) that no factor divides."""
 
@@ -78,7 +78,7 @@ def off(one: Image.Image, other: Image.Image) -> int:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
 def test_inpainting_leaves_the_outside_as_it_was(make: Callable[[], LatentDiffusion], mode: str) -> None:
     original = photo().convert(mode)
-    (result,) = inpaint(make(), original, square(), settings=FAST)
+    (result,) = inpaint(make(), original, square(), options=FAST)
     assert (result.mode, result.size) == (original.mode, original.size)
     hole = hole_of(square(), original)
     assert largest_change(original, result, hole) == 0
@@ -92,7 +92,7 @@ def test_what_was_in_the_hole_does_not_matter() -> None:
     other[np.asarray(square()) > 0] = 200
     for model in (steered.masked(), steered.plain()):
         first, second = (
-            inpaint(model, Image.fromarray(pixels), square(), feather=0, settings=FAST)[0] for pixels in (one, other)
+            inpaint(model, Image.fromarray(pixels), square(), feather=0, options=FAST)[0] for pixels in (one, other)
         )
         assert np.array_equal(np.asarray(first), np.asarray(second))
 
@@ -107,10 +107,10 @@ def test_masked_fields_follow_the_convention_of_the_model() -> None:
     found = masked_fields(original, image, hole, cells, LEAST_MEMORY)
     black = torch.where(hole > 0, -1.0, image)
     assert torch.equal(found["mask"], 2 * cells - 1)
-    torch.testing.assert_close(found["masked_latent"], encode(original, black, LEAST_MEMORY))
+    torch.testing.assert_close(found["masked_latent"], raw_latent(original, black, LEAST_MEMORY))
     stable = tiny.model(steered.STABLE, steered.NOT_DROPPED)
     found = masked_fields(stable, image, hole, cells, LEAST_MEMORY)
-    grey = encode(stable, torch.where(hole > 0, 0.0, image), LEAST_MEMORY)
+    grey = raw_latent(stable, torch.where(hole > 0, 0.0, image), LEAST_MEMORY)
     assert torch.equal(found["mask"], cells)
     torch.testing.assert_close(found["masked_latent"], stable.scaling.to_model(grey))
     ours = with_inputs(steered.masked(), mask=MaskInput(keep=0, hole=3, fill="grey"))
@@ -124,7 +124,7 @@ def test_of_a_large_picture_only_the_surroundings_of_the_hole_are_looked_at() ->
     model.second.denoiser.register_forward_pre_hook(lambda _, given: sizes.add(tuple(given[0].shape[2:])))
     original, mask = photo((150, 201)), np.zeros((150, 201), np.uint8)
     mask[60:70, 190:201] = 255
-    (result,) = inpaint(model, original, Image.fromarray(mask), settings=FAST)
+    (result,) = inpaint(model, original, Image.fromarray(mask), options=FAST)
     # the training size, 16x24, around 10x11: half of it on each side but where the picture ends, in latent cells
     assert sizes == {(14, 12)}
     hole = torch.from_numpy(mask > 0)
@@ -134,18 +134,18 @@ def test_of_a_large_picture_only_the_surroundings_of_the_hole_are_looked_at() ->
 
 def test_jumps_walk_more_steps() -> None:
     seen: list[int] = []
-    settings = replace(FAST, callback=lambda step: seen.append(step.total))
-    inpaint(steered.plain(), photo(), square(), jumps=(1, 2), settings=settings)
-    assert len(seen) == seen[0] == 4
+    options = replace(FAST, callback=lambda step: seen.append(step.total))
+    inpaint(steered.plain(), photo(), square(), jumps=(1, 2), options=options)
+    assert len(seen) == seen[0] == 6, "both steps twice, and each time up again"
     with pytest.raises(UserError, match="jumps are for models that were not trained to inpaint"):
-        inpaint(steered.masked(), photo(), square(), jumps=(1, 2), settings=FAST)
+        inpaint(steered.masked(), photo(), square(), jumps=(1, 2), options=FAST)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 def test_outpainting_keeps_the_picture(mode: str) -> None:
     original = photo().convert(mode)
     extent = Extent(left=6, top=0, right=3, bottom=5)
-    (result,) = outpaint(steered.masked(), original, extent, settings=FAST)
+    (result,) = outpaint(steered.masked(), original, extent, options=FAST)
     assert result.size == (ODD[1] + 9, ODD[0] + 5)
     canvas, new = extended(original, extent)
     assert result.mode == canvas.mode == {"P": "RGB"}.get(mode, mode)
@@ -153,7 +153,7 @@ def test_outpainting_keeps_the_picture(mode: str) -> None:
     kept = result.crop((6, 0, 6 + ODD[1], ODD[0]))
     assert np.array_equal(np.asarray(kept), np.asarray(original.convert(kept.mode)))
     with pytest.raises(UserError, match=r"extend is 0,0,0,0: give the pixels"):
-        outpaint(steered.masked(), original, Extent(), settings=FAST)
+        outpaint(steered.masked(), original, Extent(), options=FAST)
 
 
 # ---- edit
@@ -161,12 +161,12 @@ def test_outpainting_keeps_the_picture(mode: str) -> None:
 
 def test_strength_0_is_the_reconstruction_and_1_a_sample() -> None:
     model, image = tiny.model(), photo((16, 24))
-    (kept,) = edit(model, image, "a red apple", strength=0, settings=FAST)
+    (kept,) = edit(model, image, "a red apple", strength=0, options=FAST)
     whole = model.reconstruct(from_pil(image)[None])
     assert off(kept, to_pil(whole[0])) <= 1
-    settings = replace(FAST, seed=5, n=2)
-    fresh = edit(model, image, "a red apple", strength=1, settings=settings)
-    drawn = model.sample("a red apple", steps=2, seed=5, n=2, sampler="dpmpp-2m")
+    options = replace(FAST, seed=5, count=2)
+    fresh = edit(model, image, "a red apple", strength=1, options=options)
+    drawn = model.sample("a red apple", steps=2, seed=5, count=2, sampler="dpmpp-2m")
     assert all(off(one, other) <= 1 for one, other in zip(fresh, drawn, strict=True))
     assert off(fresh[0], fresh[1]) > 5
 
@@ -174,9 +174,9 @@ def test_strength_0_is_the_reconstruction_and_1_a_sample() -> None:
 def test_a_little_strength_stays_nearer_than_much() -> None:
     model, image = steered.plain(), photo()
     near, far = (
-        np.asarray(edit(model, image, strength=s, settings=Settings(steps=10))[0]).astype(float) for s in (0.1, 1)
+        np.asarray(edit(model, image, strength=s, options=task_options(steps=10))[0]).astype(float) for s in (0.1, 1)
     )
-    kept = np.asarray(edit(model, image, strength=0, settings=FAST)[0])
+    kept = np.asarray(edit(model, image, strength=0, options=FAST)[0])
     assert near.shape == (*ODD, 3)
     assert np.abs(near - kept).mean() < np.abs(far - kept).mean()
 
@@ -197,13 +197,13 @@ def test_a_style_is_the_other_latents_mean_and_spread() -> None:
 
 def test_upscaling_any_size_by_the_models_factor() -> None:
     small = photo((11, 7))
-    (result,) = upscale(steered.enlarging(), small, settings=FAST)
+    (result,) = upscale(steered.enlarging(), small, options=FAST)
     assert (result.mode, result.size) == ("RGB", (14, 22))
     other = with_inputs(steered.enlarging(), low_resolution=LowResolutionInput(factor=4, degradation="bicubic"))
-    assert upscale(other, small, settings=FAST)[0].size == (28, 44)
+    assert upscale(other, small, options=FAST)[0].size == (28, 44)
     grey = small.convert("LA")
     grey.putalpha(Image.new("L", grey.size, 77))
-    (result,) = upscale(steered.enlarging(), grey, settings=FAST)
+    (result,) = upscale(steered.enlarging(), grey, options=FAST)
     assert (result.mode, result.getchannel("A").getextrema()) == ("LA", (77, 77))
 
 
@@ -213,7 +213,7 @@ def test_colours_do_not_drift() -> None:
     wanted = np.asarray(small, np.float64).mean((0, 1))
 
     def moved(keep: bool) -> float:
-        (result,) = upscale(steered.enlarging(), small, keep_colours=keep, settings=FAST)
+        (result,) = upscale(steered.enlarging(), small, keep_colours=keep, options=FAST)
         return float(np.abs(np.asarray(result, np.float64).mean((0, 1)) - wanted).max())
 
     assert moved(True) < 0.35 * moved(False)
@@ -226,12 +226,12 @@ def test_maps_steer_and_any_size_is_kept() -> None:
     model = steered.semantic()
     ids = torch.zeros(*ODD, dtype=torch.long)
     ids[:, 9:] = 3
-    one, two = paint(model, ids, settings=FAST), paint(model, 4 - ids, settings=FAST)
+    one, two = paint(model, ids, options=FAST), paint(model, 4 - ids, options=FAST)
     assert one[0].size == (ODD[1], ODD[0])
     assert arrays(one) != arrays(two)
-    assert arrays(paint(model, Image.fromarray(ids.numpy().astype(np.uint8)), settings=FAST)) == arrays(one)
+    assert arrays(paint(model, Image.fromarray(ids.numpy().astype(np.uint8)), options=FAST)) == arrays(one)
     void = torch.full_like(ids, 255)
-    assert arrays(paint(model, void, settings=FAST)) != arrays(one)
+    assert arrays(paint(model, void, options=FAST)) != arrays(one)
 
 
 def test_maps_are_read_as_ids_palettes_or_colours() -> None:
@@ -259,15 +259,15 @@ def test_maps_are_read_as_ids_palettes_or_colours() -> None:
 def test_boxes_steer_and_names_are_known() -> None:
     model = with_inputs(steered.layout(), layout=LayoutInput(names=("cat", "dog", "sun", "sea")))
     boxes = [Box("dog", (0.1, 0.2, 0.5, 0.5)), Box(3, (0.5, 0.0, 0.5, 1.0))]
-    one = compose(model, boxes, settings=FAST)
+    one = compose(model, boxes, options=FAST)
     assert one[0].size == (24, 16)
-    assert arrays(one) == arrays(compose(model, [Box(1, boxes[0].box), boxes[1]], settings=FAST))
-    assert arrays(one) != arrays(compose(model, boxes[:1], settings=FAST))
-    assert compose(model, boxes, size=(18, 30), settings=FAST)[0].size == (30, 18)
+    assert arrays(one) == arrays(compose(model, [Box(1, boxes[0].box), boxes[1]], options=FAST))
+    assert arrays(one) != arrays(compose(model, boxes[:1], options=FAST))
+    assert compose(model, boxes, size=(18, 30), options=FAST)[0].size == (30, 18)
     with pytest.raises(UserError, match=r"box 1 has the category 'dgo', which is none of cat, dog.*mean 'dog'"):
-        compose(model, [Box("dgo", boxes[0].box)], settings=FAST)
+        compose(model, [Box("dgo", boxes[0].box)], options=FAST)
     with pytest.raises(UserError, match=r"records no names .*: give its number, 0 to 3"):
-        compose(steered.layout(), boxes, settings=FAST)
+        compose(steered.layout(), boxes, options=FAST)
 
 
 # ---- canvases
@@ -281,15 +281,15 @@ def test_large_canvases_go_in_windows_that_see_their_part() -> None:
     ids[:, 48:] = 2
     sizes: set[tuple[int, int]] = set()
     handle = model.second.denoiser.register_forward_pre_hook(lambda _, given: sizes.add(tuple(given[0].shape[2:])))
-    (whole,) = paint(model, ids, settings=replace(FAST, window=0))
+    (whole,) = paint(model, ids, options=replace(FAST, window=0))
     assert sizes == {(16, 48)}
     sizes.clear()
-    (auto,) = paint(model, ids, settings=FAST)
+    (auto,) = paint(model, ids, options=FAST)
     assert sizes == {(8, 12)}
     handle.remove()
     assert auto.size == whole.size == (96, 32)
     with pytest.raises(UserError, match="window is 6 pixels: give a multiple of 4"):
-        paint(model, ids, settings=replace(FAST, window=6))
+        paint(model, ids, options=replace(FAST, window=6))
 
 
 def test_windows_of_a_layout_see_it_through_their_crop() -> None:
@@ -300,7 +300,7 @@ def test_windows_of_a_layout_see_it_through_their_crop() -> None:
     transformer = model.second.conditioner.transformer
     assert isinstance(transformer, torch.nn.Module)
     transformer.register_forward_pre_hook(lambda _, given: seen.append(given[0][0, -2:]))
-    compose(model, [Box(1, (0.0, 0.0, 1.0, 1.0))], size=(32, 48), settings=replace(FAST, window=16))
+    compose(model, [Box(1, (0.0, 0.0, 1.0, 1.0))], size=(32, 48), options=replace(FAST, window=16))
     # the crop's two tokens: as many different places as windows, beside the whole of the first look
     assert len({tuple(tokens.tolist()) for tokens in seen}) > 4
 
@@ -324,7 +324,7 @@ def test_equal_scales_of_all_parts_are_one_scale() -> None:
     model = tiny.model(steered.STABLE, ALL_DROPPED)
 
     def drawn(guidance: Any) -> Image.Image:
-        return inpaint(model, photo(), square(), "a red ring", settings=replace(FAST, guidance=guidance))[0]
+        return inpaint(model, photo(), square(), "a red ring", options=replace(FAST, guidance=guidance))[0]
 
     together = drawn({"tokens": 4.0, "mask": 4.0, "masked_image": 4.0})
     assert off(together, drawn(4.0)) <= 1
@@ -336,13 +336,13 @@ def test_equal_scales_of_all_parts_are_one_scale() -> None:
 def test_scales_of_parts_that_a_model_does_not_know() -> None:
     def refused(model: LatentDiffusion, guidance: dict[str, float], said: str, **options: Any) -> None:
         with pytest.raises(UserError, match=said):
-            inpaint(model, photo(), square(), settings=replace(FAST, guidance=guidance), **options)
+            inpaint(model, photo(), square(), options=replace(FAST, guidance=guidance), **options)
 
     known = tiny.model(steered.STABLE, "diffusion.part_dropout={tokens: 0.1}")
     refused(known, {"token": 3}, "'token' is not one of the parts mask, masked_image, tokens")
     refused(known, {"mask": 3}, r"without dropping 'mask' alone \(train.part_dropout has tokens\)")
     refused(known, {"tokens": 3}, "not from a negative prompt", prompt="a", negative="b")
-    refused(known, {"tokens": math.nan}, "give finite numbers")
+    refused(known, {"tokens": math.nan}, "guidance is nan: give a number")
     refused(known, {}, "names no parts")
     refused(steered.plain(), {"text": 3}, "this one's condition has none: give one number")
 
@@ -369,15 +369,15 @@ def test_many_at_once_are_those_of_one_by_one() -> None:
     small, semantic, layout, text = steered.enlarging(), steered.semantic(), steered.layout(), tiny.model()
     masks = [square()] * 3
 
-    def all_of(settings: Settings, k: slice) -> list[list[Image.Image]]:
+    def all_of(options: SampleRequest, k: slice) -> list[list[Image.Image]]:
         return [
-            paint_each(semantic, ids[k], settings=settings),
-            compose_each(layout, boxes[k], settings=settings),
-            upscale_each(small, photos[k], settings=settings),
-            inpaint_each(stable, photos[k], masks[k], texts[k], settings=settings),
-            inpaint_each(text, photos[k], masks[k], texts[k], settings=settings),
-            edit_each(text, photos[k], texts[k], strength=0.5, settings=settings),
-            edit_each(text, photos[k], strength=0, settings=settings),
+            paint_each(semantic, ids[k], options=options),
+            compose_each(layout, boxes[k], options=options),
+            upscale_each(small, photos[k], options=options),
+            inpaint_each(stable, photos[k], masks[k], texts[k], options=options),
+            inpaint_each(text, photos[k], masks[k], texts[k], options=options),
+            edit_each(text, photos[k], texts[k], strength=0.5, options=options),
+            edit_each(text, photos[k], strength=0, options=options),
         ]
 
     together = all_of(replace(FAST, seed=7, batch=3), slice(0, 3))
@@ -393,25 +393,25 @@ def test_canvases_of_different_sizes_do_not_share_a_batch() -> None:
     batches: list[int] = []
     model.second.denoiser.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
     shown = [photo((8, 12)), photo((8, 12)), photo((12, 8)), photo((8, 12))]
-    made = upscale_each(model, shown, settings=replace(FAST, steps=1, batch=3))
+    made = upscale_each(model, shown, options=replace(FAST, steps=1, batch=3))
     assert [picture.size for picture in made] == [(24, 16), (24, 16), (16, 24), (24, 16)]
     assert batches == [2, 1, 1]
-    upscale(model, shown[0], settings=replace(FAST, steps=1, n=5, batch=4))
+    upscale(model, shown[0], options=replace(FAST, steps=1, count=5, batch=4))
     assert batches[3:] == [4, 1]
     with pytest.raises(UserError, match="prompts: 2 for 4 pictures; give a list with one for each"):
         upscale_each(model, shown, ["a", "b"])
     with pytest.raises(UserError, match="1 masks for 4 pictures: give one for each"):
         inpaint_each(steered.plain(), shown, [square()])
-    with pytest.raises(UserError, match="batch is 0: give at least 1"):
-        upscale(model, shown[0], settings=replace(FAST, batch=0))
+    with pytest.raises(UserError, match="batch is 0: give a whole number from 1"):
+        upscale(model, shown[0], options=replace(FAST, batch=0))
 
 
 def test_a_part_that_was_dropped_alone_can_be_left_out() -> None:
     known = tiny.model(steered.STABLE, steered.NOT_DROPPED, "diffusion.part_dropout={tokens: 0.1}")
-    (without,) = inpaint(known, photo(), square(), settings=FAST)
-    (empty,) = inpaint(known, photo(), square(), "", settings=FAST)
+    (without,) = inpaint(known, photo(), square(), options=FAST)
+    (empty,) = inpaint(known, photo(), square(), "", options=FAST)
     assert arrays([without]) == arrays([empty])
-    (told,) = inpaint(known, photo(), square(), "a red apple", settings=FAST)
+    (told,) = inpaint(known, photo(), square(), "a red apple", options=FAST)
     assert arrays([without]) != arrays([told])
     with pytest.raises(UserError, match="give a prompt"):
-        inpaint(tiny.model(steered.STABLE, steered.NOT_DROPPED), photo(), square(), settings=FAST)
+        inpaint(tiny.model(steered.STABLE, steered.NOT_DROPPED), photo(), square(), options=FAST)

@@ -144,7 +144,7 @@ def test_a_run_s_average_is_a_model(command: Command, runs: Runs, tmp_path: Path
     assert weaker.digest == sfumato.load_snapshot(runs.plain).digest
     guide = ("-n", 1, "--steps", 1, "--autoguide", runs.plain, "--out", tmp_path / "led")
     assert command("sample", runs.plain, *guide).err == ""
-    assert early.sample_tensor(n=1, steps=1).shape == tracked.sample_tensor(n=1, steps=1).shape
+    assert early.sample_tensor(count=1, steps=1).shape == tracked.sample_tensor(count=1, steps=1).shape
 
 
 def test_what_no_snapshot_gives_is_said(command: Command, runs: Runs, tmp_path: Path) -> None:

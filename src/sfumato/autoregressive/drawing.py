@@ -9,6 +9,7 @@ from torch import Tensor
 from sfumato.autoregressive.network import CodeTransformer
 from sfumato.conditioning.condition import Condition, stack
 from sfumato.errors import UserError
+from sfumato.pipeline.latents import check_finite
 from sfumato.rng import generator
 
 
@@ -73,6 +74,7 @@ def draw_codes(
         if guided:
             without, given = logits.chunk(2)
             logits = without + guidance * (given - without)
+        check_finite(logits, "transformer", "logits")
         uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in sources])
         drawn.append(choose(logits.float().cpu(), uniform, choice).to(logits.device))
         if callback is not None:

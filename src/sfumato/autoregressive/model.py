@@ -14,11 +14,14 @@ from sfumato.autoencoder.model import VQConfig
 from sfumato.autoregressive.drawing import Choice, draw_codes
 from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
-from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
+from sfumato.conditioning.condition import Conditioner, ConditionSpec
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer, text_config
-from sfumato.config import load_config, nearest, to_yaml
+from sfumato.config import load_config, to_yaml
 from sfumato.errors import UserError
 from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, LatentDiffusion, load, swap_folder
+from sfumato.pipeline.conditions import ConditionSource, Words, conditions_for
+from sfumato.pipeline.latents import check_finite
+from sfumato.pipeline.plan import spread
 from sfumato.schema import Schema
 
 FIRST_STAGE = "first-stage"
@@ -99,47 +102,23 @@ class CodeModel:
         Raises:
             UserError: for a condition that the model is not steered by, or lacks.
         """
-        with torch.no_grad():
-            condition, null = self.condition(len(seeds), text, label)
-        if guidance != 1 and null is None:
-            raise UserError(f"guidance {guidance:g} cannot work: this model was trained without condition dropout")
-        codes = draw_codes(self.network, condition, null, seeds, choice, guidance, callback)
-        with torch.no_grad():
-            return self.first.autoencoder.decode_indices(codes).float()
-
-    def condition(
-        self, n: int, text: Sequence[str] | None = None, label: Sequence[int | str] | None = None
-    ) -> tuple[Condition, Condition | None]:
-        """The condition of n samples and, where the model knows it, the unconditional one; nothing given: both that."""
-        reads = () if self.conditioner is None else self.conditioner.reads
-        for name, value in (("text", text), ("label", label)):
-            if value is not None and name not in reads:
-                raise UserError(f"this model takes no {name}: it is steered by {' and '.join(reads) or 'nothing'}")
-        if self.conditioner is None:
-            return Condition(), None
-        null = self.conditioner.null(n, self.network.size) if self.config.condition_dropout > 0 else None
-        fields: dict[str, Any] = {}
-        if text is not None:
-            fields["text"] = list(text) * (n if len(text) == 1 else 1)
-        if label is not None:
-            rows = list(label) * (n if len(label) == 1 else 1)
-            fields["label"] = torch.tensor([self._class(value) for value in rows], device=self.device)
-        if not fields and null is not None:
-            return null, null
-        missing = [name for name in reads if name not in fields]
-        if missing:
-            raise UserError(f"this model is steered by {' and '.join(reads)}: give a {missing[0]}")
-        return self.conditioner(fields), null
-
-    def _class(self, label: int | str) -> int:
-        names = self.config.classes or ()
-        if isinstance(label, str) and label in names:
-            return names.index(label)
-        if isinstance(label, int) or label.isdecimal():
-            return int(label)
-        raise UserError(
-            f"label {label!r} is not one of this model's classes{nearest(label, names)}: {', '.join(names)}"
+        source = ConditionSource(
+            self.conditioner,
+            self.config.conditioner,
+            self.config.condition_dropout,
+            {},
+            self.config.classes,
+            None,
+            self.device,
         )
+        n = len(seeds)
+        words = Words(spread(text, n, "prompts"), spread(label, n, "labels"))
+        made = conditions_for(source, n, self.network.size, words)
+        if guidance != 1 and made.null is None:
+            raise UserError(f"guidance {guidance:g} cannot work: this model was trained without condition dropout")
+        codes = draw_codes(self.network, made.condition, made.null, seeds, choice, guidance, callback)
+        with torch.no_grad():
+            return check_finite(self.first.autoencoder.decode_indices(codes).float(), "decoder", "images")
 
 
 def codebook_of(first: LatentDiffusion) -> int:

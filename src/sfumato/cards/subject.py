@@ -14,6 +14,8 @@ from sfumato.data.folder import FolderDataset
 from sfumato.data.loader import sweep
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline import pipeline
+from sfumato.pipeline.request import SampleRequest
 
 LabelPolicy = Literal["data", "balanced"]
 
@@ -101,7 +103,7 @@ def _fields(dataset: Dataset, row: int) -> dict[str, Any]:
 class ModelSubject:
     """A model's samples; number i has the seed `seed` + i.
 
-    `options` are keyword arguments of `LatentDiffusion.sample_tensor`; `facts` what the card says of them.
+    `options` are fields of a `SampleRequest`; `facts` what the card says of them.
     """
 
     model: LatentDiffusion
@@ -129,15 +131,15 @@ class ModelSubject:
 
     def pictures(self, numbers: Sequence[int]) -> Tensor:
         text, label = self._asked(numbers)
-        images = self.model.sample_tensor(
-            text,
+        request = SampleRequest(
+            prompt=text,
             label=label,
-            n=len(numbers),
+            count=len(numbers),
             seeds=[self.seed + i for i in numbers],
-            batch=max(1, len(numbers)),
+            batch=len(numbers),
             **self.options,
         )
-        return pictures.to_uint8(images).cpu()
+        return pictures.to_uint8(pipeline.sample(self.model, request).images).cpu()
 
     def _asked(self, numbers: Sequence[int]) -> tuple[list[str] | None, list[int] | None]:
         text, label = self.asked.text, self.asked.label

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sfumato.model import LatentDiffusion
-    from sfumato.sampling.sampler import Denoise
+    from sfumato.pipeline.request import ClassifierGuidance
 
 ClassOption = Annotated[
     str | None, typer.Option("--class", metavar="N", help="The class, by name or number, that --classifier leads to.")
@@ -24,8 +22,8 @@ ClassifierScaleOption = Annotated[
 
 def led_by(
     model: "LatentDiffusion", classifier: Path | None, label: str | None, scale: float
-) -> "tuple[Callable[[Denoise], Denoise] | None, dict[str, Any]]":
-    """What wraps the model's denoise function, and what pictures tell of it; nothing without a classifier.
+) -> "tuple[ClassifierGuidance | None, dict[str, Any]]":
+    """The guidance by a classifier, and what images record of it beside its scale; nothing without a classifier.
 
     To be called before the model is packed. Raises UserError for options that do not go together, or with the model.
     """
@@ -39,4 +37,4 @@ def led_by(
         return None, {}
     judge = load_classifier(classifier, model.device)
     judge.check_fits(model)
-    return judge.guide(label, scale), {"class": label, "classifier scale": scale}
+    return judge.guide(label, scale), {"class": label}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sfumato.model import LatentDiffusion
-    from sfumato.tasks.settings import Settings
+    from sfumato.pipeline.request import SampleRequest
 
 
 def compose(
@@ -58,13 +58,19 @@ def compose(
     """
     from sfumato import tasks
     from sfumato.cli.options import parse_size
+    from sfumato.pipeline.memory import check_memory
+    from sfumato.pipeline.options import check_number
+    from sfumato.pipeline.request import SIDE
     from sfumato.tasks.layout import read_layout
 
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
     layout = read_layout(boxes)
     frame = parse_size(size) or layout.size
+    if frame is not None:
+        check_number("size", frame, SIDE)
+        check_memory(frame, 1)
 
-    def make(loaded: "LatentDiffusion", settings: "Settings") -> "list[Image]":
-        return tasks.compose(loaded, layout.boxes, prompt, size=frame, negative=negative, settings=settings)
+    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
+        return tasks.compose(loaded, layout.boxes, prompt, size=frame, negative=negative, options=options)
 
     run(given, "compose", make, {"prompt": prompt, "negative": negative, "boxes": boxes.name})

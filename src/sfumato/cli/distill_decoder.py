@@ -125,13 +125,12 @@ def _config(
     """The options, checked. Raises UserError."""
     from sfumato.cli.options import at_least
     from sfumato.config import parse
-    from sfumato.errors import UserError
+    from sfumato.pipeline.options import Range, check_number
     from sfumato.training.distillation import Distillation
 
     if channels is not None:
         at_least("--channels", channels, 4)
-    if not perceptual >= 0:
-        raise UserError(f"--perceptual is {perceptual:g}: give 0 for none, or a weight such as 0.1")
+    check_number("--perceptual", perceptual, Range(0.0, 1000.0))
     given: dict[str, Any] = {
         "pictures": at_least("--pictures", pictures, 2),
         "batch": at_least("--batch", batch, 1),
@@ -222,8 +221,8 @@ def _faster(model: "LatentDiffusion", made: "DistilledDecoder", computing: "torc
 
     from sfumato import flops
     from sfumato.cost.measure import seconds
-    from sfumato.drawing import DecoderName
     from sfumato.engine.inference import for_inference
+    from sfumato.pipeline.request import DecoderName
 
     size = model.config.image_size
     fewer = flops.decode(model.config.autoencoder, size) / flops.decode_tiny(made.config.decoder, size)

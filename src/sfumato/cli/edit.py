@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sfumato.model import LatentDiffusion
-    from sfumato.tasks.settings import Settings
+    from sfumato.pipeline.request import SampleRequest
 
 
 def edit(
@@ -69,7 +69,7 @@ def edit(
     picture = read_picture(image, "the picture")
     other = None if style is None else read_picture(style, "the style picture")
 
-    def make(loaded: "LatentDiffusion", settings: "Settings") -> "list[Image]":
+    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
         return tasks.edit(
             loaded,
             picture,
@@ -79,7 +79,7 @@ def edit(
             style_amount=style_amount,
             label=label,
             negative=negative,
-            settings=settings,
+            options=options,
         )
 
     facts = {"prompt": prompt, "label": label, "negative": negative, "image": image.name, "strength": strength}

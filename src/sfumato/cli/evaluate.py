@@ -86,12 +86,14 @@ def evaluate(
     from sfumato.cli.networks import cache_folder, loaded_clip, loaded_networks
     from sfumato.cli.options import at_least, chosen_device, enough_memory, out_folder, parse_size
     from sfumato.cli.progress import bars
+    from sfumato.pipeline.choices import check_names
+    from sfumato.pipeline.request import SampleRequest
     from sfumato.training.workers import use_all_cores
 
     wanted = planned(metrics.split(","), features)
     at_least("--n", n, 2)
     at_least("--batch", batch, 1)
-    at_least("--steps", steps, 1)
+    check_names(SampleRequest(sampler=sampler, eta=eta, steps=steps, guidance=guidance, seed=seed, batch=batch))
     at_least("--bootstrap", bootstrap, 0)
     at_least("--reference", 2 if reference is None else reference, 2)
     use_all_cores()
@@ -175,18 +177,21 @@ def _opened_model(
     from sfumato.cards.subject import ModelSubject, wishes
     from sfumato.cli.options import chosen_autocast, made_fast
     from sfumato.cli.real_pictures import opened_data
-    from sfumato.cli.sampling_options import configured
-    from sfumato.drawing import chosen, second_stage
     from sfumato.model import load
+    from sfumato.pipeline.choices import chosen, named_sampler
+    from sfumato.pipeline.conditions import source_of
+    from sfumato.pipeline.parts import second_stage
+    from sfumato.pipeline.plan import guidance_scale
 
-    wished = configured(drawing.sampler, drawing.eta)
+    sampler = named_sampler(drawing.sampler, drawing.eta)
     computing = chosen_autocast(device, drawing.precision)
     model = load(path, device)
     size = frame.size or model.config.image_size
     dataset = opened_data(data, size, frame.pad, frame.background, model, scanning)
     asked = wishes(model, dataset, n, drawing.labels)
-    scale = model.guidance_scale(drawing.guidance, asked.text is not None or asked.label is not None)
-    choice = chosen(second_stage(model), wished, None, drawing.steps, scale)
+    given = asked.text is not None or asked.label is not None
+    scale = guidance_scale(source_of(model), drawing.guidance, given)
+    choice = chosen(second_stage(model), sampler, None, drawing.steps, scale)
     config = choice.sampler
     options = {"steps": drawing.steps, "sampler": config, "grid": choice.grid, "guidance": scale, "size": size}
     facts = {

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sfumato.model import LatentDiffusion
-    from sfumato.tasks.settings import Settings
+    from sfumato.pipeline.request import SampleRequest
 
 
 def inpaint(
@@ -65,14 +65,15 @@ def inpaint(
     """
     from sfumato import tasks
     from sfumato.tasks.compositing import largest_change
-    from sfumato.tasks.inpainting import hole_of
+    from sfumato.tasks.inpainting import check_feather, hole_of
 
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
     picture, shown = read_picture(image, "the picture"), read_picture(mask, "the mask")
     hole = hole_of(shown, picture)
+    check_feather(feather, picture)
     resampling = parse_jumps(jumps)
 
-    def make(loaded: "LatentDiffusion", settings: "Settings") -> "list[Image]":
+    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
         return tasks.inpaint(
             loaded,
             picture,
@@ -82,7 +83,7 @@ def inpaint(
             negative=negative,
             feather=feather,
             jumps=resampling,
-            settings=settings,
+            options=options,
         )
 
     def check(result: "Image") -> str:
@@ -95,10 +96,13 @@ def inpaint(
 def parse_jumps(text: str | None) -> tuple[int, int] | None:
     """(length, repeats) of "5,3"."""
     from sfumato.errors import UserError
+    from sfumato.pipeline.request import SampleRequest
 
     if text is None:
         return None
     found = [part.strip() for part in text.split(",")]
     if len(found) != 2 or not all(part.isdecimal() and int(part) > 0 for part in found):
         raise UserError(f"--jumps {text!r} is not LENGTH,REPEATS, two numbers from 1 on, such as 5,3")
-    return int(found[0]), int(found[1])
+    jumps = (int(found[0]), int(found[1]))
+    SampleRequest(jumps=jumps)  # checks their range
+    return jumps

@@ -1,5 +1,6 @@
 """`sfumato interpolate`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, Precis
 from sfumato.cli.sampling_options import EtaOption, GridOption, GuidanceOption, SamplerOption, StepsOption
 
 if TYPE_CHECKING:
-    from sfumato.walks import Stop
+    from sfumato.tasks.interpolation import Stop
 
 FRAME_MILLISECONDS = 120
 
@@ -42,30 +43,36 @@ def interpolate(
     from sfumato import pictures
     from sfumato.checkpoint import replacing
     from sfumato.cli import sampling_options as given
-    from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
+    from sfumato.cli.options import (
+        at_least,
+        chosen_autocast,
+        chosen_device,
+        enough_memory,
+        made_fast,
+        notes,
+        out_folder,
+    )
     from sfumato.cli.options import parse_size as parsed
     from sfumato.cli.progress import counting
-    from sfumato.drawing import DEFAULT_STEPS, Drawing
     from sfumato.errors import UserError
     from sfumato.model import load
+    from sfumato.pipeline.choices import check_names
+    from sfumato.pipeline.options import Range, check_number
+    from sfumato.pipeline.request import DEFAULT_STEPS, MOST_IMAGES, SampleRequest
+    from sfumato.tasks.interpolation import interpolate as between
     from sfumato.training.workers import use_all_cores
-    from sfumato.walks import interpolate as walk
 
     stops = stops_of(seeds, prompts, label)
     at_least("--frames", frames, 2)
-    at_least("--batch", batch, 1)
+    check_number("--frames", frames * (len(stops) - 1), Range(2, MOST_IMAGES, whole=True))
     scale = given.guidance_of(guidance)
     if isinstance(scale, list):
         raise UserError(f"--guidance {guidance!r}: give one number for all frames")
-    count = DEFAULT_STEPS if steps is None else at_least("--steps", steps, 1)
-    settings = Drawing(
-        steps=count,
-        sampler=given.configured(sampler, eta),
-        grid=given.grid_of(grid, None),
-        guidance=scale,
-        size=parsed(size),
-        batch=batch,
+    count = DEFAULT_STEPS if steps is None else steps
+    options = SampleRequest(
+        steps=count, sampler=sampler, eta=eta, grid=grid, guidance=scale, size=parsed(size), batch=batch
     )
+    check_names(options)
     use_all_cores()
     place = chosen_device(device)
     computing = chosen_autocast(place, precision)
@@ -73,9 +80,9 @@ def interpolate(
     loaded = load(model, place)
     total = (len(stops) - 1) * (frames - 1) + 1
     with counting("drawing", count * -(-total // batch), "steps") as advance:
-        options = Drawing(**{**vars(settings), "callback": lambda step: advance(1)})
-        with made_fast(loaded, computing), enough_memory(batch):
-            images = pictures.to_uint8(walk(loaded, stops, frames, options)).cpu()
+        options = replace(options, callback=lambda step: advance(1))
+        with made_fast(loaded, computing), enough_memory(min(batch, total)), notes():
+            images = pictures.to_uint8(between(loaded, stops, frames, options)).cpu()
     for number, image in enumerate(images):
         pictures.save_png(folder / f"{number:04d}.png", image)
     pictures.save_png(folder / "strip.png", pictures.grid(images, len(images)))
@@ -89,7 +96,7 @@ def interpolate(
 def stops_of(seeds: str, prompts: list[str] | None, labels: list[str] | None) -> "list[Stop]":
     """One stop for each seed, prompt and label; what is given once holds for all. UserError where they are unlike."""
     from sfumato.errors import UserError
-    from sfumato.walks import Stop
+    from sfumato.tasks.interpolation import Stop
 
     try:
         numbers = [int(seed) for seed in seeds.split(",")]

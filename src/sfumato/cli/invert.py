@@ -1,6 +1,7 @@
 """`sfumato invert`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,39 +42,40 @@ def invert(
 
     from sfumato import pictures
     from sfumato.checkpoint import save_tensors, write_text
-    from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
+    from sfumato.cli.options import (
+        at_least,
+        chosen_autocast,
+        chosen_device,
+        enough_memory,
+        made_fast,
+        notes,
+        out_folder,
+    )
     from sfumato.cli.options import parse_size as parsed
     from sfumato.cli.progress import bars
     from sfumato.evaluation.image_quality import psnr
     from sfumato.model import load
+    from sfumato.pipeline import pipeline
+    from sfumato.pipeline.request import SampleRequest
+    from sfumato.tasks.inversion import INVERSION_GRID, find_noise
     from sfumato.training.workers import use_all_cores
-    from sfumato.walks import INVERSION_GRID, find_noise
 
-    at_least("--steps", steps, 1)
     at_least("--refinements", refinements, 0)
-    at_least("--batch", batch, 1)
     frame = parsed(size)
+    options = SampleRequest(
+        sampler="ddim", grid=INVERSION_GRID, steps=steps, guidance=guidance, size=frame, batch=batch, count=len(images)
+    )
     use_all_cores()
     place = chosen_device(device)
     computing = chosen_autocast(place, precision)
     folder = out_folder(out)
     loaded = load(model, place)
     originals = _read(images, frame or loaded.config.image_size)
-    with made_fast(loaded, computing), enough_memory(batch), bars() as (_, progress):
+    with made_fast(loaded, computing), enough_memory(min(batch, len(images))), notes(), bars() as (_, progress):
         found = find_noise(loaded, originals, text, label, steps, refinements, batch, progress("inverting"))
         again = None
         if redraw is not None:
-            again = loaded.sample_tensor(
-                redraw,
-                n=len(originals),
-                start=found.noise,
-                steps=steps,
-                sampler="ddim",
-                grid=INVERSION_GRID,
-                guidance=guidance,
-                size=(originals.shape[-2], originals.shape[-1]),
-                batch=batch,
-            )
+            again = pipeline.sample(loaded, replace(options, prompt=redraw, noise=found.noise, size=None)).images
     columns = [originals, *(c.clamp(-1, 1).cpu() for c in (found.reconstructed, found.redrawn, again) if c is not None)]
     scores = {
         "autoencoder": psnr(columns[1], originals),

@@ -27,13 +27,23 @@ PrecisionOption = Annotated[str, typer.Option("--precision", help="auto (bfloat1
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """(H, W) of "64x96", or of "64" for a square."""
     from sfumato.errors import UserError
+    from sfumato.pipeline.memory import check_memory
+    from sfumato.pipeline.options import check_number
+    from sfumato.pipeline.request import SIDE
 
     if text is None:
         return None
     found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip().lower())
-    if found is None or 0 in (sides := [int(side) for side in found.groups() if side]):
-        raise UserError(f"--size {text!r} is not a size: give height x width such as 64x96, or one number for a square")
-    return sides[0], sides[-1]
+    digits = [side for side in found.groups() if side] if found is not None else []
+    if not digits or any(len(side) > 1000 or int(side) == 0 for side in digits):
+        given = text if len(text) < 60 else f"{text[:57]}..."
+        raise UserError(
+            f"--size {given!r} is not a size: give height x width such as 64x96, or one number for a square"
+        )
+    size = (int(digits[0]), int(digits[-1]))
+    check_number("--size", size, SIDE)
+    check_memory(size, 1)
+    return size
 
 
 def chosen_device(name: str) -> "torch.device":
@@ -75,12 +85,15 @@ def made_fast(model: "LatentDiffusion", computing: "torch.autocast") -> "Abstrac
     return nullcontext()
 
 
-def at_least(name: str, value: int, least: int) -> int:
-    """The value, or a UserError where it is too small."""
+def at_least(name: str, value: int, least: int, most: int = 10_000_000) -> int:
+    """The value, or a UserError where it is too small, or so large that it can only be a slip of the hand."""
     from sfumato.errors import UserError
+    from sfumato.pipeline.options import shown
 
     if value < least:
-        raise UserError(f"{name} is {value}: give at least {least}")
+        raise UserError(f"{name} is {shown(value)}: give at least {least}")
+    if value > most:
+        raise UserError(f"{name} is {shown(value)}: give at most {most:,}")
     return value
 
 
@@ -124,6 +137,23 @@ def enough_memory(batch: int, advice: str | None = None) -> Iterator[None]:
         return
     smaller = f"a smaller --batch than {batch}" if batch > 1 else "a smaller --size or --device cpu"
     raise UserError(f"there is not enough memory for this: give {advice or smaller}")
+
+
+@contextmanager
+def notes() -> Iterator[None]:
+    """Prints what a user should know of the requests within, each sentence once."""
+    import warnings
+
+    from sfumato.pipeline.plan import NoteWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NoteWarning)
+        yield
+    for sentence in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, NoteWarning)):
+        typer.echo(f"warning: {sentence}", err=True)
+    for one in caught:
+        if not issubclass(one.category, NoteWarning):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def columns_of(n: int) -> int:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sfumato.model import LatentDiffusion
+    from sfumato.pipeline.request import SampleRequest
     from sfumato.tasks.outpainting import Extent
-    from sfumato.tasks.settings import Settings
 
 
 def outpaint(
@@ -73,9 +73,9 @@ def outpaint(
     sides, resampling = _sides(extend), parse_jumps(jumps)
     canvas, new = extended(picture, sides)
 
-    def make(loaded: "LatentDiffusion", settings: "Settings") -> "list[Image]":
+    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
         return tasks.outpaint(
-            loaded, picture, sides, prompt, label=label, negative=negative, jumps=resampling, settings=settings
+            loaded, picture, sides, prompt, label=label, negative=negative, jumps=resampling, options=options
         )
 
     def check(result: "Image") -> str:

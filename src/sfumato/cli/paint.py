@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sfumato.model import LatentDiffusion
-    from sfumato.tasks.settings import Settings
+    from sfumato.pipeline.request import SampleRequest
 
 
 def paint(
@@ -57,8 +57,8 @@ def paint(
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
     drawn = read_picture(map_, "the map")
 
-    def make(loaded: "LatentDiffusion", settings: "Settings") -> "list[Image]":
-        return tasks.paint(loaded, drawn, prompt, negative=negative, settings=settings)
+    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
+        return tasks.paint(loaded, drawn, prompt, negative=negative, options=options)
 
     facts = {"prompt": prompt, "negative": negative, "map": map_.name}
     run(given, "paint", make, facts, [drawn] if drawn.mode in ("P", "RGB", "RGBA") else [])

@@ -75,7 +75,7 @@ def reconstruct(
         loaded.latent_shape_of(frame)
     unreadable: list[str] = []
     pictures = _read(root, names, frame, behind, unreadable)
-    with made_fast(loaded, computing), enough_memory(batch):
+    with made_fast(loaded, computing), enough_memory(min(batch, len(names))):
         results, sheet = measure(loaded, pictures, len(names), batch, bound)
     _report(folder, results, sheet, unreadable, root)
 

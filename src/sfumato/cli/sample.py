@@ -26,9 +26,9 @@ from sfumato.cli.task_options import MEMORY, OVERLAP, MemoryOption, OverlapOptio
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfumato.drawing import DecoderName, Drawing
     from sfumato.model import LatentDiffusion
-    from sfumato.sampling.grids import GridConfig
+    from sfumato.pipeline.plan import Plan
+    from sfumato.pipeline.request import DecoderName, SampleRequest
     from sfumato.sampling.loop import Step
 
 ON_SHEET = 256
@@ -37,12 +37,12 @@ ON_PREVIEW = 16
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One picture to draw."""
+class Asked:
+    """What is sampled, a row for each image."""
 
-    text: str | None
-    label: str | None
-    seed: int
+    prompts: list[str] | None
+    labels: list[str] | None
+    seeds: list[int]
 
 
 @dataclass(frozen=True)
@@ -148,21 +148,28 @@ def sample(
     from sfumato.cli.options import at_least, chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
     from sfumato.cli.options import parse_size as parsed
     from sfumato.cli.task_options import parse_memory, parse_window
-    from sfumato.drawing import DEFAULT_STEPS, Drawing, plan
     from sfumato.errors import UserError
     from sfumato.model import load
+    from sfumato.pipeline.choices import check_names
+    from sfumato.pipeline.options import Range, check_number
+    from sfumato.pipeline.plan import plan
+    from sfumato.pipeline.request import SCALE, SampleRequest
     from sfumato.training.workers import use_all_cores
 
     texts = [*(prompts or ()), *_read_prompts(prompts_file)] or None
-    wishes = wanted(texts, label, count, seed, same_seed)
+    asked = wanted(texts, label, count, seed, same_seed)
     shown = Shown(at_least("--strip", strip, 0), at_least("--preview-every", preview_every, 0))
-    at_least("--batch", batch, 1)
-    if steps is not None:
-        at_least("--steps", steps, 1)
-    options = Drawing(
-        steps=DEFAULT_STEPS if steps is None else steps,
-        sampler=given.configured(sampler, eta),
-        grid=given.grid_of(grid, shift),
+    request = SampleRequest(
+        prompt=asked.prompts,
+        label=asked.labels,
+        count=len(asked.seeds),
+        seeds=asked.seeds,
+        steps=steps,
+        sampler=sampler,
+        eta=eta,
+        grid=grid,
+        shift=shift,
+        times=None if times is None else given.numbers_of("--times", times),
         guidance=given.guidance_of(guidance),
         interval=given.interval_of(interval),
         rescale=rescale,
@@ -177,102 +184,81 @@ def sample(
         decoder=decoder,
         batch=batch,
     )
-    if times is not None and (grid is not None or shift is not None):
-        raise UserError("--times says where the steps are: leave out --grid and --shift")
+    check_names(request)
+    check_number("--classifier-scale", classifier_scale, SCALE)
+    check_number("--steer-scale", steer_scale, Range(0.0, 1000.0, above=True))
     use_all_cores()
     place = chosen_device(device)
     computing = chosen_autocast(place, precision)
-    folder = out_folder(out)
     loaded = load(model, place)
     if loaded.second is None:
-        raise UserError(f"{str(model)!r} is an autoencoder only: train a diffusion model on it to draw samples")
-    if times is not None:
-        listed = given.times_of(times, loaded.second.schedule, steps)
-        options = replace(options, grid=listed, steps=len(listed.times or ()) - 1)
-    elif grid is None and shift is not None:
-        options = replace(options, grid=_shifted(loaded, options, wishes, shift))
+        raise UserError(f"{str(model)!r} is an autoencoder only: train a diffusion model on it to sample images")
     weaker = given.weaker_of(autoguide, place)
-    steering = given.steering_of(steer or (), steer_scale, options.size or loaded.config.image_size)
-    options = replace(options, autoguide=weaker, steer=steering)
-    planned = plan(loaded, _of(wishes, options))
-    takes_text = loaded.second.conditioner is not None and "text" in loaded.second.conditioner.reads
-    if negative is not None and takes_text and set(planned.scales) == {1.0}:
-        raise UserError("--negative works through guidance, which is off: give --guidance above 1, such as 3")
-    wrap, led = led_by(loaded, classifier, class_, classifier_scale)
+    image_guidance = given.steering_of(steer or (), steer_scale, request.size or loaded.config.image_size)
+    classifier_guidance, facts = led_by(loaded, classifier, class_, classifier_scale)
+    request = replace(request, autoguide=weaker, image_guidance=image_guidance, classifier=classifier_guidance)
+    planned = plan(loaded, request)
+    for note in planned.notes:
+        typer.echo(f"warning: {note}", err=True)
     if told := given.said(planned):
         typer.echo(told)
-    facts = {
-        **given.sampler_facts(planned),
-        **_guidance_facts(options, planned.scales, autoguide, steer, steer_scale),
-        **led,
-        **({"reuse": reuse} if reuse > 1 else {}),
-        **({"decoder": decoder} if decoder != "full" else {}),
-    }
-    fast = computing if steering is not None else made_fast(loaded, computing)
-    if weaker is not None and steering is None:
+    if steer:
+        facts = {**facts, "steer": "; ".join(steer)}
+    folder = out_folder(out)
+    fast = computing if image_guidance is not None else made_fast(loaded, computing)
+    if weaker is not None and image_guidance is None:
         made_fast(weaker, computing)
-    with fast, enough_memory(batch):
-        draw(loaded, wishes, folder, replace(options, guidance=planned.scales, wrap=wrap), facts, planned.steps, shown)
+    with fast, enough_memory(min(batch, planned.count)):
+        draw(loaded, request, planned, folder, facts, shown)
 
 
 def draw(
     model: "LatentDiffusion",
-    wishes: Sequence[Wish],
+    request: "SampleRequest",
+    planned: "Plan",
     folder: Path,
-    options: "Drawing",
     facts: dict[str, Any],
-    steps: int,
     shown: Shown = Shown(),
 ) -> None:
-    """Draws the pictures batch by batch, each batch on disk before the next begins, and says where they are.
+    """Samples the images batch by batch, each batch on disk before the next begins, and says where they are.
 
     Args:
         model: the model.
-        wishes: what to draw.
-        folder: where to; pictures that are there already stay.
-        options: how; its guidance has a scale for each wish.
-        facts: what is written into every picture beside its prompt, label, seed and guidance.
-        steps: of a batch, for the bar.
+        request: what to sample.
+        planned: the plan of the request.
+        folder: where to; images that are there already stay.
+        facts: what is written into every image beside its record.
         shown: what else is shown of the way.
     """
     import torch
 
-    from sfumato import __version__, pictures
+    from sfumato import pictures
     from sfumato.cli.options import columns_of
     from sfumato.cli.progress import counting
+    from sfumato.pipeline import pipeline
+    from sfumato.pipeline.record import record_of
 
-    first = next_number(folder)
-    about = {"model": model.digest, "sfumato": __version__}
+    first = number = next_number(folder)
+    record = record_of(model, request, planned)
     sheet: list[torch.Tensor] = []
-    size = options.batch
-    scales: Sequence[float] = options.guidance  # type: ignore[assignment]  # one each
-    batches = [range(i, min(i + size, len(wishes))) for i in range(0, len(wishes), size)]
     t_start = time.monotonic()
-    number = first
-    with counting("sampling", steps * len(batches), "steps") as advance:
-        for rows in batches:
-            part = [wishes[row] for row in rows]
-            way = _Way(model, folder, shown, options.decoder, advance)
-            drawn = _of(part, replace(options, guidance=[scales[row] for row in rows], callback=way))
-            images = model.draw(drawn)
+    with counting("sampling", planned.steps * -(-planned.count // request.batch), "steps") as advance:
+        way = _Way(model, folder, shown, request.decoder, advance)
+        for batch in pipeline.batches(model, replace(request, callback=way), planned):
             if first and number == first:
                 typer.echo(f"{folder} already holds pictures: numbering goes on at {first:04d}", err=True)
             way.finish(number)
-            for row, pixels in zip(rows, pictures.to_uint8(images).cpu(), strict=True):
-                own = {"prompt": wishes[row].text, "label": wishes[row].label, "seed": wishes[row].seed}
-                known = {name: value for name, value in own.items() if value is not None}
-                pictures.save_png(
-                    folder / f"{number:04d}.png", pixels, {**known, **facts, "guidance": scales[row], **about}
-                )
+            for row, pixels in zip(batch.rows, pictures.to_uint8(batch.images).cpu(), strict=True):
+                pictures.save_png(folder / f"{number:04d}.png", pixels, {**record.of(row), **facts})
                 number += 1
                 if len(sheet) < ON_SHEET:
                     sheet.append(pixels)
     elapsed = time.monotonic() - t_start
     name = folder / ("grid.png" if first == 0 else f"grid-{first:04d}.png")
-    pictures.save_png(name, pictures.grid(torch.stack(sheet), columns_of(len(sheet))), {**facts, **about})
+    pictures.save_png(name, pictures.grid(torch.stack(sheet), columns_of(len(sheet))), {**record.shared(), **facts})
     told = f"{first:04d}.png" + (f" to {number - 1:04d}.png" if number - 1 > first else "")
-    plural = "s" if len(wishes) > 1 else ""
-    rate = f"{len(wishes)} picture{plural} in {elapsed:.1f} s, {len(wishes) / elapsed:.1f} a second"
+    plural = "s" if planned.count > 1 else ""
+    rate = f"{planned.count} picture{plural} in {elapsed:.1f} s, {planned.count / elapsed:.1f} a second"
     typer.echo(f"{rate}: {folder}/{told}; sheet: {name}")
 
 
@@ -318,75 +304,35 @@ class _Way:
             steps = ", ".join(str(place + 1) for place in chosen)
             path = self.folder / f"strip-{number:04d}.png"
             pictures.save_png(path, pictures.grid(rows, len(chosen)), {"steps": steps})
+            self.passed.clear()
         (self.folder / "preview.png").unlink(missing_ok=True)
-
-
-def _of(wishes: Sequence[Wish], options: "Drawing") -> "Drawing":
-    """The options, for these wishes."""
-    return replace(
-        options,
-        text=None if wishes[0].text is None else [wish.text or "" for wish in wishes],
-        label=None if wishes[0].label is None else [wish.label or "" for wish in wishes],
-        n=len(wishes),
-        seeds=[wish.seed for wish in wishes],
-    )
-
-
-def _shifted(model: "LatentDiffusion", options: "Drawing", wishes: Sequence[Wish], shift: float) -> "GridConfig":
-    """The sampler's own grid, shifted."""
-    from sfumato.config import parse
-    from sfumato.drawing import plan
-    from sfumato.sampling.grids import GridConfig
-
-    grid = plan(model, _of(wishes, options)).choice.grid
-    return parse({**grid.model_dump(), "shift": shift}, GridConfig, "--shift")
-
-
-def _guidance_facts(
-    options: "Drawing", scales: Sequence[float], autoguide: Path | None, steer: Sequence[str] | None, steer_scale: float
-) -> dict[str, Any]:
-    """What a picture tells of its guidance, where that is not the usual."""
-    guided = any(scale != 1 for scale in scales) or autoguide is not None
-    told: dict[str, Any] = {"guidance": scales[0]} if len(set(scales)) == 1 else {}
-    if guided and options.interval != (0.0, 1.0):
-        told["interval"] = f"{options.interval[0]:g},{options.interval[1]:g}"
-    if guided and options.rescale:
-        told["rescale"] = options.rescale
-    if guided and options.projection is not None:
-        p = options.projection
-        told["apg"] = f"parallel={p.parallel:g},limit={p.limit:g},momentum={p.momentum:g}"
-    if options.negative is not None:
-        told["negative"] = options.negative
-    if autoguide is not None and options.autoguide is not None:
-        told |= {"autoguide": options.autoguide.digest, "autoguide scale": options.autoguide_scale}
-    if steer:
-        told |= {"steer": "; ".join(steer), "steer scale": steer_scale}
-    return told
 
 
 def wanted(
     texts: Sequence[str] | None, labels: Sequence[str] | None, count: int | None, seed: int, same_seed: bool = False
-) -> list[Wish]:
-    """`count` pictures of each prompt or label, with seeds from `seed` on, or all with that one.
+) -> Asked:
+    """`count` images of each prompt or label, with seeds from `seed` on, or all with that one.
 
-    Raises UserError where prompts and labels are both several, and not as many.
+    Raises UserError where prompts and labels are both several, and not as many, and for more images than a request may
+    have.
     """
-    from sfumato.cli.options import at_least
     from sfumato.errors import UserError
+    from sfumato.pipeline.options import Range, check_number
+    from sfumato.pipeline.request import MOST_IMAGES, SEED
 
     rows = max(len(texts or ()), len(labels or ()), 1)
     for name, values in (("prompts", texts), ("labels", labels)):
         if values is not None and len(values) not in (1, rows):
             raise UserError(f"{len(values)} {name} do not go with {rows} of the other: give one, or as many")
-    each = at_least("-n", count, 1) if count is not None else 4 if rows == 1 else 1
-    if not -(2**63) <= seed < 2**63:
-        raise UserError(f"--seed {seed} is too large: give a number of at most 18 digits")
-    wishes = []
-    for row in range(rows):
-        text = None if texts is None else texts[row % len(texts)]
-        label = None if labels is None else labels[row % len(labels)]
-        wishes += [Wish(text, label, seed if same_seed else seed + row * each + i) for i in range(each)]
-    return wishes
+    check_number("-n", count, Range(1, MOST_IMAGES // rows, whole=True))
+    check_number("--seed", seed, SEED)
+    each = count if count is not None else 4 if rows == 1 else 1
+    check_number("the last image's seed", seed + rows * each - 1, SEED)
+    return Asked(
+        None if texts is None else [texts[row % len(texts)] for row in range(rows) for _ in range(each)],
+        None if labels is None else [labels[row % len(labels)] for row in range(rows) for _ in range(each)],
+        [seed if same_seed else seed + i for i in range(rows * each)],
+    )
 
 
 def next_number(folder: Path) -> int:

@@ -32,13 +32,16 @@ def sample_codes(
     from sfumato import __version__, pictures
     from sfumato.autoregressive.drawing import Choice
     from sfumato.autoregressive.model import load_code_model
-    from sfumato.cli.options import at_least, chosen_device, columns_of, enough_memory, out_folder
+    from sfumato.cli.options import chosen_device, columns_of, enough_memory, out_folder
     from sfumato.cli.progress import counting
     from sfumato.cli.sample import next_number, wanted
+    from sfumato.pipeline.options import Range, check_number
+    from sfumato.pipeline.request import MOST_IMAGES, SCALE
     from sfumato.training.workers import use_all_cores
 
-    wishes = wanted(prompts, label, at_least("-n", count, 1), seed)
-    at_least("--batch", batch, 1)
+    asked = wanted(prompts, label, count, seed)
+    check_number("--batch", batch, Range(1, MOST_IMAGES, whole=True))
+    check_number("--guidance", guidance, SCALE)
     choice = Choice(temperature, top_k, top_p)
     use_all_cores()
     loaded = load_code_model(model, chosen_device(device))
@@ -46,22 +49,22 @@ def sample_codes(
     first = number = next_number(folder)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     about: dict[str, Any] = {**settings, "sfumato": __version__}
-    batches = [wishes[i : i + batch] for i in range(0, len(wishes), batch)]
+    n = len(asked.seeds)
+    batches = [slice(i, min(i + batch, n)) for i in range(0, n, batch)]
     h, w = loaded.network.size
     sheet = []
     t_start = time.monotonic()
-    with enough_memory(batch), counting("writing codes", h * w * len(batches), "positions") as advance:
-        for part in batches:
+    with enough_memory(min(batch, n)), counting("writing codes", h * w * len(batches), "positions") as advance:
+        for rows in batches:
+            texts = None if asked.prompts is None else asked.prompts[rows]
+            labels = None if asked.labels is None else asked.labels[rows]
             images = loaded.sample_tensor(
-                None if part[0].text is None else [wish.text or "" for wish in part],
-                None if part[0].label is None else [wish.label or "" for wish in part],
-                [wish.seed for wish in part],
-                choice,
-                guidance,
-                lambda position: advance(1),
+                texts, labels, asked.seeds[rows], choice, guidance, lambda position: advance(1)
             )
-            for wish, pixels in zip(part, pictures.to_uint8(images).cpu(), strict=True):
-                own = {"prompt": wish.text, "label": wish.label, "seed": wish.seed}
+            for row, pixels in zip(range(n)[rows], pictures.to_uint8(images).cpu(), strict=True):
+                prompt = None if asked.prompts is None else asked.prompts[row]
+                of_class = None if asked.labels is None else asked.labels[row]
+                own = {"prompt": prompt, "label": of_class, "seed": asked.seeds[row]}
                 known = {name: value for name, value in own.items() if value is not None}
                 pictures.save_png(folder / f"{number:04d}.png", pixels, {**known, **about})
                 number += 1
@@ -69,4 +72,4 @@ def sample_codes(
     elapsed = time.monotonic() - t_start
     name = folder / ("grid.png" if first == 0 else f"grid-{first:04d}.png")
     pictures.save_png(name, pictures.grid(torch.stack(sheet), columns_of(len(sheet))), about)
-    typer.echo(f"{len(wishes)} pictures in {elapsed:.1f} s, {len(wishes) / elapsed:.1f} a second; sheet: {name}")
+    typer.echo(f"{n} pictures in {elapsed:.1f} s, {n / elapsed:.1f} a second; sheet: {name}")

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sfumato.model import LatentDiffusion
-    from sfumato.tasks.settings import Settings
+    from sfumato.pipeline.request import SampleRequest
 
-Make = Callable[["LatentDiffusion", "Settings"], "list[Image]"]
+Make = Callable[["LatentDiffusion", "SampleRequest"], "list[Image]"]
 """A task with everything but the model and how to sample already given."""
 
 
@@ -36,25 +36,27 @@ class Given:
     device: str
     precision: str
 
-    def settings(self) -> "Settings":
+    def options(self) -> "SampleRequest":
         """Checked. Raises UserError."""
-        from sfumato.cli.options import at_least
         from sfumato.cli.task_options import parse_guidance, parse_memory, parse_window
-        from sfumato.errors import UserError
-        from sfumato.tasks.settings import Settings
+        from sfumato.pipeline.choices import check_names
+        from sfumato.pipeline.options import check_number
+        from sfumato.pipeline.request import SEED
+        from sfumato.tasks.requests import task_options
 
-        if not -(2**63) <= self.seed < 2**63:
-            raise UserError(f"--seed {self.seed} is too large: give a number of at most 18 digits")
-        return Settings(
-            n=at_least("-n", self.count, 1),
+        made = task_options(
+            count=self.count,
             seed=self.seed,
-            steps=at_least("--steps", self.steps, 1),
+            steps=self.steps,
             sampler=self.sampler,
             guidance=parse_guidance(self.guidance),
             window=parse_window(self.window),
             overlap=self.overlap,
             memory=parse_memory(self.memory),
         )
+        check_number("the last image's seed", self.seed + self.count - 1, SEED)
+        check_names(made)
+        return made
 
 
 @contextmanager
@@ -91,11 +93,11 @@ def run(
         check: what is said of each finished picture.
     """
     from sfumato import __version__
-    from sfumato.cli.options import out_folder
+    from sfumato.cli.options import notes, out_folder
     from sfumato.cli.progress import counting
     from sfumato.cli.sample import next_number
 
-    settings = given.settings()
+    options = given.options()
     folder = out_folder(given.out)
     first = next_number(folder)
     with opened(given) as model:
@@ -106,8 +108,8 @@ def run(
             "steps": given.steps,
             **(
                 {}
-                if settings.guidance is None
-                else {"guidance": given.guidance if isinstance(settings.guidance, dict) else settings.guidance}
+                if options.guidance is None
+                else {"guidance": given.guidance if isinstance(options.guidance, dict) else options.guidance}
             ),
             "model": model.digest,
             "sfumato": __version__,
@@ -115,13 +117,13 @@ def run(
         made: list[Image] = []
         written: list[Path] = []
         t_start = time.monotonic()
-        with counting(task, settings.steps * settings.n, "steps") as advance:
-            for index in range(settings.n):
+        with counting(task, given.steps * given.count, "steps") as advance, notes():
+            for index in range(given.count):
                 one = replace(
-                    settings,
-                    n=1,
-                    seed=settings.seed + index,
-                    callback=lambda step: advance(1, step.total * settings.n),
+                    options,
+                    count=1,
+                    seed=given.seed + index,
+                    callback=lambda step: advance(1, step.total * given.count),
                 )
                 (picture,) = make(model, one)
                 if first and not made:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sfumato.model import LatentDiffusion
-    from sfumato.tasks.settings import Settings
+    from sfumato.pipeline.request import SampleRequest
 
 
 def upscale(
@@ -58,7 +58,7 @@ def upscale(
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
     picture = read_picture(image, "the picture")
 
-    def make(loaded: "LatentDiffusion", settings: "Settings") -> "list[Image]":
-        return tasks.upscale(loaded, picture, prompt, keep_colours=keep_colours, settings=settings)
+    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
+        return tasks.upscale(loaded, picture, prompt, keep_colours=keep_colours, options=options)
 
     run(given, "upscale", make, {"prompt": prompt, "image": image.name}, [picture])

@@ -74,3 +74,10 @@ class Texts:
         if len(self._known) > KEPT:
             self._known.clear()
         return out
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """The tokens of each text before it is cut to the length, frame included."""
+        whole = Tokenizer.from_str(self.json)
+        whole.no_padding()
+        whole.no_truncation()
+        return [len(encoding.ids) for encoding in whole.encode_batch(list(texts))]

@@ -7,9 +7,13 @@ from sfumato.conditioning.condition import ConditionSpec
 from sfumato.cost import examine, measure, memory, work
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
-from sfumato.drawing import DEFAULT_STEPS, chosen, second_stage
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, SecondStage
+from sfumato.pipeline.choices import chosen
+from sfumato.pipeline.conditions import source_of
+from sfumato.pipeline.parts import second_stage
+from sfumato.pipeline.plan import guidance_scale
+from sfumato.pipeline.request import AUTO, DEFAULT_STEPS
 from sfumato.training.diffusion import DiffusionRun
 
 TIMED = 4
@@ -59,7 +63,7 @@ def foresee(model: LatentDiffusion, batch: int, peak: float) -> Drawn:
     """
     second = second_stage(model)
     guided = measure.guided(model)
-    choice = chosen(second, "auto", None, DEFAULT_STEPS, model.guidance_scale(None))
+    choice = chosen(second, AUTO, None, DEFAULT_STEPS, guidance_scale(source_of(model), None))
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
     call = work.network_call(second.config, model.latent_shape, spec) * (2 if guided else 1)
     decoding = flops.decode(model.config.autoencoder, model.config.image_size)

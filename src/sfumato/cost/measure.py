@@ -13,7 +13,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sfumato import generate
 from sfumato.autoencoder.losses import AdversarialConfig
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.conditioning.condition import ConditionSpec
@@ -27,6 +26,8 @@ from sfumato.data.split import Subset
 from sfumato.engine.precision import Precision, autocast
 from sfumato.inputs import Inputs
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline.conditions import source_of
+from sfumato.pipeline.plan import guidance_scale
 from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining, train_autoencoder
 from sfumato.training.conditions import with_conditions
 from sfumato.training.data import RunData
@@ -203,15 +204,13 @@ def drawing_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8
     with model.device:
         condition = blank_condition(second.config.conditioner, spec, len(x_t), model.latent_shape[1:])
     calls = [seconds(lambda: second.denoiser(x_t, t, condition), model.device) for _ in range(4)]
-    decodings = [
-        seconds(lambda: generate.decode(model.autoencoder, model.scaling, latent), model.device) for _ in range(2)
-    ]
+    decodings = [seconds(lambda: model.decode(latent), model.device) for _ in range(2)]
     return min(calls) / batch, min(decodings) / batch
 
 
 def guided(model: LatentDiffusion) -> bool:
     """Whether `sample` calls the network twice a step: the model knows the unconditional case and is steered."""
-    return model.guidance_scale(None) != 1.0
+    return guidance_scale(source_of(model), None) != 1.0
 
 
 def _latents_to_time(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato import generate, pictures
+from sfumato import pictures
 from sfumato.autoencoder.bottleneck import bits_per_dimension
 from sfumato.autoencoder.scaling import LatentStatistics
 from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
@@ -16,6 +16,8 @@ from sfumato.data.toyworld.reader import Reading, read_batch
 from sfumato.data.toyworld.scene import Split
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline import pipeline
+from sfumato.pipeline.request import SampleRequest
 from sfumato.report.result import FirstStage, LatentChannel, ScoreRow
 from sfumato.sampling.loop import Step, equally_far
 
@@ -90,8 +92,7 @@ def latent_maps(model: LatentDiffusion, image: Tensor) -> Tensor:
 
     Black and white lie three standard deviations from the mean.
     """
-    moments = model.autoencoder.encode(image[None].to(model.device)).moments
-    latent = model.scaling.to_model(model.autoencoder.latent_from_moments(moments))[0].float().cpu()
+    latent = model.encode(image[None])[0].float().cpu()
     return pictures.to_uint8((latent / 3).clamp(-1, 1))[:, None].expand(-1, 3, -1, -1).contiguous()
 
 
@@ -110,9 +111,8 @@ def draw(
     for start in range(0, len(captions), BATCH):
         part = list(captions[start : start + BATCH])
         seeds = range(start, start + len(part))
-        images.append(
-            model.sample_tensor(part, guidance=guidance, steps=steps, seeds=list(seeds), batch=BATCH).clamp(-1, 1).cpu()
-        )
+        request = SampleRequest(prompt=part, guidance=guidance, steps=steps, seeds=list(seeds), batch=BATCH)
+        images.append(pipeline.sample(model, request).images.clamp(-1, 1).cpu())
         if progress is not None:
             progress(start + len(part), len(captions))
     return torch.cat(images)
@@ -137,11 +137,17 @@ def denoising_strip(
     At most `shown` steps: fewer where one step makes more than a share of the way. Steps are numbered from 1.
     """
     passed: list[Step] = []
-    model.sample_tensor(
-        list(captions), guidance=guidance, steps=steps, seeds=list(seeds), batch=len(captions), callback=passed.append
+    request = SampleRequest(
+        prompt=list(captions),
+        guidance=guidance,
+        steps=steps,
+        seeds=list(seeds),
+        batch=len(captions),
+        callback=passed.append,
     )
+    pipeline.sample(model, request)
     chosen = [passed[place] for place in equally_far([step.x0 for step in passed], shown)]
-    images = [generate.decode(model.autoencoder, model.scaling, step.x0).clamp(-1, 1).cpu() for step in chosen]
+    images = [model.decode(step.x0).clamp(-1, 1).cpu() for step in chosen]
     return Strip(
         steps=tuple(step.index + 1 for step in chosen),
         times=tuple(float(step.t) for step in chosen),

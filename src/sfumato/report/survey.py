@@ -7,8 +7,10 @@ from typing import Protocol
 from torch import Tensor
 
 from sfumato.data.toyworld.dataset import ToyWorldConfig
-from sfumato.drawing import DEFAULT_STEPS, chosen, second_stage
-from sfumato.model import DEFAULT_GUIDANCE, DEFAULT_SAMPLER, LatentDiffusion
+from sfumato.model import LatentDiffusion
+from sfumato.pipeline.choices import chosen
+from sfumato.pipeline.parts import second_stage
+from sfumato.pipeline.request import AUTO, DEFAULT_GUIDANCE, DEFAULT_STEPS
 from sfumato.report.gallery import Gallery, prompts_shown
 from sfumato.report.measure import (
     BATCH,
@@ -108,7 +110,7 @@ def survey(
 def _sampling(model: LatentDiffusion, asked: Asked, extent: Extent, elapsed: float) -> Sampling:
     one = asked.captions[:1]
     return Sampling(
-        sampler=chosen(second_stage(model), DEFAULT_SAMPLER, None, extent.steps, DEFAULT_GUIDANCE).sampler.kind,
+        sampler=chosen(second_stage(model), AUTO, None, extent.steps, DEFAULT_GUIDANCE).sampler.kind,
         steps=extent.steps,
         guidance=DEFAULT_GUIDANCE,
         batch=min(BATCH, len(asked.prompts)),

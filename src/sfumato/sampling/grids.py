@@ -34,9 +34,9 @@ class GridConfig(Schema):
     kind: GridKind = "trailing"
     end: Literal["clean", "first-index"] | None = None
     """Where the last step ends: t = 0, or index 0. None: as the original for leading and quadratic, else clean."""
-    shift: float = Field(1.0, gt=0)
+    shift: float = Field(1.0, gt=0, le=100)
     """t -> shift · t / (1 + (shift - 1) t): above 1 spends more steps on noisy times (Esser et al. 2024, eq. 23)."""
-    rho: float = Field(7.0, gt=0)
+    rho: float = Field(7.0, gt=0, le=1000)
     """The exponent of the karras grid."""
     times: tuple[float, ...] | None = None
     """The falling times themselves, end included, for kind "times"; see `resampled` for another number of steps."""

@@ -50,19 +50,58 @@ class Rescaled:
 
 
 class Momentum:
-    """The running sum of guiding differences, difference + weight · sum: the memory of one run.
+    """The running sum of guidance differences, difference + weight · sum: the memory of one trajectory of one window.
 
-    Sadat et al. 2025 take a negative weight, -0.5 or so, which turns away from where the steps before went.
+    Sadat et al. 2025 take a negative weight, -0.5 or so, which turns away from where the steps before went. The sum
+    advances once a step, by the step's first call; further calls of a step, as samplers of higher order make, read the
+    sum of the steps before as the first one did, and leave it. So a step's slopes are all of one guided field.
     """
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
         self.sum: Tensor | None = None
+        self._before: Tensor | None = None
+        self._advanced = False
+
+    def begin_step(self) -> None:
+        """From now on calls belong to the next step."""
+        self._before, self._advanced = self.sum, False
+
+    def forget(self) -> None:
+        """The trajectory begins anew, as where RePaint goes back up."""
+        self.sum = self._before = None
+        self._advanced = False
 
     def __call__(self, difference: Tensor) -> Tensor:
         """With one more difference (B, ...)."""
-        self.sum = difference if self.sum is None else difference + self.weight * self.sum
-        return self.sum
+        total = difference if self._before is None else difference + self.weight * self._before
+        if not self._advanced:
+            self.sum, self._advanced = total, True
+        return total
+
+
+class Trajectory:
+    """The memory of guidance along one trajectory of a batch: a momentum for each window and guidance that has one.
+
+    `sfumato.sampling.loop.sample` tells it of every step by `begin_step`.
+    """
+
+    def __init__(self) -> None:
+        self.momenta: list[Momentum] = []
+
+    def momentum(self, weight: float) -> Momentum | None:
+        """A new one of this trajectory; None for a weight of 0."""
+        if weight == 0:
+            return None
+        self.momenta.append(Momentum(weight))
+        return self.momenta[-1]
+
+    def begin_step(self, t: Tensor, s: Tensor) -> None:
+        """The next calls belong to the step from time t to s; a step to a later time begins the trajectory anew."""
+        for momentum in self.momenta:
+            if float(s) > float(t):
+                momentum.forget()
+            momentum.begin_step()
 
 
 @dataclass(frozen=True)
@@ -71,7 +110,7 @@ class Projected:
 
     The guiding difference goes through `momentum`, is shortened to the norm `limit` where it is longer (the paper's r),
     and its part along the conditional x0, which saturates pictures, is weighted by `parallel` (the paper's eta; 1, no
-    momentum and an infinite limit: plain guidance). A momentum remembers: give each run an object of its own.
+    momentum and an infinite limit: plain guidance). A momentum remembers: give each window of each trajectory its own.
     """
 
     parallel: float = 0.0
@@ -194,7 +233,7 @@ def toward(
     return guided
 
 
-def steered(denoise: Denoise, loss: Callable[[Tensor], Tensor], scale: float) -> Denoise:
+def toward_image(denoise: Denoise, loss: Callable[[Tensor], Tensor], scale: float) -> Denoise:
     """Moves the expected clean latent down a loss: the paper's image guiding (appendix C) with a step that fits itself.
 
     The direction is the paper's, the gradient with respect to x_t, through the denoiser. Its length is scale times the

@@ -9,6 +9,7 @@ from torch import Tensor
 from sfumato.diffusion.process import add_noise
 from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import UserError
+from sfumato.sampling.grids import MOST_STEPS
 from sfumato.sampling.sampler import Denoise, Noise, Sampler, State, draw, level
 
 
@@ -61,16 +62,22 @@ def _noise_up(schedule: Schedule, x_t: Tensor, t: Tensor, later: Tensor, noise: 
 def with_jumps(grid: Tensor, length: int, repeats: int) -> Tensor:
     """A grid that, every `length` steps, goes back up as many steps, so that each stretch is walked `repeats` times.
 
-    RePaint's resampling (Lugmayr et al. 2022): the generated region gets to know the kept one. For `KnownRegion` only,
-    since plain samplers cannot step up. Raises UserError for a length or a number of repeats below 1.
+    RePaint's resampling (Lugmayr et al. 2022): the generated region gets to know the kept one. The last stretch, which
+    may be shorter, is repeated as the others are. For `KnownRegion` only, since plain samplers cannot step up.
+
+    Raises:
+        UserError: for a length or a number of repeats below 1, or more than MOST_STEPS steps in all.
     """
     if length < 1 or repeats < 1:
         raise UserError(f"jumps of length {length} repeated {repeats} times: both must be at least 1")
     steps = len(grid) - 1
+    if steps * (2 * repeats - 1) > MOST_STEPS:
+        raise UserError(
+            f"jumps of length {length} repeated {repeats} times make about {steps * (2 * repeats - 1)} steps of "
+            f"{steps}: give fewer repeats, so that there are at most {MOST_STEPS}"
+        )
     path = [grid[:1]]
     for start in range(0, steps, length):
         stretch = grid[start : min(start + length, steps) + 1]
-        path.append(stretch[1:])
-        if stretch[-1] > 0:
-            path.extend([stretch.flip(0)[1:], stretch[1:]] * (repeats - 1))
+        path.extend([stretch[1:], *[stretch.flip(0)[1:], stretch[1:]] * (repeats - 1)])
     return torch.cat(path)

@@ -48,11 +48,15 @@ def sample(
     grid: Tensor,
     noise: Noise,
     callback: Callable[[Step], None] | None = None,
+    begin_step: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Walks x (B, ...) from time grid[0] to grid[-1] and returns it.
 
     grid: (S + 1,) float64 times, falling, S steps. x is noise where grid[0] = 1, or a clean latent noised to grid[0].
-    The gradient mode is the caller's. Raises ValueError for a grid of fewer than two times.
+    The gradient mode is the caller's. `begin_step(t, s)` is called before every step, for what remembers the steps
+    before (`sfumato.sampling.guidance.Trajectory`), `callback` after it.
+
+    Raises ValueError for a grid of fewer than two times.
     """
     if grid.dim() != 1 or len(grid) < 2:
         raise ValueError(f"a grid is a vector of at least two times, not of shape {tuple(grid.shape)}")
@@ -60,6 +64,8 @@ def sample(
     total = len(times) - 1
     state = sampler.init()
     for index, (t, s) in enumerate(pairwise(times)):
+        if begin_step is not None:
+            begin_step(t, s)
         watch = _Watch(denoise)
         x, state = sampler.step(watch, schedule, x, t, s, state, noise)
         if callback is not None:

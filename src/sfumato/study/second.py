@@ -12,6 +12,8 @@ from sfumato.cost.memory import parameters
 from sfumato.data.latents import LatentDataset
 from sfumato.engine.precision import autocast
 from sfumato.model import LatentDiffusion, load
+from sfumato.pipeline import pipeline
+from sfumato.pipeline.request import SampleRequest
 from sfumato.study.bench import DRAWN_TOGETHER, Bench, finished
 from sfumato.study.pace import Pace
 from sfumato.study.plan import Arm, codes_run, latent_of, second_run
@@ -50,7 +52,7 @@ def diffusion(
 
     def judged(networks: Steered, step: int) -> Values:
         with autocast(workers.device, config.precision):
-            images = with_networks(model, networks).sample_tensor(n=config.samples, batch=DRAWN_TOGETHER)
+            images = _sampled(with_networks(model, networks), config.samples)
         return {"kernel_distance": bench.judge(images).kernel}
 
     state = train_diffusion(
@@ -115,13 +117,18 @@ def _diffusion_drawings(bench: Bench, model: LatentDiffusion, folder: Path) -> l
     model.for_inference(torch.bfloat16 if autocast(model.device, config.precision)._enabled else torch.float32)
     found = []
     for steps in config.sampling_steps:
-        model.sample_tensor(n=1, steps=1)  # whatever is compiled on first use
+        _sampled(model, 1, 1)  # whatever is compiled on first use
 
         def draw(steps: int = steps) -> Tensor:
-            return model.sample_tensor(n=config.samples, steps=steps, batch=DRAWN_TOGETHER)
+            return _sampled(model, config.samples, steps)
 
         found.append(bench.drawing(draw, steps, folder))
     return found
+
+
+def _sampled(model: LatentDiffusion, count: int, steps: int | None = None) -> Tensor:
+    """Images (count, 3, H, W) of the seeds from 0 on."""
+    return pipeline.sample(model, SampleRequest(count=count, steps=steps, batch=DRAWN_TOGETHER)).images
 
 
 def _written(model: CodeModel, count: int) -> Tensor:

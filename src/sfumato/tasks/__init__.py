@@ -7,14 +7,13 @@ from sfumato.tasks.editing import edit, edit_each
 from sfumato.tasks.inpainting import inpaint, inpaint_each
 from sfumato.tasks.layout import Box, compose, compose_each
 from sfumato.tasks.outpainting import Extent, outpaint
+from sfumato.tasks.requests import task_options
 from sfumato.tasks.semantic import paint, paint_each
-from sfumato.tasks.settings import Settings
 from sfumato.tasks.super_resolution import upscale, upscale_each
 
 __all__ = [
     "Box",
     "Extent",
-    "Settings",
     "compose",
     "compose_each",
     "edit",
@@ -24,6 +23,7 @@ __all__ = [
     "outpaint",
     "paint",
     "paint_each",
+    "task_options",
     "upscale",
     "upscale_each",
 ]

@@ -1,6 +1,7 @@
 """Changing a picture as a whole: SDEdit (Meng et al. 2022), led by a prompt or by another picture's statistics."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -10,9 +11,11 @@ from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import from_pil, padded, to_pil
-from sfumato.tasks.drawing import Order, Start, check_picture, check_settings, draw_all, encode, grain
-from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words, one_each, steer
+from sfumato.pipeline.conditions import Words, check_words, complete_fields, is_given, source_of
+from sfumato.pipeline.parts import canvas_factor
+from sfumato.pipeline.request import SampleRequest
+from sfumato.tasks.parts import check_image_size, one_each
+from sfumato.tasks.requests import Task, checked_options, run_tasks
 
 STRENGTH = 0.6
 
@@ -27,7 +30,7 @@ def edit(
     style_amount: float = 1.0,
     label: int | str | None = None,
     negative: str | None = None,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
     """The picture noised and drawn again; RGB, of its own size.
 
@@ -41,7 +44,7 @@ def edit(
         style_amount: from 0 (none of it) to 1.
         label: for models steered by classes.
         negative: a text to lead away from.
-        settings: how to sample.
+        options: how to sample, as `task_options` makes them.
 
     Raises:
         UserError: for a strength or an amount outside [0, 1], and options that do not fit the model.
@@ -56,7 +59,7 @@ def edit(
         style_amount=style_amount,
         label=label,
         negative=negative,
-        settings=settings,
+        options=options,
     )
 
 
@@ -70,45 +73,58 @@ def edit_each(
     style_amount: float = 1.0,
     label: int | str | None = None,
     negative: str | None = None,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`edit` for many pictures, `settings.batch` at once; a prompt for each. Otherwise as there."""
-    settings = settings or Settings()
-    check_settings(settings)
+    """`edit` for many pictures, `options.batch` at once; a prompt for each. Otherwise as there."""
+    options = checked_options(options)
     for name, value in (("strength", strength), ("style amount", style_amount)):
         if not 0 <= value <= 1:
             raise UserError(f"{name} is {value:g}: give a number from 0 to 1")
     led = None
     if style is not None:
-        check_picture(model, style.height, style.width, "the style picture")
-        other = model.scaling.to_model(encode(model, padded(_tensor(style), grain(model)), settings.memory))
+        check_image_size(model, style.height, style.width, "the style image")
+        other = model.encode(padded(_tensor(style), canvas_factor(model)), options.memory)
         led = (other, style_amount)
-    prompted = zip(images, one_each(prompts, len(images), "pictures"), strict=True)
-    orders = [
-        _order(model, image, Words(prompt, label, negative), strength, led, settings.memory)
-        for image, prompt in prompted
+    words = [_words(prompt, label, negative) for prompt in one_each(prompts, len(images), "images")]
+    for given in words:  # says what does not fit before anything is computed
+        _check(model, given)
+    tasks = [
+        _task(model, image, given, strength, led, options.memory) for image, given in zip(images, words, strict=True)
     ]
-    return draw_all(model, orders, settings)
+    return run_tasks(model, tasks, options)
 
 
-def _order(
+def _task(
     model: LatentDiffusion,
     image: Image.Image,
-    words: Words,
+    words: dict[str, Any],
     strength: float,
     style: tuple[Tensor, float] | None,
     memory: int,
-) -> Order[Image.Image]:
+) -> Task[Image.Image]:
     """style: a latent whose statistics the start takes on, and how much of them."""
     H, W = image.height, image.width
-    check_picture(model, H, W)
-    whole = padded(_tensor(image), grain(model))
+    check_image_size(model, H, W)
+    whole = padded(_tensor(image), canvas_factor(model))
     size = (whole.shape[2], whole.shape[3])
-    steer(model, {}, words, model.latent_shape_of(size)[1:])  # says what does not fit before anything is computed
-    latent = model.scaling.to_model(encode(model, whole, memory))
+    latent = model.encode(whole, memory)
     if style is not None:
         latent = with_statistics(latent, *style)
-    return Order(size, {}, words, lambda canvas: to_pil(canvas[:, :H, :W]), start=Start(latent, strength))
+    request = SampleRequest(**words, count=1, size=size, initial=latent, strength=strength)
+    return Task(request, lambda canvas: to_pil(canvas[:, :H, :W]))
+
+
+def _words(prompt: str | None, label: int | str | None, negative: str | None) -> dict[str, Any]:
+    return {"prompt": prompt, "label": label, "negative": negative}
+
+
+def _check(model: LatentDiffusion, words: dict[str, Any]) -> None:
+    """Raises UserError for words that the model does not take, or lacks."""
+    source = source_of(model)
+    given = Words(*([value] if value is not None else None for value in words.values()))
+    check_words(source, given)
+    if source.conditioner is not None and (source.dropout == 0 or is_given(given, None)):
+        complete_fields(source, 1, given)
 
 
 def with_statistics(latent: Tensor, other: Tensor, amount: float = 1.0) -> Tensor:

@@ -16,13 +16,17 @@ from sfumato.conditioning.spatial import ImageConfig
 from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
 from sfumato.inputs import MaskInput
-from sfumato.model import WHOLE_AREAS, LatentDiffusion
+from sfumato.model import LatentDiffusion
 from sfumato.pictures import from_pil, padded
+from sfumato.pipeline import latents as codec
+from sfumato.pipeline.options import Range, check_number
+from sfumato.pipeline.parts import canvas_factor
+from sfumato.pipeline.plan import WHOLE_AREAS
+from sfumato.pipeline.request import SampleRequest
 from sfumato.tasks.colour import drift, without_drift
 from sfumato.tasks.compositing import composite
-from sfumato.tasks.drawing import Kept, Order, check_picture, check_settings, draw_all, encode, grain
-from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words, one_each, parts
+from sfumato.tasks.parts import check_image_size, condition_parts, one_each
+from sfumato.tasks.requests import Task, checked_options, run_tasks
 
 T = TypeVar("T")
 
@@ -51,7 +55,7 @@ def inpaint(
     negative: str | None = None,
     feather: int = FEATHER,
     jumps: tuple[int, int] | None = None,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
     """The picture with its hole filled in; outside the hole it stays as it is, in its size, mode, palette and alpha.
 
@@ -67,7 +71,7 @@ def inpaint(
         negative: a text to lead away from.
         feather: pixels, from the hole's edge inwards, over which old and new are blended.
         jumps: (length, repeats) of RePaint's resampling, for models that were not trained to inpaint.
-        settings: how to sample.
+        options: how to sample, as `task_options` makes them.
 
     Raises:
         UserError: for a mask of another size or without a hole, and options that do not fit the model.
@@ -82,7 +86,7 @@ def inpaint(
         negative=negative,
         feather=feather,
         jumps=jumps,
-        settings=settings,
+        options=options,
     )
 
 
@@ -96,37 +100,41 @@ def inpaint_each(
     negative: str | None = None,
     feather: int = FEATHER,
     jumps: tuple[int, int] | None = None,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`inpaint` for many pictures, `settings.batch` at once; a mask and a prompt for each. Otherwise as there."""
-    settings = settings or Settings()
-    check_settings(settings)
+    """`inpaint` for many pictures, `options.batch` at once; a mask and a prompt for each. Otherwise as there."""
+    options = checked_options(options)
     if len(masks) != len(images):
         raise UserError(f"{len(masks)} masks for {len(images)} pictures: give one for each")
-    if feather < 0:
-        raise UserError(f"feather is {feather}: give 0 or more pixels")
     if jumps is not None and reads_masks(model):
         raise UserError("jumps are for models that were not trained to inpaint; this one was: leave them out")
-    orders = []
+    tasks = []
     for image, mask, prompt in zip(images, masks, one_each(prompts, len(images), "pictures"), strict=True):
         hole = hole_of(mask, image)
-        check_picture(model, image.height, image.width)
+        check_feather(feather, image)
+        check_image_size(model, image.height, image.width)
         then = partial(composite, image, hole=hole, feather=feather)
         pixels = from_pil(to_rgb(image, (255, 255, 255)))
-        orders.append(filling(model, pixels, hole, Words(prompt, label, negative), jumps, settings.memory, then))
-    return draw_all(model, orders, settings)
+        words = {"prompt": prompt, "label": label, "negative": negative}
+        tasks.append(filling(model, pixels, hole, words, jumps, options.memory, then))
+    return run_tasks(model, tasks, options)
+
+
+def check_feather(feather: int, image: Image.Image) -> None:
+    """Raises UserError for a number of pixels below 0 or beyond the image."""
+    check_number("feather", feather, Range(0, max(image.size), whole=True))
 
 
 def filling(
     model: LatentDiffusion,
     image: Tensor,
     hole: Tensor,
-    words: Words,
+    words: dict[str, Any],
     jumps: tuple[int, int] | None,
     memory: int,
     then: Callable[[Tensor], T],
-) -> Order[T]:
-    """The order for the image (3, H, W) with the hole (H, W) bool drawn anew; elsewhere it is about as it was.
+) -> Task[T]:
+    """The task of the image (3, H, W) with the hole (H, W) bool drawn anew; elsewhere it is about as it was.
 
     Of a picture of more than WHOLE_AREAS times the training area only the hole and its surroundings are looked at.
     `then` says what becomes of the filled picture (3, H, W).
@@ -157,52 +165,54 @@ def _filling(
     model: LatentDiffusion,
     image: Tensor,
     hole: Tensor,
-    words: Words,
+    words: dict[str, Any],
     jumps: tuple[int, int] | None,
     memory: int,
     then: Callable[[Tensor], T],
-) -> Order[T]:
+) -> Task[T]:
     H, W = hole.shape
-    whole = padded(image[None], grain(model))
-    gone = padded(hole[None, None].float(), grain(model))
+    whole = padded(image[None], canvas_factor(model))
+    gone = padded(hole[None, None].float(), canvas_factor(model))
     cells = F.max_pool2d(gone, model.autoencoder.factor)
     # what was in the hole must not reach the latents around it
     plain = torch.where(gone > 0, drift(whole, 1 - gone), whole)
-    fields, kept = {}, None
+    given: dict[str, Any]
     if reads_masks(model):
-        fields = masked_fields(model, whole, gone, cells, memory)
+        given = {"fields": masked_fields(model, whole, gone, cells, memory)}
     else:
-        latent = model.scaling.to_model(encode(model, plain, memory))
-        kept = Kept(latent, 1 - cells.to(model.device), jumps)
+        given = {"known": model.encode(plain, memory), "keep": 1 - cells.to(model.device), "jumps": jumps}
 
     def finish(drawn: Tensor) -> T:
         corrected = without_drift(drawn[None], whole, 1 - gone)
         return then(corrected[0, :, :H, :W].clamp(-1, 1))
 
-    return Order((whole.shape[2], whole.shape[3]), fields, words, finish, kept=kept)
+    return Task(SampleRequest(**words, **given, count=1, size=(whole.shape[2], whole.shape[3])), finish)
 
 
 def reads_masks(model: LatentDiffusion) -> bool:
     """Whether the model was trained to inpaint."""
-    return any(isinstance(part, ImageConfig) and part.field == MASKED for part in parts(model))
+    return any(isinstance(part, ImageConfig) and part.field == MASKED for part in condition_parts(model))
 
 
 def masked_fields(model: LatentDiffusion, image: Tensor, hole: Tensor, cells: Tensor, memory: int) -> dict[str, Any]:
     """The fields `masked_latent` and `mask` of an image (1, 3, H, W), its hole (1, 1, H, W) and the hole's cells."""
     use = convention(model)
     masked = torch.where(hole > 0, FILLS[use.values.fill], image)
-    latent = encode(model, masked, memory)
-    if use.scaled:
-        latent = model.scaling.to_model(latent)
+    latent = model.encode(masked, memory) if use.scaled else raw_latent(model, masked, memory)
     values = torch.where(cells > 0, use.values.hole, use.values.keep)
     return {MASKED: latent, MASK: values.to(model.device)}
+
+
+def raw_latent(model: LatentDiffusion, image: Tensor, memory: int) -> Tensor:
+    """Image (1, 3, H, W) in [-1, 1] -> raw latent (1, C, h, w), which the original's inpainting models read."""
+    return codec.encode_raw(model.autoencoder, image.to(model.device), memory)
 
 
 def convention(model: LatentDiffusion) -> Convention:
     """As the model's configuration says, else as its kind is known for."""
     if model.config.inputs.mask is not None:
         return Convention(model.config.inputs.mask, scaled=False)
-    order = [part.field for part in parts(model) if isinstance(part, ImageConfig)]
+    order = [part.field for part in condition_parts(model) if isinstance(part, ImageConfig)]
     if order[:1] == [MASK]:
         return Convention(STABLE_DIFFUSION, scaled=True)
     return Convention(MaskInput(), scaled=False)

@@ -14,9 +14,11 @@ from sfumato.config import nearest
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import to_pil
-from sfumato.tasks.drawing import Order, check_settings, draw_all, grain
-from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words, layout_part, one_each
+from sfumato.pipeline.options import check_number
+from sfumato.pipeline.parts import canvas_factor
+from sfumato.pipeline.request import SIDE, SampleRequest
+from sfumato.tasks.parts import layout_part, one_each
+from sfumato.tasks.requests import Task, checked_options, run_tasks
 
 EXAMPLE = '{"label": "dog", "box": [x, y, width, height]}'
 
@@ -44,7 +46,7 @@ def compose(
     *,
     size: tuple[int, int] | None = None,
     negative: str | None = None,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
     """Pictures of a layout.
 
@@ -54,13 +56,13 @@ def compose(
         prompt: for models steered by text as well.
         size: (H, W), by default the training size; cut to what the networks' factors allow and grown from there.
         negative: a text to lead away from.
-        settings: how to sample; in windows each sees the layout through its own crop.
+        options: how to sample, as `task_options` makes them; in windows each sees the layout through its own crop.
 
     Raises:
         UserError: for a box outside the picture or without extent, an unknown category, and options that do not fit.
     """
     prompts = None if prompt is None else [prompt]
-    return compose_each(model, [boxes], prompts, size=size, negative=negative, settings=settings)
+    return compose_each(model, [boxes], prompts, size=size, negative=negative, options=options)
 
 
 def compose_each(
@@ -70,19 +72,20 @@ def compose_each(
     *,
     size: tuple[int, int] | None = None,
     negative: str | None = None,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`compose` for many layouts, `settings.batch` at once; a prompt for each. Otherwise as there."""
-    settings = settings or Settings()
-    check_settings(settings)
+    """`compose` for many layouts, `options.batch` at once; a prompt for each. Otherwise as there."""
+    options = checked_options(options)
     prompted = zip(layouts, one_each(prompts, len(layouts), "layouts"), strict=True)
-    orders = [_order(model, boxes, size, Words(prompt, None, negative)) for boxes, prompt in prompted]
-    return draw_all(model, orders, settings)
+    if size is not None:
+        check_number("size", size, SIDE)
+    tasks = [_task(model, boxes, size, prompt, negative) for boxes, prompt in prompted]
+    return run_tasks(model, tasks, options)
 
 
-def _order(
-    model: LatentDiffusion, boxes: Sequence[Box], size: tuple[int, int] | None, words: Words
-) -> Order[Image.Image]:
+def _task(
+    model: LatentDiffusion, boxes: Sequence[Box], size: tuple[int, int] | None, prompt: str | None, negative: str | None
+) -> Task[Image.Image]:
     part = layout_part(model)
     if len(boxes) > part.objects:
         raise UserError(f"{len(boxes)} boxes are given, but this model takes at most {part.objects}: leave some out")
@@ -94,9 +97,10 @@ def _order(
         "categories": [torch.tensor(categories, dtype=torch.long)],
     }
     H, W = size or model.config.image_size
-    unit = grain(model)
+    unit = canvas_factor(model)
     canvas = (-(-H // unit) * unit, -(-W // unit) * unit)
-    return Order(canvas, fields, words, lambda drawn: to_pil(drawn[:, :H, :W]))
+    request = SampleRequest(prompt=prompt, negative=negative, count=1, size=canvas, fields=fields)
+    return Task(request, lambda image: to_pil(image[:, :H, :W]))
 
 
 def check_box(box: Box, number: int) -> None:

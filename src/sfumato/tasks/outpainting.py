@@ -11,11 +11,13 @@ from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import from_pil
+from sfumato.pipeline.memory import check_memory
+from sfumato.pipeline.options import check_number
+from sfumato.pipeline.request import SIDE, SampleRequest
 from sfumato.tasks.compositing import composite
-from sfumato.tasks.drawing import check_picture, check_settings, draw_all
 from sfumato.tasks.inpainting import filling
-from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words
+from sfumato.tasks.parts import check_image_size
+from sfumato.tasks.requests import checked_options, run_tasks
 
 TRUE_COLOUR = {"P": "RGB", "PA": "RGBA", "1": "L"}
 """Pictures of few colours grow in all of them: their own palette would not do for what is new."""
@@ -40,21 +42,20 @@ def outpaint(
     label: int | str | None = None,
     negative: str | None = None,
     jumps: tuple[int, int] | None = None,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
     """The picture on a larger canvas, drawn on beyond its borders; its own pixels stay as they are, bit for bit.
 
     What is new is opaque. Arguments otherwise as for `inpaint`.
     Raises UserError for negative extents or none at all, and options that do not fit the model.
     """
-    settings = settings or Settings()
-    check_settings(settings)
-    check_picture(model, image.height, image.width)
+    options = checked_options(options)
+    check_image_size(model, image.height, image.width)
     canvas, hole = extended(image, extend)
     then = partial(composite, canvas, hole=hole, feather=0)
     pixels = from_pil(to_rgb(canvas, (255, 255, 255)))
-    words = Words(prompt, label, negative)
-    return draw_all(model, [filling(model, pixels, hole, words, jumps, settings.memory, then)], settings)
+    words = {"prompt": prompt, "label": label, "negative": negative}
+    return run_tasks(model, [filling(model, pixels, hole, words, jumps, options.memory, then)], options)
 
 
 def extended(image: Image.Image, extend: Extent) -> tuple[Image.Image, torch.Tensor]:
@@ -65,6 +66,9 @@ def extended(image: Image.Image, extend: Extent) -> tuple[Image.Image, torch.Ten
             f"extend is {','.join(map(str, sides))}: give the pixels to add on the left, top, right and bottom, "
             "such as 128,0,128,0"
         )
+    grown_to = (image.height + extend.top + extend.bottom, image.width + extend.left + extend.right)
+    check_number("the extended image's side", grown_to, SIDE)
+    check_memory(grown_to, 1)
     if image.mode in TRUE_COLOUR:
         image = image.convert("RGBA" if image.has_transparency_data else TRUE_COLOUR[image.mode])
     pixels = np.asarray(image)

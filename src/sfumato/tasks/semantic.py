@@ -11,9 +11,10 @@ from torch import Tensor
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import padded, to_pil
-from sfumato.tasks.drawing import Order, check_picture, check_settings, draw_all, grain
-from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words, one_each, semantic_part
+from sfumato.pipeline.parts import canvas_factor
+from sfumato.pipeline.request import SampleRequest
+from sfumato.tasks.parts import check_image_size, one_each, semantic_part
+from sfumato.tasks.requests import Task, checked_options, run_tasks
 
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -24,7 +25,7 @@ def paint(
     prompt: str | None = None,
     *,
     negative: str | None = None,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
     """Pictures of a label map, of its size.
 
@@ -33,12 +34,12 @@ def paint(
         map: a picture of class ids (grey values or palette indices) or of the classes' colours, or ids (H, W).
         prompt: for models steered by text as well.
         negative: a text to lead away from.
-        settings: how to sample.
+        options: how to sample, as `task_options` makes them.
 
     Raises:
         UserError: for an id or colour that is no class of the model, and options that do not fit it.
     """
-    return paint_each(model, [map], None if prompt is None else [prompt], negative=negative, settings=settings)
+    return paint_each(model, [map], None if prompt is None else [prompt], negative=negative, options=options)
 
 
 def paint_each(
@@ -47,26 +48,27 @@ def paint_each(
     prompts: Sequence[str] | None = None,
     *,
     negative: str | None = None,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`paint` for many maps, `settings.batch` at once; a prompt for each. Arguments and errors otherwise as there."""
-    settings = settings or Settings()
-    check_settings(settings)
+    """`paint` for many maps, `options.batch` at once; a prompt for each. Arguments and errors otherwise as there."""
+    options = checked_options(options)
     prompted = zip(maps, one_each(prompts, len(maps), "maps"), strict=True)
-    orders = [_order(model, given, Words(prompt, None, negative)) for given, prompt in prompted]
-    return draw_all(model, orders, settings)
+    return run_tasks(model, [_task(model, given, prompt, negative) for given, prompt in prompted], options)
 
 
-def _order(model: LatentDiffusion, map: Image.Image | Tensor, words: Words) -> Order[Image.Image]:
+def _task(
+    model: LatentDiffusion, map: Image.Image | Tensor, prompt: str | None, negative: str | None
+) -> Task[Image.Image]:
     part = semantic_part(model)
     ids = map if isinstance(map, Tensor) else read_map(model, map)
     check_ids(model, ids)
     H, W = ids.shape
-    check_picture(model, H, W, "the map")
-    whole = padded(ids[None, None], max(grain(model), 2**part.stages))
+    check_image_size(model, H, W, "the map")
+    whole = padded(ids[None, None], max(canvas_factor(model), 2**part.stages))
     fields = {"map": whole[:, 0].to(model.device)}
     size = (whole.shape[2], whole.shape[3])
-    return Order(size, fields, words, lambda canvas: to_pil(canvas[:, :H, :W]))
+    request = SampleRequest(prompt=prompt, negative=negative, count=1, size=size, fields=fields)
+    return Task(request, lambda canvas: to_pil(canvas[:, :H, :W]))
 
 
 def read_map(model: LatentDiffusion, image: Image.Image) -> Tensor:

@@ -11,10 +11,11 @@ from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import from_pil, padded, to_pil
+from sfumato.pipeline.parts import second_stage
+from sfumato.pipeline.request import SampleRequest
 from sfumato.tasks.colour import drift
-from sfumato.tasks.drawing import Order, check_settings, draw_all
-from sfumato.tasks.settings import Settings
-from sfumato.tasks.steering import Words, image_part, one_each, second_stage
+from sfumato.tasks.parts import image_part, one_each
+from sfumato.tasks.requests import Task, checked_options, run_tasks
 
 SMALL = "low_resolution"
 DRIFT_CELL = 4
@@ -27,7 +28,7 @@ def upscale(
     prompt: str | None = None,
     *,
     keep_colours: bool = True,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
     """The picture enlarged by the model's factor (see `enlargement`).
 
@@ -39,13 +40,13 @@ def upscale(
         image: of any size and mode.
         prompt: for models steered by text as well.
         keep_colours: take off the slow drift of colours against the small picture.
-        settings: how to sample.
+        options: how to sample, as `task_options` makes them.
 
     Raises:
         UserError: for a model that does not enlarge, and options that do not fit it.
     """
     prompts = None if prompt is None else [prompt]
-    return upscale_each(model, [image], prompts, keep_colours=keep_colours, settings=settings)
+    return upscale_each(model, [image], prompts, keep_colours=keep_colours, options=options)
 
 
 def upscale_each(
@@ -54,16 +55,15 @@ def upscale_each(
     prompts: Sequence[str] | None = None,
     *,
     keep_colours: bool = True,
-    settings: Settings | None = None,
+    options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`upscale` for many pictures, `settings.batch` at once; a prompt for each. Otherwise as there."""
-    settings = settings or Settings()
-    check_settings(settings)
+    """`upscale` for many pictures, `options.batch` at once; a prompt for each. Otherwise as there."""
+    options = checked_options(options)
     prompted = zip(images, one_each(prompts, len(images), "pictures"), strict=True)
-    return draw_all(model, [_order(model, image, Words(prompt), keep_colours) for image, prompt in prompted], settings)
+    return run_tasks(model, [_task(model, image, prompt, keep_colours) for image, prompt in prompted], options)
 
 
-def _order(model: LatentDiffusion, image: Image.Image, words: Words, keep_colours: bool) -> Order[Image.Image]:
+def _task(model: LatentDiffusion, image: Image.Image, prompt: str | None, keep_colours: bool) -> Task[Image.Image]:
     part = image_part(model, SMALL, "small pictures")
     if part.channels != 3:
         raise UserError(f"this model's small pictures have {part.channels} channels: they are no RGB pictures")
@@ -84,7 +84,7 @@ def _order(model: LatentDiffusion, image: Image.Image, words: Words, keep_colour
             picture = held(picture, small)
         return _as_mode(to_pil(picture[0]), image)
 
-    return Order(shape, fields, words, finish)
+    return Task(SampleRequest(prompt=prompt, count=1, size=shape, fields=fields), finish)
 
 
 def enlargement(model: LatentDiffusion) -> int:

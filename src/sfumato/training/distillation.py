@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sfumato import flops, generate, pictures, rng
+from sfumato import flops, pictures, rng
 from sfumato.autoencoder import losses
 from sfumato.autoencoder.losses import PixelLoss
 from sfumato.autoencoder.model import AutoencoderConfig, autoencoder_digest
@@ -30,6 +30,7 @@ from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.evaluation.image_quality import psnr
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline import latents as codec
 from sfumato.schema import Schema
 from sfumato.training import ema
 from sfumato.training.log import RunLog
@@ -262,7 +263,7 @@ def judge(model: LatentDiffusion, network: TinyDecoder, dataset: Dataset, count:
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in sweep(dataset, 16, rows, unreadable=lambda row, error: None):
         x0, full = _decoded(model, part.images)
-        tiny = generate.preview(network, model.scaling, x0)
+        tiny = codec.preview(network, model.scaling, x0)
         found.append((part.images, full.clamp(-1, 1).cpu(), tiny.clamp(-1, 1).cpu()))
     if not found:
         raise UserError(f"none of the {len(rows)} pictures held out can be read: check the data folder")

@@ -14,6 +14,8 @@ from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.kernel import kernel_distance
 from sfumato.evaluation.table import load_network
 from sfumato.model import LatentDiffusion
+from sfumato.pipeline import pipeline
+from sfumato.pipeline.request import SampleRequest
 from sfumato.training.data import RunData
 from sfumato.training.diffusion import EvaluationConfig, Steered
 from sfumato.training.previews import Values, with_networks
@@ -89,14 +91,15 @@ class SampleEvaluation:
     def _samples(self, model: LatentDiffusion) -> Iterator[Tensor]:
         for start in range(0, self.config.samples, BATCH):
             seeds = range(start, min(start + BATCH, self.config.samples))
+            request = SampleRequest(
+                prompt=None if self.text is None else [self.text[i % len(self.text)] for i in seeds],
+                label=None if self.label is None else [self.label[i % len(self.label)] for i in seeds],
+                count=len(seeds),
+                seeds=list(seeds),
+                steps=self.config.steps,
+            )
             with autocast(model.device, self.precision):
-                yield model.sample_tensor(
-                    None if self.text is None else [self.text[i % len(self.text)] for i in seeds],
-                    label=None if self.label is None else [self.label[i % len(self.label)] for i in seeds],
-                    n=len(seeds),
-                    seeds=list(seeds),
-                    steps=self.config.steps,
-                )
+                yield pipeline.sample(model, request).images
 
     def _distance(self, samples: Tensor) -> float:
         if self.config.metric == "fd":

@@ -13,18 +13,14 @@ from sfumato.autoencoder.model import Autoencoder, VQConfig
 from sfumato.autoencoder.scaling import LatentStatistics
 from sfumato.autoregressive.model import CodeModel
 from sfumato.checkpoint import write_text
-from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Fields
 from sfumato.data.dataset import Dataset
 from sfumato.data.loader import sweep
 from sfumato.engine.precision import Precision, autocast
 from sfumato.evaluation.image_quality import psnr, ssim
-from sfumato.generate import Guidance, decode, generate_latents, guided, guided_by_parts
-from sfumato.model import DEFAULT_GUIDANCE, DEFAULT_STEPS, LatentDiffusion, SecondStage, sampler_named
-from sfumato.rng import SampleNoise
-from sfumato.sampling.grids import build_grid
-from sfumato.sampling.sampler import Denoise
-from sfumato.sampling.table import build_sampler, default_grid
+from sfumato.model import LatentDiffusion, SecondStage
+from sfumato.pipeline import pipeline
+from sfumato.pipeline.request import DEFAULT_GUIDANCE, SampleRequest
 from sfumato.training.condition_pictures import condition_pictures
 from sfumato.training.conditions import preview_fields
 from sfumato.training.data import RunData
@@ -113,11 +109,7 @@ class Samples:
     def __call__(self, networks: Steered, step: int) -> Values:
         model = with_networks(self.model, networks)
         with autocast(model.device, self.precision):
-            images = model.sample_tensor(
-                list(self.text) if self.text is not None else None,
-                label=list(self.label) if self.label is not None else None,
-                n=self.count,
-            )
+            images = pipeline.sample(model, SampleRequest(prompt=self.text, label=self.label, count=self.count)).images
         pictures.save_png(
             self.folder / f"samples-{step:08d}.png", pictures.grid(images, columns=8), scale=_scale(images)
         )
@@ -166,36 +158,31 @@ class SteeredSamples:
     @torch.no_grad()
     def __call__(self, networks: Steered, step: int) -> Values:
         model = with_networks(self.model, networks)
-        second = model.second
-        assert second is not None
-        assert second.conditioner is not None
-        count, _, h, w = len(self.images), *model.latent_shape_of((self.images.shape[2], self.images.shape[3]))
+        request = SampleRequest(
+            fields=self.fields,
+            count=len(self.images),
+            size=(self.images.shape[2], self.images.shape[3]),
+            batch=len(self.images),
+            sampler=PREVIEW_SAMPLER,
+            guidance=preview_guidance(model),
+        )
         with autocast(model.device, self.precision):
-            denoise = self._denoise(second, (h, w))
-            sampler = sampler_named(PREVIEW_SAMPLER)
-            grid = build_grid(default_grid(sampler, second.schedule), second.schedule, DEFAULT_STEPS)
-            shape = (model.autoencoder.latent_channels, h, w)
-            noise = SampleNoise(range(count), device=model.device)
-            latents = generate_latents(denoise, second.schedule, build_sampler(sampler), grid, shape, noise)
-            images = decode(model.autoencoder, model.scaling, latents).cpu()
+            images = pipeline.sample(model, request).images.cpu()
         shown = condition_pictures(self.fields, model.config.inputs, self.images)
         rows = pictures.beside(*shown, images, self.images)
         sheet = pictures.grid(rows, columns=4 * (len(shown) + 2))
         pictures.save_png(self.folder / f"samples-{step:08d}.png", sheet, scale=_scale(images))
         return {"sample_psnr": psnr(images.clamp(-1, 1), self.images).mean().item()}
 
-    def _denoise(self, second: SecondStage, size: tuple[int, int]) -> Denoise:
-        """Guided where the model knows the case without its condition, or without one of its parts."""
-        conditioner, dropout = second.conditioner, second.config.condition_dropout
-        assert conditioner is not None
-        parts = [name for name, rate in second.config.part_dropout.items() if rate > 0]
-        network = (second.denoiser, second.schedule, second.config.prediction)
-        if isinstance(conditioner, Composite) and parts:
-            conditions = conditioner.one_by_one(self.fields, len(self.images), size, parts)
-            return guided_by_parts(*network, conditions, [DEFAULT_GUIDANCE] * len(parts))
-        null = conditioner.null(len(self.images), size) if dropout > 0 else None
-        scale = 1.0 if null is None else PREVIEW_GUIDANCE
-        return guided(*network, conditioner(self.fields), null, Guidance(scale))
+
+def preview_guidance(model: LatentDiffusion) -> float | dict[str, float]:
+    """Guided where the model knows the case without its condition, or without one of its parts."""
+    assert model.second is not None
+    config = model.second.config
+    parts = {name: DEFAULT_GUIDANCE for name, rate in config.part_dropout.items() if rate > 0}
+    if config.conditioner.kind == "composite" and parts:
+        return parts
+    return PREVIEW_GUIDANCE if config.condition_dropout > 0 else 1.0
 
 
 def samples_of(model: LatentDiffusion, data: RunData, folder: Path, config: DiffusionRun) -> "Samples | SteeredSamples":

@@ -7,16 +7,19 @@ import torch
 from torch import Tensor
 
 import tiny
-from sfumato import drawing, generate
 from sfumato.conditioning.condition import between
-from sfumato.drawing import Drawing, plan
 from sfumato.errors import UserError
-from sfumato.generate import Guidance, Projection, Steering
-from sfumato.model import LatentDiffusion, sampler_named
+from sfumato.model import LatentDiffusion
+from sfumato.pipeline.choices import sampler_named
+from sfumato.pipeline.denoise import Guidance
+from sfumato.pipeline.latents import known_region
+from sfumato.pipeline.pipeline import network_of
+from sfumato.pipeline.plan import plan
+from sfumato.pipeline.request import ImageGuidance, Projection, SampleRequest
 from sfumato.rng import SampleNoise
 from sfumato.sampling.ancestral import DDIM
 from sfumato.sampling.grids import GridConfig, build_grid
-from sfumato.sampling.guidance import autoguidance
+from sfumato.sampling.guidance import Trajectory, autoguidance
 from sfumato.sampling.image_losses import Colour, FeatureMatch, LowResolution, Together
 from sfumato.sampling.loop import sample
 
@@ -33,8 +36,8 @@ def plain() -> LatentDiffusion:
     return tiny.model(tiny.UNCONDITIONAL)
 
 
-def drawn(model: LatentDiffusion, text: object = tiny.TEXTS[:2], **options: object) -> Tensor:
-    return model.sample_tensor(text, **{"steps": STEPS, "sampler": "ddim", **options})  # type: ignore[arg-type]
+def drawn(model: LatentDiffusion, prompt: object = tiny.TEXTS[:2], **options: object) -> Tensor:
+    return model.sample_tensor(prompt, **{"steps": STEPS, "sampler": "ddim", **options})  # type: ignore[arg-type]
 
 
 # ---- auto
@@ -52,13 +55,13 @@ def drawn(model: LatentDiffusion, text: object = tiny.TEXTS[:2], **options: obje
 )
 def test_auto_says_what_it_took_and_why(schedule: str, steps: int, sampler: str, grid: str) -> None:
     model = tiny.model(f"diffusion.schedule={schedule}")
-    choice = plan(model, Drawing(text="a", steps=steps)).choice
+    choice = plan(model, SampleRequest(prompt="a", steps=steps)).choice
     assert (choice.sampler.kind, choice.grid.kind) == (sampler, grid)
     assert f"{steps} steps are" in choice.reason
     assert "guidance 3" in choice.reason
-    named = plan(model, Drawing(text="a", steps=steps, sampler="euler")).choice
+    named = plan(model, SampleRequest(prompt="a", steps=steps, sampler="euler")).choice
     assert (named.sampler.kind, named.reason) == ("euler", "")
-    own = plan(model, Drawing(text="a", steps=steps, grid=GridConfig(kind="karras"))).choice
+    own = plan(model, SampleRequest(prompt="a", steps=steps, grid=GridConfig(kind="karras"))).choice
     assert (own.sampler.kind, own.grid.kind) == (sampler, "karras")
 
 
@@ -94,7 +97,7 @@ def test_autoguidance_leads_away_from_the_weaker_model(model: LatentDiffusion) -
         parameter.data *= 0.9
     found = drawn(model, autoguide=weaker, autoguide_scale=1.7, interval=(0.2, 1.0))
     denoise = autoguidance(
-        *(drawing.denoiser_of(m, m.condition(2, tiny.TEXTS[:2])[0]) for m in (model, weaker)), 1.7, (0.2, 1.0)
+        *(network_of(m).denoise(tiny.conditions(m, 2, tiny.TEXTS[:2])[0]) for m in (model, weaker)), 1.7, (0.2, 1.0)
     )
     grid = build_grid(GridConfig(kind="leading"), model.second.schedule, STEPS)
     with torch.no_grad():
@@ -125,18 +128,20 @@ def test_steering_makes_pictures_like_what_is_wished(plain: LatentDiffusion, kin
     }
     losses["both"] = Together((losses["low-res"], losses["colour"]))
     loss = losses[kind]
-    free = drawn(plain, None, n=2, steps=5)
-    led = drawn(plain, None, n=2, steps=5, steer=Steering(loss))
+    free = drawn(plain, None, count=2, steps=5)
+    led = drawn(plain, None, count=2, steps=5, image_guidance=ImageGuidance(loss))
     assert (loss(led) < (0.5 if kind == "low-res" else 0.85) * loss(free)).all(), (loss(led), loss(free))
     if kind == "both":
-        nothing = drawn(plain, None, n=2, steps=5, steer=Steering(lambda images: 0 * images.mean((1, 2, 3))))
+        nothing = drawn(
+            plain, None, count=2, steps=5, image_guidance=ImageGuidance(lambda images: 0 * images.mean((1, 2, 3)))
+        )
         assert torch.equal(nothing, free)
 
 
 def test_packed_networks_cannot_be_steered() -> None:
     packed = tiny.model(tiny.UNCONDITIONAL).for_inference(torch.float32)
     with pytest.raises(UserError, match="without for_inference"):
-        drawn(packed, None, steer=Steering(Colour(torch.zeros(3))))
+        drawn(packed, None, image_guidance=ImageGuidance(Colour(torch.zeros(3))))
 
 
 def test_colour_of_a_picture() -> None:
@@ -154,27 +159,30 @@ def test_any_sampler_keeps_a_known_region(plain: LatentDiffusion, name: str) -> 
     keep = torch.ones(1, 1, 16, 24)
     keep[..., 9:] = 0
     seen: list[Tensor] = []
-    options = {"known": known, "keep": keep, "jumps": (1, 2), "n": 2, "sampler": name}
+    region = known_region(plain, known, keep)
+    options = {**region, "jumps": (1, 2), "count": 2, "sampler": name}
     images = drawn(plain, None, **options, callback=lambda step: seen.append(step.x))
     assert images.shape == (2, 3, 16, 24)
     assert torch.isfinite(images).all()
-    jumped = plan(plain, Drawing(**{**options, "steps": STEPS}))
+    jumped = plan(plain, SampleRequest(**{**options, "steps": STEPS}))
     assert len(seen) == jumped.steps > STEPS
     # one latent column straddles the border: it is generated
     latents = plain.encode(known)
-    kept = generate.latent_keep(keep, 2)
-    assert kept[0, 0, 0].tolist() == [1] * 4 + [0] * 8
-    everywhere = drawn(plain, None, **{**options, "keep": torch.ones_like(keep), "jumps": None})
+    assert region["keep"][0, 0, 0].tolist() == [1] * 4 + [0] * 8
+    everywhere = drawn(plain, None, **{**options, "keep": torch.ones_like(region["keep"]), "jumps": None})
     torch.testing.assert_close(everywhere, plain.decode(latents).expand(2, -1, -1, -1), atol=1e-4, rtol=1e-4)
 
 
 def test_the_known_region_says_what_it_lacks(plain: LatentDiffusion) -> None:
-    known, keep = torch.zeros(1, 3, 16, 24), torch.ones(1, 1, 16, 24)
+    known, keep = torch.zeros(1, 3, 8, 12), torch.ones(1, 1, 8, 12)
     for options, message in (
         ({"known": known}, "known and keep go together"),
-        ({"known": known, "keep": keep[..., :8]}, r"keep has the shape \(1, 1, 16, 8\), pictures of 16x24"),
+        ({"known": known, "keep": keep[..., :8]}, r"keep has the shape \(1, 1, 8, 8\), 1 samples need \(1, 1, 8, 12\)"),
         ({"jumps": (2, 2)}, "jumps go with known and keep"),
-        ({"known": known.expand(3, -1, -1, -1), "keep": keep, "n": 2}, "3 pictures of known were given for 2"),
+        (
+            {"known": known.expand(3, -1, -1, -1), "keep": keep, "count": 2},
+            r"known has the shape \(3, 3, 8, 12\), 2 samples need",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             drawn(plain, None, **options)
@@ -187,15 +195,15 @@ def test_the_known_region_says_what_it_lacks(plain: LatentDiffusion) -> None:
 def test_given_noise_and_conditions_are_those_of_seeds_and_prompts(model: LatentDiffusion, sampler: str) -> None:
     usual = drawn(model, sampler=sampler, guidance=2.0, seed=3)
     noise = SampleNoise([3, 4])((2, *model.latent_shape))
-    condition, _ = model.condition(2, tiny.TEXTS[:2])
-    given = drawn(model, None, sampler=sampler, guidance=2.0, seed=3, start=noise, condition=condition)
+    condition, _ = tiny.conditions(model, 2, tiny.TEXTS[:2])
+    given = drawn(model, None, sampler=sampler, guidance=2.0, seed=3, noise=noise, condition=condition)
     assert torch.equal(given, usual)
-    with pytest.raises(UserError, match=r"start has the shape \(2, 3, 8, 12\), 3 samples need \(3, 3, 8, 12\)"):
-        drawn(model, "a", n=3, start=noise)
+    with pytest.raises(UserError, match=r"noise has the shape \(2, 3, 8, 12\), 3 samples need \(3, 3, 8, 12\)"):
+        drawn(model, "a", count=3, noise=noise)
 
 
 def test_conditions_between_two_prompts(model: LatentDiffusion) -> None:
-    a, b = (model.condition(1, [text])[0] for text in tiny.TEXTS[:2])
+    a, b = (tiny.conditions(model, 1, [text])[0] for text in tiny.TEXTS[:2])
     path = between(a, b, torch.tensor([0.0, 0.25, 1.0]))
     assert a.tokens is not None
     assert b.tokens is not None
@@ -219,9 +227,9 @@ def test_what_cannot_begin_in_pure_noise_is_told_before_it_begins() -> None:
 
 
 def test_the_interval_and_the_names_are_checked_even_without_guidance(plain: LatentDiffusion) -> None:
-    with pytest.raises(UserError, match=r"guidance interval is \(0.5, 1.5\)"):
+    with pytest.raises(UserError, match=r"interval is 1\.5: give a number from 0 to 1"):
         drawn(plain, None, interval=(0.5, 1.5))
     with pytest.raises(UserError, match=r"'heum' is not one of auto, ddpm.*did you mean 'heun'"):
         drawn(plain, None, sampler="heum")
-    assert Guidance().combine()(torch.ones(1), torch.zeros(1), 2.0).item() == 2.0
+    assert Guidance().combine(Trajectory())(torch.ones(1), torch.zeros(1), 2.0).item() == 2.0
     assert sampler_named("unipc", order=3).order == 3  # type: ignore[union-attr]

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import tiny
-from sfumato.drawing import Drawing
 from sfumato.errors import UserError
-from sfumato.walks import INVERSION_GRID, Stop, find_noise, interpolate
+from sfumato.pipeline.request import SampleRequest
+from sfumato.tasks.interpolation import Stop, interpolate
+from sfumato.tasks.inversion import INVERSION_GRID, find_noise
 
 OPTIONS = {"steps": 3, "sampler": "ddim", "guidance": 2.0}
 
@@ -14,7 +15,7 @@ OPTIONS = {"steps": 3, "sampler": "ddim", "guidance": 2.0}
 def test_a_way_ends_in_the_pictures_it_goes_between() -> None:
     model = tiny.model()
     stops = [Stop(5, tiny.TEXTS[0]), Stop(7, tiny.TEXTS[1]), Stop(7, tiny.TEXTS[2])]
-    frames = interpolate(model, stops, 3, Drawing(**OPTIONS))
+    frames = interpolate(model, stops, 3, SampleRequest(**OPTIONS))
     assert len(frames) == 5
     for place, stop in zip((0, 2, 4), stops, strict=True):
         alone = model.sample_tensor(stop.text, seed=stop.seed, **OPTIONS)
@@ -22,7 +23,7 @@ def test_a_way_ends_in_the_pictures_it_goes_between() -> None:
     steps = (frames[1:] - frames[:-1]).abs().mean((1, 2, 3))
     whole = (frames[2] - frames[0]).abs().mean()
     assert (steps[:2] < whole).all(), "the frame between two is between them"
-    plain = interpolate(tiny.model(tiny.UNCONDITIONAL), [Stop(1), Stop(2)], 2, Drawing(steps=2, sampler="ddpm"))
+    plain = interpolate(tiny.model(tiny.UNCONDITIONAL), [Stop(1), Stop(2)], 2, SampleRequest(steps=2, sampler="ddpm"))
     assert len(plain) == 2
     with pytest.raises(UserError, match="1 stops and 3 frames"):
         interpolate(model, stops[:1], 3)
@@ -32,12 +33,12 @@ def test_inversion_finds_the_noise_and_says_what_was_lost() -> None:
     model = tiny.model(tiny.UNCONDITIONAL)
     for parameter in model.second.denoiser.out.parameters():  # type: ignore[union-attr]
         parameter.mul_(0.3)  # a network this wild has no unique inverse
-    options = {"n": 2, "steps": 8, "sampler": "ddim", "grid": INVERSION_GRID}
+    options = {"count": 2, "steps": 8, "sampler": "ddim", "grid": INVERSION_GRID}
     noise = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    images = model.sample_tensor(start=noise, **options)
+    images = model.sample_tensor(noise=noise, **options)
     rough, fine = (find_noise(model, images, steps=8, refinements=n) for n in (0, 4))
     torch.testing.assert_close(rough.reconstructed, model.decode(model.encode(images)))
-    torch.testing.assert_close(fine.redrawn, model.sample_tensor(start=fine.noise, **options))
+    torch.testing.assert_close(fine.redrawn, model.sample_tensor(noise=fine.noise, **options))
     errors = [(found.redrawn - found.reconstructed).abs().mean().item() for found in (rough, fine)]
     assert errors[1] < 0.2 * errors[0]
     assert errors[1] < 0.02

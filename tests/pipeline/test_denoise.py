@@ -5,13 +5,15 @@ import torch
 from torch import Tensor
 
 import tiny
-from sfumato import generate
 from sfumato.diffusion.prediction import to_x0
 from sfumato.diffusion.process import add_noise, network_time
-from sfumato.generate import Guidance
-from sfumato.model import LatentDiffusion, sampler_named
+from sfumato.model import LatentDiffusion
+from sfumato.pipeline import latents as codec
+from sfumato.pipeline.choices import sampler_named
+from sfumato.pipeline.denoise import Guidance, Network, guided
 from sfumato.rng import SampleNoise
 from sfumato.sampling.grids import build_grid
+from sfumato.sampling.loop import sample
 from sfumato.sampling.table import build_sampler, default_grid
 
 B = 3
@@ -21,7 +23,7 @@ TIMES = [1.0, 0.4, 0.001]
 def parts(model: LatentDiffusion) -> tuple:
     second = model.second
     assert second is not None
-    condition, null = model.condition(B, text=tiny.TEXTS)
+    condition, null = tiny.conditions(model, B, tiny.TEXTS)
     return second.denoiser, second.schedule, second.config.prediction, condition, null
 
 
@@ -34,7 +36,7 @@ def test_the_doubled_batch_is_two_passes(t: float) -> None:
     model = tiny.model()
     denoiser, schedule, prediction, condition, null = parts(model)
     x_t, time = noisy(model), torch.tensor(t, dtype=torch.float64)
-    found = generate.guided(denoiser, schedule, prediction, condition, null, Guidance(3.0))(x_t, time)
+    found = guided(Network(denoiser, schedule, prediction), condition, null, Guidance(3.0))(x_t, time)
     alpha, sigma = schedule(time)
     timestep = network_time(time, schedule.steps).float().expand(B)
     given, without = (denoiser(x_t, timestep, c) for c in (condition, null))
@@ -61,11 +63,11 @@ def test_no_guidance_costs_one_pass_and_is_exact() -> None:
     denoiser, schedule, prediction, condition, null = parts(model)
     counting = Counting(denoiser)
     x_t, time = noisy(model), torch.tensor(0.5, dtype=torch.float64)
-    plain = generate.denoise_function(denoiser, schedule, prediction, condition)(x_t, time)
+    plain = Network(denoiser, schedule, prediction).denoise(condition)(x_t, time)
     for guidance in (Guidance(1.0), Guidance(4.0, interval=(0.6, 0.9))):
-        assert torch.equal(generate.guided(counting, schedule, prediction, condition, null, guidance)(x_t, time), plain)
+        assert torch.equal(guided(Network(counting, schedule, prediction), condition, null, guidance)(x_t, time), plain)
     assert counting.sizes == [B, B]
-    generate.guided(counting, schedule, prediction, condition, null, Guidance(4.0, interval=(0.4, 0.9)))(x_t, time)
+    guided(Network(counting, schedule, prediction), condition, null, Guidance(4.0, interval=(0.4, 0.9)))(x_t, time)
     assert counting.sizes[-1] == 2 * B
 
 
@@ -74,11 +76,11 @@ def test_the_denoise_function_finds_the_clean_latent_a_perfect_network_knows() -
     second = model.second
     assert second is not None
     x0, noise = noisy(model), torch.randn(B, *model.latent_shape)
-    condition, _ = model.condition(B, text=tiny.TEXTS)
+    condition, _ = tiny.conditions(model, B, tiny.TEXTS)
     for t in (0.3, 0.7):
         time = torch.tensor(t, dtype=torch.float64)
         x_t = add_noise(second.schedule, x0, noise, time)
-        denoise = generate.denoise_function(lambda *_: noise, second.schedule, "eps", condition)  # type: ignore[arg-type]
+        denoise = Network(lambda *_: noise, second.schedule, "eps").denoise(condition)  # type: ignore[arg-type]
         torch.testing.assert_close(denoise(x_t, time), x0, atol=1e-4, rtol=1e-4)
 
 
@@ -87,10 +89,11 @@ def test_sampling_is_the_loop_then_unscaling_then_decoding() -> None:
     denoiser, schedule, prediction, condition, null = parts(model)
     sampler = sampler_named("ddim")
     grid = build_grid(default_grid(sampler, schedule), schedule, 3)
-    denoise = generate.guided(denoiser, schedule, prediction, condition, null, Guidance(2.0))
-    latent = generate.generate_latents(
-        denoise, schedule, build_sampler(sampler), grid, model.latent_shape, SampleNoise([4, 5, 6])
-    )
+    denoise = guided(Network(denoiser, schedule, prediction), condition, null, Guidance(2.0))
+    noise = SampleNoise([4, 5, 6])
+    with torch.no_grad():
+        x = noise((B, *model.latent_shape))
+        latent = sample(build_sampler(sampler), schedule, denoise, x, grid, noise)
     raw = latent / model.scaling.scale[:, None, None] + model.scaling.shift[:, None, None]
     expected = model.autoencoder.decode(raw)
     found = model.sample(tiny.TEXTS, steps=3, sampler="ddim", guidance=2.0, seed=4, as_tensor=True)
@@ -109,7 +112,7 @@ def test_a_picture_that_is_not_finite_is_decoded_again_in_float32() -> None:
     model.autoencoder.decode = overflowing  # type: ignore[method-assign]
     latent = noisy(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        image = generate.decode(model.autoencoder, model.scaling, latent, batch=2)
+        image = codec.decode(model.autoencoder, model.scaling, latent, batch=2)
     assert seen == [True, False, True, False]
     assert image.dtype == torch.float32
     assert bool(torch.isfinite(image).all())

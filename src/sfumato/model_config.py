@@ -1,0 +1,42 @@
+"""The configuration of a trained model: `config.yaml` of its folder."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sfumato.autoencoder.model import AutoencoderConfig
+from sfumato.conditioning.table import ConditionerConfig, NoneConfig
+from sfumato.denoiser.table import DenoiserConfig
+from sfumato.diffusion.prediction import PredictionKind
+from sfumato.diffusion.schedule import ScheduleConfig
+from sfumato.inputs import Inputs
+from sfumato.schema import Schema
+
+
+class DiffusionConfig(Schema):
+    """The second stage: network, conditioning, noise schedule, and what the network predicts."""
+
+    denoiser: DenoiserConfig
+    conditioner: ConditionerConfig = NoneConfig()
+    schedule: ScheduleConfig
+    prediction: PredictionKind = "eps"
+    condition_dropout: float = Field(0.0, ge=0, le=1)
+    """How often the condition was dropped in training; 0: the model does not know the case without, guidance is off."""
+    part_dropout: dict[str, float] = Field(default_factory=dict)
+    """The same for single parts of a composite conditioner, which may then have a guidance scale each."""
+
+
+class ModelConfig(Schema):
+    """`config.yaml` of a model folder. `about` records what it was trained on, for people."""
+
+    format: Literal[1] = 1
+    autoencoder: AutoencoderConfig
+    image_size: tuple[int, int]
+    """(H, W) of the training images."""
+    classes: tuple[str, ...] | None = None
+    classes_seen: tuple[int, ...] | None = None
+    """The numbers of the classes that training images had; others are refused. None: not recorded."""
+    inputs: Inputs = Inputs()
+    """What conditions the model beside text and class: names, colours, factors, the values of masks."""
+    diffusion: DiffusionConfig | None = None
+    about: dict[str, Any] = Field(default_factory=dict)

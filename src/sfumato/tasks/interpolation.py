@@ -1,0 +1,77 @@
+"""From image to image through a model's noise: between seeds, and between prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sfumato.conditioning.condition import Condition, between
+from sfumato.errors import UserError
+from sfumato.model import LatentDiffusion
+from sfumato.pipeline import pipeline
+from sfumato.pipeline.conditions import Words, conditions_for, source_of
+from sfumato.pipeline.plan import notes_of, warn_of
+from sfumato.pipeline.request import SampleRequest
+from sfumato.rng import SampleNoise
+from sfumato.sampling.inversion import slerp
+
+
+@dataclass(frozen=True)
+class Stop:
+    """An image on the way: its seed, and its prompt or label where the model is conditioned on them."""
+
+    seed: int
+    text: str | None = None
+    label: int | str | None = None
+
+
+def interpolate(
+    model: LatentDiffusion, stops: Sequence[Stop], frames: int, options: SampleRequest | None = None
+) -> Tensor:
+    """Images (M, 3, H, W) from stop to stop: `frames` a stretch, M = (stops - 1) · (frames - 1) + 1.
+
+    Noise goes along the arc between two seeds (slerp), conditions along the straight line between two prompts; the
+    frames at the stops are the images of those seeds and prompts. A stochastic sampler takes the first seed's fresh
+    noise for all of them.
+
+    Args:
+        model: the model.
+        stops: two at least, all with a text or none, and so for labels.
+        frames: images of a stretch, both ends included, at least 2.
+        options: how to sample; its prompt, label, seeds, noise and condition are not looked at.
+
+    Raises:
+        UserError: for fewer stops or frames, and for what does not fit the model.
+    """
+    if len(stops) < 2 or frames < 2:
+        raise UserError(f"{len(stops)} stops and {frames} frames: an interpolation has two of each at least")
+    options = options or SampleRequest()
+    size = options.size or model.config.image_size
+    shape = model.latent_shape_of(size)
+    noises = [SampleNoise([stop.seed])((1, *shape)) for stop in stops]
+    conditioned = any(stop.text is not None or stop.label is not None for stop in stops)
+    conditions = [_condition(model, stop, shape) for stop in stops]
+    texts = [stop.text for stop in stops if stop.text is not None]
+    warn_of(notes_of(source_of(model), Words(texts)))
+    weights = [torch.linspace(0, 1, frames)[int(stretch > 0) :] for stretch in range(len(stops) - 1)]
+    noise = [slerp(a.expand(len(w), -1, -1, -1), b, w) for a, b, w in zip(noises, noises[1:], weights, strict=False)]
+    parts = [between(a, b, w) for a, b, w in zip(conditions, conditions[1:], weights, strict=False)]
+    fields = {name: torch.cat([part.tensors()[name] for part in parts]) for name in conditions[0].tensors()}
+    count = sum(len(w) for w in weights)
+    request = replace(
+        options,
+        prompt=None,
+        label=None,
+        count=count,
+        seeds=[stops[0].seed] * count,
+        size=size,
+        noise=torch.cat(noise),
+        condition=Condition(**fields) if conditioned else None,
+    )
+    return pipeline.sample(model, request).images
+
+
+def _condition(model: LatentDiffusion, stop: Stop, shape: tuple[int, int, int]) -> Condition:
+    words = Words(None if stop.text is None else [stop.text], None if stop.label is None else [stop.label])
+    return conditions_for(source_of(model), 1, shape[1:], words).condition
