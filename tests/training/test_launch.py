@@ -132,7 +132,7 @@ def test_a_stopped_process_ends_the_others_with_the_cause(tmp_path: Path) -> Non
     try:
         wait_for_steps(tmp_path)
         both[0].send_signal(signal.SIGSTOP)
-        out, _ = both[1].communicate(timeout=30)
+        out, _ = both[1].communicate(timeout=120)
         assert both[1].returncode == 1
         assert "process 0 of 2 has not answered for 3 s" in out
         assert "Traceback" not in out
@@ -148,7 +148,7 @@ def test_the_death_of_the_launcher_ends_its_processes_with_what_they_learnt(tmp_
     launcher = started([*launch, str(tmp_path / "train.py"), str(tmp_path / "run")])
     wait_for_steps(tmp_path / "run")
     launcher.kill()
-    out, _ = launcher.communicate(timeout=60)  # to the end of the last that holds its output
+    out, _ = launcher.communicate(timeout=120)  # to the end of the last that holds its output
     assert out.count("has ended, so this run ends") == 1
     assert "stopped after step" in out
     assert list((tmp_path / "run" / "states").glob("step-*.safetensors"))
@@ -159,7 +159,7 @@ def test_a_mistake_under_a_launcher_is_printed_once(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({**FIRST_STAGE, "data": {"kind": "folder", "size": 16}}))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sfumato"]
     process = started([*launch, "train", "autoencoder", str(file), "--data", "absent", "--out", str(tmp_path / "run")])
-    out, _ = process.communicate(timeout=90)
+    out, _ = process.communicate(timeout=120)
     assert out.count("data path") == out.count("sfumato: ") == 1
     assert "sfumato: data path" in out
     assert "gloo" not in out

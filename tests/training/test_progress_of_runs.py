@@ -138,23 +138,23 @@ def test_norm_and_clipping_are_the_formula_to_the_last_bit() -> None:
 
 @pytest.mark.parametrize("weighting", [MinSnrWeighting(), P2Weighting()])
 @pytest.mark.parametrize("schedule", [LinearConfig(zero_terminal_snr=True), FlowConfig()])
-def test_a_weighting_that_leaves_the_last_time_out_is_told(weighting, schedule) -> None:
-    told = untrained_times(ObjectiveConfig(prediction="v", weighting=weighting), build_schedule(schedule))
-    assert told is not None
-    assert f"objective.weighting.kind {weighting.kind} is 0 at t = 1" in told
+def test_a_weighting_that_leaves_the_last_time_out_is_noted(weighting, schedule) -> None:
+    note = untrained_times(ObjectiveConfig(prediction="v", weighting=weighting), build_schedule(schedule))
+    assert note is not None
+    assert f"objective.weighting.kind {weighting.kind} is 0 at t = 1" in note
 
 
 def test_min_snr_of_v_falls_below_a_hundredth_where_the_formula_does() -> None:
     """On the straight path SNR = ((1 - t) / t)² and v's weight is min(SNR, 5) t² / ((1 - t)² + t²)²."""
-    told = untrained_times(ObjectiveConfig(prediction="v", weighting=MinSnrWeighting()), build_schedule(FlowConfig()))
+    note = untrained_times(ObjectiveConfig(prediction="v", weighting=MinSnrWeighting()), build_schedule(FlowConfig()))
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
     weights = (((1 - t) / t) ** 2).clamp(max=5) * t**2 / ((1 - t) ** 2 + t**2) ** 2
     first = t[(weights < 0.01 * weights.max()) & (t > 0.5)].min().item()
-    assert told is not None
-    assert f"from t = {first:g} on" in told
+    assert note is not None
+    assert f"from t = {first:g} on" in note
 
 
-def test_a_weighting_that_trains_the_last_time_is_not_told() -> None:
+def test_a_weighting_that_trains_the_last_time_is_not_noted() -> None:
     terminal = build_schedule(LinearConfig(zero_terminal_snr=True))
     for weighting in (UniformWeighting(), LearnedWeighting()):
         assert untrained_times(ObjectiveConfig(prediction="v", weighting=weighting), terminal) is None

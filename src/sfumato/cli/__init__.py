@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _end(str(error), 2)
         except Interrupted as interrupted:
             name = signal.Signals(interrupted.number).name
-            _end(f"stopped by {name}: the same command starts or goes on again", 128 + interrupted.number)
+            _end(f"stopped by {name}: the same command starts or goes on again", 128 + interrupted.number, symptom=True)
         except OSError as error:
             if error.errno not in SURROUNDINGS:
                 raise

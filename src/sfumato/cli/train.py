@@ -175,15 +175,15 @@ def with_start(raw: dict[str, Any], start: Path | None) -> dict[str, Any]:
     return raw if start is None else {**raw, "start": str(start)}
 
 
-def conclude(state: "TrainState", workers: "Workers", told: str) -> None:
-    """Parts the processes of a training and prints `told`, where a model was written.
+def conclude(state: "TrainState", workers: "Workers", result: str) -> None:
+    """Parts the processes of a training and prints `result`, where a model was written.
 
     Raises typer.Exit with 130 or 143 where a signal stopped the training, which has said how to go on: a shell must not
     go on with a stage that builds on this one.
     """
     workers.close()
     if workers.leads and state.step > state.skipped:
-        typer.echo(told)
+        typer.echo(result)
     if state.stopped_by:
         raise typer.Exit(128 + state.stopped_by)
 

@@ -22,7 +22,9 @@ WORLDS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """Where they leave the number of this one."""
 TORCHRUN = "python -m torch.distributed.run --standalone --nproc_per_node N -m sfumato …"
-ANSWER = timedelta(seconds=5)
+REASON = "reason"
+"""Where in that store the process that prints why the run ends leaves its sentence."""
+ANSWER = timedelta(seconds=3)
 """How long a process that ends waits for the others' store."""
 
 
@@ -58,13 +60,14 @@ def _check_promises(environment: Mapping[str, str]) -> None:
     if started is not None and started > 1:
         raise UserError(
             f"srun started {started} processes (SLURM_STEP_NUM_TASKS) that know nothing of each other: start one a "
-            "node, and in it python -m torch.distributed.run --nnodes NODES --nproc_per_node N -m sfumato …"
+            "node, and in it python -m torch.distributed.run --nnodes NODES --nproc_per_node N -m sfumato …; where "
+            "this is the only one, unset SLURM_STEP_NUM_TASKS"
         )
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
     if by_accelerate and "MASTER_PORT" in environment and not any(name in environment for name in WORLDS):
         raise UserError(
             "accelerate launch was asked for several processes and started one, as it does without a GPU: start them "
-            f"with {TORCHRUN}"
+            f"with {TORCHRUN}, or one with --num_processes 1 and without MASTER_PORT"
         )
 
 
@@ -109,19 +112,19 @@ def lost_a_process(error: BaseException) -> bool:
     """Whether an error says that another process of the run has gone, rather than what went wrong."""
     from torch.distributed import DistError
 
-    told = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
-    return isinstance(error, DistError) or ("gloo" in str(error).lower() and any(part in str(error) for part in told))
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+    return isinstance(error, DistError) or ("gloo" in str(error).lower() and any(part in str(error) for part in signs))
 
 
 def end_together(launch: Launch, sentence: str, code: int, symptom: bool = False) -> NoReturn:
     """Ends one of several processes at once. A mistake that all make is printed by the leading one alone.
 
-    Another prints its own sentence where the leading one has nothing, or something else, to say; a `symptom`, which
-    follows from another's end, is printed where nobody has said why.
+    Another prints its own sentence where the leading one gives no reason, or another. A `symptom`, which follows from
+    another's end, is printed once, where no process gave a reason.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    said = _said(launch, sentence, symptom)
-    if said is None or (said != sentence and not symptom):
+    store = open_store(ANSWER)
+    if store is None or _speaks(launch, store, sentence, symptom):
         which = "" if launch.rank == 0 else f" (process {launch.rank} of {launch.world})"
         print(f"sfumato{which}: {sentence}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
@@ -129,16 +132,26 @@ def end_together(launch: Launch, sentence: str, code: int, symptom: bool = False
     os._exit(code)  # without waiting, at the interpreter's end, for processes that wait for this one
 
 
-def _said(launch: Launch, sentence: str, symptom: bool) -> str | None:
-    """What another process has printed as the reason; None where this one is to print."""
-    store = open_store(ANSWER)
-    if store is None:
-        return None
+def _speaks(launch: Launch, store: "Store", sentence: str, symptom: bool) -> bool:
+    """Whether this process is to print its sentence; a reason is left in the store for the others."""
     try:
         if launch.rank == 0 and not symptom:
-            store.set("reason", sentence)
-            return None
-        store.wait(["reason"], ANSWER)
-        return store.get("reason").decode()
+            store.set(REASON, sentence)
+            return True
+        if _given(store):
+            return not symptom and store.get(REASON).decode() != sentence
+        if symptom:
+            return store.add("symptoms", 1) == 1
+        store.set(REASON, sentence)
+    except RuntimeError:  # the store has gone
+        return True
+    return True
+
+
+def _given(store: "Store") -> bool:
+    """Whether another process gives a reason within ANSWER."""
+    try:
+        store.wait([REASON], ANSWER)
     except RuntimeError:
-        return None
+        return False
+    return True
