@@ -22,8 +22,9 @@ from sfumato.engine.training import for_training
 from sfumato.training import ema
 from sfumato.training.autoencoder import (
     AutoencoderRun,
-    Players,
-    build_players,
+    DiscriminatorPass,
+    Stage1Modules,
+    build_stage1,
     discriminator_losses,
     generator_losses,
 )
@@ -65,7 +66,7 @@ def first_stage_step(channels: int, batch: int, size: int, scope: Scope) -> Work
     ours, theirs = autoencoder_pair(model, size)
     raw = {"model": model.model_dump(), "data": {"kind": "toy", "size": size}, "loss": LOSS.model_dump()}
     config = parse(raw, AutoencoderRun, "W5")
-    judge = build_players(config, Workers("cpu")).discriminator
+    judge = build_stage1(config, Workers("cpu")).discriminator
     assert judge is not None
     image = torch.rand(batch, 3, size, size) * 2 - 1
 
@@ -104,7 +105,8 @@ def _step(
 ) -> Call:
     autoencoder.train()
     shadow = ema.average_of(autoencoder)
-    players = Players(autoencoder, judge, None, nn.ParameterList([]), None)  # type: ignore[arg-type]  # no codes, no perceptual
+    modules = Stage1Modules(autoencoder, judge, None, nn.ParameterList([]), None)  # type: ignore[arg-type]  # no codes
+    both_logits = DiscriminatorPass(judge)  # type: ignore[arg-type]
     learning, judging = optimiser(autoencoder), optimiser(judge)
     workers = Workers("cpu")
 
@@ -112,10 +114,10 @@ def _step(
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             encoding = autoencoder.encode(image)
             output = autoencoder.decode(encoding.z, quantize=False)
-            total, terms = generator_losses(LOSS, players, image, output, encoding, 1.0, workers)
+            total, terms = generator_losses(LOSS, modules, image, output, encoding, 1.0, workers)
         total.backward()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            total, _ = discriminator_losses(LOSS.adversarial, judge, image, output, LogitAverages())  # type: ignore[arg-type]
+            total, _ = discriminator_losses(LOSS.adversarial, *both_logits(image, output), LogitAverages())
         total.backward()
         for each in (learning, judging):
             each.step()

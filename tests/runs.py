@@ -17,7 +17,7 @@ from sfumato.config import apply_overrides, parse
 from sfumato.data.dataset import Example
 from sfumato.data.latents import LatentDataset
 from sfumato.model import LatentDiffusion, ModelConfig
-from sfumato.training.autoencoder import AutoencoderRun, build_players, train_autoencoder
+from sfumato.training.autoencoder import AutoencoderRun, build_stage1, train_autoencoder
 from sfumato.training.diffusion import DiffusionRun, train_diffusion
 from sfumato.training.encode import cached_latents
 from sfumato.training.log import read_lines
@@ -51,7 +51,7 @@ SECOND_STAGE: dict[str, Any] = {
     "train": {**FIRST_STAGE["train"], "batch": 4},
 }
 del SECOND_STAGE["train"]["discriminator"]
-TIMES = {"seconds", "stall_seconds"}
+TIMES = {"seconds", "data_wait_seconds"}
 """What a clock says differs between two runs that are the same."""
 
 
@@ -135,7 +135,7 @@ def train_first(path: Path, config: AutoencoderRun, hooks: Hooks | None = None) 
 def first_model(*overrides: str) -> LatentDiffusion:
     """An untrained autoencoder as the second stage takes it."""
     config = first_run(*overrides)
-    autoencoder = build_players(config, Workers()).autoencoder.cpu().eval().requires_grad_(False)
+    autoencoder = build_stage1(config, Workers()).autoencoder.cpu().eval().requires_grad_(False)
     described = ModelConfig(autoencoder=config.model, image_size=(SIZE, SIZE), classes=WORDS)
     return LatentDiffusion(described, autoencoder, Scaling.from_factor(autoencoder.latent_channels, 1.0))
 

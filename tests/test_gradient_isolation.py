@@ -13,8 +13,9 @@ from sfumato.autoencoder.perceptual import FeatureDistance
 from sfumato.config import apply_overrides
 from sfumato.training.autoencoder import (
     AutoencoderRun,
-    Players,
-    build_players,
+    DiscriminatorPass,
+    Stage1Modules,
+    build_stage1,
     discriminator_losses,
     generator_losses,
 )
@@ -35,18 +36,18 @@ class Edges(FeatureDistance):
         return (self.net(x) - self.net(y)).square().mean(dim=(1, 2, 3))
 
 
-def players_of(config: AutoencoderRun, perceptual: FeatureDistance | None = None) -> Players:
-    """The players of a configuration with another distance in the place of its own."""
+def modules_of(config: AutoencoderRun, perceptual: FeatureDistance | None = None) -> Stage1Modules:
+    """The networks of a configuration with another distance in the place of its own."""
     raw = apply_overrides(config.model_dump(mode="json"), ["loss.perceptual={kind: none}"])
-    return replace(build_players(AutoencoderRun.model_validate(raw), Workers()), perceptual=perceptual)
+    return replace(build_stage1(AutoencoderRun.model_validate(raw), Workers()), perceptual=perceptual)
 
 
-def forward(players: Players) -> tuple[Tensor, Tensor, Encoding]:
+def forward(modules: Stage1Modules) -> tuple[Tensor, Tensor, Encoding]:
     pictures = Pictures()
     image = torch.stack([pictures[i].image for i in range(3)]).float() / 127.5 - 1
     noise = torch.randn(3, 3, SIZE // 2, SIZE // 2, generator=torch.Generator().manual_seed(0))
-    encoding = players.autoencoder.encode(image, noise)
-    return image, players.autoencoder.decode(encoding.z, quantize=False), encoding
+    encoding = modules.autoencoder.encode(image, noise)
+    return image, modules.autoencoder.decode(encoding.z, quantize=False), encoding
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor | None]:
@@ -61,31 +62,31 @@ def assert_moved(module: nn.Module) -> None:
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_the_generators_step_leaves_the_discriminator_alone_and_moves_all_of_its_own(adaptive: bool) -> None:
     config = first_run(GAN, f"loss.adversarial.adaptive={adaptive}", "loss.output_variance=true")
-    players = players_of(config)
-    assert players.discriminator is not None
-    image, output, encoding = forward(players)
-    total, terms = generator_losses(config.loss, players, image, output, encoding, 1.0, Workers())
+    modules = modules_of(config)
+    assert modules.discriminator is not None
+    image, output, encoding = forward(modules)
+    total, terms = generator_losses(config.loss, modules, image, output, encoding, 1.0, Workers())
     total.backward()
-    assert all(g is None for g in gradients(players.discriminator).values())
-    assert all(p.requires_grad for p in players.discriminator.parameters())
-    assert_moved(players.autoencoder)
-    assert_moved(players.log_variance)
+    assert all(g is None for g in gradients(modules.discriminator).values())
+    assert all(p.requires_grad for p in modules.discriminator.parameters())
+    assert_moved(modules.autoencoder)
+    assert_moved(modules.log_variance)
     assert not any(term.requires_grad for term in terms.values())
 
 
 def test_the_discriminators_step_leaves_the_generators_gradients_as_they_are() -> None:
     config = first_run(GAN)
-    players = players_of(config)
-    assert players.discriminator is not None
-    image, output, encoding = forward(players)
-    generator_losses(config.loss, players, image, output, encoding, 1.0, Workers())[0].backward()
-    before = gradients(players.autoencoder)
+    modules = modules_of(config)
+    assert modules.discriminator is not None
+    image, output, encoding = forward(modules)
+    generator_losses(config.loss, modules, image, output, encoding, 1.0, Workers())[0].backward()
+    before = gradients(modules.autoencoder)
     total, _ = discriminator_losses(
-        config.loss.adversarial, players.discriminator, image, output, LogitAverages(0.1, -0.1)
+        config.loss.adversarial, *DiscriminatorPass(modules.discriminator)(image, output), LogitAverages(0.1, -0.1)
     )
     total.backward()
-    assert_moved(players.discriminator)
-    for name, gradient in gradients(players.autoencoder).items():
+    assert_moved(modules.discriminator)
+    for name, gradient in gradients(modules.autoencoder).items():
         assert torch.equal(gradient, before[name]), name  # type: ignore[arg-type]
 
 
@@ -94,16 +95,16 @@ def test_the_generators_gradients_do_not_depend_on_the_discriminators_step() -> 
     config = first_run(GAN)
     found = []
     for judged in (True, False):
-        players = players_of(config)
-        assert players.discriminator is not None
-        image, output, encoding = forward(players)
-        total, _ = generator_losses(config.loss, players, image, output, encoding, 1.0, Workers())
+        modules = modules_of(config)
+        assert modules.discriminator is not None
+        image, output, encoding = forward(modules)
+        total, _ = generator_losses(config.loss, modules, image, output, encoding, 1.0, Workers())
         total.backward()
         if judged:
-            discriminator_losses(config.loss.adversarial, players.discriminator, image, output, LogitAverages())[
-                0
-            ].backward()
-        found.append(gradients(players.autoencoder))
+            discriminator_losses(
+                config.loss.adversarial, *DiscriminatorPass(modules.discriminator)(image, output), LogitAverages()
+            )[0].backward()
+        found.append(gradients(modules.autoencoder))
     assert all(torch.equal(one, found[1][name]) for name, one in found[0].items())  # type: ignore[arg-type]
 
 
@@ -117,11 +118,11 @@ def test_the_perceptual_distance_reaches_the_encoder(bottleneck: str) -> None:
         )
         torch.manual_seed(0)
         perceptual = Edges()
-        players = players_of(config, perceptual)
-        image, output, encoding = forward(players)
-        generator_losses(config.loss, players, image, output, encoding, 0.0, Workers())[0].backward()
+        modules = modules_of(config, perceptual)
+        image, output, encoding = forward(modules)
+        generator_losses(config.loss, modules, image, output, encoding, 0.0, Workers())[0].backward()
         assert all(g is None for g in gradients(perceptual).values())
-        found[weight] = gradients(players.autoencoder.encoder)
+        found[weight] = gradients(modules.autoencoder.encoder)
     moved = set()
     for name, plain in found[0.0].items():
         once, twice = found[1.0][name], found[2.0][name]
@@ -135,11 +136,11 @@ def test_the_perceptual_distance_reaches_the_encoder(bottleneck: str) -> None:
 
 def test_the_adversarial_term_is_not_computed_before_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     config = first_run(GAN)
-    players = players_of(config)
-    assert players.discriminator is not None
-    monkeypatch.setattr(players.discriminator, "forward", lambda image: pytest.fail("the discriminator was asked"))
-    image, output, encoding = forward(players)
-    _, terms = generator_losses(config.loss, players, image, output, encoding, 0.0, Workers())
+    modules = modules_of(config)
+    assert modules.discriminator is not None
+    monkeypatch.setattr(modules.discriminator, "forward", lambda image: pytest.fail("the discriminator was asked"))
+    image, output, encoding = forward(modules)
+    _, terms = generator_losses(config.loss, modules, image, output, encoding, 0.0, Workers())
     assert "adversarial" not in terms
 
 
@@ -147,7 +148,7 @@ def test_the_weight_of_the_adversarial_term_follows_its_strength() -> None:
     config = first_run(GAN, "loss.adversarial.adaptive=false")
     totals = []
     for strength in (1e-9, 0.5, 1.0):
-        players = players_of(config)
-        image, output, encoding = forward(players)
-        totals.append(generator_losses(config.loss, players, image, output, encoding, strength, Workers())[0].item())
+        modules = modules_of(config)
+        image, output, encoding = forward(modules)
+        totals.append(generator_losses(config.loss, modules, image, output, encoding, strength, Workers())[0].item())
     assert totals[2] - totals[0] == pytest.approx(2 * (totals[1] - totals[0]), rel=1e-4)

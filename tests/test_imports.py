@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,29 @@ def test_the_command_line_starts_without_torch() -> None:
 @pytest.mark.parametrize("name", ["utils.py", "helpers.py", "common.py", "misc.py"])
 def test_there_are_no_drawers(name: str) -> None:
     assert not list(SOURCE.rglob(name))
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and for annotations count as well: they are where circles hide."""
+    modules = {_dotted(path): path for path in SOURCE.rglob("*.py")}
+    order = TopologicalSorter({name: _modules_read(path, modules) - {name, ""} for name, path in modules.items()})
+    try:
+        order.prepare()
+    except CycleError as error:
+        pytest.fail(f"these modules import each other: {' -> '.join(error.args[1])}")
+
+
+def _dotted(path: Path) -> str:
+    """`sampling.loop` of sampling/loop.py, `sampling` of sampling/__init__.py, "" of the package's own."""
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+def _modules_read(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The modules whose names a file imports, by their dotted names within the package."""
+    read = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sfumato":
+            room = (node.module or "").removeprefix("sfumato").removeprefix(".")
+            names = {f"{room}.{alias.name}".removeprefix(".") for alias in node.names}
+            read |= {name if name in modules else room for name in names}
+    return read

@@ -196,7 +196,8 @@ def test_kill_9_in_the_middle_of_a_save_loses_nothing_before_it(tmp_path: Path) 
     assert not list(states.glob(".*")), "the half-written file should be gone"
 
 
-def test_a_signal_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_stops_and_the_same_command_goes_on(number: int, code: int, tmp_path: Path) -> None:
     """From outside, through the command line, as Ctrl-C in a terminal."""
     config = tmp_path / "tiny.yaml"
     raw = {**FIRST_STAGE, "data": {"kind": "toy", "size": 32, "length": 32}}
@@ -207,9 +208,9 @@ def test_a_signal_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path) -
     while not (run / "log.jsonl").exists() or not (run / "log.jsonl").read_text():
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
+    assert process.returncode == code, "`stage1 && stage2` must not begin stage 2"
     assert str(run / "model") in out
     ((stopped, _),) = checkpoint.saved_steps(run / "states")
     assert load(run).config.about["autoencoder"]["steps"] == stopped

@@ -26,7 +26,8 @@ from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig
 from sfumato.sampling.table import SAMPLERS
 from sfumato.training.autoencoder import (
     AutoencoderRun,
-    build_players,
+    DiscriminatorPass,
+    build_stage1,
     discriminator_losses,
     generator_losses,
 )
@@ -57,7 +58,7 @@ def test_a_step_of_stage_one(kind: str, perceptual: str, players: work.Players) 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_a_step_of_the_decoder_alone(kind: str, tmp_path: Path) -> None:
     config = run(kind, {"kind": "none"})
-    built = build_players(config, Workers("cpu"))
+    built = build_stage1(config, Workers("cpu"))
     model = ModelConfig(autoencoder=config.model, image_size=SIZE)
     scaling = Scaling.from_factor(built.autoencoder.latent_channels, 1.0)
     LatentDiffusion(model, built.autoencoder, scaling).save(tmp_path / "model")
@@ -71,7 +72,7 @@ def test_a_step_of_the_decoder_alone(kind: str, tmp_path: Path) -> None:
 
 
 def count_a_step(config: AutoencoderRun, players: work.Players) -> None:
-    built = build_players(config, Workers("cpu"))
+    built = build_stage1(config, Workers("cpu"))
     image = torch.rand(2, 3, *SIZE)
     with FlopCounterMode(display=False) as counter:
         encoding = built.autoencoder.encode(image)
@@ -82,7 +83,8 @@ def count_a_step(config: AutoencoderRun, players: work.Players) -> None:
         if players != "generator":
             assert built.discriminator is not None
             adversarial = config.loss.adversarial
-            total, _ = discriminator_losses(adversarial, built.discriminator, image, output, LogitAverages())
+            real, fake = DiscriminatorPass(built.discriminator)(image, output)
+            total, _ = discriminator_losses(adversarial, real, fake, LogitAverages())
             total.backward()
     assert work.first_stage(config, players).total * 2 == pytest.approx(counter.get_total_flops(), rel=TOLERANCE)
 

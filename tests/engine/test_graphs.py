@@ -1,6 +1,7 @@
 """Recordings with plays that compute on the CPU: which calls are recorded, what they read, what they give."""
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -67,10 +68,36 @@ def test_a_call_that_cannot_be_recorded_is_made_as_it_is() -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     recordings = Recordings(refuse)
-    for i in range(4):
-        assert recordings(torch.neg, (torch.full((2,), float(i)),)).tolist() == [-i, -i]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for i in range(4):
+            assert recordings(torch.neg, (torch.full((2,), float(i)),)).tolist() == [-i, -i]
     assert len(tries) == 1
+    assert [str(one.message) for one in warned] == [
+        "a call stays as it is, CUDA cannot capture it: operation not permitted when stream is capturing"
+    ]
     assert len(recordings) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "while a CUDA graph was recorded.*2 GiB",
+        ),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "shapes cannot be multiplied"),
+    ],
+)
+def test_other_errors_than_those_of_capturing_are_the_callers(error: RuntimeError, message: str) -> None:
+    def fail(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        raise error
+
+    recordings = Recordings(fail)
+    recordings(torch.neg, (torch.ones(2),))
+    for _ in range(2):  # not for good: the next call tries again
+        with pytest.raises(type(error), match=message):
+            recordings(torch.neg, (torch.ones(2),))
 
 
 def test_only_so_many_shapes_are_recorded() -> None:

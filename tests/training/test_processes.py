@@ -1,5 +1,6 @@
 """Two processes train the model that one would with the batches of both, through the command that users type."""
 
+import json
 import os
 import subprocess
 import sys
@@ -26,18 +27,39 @@ KL = [
     "loss.output_variance=true",
     "loss.adversarial={weight: 0.5, start: 1, channels: 16, layers: 1, norm: group, lecam: 0.1}",
 ]
-VQ = [*GENTLE, "model.bottleneck={kind: vq, codes: 24, kmeans_init: true, revive_every: 2}"]
+VQ = [
+    *GENTLE,
+    "model.bottleneck={kind: vq, codes: 24, kmeans_init: true, revive_every: 2}",
+    "loss.adversarial={weight: 0.5, start: 1, adaptive: false, channels: 16, layers: 1, norm: group}",
+    "train.accumulate=2",
+]
 TEXT = [*GENTLE, "train.condition_dropout=0.5", "train.accumulate=2", "objective.stratified=true", "mirrored=true"]
 
 
 FIRST_STAGES = """
-import sys
+import json, os, sys
 from pathlib import Path
+import torch
+import torch.distributed as dist
 import runs
 
+exchanges = 0
+all_reduce = dist.all_reduce
+
+def counted(*arguments, **named):
+    global exchanges
+    exchanges += 1
+    return all_reduce(*arguments, **named)
+
+dist.all_reduce = counted
 for name, overrides in {cases!r}.items():
-    runs.train_first(Path(sys.argv[1]) / name, runs.first_run(*overrides, "train.batch=2"))
+    exchanges = 0
+    state = runs.train_first(Path(sys.argv[1]) / name, runs.first_run(*overrides, "train.batch=2"))
+    sums = {{key: tensor.double().abs().sum().item() for key, tensor in state.tensors().items() if "module" in key}}
+    told = {{"sums": sums, "exchanges": exchanges / state.step}}
+    (Path(sys.argv[1]) / f"{{name}}-{{os.environ['RANK']}}.json").write_text(json.dumps(told))
 """
+ABOUT_THE_LOSSES = {"reconstruction", "nll", "regulariser", "adversarial", "adaptive_weight", "discriminator"}
 
 
 def in_two_processes(*arguments: str) -> subprocess.Popen[str]:
@@ -75,6 +97,13 @@ def test_two_processes_train_the_first_stage_that_one_does(tmp_path: Path) -> No
         one, two = tmp_path / "one" / name, tmp_path / "two" / name
         assert_same_up_to_rounding(one, two)
         assert [line["step"] for line in logged(two)] == [line["step"] for line in logged(one)]
+        for line, other in zip(logged(one), logged(two), strict=True):
+            assert line.keys() == other.keys()
+            terms = {key: value for key, value in line.items() if key in ABOUT_THE_LOSSES}
+            assert terms == pytest.approx({key: other[key] for key in terms}, rel=2e-3, abs=1e-5), "means over all"
+        ranks = [json.loads((tmp_path / "two" / f"{name}-{rank}.json").read_text()) for rank in range(2)]
+        assert ranks[0]["sums"] == ranks[1]["sums"], "weights, codes, counts and averages agree over the ranks"
+        assert ranks[0]["exchanges"] < 10, "DistributedDataParallel exchanges gradients in buckets, not one by one"
 
 
 def test_two_processes_encode_and_train_the_second_stage_that_one_does(tmp_path: Path) -> None:
@@ -102,3 +131,4 @@ def test_a_process_alone_chooses_its_device_anew(monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     alone = Workers("cpu")
     assert (alone.rank, alone.world, alone.leads, alone.any(True), alone.mean(2.5)) == (0, 1, True, True, 2.5)
+    assert alone.greatest(2) == 2

@@ -13,7 +13,7 @@ from sfumato.checkpoint import load_into, load_tensors, newest
 from sfumato.conditioning.layout import LayoutConfig, LayoutTransformer
 from sfumato.config import apply_overrides, parse, read_source
 from sfumato.errors import UserError
-from sfumato.training.autoencoder import AutoencoderRun, build_players, train_autoencoder
+from sfumato.training.autoencoder import AutoencoderRun, build_stage1, train_autoencoder
 from sfumato.training.data import RunData, open_data
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.encode import cached_latents
@@ -32,7 +32,7 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 def test_stage_1_begins_with_the_model_s_autoencoder(runs: Runs) -> None:
     raw = read_source(str(runs.first))
     drawn, begun = (
-        build_players(parse(apply_overrides(raw, more), AutoencoderRun, "first"), Workers("cpu")).autoencoder
+        build_stage1(parse(apply_overrides(raw, more), AutoencoderRun, "first"), Workers("cpu")).autoencoder
         for more in ([], [f"start={runs.autoencoder}"])
     )
     trained = sfumato.load(runs.autoencoder).autoencoder

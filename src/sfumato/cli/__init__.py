@@ -1,9 +1,13 @@
 """The command line: one small file a command; heavy imports happen inside the commands."""
 
 import errno
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -35,7 +39,7 @@ from sfumato.cli.samplers import samplers
 from sfumato.cli.train_transformer import transformer
 from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
-from sfumato.errors import UserError
+from sfumato.errors import Interrupted, UserError
 
 app = typer.Typer(
     name="sfumato",
@@ -54,6 +58,11 @@ SURROUNDINGS = {
     errno.ENOTDIR: "a part of that path is a file: choose another folder",
 }
 """What a user can do about errors that are the machine's, not the program's."""
+SMALLER = (
+    "give a smaller batch (train.batch, with train.accumulate for the same step), train.checkpointing=true, or "
+    "SFUMATO_GRAPHS=0, which keeps no recordings"
+)
+"""What a user can do about a lack of memory."""
 
 train.app.command()(transformer)
 app.add_typer(train.app, name="train", help="Train one of the stages, a classifier, the baseline.")
@@ -105,16 +114,67 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line (sys.argv by default); a mistake of the user is one sentence on stderr and exit code 2."""
-    try:
-        app(arguments)
-    except UserError as error:
-        sentence = str(error)
-    except OSError as error:
-        if error.errno not in SURROUNDINGS:
-            raise
-        sentence = f"{error.strerror}{f': {error.filename!r}' if error.filename else ''}; {SURROUNDINGS[error.errno]}"
-    else:
+    """Runs the command line (sys.argv by default).
+
+    A mistake of the user is one sentence on stderr and exit code 2; SIGINT and SIGTERM end with 130 and 143, which
+    stops what a shell was to run next.
+    """
+    with _signals():
+        try:
+            app(arguments)
+        except UserError as error:
+            _end(str(error), 2)
+        except Interrupted as interrupted:
+            name = signal.Signals(interrupted.number).name
+            _end(f"stopped by {name}: the same command starts or goes on again", 128 + interrupted.number)
+        except OSError as error:
+            if error.errno not in SURROUNDINGS:
+                raise
+            where = f": {error.filename!r}" if error.filename else ""
+            _end(f"{error.strerror}{where}; {SURROUNDINGS[error.errno]}", 2)
+        except RuntimeError as error:
+            _end_with(error)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM raise Interrupted, so that what was begun is put away."""
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals stay with whoever has it
         return
+    previous = {number: signal.signal(number, interrupted) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _end(sentence: str, code: int, symptom: bool = False) -> NoReturn:
+    """Says why, once where there are several processes, and ends."""
+    from sfumato.training.launch import end_together, launched
+
+    try:
+        launch = launched()
+    except UserError:  # what it says of the environment is what is being said
+        launch = None
+    if launch is not None and launch.world > 1:
+        end_together(launch, sentence, code, symptom)
     typer.echo(f"sfumato: {sentence}", err=True)
-    sys.exit(2)
+    sys.exit(code)
+
+
+def _end_with(error: RuntimeError) -> NoReturn:
+    """Ends where the machine, or another process of the run, is the cause; raises what is a defect of the program."""
+    from sfumato.training.launch import launched, lost_a_process
+
+    if type(error).__name__ == "OutOfMemoryError":
+        _end(f"{' '.join(str(error).split())[:300]}; {SMALLER}", 2)
+    if launched().world > 1 and lost_a_process(error):
+        _end("another process of this run has ended: the same command goes on from the last state", 1, symptom=True)
+    raise error

@@ -77,14 +77,12 @@ def run_demo(plan: DemoPlan, out: Path, device: str = "auto") -> DemoResult:
     with phases("training stage 1, the autoencoder"):
         first_config = budget.first_stage(first_config)
         first_state = run_autoencoder(first_config, out / "autoencoder", out / "cache")
-    go_on_if(first_state.step >= first_config.train.steps, "stage 1")
     first = load(out / "autoencoder", place)
     with phases("encoding the training set"):
         cache_latents(second_config, first, out)
     with phases("training stage 2, the diffusion model"):
         second_config = budget.second_stage(second_config, first, plan.extent.network_calls)
         second_state = run_diffusion(second_config, first, out / "diffusion", out / "cache")
-    go_on_if(second_state.step >= second_config.train.steps, "stage 2")
 
     model = load(out / "diffusion", place)
     with phases("reconstructing held-out scenes"):
@@ -153,13 +151,6 @@ def cache_latents(config: DiffusionRun, first: LatentDiffusion, out: Path) -> No
     with bars() as (say, progress):
         data = open_data(config.data, config.held_out, out, out / "cache", say, progress)
         cached_latents(first, data.training, out / "cache", config.mirrored, progress=progress("encoding"))
-
-
-def go_on_if(finished: bool, stage: str) -> None:
-    """Ends the command where a training was interrupted."""
-    if not finished:
-        typer.echo(f"stopped in {stage}; the same command goes on from there", err=True)
-        raise typer.Exit(130)
 
 
 # ---- after

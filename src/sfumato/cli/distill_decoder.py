@@ -97,6 +97,9 @@ def distill_decoder(
     )
     typer.echo(f"{told}; learnt in {state.step} steps on {len(pairs)} pictures")
     typer.echo(f"tiny decoder: {folder / FILE}; sheet of picture, full, tiny: {_sheet(place, outcome)}")
+    if state.stopped_by:
+        typer.echo(f"stopped after step {state.step}; the same command trains it anew, for as long as asked", err=True)
+        raise typer.Exit(128 + state.stopped_by)
 
 
 def _limit(minutes: float | None, steps: int | None) -> float | None:

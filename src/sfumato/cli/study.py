@@ -167,9 +167,8 @@ def run(out: Path, settings: dict[str, Any], judge_side: int, device: str, preci
     try:
         with bars() as (say, progress):
             run_study(config, out, network, workers, command, say, progress)
-    except Stopped:
-        typer.echo("stopped; the same command goes on from there", err=True)
-        raise typer.Exit(130) from None
+    except Stopped as stopped:  # the training has said how to go on
+        raise typer.Exit(128 + stopped.number) from None
     typer.echo(f"page: {out / PAGE_FILE}")
 
 

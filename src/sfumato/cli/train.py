@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sfumato.training.classifier import ClassifierRun
     from sfumato.training.diffusion import DiffusionRun
     from sfumato.training.state import TrainState
+    from sfumato.training.workers import Workers
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -133,8 +134,21 @@ def with_start(raw: dict[str, Any], start: Path | None) -> dict[str, Any]:
     return raw if start is None else {**raw, "start": str(start)}
 
 
+def conclude(state: "TrainState", workers: "Workers", told: str) -> None:
+    """Parts the processes of a training and prints `told`, where a model was written.
+
+    Raises typer.Exit with 130 or 143 where a signal stopped the training, which has said how to go on: a shell must not
+    go on with a stage that builds on this one.
+    """
+    workers.close()
+    if workers.leads and state.step > state.skipped:
+        typer.echo(told)
+    if state.stopped_by:
+        raise typer.Exit(128 + state.stopped_by)
+
+
 def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> "TrainState":
-    """Trains stage 1 in the folder `out`; the state's step falls short of the configured one after an interruption."""
+    """Trains stage 1 in the folder `out`. Raises typer.Exit after a signal: what was learnt is saved."""
     from sfumato.cli.progress import bars
     from sfumato.training.autoencoder import train_autoencoder
     from sfumato.training.data import open_data
@@ -160,9 +174,7 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
         lambda net, state: save_autoencoder(net, config, data, folder, state),
         workers,
     )
-    workers.close()
-    if workers.leads:
-        typer.echo(f"model: {folder.model}")
+    conclude(state, workers, f"model: {folder.model}")
     return state
 
 
@@ -236,9 +248,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         workers,
         evaluate,
     )
-    workers.close()
-    if workers.leads:
-        typer.echo(f"model: {folder.model}")
+    conclude(state, workers, f"model: {folder.model}")
     return state
 
 
@@ -284,7 +294,5 @@ def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path,
         lambda network, state: save_classifier(made, network, config, folder, state),
         workers,
     )
-    workers.close()
-    if workers.leads:
-        typer.echo(f"classifier: {folder.model}")
+    conclude(state, workers, f"classifier: {folder.model}")
     return state

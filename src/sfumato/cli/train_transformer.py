@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfumato.cli.train import CacheOption, ConfigArgument, DataOption, OutOption, OverridesArgument, with_data
+from sfumato.cli.train import CacheOption, ConfigArgument, DataOption, OutOption, OverridesArgument, conclude, with_data
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
@@ -75,7 +75,5 @@ def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Pat
         lambda networks, state: save_transformer(model, networks, config, folder, state),
         workers,
     )
-    workers.close()
-    if workers.leads:
-        typer.echo(f"model: {folder.model}")
+    conclude(state, workers, f"model: {folder.model}")
     return state

@@ -38,6 +38,7 @@ from sfumato.training.log import read_lines
 from sfumato.training.previews import Reconstructions, samples_of
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import begin, steered
+from sfumato.training.session import raise_if_stopped
 from sfumato.training.transformer import Prompted, TransformerRun, TransformerTraining, train_transformer
 from sfumato.training.transformer import begin as begin_codes
 from sfumato.training.workers import Workers
@@ -86,7 +87,7 @@ def time_first_stage(config: AutoencoderRun, players: Players, data: Dataset, st
         folder = RunFolder(Path(path))
         folder.claim(trial)
         _forget_peak(workers.device)
-        state = train_autoencoder(trial, data, folder, _nothing, _nothing_written, workers)
+        state = raise_if_stopped(train_autoencoder(trial, data, folder, _nothing, _nothing_written, workers))
         network = state.modules["ema"]
         assert isinstance(network, Autoencoder)
         preview = Reconstructions.of(data, config.train.preview_images, folder.previews, config.train.precision)
@@ -133,6 +134,7 @@ def time_second_stage(
             _nothing_written,
             workers,
         )
+        raise_if_stopped(state)
         networks = state.modules["ema"]
         assert isinstance(networks, Steered)
         timing = Timing(
@@ -158,7 +160,9 @@ def code_step_seconds(
         folder.claim(trial)
         model = begin_codes(trial, first, latents).to(workers.device)
         networks = Prompted(model.network, model.conditioner)
-        train_transformer(trial, networks, quantize, latents, folder, _nothing, _nothing_written, workers)
+        raise_if_stopped(
+            train_transformer(trial, networks, quantize, latents, folder, _nothing, _nothing_written, workers)
+        )
         return _step(folder, steps)
 
 

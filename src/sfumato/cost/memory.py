@@ -22,11 +22,12 @@ from sfumato.model import DiffusionConfig
 from sfumato.training.autoencoder import (
     AutoencoderRun,
     CodeCounts,
+    DiscriminatorPass,
+    Stage1Modules,
     discriminator_losses,
     generator_losses,
     unwritten,
 )
-from sfumato.training.autoencoder import Players as Networks
 from sfumato.training.data import height_width
 from sfumato.training.workers import Workers
 
@@ -62,7 +63,7 @@ def memory_of(
     """From the modules that learn, those of them whose average is kept, those that stay as they are, and how many
     numbers the optimiser keeps."""
     learning = list(learning)
-    weights, kept = parameters(learning) + parameters(frozen), parameters(averaged)
+    weights, kept = parameters(learning) + parameters(frozen), parameters(averaged, trainable=True)
     gradients = parameters(learning, trainable=True)
     return Memory(FLOAT * weights, FLOAT * gradients, FLOAT * moments, FLOAT * kept, activations)
 
@@ -139,7 +140,7 @@ def first_stage_activations(config: AutoencoderRun, players: Players, bfloat16: 
     H, W = height_width(config.data)
     perceptual = perceptual_network(config)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16, bfloat16):
-        networks = Networks(
+        networks = Stage1Modules(
             unwritten(config),
             discriminator_of(config) if players != "generator" else None,
             perceptual,
@@ -157,8 +158,8 @@ def first_stage_activations(config: AutoencoderRun, players: Players, bfloat16: 
             )
             kept = [generator_losses(flat, networks, image, output, encoding, strength, Workers("cpu"))]
             if networks.discriminator is not None:
-                judged = discriminator_losses(flat.adversarial, networks.discriminator, image, output, LogitAverages())
-                kept.append(judged)
+                real, fake = DiscriminatorPass(networks.discriminator)(image, output)
+                kept.append(discriminator_losses(flat.adversarial, real, fake, LogitAverages()))
             return kept
 
         weights = (networks.autoencoder, networks.discriminator, networks.perceptual)

@@ -47,6 +47,31 @@ def check_objective(config: ObjectiveConfig, schedule: Schedule) -> None:
         raise UserError(f"times.low {times.low:g} must be below times.high {times.high:g}: swap them")
 
 
+UNTRAINED = 0.01
+"""A weight below this share of the greatest counts as nearly none."""
+
+
+def untrained_times(config: ObjectiveConfig, schedule: Schedule) -> str | None:
+    """A sentence where the weighting leaves the noisiest time, at which sampling begins, without any weight.
+
+    By their papers' formulas min-SNR (Hang et al. 2023: min(SNR, gamma) / (SNR + 1) for v), its soft form
+    and P2 are 0 where the SNR is. They are kept as published; only SNR 0, at the end of a schedule with zero terminal
+    SNR, makes it matter.
+    """
+    last = torch.tensor(1.0, dtype=torch.float64)
+    if config.elbo_weight > 0 or float(loss_weight(config, schedule, last)) > 0:
+        return None
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    weights = loss_weight(config, schedule, t)
+    low = t[weights < UNTRAINED * weights.max()]
+    first = float(low[low > t[weights.argmax()]].min())
+    return (
+        f"objective.weighting.kind {config.weighting.kind} is 0 at t = 1, where this schedule's SNR is 0, and below "
+        f"{UNTRAINED:.0%} of its peak from t = {first:g} on: the first steps of sampling are hardly trained; "
+        "objective.weighting.kind=uniform trains them"
+    )
+
+
 def draw_noise(
     config: ObjectiveConfig, shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> Tensor:

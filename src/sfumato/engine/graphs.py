@@ -6,6 +6,7 @@ recording off.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -42,7 +43,8 @@ class Kept(Generic[R]):
     """What is recorded, by signature.
 
     A signature's first call is made as it is: it may be the only one, and what is set up on first use must be so before
-    recording. The second is recorded. Where that fails, as for lack of memory, the signature is never recorded again.
+    recording. The second is recorded. Where the call cannot be captured, its signature stays as it is for good, with a
+    warning. Any other error is the caller's, a lack of memory too.
     """
 
     def __init__(self, most: int) -> None:
@@ -64,9 +66,27 @@ class Kept(Generic[R]):
         if self._found[signature] is None and signature not in self._failed:
             try:
                 self._found[signature] = record()
-            except RuntimeError:
+            except torch.OutOfMemoryError as error:
+                raise torch.OutOfMemoryError(f"while a CUDA graph was recorded: {error}") from error
+            except RuntimeError as error:
+                if not cannot_be_captured(error):
+                    raise
                 self._failed.add(signature)
+                warnings.warn(f"a call stays as it is, CUDA cannot capture it: {first_line(error)}", stacklevel=2)
         return self._found[signature]
+
+
+def cannot_be_captured(error: RuntimeError) -> bool:
+    """Whether an error says that CUDA refuses to capture a call, such as one that waits for the device.
+
+    CUDA's codes for it are cudaErrorStreamCapture…, 900 to 908; all their texts, and PyTorch's own, speak of capture.
+    """
+    return "captur" in str(error).lower()
+
+
+def first_line(error: RuntimeError) -> str:
+    """Of an error's text, without the advice that follows."""
+    return str(error).strip().partition("\n")[0]
 
 
 class Recordings:

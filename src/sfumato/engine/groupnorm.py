@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sfumato.engine import native
+from sfumato.engine.group_limits import WIDEST_GROUP
 
 LANES = 16
 """Channel counts are multiples of this where the native kernel runs."""
-WIDEST_GROUP = 128
-"""Channels of a group, at most, where the kernel in Triton runs."""
 
 
 def group_norm(

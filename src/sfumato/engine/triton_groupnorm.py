@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sfumato.engine.groupnorm import WIDEST_GROUP
+from sfumato.engine.group_limits import WIDEST_GROUP
 
 ROWS = 32
 """Positions that a program takes at once."""

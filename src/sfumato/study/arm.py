@@ -81,7 +81,7 @@ def _trained_first(bench: Bench, run: AutoencoderRun | None, path: Path) -> tupl
         lambda network, state: save_autoencoder(network, run, bench.data, home, state),
         bench.workers,
     )
-    seconds = finished(state, run.train.steps)
+    seconds = finished(state)
     return load(path), seconds
 
 

@@ -23,7 +23,11 @@ DRAWN_TOGETHER = 64
 
 
 class Stopped(Exception):  # noqa: N818 - what was asked for, no mistake
-    """A signal asked the training to stop; it has been saved."""
+    """A signal, of this number, asked the training to stop; it has been saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ def sheet_name(steps: int) -> str:
     return f"samples-{steps}.png"
 
 
-def finished(state: TrainState, steps: int) -> float:
-    """The seconds that a training took. Raises Stopped where it stopped before so many steps."""
-    if state.step < steps:
-        raise Stopped
+def finished(state: TrainState) -> float:
+    """The seconds that a training took. Raises Stopped where a signal stopped it."""
+    if state.stopped_by:
+        raise Stopped(state.stopped_by)
     return state.seconds

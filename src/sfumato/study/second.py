@@ -67,7 +67,7 @@ def diffusion(
         lambda networks, state: save_diffusion(model, networks, run, home, state),
         workers,
     )
-    seconds = finished(state, steps)
+    seconds = finished(state)
     trained = load(home.path, workers.device)
     assert trained.second is not None
     size = parameters([trained.second.denoiser])
@@ -98,7 +98,7 @@ def codes(
         lambda networks, state: save_transformer(model, networks, run, home, state),
         workers,
     )
-    seconds = finished(state, steps)
+    seconds = finished(state)
     trained = load_code_model(home.path, workers.device)
     _written(trained, 1)  # whatever is compiled on first use
     h, w = trained.network.size

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,21 +18,19 @@ from torch import Tensor, nn
 
 from sfumato import rng
 from sfumato.autoencoder import losses
-from sfumato.autoencoder.bottleneck import Encoding, code_counts, kmeans, revive_dead_codes
+from sfumato.autoencoder.bottleneck import Encoding
 from sfumato.autoencoder.discriminator import PatchDiscriminator, frozen
 from sfumato.autoencoder.losses import AdversarialConfig, LogitAverages, LossConfig
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, VQConfig
 from sfumato.autoencoder.perceptual import FeatureDistance, build_perceptual
 from sfumato.data.dataset import Dataset
-from sfumato.data.loader import Loader
 from sfumato.data.table import DataConfig
 from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
-from sfumato.training.batches import open_batches
+from sfumato.training.codebook import CodeCounts, revive_codes, start_codebook
 from sfumato.training.data import HeldOut, height_width
-from sfumato.training.log import RunLog
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -41,10 +40,10 @@ from sfumato.training.optim import (
     read,
     set_rate,
 )
-from sfumato.training.run import RunFolder, interruptible
+from sfumato.training.run import RunFolder
+from sfumato.training.session import Periodic, open_session
 from sfumato.training.start import start_first
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step, share_done
 from sfumato.training.workers import Workers
 
 Preview = Callable[[Autoencoder, int], Mapping[str, float | list[float]]]
@@ -106,32 +105,57 @@ class AutoencoderRun(Schema):
 
 
 @dataclass(frozen=True)
-class Players:
+class Stage1Modules:
     """The networks of stage 1; `log_variance` holds the learned output variance as one parameter."""
 
     autoencoder: Autoencoder
     discriminator: PatchDiscriminator | None
     perceptual: FeatureDistance | None
     log_variance: nn.ParameterList
-    counts: "CodeCounts"
+    counts: CodeCounts
 
 
-class CodeCounts(nn.Module):
-    """How often each code was used: in this epoch, and since the last revival. Buffers, to survive a resume."""
+class AutoencoderPass(nn.Module):
+    """What one backward pass of the generator's loss reaches, as one module: its gradients are averaged together."""
 
-    epoch: Tensor
-    recent: Tensor
-
-    def __init__(self, codes: int) -> None:
+    def __init__(self, autoencoder: Autoencoder, log_variance: nn.ParameterList) -> None:
         super().__init__()
-        self.register_buffer("epoch", torch.zeros(codes, dtype=torch.long))
-        self.register_buffer("recent", torch.zeros(codes, dtype=torch.long))
+        self.autoencoder = autoencoder
+        self.log_variance = log_variance
 
-    def add(self, indices: Tensor, workers: Workers) -> None:
-        """Counts the codes of a batch, all processes' parts of it."""
-        counts = workers.total(code_counts(indices, len(self.epoch)))
-        self.epoch += counts
-        self.recent += counts
+    def forward(self, image: Tensor, noise: Tensor | None) -> tuple[Encoding, Tensor]:
+        """Image (B, C, H, W) -> its encoding and its reconstruction."""
+        encoding = self.autoencoder.encode(image, noise)
+        return encoding, self.autoencoder.decode(encoding.z, quantize=False)
+
+
+class DiscriminatorPass(nn.Module):
+    """Both calls of the discriminator's step in one forward pass, so that one backward pass ends it."""
+
+    def __init__(self, discriminator: PatchDiscriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, image: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and reconstruction (B, C, H, W), detached here -> the logits of both."""
+        return self.discriminator(image), self.discriminator(output.detach())
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The two forward passes as a step calls them: under DistributedDataParallel where there are several processes."""
+
+    autoencoder: nn.Module
+    discriminator: nn.Module | None
+
+
+@dataclass(frozen=True)
+class AdversarialPhase:
+    """The adversarial term in a step: its strength in [0, 1], whether the discriminator trains, the logits' means."""
+
+    strength: float
+    discriminator_trains: bool
+    averages: LogitAverages
 
 
 def unwritten(config: AutoencoderRun) -> Autoencoder:
@@ -142,7 +166,7 @@ def unwritten(config: AutoencoderRun) -> Autoencoder:
     return autoencoder
 
 
-def build_players(config: AutoencoderRun, workers: Workers) -> Players:
+def build_stage1(config: AutoencoderRun, workers: Workers) -> Stage1Modules:
     """The networks with weights drawn from the run's seed."""
     adversarial, bottleneck = config.loss.adversarial, config.model.bottleneck
     with rng.seeded(config.train.seed, "weights", "autoencoder", device=torch.device("cpu")):
@@ -153,7 +177,7 @@ def build_players(config: AutoencoderRun, workers: Workers) -> Players:
             config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm
         )
     perceptual = build_perceptual(config.loss.perceptual)
-    return Players(
+    return Stage1Modules(
         autoencoder=workers.place(autoencoder),
         discriminator=workers.place(discriminator) if adversarial.weight > 0 else None,
         perceptual=workers.place(perceptual) if perceptual is not None else None,
@@ -164,7 +188,7 @@ def build_players(config: AutoencoderRun, workers: Workers) -> Players:
 
 def generator_losses(
     config: LossConfig,
-    players: Players,
+    modules: Stage1Modules,
     image: Tensor,
     output: Tensor,
     encoding: Encoding,
@@ -177,21 +201,21 @@ def generator_losses(
     """
     error = losses.reconstruction(image, output, config.pixel)
     terms = {"reconstruction": error.mean()}
-    if players.perceptual is not None:
-        distance = players.perceptual(output, image)
+    if modules.perceptual is not None:
+        distance = modules.perceptual(output, image)
         terms["perceptual"] = distance.mean()
         error = losses.with_perceptual(error, distance, config.perceptual_weight)
-    variance = next(iter(players.log_variance), None)
+    variance = next(iter(modules.log_variance), None)
     nll = losses.negative_log_likelihood(error, config.reduction, variance)
     terms |= {"nll": nll, "regulariser": encoding.regulariser}
-    kind: Literal["kl", "vq"] = "kl" if players.autoencoder.variational else "vq"
+    kind: Literal["kl", "vq"] = "kl" if modules.autoencoder.variational else "vq"
     total = nll + losses.regularisation(config, kind, encoding.regulariser, image[0].numel())
-    if players.discriminator is not None and strength > 0:
-        with frozen(players.discriminator):
-            adversarial = losses.generator_loss(players.discriminator(output))
+    if modules.discriminator is not None and strength > 0:
+        with frozen(modules.discriminator):
+            adversarial = losses.generator_loss(modules.discriminator(output))
         weight = torch.ones((), device=nll.device)
         if config.adversarial.adaptive:
-            last = players.autoencoder.last_layer()
+            last = modules.autoencoder.last_layer()
             weight = losses.adaptive_weight(nll, adversarial, last, config.adversarial.max_weight, workers.average)
         total = total + config.adversarial.weight * strength * weight * adversarial
         terms |= {"adversarial": adversarial, "adaptive_weight": weight}
@@ -201,19 +225,43 @@ def generator_losses(
 
 
 def discriminator_losses(
-    config: AdversarialConfig,
-    discriminator: PatchDiscriminator,
-    image: Tensor,
-    output: Tensor,
-    averages: LogitAverages,
+    config: AdversarialConfig, real: Tensor, fake: Tensor, averages: LogitAverages
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the discriminator minimises, and its terms for the log; the reconstruction `output` is detached here."""
-    real, fake = discriminator(image), discriminator(output.detach())
+    """What the discriminator minimises, and its terms for the log, from its logits of images and reconstructions."""
     total = losses.discriminator_loss(real, fake, config.loss)
     terms = {"discriminator": total, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
     if config.lecam > 0:
         total = total + config.lecam * losses.lecam(real, fake, averages)
     return total, {name: value.detach() for name, value in terms.items()}
+
+
+def forward_backward(
+    config: AutoencoderRun,
+    modules: Stage1Modules,
+    passes: Passes,
+    image: Tensor,
+    noise: Tensor | None,
+    dropout: tuple[str | int, ...],
+    phase: AdversarialPhase,
+    workers: Workers,
+) -> tuple[Encoding, dict[str, Tensor]]:
+    """Adds a micro-batch's gradients to both networks; its encoding, and its terms for the log.
+
+    image (B, C, H, W); noise of the latent's shape, None for VQ; `dropout` names the chance in it.
+    """
+    train = config.train
+    precision = autocast(workers.device, train.precision)
+    with precision, rng.seeded(train.seed, *dropout, device=image.device):
+        encoding, output = passes.autoencoder(image, noise)
+        total, terms = generator_losses(config.loss, modules, image, output, encoding, phase.strength, workers)
+    (total / train.accumulate).backward()
+    if phase.discriminator_trains and passes.discriminator is not None:
+        with precision:
+            real, fake = passes.discriminator(image, output)
+            total, more = discriminator_losses(config.loss.adversarial, real, fake, phase.averages)
+        (total / train.accumulate).backward()
+        terms |= more
+    return encoding, terms
 
 
 def train_autoencoder(
@@ -229,117 +277,148 @@ def train_autoencoder(
     Raises UserError if the folder holds another run, the disk fills up, or the loss stays non-finite.
     """
     train, workers = config.train, workers or Workers()
-    players = build_players(config, workers)
-    autoencoder, discriminator = players.autoencoder, players.discriminator
-    shadow = ema.average_of(autoencoder)
-    learning = [p for p in (*autoencoder.parameters(), *players.log_variance.parameters()) if p.requires_grad]
-    judging = [] if discriminator is None else list(discriminator.parameters())
+    modules = build_stage1(config, workers)
+    shadow = ema.average_of(modules.autoencoder)
+    state = _train_state(config, modules, shadow)
+    folder.resume(state)
+    changed = _note_source(state, dataset)
+    for_training(modules.autoencoder)
+    tasks = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
+    save = partial(export, shadow, state)
+    with open_session("autoencoder", dataset, train, state, folder, workers, tasks, save) as session:
+        if changed:
+            session.log.say(SOURCE_CHANGED)
+        if state.step == 0:
+            _start_codebook(config, modules, shadow, dataset, workers)
+        passes = _wrapped(modules, workers)
+        while session.goes_on():
+            t_start, done = time.monotonic(), session.done
+            phase = _adversarial_phase(config.loss.adversarial, state)
+            found: list[dict[str, Tensor]] = []
+            codes: list[tuple[Tensor, Tensor]] = []
+            for micro, noise in enumerate(_posterior_noise(config, state.step, workers)):
+                image = next(session.data).to(workers.device).images.contiguous(memory_format=torch.channels_last)
+                dropout = ("dropout", state.step, micro, workers.rank)
+                with workers.accumulating(micro == train.accumulate - 1, passes.autoencoder, passes.discriminator):
+                    encoding, terms = forward_backward(config, modules, passes, image, noise, dropout, phase, workers)
+                found.append(terms)
+                if encoding.indices is not None:
+                    codes.append((encoding.indices, encoding.moments.detach()))
+
+            terms = _mean_terms(found, workers)
+            numbers, norms = _read(terms, modules, phase)
+            finite = all(math.isfinite(norm) for norm in norms.values())
+            if finite:
+                _optimizer_steps(config, modules, shadow, norms, done, state)
+                _note_logits(config.loss.adversarial, phase, numbers, state)
+            for optimiser in state.optimisers.values():
+                optimiser.zero_grad(set_to_none=True)
+            _count_codes(config, modules, shadow, codes, finite, state, workers)
+            session.count(finite, time.monotonic() - t_start)
+
+            values = {**numbers, "gradient_norm": norms["autoencoder"], "strength": phase.strength}
+            if session.log_due and _epoch_ends(config, dataset, state, workers):
+                values["codes_used"] = modules.counts.used_in_epoch()
+            session.record(values, f"L {numbers['reconstruction']:.4f}")
+            session.finish()
+    return state
+
+
+SOURCE_CHANGED = "the data has changed since the run began: from here on it is another run than an undisturbed one"
+
+
+def _train_state(config: AutoencoderRun, modules: Stage1Modules, shadow: Autoencoder) -> TrainState:
+    """All that a run of stage 1 remembers, at its beginning."""
+    train, autoencoder, discriminator = config.train, modules.autoencoder, modules.discriminator
     state = TrainState(
         modules={
             "autoencoder": autoencoder,
             "ema": shadow,
-            "log_variance": players.log_variance,
-            "counts": players.counts,
+            "log_variance": modules.log_variance,
+            "counts": modules.counts,
         },
-        optimisers={"autoencoder": build_optimiser(train.optimiser, autoencoder, players.log_variance)},
+        optimisers={"autoencoder": build_optimiser(train.optimiser, autoencoder, modules.log_variance)},
     )
     if discriminator is not None:
         state.modules["discriminator"] = discriminator
         state.optimisers["discriminator"] = build_optimiser(train.discriminator, discriminator)
-    folder.resume(state)
-    source = dataset.fingerprint()
-    changed = state.notes.get("source", source) != source
-    state.notes["source"] = source
-    for_training(autoencoder)
-
-    step_images = train.batch * train.accumulate * workers.world
-    epoch_steps = max(1, len(dataset) // step_images)
-    precision = autocast(workers.device, train.precision)
-    seen_before, stop = state.images, False
-    with (
-        open_batches(dataset, train, state, workers) as data,
-        RunLog(folder.path, "autoencoder", state.step, share_done(train, state), workers.leads) as log,
-        interruptible() as interrupt,
-    ):
-        if changed:
-            log.say("the data has changed since the run began: from here on it is another run than an undisturbed one")
-        if state.step == 0:
-            _start_codebook(config, players, shadow, dataset, precision, workers)
-        while (done := share_done(train, state)) < 1 and not stop:
-            t_start = time.monotonic()
-            set_rate(state.optimisers["autoencoder"], learning_rate(train.optimiser, state.step, done))
-            strength = losses.adversarial_strength(config.loss.adversarial, state.step)
-            judges = discriminator is not None and losses.discriminator_trains(config.loss.adversarial, state.step)
-            averages = LogitAverages(*state.notes.get("logits", (0.0, 0.0)))
-            terms: dict[str, Tensor] = {}
-            latents: list[Tensor] = []
-            for micro, noise in enumerate(_posterior_noise(config, state.step, workers)):
-                image = next(data).to(workers.device).images.contiguous(memory_format=torch.channels_last)
-                with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=image.device):
-                    encoding = autoencoder.encode(image, noise)
-                    output = autoencoder.decode(encoding.z, quantize=False)
-                    total, found = generator_losses(config.loss, players, image, output, encoding, strength, workers)
-                (total / train.accumulate).backward()
-                if judges and discriminator is not None:
-                    with precision:
-                        total, more = discriminator_losses(
-                            config.loss.adversarial, discriminator, image, output, averages
-                        )
-                    (total / train.accumulate).backward()
-                    found |= more
-                for name, value in found.items():
-                    terms[name] = terms.get(name, 0) + value.float() / train.accumulate
-                if encoding.indices is not None:
-                    players.counts.add(encoding.indices, workers)
-                    if train.part == "whole":  # the codes of a decoder alone stay as they are
-                        latents.append(encoding.moments.detach())
-
-            workers.average(p.grad for p in (*learning, *judging) if p.grad is not None)
-            norms = [gradients_norm(learning), *([gradients_norm(judging)] if judges else [])]
-            reconstruction, norm, *judging_norm = read(terms["reconstruction"], *norms)
-            finite = all(math.isfinite(each) for each in (norm, *judging_norm))
-            if finite:
-                clip_(learning, norm, train.optimiser.clip_norm)
-                state.optimisers["autoencoder"].step()
-                ema.update(shadow, autoencoder, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
-            if finite and judges:
-                rate = learning_rate(train.discriminator, state.step, done)
-                set_rate(state.optimisers["discriminator"], rate)
-                clip_(judging, judging_norm[0], train.discriminator.clip_norm)
-                state.optimisers["discriminator"].step()
-                _note_logits(config.loss.adversarial, averages, terms, state, workers)
-            for optimiser in state.optimisers.values():
-                optimiser.zero_grad(set_to_none=True)
-            if finite and latents:
-                _mend_codebook(config, players, shadow, latents, state, workers)
-            count_step(state, finite, step_images, workers.mean(time.monotonic() - t_start))
-            done = share_done(train, state)
-            check_progress(state, train.max_skipped)
-
-            if state.step % train.log_every == 0 or done == 1:
-                values = {name: value.item() for name, value in terms.items()}
-                values |= {"gradient_norm": norm, "strength": strength, "stall_seconds": data.stall_seconds}
-                values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
-                if state.step % epoch_steps < train.log_every and len(players.counts.epoch):
-                    values["codes_used"] = (players.counts.epoch > 0).float().mean().item()
-                    players.counts.epoch.zero_()
-                log.record(state.step, values)
-            log.advance(state.step, done, state.images - seen_before, f"L {reconstruction:.4f}")
-            last = done == 1
-            stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
-            if workers.leads and (state.step % train.preview_every == 0 or last):
-                log.record(state.step, preview(_averaged(shadow), state.step))
-            if workers.leads and (state.step % train.save_every == 0 or last or stop):
-                export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
-                folder.save(state)
-        if stop and share_done(train, state) < 1:
-            log.say(f"stopped after step {state.step}; the same command goes on from there")
     return state
 
 
-def _averaged(shadow: nn.Module) -> Autoencoder:
-    assert isinstance(shadow, Autoencoder)
-    return shadow
+def _note_source(state: TrainState, dataset: Dataset) -> bool:
+    """Notes what the run learns from; whether that is something else than before."""
+    source = dataset.fingerprint()
+    changed: bool = state.notes.get("source", source) != source
+    state.notes["source"] = source
+    return changed
+
+
+def _wrapped(modules: Stage1Modules, workers: Workers) -> Passes:
+    """Both forward passes, to be wrapped when the weights are those to begin with: all ranks then take rank 0's."""
+    discriminator = modules.discriminator
+    return Passes(
+        workers.wrap(AutoencoderPass(modules.autoencoder, modules.log_variance)),
+        None if discriminator is None else workers.wrap(DiscriminatorPass(discriminator)),
+    )
+
+
+def _adversarial_phase(config: AdversarialConfig, state: TrainState) -> AdversarialPhase:
+    """Of the step to come."""
+    return AdversarialPhase(
+        losses.adversarial_strength(config, state.step),
+        losses.discriminator_trains(config, state.step),
+        LogitAverages(*state.notes.get("logits", (0.0, 0.0))),
+    )
+
+
+def _parameters(modules: Stage1Modules) -> list[nn.Parameter]:
+    """What the generator's optimizer moves."""
+    both = (*modules.autoencoder.parameters(), *modules.log_variance.parameters())
+    return [parameter for parameter in both if parameter.requires_grad]
+
+
+def _mean_terms(found: list[dict[str, Tensor]], workers: Workers) -> dict[str, Tensor]:
+    """The terms of the losses, 0-d, as means over micro-batches and processes."""
+    terms = {name: torch.zeros((), device=workers.device) for name in found[0]}
+    for one in found:
+        for name, value in one.items():
+            terms[name] = terms[name] + value.float() / len(found)
+    workers.average(terms.values())
+    return terms
+
+
+def _read(
+    terms: dict[str, Tensor], modules: Stage1Modules, phase: AdversarialPhase
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The terms, and the norms of the gradients by network, as numbers: the one wait for the device in a step."""
+    norms = {"autoencoder": gradients_norm(_parameters(modules))}
+    if phase.discriminator_trains and modules.discriminator is not None:
+        norms["discriminator"] = gradients_norm(modules.discriminator.parameters())
+    values = read(*terms.values(), *norms.values())
+    split = len(terms)
+    return dict(zip(terms, values[:split], strict=True)), dict(zip(norms, values[split:], strict=True))
+
+
+def _optimizer_steps(
+    config: AutoencoderRun,
+    modules: Stage1Modules,
+    shadow: Autoencoder,
+    norms: dict[str, float],
+    done: float,
+    state: TrainState,
+) -> None:
+    """Clips and steps each network that has a norm, the autoencoder first, and takes it into its average."""
+    train = config.train
+    optimiser = state.optimisers["autoencoder"]
+    set_rate(optimiser, learning_rate(train.optimiser, state.step, done))
+    clip_(_parameters(modules), norms["autoencoder"], train.optimiser.clip_norm)
+    optimiser.step()
+    ema.update(shadow, modules.autoencoder, ema.decay_at(state.step - state.skipped + 1, train.ema_decay))
+    if "discriminator" in norms and modules.discriminator is not None:
+        optimiser = state.optimisers["discriminator"]
+        set_rate(optimiser, learning_rate(train.discriminator, state.step, done))
+        clip_(modules.discriminator.parameters(), norms["discriminator"], train.discriminator.clip_norm)
+        optimiser.step()
 
 
 def _posterior_noise(config: AutoencoderRun, step: int, workers: Workers) -> list[Tensor | None]:
@@ -355,65 +434,57 @@ def _posterior_noise(config: AutoencoderRun, step: int, workers: Workers) -> lis
 
 
 def _note_logits(
-    config: AdversarialConfig, averages: LogitAverages, terms: dict[str, Tensor], state: TrainState, workers: Workers
+    config: AdversarialConfig, phase: AdversarialPhase, numbers: dict[str, float], state: TrainState
 ) -> None:
     """Keeps the running means of the discriminator's logits, which LeCam needs."""
-    if config.lecam > 0:
-        real, fake = terms["logits_real"].clone(), terms["logits_fake"].clone()
-        workers.average([real, fake])
-        averages = averages.updated(real, fake, config.lecam_decay)
+    if config.lecam > 0 and "logits_real" in numbers:
+        real, fake = (torch.tensor(numbers[name]) for name in ("logits_real", "logits_fake"))
+        averages = phase.averages.updated(real, fake, config.lecam_decay)
         state.notes["logits"] = [averages.real, averages.fake]
 
 
-@torch.no_grad()
 def _start_codebook(
-    config: AutoencoderRun,
-    players: Players,
-    shadow: nn.Module,
-    dataset: Dataset,
-    precision: torch.autocast,
-    workers: Workers,
+    config: AutoencoderRun, modules: Stage1Modules, shadow: Autoencoder, dataset: Dataset, workers: Workers
 ) -> None:
-    """Sets the codes to cluster means of the first step's latents; every rank finds the same."""
-    train, bottleneck, quantize = config.train, config.model.bottleneck, players.autoencoder.quantize
-    if not isinstance(bottleneck, VQConfig) or quantize is None or not bottleneck.kmeans_init or config.start:
-        return
-    images = train.batch * train.accumulate * workers.world
-    with Loader(dataset, images, train.seed, workers=0) as data:
-        parts = next(data).to(workers.device).images.split(train.batch)
-    with precision, rng.seeded(train.seed, "dropout", "kmeans", device=workers.device):
-        latents = torch.cat([players.autoencoder.encode(part).moments for part in parts])
-    codes = kmeans(latents, bottleneck.codes, rng.generator(train.seed, "kmeans"))
-    for network in (players.autoencoder, _averaged(shadow)):
-        assert network.quantize is not None
-        network.quantize.embedding.weight.copy_(codes)
+    """Where k-means starts the codebook; not that of a trained autoencoder."""
+    bottleneck = config.model.bottleneck
+    if isinstance(bottleneck, VQConfig) and bottleneck.kmeans_init and config.start is None:
+        precision = autocast(workers.device, config.train.precision)
+        start_codebook(bottleneck, config.train, modules.autoencoder, shadow, dataset, precision, workers)
 
 
-@torch.no_grad()
-def _mend_codebook(
+def _count_codes(
     config: AutoencoderRun,
-    players: Players,
-    shadow: nn.Module,
-    latents: list[Tensor],
+    modules: Stage1Modules,
+    shadow: Autoencoder,
+    codes: list[tuple[Tensor, Tensor]],
+    finite: bool,
     state: TrainState,
     workers: Workers,
 ) -> None:
-    """Every `revive_every` steps moves the codes that nothing used since onto latents of the step's whole batch."""
+    """Counts the codes of a step, and revives the unused ones every `revive_every` steps if the step was finite.
+
+    codes: for each micro-batch the indices (B, h, w), and the latents (B, C, h, w) that they stand for.
+    """
     bottleneck = config.model.bottleneck
-    if not isinstance(bottleneck, VQConfig) or not bottleneck.revive_every:
+    if not isinstance(bottleneck, VQConfig):
         return
-    if (state.step + 1) % bottleneck.revive_every:
-        return
-    live, averaged = players.autoencoder.quantize, _averaged(shadow).quantize
-    assert live is not None
-    assert averaged is not None
-    weight = live.embedding.weight
-    g = rng.generator(config.train.seed, "revive", state.step)
-    whole = torch.cat([workers.gather(part) for part in latents])
-    renewed, dead = revive_dead_codes(weight, players.counts.recent, whole, g)
-    weight.copy_(renewed)
-    averaged.embedding.weight[dead] = renewed[dead]
-    for value in state.optimisers["autoencoder"].state[weight].values():
-        if value.shape == renewed.shape:
-            value[dead] = 0
-    players.counts.recent.zero_()
+    modules.counts.add(torch.cat([indices for indices, _ in codes]), workers)
+    due = bottleneck.revive_every and (state.step + 1) % bottleneck.revive_every == 0
+    if due and finite and config.train.part == "whole":  # the codes of a decoder alone stay as they are
+        revive_codes(
+            modules.autoencoder,
+            shadow,
+            modules.counts,
+            [latents for _, latents in codes],
+            state.optimisers["autoencoder"],
+            rng.generator(config.train.seed, "revive", state.step),
+            workers,
+        )
+
+
+def _epoch_ends(config: AutoencoderRun, dataset: Dataset, state: TrainState, workers: Workers) -> bool:
+    """Whether an epoch ended since the line of the log before, in a model with codes."""
+    train = config.train
+    epoch_steps = max(1, len(dataset) // (train.batch * train.accumulate * workers.world))
+    return isinstance(config.model.bottleneck, VQConfig) and state.step % epoch_steps < train.log_every

@@ -5,11 +5,12 @@ Latents, times and noise are those of stage 2; the loss is the cross-entropy of 
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato import rng
 from sfumato.autoencoder.model import Autoencoder
@@ -30,11 +31,10 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training import ema
-from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
-from sfumato.training.draws import draws_of_step
+from sfumato.training.draws import StepNoise, step_noise
 from sfumato.training.encode import measured_scaling
-from sfumato.training.log import RunLog
+from sfumato.training.micro import micro_batch
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -43,9 +43,10 @@ from sfumato.training.optim import (
     read,
     set_rate,
 )
-from sfumato.training.run import RunFolder, interruptible
+from sfumato.training.run import RunFolder
+from sfumato.training.session import Periodic, open_session, resume
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step, share_done, take_step
+from sfumato.training.steps import optimizer_step
 from sfumato.training.workers import Workers
 
 SHOWN_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -136,74 +137,56 @@ def train_classifier(
     network, schedule = workers.place(classifier.network), classifier.schedule
     scaling = scaling.to(workers.device)
     shadow = ema.average_of(network)
-    learning = list(network.parameters())
+    parameters = list(network.parameters())
     state = TrainState(
         modules={"network": network, "ema": shadow},
         optimisers={"network": build_optimiser(train.optimiser, network)},
     )
     optimiser = state.optimisers["network"]
-    source = latents.fingerprint()
-    folder.resume(state, source)
-    state.notes["source"] = source
+    resume(folder, state, latents)
     for_training(network)
     wrapped = workers.wrap(network)
-    noising = ObjectiveConfig(times=config.times, stratified=True)
-    H, W = height_width(config.data)
-    latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
-
-    step_images = train.batch * train.accumulate * workers.world
     precision = autocast(workers.device, train.precision)
-    seen_before, stop = state.images, False
-    with (
-        open_batches(latents, train, state, workers) as data,
-        RunLog(folder.path, "classifier", state.step, share_done(train, state), workers.leads) as log,
-        interruptible() as interrupt,
-    ):
-        while (done := share_done(train, state)) < 1 and not stop:
+    tasks = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
+    save = partial(export, shadow, state)
+    with open_session("classifier", latents, train, state, folder, workers, tasks, save) as session:
+        while session.goes_on():
             t_start = time.monotonic()
-            set_rate(optimiser, learning_rate(train.optimiser, state.step, done))
+            set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
             sums = torch.zeros(2, device=workers.device)  # cross-entropy, accuracy
-            for micro, draw in enumerate(draws_of_step(train, noising, schedule, latent, 0.0, state.step, workers)):
-                batch = next(data).to(workers.device)
-                x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, draw.posterior))
-                x_t = add_noise(schedule, x0, draw.noise, draw.t).contiguous(memory_format=torch.channels_last)
-                timestep = network_time(draw.t, schedule.steps).float()
-                with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device):
-                    logits = wrapped(x_t, timestep).float()
-                labels = batch.fields["label"]
-                loss = F.cross_entropy(logits, labels)
-                (loss / train.accumulate).backward()
-                right = (logits.detach().argmax(1) == labels).float().mean()
+            for micro, noise in enumerate(_noise_of_step(config, autoencoder, schedule, state.step, workers)):
+                batch = next(session.data).to(workers.device)
+                x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, noise.posterior))
+                given = micro_batch(schedule, x0, noise, batch.fields)
+                dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x0.device)
+                with workers.accumulating(micro == train.accumulate - 1, wrapped):
+                    with precision, dropout:
+                        logits = wrapped(given.x_t, given.timestep).float()
+                    loss = F.cross_entropy(logits, given.fields["label"])
+                    (loss / train.accumulate).backward()
+                right = (logits.detach().argmax(1) == given.fields["label"]).float().mean()
                 sums += torch.stack([loss.detach(), right]) / train.accumulate
 
             workers.average([sums])
-            norm, cross_entropy, accuracy = read(gradients_norm(learning), *sums)
-            finite = take_step(optimiser, train.optimiser, learning, norm, network, shadow, train.ema_decay, state)
-            count_step(state, finite, step_images, workers.mean(time.monotonic() - t_start))
-            done = share_done(train, state)
-            check_progress(state, train.max_skipped)
+            norm, cross_entropy, accuracy = read(gradients_norm(parameters), *sums)
+            finite = optimizer_step(optimiser, train, parameters, norm, network, shadow, state)
+            session.count(finite, time.monotonic() - t_start)
 
-            if state.step % train.log_every == 0 or done == 1:
-                values = {"loss": cross_entropy, "accuracy": accuracy, "gradient_norm": norm}
-                values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
-                values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
-                log.record(state.step, values)
-            log.advance(state.step, done, state.images - seen_before, f"loss {cross_entropy:.4f}, {accuracy:.0%} right")
-            last = done == 1
-            stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
-            if workers.leads and (state.step % train.preview_every == 0 or last):
-                log.record(state.step, preview(_averaged(shadow), state.step))
-            if workers.leads and (state.step % train.save_every == 0 or last or stop):
-                export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
-                folder.save(state)
-        if stop and share_done(train, state) < 1:
-            log.say(f"stopped after step {state.step}; the same command goes on from there")
+            values = {"loss": cross_entropy, "accuracy": accuracy, "gradient_norm": norm}
+            values["learning_rate"] = optimiser.param_groups[0]["lr"]
+            session.record(values, f"loss {cross_entropy:.4f}, {accuracy:.0%} right")
+            session.finish()
     return state
 
 
-def _averaged(shadow: nn.Module) -> NoisyClassifier:
-    assert isinstance(shadow, NoisyClassifier)
-    return shadow
+def _noise_of_step(
+    config: ClassifierRun, autoencoder: Autoencoder, schedule: Schedule, step: int, workers: Workers
+) -> list[StepNoise]:
+    """The chance in each micro-batch of a step."""
+    noising = ObjectiveConfig(times=config.times, stratified=True)
+    H, W = height_width(config.data)
+    latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
+    return step_noise(config.train, noising, schedule, latent, 0.0, step, workers)
 
 
 class HeldOutAccuracy:

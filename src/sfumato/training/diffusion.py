@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -18,24 +19,22 @@ from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
 from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, NoneConfig
 from sfumato.data.conditions.config import ConditionsConfig
-from sfumato.data.dataset import LatentSource
+from sfumato.data.dataset import LatentExample, LatentSource
+from sfumato.data.loader import Batch
 from sfumato.data.table import DataConfig
 from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion import objective
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig
-from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.recorded_step import recordable
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
-from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
-from sfumato.training.draws import Keep, draws_of_step
+from sfumato.training.draws import Keep, StepNoise, step_noise
 from sfumato.training.ema import PowerAverages
-from sfumato.training.log import RunLog
-from sfumato.training.micro import Micro, recorded
+from sfumato.training.micro import MicroBatch, micro_batch, recorded
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -44,9 +43,10 @@ from sfumato.training.optim import (
     read,
     set_rate,
 )
-from sfumato.training.run import RunFolder, interruptible
+from sfumato.training.run import RunFolder
+from sfumato.training.session import Periodic, Session, open_session, resume
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step, share_done, take_step
+from sfumato.training.steps import optimizer_step
 from sfumato.training.workers import Workers
 
 DROPOUT = 0.1
@@ -140,9 +140,9 @@ class Steered(nn.Module):
         self.denoiser = denoiser
         self.conditioner = conditioner
 
-    def prepare(self, fields: Fields) -> dict[str, Any]:
-        """What `forward` reads of a batch's fields, on the host."""
-        return {} if self.conditioner is None else self.conditioner.prepare(fields)
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch with what `forward` reads of its fields, still on the host."""
+        return replace(batch, fields={} if self.conditioner is None else self.conditioner.prepare(batch.fields))
 
     def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Keep = None) -> Tensor:
         """The prediction (B, C, h, w).
@@ -197,35 +197,109 @@ def train_diffusion(
     """
     train, workers = config.train, workers or Workers()
     objective.check_objective(config.objective, schedule)
-    networks = workers.place(networks)
-    scaling = scaling.to(workers.device)
-    shadow = ema.average_of(networks)
-    powers = ema.power_averages_of(networks, train.power_averages)
-    adaptation = workers.place(begin_adaptation(config))
-    beside = list(adaptation.parameters())
-    learning = [*(p for p in networks.parameters() if p.requires_grad), *beside]
-    state = TrainState(
-        modules={"networks": networks, "ema": shadow, "powers": powers, "adaptation": adaptation},
-        optimisers={"networks": build_optimiser(train.optimiser, networks, adaptation)},
-    )
-    optimiser = state.optimisers["networks"]
-    source = latents.fingerprint()
-    folder.resume(state, source)
+    scaling, modules = scaling.to(workers.device), _modules(config, networks, workers)
+    state = _train_state(config, modules)
+    resume(folder, state, latents)
+    networks, optimiser = for_training(modules.networks), state.optimisers["networks"]
+    beside = list(modules.adaptation.parameters())
+    parameters = [*(p for p in networks.parameters() if p.requires_grad), *beside]
+    wrapped = workers.wrap(networks)
+    forward_backward = _forward_backward(config, wrapped, modules.adaptation, schedule, parameters, workers)
+    tasks = _periodic(config, modules, folder, state, preview, evaluate)
+    save = partial(export, modules.averaged, state)
+    with open_session("diffusion", latents, train, state, folder, workers, tasks, save) as session:
+        _begin(session, config.objective, schedule, folder, state, workers)
+        while session.goes_on():
+            t_start = time.monotonic()
+            set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
+            loss_sum = torch.zeros((), device=workers.device)
+            seen: list[tuple[Tensor | None, Tensor]] = []
+            for micro, noise in enumerate(_noise_of_step(config, modules, autoencoder, schedule, state.step, workers)):
+                batch = networks.prepared(next(session.data)).to(workers.device)
+                x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, noise.posterior))
+                dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x0.device)
+                with workers.accumulating(micro == train.accumulate - 1, wrapped), dropout:
+                    losses, remembered = forward_backward(micro_batch(schedule, x0, noise, batch.fields))
+                loss_sum += losses.mean() / train.accumulate
+                seen.append((noise.times.part, remembered))
+
+            # those of the networks are averaged already
+            workers.average([loss_sum, *(p.grad for p in beside if p.grad is not None)])
+            norm, loss = read(gradients_norm(parameters), loss_sum)
+            finite = optimizer_step(optimiser, train, parameters, norm, networks, modules.averaged, state)
+            if finite:
+                ema.update_powers(modules.powers, networks, train.power_averages, state.step - state.skipped + 1)
+                _remember(modules.adaptation, seen, workers)
+            session.count(finite, time.monotonic() - t_start)
+
+            smoothed, rate = _smoothed(state, loss), optimiser.param_groups[0]["lr"]
+            values = {"loss": loss, "loss_smoothed": smoothed, "gradient_norm": norm, "learning_rate": rate}
+            session.record(values, f"loss {smoothed:.4f}")
+            session.finish()
+    return state
+
+
+def _begin(
+    session: Session[LatentExample],
+    config: ObjectiveConfig,
+    schedule: Schedule,
+    folder: RunFolder,
+    state: TrainState,
+    workers: Workers,
+) -> None:
+    """Drops the snapshots of steps that are done again, and says where the weighting leaves times out."""
     if workers.leads:
         snapshots.drop_after(folder.snapshots, state.step)
-    state.notes["source"] = source
-    for_training(networks)
-    wrapped = workers.wrap(networks)
-    dropout = train.condition_dropout if networks.conditioner is not None else 0.0
-    H, W = height_width(config.data)
-    latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
+    if (untrained := objective.untrained_times(config, schedule)) is not None:
+        session.log.say(untrained)
 
-    step_images = train.batch * train.accumulate * workers.world
-    parts = _part_dropout(config)
+
+@dataclass(frozen=True)
+class Stage2Modules:
+    """The networks of stage 2, their average, the power-function averages, and what the objective learns beside."""
+
+    networks: Steered
+    averaged: Steered
+    powers: nn.ModuleList
+    adaptation: Adaptation
+
+
+def _modules(config: DiffusionRun, networks: Steered, workers: Workers) -> Stage2Modules:
+    """At the beginning of a run, on the device."""
+    networks = workers.place(networks)
+    powers = ema.power_averages_of(networks, config.train.power_averages)
+    return Stage2Modules(networks, ema.average_of(networks), powers, workers.place(begin_adaptation(config)))
+
+
+def _train_state(config: DiffusionRun, modules: Stage2Modules) -> TrainState:
+    """All that a run of stage 2 remembers, at its beginning."""
+    return TrainState(
+        modules={
+            "networks": modules.networks,
+            "ema": modules.averaged,
+            "powers": modules.powers,
+            "adaptation": modules.adaptation,
+        },
+        optimisers={"networks": build_optimiser(config.train.optimiser, modules.networks, modules.adaptation)},
+    )
+
+
+def _forward_backward(
+    config: DiffusionRun,
+    wrapped: nn.Module,
+    adaptation: Adaptation,
+    schedule: Schedule,
+    parameters: Sequence[Tensor],
+    workers: Workers,
+) -> Callable[[MicroBatch], Tensor]:
+    """What adds a micro-batch's gradients to `parameters`, recorded on a GPU where nothing stands against it.
+
+    It returns what is minimised and what is remembered of each sample, (2, B).
+    """
+    train = config.train
     precision = autocast(workers.device, train.precision)
 
-    def learn(given: Micro) -> Tensor:
-        """Adds a micro-batch's gradients; what is minimised and what is remembered of each sample, (2, B)."""
+    def forward_backward(given: MicroBatch) -> Tensor:
         with precision:
             prediction = wrapped(given.x_t, given.timestep, given.fields, given.keep)
         losses = objective.loss(config.objective, schedule, prediction, given.x0, given.noise, given.times.t)
@@ -233,68 +307,44 @@ def train_diffusion(
         (losses.mean() / train.accumulate).backward()
         return torch.stack([losses.detach(), remembered])
 
-    gradients: Callable[[Micro], Tensor] = learn
     if recordable(workers.device) and workers.world == train.accumulate == 1 and not train.checkpointing:
-        gradients = recorded(learn, learning)
-    seen_before, stop = state.images, False
-    with (
-        open_batches(latents, train, state, workers) as data,
-        RunLog(folder.path, "diffusion", state.step, share_done(train, state), workers.leads) as log,
-        interruptible() as interrupt,
-    ):
-        while (done := share_done(train, state)) < 1 and not stop:
-            t_start = time.monotonic()
-            set_rate(optimiser, learning_rate(train.optimiser, state.step, done))
-            loss_sum = torch.zeros((), device=workers.device)
-            seen: list[tuple[Tensor | None, Tensor]] = []
-            for micro, draw in enumerate(
-                draws_of_step(
-                    train, config.objective, schedule, latent, dropout, state.step, workers, adaptation.history, parts
-                )
-            ):
-                batch = next(data)
-                batch = replace(batch, fields=networks.prepare(batch.fields)).to(workers.device)
-                x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, draw.posterior))
-                x_t = add_noise(schedule, x0, draw.noise, draw.t).contiguous(memory_format=torch.channels_last)
-                timestep = network_time(draw.t, schedule.steps).float()
-                given = Micro(x_t, timestep, x0, draw.noise, draw.times, draw.keep, batch.fields)
-                with rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x_t.device):
-                    losses, remembered = gradients(given)
-                loss_sum += losses.mean() / train.accumulate
-                seen.append((draw.times.part, remembered))
+        return recorded(forward_backward, parameters)
+    return forward_backward
 
-            workers.average(p.grad for p in beside if p.grad is not None)  # those of the networks are averaged already
-            workers.average([loss_sum])
-            norm, loss = read(gradients_norm(learning), loss_sum)
-            finite = take_step(optimiser, train.optimiser, learning, norm, networks, shadow, train.ema_decay, state)
-            if finite:
-                ema.update_powers(powers, networks, train.power_averages, state.step - state.skipped + 1)
-                _remember(adaptation, seen, workers)
-            count_step(state, finite, step_images, workers.mean(time.monotonic() - t_start))
-            done = share_done(train, state)
-            check_progress(state, train.max_skipped)
 
-            smoothed = _smoothed(state, loss)
-            if state.step % train.log_every == 0 or done == 1:
-                values = {"loss": loss, "loss_smoothed": smoothed, "gradient_norm": norm}
-                values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
-                values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
-                log.record(state.step, values)
-            log.advance(state.step, done, state.images - seen_before, f"loss {smoothed:.4f}")
-            last = done == 1
-            stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
-            if workers.leads and (state.step % train.preview_every == 0 or last):
-                log.record(state.step, preview(_averaged(shadow), state.step))
-            if workers.leads and evaluate is not None and (state.step % train.evaluation.every == 0 or last):
-                log.record(state.step, evaluate(_averaged(shadow), state))
-            if workers.leads and ema.snapshot_due(train.power_averages, state.step, last):
-                write_snapshots(folder, networks, powers, train.power_averages, state)
-            if workers.leads and (state.step % train.save_every == 0 or last or stop):
-                export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
-                folder.save(state)
-        if stop and share_done(train, state) < 1:
-            log.say(f"stopped after step {state.step}; the same command goes on from there")
-    return state
+def _noise_of_step(
+    config: DiffusionRun,
+    modules: Stage2Modules,
+    autoencoder: Autoencoder,
+    schedule: Schedule,
+    step: int,
+    workers: Workers,
+) -> list[StepNoise]:
+    """The chance in each micro-batch of a step."""
+    H, W = height_width(config.data)
+    latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
+    dropout = config.train.condition_dropout if modules.networks.conditioner is not None else 0.0
+    history, parts = modules.adaptation.history, _part_dropout(config)
+    return step_noise(config.train, config.objective, schedule, latent, dropout, step, workers, history, parts)
+
+
+def _periodic(
+    config: DiffusionRun,
+    modules: Stage2Modules,
+    folder: RunFolder,
+    state: TrainState,
+    preview: Preview,
+    evaluate: Evaluate | None,
+) -> list[Periodic]:
+    """Previews, evaluations, and snapshots of the power-function averages."""
+    train, averages = config.train, config.train.power_averages
+    tasks = [Periodic(train.preview_every, lambda: preview(modules.averaged, state.step))]
+    if evaluate is not None:
+        tasks.append(Periodic(train.evaluation.every, lambda: evaluate(modules.averaged, state)))
+    if averages is not None:
+        snapshot = partial(write_snapshots, folder, modules.networks, modules.powers, averages, state)
+        tasks.append(Periodic(averages.snapshot_every, snapshot))
+    return tasks
 
 
 def begin_adaptation(config: DiffusionRun) -> Adaptation:
@@ -311,21 +361,16 @@ def _remember(adaptation: Adaptation, seen: list[tuple[Tensor | None, Tensor]], 
 
 
 def write_snapshots(
-    folder: RunFolder, networks: Steered, powers: nn.ModuleList, config: PowerAverages | None, state: TrainState
+    folder: RunFolder, networks: Steered, powers: nn.ModuleList, config: PowerAverages, state: TrainState
 ) -> None:
     """One of each power-function average, of the parameters that are trained, and thins out the older ones."""
-    if config is None or state.step == state.skipped:
+    if state.step == state.skipped:
         return  # no step has changed anything yet
     learnt = {name for name, parameter in networks.named_parameters() if parameter.requires_grad}
     for average, width in zip(powers, config.widths, strict=True):
         tensors = {name: parameter for name, parameter in average.named_parameters() if name in learnt}
         snapshots.save_snapshot(folder.snapshots, state.step, width, tensors, state.step - state.skipped)
     snapshots.prune(folder.snapshots, config.snapshot_every, config.snapshots)
-
-
-def _averaged(shadow: nn.Module) -> Steered:
-    assert isinstance(shadow, Steered)
-    return shadow
 
 
 def _smoothed(state: TrainState, loss: float) -> float:

@@ -36,8 +36,9 @@ from sfumato.training import ema
 from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.run import interruptible
+from sfumato.training.session import Session
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step, share_done, take_step
+from sfumato.training.steps import check_result, optimizer_step
 from sfumato.training.workers import Workers
 
 CHEAPER = 20
@@ -202,12 +203,12 @@ def distil(
 ) -> tuple[TinyDecoder, TrainState]:
     """Trains the network on the pairs, logging into `folder`; returns its average and the final state.
 
-    An interruption ends it early. Raises UserError if the loss stays non-finite.
+    An interruption ends it early, noted in the state. Raises UserError if the loss stays non-finite.
     """
     workers = workers or Workers()
     network = workers.place(network.train())
     shadow = ema.average_of(network)
-    learning = list(network.parameters())
+    parameters = list(network.parameters())
     optimiser = build_optimiser(config.optimiser, network)
     state = TrainState(modules={"network": network, "ema": shadow}, optimisers={"network": optimiser})
     perceptual = build_perceptual(config.perceptual)
@@ -220,10 +221,11 @@ def distil(
         RunLog(folder, "tiny decoder", 0, 0.0) as log,
         interruptible() as interrupt,
     ):
-        while (done := share_done(config, state)) < 1 and not interrupt.wanted:
+        session = Session(data, log, interrupt, config, state, workers, config.batch, way_out=WAY_OUT)
+        while session.goes_on():
             t_start = time.monotonic()
-            set_rate(optimiser, learning_rate(config.optimiser, state.step, done))
-            batch = next(data).to(workers.device)
+            set_rate(optimiser, learning_rate(config.optimiser, state.step, session.done))
+            batch = next(session.data).to(workers.device)
             target = batch.images.contiguous(memory_format=torch.channels_last)
             with precision:
                 output = network(batch.fields["latent"].contiguous(memory_format=torch.channels_last))
@@ -231,18 +233,17 @@ def distil(
             loss = losses.with_perceptual(losses.reconstruction(target, output, config.pixel), distance, weight).mean()
             loss.backward()
 
-            norm, error = read(gradients_norm(learning), loss)
-            finite = take_step(optimiser, config.optimiser, learning, norm, network, shadow, config.ema_decay, state)
-            count_step(state, finite, len(target), time.monotonic() - t_start)
-            check_progress(state, config.max_skipped, "check that the autoencoder decodes its own latents")
-            done = share_done(config, state)
-            if state.step % config.log_every == 0 or done == 1:
-                log.record(state.step, {"loss": error, "gradient_norm": norm, "seconds": state.seconds})
-            log.advance(state.step, done, state.images, f"loss {error:.4f}")
-        if interrupt.wanted:
-            log.say(f"stopped after step {state.step}, with what was learnt so far")
-    assert isinstance(shadow, TinyDecoder)
+            norm, error = read(gradients_norm(parameters), loss)
+            finite = optimizer_step(optimiser, config, parameters, norm, network, shadow, state)
+            session.count(finite, time.monotonic() - t_start)
+            session.record({"loss": error, "gradient_norm": norm}, f"loss {error:.4f}")
+            session.finish()
+    if state.stopped_by:
+        check_result(state, WAY_OUT)
     return shadow, state
+
+
+WAY_OUT = "check that the autoencoder decodes its own latents"
 
 
 @dataclass(frozen=True)

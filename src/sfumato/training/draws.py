@@ -33,7 +33,7 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Draws:
+class StepNoise:
     """The chance in one micro-batch; noises (B, C, h, w); keep is None without condition dropout."""
 
     times: DrawnTimes
@@ -47,7 +47,7 @@ class Draws:
         return self.times.t
 
 
-def draws_of_step(
+def step_noise(
     train: Batches,
     config: ObjectiveConfig,
     schedule: Schedule,
@@ -57,7 +57,7 @@ def draws_of_step(
     workers: Workers,
     history: LossHistory | None = None,
     part_dropout: Mapping[str, float] | None = None,
-) -> list[Draws]:
+) -> list[StepNoise]:
     """One for each micro-batch of the step: this rank's rows of what is drawn for the step's whole batch.
 
     So several processes, or several micro-batches, see what one with the whole batch would. latent is (C, h, w).
@@ -87,7 +87,7 @@ def draws_of_step(
         if whole is not None:
             parts = {name: kept & whole for name, kept in parts.items()}
         keep = [{name: kept[micro] for name, kept in parts.items()} for micro in range(train.accumulate)]
-    return [Draws(*draw) for draw in zip(_rows_of(drawn, own), noise, posterior, keep, strict=True)]
+    return [StepNoise(*draw) for draw in zip(_rows_of(drawn, own), noise, posterior, keep, strict=True)]
 
 
 def _rows_of(drawn: DrawnTimes, own: Callable[[Tensor], Tensor]) -> list[DrawnTimes]:

@@ -5,14 +5,15 @@ the same share of the training so far; snapshots of two of them give any other a
 """
 
 import copy
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from sfumato.schema import Schema
 
+M = TypeVar("M", bound=nn.Module)
 WIDEST = 0.28
 """Profiles of constant height have the relative width 0.289; beyond lie those that favour the beginning."""
 
@@ -37,16 +38,31 @@ class PowerAverages(Schema):
         return self
 
 
-def average_of(module: nn.Module) -> nn.Module:
-    """A frozen copy of the module to hold its average."""
-    shadow = copy.deepcopy(module).eval()
+def average_of(module: M) -> M:
+    """A copy of the module to hold its average; what is not trained is shared with the module, not copied.
+
+    That is every parameter without gradients, and every buffer of a part that has only such parameters: a pretrained
+    text encoder takes its memory once, however many averages there are.
+    """
+    shared: dict[int, object] = {id(tensor): tensor for tensor in _untrained(module)}
+    shadow = copy.deepcopy(module, shared).eval()
     for parameter in shadow.parameters():
         parameter.requires_grad_(False)
     return shadow
 
 
+def _untrained(module: nn.Module) -> list[Tensor]:
+    """The parameters that get no gradients, and the buffers of parts that have none but those."""
+    tensors: list[Tensor] = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+    for part in module.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            tensors += part.buffers()
+    return tensors
+
+
 def power_averages_of(module: nn.Module, config: PowerAverages | None) -> nn.ModuleList:
-    """One frozen copy for each width; none without a configuration."""
+    """One such copy for each width; none without a configuration."""
     return nn.ModuleList([average_of(module) for _ in (config.widths if config is not None else ())])
 
 
@@ -79,20 +95,20 @@ def power_decay_at(update: int, width: float) -> float:
 
 @torch.no_grad()
 def update(shadow: nn.Module, module: nn.Module, decay: float) -> None:
-    """shadow ← decay · shadow + (1 − decay) · module, parameter by parameter of the same name; buffers are copied."""
-    ours, theirs = dict(shadow.named_parameters()), dict(module.named_parameters())
-    torch._foreach_lerp_(list(ours.values()), [theirs[name].detach() for name in ours], 1 - decay)
-    live = dict(module.named_buffers())
-    for name, buffer in shadow.named_buffers():
-        buffer.copy_(live[name])
+    """shadow ← decay · shadow + (1 − decay) · module, parameter by parameter of the same name; buffers are copied.
+
+    What the two share stays as it is.
+    """
+    theirs = dict(module.named_parameters())
+    pairs = [(own, theirs[name]) for name, own in shadow.named_parameters() if own is not theirs[name]]
+    torch._foreach_lerp_([own for own, _ in pairs], [live.detach() for _, live in pairs], 1 - decay)
+    buffers = dict(module.named_buffers())
+    for name, own in shadow.named_buffers():
+        if own is not buffers[name]:
+            own.copy_(buffers[name])
 
 
 def update_powers(shadows: nn.ModuleList, module: nn.Module, config: PowerAverages | None, update_number: int) -> None:
     """Takes the network into each power-function average; `update_number` counts from 1."""
     for shadow, width in zip(shadows, config.widths if config is not None else (), strict=True):
         update(shadow, module, power_decay_at(update_number, width))
-
-
-def snapshot_due(config: PowerAverages | None, step: int, last: bool) -> bool:
-    """Whether the averages are written down after this step."""
-    return config is not None and (step % config.snapshot_every == 0 or last)

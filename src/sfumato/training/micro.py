@@ -3,18 +3,21 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sfumato.conditioning.condition import Fields
+from sfumato.diffusion.process import add_noise, network_time
+from sfumato.diffusion.schedule import Schedule
 from sfumato.diffusion.times import DrawnTimes
 from sfumato.engine.recorded_step import Named, RecordedGradients
-from sfumato.training.draws import Keep
+from sfumato.training.draws import Keep, StepNoise
 
 FIELD, KEEP = "field ", "keep "
 
 
 @dataclass(frozen=True)
-class Micro:
+class MicroBatch:
     """x_t, x0, noise (B, C, h, w), network time (B,), drawn times, what keeps its condition, the prepared fields."""
 
     x_t: Tensor
@@ -39,10 +42,17 @@ class Micro:
         return named | {FIELD + name: value for name, value in self.fields.items()}
 
 
-def micro_of(named: Named) -> Micro:
+def micro_batch(schedule: Schedule, x0: Tensor, noise: StepNoise, fields: Fields) -> MicroBatch:
+    """Of clean latents x0 (B, C, h, w), the micro-batch's chance, and its prepared fields."""
+    x_t = add_noise(schedule, x0, noise.noise, noise.t).contiguous(memory_format=torch.channels_last)
+    timestep = network_time(noise.t, schedule.steps).float()
+    return MicroBatch(x_t, timestep, x0, noise.noise, noise.times, noise.keep, fields)
+
+
+def micro_batch_of(named: Named) -> MicroBatch:
     """From its tensors."""
     parts = {name.removeprefix(KEEP): tensor for name, tensor in named.items() if name.startswith(KEEP)}
-    return Micro(
+    return MicroBatch(
         x_t=named["x_t"],
         timestep=named["timestep"],
         x0=named["x0"],
@@ -53,12 +63,14 @@ def micro_of(named: Named) -> Micro:
     )
 
 
-def recorded(learn: Callable[[Micro], Tensor], parameters: Sequence[Tensor]) -> Callable[[Micro], Tensor]:
+def recorded(
+    forward_backward: Callable[[MicroBatch], Tensor], parameters: Sequence[Tensor]
+) -> Callable[[MicroBatch], Tensor]:
     """The function that leaves a micro-batch's gradients in the parameters, recorded where all it reads are tensors."""
-    recordings = RecordedGradients(lambda named: learn(micro_of(named)), parameters)
+    recordings = RecordedGradients(lambda named: forward_backward(micro_batch_of(named)), parameters)
 
-    def played(micro: Micro) -> Tensor:
+    def played(micro: MicroBatch) -> Tensor:
         tensors = micro.tensors()
-        return learn(micro) if tensors is None else recordings(tensors)
+        return forward_backward(micro) if tensors is None else recordings(tensors)
 
     return played

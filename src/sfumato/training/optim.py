@@ -77,8 +77,7 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 def gradients_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The 2-norm over all gradients, float32."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())
+    return nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None).float()
 
 
 def read(*numbers: Tensor) -> list[float]:
@@ -89,5 +88,10 @@ def read(*numbers: Tensor) -> list[float]:
 
 def clip_(parameters: Iterable[Tensor], norm: float, limit: float) -> None:
     """Scales the gradients so that their norm, already measured, is at most `limit`."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    torch._foreach_mul_(gradients, float(min(1.0, limit / (norm + 1e-6))))
+    if norm + 1e-6 <= limit:
+        return
+    found = list(parameters)
+    on_cpu = all(p.device.type == "cpu" for p in found)
+    # float64 keeps the factor's last bit; on a GPU a factor of the gradients' own type scales all of them at once
+    known = torch.tensor(norm, dtype=torch.float64 if on_cpu else torch.float32)
+    nn.utils.clip_grads_with_norm_(found, limit, known)

@@ -1,6 +1,7 @@
 """A run's folder: its configuration, its saved states, resuming, and stopping on a signal."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from pydantic import BaseModel
 
 from sfumato import checkpoint, snapshots
 from sfumato.config import parse, parse_mapping, to_yaml
-from sfumato.errors import UserError
+from sfumato.errors import Interrupted, UserError
+from sfumato.training.launch import launched
 from sfumato.training.state import TrainState
 
 STATES_KEPT = 2
@@ -117,22 +119,34 @@ class RunFolder:
         return path is not None
 
 
+TOGETHER = 2.0
+
+
 class Interrupt:
     """Set by the first SIGINT or SIGTERM; a second one ends the process at once."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.signal = 0
+        """Its number; 0 as long as there was none."""
 
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Within the block the first signal only asks the loop to save and stop."""
+    """Within the block the first signal only asks the loop to save and stop.
+
+    Where there are several processes, one that follows within TOGETHER seconds is the same request: a terminal signals
+    them and their launcher, and the launcher passes it on.
+    """
     interrupt = Interrupt()
+    several = launched().world > 1
+    t_first = 0.0
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if interrupt.wanted:
-            raise KeyboardInterrupt
-        interrupt.wanted = True
+        nonlocal t_first
+        if not interrupt.signal:
+            interrupt.signal, t_first = number, time.monotonic()
+        elif not several or time.monotonic() - t_first > TOGETHER:
+            raise Interrupted(number)
 
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

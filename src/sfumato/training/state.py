@@ -13,7 +13,8 @@ class TrainState:
     """The modules (live and averaged) and optimisers of a run by name, and its counters.
 
     `step` counts finished optimiser steps, `skipped` those whose gradients were not finite, `images` the samples seen,
-    `seconds` the training time over all sessions of the run.
+    `seconds` the training time over all sessions of the run. `stopped_by` is the signal that ended this session, 0 for
+    none; it is not saved.
     """
 
     modules: dict[str, nn.Module]
@@ -24,6 +25,7 @@ class TrainState:
     images: int = 0
     seconds: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
+    stopped_by: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor, under `module.NAME.key` or `optimiser.NAME.index.key`."""

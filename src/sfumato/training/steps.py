@@ -23,21 +23,30 @@ class Length(Protocol):
     def minutes(self) -> float | None: ...
 
 
-def share_done(length: Length, state: TrainState) -> float:
+class Optimised(Protocol):
+    """How a step clips its gradients, and how fast its average forgets."""
+
+    @property
+    def optimiser(self) -> OptimiserConfig: ...
+
+    @property
+    def ema_decay(self) -> float: ...
+
+
+def progress(length: Length, state: TrainState) -> float:
     """The share of the run that is over, in [0, 1]; 1 where it has ended."""
     if length.minutes is None:
         return min(1.0, state.step / length.steps)
     return min(1.0, state.seconds / (60 * length.minutes))
 
 
-def take_step(
+def optimizer_step(
     optimiser: torch.optim.Optimizer,
-    config: OptimiserConfig,
-    learning: Sequence[Tensor],
+    settings: Optimised,
+    parameters: Sequence[Tensor],
     norm: float,
     network: nn.Module,
     shadow: nn.Module,
-    ema_decay: float,
     state: TrainState,
 ) -> bool:
     """Clips, steps and takes the network into its average, where the gradients are finite; then drops them.
@@ -46,9 +55,9 @@ def take_step(
     """
     finite = math.isfinite(norm)
     if finite:
-        clip_(learning, norm, config.clip_norm)
+        clip_(parameters, norm, settings.optimiser.clip_norm)
         optimiser.step()
-        ema.update(shadow, network, ema.decay_at(state.step - state.skipped + 1, ema_decay))
+        ema.update(shadow, network, ema.decay_at(state.step - state.skipped + 1, settings.ema_decay))
     optimiser.zero_grad(set_to_none=True)
     return finite
 
@@ -66,11 +75,35 @@ RUN_GOES_ON = (
     "give the same command a lower train.optimiser.learning_rate or train.precision=float32, it goes on from the last "
     "state"
 )
+MAX_SKIPPED_SHARE = 0.5
+"""Of a run's steps: beyond it what comes out is not what was configured."""
 
 
 def check_progress(state: TrainState, max_skipped: int, way_out: str = RUN_GOES_ON) -> None:
-    """Raises UserError, which tells the way out, after `max_skipped` steps in a row without finite gradients."""
+    """Raises UserError, which tells the way out, where too many steps had gradients that were not finite.
+
+    These are `max_skipped` in a row, or more than half of all once there are twice as many as that.
+    """
     if state.skipped_in_a_row >= max_skipped:
         raise UserError(
             f"the gradients were not finite in {max_skipped} steps in a row, up to step {state.step}: {way_out}"
+        )
+    if state.step >= 2 * max_skipped:
+        _check_share(state, way_out)
+
+
+def check_result(state: TrainState, way_out: str = RUN_GOES_ON) -> None:
+    """As `check_progress`, at the end of a run of any length: no model comes of it if no step, or few, succeeded."""
+    if state.step and state.step == state.skipped:
+        raise UserError(
+            f"no step of {state.step} succeeded, the gradients were not finite in any, so no model is written: lower "
+            "the learning rate or the weights of the losses, take precision float32, and start anew"
+        )
+    _check_share(state, way_out)
+
+
+def _check_share(state: TrainState, way_out: str) -> None:
+    if state.skipped > MAX_SKIPPED_SHARE * state.step:
+        raise UserError(
+            f"the gradients were not finite in {state.skipped} of {state.step} steps, more than half: {way_out}"
         )

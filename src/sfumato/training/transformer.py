@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,7 @@ from sfumato.engine.precision import Precision, autocast
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training import ema
-from sfumato.training.batches import open_batches
 from sfumato.training.data import HeldOut, height_width
-from sfumato.training.log import RunLog
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -32,10 +31,11 @@ from sfumato.training.optim import (
     read,
     set_rate,
 )
-from sfumato.training.run import RunFolder, interruptible
+from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import check_fields, fitted_tokenizer
+from sfumato.training.session import Periodic, open_session, resume
 from sfumato.training.state import TrainState
-from sfumato.training.steps import check_progress, count_step, share_done, take_step
+from sfumato.training.steps import optimizer_step
 from sfumato.training.workers import Workers
 
 
@@ -141,66 +141,42 @@ def train_transformer(
     train, workers = config.train, workers or Workers()
     networks, quantize = workers.place(networks), quantize.to(workers.device)
     shadow = ema.average_of(networks)
-    learning = [p for p in networks.parameters() if p.requires_grad]
+    parameters = [p for p in networks.parameters() if p.requires_grad]
     state = TrainState(
         modules={"networks": networks, "ema": shadow},
         optimisers={"networks": build_optimiser(train.optimiser, networks)},
     )
     optimiser = state.optimisers["networks"]
-    source = latents.fingerprint()
-    folder.resume(state, source)
-    state.notes["source"] = source
+    resume(folder, state, latents)
     wrapped = workers.wrap(networks)
-
-    step_images = train.batch * train.accumulate * workers.world
     precision = autocast(workers.device, train.precision)
-    seen_before, stop = state.images, False
-    with (
-        open_batches(latents, train, state, workers) as data,
-        RunLog(folder.path, "transformer", state.step, share_done(train, state), workers.leads) as log,
-        interruptible() as interrupt,
-    ):
-        while (done := share_done(train, state)) < 1 and not stop:
+    tasks = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
+    save = partial(export, shadow, state)
+    with open_session("transformer", latents, train, state, folder, workers, tasks, save) as session:
+        while session.goes_on():
             t_start = time.monotonic()
-            set_rate(optimiser, learning_rate(train.optimiser, state.step, done))
+            set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
             loss_sum = torch.zeros((), device=workers.device)
             for micro, keep in enumerate(_kept(config, networks.conditioner is not None, state.step, workers)):
-                batch = next(data).to(workers.device)
+                batch = next(session.data).to(workers.device)
                 codes = quantize.search(batch.moments).flatten(1)
-                with precision, rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=codes.device):
-                    logits = wrapped(codes, batch.fields, keep)
-                loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
-                (loss / train.accumulate).backward()
+                dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=codes.device)
+                with workers.accumulating(micro == train.accumulate - 1, wrapped):
+                    with precision, dropout:
+                        logits = wrapped(codes, batch.fields, keep)
+                    loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+                    (loss / train.accumulate).backward()
                 loss_sum += loss.detach() / train.accumulate
 
             workers.average([loss_sum])
-            norm, mean_loss = read(gradients_norm(learning), loss_sum)
-            finite = take_step(optimiser, train.optimiser, learning, norm, networks, shadow, train.ema_decay, state)
-            count_step(state, finite, step_images, workers.mean(time.monotonic() - t_start))
-            done = share_done(train, state)
-            check_progress(state, train.max_skipped)
+            norm, mean_loss = read(gradients_norm(parameters), loss_sum)
+            finite = optimizer_step(optimiser, train, parameters, norm, networks, shadow, state)
+            session.count(finite, time.monotonic() - t_start)
 
-            if state.step % train.log_every == 0 or done == 1:
-                values = {"loss": mean_loss, "gradient_norm": norm}
-                values |= {"learning_rate": optimiser.param_groups[0]["lr"], "stall_seconds": data.stall_seconds}
-                values |= {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
-                log.record(state.step, values)
-            log.advance(state.step, done, state.images - seen_before, f"loss {mean_loss:.4f}")
-            last = done == 1
-            stop = workers.any(interrupt.wanted)  # read once a step: all processes stop after the same one
-            if workers.leads and (state.step % train.preview_every == 0 or last):
-                log.record(state.step, preview(_averaged(shadow), state.step))
-            if workers.leads and (state.step % train.save_every == 0 or last or stop):
-                export(_averaged(shadow), state)  # before the state: killed in between, the run does this step again
-                folder.save(state)
-        if stop and share_done(train, state) < 1:
-            log.say(f"stopped after step {state.step}; the same command goes on from there")
+            rate = optimiser.param_groups[0]["lr"]
+            session.record({"loss": mean_loss, "gradient_norm": norm, "learning_rate": rate}, f"loss {mean_loss:.4f}")
+            session.finish()
     return state
-
-
-def _averaged(shadow: nn.Module) -> Prompted:
-    assert isinstance(shadow, Prompted)
-    return shadow
 
 
 def _kept(config: TransformerRun, steered: bool, step: int, workers: Workers) -> list[Tensor | None]:

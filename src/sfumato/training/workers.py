@@ -2,27 +2,29 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, get_int_from_env, parse_flag_from_env
+from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sfumato.training.heartbeat import SILENCE, Heartbeat
+from sfumato.training.launch import check_world, launched, open_store
 
 M = TypeVar("M", bound=nn.Module)
 PATIENCE = timedelta(hours=2)
 """How long a process waits for another: the leader opens data, previews and saves while the others stand by."""
 
 
-WORLD = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
-"""Where launchers leave the number of processes."""
-
-
 class Workers:
     """Rank, world size and device; how modules are wrapped and tensors averaged.
+
+    Raises UserError where there are other processes than the launcher promised.
 
     Several processes are as accelerate found them. It keeps the device that it was first asked for, to the process's
     end, so a process that is alone does without: it may look at the CPU first and train on the GPU afterwards.
@@ -33,10 +35,16 @@ class Workers:
         self.device = torch.device("cpu" if on_cpu else "cuda")
         self.rank, self.world = 0, 1
         self._accelerator: Accelerator | None = None
-        if get_int_from_env(WORLD, 1) > 1:
+        self._heartbeat: Heartbeat | None = None
+        launch = launched()
+        if launch.world > 1:
+            self._heartbeat = Heartbeat(launch.rank, launch.world, launch.launcher)
+            self._heartbeat.start()
             self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
             self.device, self.rank = self._accelerator.device, self._accelerator.process_index
             self.world = self._accelerator.num_processes
+            check_world(launch, self.world)
+            self._heartbeat.meet(open_store(timedelta(seconds=2 * SILENCE)), self.barrier)
 
     @property
     def leads(self) -> bool:
@@ -56,12 +64,25 @@ class Workers:
         wrapped: nn.Module = self._accelerator.prepare_model(module)
         return wrapped
 
+    def accumulating(self, last: bool, *wrapped: nn.Module | None) -> AbstractContextManager[object]:
+        """For forward and backward pass of a micro-batch: gradients are averaged over the processes after the last."""
+        stack = ExitStack()
+        if not last:
+            for module in wrapped:
+                if isinstance(module, DistributedDataParallel):
+                    stack.enter_context(module.no_sync())
+        return stack
+
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replaces each tensor by its mean over the processes, in place."""
-        if self.world > 1:
-            for tensor in tensors:
-                dist.all_reduce(tensor)
-                tensor.div_(self.world)
+        """Replaces each tensor by its mean over the processes, in place; one exchange for all of them."""
+        given = list(tensors)
+        if self.world == 1 or not given:
+            return
+        whole = torch.cat([tensor.detach().reshape(-1).float() for tensor in given])
+        dist.all_reduce(whole)
+        whole.div_(self.world)
+        for tensor, part in zip(given, whole.split([tensor.numel() for tensor in given]), strict=True):
+            tensor.detach().copy_(part.view(tensor.shape))
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over the processes."""
@@ -86,7 +107,15 @@ class Workers:
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set in any process; all get the same answer."""
-        return bool(self.total(torch.tensor(int(flag), device=self.device))) if self.world > 1 else flag
+        return bool(self.greatest(int(flag)))
+
+    def greatest(self, number: int) -> int:
+        """The greatest of the processes' numbers, the same in all."""
+        if self.world == 1:
+            return number
+        tensor = torch.tensor(number, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
 
     def barrier(self) -> None:
         """Waits for every process."""
@@ -106,6 +135,9 @@ class Workers:
         """Ends the process group."""
         if self._accelerator is None:
             return
+        self._accelerator.wait_for_everyone()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         self._accelerator.end_training()
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -1,0 +1,174 @@
+"""One session of a run: what every loop does once the gradients of a step are there, in one place.
+
+A loop stays a loop: it fetches, computes, steps, and then calls `count`, `record` and `finish`, in this order.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, Protocol
+
+from sfumato.data.dataset import Item, LatentSource, Source
+from sfumato.data.loader import Loader
+from sfumato.errors import Interrupted
+from sfumato.training.batches import Reading, open_batches
+from sfumato.training.log import RunLog
+from sfumato.training.run import Interrupt, RunFolder, interruptible
+from sfumato.training.state import TrainState
+from sfumato.training.steps import RUN_GOES_ON, Length, check_progress, check_result, count_step, progress
+from sfumato.training.workers import Workers
+
+Values = Mapping[str, float | list[float]]
+
+
+class Reported(Length, Protocol):
+    """What the settings of a loop say of its length and its reports."""
+
+    @property
+    def log_every(self) -> int: ...
+
+    @property
+    def max_skipped(self) -> int: ...
+
+
+class Resumable(Reported, Reading, Protocol):
+    """What the settings of a loop say of a run that is saved: its batches and its reports."""
+
+    @property
+    def save_every(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """What the leading process does every so many steps (0: never) and after the last; its numbers are logged."""
+
+    every: int
+    act: Callable[[], Values | None]
+
+
+class Session(Generic[Item]):
+    """Counting and checking, the log, previews, saving, stopping on a signal; `data` gives the batches."""
+
+    def __init__(
+        self,
+        data: Loader[Item],
+        log: RunLog,
+        interrupt: Interrupt,
+        settings: Reported,
+        state: TrainState,
+        workers: Workers,
+        step_images: int,
+        periodic: Sequence[Periodic] = (),
+        save: Periodic | None = None,
+        way_out: str = RUN_GOES_ON,
+    ) -> None:
+        """Args:
+        step_images: what a step sees, over all processes.
+        periodic: done after a step in this order, before the save.
+        save: also done after a signal.
+        way_out: what a user can do where gradients stay non-finite.
+        """
+        self.data, self.log = data, log
+        self._interrupt, self._settings, self._state, self._workers = interrupt, settings, state, workers
+        self._step_images, self._periodic, self._save, self._way_out = step_images, periodic, save, way_out
+        self._images_before = state.images
+
+    @property
+    def done(self) -> float:
+        """The share of the run that is over, in [0, 1]."""
+        return progress(self._settings, self._state)
+
+    def goes_on(self) -> bool:
+        """Whether there is another step: not at the run's end, nor after a signal."""
+        return self.done < 1 and not self._state.stopped_by
+
+    def count(self, finite: bool, elapsed: float) -> None:
+        """Moves the counters past a step of `elapsed` seconds. Raises UserError where too many were skipped."""
+        count_step(self._state, finite, self._step_images, self._workers.mean(elapsed))
+        check_progress(self._state, self._settings.max_skipped, self._way_out)
+        if self.done == 1:
+            check_result(self._state, self._way_out)
+
+    @property
+    def log_due(self) -> bool:
+        """Whether the step that was counted last is logged."""
+        return self._state.step % self._settings.log_every == 0 or self.done == 1
+
+    def record(self, values: Values, headline: str) -> None:
+        """Logs the step's numbers and the counters where that is due; moves the progress bar."""
+        state, done = self._state, self.done
+        if self.log_due:
+            counters = {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
+            self.log.record(state.step, {**values, "data_wait_seconds": self.data.stall_seconds, **counters})
+        self.log.advance(state.step, done, state.images - self._images_before, headline)
+
+    def finish(self) -> None:
+        """Previews, evaluates, saves where that is due; notes a signal, so that all processes stop after one step."""
+        state, last = self._state, self.done == 1
+        state.stopped_by = self._workers.greatest(self._interrupt.signal)
+        if not self._workers.leads:
+            return
+        for task in self._periodic:
+            if task.every and (state.step % task.every == 0 or last):
+                self._act(task)
+        if self._save is not None and (state.step % self._save.every == 0 or last or state.stopped_by):
+            self._act(self._save)
+
+    def _act(self, task: Periodic) -> None:
+        values = task.act()
+        if values is not None:
+            self.log.record(self._state.step, values)
+
+
+def resume(folder: RunFolder, state: TrainState, source: LatentSource) -> None:
+    """Goes on from the newest state in `folder`, if there is one, and notes what the run learns from.
+
+    Raises UserError where it has learnt from something else so far.
+    """
+    fingerprint = source.fingerprint()
+    folder.resume(state, fingerprint)
+    state.notes["source"] = fingerprint
+
+
+def raise_if_stopped(state: TrainState) -> TrainState:
+    """The state of a training that came to its end. Raises Interrupted where a signal stopped it."""
+    if state.stopped_by:
+        raise Interrupted(state.stopped_by)
+    return state
+
+
+@contextmanager
+def open_session(
+    title: str,
+    source: Source[Item],
+    settings: Resumable,
+    state: TrainState,
+    folder: RunFolder,
+    workers: Workers,
+    periodic: Sequence[Periodic],
+    export: Callable[[], None],
+) -> Iterator[Session[Item]]:
+    """The session of a run that is saved in `folder`: opens data and log where `state` stands, and catches signals.
+
+    `export` writes the averaged model, where a step has changed it. It comes before the state: killed in between, the
+    run does the steps since the last state again.
+    """
+
+    def save() -> None:
+        if state.step > state.skipped:
+            export()
+        folder.save(state)
+
+    done = progress(settings, state)
+    step_images = settings.batch * settings.accumulate * workers.world
+    with (
+        open_batches(source, settings, state, workers) as data,
+        RunLog(folder.path, title, state.step, done, workers.leads) as log,
+        interruptible() as interrupt,
+    ):
+        session = Session(
+            data, log, interrupt, settings, state, workers, step_images, periodic, Periodic(settings.save_every, save)
+        )
+        yield session
+        if state.stopped_by and session.done < 1:
+            log.say(f"stopped after step {state.step}; the same command goes on from there")

@@ -1,0 +1,165 @@
+"""What launchers promise, how the end of a launcher or a process is noticed, and who says what went wrong."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sfumato.cli
+from runs import FIRST_STAGE
+from sfumato.errors import Interrupted, UserError
+from sfumato.training.heartbeat import Watch
+from sfumato.training.launch import Launch, check_world, launched
+from sfumato.training.run import interruptible
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = {"WORLD_SIZE": "2", "RANK": "1", "TORCHELASTIC_RUN_ID": "none"}
+ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def test_rank_and_world_are_read_as_each_launcher_names_them() -> None:
+    assert launched({}) == Launch(0, 1, None)
+    assert launched({"WORLD_SIZE": "1", "RANK": "0"}) == Launch(0, 1, None)
+    assert launched(TORCHRUN) == Launch(1, 2, os.getppid())
+    assert launched({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}) == Launch(3, 4, None)
+    assert launched({"PMI_SIZE": "3", "PMI_RANK": "0"}) == Launch(0, 3, None)
+    assert launched({**ACCELERATE, **TORCHRUN}).world == 2
+    assert launched({"ACCELERATE_MIXED_PRECISION": "no"}).world == 1, "accelerate launch of one process"
+    assert launched({"SLURM_STEP_NUM_TASKS": "2", **TORCHRUN}).world == 2, "torchrun under srun"
+    assert launched({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}).world == 1, "a batch script's one process"
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (ACCELERATE, r"accelerate launch was asked for several .* started one.*torch.distributed.run"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, r"srun started 2 processes"),
+        ({"WORLD_SIZE": "2"}, r"WORLD_SIZE is 2, but no rank is set"),
+        ({"WORLD_SIZE": "two"}, r"WORLD_SIZE.*'two', no number"),
+    ],
+)
+def test_a_promise_of_several_that_made_one_is_an_error(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        launched(environment)
+
+
+def test_another_world_than_the_promised_one_is_an_error() -> None:
+    check_world(Launch(0, 2, None), 2)
+    with pytest.raises(UserError, match="promised 2 processes, but this one is in a world of 1"):
+        check_world(Launch(0, 2, None), 1)
+
+
+def test_silence_is_told_from_a_sleep_of_all() -> None:
+    watch = Watch(2, 0.0)
+    for second in range(1, 30):
+        watch.update([b"%d" % second, b"%d" % min(second, 5)], float(second))
+        assert watch.silent(float(second), 20.0) == ([1] if second > 25 else [])
+    assert watch.silent(500.0, 20.0) == [], "the lid was closed: the others slept too"
+    assert watch.silent(519.0, 40.0) == []
+    assert watch.silent(522.0, 20.0) == [0, 1]
+
+
+def test_a_signal_ends_a_command_with_its_own_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        monkeypatch.setattr(sfumato.cli, "app", lambda arguments, number=number: os.kill(os.getpid(), number))
+        before = signal.getsignal(number)
+        with pytest.raises(SystemExit) as end:
+            sfumato.cli.main([])
+        assert end.value.code == code
+        assert signal.getsignal(number) is before
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_second_signal_ends_at_once_unless_a_launcher_passed_the_first_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with interruptible() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.signal == signal.SIGINT
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    with interruptible() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.signal == signal.SIGINT
+
+
+# ---- in processes of their own
+
+ENDLESS = """
+import sys
+from pathlib import Path
+import runs
+from sfumato.training import heartbeat
+
+heartbeat.SILENCE, heartbeat.GRACE = 3.0, 10.0
+runs.train_first(Path(sys.argv[1]), runs.first_run("train.steps=1000000", "train.save_every=1000000"))
+"""
+
+
+def started(arguments: list[str], **more: str) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **more}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *arguments], env=environment, **output)
+
+
+def wait_for_steps(run: Path) -> None:
+    end = time.monotonic() + 90
+    while not (run / "log.jsonl").exists() or not (run / "log.jsonl").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def test_a_stopped_process_ends_the_others_with_the_cause(tmp_path: Path) -> None:
+    """Without a launcher, so that the one that is stopped keeps the store, too, and nobody else kills it."""
+    met = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    both = [started(["-c", ENDLESS, str(tmp_path)], **met, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    try:
+        wait_for_steps(tmp_path)
+        both[0].send_signal(signal.SIGSTOP)
+        out, _ = both[1].communicate(timeout=30)
+        assert both[1].returncode == 1
+        assert "process 0 of 2 has not answered for 3 s" in out
+        assert "Traceback" not in out
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
+def test_the_death_of_the_launcher_ends_its_processes_with_what_they_learnt(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(ENDLESS)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = started([*launch, str(tmp_path / "train.py"), str(tmp_path / "run")])
+    wait_for_steps(tmp_path / "run")
+    launcher.kill()
+    out, _ = launcher.communicate(timeout=60)  # to the end of the last that holds its output
+    assert out.count("has ended, so this run ends") == 1
+    assert "stopped after step" in out
+    assert list((tmp_path / "run" / "states").glob("step-*.safetensors"))
+
+
+def test_a_mistake_under_a_launcher_is_printed_once(tmp_path: Path) -> None:
+    file = tmp_path / "first.yaml"
+    file.write_text(yaml.safe_dump({**FIRST_STAGE, "data": {"kind": "folder", "size": 16}}))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sfumato"]
+    process = started([*launch, "train", "autoencoder", str(file), "--data", "absent", "--out", str(tmp_path / "run")])
+    out, _ = process.communicate(timeout=90)
+    assert out.count("data path") == out.count("sfumato: ") == 1
+    assert "sfumato: data path" in out
+    assert "gloo" not in out
