@@ -15,6 +15,8 @@ from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.latents import NotFiniteError
 from sfumato.pipeline.request import SampleRequest
+from sfumato.training.diffusion import Steered
+from sfumato.training.previews import Samples
 
 
 def denoiser(model: LatentDiffusion) -> LatentDiffusion:
@@ -85,3 +87,13 @@ def test_the_error_counts_what_is_not_finite() -> None:
     with pytest.raises(NotFiniteError, match=r"the denoiser of this model gave latents .* \(1 of 3 have NaN"):
         pipeline.sample(model, request)
     assert issubclass(NotFiniteError, UserError)
+
+
+def test_a_preview_is_left_out_and_training_goes_on(tmp_path: Path) -> None:
+    model = denoiser(tiny.model())
+    assert model.second is not None
+    networks = Steered(model.second.denoiser, model.second.conditioner)
+    preview = Samples(model, tmp_path, ["a red apple"], None, 1, "float32")
+    with pytest.warns(UserWarning, match="no preview of step 7: the denoiser of this model gave latents"):
+        assert preview(networks, 7) == {}
+    assert not list(tmp_path.iterdir())
