@@ -68,3 +68,33 @@ def test_loading_names_the_key_and_both_shapes(tmp_path: Path) -> None:
         checkpoint.load_into(layer, {**layer.state_dict(), "extra": torch.zeros(1)}, "file")
     with pytest.raises(UserError, match="does not exist"):
         checkpoint.load_tensors(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_named_by_tensor_and_count(dtype: torch.dtype, value: float) -> None:
+    if dtype == torch.float8_e4m3fn and value == value:
+        pytest.skip("this type has no infinity")
+    bad = torch.zeros(5, 7)
+    bad[2, 3] = bad[4, 4] = value
+    tensors = {"good": torch.ones(3), "ids": torch.arange(3), "layer.weight": bad.to(dtype)}
+    with pytest.raises(UserError, match=r"here: tensor 'layer\.weight' holds 2 of 35 numbers that are not finite"):
+        checkpoint.check_finite(tensors, "here")
+    with pytest.raises(UserError, match="and 1 more tensors"):
+        checkpoint.check_finite(tensors | {"other": bad}, "here")
+
+
+def test_infinities_that_cancel_are_found_and_large_finite_numbers_pass() -> None:
+    both = torch.tensor([float("inf"), -float("inf")])
+    with pytest.raises(UserError, match="'x' holds 2 of 2"):
+        checkpoint.check_finite({"x": both}, "here")
+    large = {str(t): torch.full((9,), torch.finfo(t).max, dtype=t) for t in (torch.float16, torch.float32)}
+    checkpoint.check_finite(large | {"empty": torch.empty(0), "meta": torch.empty(3, device="meta")}, "here")
+
+
+def test_a_module_takes_no_weights_that_are_not_finite() -> None:
+    layer = torch.nn.Linear(2, 3)
+    broken = {"weight": torch.full((3, 2), float("nan")), "bias": torch.zeros(3)}
+    with pytest.raises(UserError, match=r"model\.safetensors: tensor 'weight' holds 6 of 6"):
+        checkpoint.load_into(layer, broken, "model.safetensors")
+    assert all(bool(torch.isfinite(p).all()) for p in layer.parameters())

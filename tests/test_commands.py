@@ -27,6 +27,7 @@ from sfumato.sampling.table import SAMPLERS
 
 COMMANDS = [
     "demo",
+    "data",
     "sample",
     "sample-codes",
     "interpolate",

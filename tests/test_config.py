@@ -24,6 +24,7 @@ class Root(Schema):
     shape: Annotated[Round | Square, Field(discriminator="kind")] = Round()
     steps: int = 3
     nested: Square | None = None
+    several: dict[str, Annotated[Round | Square, Field(discriminator="kind")]] = Field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,25 @@ def test_overrides_reach_nested_keys_and_leave_the_source_alone() -> None:
     assert changed == {"shape": {"kind": "round", "radius": 7}, "nested": {"side": 2}, "steps": 9}
     assert raw == {"shape": {"kind": "round", "radius": 1}}
     assert parse(changed, Root, "x").nested == Square(side=2)
+
+
+@pytest.mark.parametrize("path", ["shape", "several.one"])
+def test_another_kind_drops_what_the_file_says_of_the_one_before(path: str) -> None:
+    group = {"kind": "round", "radius": 1}
+    raw = {"shape": group} if path == "shape" else {"several": {"one": group}}
+    said: list[str] = []
+    changed = apply_overrides(raw, [f"{path}.kind=square", f"{path}.side=7"], Root, said.append)
+    parsed = parse(changed, Root, "x")
+    assert (parsed.shape if path == "shape" else parsed.several["one"]) == Square(side=7)
+    assert said == [f"{path}.kind=square: {path}.radius do not apply to it, dropped"]
+    assert apply_overrides(raw, [f"{path}.kind=round"], Root, said.append) == raw
+    assert len(said) == 1
+
+
+def test_a_setting_typed_beside_another_kind_is_still_an_error() -> None:
+    raw = {"shape": {"kind": "round", "radius": 1}}
+    with pytest.raises(UserError, match=r"unknown key 'shape.radius'"):
+        parse(apply_overrides(raw, ["shape.radius=2", "shape.kind=square"], Root), Root, "x")
 
 
 @pytest.mark.parametrize("override", ["steps", "=3", "a..b=3", "steps.deeper=1"])

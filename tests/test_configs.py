@@ -13,7 +13,7 @@ import sfumato
 from sfumato.autoencoder.discriminator import PatchDiscriminator
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoregressive.network import CodeTransformer
-from sfumato.cli.train import with_data
+from sfumato.cli.train import with_data, with_overrides
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.table import build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer
@@ -68,6 +68,19 @@ def test_a_toy_configuration_reads_a_folder_as_it_is_told_to() -> None:
     assert run.data == FolderConfig(path=Path("a/folder"), size=32, flip=True, background="black")
     with pytest.raises(UserError, match=r"data.*flop"):
         parse(with_data(apply_overrides(raw, ["data.flop=true"]), Path("a/folder")), DiffusionRun, "zoo:toy/text")
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_a_shipped_configuration_is_made_unconditional_by_one_setting(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = schema_of(read_source(str(file)))
+    if schema not in (DiffusionRun, TransformerRun):
+        pytest.skip("no training with a conditioner")
+    raw = with_overrides(str(file), ["conditioner.kind=none"], schema)
+    assert parse(with_data(raw, Path("a/folder")), schema, "x").conditioner.kind == "none"  # type: ignore[attr-defined]
+    before = read_source(str(file)).get("conditioner", {"kind": "none"})
+    assert all(f"conditioner.{key}" in capsys.readouterr().err for key in list(before)[1:2])
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)

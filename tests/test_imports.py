@@ -17,7 +17,7 @@ MODEL = (
     {"model", "model_config", "distilled", "pipeline", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
     | NETWORKS
     | BASE
-    | {"locks"}
+    | {"locks", "plain_json"}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -25,6 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "rng": set(),
     "locks": {"errors"},
+    "output": {"errors"},
+    "plain_json": {"errors"},
     "inputs": {"schema"},
     "nn": {"schema"},
     "autoencoder": {"nn"} | BASE,
@@ -33,9 +35,9 @@ ALLOWED: dict[str, set[str]] = {
     "autoregressive": MODEL,
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
-    "data": {"rng", "inputs", "locks"} | BASE,
+    "data": {"rng", "inputs", "locks", "plain_json", "checkpoint"} | BASE,
     "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
-    "checkpoint": BASE,
+    "checkpoint": {"plain_json"} | BASE,
     "pictures": {"checkpoint"},
     "flops": {"autoencoder", "autoregressive.network", "denoiser", "conditioning"},
     "config": BASE,
@@ -48,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "snapshots": {"model", "checkpoint", "errors"},
     "tasks": MODEL | {"data"},
     "training": MODEL | {"autoregressive", "data", "evaluation", "classifier", "flops", "snapshots", "training"},
-    "interop": MODEL,
+    "interop": MODEL | {"output"},
     "study": MODEL | {"autoregressive", "data", "evaluation", "training", "cost", "report"},
     "cost": MODEL | {"data", "flops", "training", "report.machine"},
     "report": MODEL | {"data", "evaluation"},

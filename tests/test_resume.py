@@ -12,8 +12,10 @@ import torch
 import yaml
 from torch import Tensor
 
+from data.pictures import save
 from runs import (
     FIRST_STAGE,
+    SIZE,
     Crash,
     Hooks,
     Pictures,
@@ -39,7 +41,7 @@ from sfumato.model import load
 from sfumato.snapshots import found_in
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.encode import cached_latents
-from sfumato.training.run import RunFolder
+from sfumato.training.run import RunFolder, differ
 
 KL = [
     "loss.output_variance=true",
@@ -256,6 +258,49 @@ def test_another_autoencoder_or_data_is_refused(tmp_path: Path) -> None:
     checkpoint.save_tensors(file, tensors, numbers)
     with pytest.raises(UserError, match="its data or its autoencoder has changed"):
         train_second(tmp_path / "run", config, tmp_path / "cache")
+
+
+def quiet_run(*overrides: str) -> AutoencoderRun:
+    """A stage 1 without what takes time."""
+    loss = "loss={perceptual: {kind: none}, adversarial: {weight: 0}}"
+    return first_run(loss, "train.save_every=1", "train.preview_images=2", *overrides)
+
+
+def test_a_run_goes_on_with_its_data_at_another_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(Path("d"), [f"{i}.png" for i in range(4)], SIZE, SIZE)
+    save(Path("other"), [f"{i}.png" for i in range(1, 5)], SIZE, SIZE)
+    out = Path("run")
+
+    def train(path: object, steps: int) -> int:
+        return run_autoencoder(quiet_run(f"data.path={path}", f"train.steps={steps}"), out, None).step
+
+    def recorded() -> str:
+        return str(yaml.safe_load((out / "config.yaml").read_text())["data"]["path"])
+
+    assert train("d", 1) == 1
+    assert train(tmp_path / "d", 2) == 2
+    assert recorded() == str(tmp_path / "d")
+    Path("d").rename("images2")
+    assert train("images2", 3) == 3
+    assert recorded() == "images2"
+    with pytest.raises(UserError, match="its data or its autoencoder has changed"):
+        train("other", 4)
+    assert recorded() == "images2", "a refused command leaves the run as it is"
+    save(Path("images2"), ["more.png"], SIZE, SIZE)
+    capsys.readouterr()
+    assert train(tmp_path / "images2", 4) == 4, "a folder that has grown where it lies is said, not refused"
+    assert "the data has changed" in capsys.readouterr().err
+
+
+def test_a_setting_that_names_the_same_place_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    assert not differ("start", "model", str(tmp_path / "model"))
+    assert differ("start", "model", str(tmp_path / "other"))
+    assert differ("train.batch", 2, 3)
 
 
 def test_only_settings_that_do_no_harm_may_change(tmp_path: Path) -> None:

@@ -15,6 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sfumato.errors import UserError
+from sfumato.plain_json import to_json
+
+_TORCH_SAVE_FAILED = ("PytorchStreamWriter", "unexpected pos", "enforce fail at inline_container", "cannot be opened")
+"""How torch.save, which writes by itself, tells of a full or read-only disk: a RuntimeError without a number."""
 
 _STEP = re.compile(r"step-(\d+)\.safetensors$")
 
@@ -34,6 +38,10 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise UserError(_cannot_write(path, error)) from error
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _TORCH_SAVE_FAILED):
+            raise
+        raise UserError(_cannot_write(path, error)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -43,6 +51,8 @@ def _cannot_write(path: Path, error: Exception) -> str:
     number = getattr(error, "errno", None)
     if number == errno.ENOSPC or "No space left" in str(error) or "os error 28" in str(error):
         return f"the disk is full: {str(path)!r} could not be written; free some space and run the same command again"
+    if isinstance(error, RuntimeError):
+        return f"{str(path)!r} could not be written; is the disk full or read-only? ({str(error).splitlines()[0]})"
     return f"{str(path)!r} could not be written: {error}"
 
 
@@ -61,7 +71,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str
             flat[name] = t.clone()
         seen[t.data_ptr()] = name
     with replacing(path) as temporary:
-        save_file(flat, temporary, metadata={"numbers": json.dumps(dict(numbers or {}))})
+        save_file(flat, temporary, metadata={"numbers": to_json(dict(numbers or {}))})
 
 
 def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -79,8 +89,47 @@ def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
     return tensors, json.loads(metadata.get("numbers", "{}"))
 
 
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises UserError naming the first tensor that holds NaN or infinity, how many numbers, and how many such tensors.
+
+    One pass over each tensor, without a copy: a sum is finite only where every number in it is. Only a tensor whose
+    sum is not (large numbers can overflow it) is looked at number by number. Integers and meta tensors pass.
+
+    Args:
+        tensors: by name, of any shape and type, also memory-mapped.
+        where: what they are, for the message, such as the file.
+    """
+    damaged = [(name, tensor) for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if not damaged:
+        return
+    name, tensor = damaged[0]
+    count = int((~torch.isfinite(_widened(tensor))).sum())
+    others = f", and {len(damaged) - 1} more tensors hold such numbers too" if len(damaged) > 1 else ""
+    raise UserError(
+        f"{where}: tensor {name!r} holds {count} of {tensor.numel()} numbers that are not finite (NaN or infinity)"
+        f"{others}; the training diverged, or the file is damaged: take an earlier checkpoint"
+    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
+        return True
+    values = _widened(tensor)
+    wide = values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
+    return bool(torch.isfinite(wide)) or bool(torch.isfinite(values).all())
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """float32 of the eight-bit types, which have no arithmetic; others as they are."""
+    return tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()
+
+
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Loads tensors by name; raises UserError naming the first missing, unknown or misshapen key with both shapes."""
+    """Loads tensors by name: every weight of a model folder passes here.
+
+    Raises UserError naming the first missing, unknown or misshapen key with both shapes, or the first tensor with
+    numbers that are not finite.
+    """
     own = module.state_dict()
     for name, tensor in own.items():
         if name not in tensors:
@@ -97,6 +146,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
         raise UserError(
             f"{where} has {len(unknown)} keys this configuration does not know, the first is {unknown[0]!r}"
         )
+    check_finite(tensors, where)
     module.load_state_dict(dict(tensors), assign=any(t.is_meta for t in own.values()))
 
 

@@ -3,7 +3,7 @@
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,8 +68,16 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
     return raw
 
 
-def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `raw` with each `a.b=value` set; values are read as YAML. Raises UserError on a malformed override."""
+def apply_overrides(
+    raw: dict[str, Any],
+    overrides: Sequence[str],
+    schema: type[BaseModel] | None = None,
+    log: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """A copy of `raw` with each `a.b=value` set; values are read as YAML. Raises UserError on a malformed override.
+
+    With `schema` an override of a `kind` drops the settings in `raw` that only the kind before has, and tells `log`.
+    """
     result = _copy(raw)
     for override in overrides:
         path, equals, text = override.partition("=")
@@ -91,7 +99,64 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, 
         if isinstance(value, dict) and isinstance(node.get(keys[-1]), dict) and "kind" not in value:
             value = {**node[keys[-1]], **value}
         node[keys[-1]] = value
+    if schema is not None:
+        for path in dict.fromkeys(override.partition("=")[0] for override in overrides):
+            if path.endswith(".kind"):
+                _drop_other_kinds(result, raw, path.removesuffix(".kind"), overrides, schema, log)
     return result
+
+
+def _drop_other_kinds(
+    result: dict[str, Any],
+    raw: dict[str, Any],
+    path: str,
+    overrides: Sequence[str],
+    schema: type[BaseModel],
+    log: Callable[[str], None] | None,
+) -> None:
+    """Removes from the group at `path` what stood there in `raw`, no override sets, and its new kind does not know."""
+    group, before = _at(result, path), _at(raw, path)
+    known = _fields_of_kind(schema, path, group.get("kind"))
+    set_by_hand = {override.partition("=")[0] for override in overrides}
+    dropped = [key for key in before if key in group and key not in known and f"{path}.{key}" not in set_by_hand]
+    if not known or not dropped:
+        return
+    for key in dropped:
+        del group[key]
+    if log is not None:
+        log(f"{path}.kind={group['kind']}: {', '.join(f'{path}.{key}' for key in dropped)} do not apply to it, dropped")
+
+
+def _at(tree: dict[str, Any], path: str) -> dict[str, Any]:
+    """The group of settings at a dotted path, empty where there is none."""
+    node: Any = tree
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}
+
+
+def _fields_of_kind(schema: type[BaseModel], path: str, kind: object) -> set[str]:
+    """The settings of the class that the schema admits at a dotted path for a `kind`; empty where there is none."""
+    annotations: list[Any] = [schema]
+    for key in path.split("."):
+        annotations = [found for annotation in annotations for found in _under(annotation, key)]
+    models = [model for annotation in annotations for model in _models_in(annotation)]
+    return {
+        name
+        for model in models
+        if "kind" in model.model_fields and kind in typing.get_args(model.model_fields["kind"].annotation)
+        for name in model.model_fields
+    }
+
+
+def _under(annotation: Any, key: str) -> list[Any]:
+    """What an annotation admits under a key."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation.model_fields[key].annotation] if key in annotation.model_fields else []
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict:
+        return [arguments[1]]
+    return [found for argument in arguments for found in _under(argument, key)]
 
 
 def parse(raw: dict[str, Any], schema: type[T], source: str) -> T:
@@ -105,7 +170,7 @@ def parse(raw: dict[str, Any], schema: type[T], source: str) -> T:
 
 def load_config(source: str, overrides: Sequence[str], schema: type[T]) -> T:
     """Reads, overrides and validates a configuration (a YAML path or `zoo:room/name`)."""
-    return parse(apply_overrides(read_source(source), overrides), schema, source)
+    return parse(apply_overrides(read_source(source), overrides, schema), schema, source)
 
 
 def to_yaml(config: BaseModel) -> str:

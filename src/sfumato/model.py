@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from sfumato import pictures
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, PixelsConfig
 from sfumato.autoencoder.scaling import Scaling
-from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
+from sfumato.checkpoint import check_finite, load_into, load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import ConditionSpec
+from sfumato.conditioning.pretrained import PretrainedText
 from sfumato.conditioning.table import build_conditioner, stored_tokenizer, text_config
 from sfumato.config import load_config, to_yaml
 from sfumato.denoiser.table import build_denoiser
@@ -162,8 +163,13 @@ class LatentDiffusion:
         return codec.encode(self.autoencoder, self.scaling, images.to(self.device), memory=memory)
 
     def reconstruct(self, images: Tensor, batch: int = 16, memory: int = DEFAULT_MEMORY) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1] through the autoencoder and back; `memory` as in a request."""
-        return codec.reconstruct(self.autoencoder, images.to(self.device), batch, memory)
+        """Images (N, 3, H, W) in [-1, 1] through the autoencoder and back; `memory` as in a request.
+
+        Raises UserError where the result is not finite.
+        """
+        made = codec.reconstruct(self.autoencoder, images.to(self.device), batch, memory)
+        check_finite({"image": made}, "what the first stage computes")
+        return made
 
 
 def swap_folder(fresh: Path, folder: Path) -> None:
@@ -257,7 +263,16 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusio
         load_into(part, load_tensors(folder / f"{name}.safetensors")[0], str(folder / f"{name}.safetensors"))
         _place_buffers(part)
         part.eval().requires_grad_(False)
+    _check_encoders(model)
     return replace(model, tiny=load_distilled(folder, model.autoencoder)).to(device)
+
+
+def _check_encoders(model: LatentDiffusion) -> None:
+    """Raises UserError for a pretrained text encoder, which is no part of the model, with weights not finite."""
+    conditioner = None if model.second is None else model.second.conditioner
+    for module in () if conditioner is None else conditioner.modules():
+        if isinstance(module, PretrainedText):
+            check_finite(module.encoder.state_dict(), f"the text encoder {module.config.source}")
 
 
 def _place_buffers(part: nn.Module) -> None:

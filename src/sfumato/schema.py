@@ -1,12 +1,101 @@
-"""The base of every configuration: frozen, and strict about unknown keys."""
+"""The base of every configuration: frozen, strict about unknown keys, and its numbers finite and of a sensible size."""
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+MOST_OTHERWISE = 10**9
+MOST: Mapping[str, int] = MappingProxyType(
+    {
+        # what one step or one machine takes
+        "accumulate": 65_536,
+        "batch": 65_536,
+        "first_batch": 65_536,
+        "preview_images": 65_536,
+        "workers": 256,
+        # widths and depths of networks
+        "blocks": 64,
+        "blocks_per_level": 64,
+        "channel_multipliers": 64,
+        "channels": 16_384,
+        "depth": 512,
+        "dim": 65_536,
+        "embed_channels": 4096,
+        "head_channels": 16_384,
+        "head_dim": 16_384,
+        "heads": 4096,
+        "image_channels": 4096,
+        "latent_channels": 4096,
+        "layers": 16,
+        "norm_groups": 16_384,
+        "pooling_head_channels": 16_384,
+        "stages": 12,
+        "transformer_depth": 64,
+        # tables
+        "bins": 10_000,
+        "classes": 1_000_000,
+        "codebook": 1_048_576,
+        "codes": 1_048_576,
+        "features": 65_536,
+        "max_tokens": 65_536,
+        "memory": 10_000,
+        "objects": 10_000,
+        "vocabulary": 10_000_000,
+        # images and data
+        "crop": 65_536,
+        "factor": 256,
+        "factors": 256,
+        "image_size": 65_536,
+        "length": 100_000_000,
+        "pictures": 10_000_000,
+        "samples": 10_000_000,
+        "sampling_steps": 100_000,
+        "seeds": 10_000,
+        "size": 65_536,
+        "variants": 10_000,
+        # no amounts
+        "parameters": 10**12,
+        "seed": 2**63 - 1,
+    }
+)
+"""The largest whole number of a field, by its name, which means the same in every configuration."""
+MOST_LEVELS = 16
 
 
 class Schema(BaseModel):
     """A typed, immutable configuration; an unknown key is an error (sfumato.config names the nearest known one).
 
-    Its numbers are finite.
+    Raises pydantic's ValidationError also for a float that is not finite, and for a whole number above MOST: a slip of
+    the keyboard is to be a sentence, not a machine without memory.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _numbers_are_of_a_sensible_size(self) -> Self:
+        for name in type(self).model_fields:
+            most = MOST.get(name, MOST_OTHERWISE)
+            for number in _whole_numbers(getattr(self, name)):
+                if abs(number) > most:
+                    raise ValueError(f"{name} is {_told(number)}: give at most {most}")
+        levels = getattr(self, "channel_multipliers", ())
+        if len(levels) > MOST_LEVELS:
+            raise ValueError(f"channel_multipliers has {len(levels)} levels: give at most {MOST_LEVELS}")
+        return self
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _whole_numbers(item)
+
+
+def _told(number: int) -> str:
+    """The number; one of very many digits by their count."""
+    return str(number) if abs(number) < 10**30 else "a number of more than 30 digits"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.checkpoint import load_tensors, save_tensors
+from sfumato.checkpoint import check_finite, load_tensors, save_tensors
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, load
 
@@ -68,8 +68,10 @@ def save_snapshot(folder: Path, step: int, width: float, tensors: Mapping[str, T
 
 
 def read_snapshot(snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Its tensors, and its numbers step, width and updates. Raises UserError for a damaged file."""
-    return load_tensors(snapshot.path)
+    """Its tensors, and its numbers step, width and updates. Raises UserError for a damaged file or weights."""
+    tensors, numbers = load_tensors(snapshot.path)
+    check_finite(tensors, str(snapshot.path))
+    return tensors, numbers
 
 
 def load_snapshot(

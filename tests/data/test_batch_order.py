@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sfumato.data.order import batch_indices, order, positions
 
 SMALL = st.integers(1, 9)
-FROZEN = [3, 7, 2, 4, 6, 5, 0, 1]
+FROZEN = [1, 0, 7, 3, 4, 2, 6, 5]
 
 
 @settings(max_examples=80, deadline=None)
@@ -37,6 +37,19 @@ def test_ranks_read_disjoint_places() -> None:
     places = [set(positions(step, 5, rank, 3)) for step in range(4) for rank in range(3)]
     assert set.union(*places) == set(range(60))
     assert sum(map(len, places)) == 60
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4), (3, 1), (1, 3), (2, 2)])
+def test_another_number_of_ranks_goes_on_where_the_run_stood(before: int, after: int) -> None:
+    steps, batch = 5, 3
+    seen = [place for step in range(steps) for rank in range(before) for place in positions(step, batch, rank, before)]
+    read = [
+        place
+        for step in range(4)
+        for rank in range(after)
+        for place in positions(step, batch, rank, after, first=len(seen))
+    ]
+    assert seen + read == list(range(steps * before * batch + 4 * after * batch))
 
 
 def test_a_batch_larger_than_the_set_spans_epochs() -> None:

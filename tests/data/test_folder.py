@@ -91,8 +91,8 @@ def test_metadata_integer_labels(tmp_path: Path) -> None:
     save(tmp_path, ["a.png", "b.png"])
     metadata(tmp_path, [{"file_name": "a.png", "label": 3}, {"file_name": "b.png", "label": 0}])
     data = opened(tmp_path)
-    assert data.labels() == [3, 0]
-    assert data.classes == ("0", "1", "2", "3")
+    assert data.labels() == [1, 0]
+    assert data.classes == ("0", "3")
     metadata(tmp_path, [{"file_name": "a.png", "label": -1}, {"file_name": "b.png", "label": 0}])
     with pytest.raises(UserError, match=r"label -1 .* is negative"):
         opened(tmp_path)
@@ -119,12 +119,12 @@ def test_metadata_of_a_sub_folder_governs_only_it(tmp_path: Path) -> None:
     assert data.captions() == ["one", ""]
 
 
-def test_several_captions_of_one_image_are_several_examples(tmp_path: Path) -> None:
+def test_several_rows_of_one_image_are_several_captions_of_one_example(tmp_path: Path) -> None:
     save(tmp_path, ["a.png", "b.png"])
     metadata(tmp_path, [{"file_name": n, "text": t} for n, t in [("b.png", "3"), ("a.png", "1"), ("a.png", "2")]])
     data = opened(tmp_path)
-    assert data.captions() == ["1", "2", "3"]
-    assert torch.equal(data[0].image, data[1].image)
+    assert data.captions() == ["1", "3"]
+    assert data.caption_choices() == ((("1", 0.5), ("2", 0.5)), (("3", 1.0),))
 
 
 def test_metadata_csv(tmp_path: Path) -> None:

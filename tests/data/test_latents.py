@@ -1,6 +1,8 @@
 """The latent cache: round trip, resumption after every kind of interruption, statistics, keys that do not match."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,11 @@ from sfumato.data.latents import (
     partial_path,
     tensor_fields,
 )
+from sfumato.data.leftovers import remove_leftovers
 from sfumato.data.loader import Loader, sweep
 from sfumato.data.transforms import flips
 from sfumato.errors import UserError
+from sfumato.locks import exclusive
 
 N, SHAPE = 10, (4, 2, 3)
 
@@ -144,6 +148,41 @@ def test_keys_that_differ_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         LatentDataset(tmp_path / "nowhere")
     assert header().key() != header(data="e").key()
+
+
+def test_the_room_of_a_cache_is_taken_before_it_is_filled(tmp_path: Path) -> None:
+    head = header(shape=(4, 64, 64), tensors={"map": TensorField(dtype="uint8", shape=(256, 256))})
+    with LatentWriter(tmp_path / "c", head):
+        for file in partial_path(tmp_path / "c").glob("*.npy"):
+            assert file.stat().st_blocks * 512 >= file.stat().st_size, f"{file.name} is a hole"
+
+
+def test_a_cache_that_is_being_begun_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(file: int, start: int, length: int) -> None:
+        before = sorted(tmp_path.iterdir())
+        remove_leftovers(tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+
+    monkeypatch.setattr(os, "posix_fallocate", look)
+    place = tmp_path / f"latents-{header().key()}"
+    with exclusive(place):
+        LatentWriter(place, header()).close()
+    for name in (place.name, "other-program"):
+        (tmp_path / f".{name}.123.part").mkdir()
+        (tmp_path / f".{name}.lock").touch()
+    remove_leftovers(tmp_path)
+    left = {".other-program.123.part", ".other-program.lock", f"{place.name}.partial"}
+    assert {path.name for path in tmp_path.iterdir()} == left, "what is not ours, and what can be gone on with"
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, start: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"the disk is full: the latents of 10 images take 3\.1 MiB in .*--cache"):
+        LatentWriter(tmp_path / "c", header(shape=(4, 200, 200)))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["moments.npy", "state.npy", "header.json", "fields.jsonl"])

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from torch import Tensor
 from sfumato.data.dataset import Example, Source, UnreadableImage
 from sfumato.data.folder import FolderConfig, FolderDataset
 from sfumato.data.loader import Batch, Loader, sweep, to_unit
-from sfumato.data.order import batch_indices
+from sfumato.data.order import batch_indices, index_at
 from sfumato.data.prefetch import Prefetch
 from sfumato.errors import UserError
+from sfumato.training.batches import changed_batch, open_batches
+from sfumato.training.state import TrainState
 
 
 class Numbers:
@@ -212,3 +215,23 @@ def test_damaged_file_in_a_folder_is_replaced(tmp_path: Path) -> None:
     folder = FolderDataset(FolderConfig(path=tmp_path, size=8))
     assert {i for batch in take(folder, 6, batch=3) for i in batch.index} == {0, 1}
     assert [name for name, _ in folder.unreadable] == ["c.png"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4), (2, 2)])
+def test_a_resumed_run_with_other_ranks_reads_no_sample_again(before: int, after: int) -> None:
+    """Loaders stand for the processes: 10 steps of `before`, then as `open_batches` goes on with `after`."""
+    batch, steps, n = 4, 10, 250
+    train = SimpleNamespace(batch=batch, accumulate=1, seed=0, workers=0)
+
+    def read(world: int, state: TrainState, count: int) -> list[int]:
+        processes = [SimpleNamespace(rank=rank, world=world, device=torch.device("cpu")) for rank in range(world)]
+        loaders = [open_batches(Numbers(n), train, state, process) for process in processes]  # type: ignore[arg-type]
+        return [i for _ in range(count) for loader in loaders for i in next(loader).index]
+
+    first = read(before, TrainState({}, {}), steps)
+    state = TrainState({}, {}, step=steps, images=len(first))
+    more = read(after, state, steps)
+    assert [*first, *more] == [index_at(0, place, n) for place in range(len(first) + len(more))]
+    told = changed_batch(state, batch * after)
+    assert (told is None) == (before == after)
+    assert told is None or f"each step sees {batch * after} images instead of {batch * before};" in told

@@ -1,17 +1,25 @@
 """Kept pixels: the same examples as decoding, made anew when files, framing or the kept bytes change."""
 
+import errno
 import json
+import os
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from pictures import noise, save, truncated
 
+from sfumato.data.contents import STORE
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.leftovers import remove_leftovers
 from sfumato.data.loader import Loader
 from sfumato.data.pixels import keep_decoded, prepared_bytes
+from sfumato.errors import UserError
+from sfumato.locks import exclusive
 
 
 def opened(root: Path, **options: object) -> FolderDataset:
@@ -25,7 +33,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def caches(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.exists() else []
+    """What a cache holds beside the kept hashes of files."""
+    return sorted(path for path in folder.iterdir() if path.name != STORE) if folder.exists() else []
 
 
 @pytest.mark.parametrize(
@@ -137,9 +146,66 @@ def test_one_image_with_two_captions_is_kept_once(tmp_path: Path) -> None:
     save(tmp_path / "set", ["a.png"])
     (tmp_path / "set/metadata.jsonl").write_text('{"file_name": "a.png", "text": "1"}\n' * 2)
     kept = keep_decoded(opened(tmp_path / "set"), tmp_path / "cache")
-    assert len(kept) == 2
-    assert torch.equal(kept[0].image, kept[1].image)
+    assert len(kept) == 1
     assert (caches(tmp_path / "cache")[0] / "pixels.bin").stat().st_size == 3 * 8 * 8
+
+
+def test_a_file_that_changes_while_it_is_decoded_is_not_kept(root: Path, tmp_path: Path) -> None:
+    def repaint(done: int, total: int) -> None:
+        noise(70, 10, 16).save(root / "cat/a.png")
+
+    with pytest.raises(UserError, match=r"1 of 3 images in .* changed while .*, the first is cat/a\.png"):
+        keep_decoded(opened(root), tmp_path / "cache", progress=repaint)
+    assert caches(tmp_path / "cache") == []
+    assert torch.equal(keep_decoded(opened(root), tmp_path / "cache")[0].image, opened(root)[0].image)
+
+
+def test_the_disk_that_fills_up_meanwhile_means_no_cache(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sfumato.data.pixels.os.fsync", full)
+    said: list[str] = []
+    data = opened(root)
+    assert keep_decoded(data, tmp_path / "cache", log=said.append) is data
+    assert caches(tmp_path / "cache") == []
+    assert ["room for" in line for line in said] == [True]
+
+
+def test_two_that_want_the_same_pixels_make_them_once(root: Path, tmp_path: Path) -> None:
+    built: list[int] = []
+    said: list[str] = []
+
+    def keep(_: int) -> FolderDataset:
+        return keep_decoded(
+            opened(root), tmp_path / "cache", progress=lambda done, total: built.append(done), log=said.append
+        )
+
+    with ThreadPoolExecutor(2) as pool, exclusive(tmp_path / "cache" / f"pixels-{opened(root).pixel_key()}"):
+        both = [pool.submit(keep, i) for i in range(2)]
+        while len(said) < 2:
+            time.sleep(0.01)
+        assert built == []
+    assert all(torch.equal(one.result()[0].image, opened(root)[0].image) for one in both)
+    assert built == [1, 2, 3]
+
+
+def test_what_a_killed_build_left_is_removed_at_the_next_start(root: Path, tmp_path: Path) -> None:
+    cache, data = tmp_path / "cache", opened(root)
+    child = os.fork()
+    if child == 0:
+        keep_decoded(data, cache, progress=lambda done, total: os._exit(9), workers=0)
+    os.waitpid(child, 0)
+    left = [path.name for path in caches(cache)]
+    assert sorted(name.rsplit(".", 1)[1] for name in left) == ["lock", "part"]
+    place = next(cache / name[1:].split(".")[0] for name in left)
+    with exclusive(place):  # a living writer's draft stays
+        remove_leftovers(cache)
+        assert any(path.suffix == ".part" for path in caches(cache))
+    remove_leftovers(cache)
+    assert caches(cache) == []
 
 
 def test_an_interrupted_build_leaves_nothing(root: Path, tmp_path: Path) -> None:

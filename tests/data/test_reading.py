@@ -149,16 +149,10 @@ def test_damage_within_a_file_is_noticed(tmp_path: Path) -> None:
         decode(tmp_path / "x.png", WHITE)
 
 
-def test_glance_tells_contents_apart(tmp_path: Path) -> None:
-    noise(0, 64, 48).save(tmp_path / "a.bmp")  # 9 kB: more than the two edges that are read
+def test_glance_reads_the_header_alone(tmp_path: Path) -> None:
+    noise(0, 64, 48).save(tmp_path / "a.bmp")
     seen = glance(tmp_path / "a.bmp")
     assert (seen.width, seen.height) == (48, 64)
-    data = bytearray((tmp_path / "a.bmp").read_bytes())
-    for place in (100, len(data) - 1):
-        changed = bytearray(data)
-        changed[place] ^= 1
-        (tmp_path / "b.bmp").write_bytes(changed)
-        assert glance(tmp_path / "b.bmp").digest != seen.digest
     truncated(tmp_path / "half.png")
     assert glance(tmp_path / "half.png").width == 32
 

@@ -14,7 +14,7 @@ from sfumato.errors import UserError
 def test_parts_are_complete_and_disjoint(n: int, share: float, seed: int) -> None:
     training, held = held_out_rows(n, share, seed)
     assert sorted([*training, *held]) == list(range(n))
-    assert len(held) == round(n * share)
+    assert len(held) == (0 if share == 0 else max(1, round(n * share)))
     again = held_out_rows(n, share, seed)
     assert np.array_equal(held, again[1])
 
@@ -35,6 +35,16 @@ def test_groups_stay_together() -> None:
     training, held = held_out_rows(30, 0.2, 0, groups)
     assert len(held) == 6
     assert not {groups[i] for i in training} & {groups[i] for i in held}
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 24])
+def test_of_two_images_on_one_at_least_is_held_out(n: int) -> None:
+    assert len(held_out_rows(n, 0.02, 0)[1]) == 1
+    assert len(held_out_rows(1, 0.02, 0)[1]) == 0
+    assert len(held_out_rows(n, 0, 0)[1]) == 0
+    groups = ["a"] * (n + 1) + ["b"] * n + ["c"] * (n + 2)  # none of one image: the smallest is held out
+    assert [groups[row] for row in held_out_rows(len(groups), 0.001, 0, groups)[1]] == ["b"] * n
+    assert len(held_out_rows(n, 0.02, 0, ["one text"] * n)[1]) == 0
 
 
 @pytest.mark.parametrize("held_out", [-1, 1.0, 10, 11])

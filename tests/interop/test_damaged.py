@@ -136,16 +136,18 @@ def test_half_a_file_never_becomes_a_model(state: dict[str, Tensor], tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_only_models_are_replaced(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_nothing_in_use_is_replaced_unasked(state: dict[str, Tensor], tmp_path: Path) -> None:
     path, other = tmp_path / "x.ckpt", tmp_path / "pictures"
     torch.save({"state_dict": state}, path)
     other.mkdir()
     (other / "cat.png").touch()
     (tmp_path / "given.yaml").write_text(yaml.safe_dump(small()))
-    with pytest.raises(UserError, match="holds other things, which the model would replace"):
+    with pytest.raises(UserError, match=r"is in use, it holds 'cat\.png'"):
         import_model(path, other, tmp_path / "given.yaml")
-    with pytest.raises(UserError, match="is a file; name a folder"):
+    with pytest.raises(UserError, match="is a file: give a folder"):
         import_model(path, other / "cat.png", tmp_path / "given.yaml")
-    for _ in range(2):  # the second takes the place of the first
+    import_model(path, tmp_path / "out", tmp_path / "given.yaml")
+    with pytest.raises(UserError, match="give a new folder, or --overwrite"):
         import_model(path, tmp_path / "out", tmp_path / "given.yaml")
+    import_model(path, tmp_path / "out", tmp_path / "given.yaml", overwrite=True)
     assert (other / "cat.png").exists()

@@ -17,6 +17,7 @@ from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.diffusion.schedule import LinearConfig, betas_of
 from sfumato.errors import UserError
 from sfumato.interop.buffers import schedule_buffers
+from sfumato.interop.convert import export_model
 from sfumato.interop.diffusers_export import export_diffusers
 from sfumato.interop.original import import_original
 from sfumato.interop.original_export import export_original
@@ -236,3 +237,24 @@ def test_the_way_to_diffusers(tmp_path: Path) -> None:
         <= 1e-5
     )
     assert scheduler.config.prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("format", ["original", "diffusers"])
+def test_an_export_is_read_back_with_its_text_encoder(version: Any, format: Any, tmp_path: Path) -> None:
+    """Stable Diffusion 2 reads the last but one layer, which diffusers says by leaving the last one out."""
+    pytest.importorskip("diffusers")
+    save_file(checkpoint(version), tmp_path / "sd.safetensors")
+    words = tokenizer_folder(tmp_path / "words")
+    prediction = "v" if version == 2 else None
+    import_original(tmp_path / "sd.safetensors", tmp_path / "model", tokenizer=str(words), prediction=prediction)
+    notes = export_model(tmp_path / "model", tmp_path / "out", format)
+    if format == "original":
+        return
+    assert any("before its last layer" in note for note in notes) == (version == 2)
+    encoder = transformers.CLIPTextModel.from_pretrained(tmp_path / "out" / "text_encoder")
+    ids = transformers.AutoTokenizer.from_pretrained(words)(
+        ["a b c"], padding="max_length", max_length=12, return_tensors="pt"
+    ).input_ids
+    expected = expected_tokens(version, words, ["a b c"])
+    assert relative_error(encoder(input_ids=ids).last_hidden_state, expected) <= 1e-5

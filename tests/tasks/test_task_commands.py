@@ -128,7 +128,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no-box": (["compose", "boxes", "no-box.json"], 'box 1 is {"label": 1}: give an object such as'),
     "too-many-boxes": (["compose", "boxes", "many.json"], "4 boxes are given, but this model takes at most 3"),
     "no-list": (["compose", "boxes", "nothing.json"], "hold no list: give"),
-    "no-json": (["compose", "boxes", "map.png"], "map.png' cannot be read: it is no JSON"),
+    "no-json": (["compose", "boxes", "map.png"], "map.png' is no UTF-8 text, byte 0 is 0x89"),
     "mask-of-another-size": (
         ["inpaint", "masked", "picture.png", "other-mask.png"],
         r"the mask is 18x27 \(height x width\) but the picture is 19x27: give a mask of the picture's size",

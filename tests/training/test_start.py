@@ -190,7 +190,7 @@ def test_only_a_decoder_of_the_same_latents_is_given(runs: Runs, tmp_path: Path,
     (tmp_path / "taken" / "letter.txt").write_text("mine")
     done = command("give-decoder", runs.text, runs.text, "--out", tmp_path / "taken")
     assert done.code == 2
-    assert "is in use and no model folder" in done.err
+    assert "is in use, it holds 'letter.txt'" in done.err
     assert (tmp_path / "taken" / "letter.txt").exists()
     first = tmp_path / "other" / "model"
     done = command("give-decoder", runs.text, runs.text, "--out", first)

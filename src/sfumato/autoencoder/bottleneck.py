@@ -3,6 +3,7 @@
 Rombach et al. 2022, section 3.1 and App. G. Everything here computes in float32 or better, also under autocast.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,6 +123,12 @@ class VectorQuantizer(nn.Module):
         codebook = (e - z.detach()).square().mean()
         loss = commitment + self.beta * codebook if self.legacy else codebook + self.beta * commitment
         return Encoding(z=z + (e - z).detach(), regulariser=loss, moments=z, indices=indices)
+
+
+def codebook_digest(quantize: VectorQuantizer) -> str:
+    """32 hex digits that name the codes: with the latents they determine what indices are found."""
+    codes = quantize.codebook().detach().cpu().contiguous()
+    return hashlib.sha256(codes.view(torch.uint8).numpy().tobytes()).hexdigest()[:32]
 
 
 def nearest_codes(points: Tensor, codebook: Tensor) -> Tensor:

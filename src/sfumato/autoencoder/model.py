@@ -1,6 +1,7 @@
 """The autoencoder of the first stage: image <-> latent (Rombach et al. 2022, section 3.1)."""
 
 import hashlib
+import json
 from typing import Annotated, Literal, Self
 
 import torch
@@ -201,6 +202,33 @@ class Autoencoder(nn.Module):
     def last_layer(self) -> Tensor:
         """The weight at which reconstruction and adversarial gradients are balanced."""
         return self.decoder.conv_out.weight
+
+
+_DECODING = ("decoder.", "post_quant_conv.", "quantize.")
+"""The weights that come after the moments."""
+
+_ENCODING = {"image_channels", "channels", "channel_multipliers", "blocks_per_level", "attention_levels", "attention"}
+_ENCODING |= {"latent_channels", "embed_channels", "norm_groups"}
+"""The settings that determine the moments, beside the kind of the bottleneck and `normalise` of a codebook."""
+
+
+def encoder_digest(autoencoder: Autoencoder) -> str:
+    """32 hex digits that name what determines `Encoding.moments`: the encoder's weights and settings, nothing else.
+
+    Decoder, codebook, dropout and the settings of training do not enter: a model whose decoder was replaced or trained
+    on has the same.
+    """
+    config = autoencoder.config
+    settings = config.model_dump(mode="json", include=_ENCODING)
+    settings["bottleneck"] = config.bottleneck.kind
+    settings["normalise"] = isinstance(config.bottleneck, VQConfig) and config.bottleneck.normalise
+    settings["embed_channels"] = config.raw_channels
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        if not name.startswith(_DECODING):
+            key.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return key.hexdigest()[:32]
 
 
 def same_latents(one: Autoencoder, other: Autoencoder) -> bool:

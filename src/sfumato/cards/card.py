@@ -1,6 +1,7 @@
 """A card: numbers with everything that they depend on. Written as card.json."""
 
 import json
+import math
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from sfumato import __version__
 from sfumato.checkpoint import write_text
 from sfumato.config import parse
 from sfumato.errors import UserError
+from sfumato.plain_json import to_json
 from sfumato.report.machine import describe
 from sfumato.schema import Schema
 
@@ -30,6 +32,17 @@ class Metric(Schema):
     high: float | None = None
     protocol: dict[str, Any] = Field(default_factory=dict)
     """What this number depends on besides the card's protocol: network, its hash, resize filter, neighbours, ..."""
+
+    def __init__(self, **values: Any) -> None:
+        """Raises UserError for a number that is not finite: no card is written with it."""
+        for name in ("value", "std", "low", "high"):
+            number = values.get(name)
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(
+                    f"a metric's {name} is {number:g}, not a finite number: what is measured holds NaN or infinity, or "
+                    "there is too little of it"
+                )
+        super().__init__(**values)
 
 
 class Card(Schema):
@@ -60,7 +73,7 @@ class Card(Schema):
 
     def save(self, folder: Path) -> None:
         """Writes card.json into the folder, whole or not at all."""
-        write_text(folder / CARD_FILE, json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+        write_text(folder / CARD_FILE, to_json(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 
 def new_card(kind: Literal["samples", "autoencoder"], device: torch.device, **fields: Any) -> Card:

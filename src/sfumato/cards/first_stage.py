@@ -1,5 +1,6 @@
 """Measuring an autoencoder on pictures: what comes back, and how easy its latent is for a diffusion model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from sfumato.autoencoder.perceptual import LPIPS
 from sfumato.autoencoder.scaling import LatentStatistics
 from sfumato.cards.card import Metric
 from sfumato.cards.reference import chosen_rows
+from sfumato.checkpoint import check_finite
 from sfumato.data.dataset import Dataset, Progress, UnreadableImage
 from sfumato.data.loader import sweep
 from sfumato.errors import UserError
@@ -91,7 +93,9 @@ def _add(
     sums: _Sums, model: LatentDiffusion, images: Tensor, networks: Mapping[str, FeatureNetwork], lpips: LPIPS | None
 ) -> None:
     encoding = model.autoencoder.encode(images.to(model.device))
-    output = model.autoencoder.decode(encoding.z, quantize=False).float().clamp(-1, 1).cpu()
+    decoded = model.autoencoder.decode(encoding.z, quantize=False)
+    check_finite({"latent": encoding.moments, "image": decoded}, "what the first stage computes")
+    output = decoded.float().clamp(-1, 1).cpu()
     B, side = len(images), min(images.shape[-2:])
     found = {"PSNR": psnr(output, images)}
     if side >= SSIM_WINDOW:
@@ -174,7 +178,11 @@ def _metrics(sums: _Sums, networks: Mapping[str, FeatureNetwork]) -> tuple[dict[
     assert sums.latent_spectrum is not None
     metrics["high-frequency-share"] = Metric(value=share_above(sums.latent_spectrum), better="lower")
     for name, pairs in sums.errors.items():
-        metrics[name] = Metric(value=_mean(pairs), better="lower")
+        error = _mean(pairs)
+        if math.isfinite(error):
+            metrics[name] = Metric(value=error, better="lower")
+        else:
+            warnings.append(f"the latent of these pictures does not vary, so {name} is not defined and left out")
     if sums.bits:
         metrics["bits-per-dimension"] = Metric(value=_mean(sums.bits))
     if sums.codes is not None:
@@ -189,7 +197,7 @@ def _details(sums: _Sums, model: LatentDiffusion) -> dict[str, Any]:
         "high_frequency_share_of_pictures": share_above(sums.image_spectrum),
         "latent_mean": statistics.mean().tolist(),
         "latent_std": statistics.std().tolist(),
-        "latent_kurtosis": statistics.kurtosis().tolist(),
+        "latent_kurtosis": [k if math.isfinite(k) else None for k in statistics.kurtosis().tolist()],
         "factor": model.autoencoder.factor,
         "latent_channels": model.autoencoder.latent_channels,
     }

@@ -269,8 +269,8 @@ def content_hash(dataset: Dataset) -> str:
     if not isinstance(dataset, FolderDataset):
         return dataset.fingerprint()
     digest = blake2b(digest_size=12)
-    for name, seen in zip(dataset.scan.files, dataset.scan.glances, strict=True):
-        digest.update(name.encode(errors="surrogateescape") + b"\0" + seen.digest)
+    for name in dataset.scan.files:
+        digest.update(name.encode(errors="surrogateescape") + b"\0" + dataset.hashes[name])
     return digest.hexdigest()
 
 

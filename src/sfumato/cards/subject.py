@@ -87,11 +87,29 @@ def wishes(model: LatentDiffusion, dataset: Dataset, n: int, labels: LabelPolicy
     text = [str(known["text"]) for known in fields] if "text" in reads else None
     label = None
     if "label" in reads and labels == "balanced":
-        names = model.config.classes or ()
-        label = [i % max(1, len(names)) for i in range(n)]
+        known_classes = model.config.classes_seen or range(max(1, len(model.config.classes or ())))
+        label = [known_classes[i % len(known_classes)] for i in range(n)]
     elif "label" in reads:
-        label = [int(known["label"]) for known in fields]
+        numbers = _numbers_of(model, dataset)
+        label = [numbers.get(int(known["label"]), int(known["label"])) for known in fields]
     return Wishes(text, label)
+
+
+def _numbers_of(model: LatentDiffusion, dataset: Dataset) -> dict[int, int]:
+    """The model's number of each class of the data, by name: a folder numbers the classes that occur in it.
+
+    Empty where either has no names. Raises UserError for a class that the model does not know.
+    """
+    ours, theirs = model.config.classes, dataset.classes
+    if ours is None or theirs is None or ours == theirs:
+        return {}
+    unknown = [name for name in theirs if name not in ours]
+    if unknown:
+        raise UserError(
+            f"the data has the class {unknown[0]!r}, which this model does not know: it knows {', '.join(ours[:12])}"
+            + (", ..." if len(ours) > 12 else "")
+        )
+    return {number: ours.index(name) for number, name in enumerate(theirs)}
 
 
 def _fields(dataset: Dataset, row: int) -> dict[str, Any]:

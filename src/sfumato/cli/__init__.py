@@ -18,6 +18,7 @@ from sfumato.cli.bench import bench
 from sfumato.cli.compare import compare
 from sfumato.cli.compose import compose
 from sfumato.cli.cost import cost
+from sfumato.cli.data import data
 from sfumato.cli.demo import demo
 from sfumato.cli.distill_decoder import distill_decoder
 from sfumato.cli.edit import edit
@@ -68,6 +69,7 @@ train.app.command()(transformer)
 app.add_typer(train.app, name="train", help="Train one of the stages, a classifier, the baseline.")
 app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")
 COMMANDS = (
+    data,
     demo,
     sample,
     sample_codes,

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sfumato.cli.options import OverwriteOption
+
 
 def average(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run that was trained with train.power_averages.")],
@@ -15,14 +17,21 @@ def average(
     step: Annotated[
         int | None, typer.Option("--step", help="Where the average ends, a snapshot's step [default: the last].")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Choose the weights' average after training."""
-    from sfumato.cli.options import new_model_folder
+    from sfumato.cli.options import MOST_STEPS, at_least, within
+    from sfumato.locks import exclusive
+    from sfumato.output import out_is_free
     from sfumato.training import posthoc
 
-    new_model_folder(out)
-    made = posthoc.average(run, width, step)
-    made.model.save(out)
+    if step is not None:
+        at_least("--step", step, 0, MOST_STEPS)
+    within("--width", width, 0, 1, "a share of the training such as 0.08")
+    place = out_is_free(out, (run,), overwrite)
+    with exclusive(place):
+        made = posthoc.average(run, width, step)
+        made.model.save(place)
     typer.echo(
         f"width {width:g} at step {made.step}, from {made.snapshots} snapshots (their sum misses the profile by "
         f"{made.miss:.1%}): {out}"

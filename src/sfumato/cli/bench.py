@@ -1,6 +1,5 @@
 """`sfumato bench`."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 
 from sfumato.cli.cost import duration, first_stage_of, parsed, short
 from sfumato.cli.options import DeviceOption
+from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
     from sfumato.cost.drawing import Drawn
@@ -37,12 +37,12 @@ def bench(
     Arithmetic, memory and native kernels, then the usual way of `sfumato sample` with MODEL. A configuration is timed
     without training: how fast a network is does not depend on what it has learnt.
     """
-    from sfumato.cli.options import at_least, chosen_device, enough_memory
+    from sfumato.cli.options import MOST_AT_ONCE, at_least, chosen_device, enough_memory
     from sfumato.cost.drawing import foresee
     from sfumato.cost.machine import reach
     from sfumato.training.workers import use_all_cores
 
-    at_least("--count", count, 1)
+    at_least("--count", count, 1, MOST_AT_ONCE)
     use_all_cores()
     chosen = chosen_device(device)
     opened = _opened(model, autoencoder).to(chosen)
@@ -50,7 +50,7 @@ def bench(
     with enough_memory(count, "a smaller --count or a smaller model"):
         drawn = foresee(opened, count, found.speeds[found.best].convolution)
     if as_json:
-        typer.echo(json.dumps(facts(found, model, drawn), indent=2))
+        typer.echo(to_json(facts(found, model, drawn), indent=2))
     else:
         show_bench(found, model, drawn)
 

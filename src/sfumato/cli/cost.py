@@ -1,6 +1,5 @@
 """`sfumato cost`."""
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -9,6 +8,7 @@ import typer
 
 from sfumato.cli.options import DeviceOption
 from sfumato.cli.train import ConfigArgument, OverridesArgument
+from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
     from sfumato.cost.account import Account, Picture
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sfumato.training.diffusion import DiffusionRun
 
 Run = TypeVar("Run", "AutoencoderRun", "DiffusionRun")
+MOST_TIMED = 10_000
 PLACEHOLDER = Path("a-folder-of-images")
 
 
@@ -45,16 +46,20 @@ def cost(
 
     Operations, parameters, memory, time and energy of CONFIG's training, and of a picture by every sampler.
     """
-    from sfumato.cli.options import at_least, chosen_device
-    from sfumato.config import apply_overrides, read_source
+    from sfumato.cli.options import MOST_SAMPLING_STEPS, at_least, chosen_device
+    from sfumato.cli.train import with_overrides
+    from sfumato.config import read_source
     from sfumato.errors import UserError
+    from sfumato.training.autoencoder import AutoencoderRun
+    from sfumato.training.diffusion import DiffusionRun
     from sfumato.training.workers import use_all_cores
 
-    at_least("--steps", steps, 1)
-    at_least("--sampling-steps", sampling_steps, 1)
+    at_least("--steps", steps, 1, MOST_TIMED)
+    at_least("--sampling-steps", sampling_steps, 1, MOST_SAMPLING_STEPS)
     use_all_cores()
     timed = Timed(chosen_device(device).type, steps) if measure else None
-    raw = apply_overrides(read_source(config), overrides or [])
+    schema = DiffusionRun if "denoiser" in read_source(config) else AutoencoderRun
+    raw = with_overrides(config, overrides or [], schema)
     if "denoiser" in raw:
         account = _second_stage(raw, config, first_stage_of(autoencoder, config, raw), data, sampling_steps, timed)
     elif "model" in raw:
@@ -64,7 +69,7 @@ def cost(
     else:
         raise UserError(f"config {config!r} describes no training: it has neither a model nor a denoiser section")
     if as_json:
-        typer.echo(json.dumps(facts(account), indent=2))
+        typer.echo(to_json(facts(account), indent=2))
     else:
         show_account(account)
 

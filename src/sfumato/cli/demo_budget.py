@@ -11,6 +11,7 @@ from sfumato.cli.phases import Phases, clock
 from sfumato.cost import measure
 from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
 from sfumato.model import LatentDiffusion
+from sfumato.plain_json import to_json
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.workers import Workers
@@ -57,7 +58,7 @@ class Budget:
     def _fit(self, stage: str, asked: Run, pace: float, seconds: float) -> Run:
         config = fitted(asked, SUSTAINED * pace, seconds)
         self._chosen[stage] = config.train.steps
-        write_text(self._file, json.dumps(self._chosen) + "\n")
+        write_text(self._file, to_json(self._chosen) + "\n")
         if config.train.steps < asked.train.steps:
             typer.echo(
                 f"      {config.train.steps} of the configuration's {asked.train.steps} steps, {clock(pace)} each, "

@@ -1,6 +1,5 @@
 """What `sfumato demo` does: the calls of `sfumato train`, one after the other, then measuring and writing the page."""
 
-import json
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.engine.precision import autocast
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, load
+from sfumato.plain_json import to_json
 from sfumato.report import machine, measure, page
 from sfumato.report.gallery import Gallery
 from sfumato.report.result import DemoResult, FirstStage, Training
@@ -203,7 +203,7 @@ def collect(
 
 def write_report(result: DemoResult, gallery: Gallery, plan: DemoPlan, out: Path) -> None:
     """report.json and report.html."""
-    write_text(out / "report.json", json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "report.json", to_json(result.to_json(), indent=1, ensure_ascii=False) + "\n")
     logs = [read_lines(out / run / "log.jsonl") for run in ("autoencoder", "diffusion")]
     write_text(
         out / "report.html", page.render(result, gallery, logs[0], logs[1], commands(result, plan, out, gallery))

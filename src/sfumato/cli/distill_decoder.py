@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfumato.cli.options import ModelArgument, PrecisionOption
+from sfumato.cli.options import ModelArgument, OverwriteOption, PrecisionOption
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,12 @@ ON_SHEET = 16
 HELD_OUT = 64
 TIMED = 16
 ROUNDS = 5
+SHEET = "compare.png"
+OWN_FILES = {SHEET, "log.jsonl"}
+"""What the command leaves in its own folder."""
+MOST_PERCEPTUAL = 1e6
+MOST_CHANNELS = 1024
+MOST_MINUTES = 1e6
 
 
 def distill_decoder(
@@ -52,6 +58,7 @@ def distill_decoder(
     seed: Annotated[int, typer.Option("--seed", help="Of the choice of pictures, the weights and the steps.")] = 0,
     background: Annotated[str, typer.Option("--background", help="Behind transparent pictures.")] = "white",
     precision: PrecisionOption = "auto",
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Give a model a tiny decoder, for previews.
 
@@ -74,7 +81,7 @@ def distill_decoder(
     folder = _writable(find_folder(model))
     loaded = load(folder, workers.device)
     description = described(config, loaded)
-    place = out_folder(model / "tiny-decoder" if out is None else out)
+    place = out_folder(_log_folder(model, folder, out, overwrite))
     # packing uses the model up: nothing of it is saved from here on
     with made_fast(loaded, computing), enough_memory(batch):
         with bars() as (say, progress):
@@ -104,12 +111,13 @@ def distill_decoder(
 
 def _limit(minutes: float | None, steps: int | None) -> float | None:
     """Minutes in all; None where steps say how long. Raises UserError for both, or for none at all."""
+    from sfumato.cli.options import within
     from sfumato.errors import UserError
 
     if minutes is not None and steps is not None:
         raise UserError("--minutes and --steps both say how long to train: give one of them")
-    if minutes is not None and not minutes > 0:
-        raise UserError(f"--minutes is {minutes:g}: give more than 0")
+    if minutes is not None:
+        within("--minutes", minutes, 1e-3, MOST_MINUTES, "a time in minutes such as 10")
     return None if steps is not None else MINUTES if minutes is None else minutes
 
 
@@ -123,23 +131,22 @@ def _config(
     precision: str,
 ) -> "Distillation":
     """The options, checked. Raises UserError."""
-    from sfumato.cli.options import at_least
+    from sfumato.cli.options import LARGEST_SEED, MOST_AT_ONCE, MOST_PICTURES, MOST_STEPS, at_least, within
     from sfumato.config import parse
-    from sfumato.pipeline.options import Range, check_number
     from sfumato.training.distillation import Distillation
 
     if channels is not None:
-        at_least("--channels", channels, 4)
-    check_number("--perceptual", perceptual, Range(0.0, 1000.0))
+        at_least("--channels", channels, 4, MOST_CHANNELS)
+    within("--perceptual", perceptual, 0, MOST_PERCEPTUAL, "0 for none, or a weight such as 0.1")
     given: dict[str, Any] = {
-        "pictures": at_least("--pictures", pictures, 2),
-        "batch": at_least("--batch", batch, 1),
+        "pictures": at_least("--pictures", pictures, 2, MOST_PICTURES),
+        "batch": at_least("--batch", batch, 1, MOST_AT_ONCE),
         "channels": channels,
-        "seed": seed,
+        "seed": at_least("--seed", seed, 0, LARGEST_SEED),
         "precision": precision,
     }
     if steps is not None:
-        given["steps"] = at_least("--steps", steps, 1)
+        given["steps"] = at_least("--steps", steps, 1, MOST_STEPS)
     if perceptual > 0:
         given["perceptual"] = {"kind": "efficientnet-lite0", "weight": perceptual}
     return parse(given, Distillation, "distill-decoder")
@@ -163,6 +170,15 @@ def _writable(folder: Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise UserError(f"{str(folder)!r} is where the tiny decoder goes, but may not be written to: copy the model")
     return folder
+
+
+def _log_folder(model: Path, folder: Path, out: Path | None, overwrite: bool) -> Path:
+    """Where log and sheet go. Raises UserError for a folder in use, but for those of an earlier distillation."""
+    from sfumato.output import out_is_free
+
+    place = model / "tiny-decoder" if out is None else out
+    held = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
+    return out_is_free(place, () if out is None else (model, folder), overwrite or held <= OWN_FILES)
 
 
 def _opened(
@@ -205,7 +221,7 @@ def _sheet(folder: Path, outcome: "Outcome") -> Path:
     """Writes a row of picture, full and tiny for each of some held-out pictures."""
     from sfumato import pictures
 
-    path = folder / "compare.png"
+    path = folder / SHEET
     rows = pictures.cells([image for one in zip(*outcome.images, strict=True) for image in one][: 3 * ON_SHEET])
     pictures.save_png(path, pictures.grid(rows, 12), scale=max(1, 128 // rows.shape[-1]))
     return path

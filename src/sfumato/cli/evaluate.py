@@ -84,18 +84,29 @@ def evaluate(
     from sfumato.cards.plan import planned
     from sfumato.checkpoint import write_text
     from sfumato.cli.networks import cache_folder, loaded_clip, loaded_networks
-    from sfumato.cli.options import at_least, chosen_device, enough_memory, out_folder, parse_size
+    from sfumato.cli.options import (
+        LARGEST_SEED,
+        MOST_AT_ONCE,
+        MOST_PICTURES,
+        MOST_RESAMPLES,
+        at_least,
+        chosen_device,
+        enough_memory,
+        out_folder,
+        parse_size,
+    )
     from sfumato.cli.progress import bars
     from sfumato.pipeline.choices import check_names
     from sfumato.pipeline.request import SampleRequest
     from sfumato.training.workers import use_all_cores
 
     wanted = planned(metrics.split(","), features)
-    at_least("--n", n, 2)
-    at_least("--batch", batch, 1)
     check_names(SampleRequest(sampler=sampler, eta=eta, steps=steps, guidance=guidance, seed=seed, batch=batch))
-    at_least("--bootstrap", bootstrap, 0)
-    at_least("--reference", 2 if reference is None else reference, 2)
+    at_least("--n", n, 2, MOST_PICTURES)
+    at_least("--batch", batch, 1, MOST_AT_ONCE)
+    at_least("--bootstrap", bootstrap, 0, MOST_RESAMPLES)
+    at_least("--reference", 2 if reference is None else reference, 2, MOST_PICTURES)
+    at_least("--seed", seed, 0, LARGEST_SEED)
     use_all_cores()
     place = chosen_device(device)
     drawing = Drawing(sampler, steps, eta, guidance, seed, _policy(labels), precision)

@@ -47,6 +47,8 @@ def evaluate_autoencoder(
     from sfumato.cli.evaluate import tell
     from sfumato.cli.networks import loaded_networks
     from sfumato.cli.options import (
+        MOST_AT_ONCE,
+        MOST_PICTURES,
         at_least,
         chosen_autocast,
         chosen_device,
@@ -60,8 +62,8 @@ def evaluate_autoencoder(
     from sfumato.model import load
     from sfumato.training.workers import use_all_cores
 
-    at_least("--n", 1 if n is None else n, 1)
-    at_least("--batch", batch, 1)
+    at_least("--n", 1 if n is None else n, 1, MOST_PICTURES)
+    at_least("--batch", batch, 1, MOST_AT_ONCE)
     use_all_cores()
     place = chosen_device(device)
     computing = chosen_autocast(place, precision)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sfumato.cli.options import ModelArgument
+from sfumato.cli.options import ModelArgument, OverwriteOption
 
 
 def give_decoder(
@@ -15,6 +15,7 @@ def give_decoder(
         typer.Argument(metavar="AUTOENCODER", help="A run of stage 1 with train.part=decoder, begun at the model's."),
     ],
     out: Annotated[Path, typer.Option("--out", help="The model folder to write.")],
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Give a model a decoder that was trained on.
 
@@ -24,11 +25,12 @@ def give_decoder(
     from dataclasses import replace
 
     from sfumato.autoencoder.model import same_latents
-    from sfumato.cli.options import new_model_folder
     from sfumato.errors import UserError
+    from sfumato.locks import exclusive
     from sfumato.model import load
+    from sfumato.output import out_is_free
 
-    new_model_folder(out)
+    place = out_is_free(out, (model, autoencoder), overwrite)
     given, trained = load(model), load(autoencoder)
     if not same_latents(given.autoencoder, trained.autoencoder):
         raise UserError(
@@ -37,5 +39,6 @@ def give_decoder(
         )
     about = {name: facts for name, facts in trained.config.about.items() if name == "autoencoder"}
     config = given.config.model_copy(update={"about": given.config.about | about})
-    replace(given, config=config, autoencoder=trained.autoencoder, tiny=None).save(out)
+    with exclusive(place):
+        replace(given, config=config, autoencoder=trained.autoencoder, tiny=None).save(place)
     typer.echo(f"model: {out}" + ("" if given.tiny is None else "; distil its tiny decoder anew"))

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sfumato.cli.options import OverwriteOption
+
 
 def import_(
     source: Annotated[Path, typer.Argument(help="A .ckpt or .safetensors file, or a diffusers folder.")],
@@ -23,6 +25,7 @@ def import_(
     prediction: Annotated[
         Literal["eps", "v"] | None, typer.Option("--prediction", help="Where nothing else tells it.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Open a checkpoint of the original code or diffusers.
 
@@ -30,7 +33,7 @@ def import_(
     """
     from sfumato.interop.convert import import_model
 
-    done = import_model(source, out, config, weights, tokenizer, prediction)
+    done = import_model(source, out, config, weights, tokenizer, prediction, overwrite)
     for note in done.notes:
         typer.echo(note)
     typer.echo(f"wrote {done.folder}")

@@ -1,6 +1,5 @@
 """`sfumato info`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ from sfumato.cli.cost import short
 from sfumato.cli.info_others import other_facts
 from sfumato.cli.options import ModelArgument
 from sfumato.errors import UserError
+from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ def info(
     if Path(model).is_file():
         from sfumato.interop.describe import describe, listing
 
-        typer.echo(json.dumps(listing(model, config), indent=2) if as_json else "\n".join(describe(model, config)))
+        typer.echo(to_json(listing(model, config), indent=2) if as_json else "\n".join(describe(model, config)))
         return
     if config is not None:
         raise UserError("--config is for a checkpoint file; a model folder has its own configuration")
@@ -43,7 +43,7 @@ def info(
 
     facts = other_facts(model) or {"path": str(find_folder(model)), **facts_of(load(model))}
     if as_json:
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        typer.echo(to_json(facts, indent=2, ensure_ascii=False))
     else:
         show(None, _rows(facts))
 

@@ -1,6 +1,5 @@
 """`sfumato invert`."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, PrecisionOption, SizeOption
+from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +83,7 @@ def invert(
         "both": psnr(columns[2], originals),
     }
     lines = [
-        json.dumps({"file": str(path), **{f"psnr {name}": round(v[i].item(), 3) for name, v in scores.items()}})
+        to_json({"file": str(path), **{f"psnr {name}": round(v[i].item(), 3) for name, v in scores.items()}})
         for i, path in enumerate(images)
     ]
     write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))

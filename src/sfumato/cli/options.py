@@ -22,6 +22,14 @@ SizeOption = Annotated[
 BatchOption = Annotated[int, typer.Option("--batch", help="Pictures computed at once.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto (bfloat16 where fast), float32 or bfloat16.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
+
+MOST_PICTURES = 10_000_000
+MOST_RESAMPLES = 1_000_000
+MOST_AT_ONCE = 65_536
+MOST_STEPS = 1_000_000_000
+MOST_SAMPLING_STEPS = 100_000
+LARGEST_SEED = (1 << 63) - 1
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -97,6 +105,15 @@ def at_least(name: str, value: int, least: int, most: int = 10_000_000) -> int:
     return value
 
 
+def within(name: str, value: float, least: float, most: float, advice: str) -> float:
+    """The value, or a UserError where it is not finite or lies outside [least, most]; `advice` says what to give."""
+    from sfumato.errors import UserError
+
+    if not (math.isfinite(value) and least <= value <= most):
+        raise UserError(f"{name} is {value:g}: give {advice}, from {least:g} to {most:g}")
+    return value
+
+
 def out_folder(path: Path) -> Path:
     """The folder, made if it is not there."""
     from sfumato.errors import UserError
@@ -108,14 +125,6 @@ def out_folder(path: Path) -> Path:
     except OSError as error:
         raise UserError(f"--out {str(path)!r} cannot be made: {error.strerror or error}") from None
     return path
-
-
-def new_model_folder(path: Path) -> None:
-    """Raises UserError where something else than a second stage's model is at the place of the model to be written."""
-    from sfumato.errors import UserError
-
-    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / "denoiser.safetensors").exists())):
-        raise UserError(f"--out {str(path)!r} is in use and no model folder: give a new folder")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from sfumato.checkpoint import write_text
+from sfumato.plain_json import to_json
 
 
 class Phases:
@@ -36,7 +37,7 @@ class Phases:
             elapsed = time.monotonic() - t_start
             self._t_begun = time.monotonic()
             self.seconds[name] = round(self._before.get(name, 0.0) + elapsed, 2)
-            write_text(self._file, json.dumps({**self._before, **self.seconds}, indent=1) + "\n")
+            write_text(self._file, to_json({**self._before, **self.seconds}, indent=1) + "\n")
             typer.echo(f"      {name}: {clock(elapsed)}", err=True)
 
 

@@ -1,6 +1,5 @@
 """`sfumato reconstruct`."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,18 @@ import typer
 
 from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, PrecisionOption, SizeOption
 from sfumato.cli.task_options import MEMORY, MemoryOption
+from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sfumato.autoencoder.model import AutoencoderConfig
     from sfumato.cli.progress import Advance
     from sfumato.model import LatentDiffusion
 
 ON_SHEET = 32
+MOST_OPERATIONS = {"cpu": 3e14, "cuda": 1e17}
+"""About an hour of a processor's, some minutes of a GPU's."""
 NAMED = 20
 
 
@@ -49,6 +52,7 @@ def reconstruct(
     OUT/grid.png, originals beside reconstructions, and OUT/metrics.jsonl with PSNR and SSIM of every picture.
     """
     from sfumato.cli.options import (
+        MOST_AT_ONCE,
         at_least,
         chosen_autocast,
         chosen_device,
@@ -63,7 +67,7 @@ def reconstruct(
     from sfumato.training.workers import use_all_cores
 
     frame, behind = parse_size(size), colour(background)
-    at_least("--batch", batch, 1)
+    at_least("--batch", batch, 1, MOST_AT_ONCE)
     bound = parse_memory(memory)
     use_all_cores()
     place = chosen_device(device)
@@ -74,7 +78,7 @@ def reconstruct(
     if frame is not None:
         loaded.latent_shape_of(frame)
     unreadable: list[str] = []
-    pictures = _read(root, names, frame, behind, unreadable)
+    pictures = _affordable(loaded, _read(root, names, frame, behind, unreadable), place.type)
     with made_fast(loaded, computing), enough_memory(min(batch, len(names))):
         results, sheet = measure(loaded, pictures, len(names), batch, bound)
     _report(folder, results, sheet, unreadable, root)
@@ -185,6 +189,32 @@ def _read(
         raise UserError(f"{what} can{'not' if len(names) == 1 else ''} be read: {reason}")
 
 
+def _affordable(
+    model: "LatentDiffusion", named: "Iterator[tuple[str, Tensor]]", device: str
+) -> "Iterator[tuple[str, Tensor]]":
+    """The same images. Raises UserError before one whose attention would take hours."""
+    for name, image in named:
+        check_affordable(model.config.autoencoder, (image.shape[-2], image.shape[-1]), name, device)
+        yield name, image
+
+
+def check_affordable(config: "AutoencoderConfig", size: tuple[int, int], name: str, device: str) -> None:
+    """Raises UserError where encoding and decoding an image of size (H, W) takes more than MOST_OPERATIONS."""
+    from sfumato import flops
+    from sfumato.errors import UserError
+
+    f = config.factor
+    H, W = (-(-side // f) * f for side in size)
+    operations = flops.encode(config, (H, W)) + flops.decode(config, (H, W))
+    most = MOST_OPERATIONS.get(device, MOST_OPERATIONS["cpu"])
+    if operations > most:
+        raise UserError(
+            f"{name} has {size[0]}x{size[1]} pixels: its reconstruction would take {operations:.1e} operations, with "
+            f"attention over {H // f * (W // f):,} positions; the limit on {device} is {most:.0e}; give --size, "
+            "such as --size 1024"
+        )
+
+
 def _report(
     folder: Path,
     results: Sequence[Fidelity],
@@ -206,7 +236,7 @@ def _report(
             typer.echo(f"  {line}", err=True)
         if len(unreadable) > NAMED:
             typer.echo(f"  and {len(unreadable) - NAMED} more", err=True)
-    lines = [json.dumps({name: _rounded(value) for name, value in asdict(result).items()}) for result in results]
+    lines = [to_json({name: _rounded(value) for name, value in asdict(result).items()}) for result in results]
     if (folder / "metrics.jsonl").exists():
         typer.echo(f"the results that were in {folder} are replaced", err=True)
     write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))

@@ -342,15 +342,13 @@ def next_number(folder: Path) -> int:
 
 
 def _read_prompts(path: Path | None) -> list[str]:
+    from sfumato.data.textfile import LARGEST_CAPTION, lines_of, read_text
     from sfumato.errors import UserError
 
     if path is None:
         return []
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UserError(f"--prompts {str(path)!r} cannot be read: {reason}") from None
+    name = f"--prompts {str(path)!r}"
+    lines = [line.strip() for line in lines_of(read_text(path, None, LARGEST_CAPTION, "save it as UTF-8", name))]
     if not any(lines):
-        raise UserError(f"--prompts {str(path)!r} holds no prompt: write one on each line")
+        raise UserError(f"{name} holds no prompt: write one on each line")
     return [line for line in lines if line]

@@ -41,6 +41,8 @@ JudgeSideOption = Annotated[
     int, typer.Option("--judge-side", help="Pictures are judged at this size; 64 is ten times cheaper than 224.")
 ]
 LengthOption = Annotated[int, typer.Option("--length", help="Pictures of the toy world.")]
+MOST_SECONDS = 365 * 86400.0
+MOST_DIGITS = 10
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -144,7 +146,7 @@ class Shared:
 
 def run(out: Path, settings: dict[str, Any], judge_side: int, device: str, precision: str) -> None:
     """Runs a study, or what is left of it. Raises UserError."""
-    from sfumato.cli.options import chosen_autocast, chosen_device
+    from sfumato.cli.options import at_least, chosen_autocast, chosen_device
     from sfumato.cli.phases import clock
     from sfumato.cli.progress import bars
     from sfumato.config import parse
@@ -154,6 +156,7 @@ def run(out: Path, settings: dict[str, Any], judge_side: int, device: str, preci
     from sfumato.study.run import PAGE_FILE, run_study
     from sfumato.training.workers import Workers, use_all_cores
 
+    at_least("--judge-side", judge_side, 8, 4096)
     place = chosen_device(device)
     chosen_autocast(place, precision)
     config = parse(settings, StudyConfig, "study")
@@ -177,6 +180,7 @@ def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataCo
 
     Raises UserError for a configuration without data of its own.
     """
+    from sfumato.cli.options import at_least
     from sfumato.config import ZOO_PREFIX, parse, read_source
     from sfumato.data.folder import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
@@ -190,18 +194,20 @@ def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataCo
         return parse({"data": given | ({} if size is None else {"size": list(size)})}, StudyData, data).data
     side = size or (64, 64)
     if data == "toy" and not os.path.isdir(data):
-        return ToyWorldConfig(size=side, length=length)
-    return FolderConfig(path=Path(data), size=side)
+        at_least("--length", length, 1)
+        return parse({"kind": "toy", "size": list(side), "length": length}, ToyWorldConfig, "--length")
+    return parse({"kind": "folder", "path": data, "size": list(side)}, FolderConfig, "--data")
 
 
 def seconds(text: str) -> float:
     """Of "90s", "30m", "2h" or "1d". Raises UserError for anything else."""
+    from sfumato.cli.options import within
     from sfumato.errors import UserError
 
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
     if found is None or float(found.group(1)) == 0:
         raise UserError(f"--budget {text!r} is not a time: give a number and a unit, such as 90s, 30m, 2h or 1d")
-    return float(found.group(1)) * UNITS[found.group(2)]
+    return within("--budget", float(found.group(1)) * UNITS[found.group(2)], 1, MOST_SECONDS, "a time in seconds")
 
 
 def numbers(name: str, text: str) -> list[int]:
@@ -209,8 +215,8 @@ def numbers(name: str, text: str) -> list[int]:
     from sfumato.errors import UserError
 
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
-        raise UserError(f"{name} {text!r} is not a list of whole numbers such as 1,2,4")
+    if not all(part.isdecimal() and len(part) < MOST_DIGITS and int(part) >= 1 for part in parts):
+        raise UserError(f"{name} {text!r} is not a list of whole numbers such as 1,2,4, each below a billion")
     return [int(part) for part in parts]
 
 

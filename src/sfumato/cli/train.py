@@ -1,11 +1,15 @@
 """`sfumato train autoencoder`, `sfumato train diffusion` and `sfumato train classifier`."""
 
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
     from sfumato.training.classifier import ClassifierRun
@@ -42,10 +46,10 @@ def autoencoder(
     start: StartOption = None,
 ) -> None:
     """Train stage 1: image <-> latent."""
-    from sfumato.config import apply_overrides, parse, read_source
+    from sfumato.config import parse
     from sfumato.training.autoencoder import AutoencoderRun
 
-    raw = with_start(apply_overrides(read_source(config), overrides or []), start)
+    raw = with_start(with_overrides(config, overrides or [], AutoencoderRun), start)
     run_autoencoder(parse(with_data(raw, data), AutoencoderRun, config), out, cache)
 
 
@@ -63,19 +67,20 @@ def diffusion(
     start: StartOption = None,
 ) -> None:
     """Train stage 2: noise -> latent, steered by text, classes or nothing."""
-    from sfumato.config import apply_overrides, parse, read_source
+    from sfumato.config import parse
     from sfumato.model import load, pixel_space
     from sfumato.training.data import height_width
     from sfumato.training.diffusion import DiffusionRun
 
-    raw = with_start(apply_overrides(read_source(config), overrides or []), start)
+    raw = with_start(with_overrides(config, overrides or [], DiffusionRun), start)
     if str(autoencoder) == "pixels":
         run = parse(with_data(raw, data), DiffusionRun, config)
         first = pixel_space(height_width(run.data))
     else:
         first = load(autoencoder)
         run = parse(with_data(raw, data, first.config.image_size), DiffusionRun, config)
-    run_diffusion(run, first, out, cache)
+    options = {"--data": data, "--autoencoder": autoencoder, "--out": out, "--cache": cache, "--start": start}
+    run_diffusion(run, first, out, cache, retyping("diffusion", config, overrides or [], options))
 
 
 @app.command("classifier")
@@ -91,12 +96,12 @@ def classifier(
     cache: CacheOption = None,
 ) -> None:
     """Train a classifier of noisy latents, to guide with."""
-    from sfumato.config import apply_overrides, parse, read_source
+    from sfumato.config import parse
     from sfumato.model import load, pixel_space
     from sfumato.training.classifier import ClassifierRun
     from sfumato.training.data import height_width
 
-    raw = apply_overrides(read_source(config), overrides or [])
+    raw = with_overrides(config, overrides or [], ClassifierRun)
     if str(autoencoder) == "pixels":
         run = parse(with_data(raw, data), ClassifierRun, config)
         first = pixel_space(height_width(run.data))
@@ -104,6 +109,40 @@ def classifier(
         first = load(autoencoder)
         run = parse(with_data(raw, data, first.config.image_size), ClassifierRun, config)
     run_classifier(run, first, out, cache)
+
+
+def with_overrides(config: str, overrides: Sequence[str], schema: "type[BaseModel]") -> dict[str, Any]:
+    """The raw configuration with the overrides in it; prints what an override of a kind drops.
+
+    The dropout of conditions that a file asks for goes where an override takes the conditioner away.
+    """
+    from sfumato.config import apply_overrides, read_source
+
+    def say(message: str) -> None:
+        typer.echo(message, err=True)
+
+    raw = apply_overrides(read_source(config), overrides, schema, say)
+    conditioner, train = raw.get("conditioner"), raw.get("train")
+    typed = {override.partition("=")[0] for override in overrides}
+    if typed & {"conditioner", "conditioner.kind"} and conditioner == {"kind": "none"} and isinstance(train, dict):
+        for name in {"condition_dropout", "part_dropout"} & train.keys():
+            if f"train.{name}" not in typed:
+                say(f"conditioner.kind=none: train.{name} does not apply to it, dropped")
+                del train[name]
+    return raw
+
+
+def retyping(
+    command: str, config: str, overrides: Sequence[str], options: Mapping[str, Path | None]
+) -> Callable[[str], str]:
+    """The command as it was typed, with another setting of the conditioner, for the shell."""
+
+    def with_setting(setting: str) -> str:
+        kept = [override for override in overrides if not override.startswith("conditioner")]
+        given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        return shlex.join(["sfumato", "train", command, config, setting, *kept, *given])
+
+    return with_setting
 
 
 def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -163,8 +202,10 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
     with bars(active=workers.leads) as (say, progress), workers.leader_first():
         folder.claim(config)
         data = open_data(config.data, config.held_out, out, cache or out / "cache", say, progress)
-        shown = data.held_out or data.training
-        preview = Reconstructions.of(shown, config.train.preview_images, folder.previews, config.train.precision)
+        train = config.train
+        preview = Reconstructions.of(
+            data.measured, train.preview_images, folder.previews, train.precision, data.about_measured
+        )
         folder.describe(say)
     state = train_autoencoder(
         config,
@@ -178,18 +219,29 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
     return state
 
 
-def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
-    """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
+def run_diffusion(
+    config: "DiffusionRun",
+    first: "LatentDiffusion",
+    out: Path,
+    cache: Path | None,
+    retype: Callable[[str], str] | None = None,
+) -> "TrainState":
+    """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise.
+
+    `retype` gives the user's command with another setting, see `check_needs`.
+    """
     from sfumato.cli.progress import bars
+    from sfumato.data.conditions.captions import texts_of
     from sfumato.training.conditions import with_conditions
     from sfumato.training.data import open_data
     from sfumato.training.diffusion import train_diffusion
     from sfumato.training.encode import cached_latents
     from sfumato.training.evaluation import SampleEvaluation
     from sfumato.training.export import save_diffusion
+    from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import samples_of
     from sfumato.training.run import RunFolder
-    from sfumato.training.second_stage import begin, check_sizes, steered
+    from sfumato.training.second_stage import begin, caption_notes, check_sizes, steered
     from sfumato.training.workers import Workers, use_all_cores
 
     use_all_cores()
@@ -202,6 +254,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
         with workers.leader_first():
             folder.claim(config)
             data = open_data(config.data, config.held_out, out, place, say, progress, config.conditions)
+            check_needs(config.conditioner, data, retype or same_command)
         latents = cached_latents(
             first,
             data.training,
@@ -210,6 +263,7 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
             precision=config.train.precision,
             progress=progress("encoding"),
             workers=workers,
+            log=say,
         )
         source = with_conditions(
             latents,
@@ -221,10 +275,14 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
             config.train.precision,
             progress("encoding masked pictures"),
             workers,
+            say,
         )
-        model = begin(config, first, latents, source.fields, data.inputs).to(workers.device)
+        texts = texts_of(data.training)
+        model = begin(config, first, latents, source.fields, data.inputs, texts).to(workers.device)
+        assert model.second is not None
+        for note in caption_notes(model.second.conditioner, texts):
+            say(note)
         folder.describe(say)
-    assert model.second is not None
     preview = samples_of(model, data, folder.previews, config)
     evaluate = None
     if config.train.evaluation.every and workers.leads:
@@ -276,9 +334,16 @@ def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path,
             data = open_data(config.data, config.held_out, out, place, say, progress)
         latents, aside = (
             cached_latents(
-                first, part, place, mirrored, precision=precision, progress=progress("encoding"), workers=workers
+                first,
+                part,
+                place,
+                mirrored,
+                precision=precision,
+                progress=progress("encoding"),
+                workers=workers,
+                log=say,
             )
-            for part, mirrored in ((data.training, config.mirrored), (data.held_out or data.training, False))
+            for part, mirrored in ((data.training, config.mirrored), (data.measured, False))
         )
         made, scaling = begin_classifier(config, first, latents)
         folder.describe(say)
@@ -290,7 +355,9 @@ def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path,
         scaling,
         latents,
         folder,
-        HeldOutAccuracy(aside, first.autoencoder, scaling, made.schedule, config.train.preview_images),
+        HeldOutAccuracy(
+            aside, first.autoencoder, scaling, made.schedule, config.train.preview_images, data.about_measured
+        ),
         lambda network, state: save_classifier(made, network, config, folder, state),
         workers,
     )

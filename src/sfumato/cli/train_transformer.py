@@ -1,11 +1,22 @@
 """`sfumato train transformer`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfumato.cli.train import CacheOption, ConfigArgument, DataOption, OutOption, OverridesArgument, conclude, with_data
+from sfumato.cli.train import (
+    CacheOption,
+    ConfigArgument,
+    DataOption,
+    OutOption,
+    OverridesArgument,
+    conclude,
+    retyping,
+    with_data,
+    with_overrides,
+)
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
@@ -23,24 +34,35 @@ def transformer(
 ) -> None:
     """Train the baseline: a transformer that writes codes."""
     from sfumato.autoregressive.model import codebook_of
-    from sfumato.config import apply_overrides, parse, read_source
+    from sfumato.config import parse
     from sfumato.model import load
     from sfumato.training.transformer import TransformerRun
 
-    raw = apply_overrides(read_source(config), overrides or [])
+    raw = with_overrides(config, overrides or [], TransformerRun)
     first = load(autoencoder)
     codebook_of(first)
-    run_transformer(parse(with_data(raw, data, first.config.image_size), TransformerRun, config), first, out, cache)
+    run = parse(with_data(raw, data, first.config.image_size), TransformerRun, config)
+    options = {"--data": data, "--autoencoder": autoencoder, "--out": out, "--cache": cache}
+    run_transformer(run, first, out, cache, retyping("transformer", config, overrides or [], options))
 
 
-def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
+def run_transformer(
+    config: "TransformerRun",
+    first: "LatentDiffusion",
+    out: Path,
+    cache: Path | None,
+    retype: Callable[[str], str] | None = None,
+) -> "TrainState":
     """Trains in the folder `out` on the codes of `first`; as `run_diffusion` otherwise."""
     from sfumato.cli.progress import bars
+    from sfumato.data.conditions.captions import texts_of, with_drawn_captions
     from sfumato.training.data import open_data
     from sfumato.training.encode import cached_latents
     from sfumato.training.export import save_transformer
+    from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import CodeSamples
     from sfumato.training.run import RunFolder
+    from sfumato.training.second_stage import caption_notes
     from sfumato.training.transformer import Prompted, begin, train_transformer
     from sfumato.training.workers import Workers, use_all_cores
 
@@ -53,6 +75,7 @@ def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Pat
         with workers.leader_first():
             folder.claim(config)
             data = open_data(config.data, config.held_out, out, place, say, progress)
+            check_needs(config.conditioner, data, retype or same_command)
         latents = cached_latents(
             first,
             data.training,
@@ -61,15 +84,19 @@ def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Pat
             precision=config.train.precision,
             progress=progress("encoding"),
             workers=workers,
+            log=say,
         )
-        model = begin(config, first, latents).to(workers.device)
+        texts = texts_of(data.training)
+        model = begin(config, first, latents, texts).to(workers.device)
+        for note in caption_notes(model.conditioner, texts):
+            say(note)
         folder.describe(say)
     assert first.autoencoder.quantize is not None
     state = train_transformer(
         config,
         Prompted(model.network, model.conditioner),
         first.autoencoder.quantize,
-        latents,
+        with_drawn_captions(latents, data.training),
         folder,
         CodeSamples.of(model, data, folder.previews),
         lambda networks, state: save_transformer(model, networks, config, folder, state),

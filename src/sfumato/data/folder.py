@@ -1,13 +1,15 @@
 """A folder of pictures in any usual convention: class sub-folders, metadata files, side-car captions, or none of it."""
 
+import math
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +17,20 @@ import torch
 from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
+from sfumato.data.captions import Captions, Choices, captions_of
+from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import Example, Progress, UnreadableImage
-from sfumato.data.metadata import Label, Row, columns_of, read_metadata
+from sfumato.data.labels import Labels, labels_of
+from sfumato.data.left_out import left_out_note, texts_left_out
+from sfumato.data.matching import common_reason
+from sfumato.data.metadata import Metadata, Row, columns_of, disagreements, merged, read_metadata
 from sfumato.data.reading import SUFFIXES, Glance, colour, decode, glance
+from sfumato.data.textfile import known_encoding
 from sfumato.data.transforms import Framing, Pixels
 from sfumato.errors import UserError
 from sfumato.schema import Schema
 
+_SCAN_CHUNK = 64  # files a task: handing one to a thread costs about as much as its header
 _SCAN_THREADS = 8  # the scan waits for the disk more than it computes
 
 
@@ -37,12 +46,17 @@ class FolderConfig(Schema):
     flip: bool = False
     background: str = "white"
     text_from: Literal["caption", "label"] = "caption"
-    caption_lines: Literal["first", "all"] = "first"
+    caption_lines: Literal["first", "all", "each"] = "first"
+    """Of a caption file: its first line, all of them as one text, or each as a caption of its own."""
     text_column: str = "text"
+    captions: dict[str, float] = Field(default_factory=dict)
+    """Several columns with captions, each with the weight at which training draws it; instead of `text_column`."""
+    encoding: str | None = None
+    """Of text files that are neither UTF-8 nor marked, such as cp1252."""
     label_column: str = "label"
     columns: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
-    """Sub-folders whose pictures are not part of the set."""
+    """Sub-folders whose pictures are not part of the set, and single files."""
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Only the rows of the metadata whose columns have these values."""
 
@@ -52,8 +66,23 @@ class FolderConfig(Schema):
         colour(value)
         return value
 
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        return None if value is None else known_encoding(value)
+
+    @field_validator("captions")
+    @classmethod
+    def _sensible_weights(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, weight in value.items():
+            if not (math.isfinite(weight) and weight > 0):
+                raise ValueError(f"captions gives {name!r} the weight {weight:g}: give a finite number above 0")
+        return value
+
     @model_validator(mode="after")
     def _sensible(self) -> "FolderConfig":
+        if self.captions and (self.text_from == "label" or self.text_column != "text"):
+            raise ValueError("captions names the columns with captions: leave text_from and text_column as they are")
         if min(self.height_width) < 1:
             raise ValueError(f"size {self.size} must be positive")
         if self.resize == "pad" and self.crop == "random":
@@ -79,9 +108,11 @@ class FolderConfig(Schema):
 class Scan:
     """What stands in a folder: readable files with what is known of each, in order of their relative paths.
 
-    `unreadable` lists (path, reason); `missing` the files that metadata names and the folder lacks; `notes` are
-    sentences for the user. `texts` and `labels` are None where no file has one. `metadata` is all that stands in the
-    row of each file.
+    `unreadable` lists (path, reason); `missing` the files that metadata names and the folder lacks; `left_out` (path,
+    reason) of files of text that nothing reads and of images that the metadata does not list; `unread_columns` those of
+    the metadata; `notes` are sentences for the user. `texts` and `labels` are None where no file has one. `captions`
+    are all captions of each file with their weights, the first of which is in `texts`. `metadata` is all that stands in
+    the row of each file.
     """
 
     root: Path
@@ -95,6 +126,9 @@ class Scan:
     unreadable: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    captions: tuple[Choices, ...] | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
+    unread_columns: tuple[str, ...] = ()
 
 
 def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
@@ -109,13 +143,13 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         raise UserError(f"data path {root} does not exist: give a folder of images")
     if not root.is_dir():
         raise UserError(f"data path {root} is a file: give the folder that holds the images")
-    found = list_files(root)
-    pictures = [name for name in found if not name.startswith(tuple(f"{folder}/" for folder in config.leave_out))]
-    rows, missing, unlisted = _rows(root, pictures)
+    aside = tuple(f"{name.rstrip('/')}/" for name in config.leave_out)
+    found = [name for name in list_files(root) if not f"{name}/".startswith(aside)]
+    known = read_metadata(root, found, config.encoding)
+    rows, unlisted = _rows(known, found)
     if not rows:
-        named = f", though its metadata names {len(missing)} that are missing" if missing else ""
-        raise UserError(f"data path {root} holds no images{named}: expected files such as .png, .jpg or .webp")
-    rows = _chosen(rows, config.where)
+        raise UserError(_nothing(root, known, found, unlisted))
+    rows = merged(_chosen(rows, config.where))
     glances, unreadable = _glance_all(root, [row.file for row in rows], progress)
     rows = [row for row in rows if row.file in glances]
     if not rows:
@@ -123,25 +157,66 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         raise UserError(
             f"none of the {len(unreadable)} images in {root} can be read: the first, {path}, fails with: {reason}"
         )
-    notes = [f"{unlisted} images are not listed in the metadata and were left out"] if unlisted else []
+    notes = [f"{len(unlisted)} images are not listed in the metadata and were left out"] if unlisted else []
+    notes += known.notes
     H, W = config.height_width
     small = sum(min(g.width / W, g.height / H) < 1 for g in (glances[row.file] for row in rows))
     if small:
         notes.append(f"{small} of {len(rows)} images are smaller than {H}x{W} and are enlarged")
-    labels, classes = _labels(rows, config.label_column, notes)
+    labels = labels_of(rows, config.label_column)
+    captions = _captions(root, rows, found, config, labels)
+    left_out = texts_left_out(found, {*known.files, *captions.files}, known.foreign, [row.file for row in rows])
+    read = (*captions.columns, *(filter(None, [labels.column])), *config.columns)
+    notes += [*labels.notes, *captions.notes, *disagreements(rows, (*filter(None, [labels.column]), *config.columns))]
+    notes += filter(None, [left_out_note(left_out)])
     return Scan(
         root=root,
         files=tuple(row.file for row in rows),
         glances=tuple(glances[row.file] for row in rows),
-        texts=_texts(root, rows, found, config, labels, classes, notes),
-        labels=labels,
-        classes=classes,
+        texts=captions.first(),
+        labels=labels.numbers,
+        classes=labels.classes,
         columns=columns_of(rows, config.columns),
         metadata=tuple(row.values for row in rows),
         unreadable=tuple(unreadable),
-        missing=tuple(missing),
+        missing=known.missing,
         notes=tuple(notes),
+        captions=captions.choices,
+        left_out=(*left_out, *((name, "the metadata of its folder does not list it") for name in unlisted)),
+        unread_columns=_unread(rows, {*read, *config.where}),
     )
+
+
+def _captions(root: Path, rows: Sequence[Row], found: Sequence[str], config: FolderConfig, labels: Labels) -> Captions:
+    """Those that the configuration asks for. Raises UserError where there are none of that kind."""
+    if config.text_from == "caption":
+        return captions_of(
+            root, rows, found, config.text_column, config.captions, config.caption_lines, config.encoding
+        )
+    if labels.numbers is None or labels.classes is None:
+        raise UserError(f"text_from 'label' needs labels, but {root} has none: use class sub-folders or a label column")
+    names = [name.replace("_", " ") for name in labels.classes]
+    return Captions(tuple(((names[number], 1.0),) for number in labels.numbers))
+
+
+def _unread(rows: Sequence[Row], read: set[str]) -> tuple[str, ...]:
+    """The columns of the metadata beyond those that are `read`, sorted."""
+    columns = {key for row in rows for values in (row.values, *row.further) for key in values}
+    return tuple(sorted(columns - read))
+
+
+def _nothing(root: Path, known: Metadata, found: Sequence[str], unlisted: Sequence[str]) -> str:
+    """Why there is no image in the folder."""
+    if unlisted:
+        told = common_reason(known.missing, unlisted)
+        return (
+            f"the metadata of {root} names none of its {len(unlisted)} images: {told}; "
+            "names are relative to the metadata file"
+        )
+    named = f", though its metadata names {len(known.missing)} that are missing" if known.missing else ""
+    texts = left_out_note(texts_left_out(found, known.files, known.foreign, []))
+    there = f"; {texts}" if texts and not known.missing else ""
+    return f"data path {root} holds no images{named}: expected files such as .png, .jpg or .webp{there}"
 
 
 def list_files(root: Path) -> list[str]:
@@ -160,16 +235,15 @@ def list_files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _rows(root: Path, found: Sequence[str]) -> tuple[list[Row], list[str], int]:
-    """Rows in order of their files, the files that metadata names in vain, and how many pictures it passes over."""
-    listed, owners, missing = read_metadata(root, found)
+def _rows(known: Metadata, found: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """Rows in order of their files, and the pictures that the metadata passes over."""
     pictures = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
-    named = {row.file for row in listed}
-    owned = [name for name in pictures if name not in named and any(name.startswith(owner) for owner in owners)]
+    named = {row.file for row in known.rows}
+    owned = [name for name in pictures if name not in named and name.startswith(known.owners)]
     passed = set(owned)
     free = [Row(name, {}) for name in pictures if name not in named and name not in passed]
     # stable: rows of one file (several captions) keep the order of the metadata
-    return sorted([*listed, *free], key=lambda row: row.file), missing, len(owned)
+    return sorted([*known.rows, *free], key=lambda row: row.file), owned
 
 
 def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
@@ -199,7 +273,9 @@ def _glance_all(
     with warnings.catch_warnings(), ThreadPoolExecutor(_SCAN_THREADS) as pool:
         # oversized files are refused and listed; Pillow's own warning would only repeat it
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for done, (name, result) in enumerate(zip(unique, pool.map(look, unique, chunksize=64), strict=True), 1):
+        chunks = [unique[i : i + _SCAN_CHUNK] for i in range(0, len(unique), _SCAN_CHUNK)]
+        looked = chain.from_iterable(pool.map(lambda chunk: [look(name) for name in chunk], chunks))
+        for done, (name, result) in enumerate(zip(unique, looked, strict=True), 1):
             if isinstance(result, Glance):
                 good[name] = result
             else:
@@ -209,70 +285,6 @@ def _glance_all(
     return good, bad
 
 
-def _labels(
-    rows: Sequence[Row], column: str, notes: list[str]
-) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None]:
-    given: list[Label | None] = [row.label(column) for row in rows]
-    if all(value is None for value in given):
-        given = [row.file.split("/")[0] if "/" in row.file else None for row in rows]
-        if any(value is None for value in given) or len(set(given)) < 2:
-            return None, None
-    if without := sum(value is None for value in given):
-        notes.append(f"{without} of {len(rows)} images have no {column}, so the set has no labels")
-        return None, None
-    if all(isinstance(value, int) for value in given):
-        numbers = [int(value) for value in given if value is not None]
-        if min(numbers) < 0:
-            raise UserError(
-                f"label {min(numbers)} in the metadata is negative: count classes from 0, or give their names"
-            )
-        return tuple(numbers), tuple(str(i) for i in range(max(numbers) + 1))
-    names = [str(value) for value in given]
-    classes = tuple(sorted(set(names)))
-    number = {name: i for i, name in enumerate(classes)}
-    return tuple(number[name] for name in names), classes
-
-
-def _texts(
-    root: Path,
-    rows: Sequence[Row],
-    found: Sequence[str],
-    config: FolderConfig,
-    labels: tuple[int, ...] | None,
-    classes: tuple[str, ...] | None,
-    notes: list[str],
-) -> tuple[str, ...] | None:
-    if config.text_from == "label":
-        if labels is None or classes is None:
-            raise UserError(
-                f"text_from 'label' needs labels, but {root} has none: use class sub-folders or a label column"
-            )
-        return tuple(classes[label].replace("_", " ") for label in labels)
-    present = set(found)
-    texts = [_text(root, row, present, config) for row in rows]
-    without = sum(text is None for text in texts)
-    if without == len(texts):
-        if config.text_column != "text":
-            raise UserError(
-                f"text_column {config.text_column!r} is in no row of the metadata of {root}: name another column"
-            )
-        return None
-    if without:
-        notes.append(f"{without} of {len(rows)} images have no caption and get an empty one")
-    return tuple(text or "" for text in texts)
-
-
-def _text(root: Path, row: Row, present: set[str], config: FolderConfig) -> str | None:
-    given = row.values.get(config.text_column)
-    if given is not None:
-        return str(given).strip()
-    beside = Path(row.file).with_suffix(".txt").as_posix()
-    if beside not in present:
-        return None
-    text = (root / beside).read_text(encoding="utf-8-sig", errors="replace").strip()
-    return text.split("\n", 1)[0].strip() if config.caption_lines == "first" else text
-
-
 class FolderDataset:
     """Pictures of a scanned folder, decoded at each reading; see `pixels.keep_decoded` for keeping them.
 
@@ -280,9 +292,21 @@ class FolderDataset:
     A file that turns out damaged raises UnreadableImage and is noted in `unreadable` as (path, reason).
     """
 
-    def __init__(self, config: FolderConfig, progress: Progress | None = None) -> None:
-        """Scans the folder; raises UserError as `scan_folder` does."""
+    def __init__(
+        self,
+        config: FolderConfig,
+        progress: Progress | None = None,
+        cache: Path | None = None,
+        hashing: Progress | None = None,
+    ) -> None:
+        """Scans the folder; raises UserError as `scan_folder` does.
+
+        The hashes of its files, which are found when they are asked for, are kept in `cache`; `hashing` is told of the
+        progress.
+        """
         self.config = config
+        self.cache = cache
+        self._hashing = hashing
         self.scan = scan_folder(config, progress)
         self.framing = config.framing()
         self._read: Callable[[str], Pixels] = self.decode
@@ -366,6 +390,10 @@ class FolderDataset:
     def captions(self) -> list[str] | None:
         return None if self.scan.texts is None else list(self.scan.texts)
 
+    def caption_choices(self) -> tuple[Choices, ...] | None:
+        """All captions of each picture with their weights."""
+        return self.scan.captions
+
     def labels(self) -> list[int] | None:
         return None if self.scan.labels is None else list(self.scan.labels)
 
@@ -373,19 +401,25 @@ class FolderDataset:
         """Pictures per class, by name."""
         if self.scan.labels is None or self.scan.classes is None:
             return None
-        counts = Counter(self.scan.labels)
-        return {name: counts[i] for i, name in enumerate(self.scan.classes)}
+        return Labels(self.scan.labels, self.scan.classes).counts()
+
+    @cached_property
+    def hashes(self) -> dict[str, bytes]:
+        """The hash of each file's whole content, by its relative path; read once for all sets made of this one."""
+        files = list(dict.fromkeys(self.scan.files))
+        found = file_hashes([self.scan.root / file for file in files], self.cache, self._hashing)
+        return dict(zip(files, found, strict=True))
 
     def pixel_key(self) -> str:
-        """Hash of what determines the prepared pixels: names, sizes, first and last 4096 bytes of the files, framing.
+        """Hash of what determines the prepared pixels: names and whole content of the files, framing.
 
-        Times of modification do not enter, so a copied or touched folder is still the same.
+        Neither the folder's path nor times of modification enter: a moved, copied or touched folder is still the same.
         """
         framing = self.framing
         digest = blake2b(digest_size=16)
         digest.update(repr((framing.size, framing.resize, framing.crop, framing.filter, framing.background)).encode())
-        for name, seen in zip(self.scan.files, self.scan.glances, strict=True):
-            digest.update(name.encode(errors="surrogateescape") + b"\0" + seen.digest)
+        for name in self.scan.files:
+            digest.update(name.encode(errors="surrogateescape") + b"\0" + self.hashes[name])
         return digest.hexdigest()
 
     def fingerprint(self) -> str:

@@ -1,10 +1,14 @@
 """Writing a latent cache: resumable row by row, there under its name only when it is finished."""
 
+import errno
 import json
+import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +28,9 @@ from sfumato.data.latents import (
     partial_path,
     read_header,
 )
+from sfumato.data.leftovers import draft_path
 from sfumato.errors import UserError
+from sfumato.plain_json import to_json
 
 _FLUSH_SECONDS = 30.0
 
@@ -76,25 +82,27 @@ class LatentWriter:
         index = np.asarray(rows, dtype=np.int64)
         self._moments[variant, index] = values
         if variant == 0:
-            self._write_fields(index, fields or {})
+            with _room_in(self.path.parent, self.header):
+                self._write_fields(index, fields or {})
         self._state[variant, index] = DONE  # last: a row that counts as done is whole
         if time.monotonic() - self._t_flush > _FLUSH_SECONDS:
             self.flush()
 
     def skip(self, row: int, error: Exception) -> None:
         """Notes that a row's picture cannot be read, in all variants; fits `sweep`'s `unreadable`."""
-        self._lines.write(json.dumps({"row": row, "unreadable": str(error)}, ensure_ascii=False) + "\n")
+        self._lines.write(to_json({"row": row, "unreadable": str(error)}, ensure_ascii=False) + "\n")
         self._lines.flush()
         self._state[:, row] = UNREADABLE
 
     def flush(self) -> None:
         """Brings all to the disk, the state after what it speaks of."""
-        self._moments.flush()
-        for array in self._tensors.values():
-            array.flush()
-        self._lines.flush()
-        os.fsync(self._lines.fileno())
-        self._state.flush()
+        with _room_in(self.path.parent, self.header):
+            self._moments.flush()
+            for array in self._tensors.values():
+                array.flush()
+            self._lines.flush()
+            os.fsync(self._lines.fileno())
+            self._state.flush()
         self._t_flush = time.monotonic()
 
     def finish(self) -> LatentDataset:
@@ -104,11 +112,12 @@ class LatentWriter:
             raise ValueError(f"{missing} rows of the latent cache {self.path} are not written yet")
         found = compute_statistics(self._moments, self._state, self.header.variational)
         fields = dict(_field_lines(self._folder))
-        with (self._folder / "fields.jsonl").open("w", encoding="utf-8") as out:
-            for row in range(self.header.count):
-                out.write(json.dumps(fields.get(row, {}), ensure_ascii=False) + "\n")
         statistics = {"mean": found.mean.tolist(), "std": found.std.tolist()}
-        (self._folder / "statistics.json").write_text(json.dumps(statistics))
+        with _room_in(self.path.parent, self.header):
+            with (self._folder / "fields.jsonl").open("w", encoding="utf-8") as out:
+                for row in range(self.header.count):
+                    out.write(to_json(fields.get(row, {}), ensure_ascii=False) + "\n")
+            (self._folder / "statistics.json").write_text(to_json(statistics))
         self.flush()
         self.close()
         for name in self._folder.glob("fields-*.jsonl"):
@@ -137,18 +146,20 @@ class LatentWriter:
                 raise UserError(
                     f"{self._folder} was begun with another autoencoder, data set or shape: remove it to encode again"
                 )
+            with _room_in(self.path.parent, self.header):
+                for path in self._folder.glob("*.npy"):
+                    _reserve(path)
             return
-        draft = self._folder.with_name(f"{self._folder.name}.{os.getpid()}")
+        draft = draft_path(self.path, os.getpid())  # under the lock of the finished cache
+        shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         header = self.header
         try:
-            rows = (header.variants, header.count)
-            open_memmap(draft / "moments.npy", mode="w+", dtype=np.float16, shape=(*rows, *header.shape)).flush()
-            open_memmap(draft / "state.npy", mode="w+", dtype=np.uint8, shape=rows).flush()
-            for name, field in header.tensors.items():
-                shape = (header.count, *field.shape)
-                open_memmap(draft / f"field-{name}.npy", mode="w+", dtype=np.dtype(field.dtype), shape=shape).flush()
-            (draft / "header.json").write_text(header.model_dump_json(indent=1), encoding="utf-8")
+            with _room_in(self.path.parent, header):
+                for name, (dtype, shape) in _arrays(header).items():
+                    open_memmap(draft / f"{name}.npy", mode="w+", dtype=dtype, shape=shape).flush()
+                    _reserve(draft / f"{name}.npy")
+                (draft / "header.json").write_text(header.model_dump_json(indent=1), encoding="utf-8")
             draft.rename(self._folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -170,8 +181,42 @@ class LatentWriter:
         lists = {name: _plain(value) for name, value in fields.items() if name not in tensors}
         for i, row in enumerate(index.tolist()):
             values = {name: value[i] for name, value in lists.items()}
-            self._lines.write(json.dumps({"row": row, "fields": values}, ensure_ascii=False) + "\n")
+            self._lines.write(to_json({"row": row, "fields": values}, ensure_ascii=False) + "\n")
         self._lines.flush()
+
+
+def _arrays(header: LatentHeader) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """The arrays of a cache by name."""
+    rows = (header.variants, header.count)
+    fields = {f"field-{n}": (np.dtype(f.dtype), (header.count, *f.shape)) for n, f in header.tensors.items()}
+    return {
+        "moments": (np.dtype(header.dtype), (*rows, *header.shape)),
+        "state": (np.dtype(np.uint8), rows),
+        **fields,
+    }
+
+
+def _reserve(path: Path) -> None:
+    """Takes the file's room on the disk: a mapped page without would end the process by a signal when it is written."""
+    if sys.platform == "darwin":  # has no posix_fallocate
+        return
+    with path.open("rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+@contextmanager
+def _room_in(cache: Path, header: LatentHeader) -> Iterator[None]:
+    """Turns a full disk into a UserError that says how much is needed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        needed = sum(dtype.itemsize * math.prod(shape) for dtype, shape in _arrays(header).values())
+        raise UserError(
+            f"the disk is full: the latents of {header.count} images take {needed / 2**20:.1f} MiB in {str(cache)!r}, "
+            "beside their captions; free some space and run the same command again, or give --cache a folder elsewhere"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

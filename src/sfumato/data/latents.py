@@ -208,6 +208,11 @@ class LatentDataset:
         texts = self._columns.get("text")
         return None if texts is None else [text or "" for text in texts]
 
+    def labels_seen(self) -> tuple[int, ...] | None:
+        """The labels that occur, ascending, unreadable rows aside; None without labels."""
+        labels = self._columns.get("label")
+        return None if labels is None else tuple(sorted({int(label) for label in labels if label is not None}))
+
     def fingerprint(self) -> str:
         return self.header.key()
 

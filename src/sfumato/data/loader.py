@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato.data.dataset import Example, Item, LatentExample, Progress, Source, UnreadableImage, example_or_variant
-from sfumato.data.order import batch_indices, positions
+from sfumato.data.order import index_at, positions
 from sfumato.data.prefetch import Prefetch
 from sfumato.errors import UserError
 from sfumato.rng import derive
@@ -93,6 +93,7 @@ def _column(values: list[Any]) -> Any:
 class Loader(Generic[Item]):
     """Endless iterator over batches from step `start` on; step s reads `batch_indices(seed, s, batch, len(source))`.
 
+    With `position` step `start` begins there in the stream: so many samples were read before, by any number of ranks.
     Random variants are seeded by (seed, place in the stream); `variants=False` reads the plain examples. An unreadable
     picture is replaced by another one, drawn from its place in the stream, and noted in `unreadable`; batches
     therefore do not depend on `workers` or on where a run was interrupted. `stall_seconds` sums the time `next` has
@@ -111,6 +112,7 @@ class Loader(Generic[Item]):
         ahead: int | None = None,
         variants: bool = True,
         pin: bool = False,
+        position: int | None = None,
     ) -> None:
         """`ahead` is the number of batches read in advance, by default one more than `workers`; `pin` needs CUDA."""
         if len(source) == 0:
@@ -120,6 +122,7 @@ class Loader(Generic[Item]):
         self._source = source
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
         self._variants, self._pin = variants, pin
+        self._start, self._first = start, start * batch * world if position is None else position
         self._damaged: dict[str, str] = {}
         self._queue = Prefetch(self._read, start, workers, ahead)  # last: reading begins here
 
@@ -152,8 +155,8 @@ class Loader(Generic[Item]):
 
     def _read(self, step: int) -> Batch:
         n = len(self._source)
-        wanted = batch_indices(self._seed, step, self._batch, n, self._rank, self._world)
-        places = positions(step, self._batch, self._rank, self._world)
+        places = positions(step - self._start, self._batch, self._rank, self._world, self._first)
+        wanted = [index_at(self._seed, place, n) for place in places]
         read = [self._example(step, index, place) for index, place in zip(wanted, places, strict=True)]
         batch = collate(step, [index for index, _ in read], [example for _, example in read])
         if not self._pin:

@@ -1,59 +1,140 @@
-"""metadata.jsonl and metadata.csv: one row a picture, `file_name` relative to the metadata file, further columns."""
+"""The metadata of a folder: which images its files list, what they say of each, and which rows find no image."""
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sfumato.data.matching import Names
+from sfumato.data.metadata_files import FileRow, NotMetadata, is_metadata, read_rows
+from sfumato.data.textfile import shown
 from sfumato.errors import UserError
-
-NAMES = ("metadata.jsonl", "metadata.csv")
-Label = str | int
 
 
 @dataclass(frozen=True)
 class Row:
-    """A picture, by its path relative to the folder, and what its metadata says."""
+    """An image, by its path relative to the folder, and what its metadata says.
+
+    `further` are the values of the other rows that name the same image; `where` says where the row stands.
+    """
 
     file: str
     values: dict[str, Any]
-
-    def label(self, column: str) -> Label | None:
-        """The label: an integer, or the text of anything else; None if absent or empty."""
-        value = self.values.get(column)
-        if value is None or value == "":
-            return None
-        return value if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    where: str = ""
+    further: tuple[dict[str, Any], ...] = ()
 
 
-def read_metadata(root: Path, found: Sequence[str]) -> tuple[list[Row], list[str], list[str]]:
-    """Rows whose file exists; the folders that have metadata, as path prefixes; the files named in vain.
+@dataclass(frozen=True)
+class Metadata:
+    """All rows whose image exists, in the order of the files; the folders (path prefixes) that metadata speaks for.
 
-    A file named by several metadata files belongs to the deepest; several rows in one file are several examples.
-    Raises UserError for a line that cannot be understood.
+    `missing` are the names that mean no file; `foreign` (file, reason) the metadata files that describe something else.
     """
-    rows: dict[str, list[Row]] = {}
-    owners: list[str] = []
-    missing: list[str] = []
-    present = set(found)
-    deepest_last = sorted(
-        (name for name in found if PurePosixPath(name).name in NAMES), key=lambda n: (n.count("/"), n)
+
+    rows: tuple[Row, ...] = ()
+    owners: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    foreign: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Reading:
+    """What is gathered while metadata files are read one after the other, the deepest last."""
+
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    owners: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    foreign: list[tuple[str, str]] = field(default_factory=list)
+    near: list[tuple[str, str]] = field(default_factory=list)
+    replaced: dict[str, list[str]] = field(default_factory=dict)
+
+    def notes(self) -> tuple[str, ...]:
+        told = []
+        if self.near:
+            given, file = self.near[0]
+            told.append(
+                f"{len(self.near)} names in the metadata are not those of the files, but one alone can be meant: "
+                f"{shown(given)} is {shown(file)}"
+            )
+        for name, files in self.replaced.items():
+            told.append(
+                f"{len(files)} images, such as {shown(files[0])}, are named by several metadata files: {name} counts"
+            )
+        return tuple(told)
+
+
+def read_metadata(root: Path, found: Sequence[str], encoding: str | None = None) -> Metadata:
+    """Reads every metadata file among those `found`.
+
+    A file named by several metadata files belongs to the deepest. Raises UserError for a line that cannot be understood
+    and for a metadata file without rows.
+    """
+    reading, names = _Reading(), Names(root, found)
+    tables = [name for name in found if is_metadata(PurePosixPath(name).name)]
+    for name in sorted(tables, key=lambda name: (name.count("/"), name)):
+        try:
+            _read_one(root, name, read_rows(root / name, encoding), names, reading)
+        except NotMetadata as reason:
+            reading.foreign.append((name, str(reason)))
+    return Metadata(
+        rows=tuple(row for group in reading.rows.values() for row in group),
+        owners=tuple(reading.owners),
+        missing=tuple(reading.missing),
+        files=tuple(reading.files),
+        foreign=tuple(reading.foreign),
+        notes=reading.notes(),
     )
-    for name in deepest_last:
-        base = PurePosixPath(name).parent
-        owners.append("" if str(base) == "." else f"{base}/")
-        here: dict[str, list[Row]] = {}
-        for file, values in _lines(root / name):
-            path = _normal(base / file)
-            if path in present or (path is not None and (root / path).is_file()):
-                here.setdefault(path, []).append(Row(path, values))
-            else:
-                missing.append(str(base / file))
-        rows.update(here)
-    return [row for group in rows.values() for row in group], owners, missing
+
+
+def _read_one(root: Path, name: str, rows: Sequence[FileRow], names: Names, reading: _Reading) -> None:
+    base = PurePosixPath(name).parent
+    prefix = "" if str(base) == "." else f"{base}/"
+    meant = names.resolve(prefix, [row.file for row in rows])
+    if not meant and PurePosixPath(name).suffix.casefold() == ".json":
+        raise NotMetadata("it names no image of this folder")
+    here: dict[str, list[Row]] = {}
+    for row in rows:
+        file = meant.get(row.file)
+        if file is None:
+            reading.missing.append(f"{prefix}{row.file}")
+            continue
+        here.setdefault(file, []).append(Row(file, row.values, row.where))
+    for given, file in meant.items():
+        if _exactly(prefix, given) != file:
+            reading.near.append((given, file))
+    again = [file for file in here if file in reading.rows]
+    if again:
+        reading.replaced[name] = again
+    reading.rows.update(here)
+    reading.owners.append(prefix)
+    reading.files.append(name)
+
+
+def _exactly(prefix: str, given: str) -> str:
+    return PurePosixPath(prefix, given.replace("\\", "/")).as_posix()
+
+
+def merged(rows: Iterable[Row]) -> list[Row]:
+    """One row an image: the first one's values, what it lacks from the further ones, which are kept beside."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.file, []).append(row)
+    return [_joined(group) for group in groups.values()]
+
+
+def _joined(group: Sequence[Row]) -> Row:
+    if len(group) == 1:
+        return group[0]
+    values: dict[str, Any] = {}
+    for row in group:
+        for key, value in row.values.items():
+            if values.get(key) is None:
+                values[key] = value
+    return replace(group[0], values=values, further=tuple(row.values for row in group[1:]))
 
 
 def columns_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -65,56 +146,28 @@ def columns_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, tuple[Any
                 f"columns lists {name!r}, which is read anyway: use text_column or label_column to choose it"
             )
         if name not in known:
-            near = get_close_matches(name, known, 1) or known
-            way_out = f"did you mean {near[0]!r}?" if near else "the folder has no metadata.jsonl or metadata.csv"
-            raise UserError(f"columns lists {name!r}, which is in no row of the metadata: {way_out}")
+            raise UserError(f"columns lists {name!r}, which is in no row of the metadata: {way_to_column(name, known)}")
     return {name: tuple(row.values.get(name) for row in rows) for name in names}
 
 
-def _normal(path: PurePosixPath) -> str | None:
-    """The path without '.' and '..'; None if it leaves the folder."""
-    parts: list[str] = []
-    for part in path.parts:
-        if part == "..":
-            if not parts:
-                return None
-            parts.pop()
-        elif part != ".":
-            parts.append(part)
-    return None if path.is_absolute() else "/".join(parts)
+def way_to_column(name: str, known: Sequence[str]) -> str:
+    """The end of a message about a column that is not there."""
+    near = get_close_matches(name, known, 1) or known
+    return f"did you mean {near[0]!r}?" if near else "the folder has no metadata.jsonl or metadata.csv"
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = _csv_lines if path.suffix == ".csv" else _json_lines
-    for number, values in reader(path):
-        file = values.pop("file_name", None)
-        if not isinstance(file, str) or not file:
-            raise UserError(f"line {number} of {path} has no file_name: each row must name its image")
-        yield file.replace("\\", "/"), values
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"line {number} of {path} is not JSON ({error.msg}): write one object a line") from None
-            if not isinstance(values, dict):
-                raise UserError(f"line {number} of {path} is not a JSON object: write one object a line")
-            yield number, values
-
-
-def _csv_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbers stay text except whole ones, so that labels can be counted."""
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines), 2):
-            values = {
-                key: value for key, value in row.items() if isinstance(key, str) and isinstance(value, str) and value
-            }
-            yield (
-                number,
-                {k: int(v) if k != "file_name" and v.isascii() and v.isdigit() else v for k, v in values.items()},
+def disagreements(rows: Sequence[Row], columns: Iterable[str]) -> tuple[str, ...]:
+    """Notes on columns in which the rows of one image differ, where one value alone is used: the first."""
+    told = []
+    for column in columns:
+        differing = [
+            row.file
+            for row in rows
+            if any(more.get(column) not in (None, row.values.get(column)) for more in row.further)
+        ]
+        if differing:
+            told.append(
+                f"the rows of {len(differing)} images, such as {shown(differing[0])}, differ in {column!r}: "
+                "the first one's is taken"
             )
+    return tuple(told)

@@ -17,15 +17,18 @@ def order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     return permutation
 
 
-def positions(step: int, batch: int, rank: int = 0, world: int = 1) -> range:
-    """Places in the endless stream of examples that this rank reads at this step.
+def positions(step: int, batch: int, rank: int = 0, world: int = 1, first: int = 0) -> range:
+    """Places in the endless stream of examples that this rank reads at this step, where step 0 begins at `first`.
 
     The global batch of a step is contiguous and ranks take consecutive slices of it: 2 ranks with batch b together read
-    what 1 rank reads with batch 2 b. With gradient accumulation `step` counts micro-batches.
+    what 1 rank reads with batch 2 b. With gradient accumulation `step` counts micro-batches. A resumed run counts its
+    steps from 0 and gives the samples that were read before as `first`: it goes on there with any number of ranks.
     """
-    if step < 0 or batch < 1 or not 0 <= rank < world:
-        raise ValueError(f"step {step} >= 0, batch {batch} >= 1 and 0 <= rank {rank} < world {world} must hold")
-    start = (step * world + rank) * batch
+    if step < 0 or batch < 1 or not 0 <= rank < world or first < 0:
+        raise ValueError(
+            f"step {step} >= 0, batch {batch} >= 1, 0 <= rank {rank} < world {world} and first {first} >= 0 must hold"
+        )
+    start = first + (step * world + rank) * batch
     return range(start, start + batch)
 
 

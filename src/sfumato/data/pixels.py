@@ -1,22 +1,26 @@
 """Decoded pictures kept in one memory-mapped file, so that no step of training decodes them again."""
 
+import errno
 import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import Progress, UnreadableImage
 from sfumato.data.folder import FolderDataset
+from sfumato.data.leftovers import draft_path
 from sfumato.data.prefetch import Prefetch
 from sfumato.data.transforms import Pixels
 from sfumato.errors import UserError
+from sfumato.locks import exclusive
+from sfumato.plain_json import to_json
 
 BUDGET = 2 * 2**30
 """Bytes that the kept pictures of one folder may take by default."""
@@ -55,29 +59,50 @@ def keep_decoded(
     budget: int = BUDGET,
     progress: Progress | None = None,
     workers: int = 2,
+    log: Callable[[str], None] | None = None,
 ) -> FolderDataset:
     """The same folder, reading from kept pixels; the folder unchanged if they exceed the budget or the disk.
 
     Examples and variants are the same bytes either way. The pixels lie in `cache`/pixels-KEY, made now unless they are
     there and match: KEY is `FolderDataset.pixel_key`; length, checksum and three pictures decoded anew are compared.
-    Raises UserError where no picture can be decoded.
+    One process makes them, others that want the same wait for it. `log` is told of that, and why nothing is kept.
+    Raises UserError where no picture can be decoded, or a file changes meanwhile.
     """
     place = cache / f"pixels-{folder.pixel_key()}"
-    kept = _open(place, folder)
-    if kept is None:
-        needed = prepared_bytes(folder)
-        if needed > budget or not _fits(cache, needed):
-            return folder
-        _build(place, folder, progress, workers)
+    kept = _open(place, folder) or _made(place, folder, budget, progress, workers, log or (lambda message: None))
+    return folder if kept is None else folder.reading(kept.read, kept.unreadable)
+
+
+def _made(
+    place: Path,
+    folder: FolderDataset,
+    budget: int,
+    progress: Progress | None,
+    workers: int,
+    log: Callable[[str], None],
+) -> PixelCache | None:
+    """The cache, made by this process or by another that it waited for; None where there is no room."""
+    needed = prepared_bytes(folder)
+    told = f"the decoded images would take {needed / 2**20:.0f} MiB, more than"
+    if needed > budget:
+        log(f"{told} the {budget / 2**20:.0f} MiB that are kept: each is decoded whenever it is read")
+        return None
+    with exclusive(place, wait=True, log=log):
         kept = _open(place, folder)
-        if kept is None:
-            return folder
-    return folder.reading(kept.read, kept.unreadable)
-
-
-def _fits(cache: Path, needed: int) -> bool:
-    cache.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(cache).free > needed + 2**26
+        if kept is not None:
+            return kept
+        no_room = f"{told} there is room for in {place.parent}: each is decoded whenever it is read"
+        if shutil.disk_usage(place.parent).free <= needed + 2**26:
+            log(no_room)
+            return None
+        try:
+            _build(place, folder, progress, workers)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log(no_room)
+            return None
+        return _open(place, folder)
 
 
 def _open(place: Path, folder: FolderDataset) -> PixelCache | None:
@@ -108,9 +133,11 @@ def _agrees(kept: PixelCache, folder: FolderDataset, file: str) -> bool:
 
 
 def _build(place: Path, folder: FolderDataset, progress: Progress | None, workers: int) -> None:
-    """Writes under a temporary name and renames: a cache is there as a whole or not at all."""
+    """Writes under a temporary name and renames: a cache is there as a whole or not at all. The lock is held."""
     files = list(dict.fromkeys(folder.scan.files))
-    draft = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    draft = draft_path(place, os.getpid())
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
     try:
         table = np.zeros((len(files), 3), np.int64)
         unreadable: dict[str, str] = {}
@@ -130,21 +157,29 @@ def _build(place: Path, folder: FolderDataset, progress: Progress | None, worker
             os.fsync(out.fileno())
         np.save(draft / "table.npy", table)
         header = {"format": _FORMAT, "key": folder.pixel_key(), "bytes": offset, "crc32": checksum}
-        (draft / "header.json").write_text(json.dumps(header | {"unreadable": unreadable}))
+        (draft / "header.json").write_text(to_json(header | {"unreadable": unreadable}))
         if offset == 0:
             raise UserError(
                 f"none of the {len(files)} images in {folder.scan.root} can be read: "
                 f"the first, {files[0]}, fails with: {unreadable[files[0]]}"
             )
+        _check_unchanged(folder)
         if place.exists():
             shutil.rmtree(place, ignore_errors=True)  # damaged, or it would have been used
-        try:
-            draft.rename(place)
-        except OSError:
-            if not place.exists():  # else another process was faster, with the same pixels
-                raise
+        draft.rename(place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_unchanged(folder: FolderDataset) -> None:
+    """Raises UserError where a file is another than when the key was made, so that its pixels belong under another."""
+    now = file_hashes([folder.scan.root / file for file in folder.hashes], folder.cache)
+    other = [file for file, found in zip(folder.hashes, now, strict=True) if found != folder.hashes[file]]
+    if other:
+        raise UserError(
+            f"{len(other)} of {len(now)} images in {folder.scan.root} changed while they were decoded, the first is "
+            f"{other[0]}: run the same command again when they are in place"
+        )
 
 
 def _decoded(folder: FolderDataset, files: Sequence[str], workers: int) -> Iterator[Pixels | UnreadableImage]:

@@ -6,6 +6,7 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.data.captions import Captioned, Choices
 from sfumato.data.dataset import Item, Source, example_or_variant
 from sfumato.errors import UserError
 from sfumato.rng import derive
@@ -39,6 +40,10 @@ class Subset(Generic[Item]):
         texts = self.source.captions()
         return None if texts is None else [texts[row] for row in self.rows]
 
+    def caption_choices(self) -> list[Choices] | None:
+        found = self.source.caption_choices() if isinstance(self.source, Captioned) else None
+        return None if found is None else [found[row] for row in self.rows]
+
     def fingerprint(self) -> str:
         digest = derive(0, "subset", self.source.fingerprint(), self.rows.tobytes().hex())
         return f"{digest:016x}"
@@ -49,13 +54,15 @@ def held_out_rows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(training rows, held-out rows) of n examples, each ascending.
 
-    `held_out` is a number of examples (int) or a share of them (float below 1); 0 holds out none. Examples with equal
-    entries in `groups` (n) stay on one side, so the number held out is met up to a group. Raises UserError if no
-    example would be left for training.
+    `held_out` is a number of examples (int) or a share of them (float below 1), at least one of two or more; 0 holds
+    out none. Examples with equal entries in `groups` (n) stay on one side, so the number held out is met up to a group:
+    of two groups or more the smallest at least is held out. Raises UserError if no example would be left for training.
     """
     if held_out < 0 or (isinstance(held_out, float) and held_out >= 1):
         raise UserError(f"held_out {held_out} must be a share below 1, such as 0.05, or a whole number of examples")
     wanted = round(n * held_out) if isinstance(held_out, float) else held_out
+    if held_out > 0 and n > 1:
+        wanted = max(1, wanted)
     if wanted >= n:
         raise UserError(f"held_out {held_out} leaves none of the {n} examples for training: choose a smaller number")
     keys: Sequence[Hashable] = range(n) if groups is None else groups
@@ -72,6 +79,8 @@ def held_out_rows(
             count += int(sizes[group])
         if count == wanted:
             break
+    if count == 0 and wanted > 0 and len(number) > 1:
+        taken[min(ranked, key=lambda group: int(sizes[group]))] = True  # of equal ones the first in rank
     held = taken[group_of]
     return np.flatnonzero(~held).astype(np.int64), np.flatnonzero(held).astype(np.int64)
 

@@ -1,5 +1,6 @@
 """The kinds of data a configuration can name, and how each is opened."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -18,15 +19,18 @@ def open_dataset(
     cache: Path | None = None,
     budget: int = BUDGET,
     scanning: Progress | None = None,
+    hashing: Progress | None = None,
     decoding: Progress | None = None,
     workers: int = 2,
+    log: Callable[[str], None] | None = None,
 ) -> Dataset:
     """The data set of a configuration; UserError if it cannot be used.
 
-    With `cache` a folder's decoded pictures are kept there if they take at most `budget` bytes (see `keep_decoded`).
-    `scanning` and `decoding` are told of the progress of the two passes over a folder.
+    With `cache` the hashes of a folder's files are kept there, and its decoded pictures if they take at most `budget`
+    bytes (see `keep_decoded`). `scanning`, `hashing` and `decoding` are told of the progress of the passes over a
+    folder, `log` what the user should hear.
     """
     if isinstance(config, ToyWorldConfig):
         return config.build()
-    folder = FolderDataset(config, scanning)
-    return folder if cache is None else keep_decoded(folder, cache, budget, decoding, workers)
+    folder = FolderDataset(config, scanning, cache, hashing)
+    return folder if cache is None else keep_decoded(folder, cache, budget, decoding, workers, log)

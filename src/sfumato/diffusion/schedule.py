@@ -18,10 +18,14 @@ SNAP = 1e-9
 """How far t·T may be from an integer and still mean that table entry; far above float64 rounding, far below a step."""
 
 
+MOST_STEPS = 1_000_000
+"""Of a table of noise levels."""
+
+
 class DiscreteConfig(Schema):
     """What every schedule given by T betas shares."""
 
-    steps: int = Field(1000, ge=2)
+    steps: int = Field(1000, ge=2, le=MOST_STEPS)
     zero_terminal_snr: bool = False
     """Rescale so that alpha is exactly 0 at t = 1 (Lin et al. 2024, Algorithm 1); not for eps prediction."""
 
@@ -75,7 +79,7 @@ class FlowConfig(Schema):
     """
 
     kind: Literal["flow"] = "flow"
-    steps: int = Field(1000, ge=2)
+    steps: int = Field(1000, ge=2, le=MOST_STEPS)
 
 
 ScheduleConfig = Annotated[

@@ -1,5 +1,8 @@
 """The doors of this room: import anything, export to either format, say what is in a file."""
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +13,12 @@ from sfumato.interop.diffusers_import import import_diffusers, is_diffusers_fold
 from sfumato.interop.original import Imported, import_original
 from sfumato.interop.original_export import export_original
 from sfumato.interop.placement import Weights
-from sfumato.model import CONFIG_FILE
+from sfumato.interop.read_back import Networks, check_export, open_networks
+from sfumato.locks import exclusive
+from sfumato.model import find_folder, swap_folder
+from sfumato.output import out_is_free
+
+SINGLE_FILES = (".ckpt", ".pt", ".safetensors")
 
 __all__ = ["Imported", "describe", "export_model", "import_model"]
 
@@ -22,15 +30,16 @@ def import_model(
     weights: Weights | None = None,
     tokenizer: str | None = None,
     prediction: str | None = None,
+    overwrite: bool = False,
 ) -> Imported:
     """A model folder from an original checkpoint (a file) or a diffusers folder.
 
     The options are those of `import_original`; a diffusers folder brings its own configuration and takes none.
-    Raises UserError for what cannot be read or expressed, naming it.
+    `overwrite` replaces what stands at `out`. Raises UserError for what cannot be read or expressed, naming it, and for
+    an output that is in use.
     """
     source, out = Path(source), Path(out)
-    out = out if out.name not in ("", "..") else out.resolve()
-    check_target(out)
+    out = out_is_free(out, (source,), overwrite)
     if not source.is_dir():
         return import_original(source, out, config, weights, tokenizer, prediction)
     if (source / "autoencoder.safetensors").exists():
@@ -46,20 +55,72 @@ def import_model(
     return import_diffusers(source, out)
 
 
-def check_target(out: Path) -> None:
-    """Raises UserError where an import would take the place of anything but a model folder."""
-    if out.is_file():
-        raise UserError(f"{str(out)!r} is a file; name a folder for the model")
-    if out.is_dir() and any(out.iterdir()) and not _is_model(out):
-        raise UserError(f"the folder {str(out)!r} holds other things, which the model would replace; name another")
+def export_model(
+    model: Path | str, out: Path | str, format: Literal["original", "diffusers"], overwrite: bool = False
+) -> tuple[str, ...]:
+    """Writes a model for the original code or for diffusers; returns lines about what differs or is left out.
+
+    It is written to a temporary name, read back and compared (`read_back.check_export`), and only then takes its place.
+
+    Args:
+        model: a model folder, or the folder of a run.
+        out: a new or empty folder; for the original format also a .ckpt, .pt or .safetensors file.
+        format: who shall read it.
+        overwrite: replace what stands there.
+
+    Raises UserError for what the format cannot express, an output in use, a full disk, and an export that does not read
+    back as the model; then nothing is left behind.
+    """
+    folder, out = find_folder(model), Path(out)
+    single = format == "original" and out.suffix in SINGLE_FILES
+    place = out_is_free(out, (Path(model), folder), overwrite, single)
+    if single:
+        out_is_free(out.with_suffix(".yaml"), (Path(model), folder), overwrite, single)
+    opened = open_networks(folder)  # missing or non-finite weights are named before anything is made
+    with _only_parents_that_are_needed(place), exclusive(place):
+        fresh, scratch = (place.with_name(f".{place.name}.{end}") for end in ("new", "check"))
+        try:
+            notes = _written(folder, opened, fresh, place if single else None, format, scratch)
+            _put_in_place(fresh, place, single)
+        except (OSError, shutil.Error) as error:
+            raise UserError(f"the export to {str(out)!r} could not be written: {error}") from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
+    return notes
 
 
-def _is_model(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file() and (folder / "autoencoder.safetensors").is_file()
-
-
-def export_model(model: Path | str, out: Path | str, format: Literal["original", "diffusers"]) -> tuple[str, ...]:
-    """Writes a model for the original code or for diffusers; returns lines about what differs or is left out."""
+def _written(
+    folder: Path, opened: Networks, fresh: Path, file: Path | None, format: str, scratch: Path
+) -> tuple[str, ...]:
+    """Writes into the folder `fresh`, for a single `file` under its name, and compares."""
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
     if format == "original":
-        return export_original(model, out).notes
-    return export_diffusers(model, out)
+        done = export_original(folder, fresh if file is None else fresh / file.name)
+        check_export(folder, opened, done.checkpoint, done.config, scratch)
+        return done.notes
+    notes = export_diffusers(folder, fresh)
+    check_export(folder, opened, fresh, None, scratch)
+    return notes
+
+
+def _put_in_place(fresh: Path, place: Path, single: bool) -> None:
+    if not single:
+        swap_folder(fresh, place)
+        return
+    for path in sorted(fresh.iterdir(), key=lambda path: path.name == place.name):  # the checkpoint last
+        path.replace(place.parent / path.name)
+
+
+@contextlib.contextmanager
+def _only_parents_that_are_needed(place: Path) -> Iterator[None]:
+    """Removes the folders above `place` that were made within the block, where it fails."""
+    absent = [folder for folder in place.parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in absent:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise

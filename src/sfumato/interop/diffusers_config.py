@@ -8,10 +8,12 @@ from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.diffusion.schedule import CosineConfig, LinearConfig, ScheduleConfig, SqrtLinearConfig
 from sfumato.errors import UserError
+from sfumato.interop.expressible import autoencoder_groups
 
 Config = Mapping[str, Any]
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
+DEFAULT_GROUPS = 32
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
 
 
@@ -40,6 +42,15 @@ def _multipliers(config: Config, name: str) -> tuple[int, tuple[int, ...]]:
     return first, tuple(width // first for width in widths)
 
 
+def _groups(config: Config, name: str, multipliers: tuple[int, ...], channels: int) -> int:
+    """The groups of every norm, which divide every width."""
+    groups = int(config.get("norm_num_groups", DEFAULT_GROUPS) or DEFAULT_GROUPS)
+    widths = [channels * m for m in multipliers]
+    if groups < 1 or any(width % groups for width in widths):
+        raise UserError(f"{name}: norm_num_groups {groups} does not divide the block_out_channels {widths}")
+    return groups
+
+
 # -- autoencoder ------------------------------------------------------------------------------------------------------
 
 
@@ -49,7 +60,7 @@ def read_autoencoder(config: Config) -> AutoencoderConfig:
     if name not in AUTOENCODERS:
         raise UserError(f"the autoencoder {name} is not known here; known are {', '.join(AUTOENCODERS)}")
     channels, multipliers = _multipliers(config, name)
-    _demand(config, name, act_fn=("silu", "swish"), norm_num_groups=32, use_quant_conv=True, use_post_quant_conv=True)
+    _demand(config, name, act_fn=("silu", "swish"), use_quant_conv=True, use_post_quant_conv=True)
     _demand(config, name, mid_block_add_attention=True, norm_type=("group", None), lookup_from_codebook=False)
     _demand(config, name, out_channels=config.get("in_channels", 3))
     down = _blocks(config, name, "DownEncoderBlock2D", "AttnDownEncoderBlock2D", "down")
@@ -67,6 +78,7 @@ def read_autoencoder(config: Config) -> AutoencoderConfig:
             "attention_levels": tuple(level for level, attends in enumerate(down) if attends),
             "latent_channels": latent,
             "embed_channels": config.get("vq_embed_dim") or latent,
+            "norm_groups": _groups(config, name, multipliers, channels),
             "bottleneck": vq,
         }
     )
@@ -95,7 +107,7 @@ def write_autoencoder(config: AutoencoderConfig, scale: float, size: int) -> dic
         "in_channels": config.image_channels,
         "latent_channels": config.latent_channels,
         "layers_per_block": config.blocks_per_level,
-        "norm_num_groups": 32,
+        "norm_num_groups": autoencoder_groups(config),
         "out_channels": config.image_channels,
         "sample_size": size,
         "scaling_factor": scale,
@@ -158,6 +170,7 @@ def read_unet(config: Config) -> ReadUNet:
             "linear_projections": bool(config.get("use_linear_projection", False)),
             "vector_projection": "none",
             "dropout": config.get("dropout") or 0.0,
+            "norm_groups": _groups(config, name, multipliers, channels),
         }
     )
     width = _same(config.get("cross_attention_dim", 1280), name, "cross_attention_dim") if tokens else None
@@ -172,7 +185,7 @@ def read_unet(config: Config) -> ReadUNet:
 
 
 def _demand_numerics(config: Config, name: str) -> None:
-    _demand(config, name, act_fn=("silu", "swish"), norm_num_groups=32, norm_eps=1e-5, center_input_sample=False)
+    _demand(config, name, act_fn=("silu", "swish"), norm_eps=1e-5, center_input_sample=False)
     _demand(config, name, time_embedding_type="positional", flip_sin_to_cos=True, freq_shift=0, downsample_padding=1)
     _demand(config, name, mid_block_scale_factor=1, add_attention=True, only_cross_attention=False)
     _demand(config, name, dual_cross_attention=False, conv_in_kernel=3, conv_out_kernel=3, attention_type="default")
@@ -190,9 +203,11 @@ def _demand_numerics(config: Config, name: str) -> None:
     if name == "UNet2DModel":
         _demand(config, name, upsample_type=config.get("downsample_type", "conv"))
         plain = config.get("resnet_time_scale_shift", "default") == "default"
-        if config.get("attn_norm_num_groups") not in ((None, 32) if plain else (32,)):
+        groups = config.get("norm_num_groups", DEFAULT_GROUPS)
+        if config.get("attn_norm_num_groups") not in ((None, groups) if plain else (groups,)):
             raise UserError(
-                f"{name}: attn_norm_num_groups must be 32 here: the middle attention has a norm of 32 groups"
+                f"{name}: attn_norm_num_groups must be {groups} here, as norm_num_groups: the middle attention has a "
+                "norm of as many groups as the others"
             )
 
 
@@ -241,7 +256,7 @@ def write_unet(
         "in_channels": latent + extra,
         "layers_per_block": config.blocks_per_level,
         "norm_eps": 1e-5,
-        "norm_num_groups": 32,
+        "norm_num_groups": config.norm_groups,
         "out_channels": latent,
         "resnet_time_scale_shift": "scale_shift" if config.scale_shift_norm else "default",
         "sample_size": size[0] if size[0] == size[1] else list(size),
@@ -282,7 +297,7 @@ def _write_plain(config: UNetConfig, attends: list[bool]) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DModel",
         "attention_head_dim": head_channels,
-        "attn_norm_num_groups": 32,
+        "attn_norm_num_groups": config.norm_groups,
         "down_block_types": ["AttnDownBlock2D" if a else down for a in attends],
         "downsample_type": "resnet" if residual else "conv",
         "up_block_types": ["AttnUpBlock2D" if a else up for a in reversed(attends)],
@@ -333,9 +348,19 @@ def write_scheduler(schedule: ScheduleConfig, prediction: str) -> dict[str, Any]
     if isinstance(schedule, LinearConfig | SqrtLinearConfig):
         name = "scaled_linear" if isinstance(schedule, LinearConfig) else "linear"
         out |= {"beta_schedule": name, "beta_start": schedule.start, "beta_end": schedule.end}
-    elif isinstance(schedule, CosineConfig) and schedule.offset == 0.008:
+    elif isinstance(schedule, CosineConfig) and (schedule.offset, schedule.max_beta) == (0.008, 0.999):
         out |= {"beta_schedule": "squaredcos_cap_v2"}
+    elif isinstance(schedule, CosineConfig):
+        raise UserError(
+            f"a cosine schedule with offset {schedule.offset:g} and max_beta {schedule.max_beta:g} cannot be exported: "
+            "diffusers' has 0.008 and 0.999; export with --format original, whose checkpoints hold the schedule's table"
+        )
     else:
-        raise UserError(f"the {schedule.kind} schedule cannot be exported: diffusers' schedulers do not have it")
+        instead = "" if schedule.kind == "flow" else "; export with --format original, whose checkpoints hold its table"
+        raise UserError(
+            f"the {schedule.kind} schedule cannot be exported: diffusers' schedulers do not have it{instead}"
+        )
     zero = schedule.zero_terminal_snr
+    if zero:  # sampling must start where the signal is 0 (Lin et al. 2024, section 3.3)
+        out["timestep_spacing"] = "trailing"
     return out | {"num_train_timesteps": schedule.steps, "rescale_betas_zero_snr": zero}

@@ -1,25 +1,28 @@
 """Model folders -> diffusers folders that its pipelines load: the imported one again, or a new one."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sfumato.checkpoint import load_tensors, replacing, write_text
 from sfumato.config import load_config
 from sfumato.errors import UserError
+from sfumato.interop.declared import FILE, dump_declared, notes_aside
 from sfumato.interop.diffusers_config import write_autoencoder, write_scheduler, write_unet
 from sfumato.interop.diffusers_import import CONDITIONER_FOLDER, STORE, WEIGHTS, read_json
 from sfumato.interop.diffusers_keys import Entry, autoencoder_entries, unet_entries
+from sfumato.interop.expressible import refuse_for_diffusers
 from sfumato.interop.original import config_text
-from sfumato.interop.original_export import fold_scaling, single_scale
-from sfumato.interop.text_encoders import FOLDER
+from sfumato.interop.original_export import fold_scaling, is_identity, narrowed, single_scale
+from sfumato.interop.text_encoders import FOLDER, write_as_last_layer
 from sfumato.model import CONFIG_FILE, DiffusionConfig, ModelConfig, find_folder
+from sfumato.plain_json import to_json
 
 Say = Callable[[str], None]
 Json = dict[str, Any]
@@ -38,9 +41,11 @@ def export_diffusers(model: Path | str, out: Path | str) -> tuple[str, ...]:
     notes: list[str] = []
     config = load_config(str(folder / CONFIG_FILE), [], ModelConfig)
     stored = _stored(folder, config)
+    if stored is None:
+        refuse_for_diffusers(config, folder)
     tensors, _ = load_tensors(folder / "autoencoder.safetensors")
     factor, shift, scale = _scale(folder, config, stored)
-    if stored is None and factor == 1.0 and not bool((scale == 1).all()):
+    if not is_identity(shift, scale):
         tensors = fold_scaling(tensors, shift, scale)
         notes.append("the scaling per channel was folded into the autoencoder's 1x1 convolutions; scaling_factor is 1")
     first = out if config.diffusion is None else out / _autoencoder_name(config, stored)
@@ -52,6 +57,9 @@ def export_diffusers(model: Path | str, out: Path | str) -> tuple[str, ...]:
     _write_component(first, first_config, entries, tensors, _dtype(stored, "autoencoder"))
     if config.diffusion is not None:
         _write_pipeline(folder, out, config, config.diffusion, stored, notes.append)
+    if stored is None:
+        write_text(out / FILE, yaml.safe_dump(dump_declared(config, None), sort_keys=False, allow_unicode=True))
+        notes_aside(folder, config, notes.append)
     return tuple(notes)
 
 
@@ -71,7 +79,7 @@ def _stored(folder: Path, config: ModelConfig) -> Json | None:
 
 
 def _scale(folder: Path, config: ModelConfig, stored: Json | None) -> tuple[float, Tensor, Tensor]:
-    if stored is not None or config.diffusion is None:
+    if stored is not None:
         return 1.0, torch.zeros(1), torch.ones(1)
     return single_scale(folder, config)
 
@@ -95,14 +103,14 @@ def _write_component(
 ) -> None:
     theirs: dict[str, Tensor] = {}
     for key, entry in entries.items():
-        theirs |= {name: part.to(dtype).contiguous() for name, part in entry.to_theirs(tensors[key]).items()}
+        theirs |= {name: narrowed(part, dtype).contiguous() for name, part in entry.to_theirs(tensors[key]).items()}
     _save(folder, config, theirs)
 
 
 def _save(folder: Path, config: Json, tensors: dict[str, Tensor]) -> None:
     with replacing(folder / f"{WEIGHTS}.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_text(folder / "config.json", to_json(config, indent=2) + "\n")
 
 
 # -- pipeline ---------------------------------------------------------------------------------------------------------
@@ -128,17 +136,21 @@ def _write_pipeline(
     theirs: dict[str, Tensor] = {}
     dtype = _dtype(stored, "denoiser")
     for key, entry in entries.items():
-        theirs |= {name: part.to(dtype).contiguous() for name, part in entry.to_theirs(tensors[key]).items()}
+        theirs |= {name: narrowed(part, dtype).contiguous() for name, part in entry.to_theirs(tensors[key]).items()}
     if table is not None:
         own, _ = load_tensors(folder / "conditioner.safetensors")
-        theirs["class_embedding.weight"] = own["embedding.weight"].to(dtype)
+        theirs["class_embedding.weight"] = narrowed(own["embedding.weight"], dtype)
     _save(out / "unet", unet, theirs)
-    write_text(out / "scheduler" / "scheduler_config.json", json.dumps(scheduler, indent=2) + "\n")
+    write_text(out / "scheduler" / "scheduler_config.json", to_json(scheduler, indent=2) + "\n")
     for name in (FOLDER, "tokenizer"):
         if (folder / name).is_dir():
             shutil.copytree(folder / name, out / name, dirs_exist_ok=True)
+    pretrained = next((part for part in parts if part.kind == "pretrained-text"), None)
+    if pretrained is not None and pretrained.layer == "penultimate":
+        write_as_last_layer(folder / FOLDER, out / FOLDER)
+        say("the text encoder is read before its last layer, which was therefore left out of it, as diffusers does")
     index = stored["model_index"] if stored else _index(folder, config, unet, scheduler)
-    write_text(out / "model_index.json", json.dumps(index, indent=2) + "\n")
+    write_text(out / "model_index.json", to_json(index, indent=2) + "\n")
     _write_conditioner(folder, out, conditioner, parts, say)
 
 
@@ -182,7 +194,7 @@ def _write_conditioner(folder: Path, out: Path, conditioner: Any, parts: list[An
     if own_table or all(part.kind in ("none", "pretrained-text") for part in parts):
         return
     target = out / CONDITIONER_FOLDER
-    text = json.dumps(conditioner.model_dump(mode="json"), indent=2)
+    text = to_json(conditioner.model_dump(mode="json"), indent=2)
     write_text(target / "config.json", text + "\n")
     for name in ("conditioner.safetensors", "tokenizer.json"):
         if (folder / name).is_file():

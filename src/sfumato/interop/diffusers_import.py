@@ -18,6 +18,7 @@ from sfumato.conditioning.condition import ConditionSpec
 from sfumato.config import parse, to_yaml
 from sfumato.denoiser.unet import UNet
 from sfumato.errors import UserError
+from sfumato.interop.declared import adopted, read_declared
 from sfumato.interop.diffusers_config import ReadUNet, read_autoencoder, read_scheduler, read_unet
 from sfumato.interop.diffusers_keys import OLD_ATTENTION, Entry, autoencoder_entries, unet_entries
 from sfumato.interop.original import Imported, config_text, digest
@@ -25,6 +26,7 @@ from sfumato.interop.original_yaml import first_problem
 from sfumato.interop.source import open_checkpoint
 from sfumato.interop.text_encoders import FOLDER
 from sfumato.model import ModelConfig, swap_folder
+from sfumato.plain_json import to_json
 
 Shape = tuple[int, ...]
 Say = Callable[[str], None]
@@ -218,9 +220,9 @@ def _import(path: Path, out: Path, say: Say) -> ModelConfig:
         _keep_json(path / "unet" / "config.json", out / STORE / "unet.json")
         _keep_json(path / "scheduler" / "scheduler_config.json", out / STORE / "scheduler.json")
         _keep_json(path / "model_index.json", out / STORE / "model_index.json")
-    config = parse(raw, ModelConfig, str(path))
+    config = adopted(parse(raw, ModelConfig, str(path)), read_declared(path), say)
     manifest |= {"config": config_text(config), "scaling": digest(scaling.state_dict())}
-    write_text(out / STORE / "manifest.json", json.dumps(manifest, indent=1))
+    write_text(out / STORE / "manifest.json", to_json(manifest, indent=1))
     return config
 
 

@@ -23,6 +23,7 @@ from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import ScheduleConfig, betas_of, zero_terminal
 from sfumato.errors import UserError
 from sfumato.interop.conditioners import Mapped, map_conditioner
+from sfumato.interop.declared import adopted
 from sfumato.interop.infer import EMA, infer_original, infer_schedule
 from sfumato.interop.original_yaml import Diffusion, Original, first_problem, load_original_yaml
 from sfumato.interop.placement import Placement, Weights, place
@@ -143,10 +144,14 @@ def read_architecture(
         return original
     if prediction is not None:
         diffusion = replace(diffusion, prediction=prediction)
-    return replace(original, diffusion=_with_stored_schedule(source, diffusion, say))
+    declared = None if original.declared is None else original.declared.config.diffusion
+    known = None if declared is None else declared.schedule
+    return replace(original, diffusion=_with_stored_schedule(source, diffusion, known, say))
 
 
-def _with_stored_schedule(source: Source, diffusion: Diffusion, say: Callable[[str], None]) -> Diffusion:
+def _with_stored_schedule(
+    source: Source, diffusion: Diffusion, declared: ScheduleConfig | None, say: Callable[[str], None]
+) -> Diffusion:
     """The original's loader lets the stored schedule overwrite the configured one; so does this, and says so."""
     stored = source.tensors.get("betas")
     if stored is None:
@@ -154,6 +159,11 @@ def _with_stored_schedule(source: Source, diffusion: Diffusion, say: Callable[[s
     if len(stored.shape) != 1 or stored.shape[0] < 2:
         raise UserError(f"{source.path}: the key 'betas' has shape {tuple(stored.shape)}, it should be (steps,)")
     betas = stored.load().double()
+    if declared is not None and declared.kind != "flow" and declared.steps == len(betas):
+        table = betas_of(declared)
+        table = zero_terminal(table) if declared.zero_terminal_snr else table
+        if torch.allclose(table, betas, rtol=1e-5, atol=1e-7):
+            return replace(diffusion, schedule=declared.model_dump())
     configured = TypeAdapter[ScheduleConfig](ScheduleConfig).validate_python(diffusion.schedule)
     if configured.steps == len(betas):
         expected = betas_of(configured)
@@ -181,7 +191,7 @@ def _plan(
     if original.diffusion is not None:
         mapped = map_conditioner(original.diffusion, None if tokenizer is None else "tokenizer.json")
         scale = _scale_factor(source, original.diffusion)
-    model = _model_config(source, original, mapped, tokenizer, weights)
+    model = adopted(_model_config(source, original, mapped, tokenizer, weights), original.declared, say)
     parts = _shapes_of(model, original, mapped)
     placement = place(source.shapes(), parts, mapped.prefixes, weights, str(source.path))
     _check_types(source, placement)
@@ -263,7 +273,7 @@ def _shapes_of(config: ModelConfig, original: Original, mapped: Mapped) -> dict[
         if config.diffusion is not None and original.diffusion is not None:
             conditioner: Conditioner | None = None
             if mapped.text_model is None:
-                conditioner = _build_conditioner(config)
+                conditioner = _build_conditioner(config, mapped)
                 spec = ConditionSpec() if conditioner is None else conditioner.spec
             else:
                 extra = original.diffusion.in_channels - original.diffusion.latent_channels
@@ -275,12 +285,14 @@ def _shapes_of(config: ModelConfig, original: Original, mapped: Mapped) -> dict[
     return {name: {key: tuple(t.shape) for key, t in module.state_dict().items()} for name, module in modules.items()}
 
 
-def _build_conditioner(config: ModelConfig) -> Conditioner | None:
-    """Without its tokenizer, which has no weights."""
+def _build_conditioner(config: ModelConfig, mapped: Mapped) -> Conditioner | None:
+    """Without its tokenizer, which has no weights; a fitted one may have fewer entries than it was allowed."""
     assert config.diffusion is not None
     conditioner = config.diffusion.conditioner
     if conditioner.kind == "text":
-        conditioner = conditioner.model_copy(update={"tokenizer": "none"})
+        conditioner = conditioner.model_copy(
+            update={"tokenizer": "none", "vocabulary": mapped.config.get("vocabulary", conditioner.vocabulary)}
+        )
     return build_conditioner(conditioner)
 
 
@@ -314,6 +326,8 @@ def _write(plan: _Plan, folder: Path, tokenizer: str | None) -> None:
             copy_tokenizer(Path(tokenizer), folder / TOKENIZER_FOLDER)
     if tokenizer is not None and plan.mapped.config["kind"] == "text":
         write_text(folder / "tokenizer.json", tokenizer_text(tokenizer))
+    elif plan.original.declared is not None and plan.original.declared.tokenizer is not None:
+        write_text(folder / "tokenizer.json", plan.original.declared.tokenizer)
     kept, copies = _kept_tensors(plan)
     manifest["copies"] = copies
     manifest["yaml"] = plan.yaml

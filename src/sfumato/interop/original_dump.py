@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
+from sfumato.conditioning.pretrained import PretrainedTextConfig
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.diffusion.schedule import CosineConfig, LinearConfig, SqrtConfig, SqrtLinearConfig
 from sfumato.errors import UserError
@@ -15,6 +16,8 @@ ENCODERS = "ldm.modules.encoders.modules."
 TextModel = tuple[Literal["clip", "open-clip"], int]
 IDENTITY = {"target": "torch.nn.Identity"}
 BERT_HEADS = (8, 64)
+CLIP_TOKENS = 77
+ORIGINAL_MAX_BETA = 0.999
 SCHEDULES = {LinearConfig: "linear", SqrtLinearConfig: "sqrt_linear", SqrtConfig: "sqrt"}
 
 
@@ -92,6 +95,8 @@ def _autoencoder(config: AutoencoderConfig, resolution: int, interface: bool) ->
 def _schedule(diffusion: DiffusionConfig, say: Say) -> dict[str, Any]:
     schedule = diffusion.schedule
     if isinstance(schedule, CosineConfig) and not schedule.zero_terminal_snr:
+        if schedule.max_beta != ORIGINAL_MAX_BETA:
+            say(f"the cosine schedule's max_beta {schedule.max_beta:g} is in the checkpoint's buffers, not in the YAML")
         return {"timesteps": schedule.steps, "beta_schedule": "cosine", "cosine_s": schedule.offset}
     if isinstance(schedule, LinearConfig | SqrtLinearConfig | SqrtConfig):
         if schedule.zero_terminal_snr:
@@ -150,8 +155,11 @@ Conditioned = tuple[str | None, Any, int, int | None, int | None]
 
 def _stage_key(diffusion: DiffusionConfig) -> str:
     names = {"class": "class_label", "text": "caption", "pretrained-text": "txt", "layout": "coordinates_bbox"}
-    names |= {"semantic": "segmentation", "image": "LR_image"}
-    return names.get(diffusion.conditioner.kind, "image")
+    names |= {"semantic": "segmentation"}
+    conditioner = diffusion.conditioner
+    if conditioner.kind == "image":
+        return "LR_image" if conditioner.field == "low_resolution" else conditioner.field
+    return names.get(conditioner.kind, "image")
 
 
 def _conditioner(config: ModelConfig, say: Say, text: TextModel | None) -> Conditioned:
@@ -179,7 +187,7 @@ def _conditioner(config: ModelConfig, say: Say, text: TextModel | None) -> Condi
         case "text" | "layout":
             return "crossattn", _bert(c, say), 0, c.dim, None
         case "pretrained-text" if text is not None:
-            return "crossattn", _clip(text), 0, text[1], None
+            return "crossattn", _clip(text, c), 0, text[1], None
         case "composite":
             return _composite(config, text)
     raise UserError(f"a conditioner of kind {c.kind} cannot be exported in the original layout; use --format diffusers")
@@ -188,8 +196,6 @@ def _conditioner(config: ModelConfig, say: Say, text: TextModel | None) -> Condi
 def _bert(c: Any, say: Say) -> dict[str, Any]:
     if (c.heads, c.head_dim) != BERT_HEADS:
         raise UserError(f"{c.heads} heads of {c.head_dim} cannot be exported: the original's text encoder has 8 of 64")
-    if c.mask_padding:
-        say("the original attends padding tokens, this model does not: its text embeddings will differ there")
     text = c.kind == "text"
     if text and c.tokenizer != "none":
         say("the original tokenises by bert-base-uncased; give it token ids from this model's tokenizer.json instead")
@@ -200,10 +206,13 @@ def _bert(c: Any, say: Say) -> dict[str, Any]:
     return {"target": f"{ENCODERS}BERTEmbedder", "params": params}
 
 
-def _clip(text: TextModel) -> dict[str, Any]:
+def _clip(text: TextModel, config: PretrainedTextConfig) -> dict[str, Any]:
+    length = {"max_length": config.max_tokens} if config.max_tokens != CLIP_TOKENS else {}
     if text[0] == "clip":
-        return {"target": f"{ENCODERS}FrozenCLIPEmbedder"}
-    return {"target": f"{ENCODERS}FrozenOpenCLIPEmbedder", "params": {"freeze": True, "layer": "penultimate"}}
+        node = {"target": f"{ENCODERS}FrozenCLIPEmbedder"}
+        return {**node, "params": length} if length else node
+    params = {"freeze": True, "layer": config.layer, **length}
+    return {"target": f"{ENCODERS}FrozenOpenCLIPEmbedder", "params": params}
 
 
 def _composite(config: ModelConfig, text: TextModel | None) -> Conditioned:
@@ -222,5 +231,6 @@ def _composite(config: ModelConfig, text: TextModel | None) -> Conditioned:
     if kinds == ["image", "embeddings"]:
         return "hybrid", dict(IDENTITY), channels, next(p.dim for p in parts if p.kind == "embeddings"), None
     if text is not None and kinds == ["image", "image", "pretrained-text"]:
-        return "hybrid", _clip(text), channels, text[1], None
+        encoder = next(part for part in parts if part.kind == "pretrained-text")
+        return "hybrid", _clip(text, encoder), channels, text[1], None
     raise UserError(f"the composite conditioner of {', '.join(kinds)} cannot be exported in the original layout")

@@ -15,12 +15,14 @@ from sfumato.config import load_config
 from sfumato.diffusion.schedule import DiscreteSchedule, build_schedule
 from sfumato.errors import UserError
 from sfumato.interop.buffers import schedule_buffers
+from sfumato.interop.declared import SECTION, dump_declared, notes_aside
+from sfumato.interop.expressible import refuse_for_original
 from sfumato.interop.infer import CONDITIONER, FIRST_STAGE, UNET
 from sfumato.interop.original import KEPT_FILE, config_text, digest
 from sfumato.interop.original_dump import TextModel, dump_original
 from sfumato.interop.placement import ema_key
 from sfumato.interop.text_encoders import FOLDER, original_tensors
-from sfumato.model import CONFIG_FILE, ModelConfig, find_folder
+from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, ModelConfig, find_folder
 
 Say = Callable[[str], None]
 Tensors = dict[str, Tensor]
@@ -54,6 +56,7 @@ def export_original(model: Path | str, out: Path | str) -> Exported:
     if kept.exists():
         state, extras, text = _as_imported(folder, config, notes.append)
     else:
+        refuse_for_original(config, folder)
         state, extras, text = _made_here(folder, config, notes.append)
     single = out.suffix in (".ckpt", ".safetensors", ".pt")
     checkpoint = out if single else out / "model.ckpt"
@@ -93,20 +96,26 @@ def _as_imported(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, 
     for key, kind, part, ours in manifest["keys"]:
         dtype = getattr(torch, kind)
         if part is not None:
-            state[key] = parts[part][ours].to(dtype)
+            state[key] = narrowed(parts[part][ours], dtype)
         elif key in fresh:
-            state[key] = fresh[key].to(dtype)
+            state[key] = narrowed(fresh[key], dtype)
         elif key in manifest["copies"]:
             state[key] = state.get(manifest["copies"][key], kept.get(manifest["copies"][key], torch.empty(0)))
         elif key in kept:
             state[key] = kept[key]
         else:
-            state[key] = encoder[key].to(dtype)
+            state[key] = narrowed(encoder[key], dtype)
     text = manifest.get("yaml")
     if not text:
         raw = dump_original(config, manifest["scale"], say, _text_model(folder))
         text = yaml.safe_dump(raw, sort_keys=False)
     return state, manifest["extras"], text
+
+
+def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in the type it was imported in, unless that would lose digits, as after further training."""
+    half = tensor.to(dtype)
+    return half if torch.equal(half.to(tensor.dtype), tensor) else tensor
 
 
 def _both(part: str, ours: str, tensor: Tensor) -> Tensors:
@@ -120,11 +129,14 @@ def _both(part: str, ours: str, tensor: Tensor) -> Tensors:
 
 
 def single_scale(folder: Path, config: ModelConfig) -> tuple[float, Tensor, Tensor]:
-    """(factor, shift, scale): the factor if the scaling is one number for all channels, else 1 and what is to fold."""
+    """(factor, shift, scale): the factor if the scaling is one number for all channels, else 1 and what is to fold.
+
+    Where there is nothing to fold, shift is 0 and scale 1. Raises UserError for a codebook's scaling per channel.
+    """
     tensors, _ = load_tensors(folder / "scaling.safetensors")
     shift, scale = tensors["shift"], tensors["scale"]
     if bool((shift == 0).all()) and bool((scale == scale[0]).all()):
-        return float(scale[0]), shift, scale
+        return float(scale[0]), torch.zeros_like(shift), torch.ones_like(scale)
     if config.autoencoder.bottleneck.kind == "vq":
         raise UserError(
             "a scaling per channel cannot be exported with a codebook, whose search it would change: "
@@ -133,11 +145,18 @@ def single_scale(folder: Path, config: ModelConfig) -> tuple[float, Tensor, Tens
     return 1.0, shift, scale
 
 
+def is_identity(shift: Tensor, scale: Tensor) -> bool:
+    """Whether a scaling changes nothing."""
+    return bool((shift == 0).all()) and bool((scale == 1).all())
+
+
 def fold_scaling(autoencoder: Tensors, shift: Tensor, scale: Tensor) -> Tensors:
     """A KL autoencoder whose raw latent is the model latent: shift and scale moved into its 1×1 convolutions.
 
-    Exact but for rounding, and for log variances near their clamps.
+    Exact but for rounding, and for log variances near their clamps. With shift 0 and scale 1 it is given back as it is.
     """
+    if is_identity(shift, scale):
+        return autoencoder
     tensors = dict(autoencoder)
     weight, bias = tensors["quant_conv.weight"].double(), tensors["quant_conv.bias"].double()
     wide_shift, wide_scale = shift.double(), scale.double()
@@ -157,14 +176,20 @@ def _made_here(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, di
     autoencoder, _ = load_tensors(folder / "autoencoder.safetensors")
     extras: dict[str, Any] = {"epoch": 0, "global_step": int(config.about.get("step", 0) or 0)}
     extras["pytorch-lightning_version"] = "1.4.2"
-    if config.diffusion is None:
-        text = yaml.safe_dump(dump_original(config, 1.0, say), sort_keys=False)
-        return autoencoder, extras, text
     factor, shift, scale = single_scale(folder, config)
-    if factor == 1.0 and not bool((scale == 1).all()):
+    if config.diffusion is None and factor != 1.0:
+        raise UserError(
+            f"a first stage alone with a scaling of {factor:g} cannot be exported: the original keeps the factor with "
+            "the second stage; export with --format diffusers"
+        )
+    if not is_identity(shift, scale):
         autoencoder = fold_scaling(autoencoder, shift, scale)
         say("the scaling per channel was folded into the autoencoder's 1x1 convolutions; scale_factor is 1")
     raw = dump_original(config, factor, say, _text_model(folder))
+    raw[SECTION] = dump_declared(config, _tokenizer(folder))
+    notes_aside(folder, config, say)
+    if config.diffusion is None:
+        return autoencoder, extras, yaml.safe_dump(raw, sort_keys=False)
     denoiser, _ = load_tensors(folder / "denoiser.safetensors")
     state = _buffers(config)
     state |= {UNET + key: tensor for key, tensor in denoiser.items()}
@@ -174,6 +199,11 @@ def _made_here(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, di
     if table is not None:  # a fitted tokenizer may have fewer entries than the configuration allows
         raw["model"]["params"]["cond_stage_config"]["params"]["vocab_size"] = len(table)
     return state, extras, yaml.safe_dump(raw, sort_keys=False)
+
+
+def _tokenizer(folder: Path) -> str | None:
+    path = folder / TOKENIZER_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _text_model(folder: Path) -> TextModel | None:

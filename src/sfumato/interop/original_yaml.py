@@ -5,7 +5,7 @@ an unknown target or an unknown parameter of a known one is a UserError that nam
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import UserError
+from sfumato.interop.declared import SECTION, Declared, parse_declared
 
 Params = Mapping[str, Any]
 
@@ -68,6 +69,8 @@ class Original:
     resolution: int
     diffusion: Diffusion | None = None
     averaged_autoencoder: bool = False
+    declared: Declared | None = None
+    """Our own section, in files that were exported from here."""
 
 
 def load_original_yaml(path: Path | str) -> Original:
@@ -80,7 +83,9 @@ def load_original_yaml(path: Path | str) -> Original:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"config {str(path)!r} is no readable YAML ({' '.join(str(error).split())})") from None
     try:
-        return parse_original(raw)
+        original = parse_original(raw)
+        section = raw.get(SECTION) if isinstance(raw, dict) else None
+        return replace(original, declared=parse_declared(section))
     except ValidationError as error:
         raise UserError(f"config {str(path)!r}: {first_problem(error)}") from None
     except UserError as error:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sfumato.checkpoint import load_tensors, save_tensors, write_text
 from sfumato.errors import UserError
+from sfumato.plain_json import to_json
 
 FOLDER = "text_encoder"
 TOKENIZER_FOLDER = "tokenizer"
@@ -102,6 +104,31 @@ def text_config(shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, A
     }
 
 
+def read_text_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A JSON object beside a text encoder or tokenizer. Raises UserError where it is missing or is none."""
+    try:
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(folder / name)!r} is no readable JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{str(folder / name)!r} must hold a JSON object")
+    return value
+
+
+def write_as_last_layer(source: Path, target: Path) -> None:
+    """A CLIP text encoder whose last layer is its penultimate one: `last_hidden_state` is then what was read before.
+
+    The last layer is left out of weights and configuration; the norm after it stays, as `PretrainedText` applies it to
+    the penultimate layer's output.
+    """
+    config = read_text_config(source)
+    last = int(config["num_hidden_layers"]) - 1
+    tensors, _ = load_tensors(source / "model.safetensors")
+    kept = {name: t for name, t in tensors.items() if f".encoder.layers.{last}." not in name}
+    save_file({name: t.contiguous() for name, t in kept.items()}, target / "model.safetensors", {"format": "pt"})
+    write_text(target / "config.json", to_json({**config, "num_hidden_layers": last}, indent=2) + "\n")
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copies a tokenizer's files; raises UserError if the folder holds none."""
     found = [path for pattern in TOKENIZER_FILES for path in sorted(source.glob(pattern))]
@@ -115,7 +142,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 def write_text_encoder(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Writes config.json and model.safetensors."""
     save_tensors(folder / "model.safetensors", {name: tensor.to(torch.float32) for name, tensor in tensors.items()})
-    write_text(folder / "config.json", json.dumps(dict(config), indent=2) + "\n")
+    write_text(folder / "config.json", to_json(dict(config), indent=2) + "\n")
 
 
 def original_tensors(folder: Path, kind: str) -> dict[str, Tensor]:

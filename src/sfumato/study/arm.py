@@ -72,7 +72,8 @@ def _trained_first(bench: Bench, run: AutoencoderRun | None, path: Path) -> tupl
         return pixel_space(size), 0.0
     home = RunFolder(path)
     home.claim(run)
-    preview = Reconstructions.of(bench.data.held_out or bench.data.training, 64, home.previews, run.train.precision)
+    data = bench.data
+    preview = Reconstructions.of(data.measured, 64, home.previews, run.train.precision, data.about_measured)
     state = train_autoencoder(
         run,
         bench.data.training,
@@ -99,7 +100,7 @@ def _curve(run: Path, before: float) -> tuple[Moment, ...]:
 @torch.no_grad()
 def _ceiling(bench: Bench, first: LatentDiffusion, folder: Path) -> Ceiling:
     """Of held-out pictures through stage 1 and back."""
-    source = bench.data.held_out or bench.data.training
+    source = bench.data.measured
     chosen = rows(source, bench.config.samples)
     images = torch.cat([b.images for b in sweep(source, 32, chosen, unreadable=lambda row, error: None)])
     with autocast(bench.workers.device, bench.config.precision):

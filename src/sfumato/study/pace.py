@@ -11,6 +11,7 @@ from sfumato.cost import measure, work
 from sfumato.cost.examine import described
 from sfumato.data.dataset import Dataset
 from sfumato.model import ModelConfig, build, pixel_space
+from sfumato.plain_json import to_json
 from sfumato.study.plan import (
     Arm,
     StudyConfig,
@@ -61,7 +62,7 @@ def paces(
         if way not in known:
             say(f"timing a few steps of {named(config, way)}")
             known[way] = measured(config, way, data, workers)
-            write_text(file, json.dumps({w.key: asdict(pace) for w, pace in known.items()}, indent=1) + "\n")
+            write_text(file, to_json({w.key: asdict(pace) for w, pace in known.items()}, indent=1) + "\n")
     return known
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 from sfumato.checkpoint import write_text
+from sfumato.plain_json import to_json
 from sfumato.study.judge import Score
 from sfumato.study.plan import Way
 
@@ -76,7 +77,7 @@ class ArmResult:
 
     def save(self, path: Path) -> None:
         """As JSON, atomically."""
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+        write_text(path, to_json(asdict(self), indent=1) + "\n")
 
 
 def load_result(path: Path) -> ArmResult:

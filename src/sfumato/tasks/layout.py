@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from sfumato.config import nearest
+from sfumato.data.strict_json import read_json
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pictures import to_pil
@@ -141,11 +142,7 @@ def read_layout(path: Path) -> Layout:
     An object is `{"label": name or number, "box": fractions}` or has `bbox` in pixels instead, which takes the
     picture's `width` and `height`. Of a COCO file the boxes of its only image are taken. Raises UserError.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"it is no JSON ({error})"
-        raise UserError(f"boxes {str(path)!r} cannot be read: {reason}") from None
+    content = read_json(path, name=f"boxes {str(path)!r}")
     if isinstance(content, Mapping) and {"annotations", "categories"} <= content.keys():
         content = _from_coco(content, path)
     size = None

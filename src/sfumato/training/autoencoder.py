@@ -280,7 +280,8 @@ def train_autoencoder(
     modules = build_stage1(config, workers)
     shadow = ema.average_of(modules.autoencoder)
     state = _train_state(config, modules, shadow)
-    folder.resume(state)
+    # data that lies where it lay may have grown, which is said below; at another place it must be the same
+    folder.resume(state, dataset.fingerprint() if folder.data_moved else None)
     changed = _note_source(state, dataset)
     for_training(modules.autoencoder)
     tasks = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]

@@ -25,7 +25,7 @@ class Reading(Protocol):
 
 
 def open_batches(source: Source[Item], train: Reading, state: TrainState, workers: Workers) -> Loader[Item]:
-    """From the step that `state` counts on; pinned where a GPU takes them."""
+    """From the step that `state` counts on, behind the samples it has seen; pinned where a GPU takes them."""
     return Loader(
         source,
         train.batch,
@@ -35,4 +35,16 @@ def open_batches(source: Source[Item], train: Reading, state: TrainState, worker
         workers.world,
         train.workers,
         pin=workers.device.type == "cuda",
+        position=state.images,
+    )
+
+
+def changed_batch(state: TrainState, step_images: int) -> str | None:
+    """What to tell the user where the steps before saw another number of samples than those to come: None if not."""
+    if state.images == state.step * step_images:
+        return None
+    before = f"{state.images / state.step:.1f}".removesuffix(".0")
+    return (
+        f"another number of processes: each step sees {step_images} images instead of {before}; the run goes on behind "
+        f"the {state.images} that it has seen, but ends with other weights than with the same number"
     )

@@ -193,8 +193,16 @@ class HeldOutAccuracy:
     """The share of held-out latents that are classified right, at some times: the same noise at every preview."""
 
     def __init__(
-        self, latents: LatentDataset, autoencoder: Autoencoder, scaling: Scaling, schedule: Schedule, count: int
+        self,
+        latents: LatentDataset,
+        autoencoder: Autoencoder,
+        scaling: Scaling,
+        schedule: Schedule,
+        count: int,
+        about: Mapping[str, bool] | None = None,
     ) -> None:
+        """`about` is what the numbers' record says of the images, see `RunData.about_measured`."""
+        self._about = dict(about or {})
         rows = range(min(count, len(latents)))
         batches = list(sweep(latents, 64, rows, unreadable=lambda row, error: None))
         self._labels = torch.cat([batch.fields["label"] for batch in batches])
@@ -203,7 +211,7 @@ class HeldOutAccuracy:
 
     @torch.no_grad()
     def __call__(self, network: NoisyClassifier, step: int) -> Mapping[str, float | list[float]]:
-        return {"held_out_accuracy": [self._share(network, t) for t in SHOWN_TIMES]}
+        return {"held_out_accuracy": [self._share(network, t) for t in SHOWN_TIMES], **self._about}
 
     def _share(self, network: NoisyClassifier, t: float) -> float:
         noise = torch.randn(self._x0.shape, generator=rng.generator(0, "accuracy")).to(self._x0)

@@ -1,11 +1,13 @@
 """The conditions of a run: the fields its data gets, what is encoded for them, and what config.yaml says of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sfumato.data.conditions.boxes import FolderBoxes
+from sfumato.data.conditions.captions import with_drawn_captions
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.conditions.latents import Drawn, LatentsWithConditions, LowResolution, MaskedLatents, placed
 from sfumato.data.conditions.maps import FolderMaps
@@ -28,11 +30,11 @@ from sfumato.training.workers import Workers
 
 
 def with_room(config: DataConfig, conditions: ConditionsConfig) -> DataConfig:
-    """The data's configuration as the conditions need it: the toy world's fields, folders that are no pictures."""
+    """The data's configuration as the conditions need it: the toy world's fields, what a folder holds beside."""
     if isinstance(config, ToyWorldConfig):
         wanted = [name for name, part in (("map", conditions.map), ("boxes", conditions.boxes)) if part is not None]
         return config.model_copy(update={"fields": tuple(dict.fromkeys((*config.fields, *wanted)))})
-    return config.model_copy(update={"leave_out": (*config.leave_out, *conditions.folders)})
+    return config.model_copy(update={"leave_out": (*config.leave_out, *conditions.folders, *conditions.files)})
 
 
 def with_fields(dataset: Dataset, conditions: ConditionsConfig) -> tuple[Dataset, Inputs, tuple[str, ...]]:
@@ -95,6 +97,7 @@ def with_conditions(
     precision: Precision = "auto",
     progress: Progress | None = None,
     workers: Workers | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> LatentSource:
     """What the loop of stage 2 reads: the latents and the fields that are drawn for each.
 
@@ -107,10 +110,18 @@ def with_conditions(
     if conditions.mask is not None:
         masked = _masked(pictures, first, data, conditions)
         encoded = cached_latents(
-            first, masked, cache, latents.header.mirrored, precision=precision, progress=progress, workers=workers
+            first,
+            masked,
+            cache,
+            latents.header.mirrored,
+            precision=precision,
+            progress=progress,
+            workers=workers,
+            log=log,
         )
         drawn.append(MaskedLatents(encoded, conditions.mask.variants, MaskInput(fill=conditions.mask.fill)))
-    return LatentsWithConditions(latents, drawn) if conditions.gives else latents
+    source = LatentsWithConditions(latents, drawn) if conditions.gives else latents
+    return with_drawn_captions(source, pictures)
 
 
 def preview_fields(

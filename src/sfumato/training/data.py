@@ -11,8 +11,12 @@ from sfumato.checkpoint import write_text
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
-from sfumato.data.split import split
+from sfumato.data.leftovers import remove_leftovers
+from sfumato.data.pixels import BUDGET
+from sfumato.data.split import held_out_rows, split
+from sfumato.data.survey import survey
 from sfumato.data.table import DataConfig, open_dataset
+from sfumato.data.textfile import shown
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
 from sfumato.inputs import Inputs
@@ -20,11 +24,18 @@ from sfumato.schema import Schema
 from sfumato.training.conditions import with_fields, with_room
 
 TOY_HELD_OUT = 1024
+DESCRIPTION = "data.json"
+"""The file in a run's folder that says what its data is, as `sfumato data --json` does."""
+MOST_NAMED = 12
+"""Columns that a note lists by name."""
+ON_TRAINING = "measured_on_training_images"
+"""Stands, as true, in every record of the log whose numbers were measured on images that were trained on."""
 
 
 class HeldOut(Schema):
     """What is kept out of training: a share (below 1) or a number of examples; `by` keeps examples that share a column
-    (text, label, or one of data.columns) on one side. The toy world has held-out compositions of its own instead."""
+    (text, label, or one of data.columns) on one side; where the data has no text or label, each image counts for
+    itself. At least one of two images is held out. The toy world has held-out compositions of its own instead."""
 
     amount: int | float = Field(0.02, ge=0)
     by: str | None = None
@@ -38,6 +49,16 @@ class RunData:
     training: Dataset
     held_out: Dataset | None
     inputs: Inputs = field(default_factory=Inputs)
+
+    @property
+    def measured(self) -> Dataset:
+        """What previews and numbers are made of: the images held out, or training images where there are none."""
+        return self.training if self.held_out is None else self.held_out
+
+    @property
+    def about_measured(self) -> dict[str, bool]:
+        """What a record of numbers says of the images they were measured on, see ON_TRAINING."""
+        return {ON_TRAINING: True} if self.held_out is None else {}
 
 
 def height_width(config: DataConfig) -> tuple[int, int]:
@@ -61,38 +82,105 @@ def open_data(
     UserError if there is nothing to read, or maps or boxes are wrong.
     """
     conditions = conditions or ConditionsConfig()
+    remove_leftovers(cache)
     config = with_room(config, conditions)
     if isinstance(config, ToyWorldConfig):
         aside = config.model_copy(update={"split": "held-out", "length": min(TOY_HELD_OUT, config.length)})
         (training, inputs, _), (held, _, _) = (with_fields(world.build(), conditions) for world in (config, aside))
         return RunData(training, held, inputs)
-    dataset = open_dataset(config, cache, scanning=progress("scanning"), decoding=progress("decoding"))
+    dataset = open_dataset(
+        config,
+        cache,
+        scanning=progress("scanning"),
+        hashing=progress("hashing"),
+        decoding=progress("decoding"),
+        log=say,
+    )
     assert isinstance(dataset, FolderDataset)
     for note in dataset.notes:
         say(note)
-    _tell_of_losses(dataset, folder, say)
-    groups = groups_of(dataset, held_out.by)
+    _tell_of_losses(dataset, folder, say, conditions)
+    groups = groups_of(dataset, held_out.by, say)
+    _describe(dataset, held_out, groups, folder, say, progress)
     complete, inputs, notes = with_fields(dataset, conditions)
     for note in notes:
         say(note)
     training, aside_part = split(complete, held_out.amount, held_out.seed, groups)
+    if not len(aside_part):
+        why = _why_none(held_out, groups)
+        say(f"nothing is held out ({why}): previews and numbers are measured on training images")
     return RunData(training, aside_part if len(aside_part) else None, inputs)
 
 
-def _tell_of_losses(dataset: FolderDataset, folder: Path, say: Callable[[str], None]) -> None:
+def _why_none(held_out: HeldOut, groups: Sequence[Hashable] | None) -> str:
+    if held_out.amount == 0:
+        return "held_out.amount is 0"
+    return "there is one image" if groups is None or len(groups) == 1 else f"all images have one {held_out.by}"
+
+
+def _tell_of_losses(
+    dataset: FolderDataset, folder: Path, say: Callable[[str], None], conditions: ConditionsConfig
+) -> None:
     bad = dataset.unreadable
     if bad:
         write_text(folder / "unreadable.txt", "".join(f"{path}\t{reason}\n" for path, reason in bad))
         say(f"{len(bad)} files cannot be read and are left out; {folder / 'unreadable.txt'} names them")
     if dataset.scan.missing:
-        first = dataset.scan.missing[0]
-        say(f"{len(dataset.scan.missing)} files that the metadata names are not there, the first is {first}")
+        first, there = dataset.scan.missing[0], dataset.scan.files[0]
+        say(
+            f"{len(dataset.scan.missing)} files that the metadata names are not there, the first is {first}; the "
+            f"folder holds such as {shown(there)}"
+        )
+    used = {conditions.boxes.column} if conditions.boxes is not None else set()
+    unread = [shown(name) for name in dataset.scan.unread_columns if name not in used]
+    if unread:
+        say(
+            f"columns of the metadata that nothing reads: {', '.join(unread[:MOST_NAMED])}"
+            + (f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else "")
+        )
     say(f"{len(dataset)} images of {dataset.config.path}, fields: {', '.join(dataset.fields) or 'none'}")
 
 
-def groups_of(dataset: FolderDataset, by: str | None) -> Sequence[Hashable] | None:
-    """What `HeldOut.by` keeps on one side, for each example. Raises UserError where the data has no such field."""
+def split_rows(
+    dataset: FolderDataset, held_out: HeldOut, groups: Sequence[Hashable] | None
+) -> tuple[Sequence[int], Sequence[int]]:
+    """(training rows, rows held out) of a folder, as a training with these settings splits it."""
+    training, aside = held_out_rows(len(dataset), held_out.amount, held_out.seed, groups)
+    return training.tolist(), aside.tolist()
+
+
+def _describe(
+    dataset: FolderDataset,
+    held_out: HeldOut,
+    groups: Sequence[Hashable] | None,
+    folder: Path,
+    say: Callable[[str], None],
+    progress: Callable[[str], Progress],
+) -> None:
+    """Writes what `sfumato data` finds to `folder`/data.json, once a run, and tells of duplicates.
+
+    Pixels are looked at where they fit into the cache: larger sets would be decoded for this alone.
+    """
+    file = folder / DESCRIPTION
+    if file.exists():
+        return
+    H, W = dataset.config.height_width
+    fits = 3 * H * W * len(dataset) <= BUDGET
+    found = survey(dataset, split_rows(dataset, held_out, groups)[1], fits, progress("looking for duplicates"))
+    write_text(file, found.dumped() + "\n")
+    for warning in found.pixel_warnings():
+        say(warning)
+
+
+def groups_of(dataset: FolderDataset, by: str | None, say: Callable[[str], None]) -> Sequence[Hashable] | None:
+    """What `HeldOut.by` keeps on one side, for each example; None, and a sentence, where no image has text or label.
+
+    Raises UserError for any other field that the data lacks.
+    """
     if by is None:
+        return None
+    if by in ("text", "label") and by not in dataset.fields:
+        say(f"held_out.by is {by!r}, but the images have no {by}: each image is held out for itself")
         return None
     if by not in dataset.fields:
         raise UserError(

@@ -1,9 +1,12 @@
 """Between the stages: the posterior moments of a whole data set, cached once; stage 2 never runs the encoder."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from sfumato.autoencoder.model import encoder_digest
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.data.dataset import Dataset, Example, Progress, UnreadableImage
 from sfumato.data.latent_writing import LatentWriter
@@ -11,6 +14,7 @@ from sfumato.data.latents import LatentDataset, LatentHeader, MeasuredLatents, t
 from sfumato.data.loader import sweep
 from sfumato.engine.precision import Precision, autocast
 from sfumato.errors import UserError
+from sfumato.locks import exclusive
 from sfumato.model import LatentDiffusion
 from sfumato.training.workers import Workers
 
@@ -24,18 +28,20 @@ def cached_latents(
     precision: Precision = "auto",
     progress: Progress | None = None,
     workers: Workers | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> LatentDataset:
     """The latents of a data set under the model's autoencoder: opened if cached, else encoded or gone on with.
 
-    The cache is keyed by the content of both, so that it cannot go stale. `mirrored` adds each picture's mirror image.
-    The processes of a run share the work. Raises UserError if no picture can be read.
+    The cache is keyed by the content of the data and by `encoder_digest`, so that it cannot go stale. `mirrored` adds
+    each picture's mirror image. The processes of a run share the work; of several runs one encodes and the others wait,
+    which `log` is told of. Raises UserError if no picture can be read, or the disk is full.
     """
     workers = workers or Workers()
     example = _first_readable(dataset)
     C, h, w = model.latent_shape_of((example.image.shape[-2], example.image.shape[-1]))
     variational = model.autoencoder.variational
     header = LatentHeader(
-        autoencoder=model.digest,
+        autoencoder=encoder_digest(model.autoencoder),
         data=dataset.fingerprint(),
         count=len(dataset),
         shape=(2 * C if variational else C, h, w),
@@ -45,10 +51,28 @@ def cached_latents(
         tensors=tensor_fields(example.fields),
     )
     path = cache / f"latents-{header.key()}"
-    if not path.is_dir():
-        with autocast(model.device, precision):
-            _encode(model, dataset, path, header, batch, progress, workers)
+    if _missing(path, workers):
+        with _only_run(path, workers, log), autocast(model.device, precision):
+            if _missing(path, workers):  # else another run has made it meanwhile
+                _encode(model, dataset, path, header, batch, progress, workers)
     return LatentDataset(path, header.autoencoder, header.data)
+
+
+def _missing(path: Path, workers: Workers) -> bool:
+    """Whether the leading process finds no finished cache; the same answer in all processes of the run."""
+    return workers.any(workers.leads and not path.is_dir())
+
+
+@contextmanager
+def _only_run(path: Path, workers: Workers, log: Callable[[str], None] | None) -> Iterator[None]:
+    """Within the block this run's processes are the only ones that write the cache; waits for another run."""
+    if not workers.leads:
+        workers.barrier()
+        yield
+        return
+    with exclusive(path, wait=True, log=log):
+        workers.barrier()
+        yield
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """A small evaluation while training: samples against held-out pictures in feature space, the best model kept."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class SampleEvaluation:
     label: Sequence[int] | None
     precision: Precision
     keep: Callable[[Steered, TrainState], None]
+    about: Mapping[str, bool] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -53,9 +54,12 @@ class SampleEvaluation:
         precision: Precision,
         keep: Callable[[Steered, TrainState], None],
     ) -> "SampleEvaluation":
-        """Against the held-out pictures, at most MOST_REAL; conditions are theirs. Raises UserError without weights."""
+        """Against the held-out images (or those of the training), at most MOST_REAL, with their conditions.
+
+        Raises UserError without weights.
+        """
         network = load_network(config.features).to(model.device)
-        source = data.held_out or data.training
+        source = data.measured
         text: list[str] = []
         label: list[int] = []
         features = []
@@ -74,6 +78,7 @@ class SampleEvaluation:
             label if "label" in reads else None,
             precision,
             keep,
+            data.about_measured,
         )
 
     @property
@@ -90,7 +95,8 @@ class SampleEvaluation:
         if before is None or value < before[0]:
             self.keep(networks, state)
             state.notes[BEST] = [value, state.step]
-        return {self.name: value, f"best_{self.name}": state.notes[BEST][0], "best_step": state.notes[BEST][1]}
+        best, step = state.notes[BEST]
+        return {self.name: value, f"best_{self.name}": best, "best_step": step, **self.about}
 
     def _samples(self, model: LatentDiffusion) -> Iterator[Tensor]:
         for start in range(0, self.config.samples, BATCH):

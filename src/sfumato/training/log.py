@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sfumato.checkpoint import write_text
+from sfumato.plain_json import to_json
 
 PLAIN_LINE_SECONDS = 30.0
 
@@ -35,7 +36,7 @@ class RunLog:
             return
         path = folder / "log.jsonl"
         kept = [line for line in read_lines(path) if line.get("step", 0) <= step]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(path, "".join(to_json(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = _tensorboard(folder, step)
         if self._console.is_terminal:
@@ -75,7 +76,7 @@ class RunLog:
         if not self._active:
             return
         line = {"step": step, **{name: _rounded(value) for name, value in values.items() if _finite(value)}}
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(to_json(line) + "\n")
         self._file.flush()
         if self._board:
             for name, value in values.items():
@@ -112,6 +113,8 @@ def _finite(value: float | list[float]) -> bool:
 
 
 def _rounded(value: float | list[float]) -> float | list[float]:
+    if isinstance(value, bool):
+        return value
     return [float(f"{v:.6g}") for v in value] if isinstance(value, list) else float(f"{value:.6g}")
 
 

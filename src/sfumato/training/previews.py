@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -43,13 +43,17 @@ class Reconstructions:
     images: Tensor
     folder: Path
     precision: Precision = "auto"
+    about: Mapping[str, bool] = field(default_factory=dict)
+    """What the numbers' record says of the images, see `RunData.about_measured`."""
 
     @classmethod
-    def of(cls, dataset: Dataset, count: int, folder: Path, precision: Precision) -> "Reconstructions":
-        """On the first `count` pictures of a data set."""
+    def of(
+        cls, dataset: Dataset, count: int, folder: Path, precision: Precision, about: Mapping[str, bool] | None = None
+    ) -> "Reconstructions":
+        """On the first `count` images of a data set."""
         rows = range(min(count, len(dataset)))
         images = torch.cat([batch.images for batch in sweep(dataset, 32, rows, unreadable=lambda row, error: None)])
-        return cls(images, folder, precision)
+        return cls(images, folder, precision, about or {})
 
     @torch.no_grad()
     def __call__(self, autoencoder: Autoencoder, step: int) -> Values:
@@ -75,6 +79,7 @@ class Reconstructions:
             "ssim": ssim(output, self.images).mean().item(),
             "latent_mean": statistics.mean().tolist(),
             "latent_std": statistics.std().tolist(),
+            **self.about,
         }
         if bits:
             values["bits_per_dimension"] = sum(bits) / len(bits)
@@ -97,7 +102,7 @@ class Samples:
     @classmethod
     def of(cls, model: LatentDiffusion, data: RunData, folder: Path, precision: Precision) -> "Samples":
         """With the captions or labels of held-out examples, where the model is steered by them."""
-        source = data.held_out or data.training
+        source = data.measured
         conditioner = model.second.conditioner if model.second else None
         reads = () if conditioner is None else conditioner.reads
         fields = [source[i].fields for i in range(min(SHOWN, len(source)))]
@@ -135,7 +140,7 @@ class CodeSamples:
     @classmethod
     def of(cls, model: CodeModel, data: RunData, folder: Path) -> "CodeSamples":
         """With the captions or labels of held-out examples, where the model is steered by them."""
-        source = data.held_out or data.training
+        source = data.measured
         reads = () if model.conditioner is None else model.conditioner.reads
         fields = [source[i].fields for i in range(min(SHOWN, len(source)))]
         text = [f["text"] for f in fields] if "text" in reads else None
@@ -163,6 +168,7 @@ class SteeredSamples:
     fields: Fields
     images: Tensor
     precision: Precision = "auto"
+    about: Mapping[str, bool] = field(default_factory=dict)
 
     @torch.no_grad()
     def __call__(self, networks: Steered, step: int) -> Values:
@@ -184,7 +190,7 @@ class SteeredSamples:
         rows = pictures.beside(*shown, images, self.images)
         sheet = pictures.grid(rows, columns=4 * (len(shown) + 2))
         pictures.save_png(self.folder / f"samples-{step:08d}.png", sheet, scale=_scale(images))
-        return {"sample_psnr": psnr(images.clamp(-1, 1), self.images).mean().item()}
+        return {"sample_psnr": psnr(images.clamp(-1, 1), self.images).mean().item(), **self.about}
 
 
 def skipped(what: str, step: int, error: NotFiniteError) -> Values:
@@ -207,9 +213,9 @@ def samples_of(model: LatentDiffusion, data: RunData, folder: Path, config: Diff
     """The preview that suits what the model is steered by, on held-out examples."""
     if not config.conditions.gives:
         return Samples.of(model, data, folder, config.train.precision)
-    source = data.held_out or data.training
+    source = data.measured
     fields, images = preview_fields(source, SHOWN, model, config.data, config.conditions)
-    return SteeredSamples(model, folder, fields, images, config.train.precision)
+    return SteeredSamples(model, folder, fields, images, config.train.precision, data.about_measured)
 
 
 def with_networks(model: LatentDiffusion, networks: Steered) -> LatentDiffusion:

@@ -33,6 +33,9 @@ MAY_CHANGE = {
 }
 """Settings that may differ between the sessions of one run."""
 
+DATA_PATH = "data.path"
+"""May differ, too, where the data is the same: what it is follows from its content, which `RunFolder.resume` checks."""
+
 
 class RunFolder:
     """`config.yaml`, `states/`, `log.jsonl`, `previews/*.png`, `snapshots/` and `model/` of one run."""
@@ -46,11 +49,15 @@ class RunFolder:
         self.model = path / "model"
         self.snapshots = path / snapshots.FOLDER
         self.best = path / "best"
+        self.data_moved = False
+        """Whether `claim` was given another place of the data than the run in the folder had."""
+        self._claimed: str | None = None
 
     def claim(self, config: BaseModel) -> None:
-        """Makes the folder, or checks that the run in it has this configuration, and writes `config.yaml`.
+        """Makes the folder, or checks that the run in it has this configuration; `config.yaml` is written here for a
+        new run, and by `resume` for an old one.
 
-        Raises UserError naming the first setting that differs, unless it is one of MAY_CHANGE.
+        Raises UserError naming the first setting that differs, unless it is one of MAY_CHANGE or the data's place.
         """
         file = self.path / "config.yaml"
         if not checkpoint.saved_steps(self.states):
@@ -58,14 +65,17 @@ class RunFolder:
         if file.exists():
             before, now = _flat(self._stored(file, type(config))), _flat(config)
             for key in sorted(set(before) | set(now)):
-                if before.get(key) != now.get(key) and key not in MAY_CHANGE:
+                if differ(key, before.get(key), now.get(key)):
                     raise UserError(
                         f"--out {str(self.path)!r} holds a run with {key} = {before.get(key)!r}, not {now.get(key)!r}; "
                         "give the same configuration to resume it, or another folder"
                     )
+            self.data_moved = not same_place(before.get(DATA_PATH), now.get(DATA_PATH))
         self._check_steps(config)
         self.previews.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(file, to_yaml(config))
+        self._claimed = to_yaml(config)
+        if not file.exists():
+            checkpoint.write_text(file, self._claimed)
 
     def _stored(self, file: Path, schema: type[BaseModel]) -> BaseModel:
         """The configuration of the run in the folder; settings that it was begun without have their defaults."""
@@ -116,6 +126,8 @@ class RunFolder:
             except (KeyError, IndexError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
                 raise UserError(f"{str(path)!r} does not fit this configuration: {reason[:300]}") from error
+        if self._claimed is not None:  # not before: data at another place may have turned out to be other data
+            checkpoint.write_text(self.path / "config.yaml", self._claimed)
         return path is not None
 
 
@@ -159,6 +171,21 @@ def interruptible() -> Iterator[Interrupt]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def differ(key: str, before: object, now: object) -> bool:
+    """Whether a setting keeps a run from going on: another value, of one that may not change, for another place."""
+    return before != now and key not in {*MAY_CHANGE, DATA_PATH} and not same_place(before, now)
+
+
+def same_place(before: object, now: object) -> bool:
+    """Whether two settings are equal, or paths of one thing that is there: `d` and `$PWD/d`."""
+    if before == now or not (isinstance(before, str) and isinstance(now, str)):
+        return before == now
+    try:
+        return Path(before).samefile(now)
+    except (OSError, ValueError):
+        return False
 
 
 def _flat(config: BaseModel) -> dict[str, object]:

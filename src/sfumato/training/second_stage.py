@@ -8,6 +8,7 @@ from sfumato import rng
 from sfumato.conditioning.class_label import ClassEmbedder
 from sfumato.conditioning.condition import Conditioner, ConditionSpec
 from sfumato.conditioning.layout import LayoutConfig
+from sfumato.conditioning.lengths import cut_texts
 from sfumato.conditioning.spatial import SemanticConfig, SpatialIdentity, SpatialRescaler
 from sfumato.conditioning.table import (
     CompositeConfig,
@@ -18,7 +19,8 @@ from sfumato.conditioning.table import (
 )
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.data.conditions.config import GIVEN_BY, ConditionsConfig
-from sfumato.data.latents import MeasuredLatents
+from sfumato.data.latents import LatentDataset, MeasuredLatents
+from sfumato.data.textfile import shown
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
@@ -99,17 +101,19 @@ def begin(
     latents: MeasuredLatents,
     fields: Sequence[str] | None = None,
     inputs: Inputs | None = None,
+    texts: Sequence[str] | None = None,
 ) -> LatentDiffusion:
     """The model to train: the first stage as it is, a second with weights drawn from the run's seed.
 
-    `fields` are those of what is trained on, by default the latents'; `inputs` what the data says of the conditions.
+    `fields` are those of what is trained on, by default the latents'; `inputs` what the data says of the conditions;
+    `texts` are what a tokenizer is fitted on, by default the latents' captions.
     Raises UserError where the data lacks a field that the conditioner reads, or the two do not suit each other.
     """
     inputs = inputs or Inputs()
     chosen = fitted(config.conditioner, inputs)
     before = None if config.start is None else started(config.start)
     kept = None if before is None or before.second is None else stored_tokenizer(before.second.conditioner)
-    tokenizer = kept or fitted_tokenizer(chosen, latents.captions())
+    tokenizer = kept or fitted_tokenizer(chosen, latents.captions() if texts is None else texts)
     with rng.seeded(config.train.seed, "weights", "diffusion", device=torch.device("cpu")):
         conditioner = build_conditioner(chosen, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
@@ -123,6 +127,7 @@ def begin(
         autoencoder=first.config.autoencoder,
         image_size=height_width(config.data),
         classes=latents.classes,
+        classes_seen=classes_seen(conditioner, latents),
         inputs=inputs,
         diffusion=DiffusionConfig(
             denoiser=config.denoiser,
@@ -141,6 +146,26 @@ def begin(
     assert config.start is not None
     start_second(second, first.autoencoder.latent_channels, before, config.start)
     return LatentDiffusion(described, first.autoencoder, before.scaling, second, first.tiny)
+
+
+def classes_seen(conditioner: Conditioner | None, latents: MeasuredLatents) -> tuple[int, ...] | None:
+    """The numbers of the classes that are trained on, where the model reads labels; None where that is not known."""
+    if conditioner is None or "label" not in conditioner.reads or not isinstance(latents, LatentDataset):
+        return None
+    return latents.labels_seen()
+
+
+def caption_notes(conditioner: Conditioner | None, texts: Sequence[str] | None) -> tuple[str, ...]:
+    """A sentence on captions that are longer than the conditioner reads, where there are any."""
+    distinct = list(dict.fromkeys(texts or ()))
+    cut = cut_texts(conditioner, distinct)
+    if not cut:
+        return ()
+    longest = max(cut, key=lambda one: one.tokens)
+    return (
+        f"{len(cut)} of {len(distinct)} captions are longer than max_tokens {longest.limit} and are cut: the longest "
+        f"has {longest.tokens} tokens, {shown(longest.text)}; shorten them, or set a larger max_tokens in conditioner",
+    )
 
 
 def steered(model: LatentDiffusion) -> Steered:

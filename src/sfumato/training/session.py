@@ -11,7 +11,7 @@ from typing import Generic, Protocol
 from sfumato.data.dataset import Item, LatentSource, Source
 from sfumato.data.loader import Loader
 from sfumato.errors import Interrupted
-from sfumato.training.batches import Reading, open_batches
+from sfumato.training.batches import Reading, changed_batch, open_batches
 from sfumato.training.log import RunLog
 from sfumato.training.run import Interrupt, RunFolder, interruptible
 from sfumato.training.state import TrainState
@@ -120,12 +120,13 @@ class Session(Generic[Item]):
             self.log.record(self._state.step, values)
 
 
-def resume(folder: RunFolder, state: TrainState, source: LatentSource) -> None:
+def resume(folder: RunFolder, state: TrainState, source: LatentSource, further: str | None = None) -> None:
     """Goes on from the newest state in `folder`, if there is one, and notes what the run learns from.
 
-    Raises UserError where it has learnt from something else so far.
+    `further` names what belongs to that beside the latents, such as a codebook. Raises UserError where the run has
+    learnt from something else so far.
     """
-    fingerprint = source.fingerprint()
+    fingerprint = source.fingerprint() if further is None else f"{source.fingerprint()}-{further}"
     folder.resume(state, fingerprint)
     state.notes["source"] = fingerprint
 
@@ -166,6 +167,9 @@ def open_session(
         RunLog(folder.path, title, state.step, done, workers.leads) as log,
         interruptible() as interrupt,
     ):
+        told = changed_batch(state, step_images)
+        if told is not None:
+            log.say(told)
         session = Session(
             data, log, interrupt, settings, state, workers, step_images, periodic, Periodic(settings.save_every, save)
         )

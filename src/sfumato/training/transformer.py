@@ -1,7 +1,7 @@
 """The baseline's stage 2: the loop that trains a transformer on the codes of cached latents (Esser et al. 2021)."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sfumato import rng
-from sfumato.autoencoder.bottleneck import VectorQuantizer
+from sfumato.autoencoder.bottleneck import VectorQuantizer, codebook_digest
 from sfumato.autoregressive.model import CodeModel, CodeModelConfig, build_code_model, codebook_of
 from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
@@ -101,8 +101,10 @@ Export = Callable[[Prompted, TrainState], None]
 """Writes the model folder of the averaged networks."""
 
 
-def begin(config: TransformerRun, first: LatentDiffusion, latents: MeasuredLatents) -> CodeModel:
-    """The model to train, with weights drawn from the run's seed.
+def begin(
+    config: TransformerRun, first: LatentDiffusion, latents: MeasuredLatents, texts: Sequence[str] | None = None
+) -> CodeModel:
+    """The model to train, with weights drawn from the run's seed; a tokenizer is fitted on `texts`, if they are given.
 
     Raises UserError where the autoencoder has no codebook, or the data lacks a field that the conditioner reads.
     """
@@ -115,7 +117,7 @@ def begin(config: TransformerRun, first: LatentDiffusion, latents: MeasuredLaten
         classes=latents.classes,
         about=first.config.about,
     )
-    tokenizer = fitted_tokenizer(config.conditioner, latents.captions())
+    tokenizer = fitted_tokenizer(config.conditioner, latents.captions() if texts is None else texts)
     with rng.seeded(config.train.seed, "weights", "transformer", device=torch.device("cpu")):
         model = build_code_model(described, first, tokenizer)
     if model.conditioner is not None:
@@ -147,7 +149,7 @@ def train_transformer(
         optimisers={"networks": build_optimiser(train.optimiser, networks)},
     )
     optimiser = state.optimisers["networks"]
-    resume(folder, state, latents)
+    resume(folder, state, latents, codebook_digest(quantize))
     wrapped = workers.wrap(networks)
     precision = autocast(workers.device, train.precision)
     tasks = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]

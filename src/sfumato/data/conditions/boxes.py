@@ -1,8 +1,7 @@
 """Boxes with categories for a folder of pictures: from a COCO file or from the metadata, framed as the picture is."""
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +13,7 @@ from sfumato.data.conditions.config import BoxesConfig
 from sfumato.data.conditions.maps import IMAGES
 from sfumato.data.folder import FolderDataset
 from sfumato.data.reading import displayed_size
+from sfumato.data.strict_json import read_json
 from sfumato.data.transforms import Boxes, clip_boxes
 from sfumato.errors import UserError
 from sfumato.inputs import LayoutInput
@@ -42,7 +42,7 @@ class FolderBoxes:
         """Reads and checks all boxes. Raises UserError for one outside its picture, of negative size or no category."""
         self.folder, self.config = folder, config
         root = folder.scan.root
-        found = _find_coco(root, config)
+        found, damaged = _find_coco(root, config)
         if found is not None:
             given, names = _read_coco(*found)
             boxes = {name: _matching(given, name) for name in folder.scan.files}
@@ -52,13 +52,16 @@ class FolderBoxes:
             source = (
                 f"{found[0]} names none of the images" if found else f"no image has {config.column!r} in its metadata"
             )
+            source += f" ({damaged[0]})" if damaged else ""
             raise UserError(
                 f"the data in {root} has no boxes: {source}; give a COCO file (conditions.boxes.file) or rows such as "
                 '{"file_name": "1.png", "boxes": [{"label": "dog", "bbox": [x, y, width, height]}]} in metadata.jsonl'
             )
         if (root / config.classes).is_file():
-            names = read_class_names(root / config.classes).names
-        self.names = names or _names_of(box for group in boxes.values() for box in group)
+            names = read_class_names(root / config.classes, folder.config.encoding).names
+        if not names:
+            boxes, names = _named_by_use(boxes)
+        self.names = names
         self.without = sum(not boxes[name] for name in folder.scan.files)
         self._boxes: dict[str, Boxes] = {}
         self._categories: dict[str, list[int]] = {}
@@ -119,13 +122,13 @@ def _category(box: _Box, names: tuple[str, ...]) -> int:
     )
 
 
-def _names_of(boxes: Iterable[_Box]) -> tuple[str, ...]:
-    """The categories where no file names them: numbers up to the largest, or the sorted names."""
-    labels = {box.label for box in boxes}
-    numbers = [label for label in labels if isinstance(label, int)]
-    if len(numbers) == len(labels):
-        return tuple(str(i) for i in range(max(numbers) + 1))
-    return tuple(sorted(str(label) for label in labels))
+def _named_by_use(boxes: Mapping[str, list[_Box]]) -> tuple[dict[str, list[_Box]], tuple[str, ...]]:
+    """Boxes and the sorted names of their categories, where no file names them: those that occur, numbers too."""
+    labels = {box.label for group in boxes.values() for box in group}
+    numbers = sorted(label for label in labels if isinstance(label, int))
+    ordered: list[str | int] = [*numbers] if len(numbers) == len(labels) else sorted(labels, key=str)
+    named = {name: [replace(box, label=str(box.label)) for box in group] for name, group in boxes.items()}
+    return named, tuple(dict.fromkeys(map(str, ordered)))
 
 
 def _from_metadata(folder: FolderDataset, column: str) -> dict[str, list[_Box]]:
@@ -157,28 +160,28 @@ def _parse(entry: Any, where: str) -> _Box:
     return _Box(label, (x, y, across, down), relative, where)
 
 
-def _find_coco(root: Path, config: BoxesConfig) -> tuple[Path, dict[str, Any]] | None:
-    """The COCO file that is named, or the only one there, and its content."""
+def _find_coco(root: Path, config: BoxesConfig) -> tuple[tuple[Path, dict[str, Any]] | None, list[UserError]]:
+    """The COCO file that is named, or the only one there, and its content; why other JSON files cannot be read."""
     if config.file is not None:
         path = root / config.file
         if not path.is_file():
             raise UserError(f"conditions.boxes.file {path} does not exist: give a COCO json below {root}")
-        return path, _content(path) or {}
-    places = (*sorted(root.glob("*.json")), *sorted(root.glob("annotations/*.json")))
-    read = [(path, _content(path)) for path in places]
-    found = [(path, content) for path, content in read if content and set(content) >= _COCO]
+        content = read_json(path)
+        return (path, content if isinstance(content, dict) else {}), []
+    found: list[tuple[Path, dict[str, Any]]] = []
+    damaged: list[UserError] = []
+    for path in (*sorted(root.glob("*.json")), *sorted(root.glob("annotations/*.json"))):
+        try:
+            content = read_json(path)
+        except UserError as error:
+            damaged.append(error)
+            continue
+        if isinstance(content, dict) and set(content) >= _COCO:
+            found.append((path, content))
     if len(found) > 1:
         named = ", ".join(path.relative_to(root).as_posix() for path, _ in found)
         raise UserError(f"{root} holds several COCO files ({named}): choose one by conditions.boxes.file")
-    return found[0] if found else None
-
-
-def _content(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    return (found[0] if found else None), damaged
 
 
 def _read_coco(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, list[_Box]], tuple[str, ...]]:

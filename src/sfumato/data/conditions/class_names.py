@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import ImageColor
 
+from sfumato.data.textfile import LARGEST_CAPTION, lines_of, read_text
 from sfumato.errors import UserError
 from sfumato.inputs import Rgb
 
@@ -21,17 +22,18 @@ class ClassNames:
     colours: tuple[Rgb, ...] | None = None
 
 
-def read_class_names(path: Path) -> ClassNames:
+def read_class_names(path: Path, encoding: str | None = None) -> ClassNames:
     """Lines `name`, `name #rrggbb` or `name r g b`; empty ones at the end do not count.
 
-    Raises UserError for a missing or empty file, a name without, a name twice, colours for some only, a colour twice.
+    Raises UserError as `read_text` does, and for a missing or empty file, a name without, a name twice, colours for
+    some only, a colour twice.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: write the class names there, one a line, the first is number 0")
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
-    if not lines:
+    text = read_text(path, encoding, LARGEST_CAPTION).rstrip()
+    if not text:
         raise UserError(f"{path} is empty: write the class names there, one a line, the first is number 0")
-    found = [_parse(line.strip()) for line in lines]
+    found = [_parse(line.strip()) for line in lines_of(text)]
     names = tuple(name for name, _ in found)
     for number, name in enumerate(names, 1):
         if not name:

@@ -79,6 +79,12 @@ class ConditionsConfig(Schema):
         return tuple(name for name in named if name)
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Files and folders of annotations below the data folder, which are neither captions nor metadata."""
+        named = (self.map and self.map.classes, self.boxes and self.boxes.classes, self.boxes and self.boxes.file)
+        return (*(name for name in named if name), *(("annotations",) if self.boxes else ()))
+
+    @property
     def gives(self) -> tuple[str, ...]:
         """The fields."""
         return tuple(field for name, fields in GIVEN_BY.items() if getattr(self, name) is not None for field in fields)

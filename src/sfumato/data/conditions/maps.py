@@ -1,6 +1,7 @@
 """Label maps of a folder of pictures: ids by grey value or palette index, or colours that classes.txt names."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,9 +13,10 @@ from PIL import Image
 
 from sfumato.data.conditions.class_names import ClassNames, hex_of, read_class_names
 from sfumato.data.conditions.config import MapsConfig
+from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.folder import FolderDataset, list_files
-from sfumato.data.reading import SUFFIXES, displayed_size, glance
+from sfumato.data.reading import SUFFIXES, displayed_size
 from sfumato.data.transforms import Ids
 from sfumato.errors import UserError
 from sfumato.inputs import MapInput, standard_palette
@@ -97,7 +99,7 @@ class FolderMaps:
         """Finds the maps and reads their headers. UserError where one is missing or not of its picture's size."""
         self.folder, self.config = folder, config
         root = folder.scan.root
-        self.classes = read_class_names(root / config.classes)
+        self.classes = read_class_names(root / config.classes, folder.config.encoding)
         if config.void is not None and config.void < len(self.classes.names):
             raise UserError(
                 f"conditions.map.void is {config.void}, the number of the class "
@@ -106,7 +108,6 @@ class FolderMaps:
         if folder.framing.resize == "pad" and config.void is None:
             raise UserError("data.resize pad needs conditions.map.void, an id for what is filled up: set it to 255")
         self._maps = _find(folder.scan.files, root, config.folder)
-        self._digest = blake2b(digest_size=16)
         for file, path in self._maps.items():
             self._look(root / file, path)
 
@@ -122,12 +123,16 @@ class FolderMaps:
         framed = framing.finish(framing.prepare_map(ids, self.config.void or 0), seed)
         return {"map": torch.from_numpy(framed[0].copy())}
 
+    @cached_property
+    def _hashes(self) -> list[bytes]:
+        return file_hashes(list(self._maps.values()), self.folder.cache)
+
     def fingerprint(self) -> str:
-        return blake2b(repr((self._digest.hexdigest(), self.classes, self.config.void)).encode()).hexdigest()[:32]
+        facts = (self._hashes, self.classes, self.config.void)
+        return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
     def _look(self, picture: Path, path: Path) -> None:
         try:
-            self._digest.update(glance(path).digest)
             size, wanted = displayed_size(path), displayed_size(picture)
         except UnreadableImage as error:
             raise UserError(f"map {path} of {picture} cannot be read ({error.reason}): save it as PNG") from None

@@ -1,6 +1,6 @@
 """Pictures with holes: what is encoded before an inpainting model trains, several masks a picture."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from sfumato.data.conditions.config import MaskConfig
 from sfumato.data.conditions.holes import Hole, cells_of, draw_hole
+from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import Dataset, Example, UnreadableImage
 from sfumato.data.folder import list_files
 from sfumato.data.reading import SUFFIXES, glance
@@ -27,7 +28,6 @@ class Holes:
         """Raises UserError for a folder of masks that is missing, empty or cannot be read."""
         self.config, self.size = config, size
         self._files = () if config.folder is None else _mask_files(config.folder, root)
-        self._digest = [glance(path).digest.hex() for path in self._files]
 
     def __call__(self, number: int) -> Hole:
         rng = numpy_generator(0, "mask", number)
@@ -35,8 +35,12 @@ class Holes:
             return draw_hole(self.config.kinds, self.size, rng)
         return _read_mask(self._files[int(rng.integers(len(self._files)))], self.size)
 
+    @cached_property
+    def _hashes(self) -> list[bytes]:
+        return file_hashes(self._files)
+
     def fingerprint(self) -> str:
-        facts = (self.config.model_dump_json(), self.size, self._digest)
+        facts = (self.config.model_dump_json(), self.size, self._hashes)
         return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
 

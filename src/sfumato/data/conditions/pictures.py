@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
+from sfumato.data.captions import Captioned, Choices
 from sfumato.data.dataset import Dataset, Example, example_or_variant
 
 
@@ -47,6 +48,9 @@ class WithFields:
 
     def captions(self) -> list[str] | None:
         return self.pictures.captions()
+
+    def caption_choices(self) -> Sequence[Choices] | None:
+        return self.pictures.caption_choices() if isinstance(self.pictures, Captioned) else None
 
     def fingerprint(self) -> str:
         parts = (self.pictures.fingerprint(), *(source.fingerprint() for source in self.sources))

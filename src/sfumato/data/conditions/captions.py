@@ -1,0 +1,63 @@
+"""Images with several captions: each reading in training draws one, deterministically; all other readings the first."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+
+from sfumato.data.captions import Captioned, Choices, all_texts, chosen_caption
+from sfumato.data.dataset import Dataset, LatentExample, LatentSource, example_or_variant
+
+
+class DrawnCaptions:
+    """Cached latents whose `text` is drawn by weight in `variant`, a function of (index, seed) as the variant is.
+
+    An image is cached once, however many captions it has: they are not part of the cache.
+    """
+
+    def __init__(self, latents: LatentSource, choices: Sequence[Choices]) -> None:
+        """`choices` are the captions of each row of the latents."""
+        self.latents, self.choices = latents, tuple(choices)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.latents.fields
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.latents.classes
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, index: int) -> LatentExample:
+        return self.latents[index]
+
+    def variant(self, index: int, seed: int) -> LatentExample:
+        example = example_or_variant(self.latents, index, seed)
+        return replace(example, fields={**example.fields, "text": chosen_caption(self.choices[index], seed)})
+
+    def captions(self) -> list[str] | None:
+        return self.latents.captions()
+
+    def fingerprint(self) -> str:
+        content = repr((self.latents.fingerprint(), self.choices)).encode(errors="surrogateescape")
+        return blake2b(content, digest_size=16).hexdigest()
+
+
+def with_drawn_captions(latents: LatentSource, pictures: Dataset) -> LatentSource:
+    """The latents of `pictures`, row for row, with drawn captions where some image has several; else as they are."""
+    choices = choices_of(pictures)
+    if choices is None or all(len(each) < 2 for each in choices):
+        return latents
+    return DrawnCaptions(latents, choices)
+
+
+def choices_of(pictures: Dataset) -> Sequence[Choices] | None:
+    """All captions of each image; None without text, or where the set knows one for each alone."""
+    return pictures.caption_choices() if isinstance(pictures, Captioned) else None
+
+
+def texts_of(pictures: Dataset) -> list[str] | None:
+    """Every caption that training may read, for tokenizers and counts; None without text."""
+    choices = choices_of(pictures)
+    return pictures.captions() if choices is None else all_texts(choices)

@@ -1,0 +1,266 @@
+"""A look at a folder before anything is trained: what is there, what is doubtful, what was left out."""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sfumato.data.captions import all_texts
+from sfumato.data.dataset import Progress, UnreadableImage
+from sfumato.data.duplicates import difference_hash, groups_of, near_pairs
+from sfumato.data.folder import FolderDataset
+from sfumato.data.labels import classes_note
+from sfumato.data.prefetch import Prefetch
+from sfumato.data.textfile import shown
+
+FLAT = 2.0
+"""Standard deviation, of 255, below which an image is of one colour."""
+BLURRED = 0.64
+"""An image counts as blurred where a Laplacian keeps less than this share of its brightness's variance, divided by its
+shorter side. Of 300 sharp emoji at 64 and at 128 pixels none came below ten times it; blurred with a Gaussian of a
+32nd of the side, half came below."""
+BORDERLINE = 1.25
+"""Images less than this many times the training size are barely large enough."""
+_CHUNK = 32
+_SIDES = (32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What the pixels of one framed image tell; `reason` instead where they cannot be decoded."""
+
+    content: bytes = b""
+    hash: int = 0
+    spread: float = 0.0
+    sharpness: float = 1.0
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Files of one content (exact) or of one look (near); `across` says that some are held out and some trained on."""
+
+    files: tuple[str, ...]
+    exact: bool
+    across: bool = False
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All that was found. Counts and lists are of the images that can be read."""
+
+    dataset: FolderDataset
+    unreadable: tuple[tuple[str, str], ...]
+    duplicates: tuple[Duplicates, ...] = ()
+    flat: tuple[str, ...] = ()
+    blurred: tuple[str, ...] = ()
+    borderline: tuple[str, ...] = ()
+    held_out: frozenset[int] = frozenset()
+    looked_at_pixels: bool = True
+
+    def captions(self) -> dict[str, str | list[str]]:
+        """By file: the caption, or all where there are several; images without one are absent."""
+        scan = self.dataset.scan
+        found = zip(scan.files, scan.captions or (), strict=False)
+        return {file: each[0][0] if len(each) == 1 else [text for text, _ in each] for file, each in found if each}
+
+    def labels(self) -> dict[str, str]:
+        """By file: the class's name."""
+        scan = self.dataset.scan
+        classes = scan.classes or ()
+        return {file: classes[number] for file, number in zip(scan.files, scan.labels or (), strict=False)}
+
+    def sizes(self) -> dict[str, int]:
+        """How many images have a shorter side of at least so many pixels and less than the next."""
+        count: Counter[str] = Counter()
+        for seen in self.dataset.scan.glances:
+            side = min(seen.width, seen.height)
+            count[_range(side)] += 1
+        return {name: count[name] for name in map(_range, (0, *_SIDES)) if count[name]}
+
+    def formats(self) -> dict[str, int]:
+        """Images by file ending."""
+        endings = (PurePosixPath(name).suffix.lower() or "none" for name in self.dataset.scan.files)
+        return dict(Counter(endings).most_common())
+
+    def warnings(self) -> list[str]:
+        """Sentences, those of the scan first; the list of classes is none."""
+        told = [note for note in self.dataset.notes if note != classes_note(self.dataset.label_counts() or {})]
+        missing = self.dataset.scan.missing
+        if missing:
+            told.append(f"{len(missing)} files that the metadata names are not there, the first is {shown(missing[0])}")
+        unread = self.dataset.scan.unread_columns
+        if unread:
+            told.append(f"columns of the metadata that nothing reads: {', '.join(map(shown, unread[:12]))}")
+        told += _counted("cannot be read", [name for name, _ in self.unreadable])
+        return [*told, *self.pixel_warnings()]
+
+    def pixel_warnings(self) -> list[str]:
+        """Of what only the pixels tell: duplicates, and images of doubtful use."""
+        told: list[str] = []
+        exact = [each for each in self.duplicates if each.exact]
+        near = [each for each in self.duplicates if not each.exact]
+        across = [each for each in self.duplicates if each.across]
+        told += _counted("are exact copies of another", [name for each in exact for name in each.files[1:]])
+        told += _counted("nearly look like another", [name for each in near for name in each.files[1:]])
+        if across:
+            told.append(
+                f"{len(across)} groups of duplicates stand on both sides of the held-out split, such as "
+                f"{' and '.join(map(shown, across[0].files[:2]))}: what is measured there is partly memorised"
+            )
+        told += _counted("are of one colour", self.flat)
+        told += _counted("seem blurred", self.blurred)
+        H, W = self.dataset.config.height_width
+        told += _counted(f"are barely larger than {H}x{W}", self.borderline)
+        return told
+
+    def as_json(self) -> dict[str, Any]:
+        """One object; keys do not change their meaning."""
+        scan = self.dataset.scan
+        return {
+            "path": str(scan.root),
+            "images": len(scan.files),
+            "sizes": self.sizes(),
+            "formats": self.formats(),
+            "captions": self.captions(),
+            "labels": self.labels(),
+            "classes": self.dataset.label_counts() or {},
+            "columns": sorted({key for row in scan.metadata for key in row}),
+            "unread_columns": list(scan.unread_columns),
+            "missing": list(scan.missing),
+            "left_out": [{"file": name, "reason": reason} for name, reason in scan.left_out],
+            "unreadable": [{"file": name, "reason": reason} for name, reason in self.unreadable],
+            "duplicates": [
+                {"files": list(each.files), "kind": "exact" if each.exact else "near", "across_held_out": each.across}
+                for each in self.duplicates
+            ],
+            "one_colour": list(self.flat),
+            "blurred": list(self.blurred),
+            "borderline_small": list(self.borderline),
+            "held_out": sorted(scan.files[row] for row in self.held_out),
+            "pixels_looked_at": self.looked_at_pixels,
+            "warnings": self.warnings(),
+        }
+
+    def dumped(self, **further: Any) -> str:
+        """`as_json`, and more keys, as text that any encoding of Unicode takes: names of files may be no Unicode."""
+        text = json.dumps({**self.as_json(), **further}, indent=1, ensure_ascii=False)
+        return text if encodable(text) else json.dumps({**self.as_json(), **further}, indent=1)
+
+    def texts(self) -> list[str]:
+        """All captions."""
+        return all_texts(self.dataset.scan.captions or ())
+
+
+def survey(
+    dataset: FolderDataset,
+    held_out: Collection[int] = (),
+    pixels: bool = True,
+    progress: Progress | None = None,
+    workers: int = 2,
+) -> Survey:
+    """Looks at a folder's images; `held_out` are the rows kept out of training. Without `pixels` none is decoded."""
+    scan = dataset.scan
+    H, W = dataset.config.height_width
+    room = [min(seen.width / W, seen.height / H) for seen in scan.glances]
+    borderline = tuple(name for name, times in zip(scan.files, room, strict=True) if 1 <= times < BORDERLINE)
+    if not pixels:
+        return Survey(
+            dataset,
+            tuple(scan.unreadable),
+            borderline=borderline,
+            held_out=frozenset(held_out),
+            looked_at_pixels=False,
+        )
+    found = _look_at_all(dataset, progress, workers)
+    good = [row for row, seen in enumerate(found) if seen.reason is None]
+    flat = {row for row in good if found[row].spread < FLAT}
+    blurred = [row for row in good if row not in flat and room[row] >= 1 and found[row].sharpness < BLURRED / min(H, W)]
+    damaged = [(scan.files[row], seen.reason) for row, seen in enumerate(found) if seen.reason is not None]
+    return Survey(
+        dataset,
+        (*scan.unreadable, *damaged),
+        duplicates=tuple(_duplicates(scan.files, found, [row for row in good if row not in flat], set(held_out))),
+        flat=tuple(scan.files[row] for row in sorted(flat)),
+        blurred=tuple(scan.files[row] for row in blurred),
+        borderline=borderline,
+        held_out=frozenset(held_out),
+    )
+
+
+def _look_at_all(dataset: FolderDataset, progress: Progress | None, workers: int) -> list[Pixels]:
+    """Of each row, in order; read ahead by threads."""
+    rows = range(len(dataset))
+    chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
+    ahead = Prefetch(lambda n: [_look(dataset, row) for row in chunks[n]], 0, workers, end=len(chunks))
+    found: list[Pixels] = []
+    try:
+        for _ in chunks:
+            found += ahead.next()
+            if progress is not None:
+                progress(len(found), len(rows))
+    finally:
+        ahead.close()
+    return found
+
+
+def _look(dataset: FolderDataset, row: int) -> Pixels:
+    try:
+        pixels = dataset[row].image.numpy().transpose(1, 2, 0)
+    except UnreadableImage as error:
+        return Pixels(reason=error.reason)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    grey = np.asarray(image.convert("L"), np.float32)
+    inner = grey[1:-1, 1:-1]
+    laplacian = 4 * inner - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    return Pixels(
+        content=blake2b(pixels.tobytes(), digest_size=16).digest(),
+        hash=difference_hash(image),
+        spread=float(pixels.std((0, 1)).max()),
+        sharpness=float(laplacian.var() / max(float(grey.var()), 1e-6)) if inner.size else 1.0,
+    )
+
+
+def _duplicates(
+    files: Sequence[str], found: Sequence[Pixels], rows: Sequence[int], held_out: set[int]
+) -> list[Duplicates]:
+    """Exact groups, and near ones of which not all are exact copies; images of one colour aside, as all look alike."""
+    by_content: dict[bytes, list[int]] = {}
+    for row in rows:
+        by_content.setdefault(found[row].content, []).append(row)
+    exact = [group for group in by_content.values() if len(group) > 1]
+    heads = [group[0] for group in by_content.values()]
+    near = [[heads[i] for i in group] for group in groups_of(near_pairs([found[row].hash for row in heads]))]
+    made = [(group, True) for group in exact] + [(group, False) for group in near]
+    return [
+        Duplicates(
+            tuple(files[row] for row in group),
+            same,
+            across=any(row in held_out for row in group) and any(row not in held_out for row in group),
+        )
+        for group, same in made
+    ]
+
+
+def encodable(text: str) -> bool:
+    """Whether a text holds no half of a surrogate pair, which stands for a byte of a name that is no UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _range(side: int) -> str:
+    """The part of the histogram that a side falls into."""
+    larger = [edge for edge in _SIDES if edge > side]
+    smaller = [edge for edge in _SIDES if edge <= side]
+    if not smaller:
+        return f"below {_SIDES[0]}"
+    return f"{smaller[-1]} to {larger[0] - 1}" if larger else f"{_SIDES[-1]} and more"
+
+
+def _counted(what: str, names: Sequence[str]) -> list[str]:
+    return [f"{len(names)} images {what}, such as {shown(names[0])}"] if names else []

@@ -1,0 +1,158 @@
+"""What the foreign formats have no place for, in a section of our own that foreign readers pass over.
+
+An exported model carries its whole configuration (all but the notes on its training) and its fitted tokenizer beside
+what the format itself says: under the key `sfumato` of the original's YAML, in `sfumato.yaml` of a diffusers folder. An
+import takes the names of classes, the conditioner's own options, condition dropout, the schedule's parameters and the
+training size from there, if both describe the same networks.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from sfumato.diffusion.schedule import ScheduleConfig, build_schedule
+from sfumato.distilled import FILE as TINY_FILE
+from sfumato.interop.expressible import effective_groups, parts_of
+from sfumato.model import DiffusionConfig, ModelConfig
+
+SECTION = "sfumato"
+FILE = "sfumato.yaml"
+CLOSE = 1e-5
+"""How far, relatively, a schedule may be from its float32 table."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A configuration that came along, and the text of its fitted tokenizer."""
+
+    config: ModelConfig
+    tokenizer: str | None = None
+
+
+def dump_declared(config: ModelConfig, tokenizer: str | None) -> dict[str, Any]:
+    """The section, as plain data for YAML."""
+    plain: dict[str, Any] = {"config": config.model_copy(update={"about": {}}).model_dump(mode="json")}
+    return plain if tokenizer is None else {**plain, "tokenizer": tokenizer}
+
+
+def notes_aside(folder: Path, config: ModelConfig, say: Callable[[str], None]) -> None:
+    """Says what foreign code will not see, and what stays behind."""
+    H, W = config.image_size
+    kept = [f"its training size {H}x{W}"] if H != W else []
+    kept += [f"the names of its {len(config.classes)} classes"] if config.classes else []
+    kept += ["what its inputs mean"] if config.inputs.model_dump(exclude_defaults=True) else []
+    if kept:
+        say(f"only sfumato will read {' and '.join(kept)}: they are in the section {SECTION!r}")
+    if (folder / TINY_FILE).exists():
+        say(f"the tiny decoder {TINY_FILE} stays behind: distil it anew after an import")
+
+
+def parse_declared(raw: Any) -> Declared | None:
+    """The section of a file; None where there is none, or it is of a version that is not understood."""
+    if not isinstance(raw, Mapping):
+        return None
+    tokenizer = raw.get("tokenizer")
+    try:
+        config = ModelConfig.model_validate(raw.get("config"))
+    except ValidationError:
+        return None
+    return Declared(config, tokenizer if isinstance(tokenizer, str) else None)
+
+
+def read_declared(folder: Path) -> Declared | None:
+    """That of a diffusers folder."""
+    try:
+        return parse_declared(yaml.safe_load((folder / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def adopted(found: ModelConfig, declared: Declared | None, say: Callable[[str], None]) -> ModelConfig:
+    """The declared configuration where it describes the networks that were found, else the found one."""
+    if declared is None:
+        return found
+    differs = difference(found, declared.config)
+    if differs is not None:
+        say(f"the section {SECTION!r} is left out, for {differs}")
+        return found
+    return declared.config.model_copy(update={"about": {**found.about}})
+
+
+def difference(one: ModelConfig, other: ModelConfig) -> str | None:
+    """What makes two configurations mean different networks, in words; None if they compute the same.
+
+    Names, the training size, condition dropout and settings of training are not compared, nor options that have no
+    effect on the network in question.
+    """
+    first, second = _autoencoder_facts(one), _autoencoder_facts(other)
+    if (one.diffusion is None) != (other.diffusion is None):
+        return "only one of them has a second stage"
+    if one.diffusion is not None and other.diffusion is not None:
+        first |= _diffusion_facts(one.diffusion)
+        second |= _diffusion_facts(other.diffusion)
+        if not _same_schedule(one.diffusion.schedule, other.diffusion.schedule):
+            return f"the schedule is {_told(one.diffusion.schedule)} in one and {_told(other.diffusion.schedule)}"
+    for name, value in first.items():
+        if second[name] != value:
+            return f"{name} is {value} in one and {second[name]} in the other"
+    return None
+
+
+def _autoencoder_facts(config: ModelConfig) -> dict[str, Any]:
+    c = config.autoencoder
+    pixels = c.bottleneck.kind == "pixels"
+    facts = c.model_dump(include={"image_channels", "channels", "channel_multipliers", "blocks_per_level"})
+    facts |= {"attention": c.attention, "attention_levels": sorted(c.attention_levels)}
+    facts |= {"latent_channels": None if pixels else c.latent_channels, "embed_channels": c.raw_channels}
+    facts |= {"norm groups": effective_groups(c), "bottleneck": c.bottleneck.kind}
+    if c.bottleneck.kind == "vq":
+        facts |= {"codes": c.bottleneck.codes, "normalise": c.bottleneck.normalise}
+    return {f"autoencoder.{name}": value for name, value in facts.items()}
+
+
+def _diffusion_facts(config: DiffusionConfig) -> dict[str, Any]:
+    c = config.denoiser
+    widths = [c.channels * m for m in c.channel_multipliers]
+    heads = {width: c.heads or width // (c.head_channels or width) for width in c.attended_widths()}
+    facts: dict[str, Any] = {"widths": widths, "blocks_per_level": c.blocks_per_level, "heads": heads}
+    facts |= {"attended levels": [2**level in c.attention_factors for level in range(len(widths))]}
+    facts |= {"resample": c.resample, "scale_shift_norm": c.scale_shift_norm, "norm_groups": c.norm_groups}
+    parts = parts_of(config)
+    if any(_gives_tokens(part) for part in parts):
+        facts |= {"transformer_depth": c.transformer_depth, "linear_projections": c.linear_projections}
+    if any(_gives_vector(part) for part in parts):
+        facts |= {"vector_projection": c.vector_projection}
+    facts |= {"tokens": any(map(_gives_tokens, parts)), "vector": any(map(_gives_vector, parts))}
+    facts |= {"map channels": sum(part.channels for part in parts if part.kind in ("image", "semantic"))}
+    named = {f"denoiser.{name}": value for name, value in facts.items()}
+    return {**named, "prediction": config.prediction}
+
+
+def _gives_tokens(part: Any) -> bool:
+    return part.kind in ("text", "layout", "embeddings", "pretrained-text") or (
+        part.kind == "class" and part.output == "token"
+    )
+
+
+def _gives_vector(part: Any) -> bool:
+    return (part.kind == "class" and part.output == "vector") or (part.kind == "text" and part.pooled)
+
+
+def _same_schedule(one: ScheduleConfig, other: ScheduleConfig) -> bool:
+    if one.steps != other.steps or (one.kind == "flow") != (other.kind == "flow"):
+        return False
+    if one.kind == "flow":
+        return True
+    t = torch.arange(1, one.steps + 1, dtype=torch.float64) / one.steps
+    (alpha, sigma), (other_alpha, other_sigma) = build_schedule(one)(t), build_schedule(other)(t)
+    close = torch.allclose(alpha, other_alpha, rtol=CLOSE, atol=CLOSE)
+    return close and torch.allclose(sigma, other_sigma, rtol=CLOSE, atol=CLOSE)
+
+
+def _told(schedule: ScheduleConfig) -> str:
+    return ", ".join(f"{name} {value}" for name, value in schedule.model_dump().items())

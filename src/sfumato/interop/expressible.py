@@ -1,0 +1,178 @@
+"""What our configurations can say and a foreign format cannot: refused by name before anything is written.
+
+Only what changes the numbers a network computes is refused. What only people or our own code use (names of classes,
+the training size of an oblong image, condition dropout) travels in a section of our own: see `declared.py`.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from sfumato.autoencoder.model import AutoencoderConfig
+from sfumato.conditioning.table import PartConfig
+from sfumato.errors import UserError
+from sfumato.interop.text_encoders import FOLDER, read_text_config
+from sfumato.model import DiffusionConfig, ModelConfig
+
+ORIGINAL_GROUPS = 32
+CLIP_TYPES = ("clip", "clip_text_model")
+
+
+def refuse_for_original(config: ModelConfig, folder: Path) -> None:
+    """Raises UserError for what the original's YAML, checkpoint and code cannot express, with the way out.
+
+    Args:
+        config: of the model folder.
+        folder: the model folder, where a pretrained text encoder lies.
+    """
+    _refuse_pixels(config.autoencoder)
+    _refuse_original_norms(config)
+    diffusion = config.diffusion
+    if diffusion is None:
+        return
+    for part in parts_of(diffusion):
+        _refuse_vector(part, diffusion, "the original's")
+        if part.kind in ("text", "layout") and part.mask_padding:
+            raise UserError(
+                f"a {part.kind} conditioner with mask_padding cannot be exported: the original attends padding tokens, "
+                "so its embeddings would differ; export with --format diffusers, or train with mask_padding: false"
+            )
+        if part.kind == "layout" and (part.box != "corners" or not part.crop_tokens):
+            raise UserError(
+                f"a layout conditioner with box: {part.box}, crop_tokens: {str(part.crop_tokens).lower()} cannot be "
+                "exported: the original's layouts are two corners an object and two tokens for the crop; "
+                "export with --format diffusers, where the conditioner comes along in our own form"
+            )
+        if part.kind == "pretrained-text":
+            _refuse_pretrained(part, folder, "the original")
+            clip = read_text_config(folder / FOLDER).get("hidden_act") == "quick_gelu"
+            if clip and part.layer == "penultimate":
+                raise UserError(
+                    "a CLIP text encoder read at layer: penultimate cannot be exported: the original's code leaves out "
+                    "the last norm there; export with --format diffusers"
+                )
+    kinds = [(part.kind, part.channels if part.kind == "image" else 0) for part in parts_of(diffusion)]
+    masked = ("image", config.autoencoder.raw_channels)
+    if kinds[-1:] == [("pretrained-text", 0)] and len(kinds) == 3 and kinds[:2] != [("image", 1), masked]:
+        raise UserError(
+            "this order of conditions cannot be exported: the original's inpainting takes the mask of one channel, "
+            "then the masked image's latent, then the text; export with --format diffusers"
+        )
+
+
+def refuse_for_diffusers(config: ModelConfig, folder: Path) -> None:
+    """Raises UserError for what the classes and pipelines of diffusers cannot express, with the way out.
+
+    Args:
+        config: of the model folder.
+        folder: the model folder, where a pretrained text encoder lies.
+    """
+    _refuse_pixels(config.autoencoder)
+    autoencoder_groups(config.autoencoder)
+    diffusion = config.diffusion
+    if diffusion is None:
+        return
+    parts = parts_of(diffusion)
+    for part in parts:
+        _refuse_vector(part, diffusion, "diffusers'")
+        if part.kind == "class" and part.output == "vector" and len(parts) > 1:
+            raise UserError(
+                "a class vector beside other conditions cannot be exported: diffusers' U-Nets are read with one or the "
+                "other; give the class as a token (output: token)"
+            )
+        if part.kind == "pretrained-text":
+            _refuse_pretrained(part, folder, "diffusers' pipelines")
+            _refuse_other_length(part, folder)
+
+
+def parts_of(diffusion: DiffusionConfig) -> list[PartConfig]:
+    """The conditioners that a second stage has, without kind none."""
+    conditioner = diffusion.conditioner
+    if conditioner.kind == "composite":
+        return list(conditioner.parts.values())
+    return [] if conditioner.kind == "none" else [conditioner]
+
+
+def effective_groups(config: AutoencoderConfig) -> dict[int, int]:
+    """Channels of a norm -> the groups it has, for all norms of a first stage."""
+    widths = sorted({config.channels * m for m in config.channel_multipliers})
+    return {width: math.gcd(config.norm_groups, width) for width in widths}
+
+
+def autoencoder_groups(config: AutoencoderConfig) -> int:
+    """The one number of groups that all norms of a first stage have. Raises UserError where they differ."""
+    found = effective_groups(config)
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{groups} at {width} channels" for width, groups in found.items())
+        raise UserError(
+            f"a first stage whose norms have different numbers of groups ({listed}, by norm_groups: "
+            f"{config.norm_groups}) cannot be exported: diffusers has one number for all; train with norm_groups: "
+            f"{math.gcd(*found)}, or use the model folder as it is"
+        )
+    return next(iter(found.values()))
+
+
+def _refuse_pixels(config: AutoencoderConfig) -> None:
+    if config.bottleneck.kind == "pixels":
+        raise UserError(
+            "a model in pixel space (bottleneck: pixels) cannot be exported: both formats store a first stage, which "
+            "it does not have; use the model folder as it is"
+        )
+
+
+def _refuse_original_norms(config: ModelConfig) -> None:
+    groups = effective_groups(config.autoencoder)
+    other = next((width for width, found in groups.items() if found != ORIGINAL_GROUPS), None)
+    if other is not None:
+        raise UserError(
+            f"a first stage with norm_groups: {config.autoencoder.norm_groups} (norms of {groups[other]} groups at "
+            f"{other} channels) cannot be exported: the original's norms always have {ORIGINAL_GROUPS} groups, and its "
+            "configuration cannot say another number; export with --format diffusers, or train with norm_groups: 32"
+        )
+    if config.diffusion is not None and config.diffusion.denoiser.norm_groups != ORIGINAL_GROUPS:
+        raise UserError(
+            f"a U-Net with norm_groups: {config.diffusion.denoiser.norm_groups} cannot be exported: the original's "
+            f"norms always have {ORIGINAL_GROUPS} groups, and its configuration cannot say another number; export with "
+            "--format diffusers, or train with norm_groups: 32"
+        )
+
+
+def _refuse_vector(part: PartConfig, diffusion: DiffusionConfig, whose: str) -> None:
+    if part.kind == "text" and part.pooled:
+        raise UserError(
+            f"a text conditioner with pooled: true cannot be exported: it also reaches the U-Net through the time "
+            f"embedding, for which {whose} text models have no input; train with pooled: false"
+        )
+    if part.kind == "class" and part.output == "vector" and diffusion.denoiser.vector_projection == "mlp":
+        raise UserError(
+            f"a class vector that passes through an MLP cannot be exported: {whose} U-Net adds it as it is; train with "
+            "denoiser.vector_projection: none"
+        )
+
+
+def _refuse_pretrained(part: Any, folder: Path, who: str) -> None:
+    if not (folder / FOLDER / "config.json").is_file() or part.source != FOLDER:
+        raise UserError(
+            f"the text encoder {part.source!r} is not inside the model folder; copy it to {FOLDER} there, set "
+            f"source: {FOLDER}"
+        )
+    kind = str(read_text_config(folder / FOLDER).get("model_type", "clip_text_model"))
+    if kind not in CLIP_TYPES:
+        raise UserError(f"a text encoder of type {kind} cannot be exported: {who} can only name CLIP's here")
+    if part.mask_padding:
+        raise UserError(
+            f"a pretrained text encoder with mask_padding cannot be exported: {who} attend padding tokens, so the "
+            "embeddings would differ; set mask_padding: false and train with it"
+        )
+
+
+def _refuse_other_length(part: Any, folder: Path) -> None:
+    settings = folder / "tokenizer" / "tokenizer_config.json"
+    if not settings.is_file():
+        return
+    length = read_text_config(settings.parent, settings.name).get("model_max_length")
+    if isinstance(length, int) and length < 100_000 and length != part.max_tokens:
+        raise UserError(
+            f"max_tokens: {part.max_tokens} cannot be exported: diffusers' pipelines pad to the tokenizer's "
+            f"model_max_length, {length}; set that to {part.max_tokens} in {settings.name}"
+        )
