@@ -32,6 +32,7 @@ from sfumato.training.transformer import Prompted
 Values = Mapping[str, float | list[float]]
 SHOWN = 16
 PREVIEW_SAMPLER = "dpmpp-2m"
+PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 1.5
 """Of models steered by pictures or boxes, which say more than a text does."""
 
@@ -179,6 +180,7 @@ class SteeredSamples:
             size=(self.images.shape[2], self.images.shape[3]),
             batch=len(self.images),
             sampler=PREVIEW_SAMPLER,
+            steps=PREVIEW_STEPS,
             guidance=preview_guidance(model),
         )
         try:
