@@ -1,4 +1,4 @@
-"""NaN in the weights is an error that names the part, in every command that makes images, before a file is written."""
+"""Numbers that are not finite are an error that names the network, in every command, before a file is written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,20 +18,23 @@ from sfumato.pipeline.request import SampleRequest
 from sfumato.training.diffusion import Steered
 from sfumato.training.previews import Samples
 
+HUGE = 3e38
+"""Finite, as the weights of a model that opens are, but no product with it is."""
+
 
 def denoiser(model: LatentDiffusion) -> LatentDiffusion:
     assert model.second is not None
-    model.second.denoiser.out[2].bias *= float("nan")  # type: ignore[index,union-attr]
+    model.second.denoiser.out[2].weight[:] = HUGE  # type: ignore[index,union-attr]
     return model
 
 
 def decoder(model: LatentDiffusion) -> LatentDiffusion:
-    model.autoencoder.decoder.conv_out.bias[:] = float("inf")
+    model.autoencoder.decoder.conv_out.weight[:] = HUGE
     return model
 
 
 def encoder(model: LatentDiffusion) -> LatentDiffusion:
-    model.autoencoder.encoder.conv_out.bias *= float("nan")
+    model.autoencoder.encoder.conv_out.weight[:] = HUGE
     return model
 
 
