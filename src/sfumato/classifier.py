@@ -17,12 +17,13 @@ from torch import Tensor
 from sfumato.autoencoder.model import autoencoder_digest
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
-from sfumato.config import load_config, nearest, to_yaml
+from sfumato.config import load_config, to_yaml
 from sfumato.denoiser.classifier import ClassifierConfig, NoisyClassifier
 from sfumato.diffusion.process import told_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.errors import UserError
 from sfumato.model import CONFIG_FILE, LatentDiffusion, swap_folder
+from sfumato.pipeline.conditions import class_number
 from sfumato.pipeline.request import ClassifierGuidance
 from sfumato.schema import Schema
 
@@ -67,17 +68,7 @@ class LatentClassifier:
 
     def class_index(self, label: int | str) -> int:
         """The number of a class given by number or name. Raises UserError for an unknown one."""
-        names = self.config.names or ()
-        if isinstance(label, str) and label in names:
-            return names.index(label)
-        if isinstance(label, int) or label.isdecimal():
-            if not 0 <= int(label) < self.config.classes:
-                raise UserError(f"class {label} is outside 0 to {self.config.classes - 1}, the classifier's classes")
-            return int(label)
-        raise UserError(
-            f"class {label!r} is not one of the classifier's{nearest(label, names)}: "
-            f"{', '.join(names) or 'they have no names, give a number'}"
-        )
+        return class_number(label, self.config.names or (), self.config.classes, "class", "the classifier")
 
     def check_fits(self, model: LatentDiffusion) -> None:
         """Raises UserError where the model's latents or noise are not those that the classifier knows."""

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from command_line import Command
+from sfumato.pipeline import memory
 
 HUGE = 10**12
 SAMPLE: dict[str, tuple[list[object], str]] = {
@@ -41,6 +42,11 @@ SAMPLE: dict[str, tuple[list[object], str]] = {
     "seed": (["--seed", 2**63 - 1, "-n", 2], "the last image's seed is 9223372036854775808"),
     "memory": (["--memory", 10**20], "--memory is 10^20 or so: give at most"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _a_usual_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "machine_memory", lambda: 16 << 30)
 
 
 def refused(command: Command, tmp_path: Path, words: list[object], sentence: str) -> None:

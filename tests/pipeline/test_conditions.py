@@ -62,7 +62,7 @@ def test_prompts_that_are_cut_are_told_once(command: Command, tmp_path: Path) ->
     common = ("--steps", 1, "--precision", "float32", "--out", tmp_path / "out")
     for words in (
         ("sample", tmp_path / "model", LONG, "-n", 2),
-        ("edit", tmp_path / "model", tmp_path / "photo.png", "-n", 2, *common[-2:], LONG),
+        ("edit", tmp_path / "model", tmp_path / "photo.png", LONG, "-n", 2),
         ("interpolate", tmp_path / "model", LONG, "a red apple", "--frames", 2),
         ("invert", tmp_path / "model", tmp_path / "photo.png", "--text", LONG),
     ):

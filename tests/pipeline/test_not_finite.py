@@ -1,4 +1,4 @@
-"""NaN in the weights is an error that names the part, in every command that makes images, before a file is written."""
+"""Numbers that are not finite are an error that names the network, in every command, before a file is written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,21 +15,26 @@ from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.latents import NotFiniteError
 from sfumato.pipeline.request import SampleRequest
+from sfumato.training.diffusion import Steered
+from sfumato.training.previews import Samples
+
+HUGE = 3e38
+"""Finite, as the weights of a model that opens are, but no product with it is."""
 
 
 def denoiser(model: LatentDiffusion) -> LatentDiffusion:
     assert model.second is not None
-    model.second.denoiser.out[2].bias *= float("nan")  # type: ignore[index,union-attr]
+    model.second.denoiser.out[2].weight[:] = HUGE  # type: ignore[index,union-attr]
     return model
 
 
 def decoder(model: LatentDiffusion) -> LatentDiffusion:
-    model.autoencoder.decoder.conv_out.bias[:] = float("inf")
+    model.autoencoder.decoder.conv_out.weight[:] = HUGE
     return model
 
 
 def encoder(model: LatentDiffusion) -> LatentDiffusion:
-    model.autoencoder.encoder.conv_out.bias *= float("nan")
+    model.autoencoder.encoder.conv_out.weight[:] = HUGE
     return model
 
 
@@ -85,3 +90,13 @@ def test_the_error_counts_what_is_not_finite() -> None:
     with pytest.raises(NotFiniteError, match=r"the denoiser of this model gave latents .* \(1 of 3 have NaN"):
         pipeline.sample(model, request)
     assert issubclass(NotFiniteError, UserError)
+
+
+def test_a_preview_is_left_out_and_training_goes_on(tmp_path: Path) -> None:
+    model = denoiser(tiny.model())
+    assert model.second is not None
+    networks = Steered(model.second.denoiser, model.second.conditioner)
+    preview = Samples(model, tmp_path, ["a red apple"], None, 1, "float32")
+    with pytest.warns(UserWarning, match="no preview of step 7: the denoiser of this model gave latents"):
+        assert preview(networks, 7) == {}
+    assert not list(tmp_path.iterdir())

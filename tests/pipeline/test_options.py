@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sfumato.errors import UserError
-from sfumato.pipeline.memory import machine_memory
+from sfumato.pipeline import memory
 from sfumato.pipeline.options import Option, Range, options_of
 from sfumato.pipeline.request import DEFAULT_MEMORY, DEFAULT_OVERLAP, Projection, SampleRequest
 
@@ -44,10 +44,14 @@ def test_settings_of_projected_guidance_have_ranges_too() -> None:
             Projection(**{name: value})
 
 
-def test_images_that_the_machine_cannot_hold_are_refused_before_a_model_is_opened() -> None:
+def test_images_that_the_machine_cannot_hold_are_refused_before_a_model_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = 16 << 30
+    monkeypatch.setattr(memory, "machine_memory", lambda: there)
     with pytest.raises(UserError, match=r"size 60000x60000 .* takes at least .* GiB for one image, .*a smaller size"):
         SampleRequest(size=(60_000, 60_000), count=1)
-    side = 1 + math.isqrt(machine_memory() // (4 * 36))
+    side = 1 + math.isqrt(there // (4 * 36))
     SampleRequest(size=(side, side), count=1)
     with pytest.raises(UserError, match=r"batch 16 of .*: give a batch of at most [34]$"):
         SampleRequest(size=(side, side))

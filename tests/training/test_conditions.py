@@ -89,7 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick_previews(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(previews, "DEFAULT_STEPS", 2)
+    monkeypatch.setattr(previews, "PREVIEW_STEPS", 2)
 
 
 WITH_WORLD = [(name, "folder") for name in TOY] + [

@@ -21,7 +21,7 @@ from sfumato.errors import UserError
 from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, LatentDiffusion, load, swap_folder
 from sfumato.pipeline.conditions import ConditionSource, Words, conditions_for
 from sfumato.pipeline.latents import check_finite
-from sfumato.pipeline.plan import spread
+from sfumato.pipeline.plan import notes_of, spread, warn_of
 from sfumato.schema import Schema
 
 FIRST_STAGE = "first-stage"
@@ -113,6 +113,7 @@ class CodeModel:
         )
         n = len(seeds)
         words = Words(spread(text, n, "prompts"), spread(label, n, "labels"))
+        warn_of(notes_of(source, words))
         made = conditions_for(source, n, self.network.size, words)
         if guidance != 1 and made.null is None:
             raise UserError(f"guidance {guidance:g} cannot work: this model was trained without condition dropout")

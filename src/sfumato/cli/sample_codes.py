@@ -32,7 +32,7 @@ def sample_codes(
     from sfumato import __version__, pictures
     from sfumato.autoregressive.drawing import Choice
     from sfumato.autoregressive.model import load_code_model
-    from sfumato.cli.options import chosen_device, columns_of, enough_memory, out_folder
+    from sfumato.cli.options import chosen_device, columns_of, enough_memory, notes, out_folder
     from sfumato.cli.progress import counting
     from sfumato.cli.sample import next_number, wanted
     from sfumato.pipeline.options import Range, check_number
@@ -54,7 +54,7 @@ def sample_codes(
     h, w = loaded.network.size
     sheet = []
     t_start = time.monotonic()
-    with enough_memory(min(batch, n)), counting("writing codes", h * w * len(batches), "positions") as advance:
+    with enough_memory(min(batch, n)), notes(), counting("writing codes", h * w * len(batches), "positions") as advance:
         for rows in batches:
             texts = None if asked.prompts is None else asked.prompts[rows]
             labels = None if asked.labels is None else asked.labels[rows]

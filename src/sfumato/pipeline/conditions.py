@@ -226,24 +226,29 @@ def complete_fields(
 def class_index(source: ConditionSource, label: int | str) -> int:
     """The number of a class given by number or name. Raises UserError for an unknown one, or one without images."""
     names = source.classes or ()
-    if isinstance(label, str) and label in names:
-        index = names.index(label)
-    elif isinstance(label, int) or label.isdecimal():
-        part = class_config(source.config)
-        count = len(names) if part is None else part.classes
-        index = int(label) if len(str(label)) < 20 else -1
-        if not 0 <= index < count:
-            raise UserError(f"label {str(label)[:20]} is outside 0 to {count - 1}, the numbers of this model's classes")
-    else:
-        raise UserError(
-            f"label {label!r} is not one of this model's classes{nearest(label, names)}: "
-            f"{', '.join(names) or 'they have no names, give a number'}"
-        )
+    part = class_config(source.config)
+    index = class_number(label, names, len(names) if part is None else part.classes)
     if source.seen is not None and index not in source.seen:
         known = [names[i] if i < len(names) else str(i) for i in source.seen]
         listed = f"{', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
         raise UserError(f"label {label}: no training image had this class; the model has learnt {listed}")
     return index
+
+
+def class_number(
+    label: int | str, names: Sequence[str], count: int, what: str = "label", owner: str = "this model"
+) -> int:
+    """The number of one of `count` classes given by number or name. Raises UserError for an unknown one."""
+    if isinstance(label, str) and label in names:
+        return list(names).index(label)
+    if isinstance(label, int) or label.isdecimal():
+        if len(str(label)) > 18 or not 0 <= int(label) < count:
+            raise UserError(f"{what} {str(label)[:20]} is outside 0 to {count - 1}, the numbers of {owner}'s classes")
+        return int(label)
+    raise UserError(
+        f"{what} {label!r} is not one of {owner}'s classes{nearest(label, names)}: "
+        f"{', '.join(names) or 'they have no names, give a number'}"
+    )
 
 
 def _null(source: ConditionSource, count: int, size: tuple[int, int], words: Words) -> Condition | None:

@@ -146,7 +146,9 @@ def _of_window(
     scale: float | Tensor = scales[0] if len(set(scales)) == 1 else torch.tensor(scales, device=model.device)
     guidance = Guidance(scale, request.interval, request.rescale, request.projection)
     weaker = None if request.autoguide is None else conditions_of(request.autoguide, request, planned, rows)
-    whole = None if conditions.null is None else halves(network, conditions.condition, conditions.null)
+    whole = None
+    if conditions.null is not None and planned.parts is None and set(scales) != {1.0}:
+        whole = halves(network, conditions.condition, conditions.null)
 
     def of_window(window: Window) -> Denoise:
         if planned.parts is not None:

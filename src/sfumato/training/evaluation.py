@@ -15,10 +15,11 @@ from sfumato.evaluation.kernel import kernel_distance
 from sfumato.evaluation.table import load_network
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
+from sfumato.pipeline.latents import NotFiniteError
 from sfumato.pipeline.request import SampleRequest
 from sfumato.training.data import RunData
 from sfumato.training.diffusion import EvaluationConfig, Steered
-from sfumato.training.previews import Values, with_networks
+from sfumato.training.previews import Values, skipped, with_networks
 from sfumato.training.state import TrainState
 
 BATCH = 32
@@ -86,7 +87,10 @@ class SampleEvaluation:
         return f"{self.config.metric.upper()}-{self.network.name}"
 
     def __call__(self, networks: Steered, state: TrainState) -> Values:
-        value = self._distance(pooled(self.network, self._samples(with_networks(self.model, networks))))
+        try:
+            value = self._distance(pooled(self.network, self._samples(with_networks(self.model, networks))))
+        except NotFiniteError as error:
+            return skipped("evaluation", state.step, error)
         before = state.notes.get(BEST)
         if before is None or value < before[0]:
             self.keep(networks, state)

@@ -1,5 +1,6 @@
 """What a run shows while it trains: reconstructions, samples, and the numbers that go with them."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from sfumato.engine.precision import Precision, autocast
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.pipeline import pipeline
+from sfumato.pipeline.latents import NotFiniteError
 from sfumato.pipeline.request import DEFAULT_GUIDANCE, SampleRequest
 from sfumato.training.condition_pictures import condition_pictures
 from sfumato.training.conditions import preview_fields
@@ -30,6 +32,7 @@ from sfumato.training.transformer import Prompted
 Values = Mapping[str, float | list[float]]
 SHOWN = 16
 PREVIEW_SAMPLER = "dpmpp-2m"
+PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 1.5
 """Of models steered by pictures or boxes, which say more than a text does."""
 
@@ -113,8 +116,12 @@ class Samples:
 
     def __call__(self, networks: Steered, step: int) -> Values:
         model = with_networks(self.model, networks)
-        with autocast(model.device, self.precision):
-            images = pipeline.sample(model, SampleRequest(prompt=self.text, label=self.label, count=self.count)).images
+        request = SampleRequest(prompt=self.text, label=self.label, count=self.count)
+        try:
+            with autocast(model.device, self.precision):
+                images = pipeline.sample(model, request).images
+        except NotFiniteError as error:
+            return skipped("preview", step, error)
         pictures.save_png(
             self.folder / f"samples-{step:08d}.png", pictures.grid(images, columns=8), scale=_scale(images)
         )
@@ -143,7 +150,10 @@ class CodeSamples:
 
     def __call__(self, networks: Prompted, step: int) -> Values:
         model = with_code_networks(self.model, networks)
-        images = model.sample_tensor(self.text, self.label, range(self.count))
+        try:
+            images = model.sample_tensor(self.text, self.label, range(self.count))
+        except NotFiniteError as error:
+            return skipped("preview", step, error)
         pictures.save_png(
             self.folder / f"samples-{step:08d}.png", pictures.grid(images, columns=8), scale=_scale(images)
         )
@@ -170,15 +180,25 @@ class SteeredSamples:
             size=(self.images.shape[2], self.images.shape[3]),
             batch=len(self.images),
             sampler=PREVIEW_SAMPLER,
+            steps=PREVIEW_STEPS,
             guidance=preview_guidance(model),
         )
-        with autocast(model.device, self.precision):
-            images = pipeline.sample(model, request).images.cpu()
+        try:
+            with autocast(model.device, self.precision):
+                images = pipeline.sample(model, request).images.cpu()
+        except NotFiniteError as error:
+            return skipped("preview", step, error)
         shown = condition_pictures(self.fields, model.config.inputs, self.images)
         rows = pictures.beside(*shown, images, self.images)
         sheet = pictures.grid(rows, columns=4 * (len(shown) + 2))
         pictures.save_png(self.folder / f"samples-{step:08d}.png", sheet, scale=_scale(images))
         return {"sample_psnr": psnr(images.clamp(-1, 1), self.images).mean().item(), **self.about}
+
+
+def skipped(what: str, step: int, error: NotFiniteError) -> Values:
+    """No numbers, and a warning: a network that is not finite ends no training, which may get over it."""
+    warnings.warn(f"no {what} of step {step}: {error}", stacklevel=3)
+    return {}
 
 
 def preview_guidance(model: LatentDiffusion) -> float | dict[str, float]:
