@@ -16,7 +16,7 @@ MODEL = (
     {"model", "distilled", "drawing", "generate", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
     | NETWORKS
     | BASE
-    | {"locks"}
+    | {"locks", "versions"}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -38,16 +38,20 @@ ALLOWED: dict[str, set[str]] = {
     "pictures": {"checkpoint"},
     "flops": {"autoencoder", "autoregressive.network", "denoiser", "conditioning"},
     "config": BASE,
+    "versions": {"checkpoint"} | BASE,
+    "outputs": {"checkpoint", "locks", "versions"} | BASE,
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "generate": NETWORKS | BASE | {"engine", "rng"},
     "drawing": MODEL,
-    "distilled": {"autoencoder", "checkpoint", "config"} | BASE,
+    "distilled": {"autoencoder", "checkpoint", "config", "versions"} | BASE,
     "model": MODEL,
-    "classifier": {"model", "checkpoint", "config", "autoencoder", "denoiser", "diffusion", "sampling"} | BASE,
+    "classifier": {"model", "versions", "checkpoint", "config", "autoencoder", "denoiser", "diffusion", "sampling"}
+    | BASE,
     "snapshots": {"model", "checkpoint", "errors"},
     "walks": MODEL,
     "tasks": MODEL | {"data"},
-    "training": MODEL | {"autoregressive", "data", "evaluation", "classifier", "flops", "snapshots", "training"},
+    "training": MODEL
+    | {"autoregressive", "data", "evaluation", "classifier", "flops", "snapshots", "outputs", "training"},
     "interop": MODEL,
     "study": MODEL | {"autoregressive", "data", "evaluation", "training", "cost", "report"},
     "cost": MODEL | {"data", "flops", "training", "report.machine"},

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -42,11 +41,10 @@ from sfumato.sampling.sampler import Denoise
 from sfumato.sampling.table import SAMPLERS, SamplerConfig
 from sfumato.sampling.windows import OVERLAP, Window, windowed
 from sfumato.schema import Schema
+from sfumato.versions import CONFIG_FILE as CONFIG_FILE
+from sfumato.versions import OLD, read_one_version, replacing_folder
 
-CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.json"
-OLD = ".{}.old"
-"""The name of a model folder while another takes its place."""
 DEFAULT_SAMPLER = drawing.AUTO
 DEFAULT_GUIDANCE = 3.0
 WHOLE_AREAS = 4
@@ -161,9 +159,7 @@ class LatentDiffusion:
     def save(self, folder: Path | str) -> None:
         """Writes the model folder; one that stood there is replaced only once the new one is whole."""
         folder = Path(folder)
-        fresh = folder.with_name(f".{folder.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        try:
+        with replacing_folder(folder) as fresh:
             for name, part in self.parts().items():
                 save_tensors(fresh / f"{name}.safetensors", part.state_dict())
             if self.tiny is not None:
@@ -172,9 +168,6 @@ class LatentDiffusion:
             if tokenizer is not None:
                 write_text(fresh / TOKENIZER_FILE, tokenizer)
             write_text(fresh / CONFIG_FILE, to_yaml(self.config))
-            swap_folder(fresh, folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
     # ---- use
 
@@ -340,24 +333,6 @@ def sampler_named(name: str, **options: Any) -> SamplerConfig:
     return cast(SamplerConfig, parse({"kind": name, **options}, SAMPLERS[name].config, f"sampler {name}"))
 
 
-def swap_folder(fresh: Path, folder: Path) -> None:
-    """Puts a finished folder in the place of another. Raises UserError where it cannot; the other stays then.
-
-    Between two renames there is only the old one, under the name that `find_folder` looks for too.
-    """
-    old = folder.with_name(OLD.format(folder.name))
-    try:
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        fresh.rename(folder)
-    except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise UserError(f"{str(folder)!r} could not be replaced: {error}") from error
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def build(config: ModelConfig, tokenizer: str | None = None) -> LatentDiffusion:
     """The model of a configuration with fresh weights."""
     autoencoder = Autoencoder(config.autoencoder)
@@ -417,8 +392,15 @@ def find_folder(path: Path | str) -> Path:
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusion:
-    """Opens a model folder, or the newest model of a run. Raises UserError naming what is missing or does not fit."""
-    folder = find_folder(path)
+    """Opens a model folder, or the newest model of a run, also while a training replaces it.
+
+    Raises UserError naming what is missing or does not fit.
+    """
+    return read_one_version(lambda: find_folder(path), _load).to(device)
+
+
+def _load(folder: Path) -> LatentDiffusion:
+    """The model in a folder, on the CPU."""
     config = with_own_encoders(load_config(str(folder / CONFIG_FILE), [], ModelConfig), folder)
     tokenizer_file = folder / TOKENIZER_FILE
     tokenizer = tokenizer_file.read_text(encoding="utf-8") if tokenizer_file.exists() else None
@@ -431,7 +413,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusio
         load_into(part, load_tensors(folder / f"{name}.safetensors")[0], str(folder / f"{name}.safetensors"))
         _place_buffers(part)
         part.eval().requires_grad_(False)
-    return replace(model, tiny=load_distilled(folder, model.autoencoder)).to(device)
+    return replace(model, tiny=load_distilled(folder, model.autoencoder))
 
 
 def _place_buffers(part: nn.Module) -> None:

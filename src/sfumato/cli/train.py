@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from sfumato.training.autoencoder import AutoencoderRun
     from sfumato.training.classifier import ClassifierRun
     from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.run import RunFolder
     from sfumato.training.state import TrainState
+    from sfumato.training.workers import Workers
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -135,20 +137,25 @@ def with_start(raw: dict[str, Any], start: Path | None) -> dict[str, Any]:
 
 def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> "TrainState":
     """Trains stage 1 in the folder `out`; the state's step falls short of the configured one after an interruption."""
+    from sfumato.training.run import RunFolder
+    from sfumato.training.workers import Workers, use_all_cores
+
+    use_all_cores()
+    workers, folder = Workers(), RunFolder(out)
+    with folder.session(workers, cache):
+        return _autoencoder(config, folder, cache, workers)
+
+
+def _autoencoder(config: "AutoencoderRun", folder: "RunFolder", cache: Path | None, workers: "Workers") -> "TrainState":
     from sfumato.cli.progress import bars
     from sfumato.training.autoencoder import train_autoencoder
     from sfumato.training.data import open_data
     from sfumato.training.export import save_autoencoder
     from sfumato.training.previews import Reconstructions
-    from sfumato.training.run import RunFolder
-    from sfumato.training.workers import Workers, use_all_cores
 
-    use_all_cores()
-    workers = Workers()
-    folder = RunFolder(out)
     with bars(active=workers.leads) as (say, progress), workers.leader_first():
         folder.claim(config)
-        data = open_data(config.data, config.held_out, out, cache or out / "cache", say, progress)
+        data = open_data(config.data, config.held_out, folder.path, cache or folder.path / "cache", say, progress)
         shown = data.held_out or data.training
         preview = Reconstructions.of(shown, config.train.preview_images, folder.previews, config.train.precision)
         folder.describe(say)
@@ -168,6 +175,20 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
 
 def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
     """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
+    from sfumato.training.run import RunFolder
+    from sfumato.training.second_stage import check_sizes
+    from sfumato.training.workers import Workers, use_all_cores
+
+    use_all_cores()
+    check_sizes(config, first)
+    workers, folder = Workers(), RunFolder(out)
+    with folder.session(workers, cache):
+        return _diffusion(config, first, folder, cache, workers)
+
+
+def _diffusion(
+    config: "DiffusionRun", first: "LatentDiffusion", folder: "RunFolder", cache: Path | None, workers: "Workers"
+) -> "TrainState":
     from sfumato.cli.progress import bars
     from sfumato.training.conditions import with_conditions
     from sfumato.training.data import open_data
@@ -176,20 +197,14 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
     from sfumato.training.evaluation import SampleEvaluation
     from sfumato.training.export import save_diffusion
     from sfumato.training.previews import samples_of
-    from sfumato.training.run import RunFolder
-    from sfumato.training.second_stage import begin, check_sizes, steered
-    from sfumato.training.workers import Workers, use_all_cores
+    from sfumato.training.second_stage import begin, steered
 
-    use_all_cores()
-    check_sizes(config, first)
-    workers = Workers()
     first = first.to(workers.device)
-    folder = RunFolder(out)
-    place = cache or out / "cache"
+    place = cache or folder.path / "cache"
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
             folder.claim(config)
-            data = open_data(config.data, config.held_out, out, place, say, progress, config.conditions)
+            data = open_data(config.data, config.held_out, folder.path, place, say, progress, config.conditions)
         latents = cached_latents(
             first,
             data.training,
@@ -244,26 +259,34 @@ def run_diffusion(config: "DiffusionRun", first: "LatentDiffusion", out: Path, c
 
 def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
     """Trains a classifier in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
-    from sfumato.cli.progress import bars
-    from sfumato.training.classifier import HeldOutAccuracy, begin_classifier, train_classifier
-    from sfumato.training.data import height_width, open_data
-    from sfumato.training.encode import cached_latents
-    from sfumato.training.export import save_classifier
+    from sfumato.training.data import height_width
     from sfumato.training.run import RunFolder
     from sfumato.training.second_stage import check_factor
     from sfumato.training.workers import Workers, use_all_cores
 
     use_all_cores()
-    size = height_width(config.data)
-    check_factor(size, config.classifier.encoder.factor, "classifier.encoder.channel_multipliers", first)
-    workers = Workers()
+    factor = config.classifier.encoder.factor
+    check_factor(height_width(config.data), factor, "classifier.encoder.channel_multipliers", first)
+    workers, folder = Workers(), RunFolder(out)
+    with folder.session(workers, cache):
+        return _classifier(config, first, folder, cache, workers)
+
+
+def _classifier(
+    config: "ClassifierRun", first: "LatentDiffusion", folder: "RunFolder", cache: Path | None, workers: "Workers"
+) -> "TrainState":
+    from sfumato.cli.progress import bars
+    from sfumato.training.classifier import HeldOutAccuracy, begin_classifier, train_classifier
+    from sfumato.training.data import open_data
+    from sfumato.training.encode import cached_latents
+    from sfumato.training.export import save_classifier
+
     first = first.to(workers.device)
-    folder = RunFolder(out)
-    place, precision = cache or out / "cache", config.train.precision
+    place, precision = cache or folder.path / "cache", config.train.precision
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
             folder.claim(config)
-            data = open_data(config.data, config.held_out, out, place, say, progress)
+            data = open_data(config.data, config.held_out, folder.path, place, say, progress)
         latents, aside = (
             cached_latents(
                 first, part, place, mirrored, precision=precision, progress=progress("encoding"), workers=workers

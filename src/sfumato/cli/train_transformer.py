@@ -9,8 +9,10 @@ from sfumato.cli.train import CacheOption, ConfigArgument, DataOption, OutOption
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
+    from sfumato.training.run import RunFolder
     from sfumato.training.state import TrainState
     from sfumato.training.transformer import TransformerRun
+    from sfumato.training.workers import Workers
 
 
 def transformer(
@@ -35,24 +37,31 @@ def transformer(
 
 def run_transformer(config: "TransformerRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
     """Trains in the folder `out` on the codes of `first`; as `run_diffusion` otherwise."""
+    from sfumato.training.run import RunFolder
+    from sfumato.training.workers import Workers, use_all_cores
+
+    use_all_cores()
+    workers, folder = Workers(), RunFolder(out)
+    with folder.session(workers, cache):
+        return _transformer(config, first, folder, cache, workers)
+
+
+def _transformer(
+    config: "TransformerRun", first: "LatentDiffusion", folder: "RunFolder", cache: Path | None, workers: "Workers"
+) -> "TrainState":
     from sfumato.cli.progress import bars
     from sfumato.training.data import open_data
     from sfumato.training.encode import cached_latents
     from sfumato.training.export import save_transformer
     from sfumato.training.previews import CodeSamples
-    from sfumato.training.run import RunFolder
     from sfumato.training.transformer import Prompted, begin, train_transformer
-    from sfumato.training.workers import Workers, use_all_cores
 
-    use_all_cores()
-    workers = Workers()
     first = first.to(workers.device)
-    folder = RunFolder(out)
-    place = cache or out / "cache"
+    place = cache or folder.path / "cache"
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
             folder.claim(config)
-            data = open_data(config.data, config.held_out, out, place, say, progress)
+            data = open_data(config.data, config.held_out, folder.path, place, say, progress)
         latents = cached_latents(
             first,
             data.training,
