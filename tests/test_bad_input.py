@@ -76,7 +76,10 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         sampling("text", "a", "b", "--label", 1, "--label", 2, "--label", 3),
         "2 prompts do not go with 3",
     ),
-    "no-steps": (sampling("plain", "--steps", 0), "--steps is 0: give at least 1"),
+    "no-steps": (
+        lambda runs, tmp: ["sample", runs.plain, "--steps", 0, "--out", tmp / "out"],
+        "--steps is 0: give at least 1",
+    ),
     "too-many-steps": (
         lambda runs, tmp: ["sample", runs.plain, "--steps", 1001, "--sampler", "ddim", "--out", tmp / "out"],
         "steps is 1001, but the leading grid has at most the model's 1000",

@@ -68,6 +68,14 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
     return raw
 
 
+def section(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """A copy of a group of settings, empty where there is none. Raises UserError where it is no group."""
+    group = raw.get(name)
+    if group is not None and not isinstance(group, dict):
+        raise UserError(f"{name} is {str(group)[:60]!r}, no group of settings: write {name}: {{key: value}}")
+    return dict(group or {})
+
+
 def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `raw` with each `a.b=value` set; values are read as YAML. Raises UserError on a malformed override."""
     result = _copy(raw)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sfumato.errors import UserError
+from sfumato.checkpoint import remove_leftovers
+from sfumato.errors import SURROUNDINGS, UserError
 from sfumato.locks import exclusive
 from sfumato.versions import tidy
 
@@ -35,7 +36,8 @@ def check_folder(path: Path, name: str = "--out") -> Path:
         for folder in reversed(_made(path)):
             folder.rmdir()
     except OSError as error:
-        raise UserError(f"{shown} cannot be made: {error.strerror or error}; give another folder") from None
+        advice = SURROUNDINGS.get(error.errno or 0, "give another folder")
+        raise UserError(f"{shown} cannot be made: {error.strerror or error}; {advice}") from None
     return path
 
 
@@ -103,6 +105,31 @@ def written(
 
 
 @contextlib.contextmanager
+def one_set_of_files(folder: Path) -> Iterator[None]:
+    """Within the block this process alone writes to the folder: files of fixed names there are of one command.
+
+    It waits for others that do. Raises UserError where the folder cannot be written to.
+    """
+    with exclusive(folder.resolve(), wait=True):
+        remove_leftovers(folder)
+        yield
+
+
+@contextlib.contextmanager
+def inside_model(folder: Path) -> Iterator[None]:
+    """Within the block no other process replaces a model folder, nor trains the run that it is in.
+
+    Raises UserError where one does, or the folder cannot be written to.
+    """
+    folder = folder.resolve()
+    with contextlib.ExitStack() as held:
+        if (folder.parent / "states").is_dir():
+            held.enter_context(exclusive(folder.parent))
+        held.enter_context(exclusive(folder))
+        yield
+
+
+@contextlib.contextmanager
 def _undone_on_refusal(folders: list[Path], begun: Callable[[], bool]) -> Iterator[None]:
     before = {folder: _entries(folder) for folder in folders}
     texts = {path: path.read_bytes() for path in folders[0].glob("*.yaml") if path.stat().st_size < _SMALL}
@@ -112,9 +139,11 @@ def _undone_on_refusal(folders: list[Path], begun: Callable[[], bool]) -> Iterat
     except UserError:
         if not begun():
             lasting = time.monotonic() - t_start > LASTING
-            for folder, entries in before.items():
-                if not (lasting and folder != folders[0]):
-                    _restore(folder, entries, lasting)
+            _restore(folders[0], before[folders[0]], lasting)
+            for folder in folders[1:]:  # others may use it by now
+                with contextlib.suppress(OSError):
+                    if before[folder] is None:
+                        folder.rmdir()
             for path, text in texts.items():
                 if not path.exists() or path.read_bytes() != text:
                     path.write_bytes(text)

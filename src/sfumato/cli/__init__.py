@@ -1,6 +1,5 @@
 """The command line: one small file a command; heavy imports happen inside the commands."""
 
-import errno
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -9,6 +8,7 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import study, train
+from sfumato.cli.arguments import Command, check_texts
 from sfumato.cli.average import average
 from sfumato.cli.bench import bench
 from sfumato.cli.compare import compare
@@ -35,7 +35,7 @@ from sfumato.cli.samplers import samplers
 from sfumato.cli.train_transformer import transformer
 from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
-from sfumato.errors import UserError
+from sfumato.errors import SURROUNDINGS, UserError
 
 app = typer.Typer(
     name="sfumato",
@@ -45,17 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-SURROUNDINGS = {
-    errno.ENOSPC: "free some space and run the same command again",
-    errno.EDQUOT: "free some space and run the same command again",
-    errno.EACCES: "choose another folder, or change its permissions",
-    errno.EPERM: "choose another folder, or change its permissions",
-    errno.EROFS: "choose another folder",
-    errno.ENOTDIR: "a part of that path is a file: choose another folder",
-}
-"""What a user can do about errors that are the machine's, not the program's."""
-
-train.app.command()(transformer)
+train.app.command(cls=Command)(transformer)
 app.add_typer(train.app, name="train", help="Train one of the stages, a classifier, the baseline.")
 app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")
 COMMANDS = (
@@ -84,9 +74,9 @@ COMMANDS = (
     zoo,
 )
 for command in COMMANDS:
-    app.command()(command)
-app.command("import")(import_)
-app.command()(export)
+    app.command(cls=Command)(command)
+app.command("import", cls=Command)(import_)
+app.command(cls=Command)(export)
 
 
 def _version(wanted: bool) -> None:
@@ -107,6 +97,7 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line (sys.argv by default); a mistake of the user is one sentence on stderr and exit code 2."""
     try:
+        check_texts(sys.argv[1:] if arguments is None else arguments)
         app(arguments)
     except UserError as error:
         sentence = str(error)

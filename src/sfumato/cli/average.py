@@ -20,9 +20,9 @@ def average(
     from sfumato.cli.options import new_model_folder
     from sfumato.training import posthoc
 
-    new_model_folder(out)
-    made = posthoc.average(run, width, step)
-    made.model.save(out)
+    with new_model_folder(out):
+        made = posthoc.average(run, width, step)
+        made.model.save(out)
     typer.echo(
         f"width {width:g} at step {made.step}, from {made.snapshots} snapshots (their sum misses the profile by "
         f"{made.miss:.1%}): {out}"

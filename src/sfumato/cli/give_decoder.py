@@ -28,7 +28,6 @@ def give_decoder(
     from sfumato.errors import UserError
     from sfumato.model import load
 
-    new_model_folder(out)
     given, trained = load(model), load(autoencoder)
     if not same_latents(given.autoencoder, trained.autoencoder):
         raise UserError(
@@ -37,5 +36,6 @@ def give_decoder(
         )
     about = {name: facts for name, facts in trained.config.about.items() if name == "autoencoder"}
     config = given.config.model_copy(update={"about": given.config.about | about})
-    replace(given, config=config, autoencoder=trained.autoencoder, tiny=None).save(out)
+    with new_model_folder(out):
+        replace(given, config=config, autoencoder=trained.autoencoder, tiny=None).save(out)
     typer.echo(f"model: {out}" + ("" if given.tiny is None else "; distil its tiny decoder anew"))

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sfumato.cli.arguments import MaybePath
+
 
 def import_(
     source: Annotated[Path, typer.Argument(help="A .ckpt or .safetensors file, or a diffusers folder.")],
@@ -18,7 +20,9 @@ def import_(
         typer.Option("--weights", help="Which of an original's two sets the model uses [default: ema where there]."),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="Of a text model: a tokenizer.json, a folder, or a hub name.")
+        str | None,
+        typer.Option("--tokenizer", help="Of a text model: a tokenizer.json, a folder, or a hub name."),
+        MaybePath(),
     ] = None,
     prediction: Annotated[
         Literal["eps", "v"] | None, typer.Option("--prediction", help="Where nothing else tells it.")
@@ -29,8 +33,10 @@ def import_(
     Latent diffusion and Stable Diffusion alike: what comes out is a model folder.
     """
     from sfumato.interop.convert import import_model
+    from sfumato.outputs import written
 
-    done = import_model(source, out, config, weights, tokenizer, prediction)
+    with written(out, "OUT"):
+        done = import_model(source, out, config, weights, tokenizer, prediction)
     for note in done.notes:
         typer.echo(note)
     typer.echo(f"wrote {done.folder}")

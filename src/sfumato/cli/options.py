@@ -85,24 +85,31 @@ def at_least(name: str, value: int, least: int) -> int:
 
 
 def out_folder(path: Path) -> Path:
-    """The folder, made if it is not there."""
-    from sfumato.errors import UserError
+    """The folder, if it can be written to; it is made by whatever is first written into it.
 
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--out {str(path)!r} is a file: give a folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {str(path)!r} cannot be made: {error.strerror or error}") from None
+    What commands that were killed left there is removed.
+    """
+    from sfumato.checkpoint import remove_leftovers
+    from sfumato.outputs import check_folder
+
+    check_folder(path)
+    remove_leftovers(path, alone=False)
     return path
 
 
-def new_model_folder(path: Path) -> None:
-    """Raises UserError where something else than a second stage's model is at the place of the model to be written."""
-    from sfumato.errors import UserError
+@contextmanager
+def new_model_folder(path: Path) -> Iterator[None]:
+    """Within the block this process alone writes a second stage's model at the path.
 
-    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / "denoiser.safetensors").exists())):
-        raise UserError(f"--out {str(path)!r} is in use and no model folder: give a new folder")
+    Raises UserError where something else is there, or it cannot be written to.
+    """
+    from sfumato.errors import UserError
+    from sfumato.outputs import written
+
+    with written(path):
+        if path.exists() and any(path.iterdir()) and not (path / "denoiser.safetensors").exists():
+            raise UserError(f"--out {str(path)!r} is in use and no model folder: give a new folder")
+        yield
 
 
 @contextmanager

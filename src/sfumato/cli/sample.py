@@ -1,6 +1,5 @@
 """`sfumato sample`."""
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -238,39 +237,40 @@ def draw(
     import torch
 
     from sfumato import __version__, pictures
+    from sfumato.cli.numbering import next_number, number_of, numbered, sheets
     from sfumato.cli.options import columns_of
     from sfumato.cli.progress import counting
 
     first = next_number(folder)
+    written: list[Path] = []
     about = {"model": model.digest, "sfumato": __version__}
     sheet: list[torch.Tensor] = []
     size = options.batch
     scales: Sequence[float] = options.guidance  # type: ignore[assignment]  # one each
     batches = [range(i, min(i + size, len(wishes))) for i in range(0, len(wishes), size)]
     t_start = time.monotonic()
-    number = first
     with counting("sampling", steps * len(batches), "steps") as advance:
         for rows in batches:
             part = [wishes[row] for row in rows]
             way = _Way(model, folder, shown, options.decoder, advance)
             drawn = _of(part, replace(options, guidance=[scales[row] for row in rows], callback=way))
             images = model.draw(drawn)
-            if first and number == first:
+            if first and not written:
                 typer.echo(f"{folder} already holds pictures: numbering goes on at {first:04d}", err=True)
-            way.finish(number)
+            before = len(written)
             for row, pixels in zip(rows, pictures.to_uint8(images).cpu(), strict=True):
                 own = {"prompt": wishes[row].text, "label": wishes[row].label, "seed": wishes[row].seed}
                 known = {name: value for name, value in own.items() if value is not None}
-                pictures.save_png(
-                    folder / f"{number:04d}.png", pixels, {**known, **facts, "guidance": scales[row], **about}
-                )
-                number += 1
+                names = numbered(folder, number_of(written[-1]) + 1 if written else first)
+                inside = {**known, **facts, "guidance": scales[row], **about}
+                written.append(pictures.save_first_free(names, pixels, inside))
                 if len(sheet) < ON_SHEET:
                     sheet.append(pixels)
+            way.finish(number_of(written[before]))
     elapsed = time.monotonic() - t_start
-    name = folder / ("grid.png" if first == 0 else f"grid-{first:04d}.png")
-    pictures.save_png(name, pictures.grid(torch.stack(sheet), columns_of(len(sheet))), {**facts, **about})
-    told = f"{first:04d}.png" + (f" to {number - 1:04d}.png" if number - 1 > first else "")
+    made = pictures.grid(torch.stack(sheet), columns_of(len(sheet)))
+    name = pictures.save_first_free(sheets(folder, number_of(written[0])), made, {**facts, **about})
+    told = written[0].name + (f" to {written[-1].name}" if len(written) > 1 else "")
     plural = "s" if len(wishes) > 1 else ""
     rate = f"{len(wishes)} picture{plural} in {elapsed:.1f} s, {len(wishes) / elapsed:.1f} a second"
     typer.echo(f"{rate}: {folder}/{told}; sheet: {name}")
@@ -308,6 +308,7 @@ class _Way:
         import torch
 
         from sfumato import pictures
+        from sfumato.cli.numbering import beside
         from sfumato.sampling.loop import equally_far
 
         if self.shown.strip:
@@ -316,8 +317,8 @@ class _Way:
             columns = [self.model.decode(x0, self.decoder).cpu() for x0 in passed]
             rows = torch.stack(columns, 1).flatten(0, 1)
             steps = ", ".join(str(place + 1) for place in chosen)
-            path = self.folder / f"strip-{number:04d}.png"
-            pictures.save_png(path, pictures.grid(rows, len(chosen)), {"steps": steps})
+            names = beside(self.folder, "strip", number)
+            pictures.save_first_free(names, pictures.grid(rows, len(chosen)), {"steps": steps})
         (self.folder / "preview.png").unlink(missing_ok=True)
 
 
@@ -387,12 +388,6 @@ def wanted(
         label = None if labels is None else labels[row % len(labels)]
         wishes += [Wish(text, label, seed if same_seed else seed + row * each + i) for i in range(each)]
     return wishes
-
-
-def next_number(folder: Path) -> int:
-    """One more than the highest number of a picture in the folder, 0 where there is none."""
-    found = (re.fullmatch(r"(\d{4,})\.png", path.name) for path in folder.iterdir())
-    return max((int(match.group(1)) + 1 for match in found if match), default=0)
 
 
 def _read_prompts(path: Path | None) -> list[str]:

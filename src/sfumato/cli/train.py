@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.cli.arguments import Command, MaybePath
+
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 ConfigArgument = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a zoo name such as zoo:toy/text.")
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a zoo name such as zoo:toy/text."), MaybePath()
 ]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[a.b=c]...", help="Settings to change, such as train.steps=2000.")
@@ -33,7 +35,7 @@ StartOption = Annotated[
 ]
 
 
-@app.command("autoencoder")
+@app.command("autoencoder", cls=Command)
 def autoencoder(
     config: ConfigArgument,
     out: OutOption,
@@ -50,7 +52,7 @@ def autoencoder(
     run_autoencoder(parse(with_data(raw, data), AutoencoderRun, config), out, cache)
 
 
-@app.command("diffusion")
+@app.command("diffusion", cls=Command)
 def diffusion(
     config: ConfigArgument,
     out: OutOption,
@@ -79,7 +81,7 @@ def diffusion(
     run_diffusion(run, first, out, cache)
 
 
-@app.command("classifier")
+@app.command("classifier", cls=Command)
 def classifier(
     config: ConfigArgument,
     out: OutOption,
@@ -113,11 +115,12 @@ def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | No
     What only the toy world knows, such as its length, is then left out; the rest of `data` holds for the folder.
     Raises UserError where a folder is needed and none is named.
     """
+    from sfumato.config import section
     from sfumato.data.folder import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
     from sfumato.errors import UserError
 
-    given = dict(raw.get("data") or {})
+    given = section(raw, "data")
     if size is not None:
         given.setdefault("size", list(size))
     if data is not None:

@@ -71,16 +71,17 @@ def _trained_first(bench: Bench, run: AutoencoderRun | None, path: Path) -> tupl
     if run is None:
         return pixel_space(size), 0.0
     home = RunFolder(path)
-    home.claim(run)
-    preview = Reconstructions.of(bench.data.held_out or bench.data.training, 64, home.previews, run.train.precision)
-    state = train_autoencoder(
-        run,
-        bench.data.training,
-        home,
-        preview,
-        lambda network, state: save_autoencoder(network, run, bench.data, home, state),
-        bench.workers,
-    )
+    with home.session(bench.workers):
+        home.claim(run)
+        preview = Reconstructions.of(bench.data.held_out or bench.data.training, 64, home.previews, run.train.precision)
+        state = train_autoencoder(
+            run,
+            bench.data.training,
+            home,
+            preview,
+            lambda network, state: save_autoencoder(network, run, bench.data, home, state),
+            bench.workers,
+        )
     seconds = finished(state, run.train.steps)
     return load(path), seconds
 
