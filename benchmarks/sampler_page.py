@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from sfumato.checkpoint import write_text
-from sfumato.report.html import Markup, element, figure, table
-from sfumato.report.style import CSS
 from sfumato.report.svg import Series, line_chart, standalone
+from sfumato.report.templating import render
 
 Row = Mapping[str, Any]
+TEMPLATES = Path(__file__).parent / "templates"
 FAMILIES = (
     ("The paper's, and Euler", ("ddpm", "ddim", "plms", "euler")),
     ("Multistep, one call a step", ("auto", "dpmpp-2m", "unipc", "dpmpp-3m")),
@@ -48,35 +50,28 @@ def markdown(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 def page(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """One file of HTML that needs no other."""
+    return render("samplers.html", TEMPLATES, intro=_intro(about), sections=[*_by_score(rows), *_by_sweep(rows)])
+
+
+def _by_score(rows: Sequence[Row]) -> list[dict[str, Any]]:
     sections = []
     for name, title in _present(rows):
-        charts = [figure(chart, caption) for caption, chart in _charts(rows, name, title)]
         best = max if name == "facts" else min
         head, body = _by_calls(rows, name)
         marked = [i for i, line in enumerate(body) if line[-1] == best([b[-1] for b in body], key=_number)]
-        sections.append(
-            element(
-                "section",
-                element("h2", f"{title.capitalize()} by network calls"),
-                *charts,
-                table(head, body, marked=marked),
-            )
-        )
+        charts = _charts(rows, name, title)
+        heading = f"{title.capitalize()} by network calls"
+        sections.append({"title": heading, "charts": charts, "head": head, "body": body, "marked": marked})
+    return sections
+
+
+def _by_sweep(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    sections = []
     for sweep in ("scale", "interval"):
         head, body = _sweep(rows, sweep)
-        if body:
-            chart = _scale_charts(rows) if sweep == "scale" else []
-            sections.append(element("section", element("h2", f"Guidance {sweep}"), *chart, table(head, body)))
-    head_element = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", "Samplers"),
-        element("style", Markup(CSS)),
-    )
-    top = element("header", element("h1", "Samplers"), element("p", _intro(about), class_="lead"))
-    body_element = element("body", top, element("main", *sections))
-    return "<!doctype html>\n" + element("html", head_element, body_element, lang="en") + "\n"
+        charts = _scale_charts(rows) if sweep == "scale" else []
+        sections.append({"title": f"Guidance {sweep}", "charts": charts, "head": head, "body": body, "marked": ()})
+    return [section for section in sections if section["body"]]
 
 
 def _intro(about: Mapping[str, Any]) -> str:
@@ -113,10 +108,10 @@ def _chart(rows: Sequence[Row], score: str, title: str, names: Sequence[str]) ->
     return line_chart(series, "network calls", title, log=score == "frechet", width=1036, log_x=True)
 
 
-def _scale_charts(rows: Sequence[Row]) -> list[Markup]:
+def _scale_charts(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
     swept = sorted(_of(rows, "scale"), key=lambda row: row["cell"]["guidance"])
     return [
-        figure(line_chart([Series("auto", [(r["cell"]["guidance"], r[name]) for r in swept])], "scale", title))
+        ("", line_chart([Series("auto", [(r["cell"]["guidance"], r[name]) for r in swept])], "scale", title))
         for name, title in _present(swept)
     ]
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from sfumato.data.table import open_dataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.facts import Prompt
 from sfumato.drawing import Drawing, chosen, second_stage
+from sfumato.engine.precision import Precision, dtype_of
 from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
@@ -184,7 +185,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
         "machine": asdict(describe(model.device)),
     }
     key = f"{about['model']}, {asked.count} pictures, {network.name}"
-    model.for_inference()
+    model.for_inference(dtype_of(options.precision, model.device))
     wanted = list(cells(options.calls, options.samplers, second, guidance, options.sweeps, options.sweep_steps))
     path = options.out / "measurements.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -237,6 +238,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--real", type=Path, help="real pictures, where the model is not of the toy world")
     parser.add_argument("--prompts", type=Path, help="a prompt on each line, for --real")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto", help="of the network's arithmetic")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.samplers if name not in names]

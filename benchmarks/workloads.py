@@ -17,10 +17,10 @@ from sfumato.conditioning.condition import Condition
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.engine import tiles
 from sfumato.engine.inference import for_inference
+from sfumato.engine.precision import has_fast_bfloat16
 from sfumato.engine.training import for_training
 from sfumato.training import ema
 from sfumato.training.optim import OptimiserConfig, build_optimiser
-from sfumato.training.workers import has_fast_bfloat16
 
 CL = torch.channels_last
 Network = Any  # diffusers' classes and ours are called by different signatures

@@ -1,5 +1,6 @@
 """Tiny trained models that the tests of the command line share, and a way to run commands."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import sfumato
 from command_line import CLASS, TEXT, Command, Outcome, Runs
 from sfumato.cli import main
+from sfumato.engine import precision
 
 torch.set_num_threads(1)  # sums of two threads differ from one's in the last bit; processes that tests start have one
 
@@ -24,6 +26,14 @@ schedule: {kind: linear}
 data: {kind: toy, length: 64}
 train: {steps: 4, batch: 4, workers: 0, precision: float32, save_every: 4, preview_every: 8}
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _precision_is_asked_for() -> Iterator[None]:
+    """An `auto` precision is float32 in the tests, whatever the processor: a test that means bfloat16 asks for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "_processor_has_bfloat16", lambda: False)
+        yield
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_tiny_decoder(factor: int) -> None:
     config = TinyDecoderConfig(latent_channels=5, factor=factor, channels=24, blocks=2)
     latent = torch.zeros(1, 5, 6, 4, device="meta")
     expected = counted(lambda: TinyDecoder(config), lambda net: net(latent))
-    assert flops.preview(config, (6 * factor, 4 * factor)) == pytest.approx(expected, rel=TOLERANCE)
+    assert flops.decode_tiny(config, (6 * factor, 4 * factor)) == pytest.approx(expected, rel=TOLERANCE)
 
 
 UNETS = {
@@ -101,4 +101,4 @@ def test_transformer_over_codes() -> None:
     expected = counted(
         lambda: CodeTransformer(config, 100, (5, 7), ConditionSpec()), lambda net: net(Condition(), written)
     )
-    assert flops.write_codes(config, 100, 35) == pytest.approx(expected, rel=TOLERANCE)
+    assert flops.code_transformer(config, 100, 35) == pytest.approx(expected, rel=TOLERANCE)

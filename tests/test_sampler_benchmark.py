@@ -81,7 +81,7 @@ def test_a_model_of_other_pictures_is_held_against_a_folder(tmp_path: Path) -> N
         pixels = torch.randint(0, 256, (3, 20, 24), generator=noise, dtype=torch.uint8)
         pictures.to_pil(pixels).save(tmp_path / "real" / f"{i}.png")
     (tmp_path / "prompts.txt").write_text("a red apple\n\ntwo blue discs\n")
-    given = [str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    given = [str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--device", "cpu", "--precision", "float32"]
     given += ["--real", str(tmp_path / "real"), "--prompts", str(tmp_path / "prompts.txt")]
     given += ["--pictures", "3", "--calls", "2", "--samplers", "ddim", "--batch", "2", "--guidance", "1"]
     said: list[str] = []

@@ -97,8 +97,8 @@ def test_the_perceptual_networks() -> None:
         image = torch.zeros(1, 3, *SIZE, device=device)
         with FlopCounterMode(display=False) as counter:
             network(image)
-        assert flops.perceive(config, SIZE) == pytest.approx(counter.get_total_flops(), rel=TOLERANCE)
-    assert flops.perceive(NoPerceptual(), SIZE) == 0
+        assert flops.perceptual_features(config, SIZE) == pytest.approx(counter.get_total_flops(), rel=TOLERANCE)
+    assert flops.perceptual_features(NoPerceptual(), SIZE) == 0
 
 
 CONDITIONERS: dict[str, ConditionerConfig] = {

@@ -8,7 +8,7 @@ from engine_cases import CASES, distance
 from torch import nn
 
 from sfumato.engine import fused_denoiser, packing, upsample
-from sfumato.engine.inference import best_dtype, for_inference
+from sfumato.engine.inference import for_inference
 from sfumato.engine.packing import PackedConv2d, PackedLinear
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
@@ -118,7 +118,3 @@ def test_a_doublings_weights_are_summed_before_they_are_rounded() -> None:
     assert phases is not None
     exact, _ = upsample.phase_parameters(layer.weight, layer.bias)
     assert torch.equal(phases.weight, exact.to(torch.bfloat16))
-
-
-def test_the_format_chosen_is_one_the_processor_knows() -> None:
-    assert best_dtype() in TOLERANCE

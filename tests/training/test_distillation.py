@@ -101,9 +101,9 @@ def test_it_takes_at_most_a_twentieth_of_the_decoders_operations(name: str) -> N
     chosen = described(Distillation(), whole).decoder
     size = (96, 64)
     assert chosen.factor == FULL[name].factor
-    assert flops.decode(FULL[name], size) >= 20 * flops.preview(chosen, size)
+    assert flops.decode(FULL[name], size) >= 20 * flops.decode_tiny(chosen, size)
     wider = chosen.model_copy(update={"channels": chosen.channels + 4})
-    assert chosen.channels == 128 or flops.decode(FULL[name], size) < 20.5 * flops.preview(wider, size)
+    assert chosen.channels == 128 or flops.decode(FULL[name], size) < 20.5 * flops.decode_tiny(wider, size)
 
 
 def test_packed_for_inference_it_gives_the_same_pictures(model: LatentDiffusion) -> None:

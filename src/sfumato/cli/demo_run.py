@@ -20,6 +20,7 @@ from sfumato.cli.progress import bars
 from sfumato.cli.train import run_autoencoder, run_diffusion
 from sfumato.config import load_config, zoo_names
 from sfumato.data.toyworld.dataset import ToyWorldConfig
+from sfumato.engine.precision import autocast
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, load
 from sfumato.outputs import written
@@ -33,7 +34,7 @@ from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.encode import cached_latents
 from sfumato.training.log import read_lines
 from sfumato.training.state import TrainState
-from sfumato.training.workers import autocast, use_all_cores
+from sfumato.training.workers import use_all_cores
 
 EXTENT = Extent()
 

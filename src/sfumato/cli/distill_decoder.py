@@ -227,7 +227,7 @@ def _faster(model: "LatentDiffusion", made: "DistilledDecoder", computing: "torc
     from sfumato.engine.inference import for_inference
 
     size = model.config.image_size
-    fewer = flops.decode(model.config.autoencoder, size) / flops.preview(made.config.decoder, size)
+    fewer = flops.decode(model.config.autoencoder, size) / flops.decode_tiny(made.config.decoder, size)
     network = for_inference(deepcopy(made.network), torch.bfloat16 if computing._enabled else torch.float32)
     both = replace(model, tiny=replace(made, network=network))
     latents = torch.zeros(TIMED, *model.latent_shape, device=model.device)

@@ -233,8 +233,9 @@ def made_card(
 def tell(card: "Card", folder: Path | None) -> None:
     """Prints the numbers, the warnings on stderr."""
     from sfumato.cards.card import PAGE_FILE
-    from sfumato.cards.page import in_words, with_spread
+    from sfumato.cards.page import with_spread
     from sfumato.cli.tables import show
+    from sfumato.report.format import value as in_words
 
     for warning in card.warnings:
         typer.echo(f"warning: {warning}", err=True)

@@ -140,7 +140,7 @@ def _costs(model: "LatentDiffusion") -> dict[str, int]:
     costs = {
         "encode": flops.encode(model.config.autoencoder, size),
         "decode": flops.decode(model.config.autoencoder, size),
-        **({} if model.tiny is None else {"tiny decode": flops.preview(model.tiny.config.decoder, size)}),
+        **({} if model.tiny is None else {"tiny decode": flops.decode_tiny(model.tiny.config.decoder, size)}),
     }
     second = model.second
     if second is None or not isinstance(second.config.denoiser, UNetConfig):

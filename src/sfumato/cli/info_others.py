@@ -40,7 +40,7 @@ def _of_codes(model: "CodeModel") -> dict[str, Any]:
         "condition dropout": config.condition_dropout,
         "trained on": config.about,
         "flops": {
-            "all codes at once": flops.write_codes(config.transformer, codes, h * w),
+            "all codes at once": flops.code_transformer(config.transformer, codes, h * w),
             "decode": flops.decode(model.first.config.autoencoder, config.image_size),
         },
     }

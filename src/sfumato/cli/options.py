@@ -57,8 +57,8 @@ def chosen_device(name: str) -> "torch.device":
 
 def chosen_autocast(device: "torch.device", precision: str) -> "torch.autocast":
     """The precision in which networks compute."""
+    from sfumato.engine.precision import autocast
     from sfumato.errors import UserError
-    from sfumato.training.workers import autocast
 
     if precision not in ("auto", "float32", "bfloat16"):
         raise UserError(f"--precision {precision!r} is not one of auto, float32, bfloat16")

@@ -11,6 +11,7 @@ from sfumato.cost.account import Account, Phase, Picture, bought
 from sfumato.data.dataset import Dataset
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
+from sfumato.engine.precision import Precision, autocast
 from sfumato.errors import UserError
 from sfumato.inputs import Inputs
 from sfumato.model import DiffusionConfig, LatentDiffusion
@@ -21,7 +22,7 @@ from sfumato.training.data import height_width
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.optim import moments
 from sfumato.training.second_stage import check_sizes
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 PATIENCE = 300.0
 """Seconds that measuring may take; so much that fewer steps are measured where it would take longer."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sfumato.cost.measure import arithmetic_peak, seconds
 from sfumato.engine import native
 from sfumato.engine.packing import PackedConv2d
+from sfumato.engine.precision import Precision, has_fast_bfloat16
 from sfumato.report.machine import Machine, describe
-from sfumato.training.workers import Precision, has_fast_bfloat16
 
 ROUNDS = 8
 """The best of so many is taken: another program's work only slows."""

@@ -24,6 +24,7 @@ from sfumato.data.dataset import Dataset, LatentSource
 from sfumato.data.latents import MeasuredLatents
 from sfumato.data.loader import sweep
 from sfumato.data.split import Subset
+from sfumato.engine.precision import Precision, autocast
 from sfumato.inputs import Inputs
 from sfumato.model import LatentDiffusion
 from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining, train_autoencoder
@@ -38,7 +39,7 @@ from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import begin, steered
 from sfumato.training.transformer import Prompted, TransformerRun, TransformerTraining, train_transformer
 from sfumato.training.transformer import begin as begin_codes
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 WARM_UP = 2
 """Steps that are not counted: kernels are compiled and memory is asked for."""

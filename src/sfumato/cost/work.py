@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato import flops
 from sfumato.autoencoder.losses import AdversarialConfig
@@ -36,8 +36,11 @@ class Work:
 
     @property
     def total(self) -> int:
-        """Both ways."""
+        """Both passes."""
         return self.forward + self.backward
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.forward + other.forward, self.backward + other.backward)
 
 
 Players = Literal["generator", "discriminator learns", "both"]
@@ -61,40 +64,84 @@ def phases(config: AdversarialConfig, steps: int) -> Iterator[tuple[Players, int
 
 def first_stage(config: AutoencoderRun, players: Players) -> Work:
     """Of one image in a step of `sfumato train autoencoder`."""
-    model, adversarial, size = config.model, config.loss.adversarial, height_width(config.data)
-    H, W = size
-    search = flops.search(model, H // model.factor * (W // model.factor))
-    encoding, decoding = flops.encode(model, size), flops.decode(model, size) - 2 * search  # trained without a search
-    judge = flops.discriminate(adversarial, model.image_channels, size)
-    features = flops.perceive(config.loss.perceptual, size)
-    forward = encoding + decoding + search + 2 * features
-    backward = 2 * decoding + features
-    if config.train.part == "whole":
-        backward += 2 * encoding - flops.conv(H, W, model.image_channels, model.channels)
-    if players != "generator":
-        forward += 2 * judge
-        backward += 2 * (2 * judge - flops.conv(H // 2, W // 2, model.image_channels, adversarial.channels, 4))
+    generator = _generator(config)
+    if players == "generator":
+        return generator
+    learning, judging = _discriminator(config)
+    work = generator + learning
     if players == "both":
-        forward, backward = forward + judge, backward + judge
-        if adversarial.adaptive:  # both gradients at the last layer, found apart
-            last = flops.conv(H, W, model.channels * model.channel_multipliers[0], model.image_channels)
-            backward += features + judge + 2 * last
-    return Work(forward, backward)
+        work += judging
+        if config.loss.adversarial.adaptive:  # both gradients at the last layer, found apart
+            work += Work(0, _features(config).backward + judging.backward + 2 * _last_layer(config))
+    return work
+
+
+def _generator(config: AutoencoderRun) -> Work:
+    """The autoencoder through the reconstruction's loss."""
+    model, size = config.model, height_width(config.data)
+    h, w = (side // model.factor for side in size)
+    network = flops.autoencoder(model)
+    image, latent = flops.images(model.image_channels, size), flops.images(model.raw_channels, (h, w))
+    if config.train.part == "decoder":
+        network.freeze_latents()
+    else:
+        latent.requires_grad_(True)
+    search = flops.code_search(model, h * w)
+    forward = flops.encode(model, size) + flops.decode(model, size) - search  # decoded without a search
+    backward = flops.backward_flops(lambda: network.decode(latent, quantize=False))
+    if config.train.part == "whole":
+        backward += flops.backward_flops(lambda: network.quant_conv(network.encoder(image)))
+    features = _features(config)
+    return Work(forward, backward) + Work(2 * features.forward, features.backward)
+
+
+def _features(config: AutoencoderRun) -> Work:
+    """The perceptual features of a reconstruction; those of the image are computed without gradients."""
+    perceptual, size = config.loss.perceptual, height_width(config.data)
+    forward = flops.perceptual_features(perceptual, size)
+    return Work(forward, forward)  # frozen: the gradient of the input costs what the forward pass does
+
+
+def _discriminator(config: AutoencoderRun) -> tuple[Work, Work]:
+    """Its own step, on an image and a reconstruction; and its pass within the autoencoder's step."""
+    channels, size = config.model.image_channels, height_width(config.data)
+    network = flops.discriminator(config.loss.adversarial, channels)
+    image = flops.images(channels, size)
+    forward = flops.forward_flops(lambda: network(image))
+    learning = flops.backward_flops(lambda: network(image))
+    network.requires_grad_(False)
+    judging = flops.backward_flops(lambda: network(image.requires_grad_(True)))
+    return Work(2 * forward, 2 * learning), Work(forward, judging)
+
+
+def _last_layer(config: AutoencoderRun) -> int:
+    """The gradient of the decoder's last convolution."""
+    model, size = config.model, height_width(config.data)
+    layer = flops.autoencoder(model).decoder.conv_out
+    features = flops.images(layer.in_channels, size)
+    return flops.backward_flops(lambda: layer(features))
 
 
 def second_stage(config: DiffusionConfig, latent: tuple[int, int, int], spec: ConditionSpec) -> Work:
     """Of one latent (C, h, w) in a step of `sfumato train diffusion`; `spec` is the conditioner's."""
+    forward = network_call(config, latent, spec) + flops.condition(config.conditioner)
+    return Work(forward, 2 * forward - _first_convolution(config, latent, spec))
+
+
+def _first_convolution(config: DiffusionConfig, latent: tuple[int, int, int], spec: ConditionSpec) -> int:
+    """Whose input, the noisy latent, needs no gradient."""
     C, h, w = latent
-    steering = flops.condition(config.conditioner)
-    forward = network_call(config, latent, spec) + steering
-    return Work(forward, 2 * forward - flops.conv(h, w, C + spec.spatial_channels, config.denoiser.channels))
+    with flops.META:
+        layer = nn.Conv2d(C + spec.spatial_channels, config.denoiser.channels, 3, padding=1)
+    x = flops.images(C + spec.spatial_channels, (h, w))
+    return flops.forward_flops(lambda: layer(x))
 
 
 def code_stage(config: TransformerRun, autoencoder: AutoencoderConfig, positions: int) -> Work:
-    """Of one picture's codes in a step of `sfumato train transformer`, steered by nothing."""
+    """Of one image's codes in a step of `sfumato train transformer`, without a condition."""
     assert isinstance(autoencoder.bottleneck, VQConfig)
-    network = flops.write_codes(config.transformer, autoencoder.bottleneck.codes, positions)
-    return Work(network + flops.search(autoencoder, positions), 2 * network)
+    network = flops.code_transformer(config.transformer, autoencoder.bottleneck.codes, positions)
+    return Work(network + flops.code_search(autoencoder, positions), 2 * network)
 
 
 def network_call(config: DiffusionConfig, latent: tuple[int, int, int], spec: ConditionSpec) -> int:

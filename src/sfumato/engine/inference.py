@@ -18,6 +18,7 @@ from sfumato.engine.fused_denoiser import FusedCrossAttention, as_picture, as_to
 from sfumato.engine.graphs import Recordings, wanted
 from sfumato.engine.groupnorm import norm
 from sfumato.engine.packing import PackedConv2d, PackedLinear, convolve, project
+from sfumato.engine.precision import dtype_of
 from sfumato.engine.training import for_training, fuse
 from sfumato.engine.upsample import PackedUpsample, rewritable
 from sfumato.nn.transformer import join_heads, split_heads
@@ -43,13 +44,13 @@ def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
 
     Args:
         module: on the CPU or a CUDA device; elsewhere only moved to channels-last and returned.
-        dtype: of weights and activations; None chooses `best_dtype()`. float32 gives the plain module's numbers to
+        dtype: of weights and activations; None chooses `dtype_of("auto")`. float32 gives the plain module's numbers to
             rounding, bfloat16 to about 1e-2.
     """
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     if device.type not in ("cpu", "cuda"):
         return cast(M, module.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-    dtype = best_dtype(device) if dtype is None else dtype
+    dtype = dtype_of("auto", device) if dtype is None else dtype
     module.eval().requires_grad_(False)
     if device.type == "cuda":
         for_training(module)
@@ -60,19 +61,6 @@ def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
     if device.type == "cuda":
         _cast_norms(module, dtype)
     return module
-
-
-def best_dtype(device: torch.device = torch.device("cpu")) -> torch.dtype:
-    """bfloat16 where the processor or GPU multiplies it natively, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    try:
-        native_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        features = torch.cpu.get_capabilities()
-    except (AttributeError, RuntimeError):
-        return torch.float32
-    fast = any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "arm_bf16"))
-    return torch.bfloat16 if native_bf16 and fast else torch.float32
 
 
 class PackedUNet(UNet):

@@ -8,6 +8,7 @@ import torch
 from sfumato import pictures
 from sfumato.cost.memory import parameters
 from sfumato.data.loader import sweep
+from sfumato.engine.precision import autocast
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.model import LatentDiffusion, load, pixel_space
 from sfumato.study import second
@@ -23,7 +24,6 @@ from sfumato.training.export import save_autoencoder
 from sfumato.training.log import read_lines
 from sfumato.training.previews import Reconstructions
 from sfumato.training.run import RunFolder
-from sfumato.training.workers import autocast
 
 
 def run_arm(bench: Bench, arm: Arm, pace: Pace, bought: Steps, folder: Path) -> ArmResult:

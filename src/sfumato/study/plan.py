@@ -10,6 +10,7 @@ from sfumato.autoencoder.perceptual import EfficientNetConfig, NoPerceptual
 from sfumato.data.table import DataConfig
 from sfumato.diffusion.objective import ObjectiveConfig
 from sfumato.diffusion.schedule import LinearConfig
+from sfumato.engine.precision import Precision
 from sfumato.schema import Schema
 from sfumato.study.rules import LATENT_CHANNELS, autoencoder_for, codes_autoencoder_for, denoiser_for, transformer_for
 from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining
@@ -17,7 +18,6 @@ from sfumato.training.data import HeldOut, height_width
 from sfumato.training.diffusion import DiffusionRun, DiffusionTraining
 from sfumato.training.optim import OptimiserConfig
 from sfumato.training.transformer import TransformerRun, TransformerTraining
-from sfumato.training.workers import Precision
 
 SAVE_SECONDS = 30.0
 """About so much work is lost by a kill."""

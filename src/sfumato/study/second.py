@@ -10,6 +10,7 @@ from torch import Tensor
 from sfumato.autoregressive.model import CodeModel, load_code_model
 from sfumato.cost.memory import parameters
 from sfumato.data.latents import LatentDataset
+from sfumato.engine.precision import autocast
 from sfumato.model import LatentDiffusion, load
 from sfumato.study.bench import DRAWN_TOGETHER, Bench, finished
 from sfumato.study.pace import Pace
@@ -22,7 +23,6 @@ from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import begin, steered
 from sfumato.training.transformer import Prompted, train_transformer
-from sfumato.training.workers import autocast
 
 Values = Mapping[str, float | list[float]]
 

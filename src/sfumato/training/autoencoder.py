@@ -25,6 +25,7 @@ from sfumato.autoencoder.perceptual import FeatureDistance, build_perceptual
 from sfumato.data.dataset import Dataset
 from sfumato.data.loader import Loader
 from sfumato.data.table import DataConfig
+from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training import ema
@@ -44,7 +45,7 @@ from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.start import start_first
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step, share_done
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 Preview = Callable[[Autoencoder, int], Mapping[str, float | list[float]]]
 """Given the averaged autoencoder and the step, draws what there is to see and returns numbers for the log."""

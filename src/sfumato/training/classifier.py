@@ -24,6 +24,7 @@ from sfumato.diffusion.objective import ObjectiveConfig
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.diffusion.times import DiscreteTimes, FixedDensity
+from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
@@ -45,7 +46,7 @@ from sfumato.training.optim import (
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step, share_done, take_step
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 SHOWN_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 

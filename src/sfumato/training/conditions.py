@@ -18,12 +18,13 @@ from sfumato.data.loader import collate, to_unit
 from sfumato.data.table import DataConfig
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.draw import MAP_NAMES
+from sfumato.engine.precision import Precision
 from sfumato.errors import UserError
 from sfumato.inputs import Inputs, LayoutInput, LowResolutionInput, MapInput, MaskInput, standard_palette
 from sfumato.model import LatentDiffusion
 from sfumato.rng import derive
 from sfumato.training.encode import cached_latents
-from sfumato.training.workers import Precision, Workers
+from sfumato.training.workers import Workers
 
 
 def with_room(config: DataConfig, conditions: ConditionsConfig) -> DataConfig:

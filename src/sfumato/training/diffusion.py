@@ -25,6 +25,7 @@ from sfumato.diffusion import objective
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
+from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.recorded_step import recordable
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
@@ -46,7 +47,7 @@ from sfumato.training.optim import (
 from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step, share_done, take_step
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 DROPOUT = 0.1
 

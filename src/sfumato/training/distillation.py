@@ -25,6 +25,7 @@ from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
 from sfumato.data.dataset import Dataset, Example, Progress
 from sfumato.data.loader import Loader, sweep
 from sfumato.distilled import DistilledConfig
+from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.evaluation.image_quality import psnr
@@ -36,7 +37,7 @@ from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_n
 from sfumato.training.run import interruptible
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step, share_done, take_step
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 CHEAPER = 20
 """How many times fewer operations than the decoder a tiny one of unstated width takes at least."""
@@ -137,7 +138,7 @@ def _fitting(config: Distillation, autoencoder: AutoencoderConfig) -> int:
     fits = [
         channels
         for channels in range(4, WIDEST + 1, 4)
-        if flops.preview(_topology(autoencoder, channels, config.blocks), size) <= allowed
+        if flops.decode_tiny(_topology(autoencoder, channels, config.blocks), size) <= allowed
     ]
     if not fits:
         raise UserError(

@@ -9,9 +9,10 @@ from sfumato.data.dataset import Dataset, Example, Progress, UnreadableImage
 from sfumato.data.latent_writing import LatentWriter
 from sfumato.data.latents import LatentDataset, LatentHeader, MeasuredLatents, tensor_fields
 from sfumato.data.loader import sweep
+from sfumato.engine.precision import Precision, autocast
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 
 def cached_latents(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sfumato import rng
 from sfumato.data.loader import sweep
+from sfumato.engine.precision import Precision, autocast
 from sfumato.evaluation.features import FeatureNetwork, pooled
 from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.kernel import kernel_distance
@@ -17,7 +18,6 @@ from sfumato.training.data import RunData
 from sfumato.training.diffusion import EvaluationConfig, Steered
 from sfumato.training.previews import Values, with_networks
 from sfumato.training.state import TrainState
-from sfumato.training.workers import Precision, autocast
 
 BATCH = 32
 MOST_REAL = 4096

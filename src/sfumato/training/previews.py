@@ -17,6 +17,7 @@ from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Fields
 from sfumato.data.dataset import Dataset
 from sfumato.data.loader import sweep
+from sfumato.engine.precision import Precision, autocast
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.generate import Guidance, decode, generate_latents, guided, guided_by_parts
 from sfumato.model import DEFAULT_GUIDANCE, DEFAULT_STEPS, LatentDiffusion, SecondStage, sampler_named
@@ -29,7 +30,6 @@ from sfumato.training.conditions import preview_fields
 from sfumato.training.data import RunData
 from sfumato.training.diffusion import DiffusionRun, Steered
 from sfumato.training.transformer import Prompted
-from sfumato.training.workers import Precision, autocast
 
 Values = Mapping[str, float | list[float]]
 SHOWN = 16

@@ -17,6 +17,7 @@ from sfumato.conditioning.table import ConditionerConfig, NoneConfig
 from sfumato.data.dataset import LatentSource
 from sfumato.data.latents import MeasuredLatents
 from sfumato.data.table import DataConfig
+from sfumato.engine.precision import Precision, autocast
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training import ema
@@ -35,7 +36,7 @@ from sfumato.training.run import RunFolder, interruptible
 from sfumato.training.second_stage import check_fields, fitted_tokenizer
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step, share_done, take_step
-from sfumato.training.workers import Precision, Workers, autocast
+from sfumato.training.workers import Workers
 
 
 class TransformerTraining(Schema):

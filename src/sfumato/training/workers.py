@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,6 @@ from accelerate.utils import InitProcessGroupKwargs, get_int_from_env, parse_fla
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
-Precision = Literal["auto", "float32", "bfloat16"]
 PATIENCE = timedelta(hours=2)
 """How long a process waits for another: the leader opens data, previews and saves while the others stand by."""
 
@@ -110,19 +109,6 @@ class Workers:
         self._accelerator.end_training()
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """bfloat16 where asked for, or where `auto` finds that the device computes it natively; else plain float32."""
-    on = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic is native on the device."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
 
 
 def use_all_cores() -> None:
