@@ -59,7 +59,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_first_free(paths: Iterable[Path], write: Callable[[Path], None]) -> Path:
+def write_first_free(paths: Iterable[Path], write: Callable[[Path], object]) -> Path:
     """Writes a file, whole, under the first of `paths` that nothing has yet, and returns that path.
 
     Of several processes that ask for the same name at once each gets another one, and no file is replaced. The paths

@@ -8,6 +8,8 @@ SURROUNDINGS = {
     errno.EACCES: "choose another folder, or change its permissions",
     errno.EPERM: "choose another folder, or change its permissions",
     errno.EROFS: "choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link there leads back to itself: choose another path",
     errno.ENOTDIR: "a part of that path is a file: choose another folder",
 }
 """What a user can do about errors that are the machine's, not the program's."""

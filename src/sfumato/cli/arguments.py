@@ -6,7 +6,6 @@ or a text marked with `MaybePath`.
 
 import inspect
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -15,7 +14,6 @@ from typer.core import TyperCommand
 
 from sfumato.errors import UserError
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _ZOO = "zoo:"
 
 
@@ -56,15 +54,22 @@ class Command(TyperCommand):
                 values = given.get(param.name)
                 for value in values if isinstance(values, list | tuple) else [values]:
                     if value is not None:
-                        check_path(value, _title(param))
+                        path_text(value, _title(param))
 
 
-def check_path(text: str, name: str) -> None:
-    """Raises UserError for what is no path of this machine: an empty text, or a URL; `name` is whose value it is."""
-    if not text.strip():
-        raise UserError(f"{name} is empty: give a path; was a variable of the shell not set?")
-    if _URL.match(text) and not text.startswith(_ZOO) and len(text.split(":")[0]) > 1:
-        raise UserError(f"{name} {text!r} is a URL: download what is there, and give the path of the file or folder")
+def path_text(text: str, name: str) -> str:
+    """A path or a name of the zoo, with ~ expanded. Raises UserError for what is neither; `name` is whose value it is.
+
+    A model or configuration that stands for no file, such as `toy`, passes as it is.
+    """
+    if text.startswith(_ZOO) and len(text) > len(_ZOO):
+        return text
+    from sfumato.schema import checked_path
+
+    try:
+        return checked_path(text, name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def check_texts(arguments: Sequence[str]) -> None:
@@ -110,7 +115,4 @@ def _expanded(value: Any, name: str) -> Any:
         return type(value)(_expanded(each, name) for each in value)
     if not isinstance(value, str | Path) or not str(value).startswith("~"):
         return value
-    expanded = os.path.expanduser(value)
-    if str(expanded).startswith("~") and not os.path.exists(value):
-        raise UserError(f"{name} {str(value)!r} names the home folder of nobody here: give the whole path")
-    return type(value)(expanded)
+    return type(value)(path_text(str(value), name))

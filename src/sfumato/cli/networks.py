@@ -17,7 +17,7 @@ FILES = ("vgg16", "lpips")
 
 def named_values(option: str, given: Sequence[str] | None) -> dict[str, str]:
     """NAME=VALUE pairs. Raises UserError for what is none, or names nothing that takes weights."""
-    from sfumato.cli.arguments import check_path
+    from sfumato.cli.arguments import path_text
     from sfumato.config import nearest
     from sfumato.errors import UserError
     from sfumato.evaluation.table import NETWORKS
@@ -31,8 +31,7 @@ def named_values(option: str, given: Sequence[str] | None) -> dict[str, str]:
         if name not in known:
             raise UserError(f"{option} {text!r}: {name!r} is not one of {', '.join(known)}{nearest(name, known)}")
         if option == "--weights":
-            check_path(value, f"{option} {name}")
-            value = os.path.expanduser(value)
+            value = path_text(value, f"{option} {name}")
         pairs[name] = value
     return pairs
 

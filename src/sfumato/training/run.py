@@ -1,5 +1,6 @@
 """A run's folder: its configuration, its saved states, resuming, and stopping on a signal."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,7 +40,7 @@ class RunFolder:
     """`config.yaml`, `states/`, `log.jsonl`, `previews/*.png`, `snapshots/` and `model/` of one run."""
 
     def __init__(self, path: Path) -> None:
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):  # False for a name that no file can have
             raise UserError(f"--out {str(path)!r} is a file; give the folder of a new or an interrupted run")
         self.path = path
         self.states = path / "states"
