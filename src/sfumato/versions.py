@@ -6,6 +6,8 @@ folder whose files belong to several versions, as a copy made during a save, is 
 """
 
 import contextlib
+import fcntl
+import os
 import re
 import shutil
 import time
@@ -23,7 +25,9 @@ TINY_DECODER_FILE = "tiny_decoder.safetensors"
 """Is written into a version that is there already, and knows itself which autoencoder it belongs to."""
 PATIENCE = 20.0
 """Seconds for which a reader begins again when the folder was replaced meanwhile."""
-PAUSE = 0.02
+READERS = 10.0
+"""Seconds for which a finished version waits at most for those who read the one before."""
+PAUSE = 0.005
 _LISTED = re.compile(r"^# ([^\s].*\.safetensors) ([0-9a-f]{8})$", re.MULTILINE)
 T = TypeVar("T")
 
@@ -70,15 +74,47 @@ def _swap(fresh: Path, folder: Path) -> None:
     """Puts a finished folder in the place of another. Raises UserError where it cannot; the other stays then."""
     old = folder.with_name(OLD.format(folder.name))
     try:
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        fresh.rename(folder)
+        with _locked(folder, fcntl.LOCK_EX, READERS):
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                folder.rename(old)
+            fresh.rename(folder)
     except OSError as error:
         if old.exists() and not folder.exists():
             old.rename(folder)
         raise UserError(f"{str(folder)!r} could not be replaced: {error}") from error
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, kind: int, patience: float) -> Iterator[None]:
+    """Holds the folder's own lock: readers share it, and whoever replaces the folder waits for them, but not for ever.
+
+    Where there is none to be had, as on some network drives, the block is entered without.
+    """
+    try:
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        limit = time.monotonic() + patience
+        while not _takes(place, kind) and time.monotonic() < limit:
+            time.sleep(PAUSE)
+        yield
+    finally:
+        os.close(place)
+
+
+def _takes(place: int, kind: int) -> bool:
+    """Whether a lock was taken, or cannot be had at all."""
+    try:
+        fcntl.flock(place, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _list_checksums(fresh: Path) -> None:
@@ -100,44 +136,41 @@ def read_one_version(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
     """
     limit = time.monotonic() + PATIENCE
     while True:
-        failure: Exception | None = None
-        result: T | None = None
-        before = None
-        try:
-            folder = find()
-            before = _stamp(folder)
-            result = read(folder)
-            _check_checksums(folder)
-        except (UserError, OSError) as error:
-            failure = error
-        if before is not None and _stamp_of(find) == before:
-            if failure is not None:
-                raise failure
-            return result  # type: ignore[return-value]  # it was read
-        if before is None and failure is not None and not _comes_back(find):
-            raise failure
+        folder = _found(find)
+        with _locked(folder, fcntl.LOCK_SH, READERS):
+            before = _stamp(find)
+            failure: Exception | None = None
+            try:
+                result = read(folder)
+                _check_checksums(folder)
+            except (UserError, OSError) as error:
+                failure = error
+            if before is not None and _stamp(find) == before:
+                if failure is not None:
+                    raise failure
+                return result
         if time.monotonic() > limit:
             raise UserError(f"{str(folder)!r} is replaced again and again while it is read: try later, or copy it")
         time.sleep(PAUSE)
 
 
-def _stamp(folder: Path) -> tuple[int, ...]:
-    """What changes whenever another version takes a folder's place."""
-    place, config = folder.stat(), (folder / CONFIG_FILE).stat()
-    return (place.st_dev, place.st_ino, config.st_ino, config.st_mtime_ns)
-
-
-def _stamp_of(find: Callable[[], Path]) -> tuple[int, ...] | None:
+def _found(find: Callable[[], Path]) -> Path:
+    """The folder; looked for twice, as the first time may have been between the two renames."""
     try:
-        return _stamp(find())
+        return find()
+    except UserError:
+        time.sleep(PAUSE)
+        return find()
+
+
+def _stamp(find: Callable[[], Path]) -> tuple[int, ...] | None:
+    """What changes whenever another version takes a folder's place; None where there is no folder."""
+    try:
+        folder = find()
+        place, config = folder.stat(), (folder / CONFIG_FILE).stat()
     except (UserError, OSError):
         return None
-
-
-def _comes_back(find: Callable[[], Path]) -> bool:
-    """Whether a folder that was not found is there after all: it was looked for between two renames."""
-    time.sleep(PAUSE)
-    return _stamp_of(find) is not None
+    return (place.st_dev, place.st_ino, config.st_ino, config.st_mtime_ns)
 
 
 def _check_checksums(folder: Path) -> None:
