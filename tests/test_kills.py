@@ -1,6 +1,6 @@
 """Trainings killed again and again, at any moment: resumed they are the straight run, and nothing is left over.
 
-`SFUMATO_KILLS=50 pytest tests/test_kills.py` kills fifty times; the suite a few.
+`SFUMATO_KILLS=50 pytest tests/test_kills.py` kills fifty times; the suite once a stage.
 """
 
 import os
@@ -16,7 +16,7 @@ import pytest
 from runs import assert_same_tensors, logged, saved
 from sfumato.locks import lock_path
 
-KILLS = int(os.environ.get("SFUMATO_KILLS", "4"))
+KILLS = int(os.environ.get("SFUMATO_KILLS", "2"))
 TRAIN = """
 import sys
 from pathlib import Path
