@@ -82,7 +82,10 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         sampling("text", "a", "b", "--label", 1, "--label", 2, "--label", 3),
         "2 prompts do not go with 3",
     ),
-    "no-steps": (sampling("plain", "--steps", 0), "steps is 0: give a whole number from 1"),
+    "no-steps": (
+        lambda runs, tmp: ["sample", runs.plain, "--steps", 0, "--out", tmp / "out"],
+        "steps is 0: give a whole number from 1",
+    ),
     "too-many-steps": (
         lambda runs, tmp: ["sample", runs.plain, "--steps", 1001, "--sampler", "ddim", "--out", tmp / "out"],
         "steps is 1001, but the leading grid has at most the model's 1000",
@@ -320,8 +323,8 @@ def test_captions_and_labels_that_are_not_there(command: Command, runs: Runs, tm
     config = tmp_path / "second.yaml"
     config.write_text(runs.second.read_text().replace("data: {kind: toy, length: 64}", "data: {kind: folder}"))
     common = ("train", "diffusion", config, "--autoencoder", runs.autoencoder, "--data", tmp_path / "bare")
-    check(command(*common, "--out", tmp_path / "text", TEXT), "the data has no captions: add metadata.jsonl", notes=1)
-    check(command(*common, "--out", tmp_path / "label", CLASS), "reads 'label', but the data has", notes=1)
+    check(command(*common, "--out", tmp_path / "text", TEXT), "the images have no captions, .*: add .txt", notes=2)
+    check(command(*common, "--out", tmp_path / "label", CLASS), "the images have no labels", notes=2)
 
 
 # ---- damage and a full disk

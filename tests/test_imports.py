@@ -17,7 +17,7 @@ MODEL = (
     {"model", "model_config", "distilled", "pipeline", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
     | NETWORKS
     | BASE
-    | {"locks", "plain_json", "foreign", "documents"}
+    | {"locks", "plain_json", "foreign", "documents", "versions"}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -43,15 +43,19 @@ ALLOWED: dict[str, set[str]] = {
     "pictures": {"checkpoint"},
     "flops": {"autoencoder", "autoregressive.network", "denoiser", "conditioning"},
     "config": {"foreign", "documents"} | BASE,
+    "versions": {"checkpoint"} | BASE,
+    "outputs": {"checkpoint", "locks", "versions"} | BASE,
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "model_config": {"autoencoder", "conditioning", "denoiser", "diffusion", "inputs", "schema"},
     "pipeline": NETWORKS | BASE | {"model_config", "distilled", "engine", "rng", "config", "__version__"},
-    "distilled": {"autoencoder", "checkpoint", "config"} | BASE,
+    "distilled": {"autoencoder", "checkpoint", "config", "versions"} | BASE,
     "model": MODEL,
-    "classifier": {"model", "checkpoint", "config", "autoencoder", "denoiser", "diffusion", "pipeline"} | BASE,
+    "classifier": {"model", "versions", "checkpoint", "config", "autoencoder", "denoiser", "diffusion", "pipeline"}
+    | BASE,
     "snapshots": {"model", "checkpoint", "errors"},
     "tasks": MODEL | {"data"},
-    "training": MODEL | {"autoregressive", "data", "evaluation", "classifier", "flops", "snapshots", "training"},
+    "training": MODEL
+    | {"autoregressive", "data", "evaluation", "classifier", "flops", "snapshots", "outputs", "training"},
     "interop": MODEL | {"output"},
     "study": MODEL | {"autoregressive", "data", "evaluation", "training", "cost", "report"},
     "cost": MODEL | {"data", "flops", "training", "report.machine"},

@@ -5,7 +5,8 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ from torch import Tensor
 
 from sfumato.errors import UserError
 from sfumato.foreign import check_regular
-from sfumato.plain_json import to_json
 
 _TORCH_SAVE_FAILED = ("PytorchStreamWriter", "unexpected pos", "enforce fail at inline_container", "cannot be opened")
 """How torch.save, which writes by itself, tells of a full or read-only disk: a RuntimeError without a number."""
 
+CHECKSUM = "checksum"
+"""The name of a file's checksum among the numbers in its header."""
+NUMBERS = "numbers"
 _STEP = re.compile(r"step-(\d+)\.safetensors$")
+_PART = re.compile(r"\..+\.(\d+)\.part$")
+_SAFETENSORS_PART = re.compile(r"\.tmp[A-Za-z0-9]{6}$")
+"""What safetensors writes to before it renames."""
 
 
 @contextlib.contextmanager
@@ -63,32 +69,142 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_first_free(paths: Iterable[Path], write: Callable[[Path], object]) -> Path:
+    """Writes a file, whole, under the first of `paths` that nothing has yet, and returns that path.
+
+    Of several processes that ask for the same name at once each gets another one, and no file is replaced. The paths
+    are of one folder. Raises UserError as `replacing` does.
+    """
+    names = iter(paths)
+    path = next(names)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        while not _placed(temporary, path):
+            path = next(names)
+    except OSError as error:
+        raise UserError(_cannot_write(path, error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _placed(temporary: Path, path: Path) -> bool:
+    """Gives a finished file its name unless the name is taken: by a link, which never replaces."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: the name is claimed by an empty file
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        except FileExistsError:
+            return False
+        os.replace(temporary, path)
+    return True
+
+
+def remove_leftovers(folder: Path, alone: bool = True) -> None:
+    """Removes what writes that a kill interrupted have left in a folder; files that are no leftover stay.
+
+    alone: nobody else writes here, as whoever holds the folder's lock knows; else only those of dead processes go.
+    """
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        part = _PART.match(path.name)
+        dead = part is not None and (alone or not _lives(int(part.group(1))))
+        if dead or (alone and _SAFETENSORS_PART.match(path.name)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any] | None = None) -> None:
-    """Saves named tensors, and JSON-able numbers in the file's header, atomically."""
+    """Saves named tensors, and JSON-able numbers and a checksum of both in the file's header, atomically."""
     flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     seen: dict[int, str] = {}
     for name, t in flat.items():  # safetensors refuses tensors that share memory: the later name gets a copy
         if t.numel() and t.data_ptr() in seen:
             flat[name] = t.clone()
         seen[t.data_ptr()] = name
+    given = dict(numbers or {})
+    # one entry of the header: the order of several would differ from file to file
+    text = json.dumps({**given, CHECKSUM: checksum(flat, given)})
     with replacing(path) as temporary:
-        save_file(flat, temporary, metadata={"numbers": to_json(dict(numbers or {}))})
+        save_file(flat, temporary, metadata={NUMBERS: text})
 
 
-def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and numbers of a file written by `save_tensors`. Raises UserError on a missing or damaged file."""
+def checksum(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> str:
+    """CRC-32 of the bytes of CPU tensors with their names, types and shapes, and of `numbers`; eight hex digits.
+
+    It finds damage, not malice; two GiB take about a second.
+    """
+    value = zlib.crc32(json.dumps(dict(numbers)).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        if tensor.numel():
+            content: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+            value = zlib.crc32(content, value)
+    return f"{value:08x}"
+
+
+def stored_checksum(path: Path) -> str | None:
+    """The checksum in the header of a file; None where that has none. Raises UserError as `load_tensors` does."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _numbers(path, file.metadata())[1]
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{str(path)!r} is not a readable safetensors file ({error})") from None
+
+
+def _numbers(path: Path, metadata: Mapping[str, str] | None) -> tuple[dict[str, Any], str | None]:
+    """The numbers in a header, and the checksum among them. Raises UserError where they are none."""
+    try:
+        numbers = json.loads((metadata or {}).get(NUMBERS, "{}"))
+    except (ValueError, RecursionError):
+        numbers = None
+    if not isinstance(numbers, dict):
+        raise UserError(f"{str(path)!r} is damaged: the numbers in its header are no JSON object")
+    stored = numbers.pop(CHECKSUM, None)
+    return numbers, stored if isinstance(stored, str) else None
+
+
+def load_tensors(path: Path, device: str = "cpu", verify: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and numbers of a file written by `save_tensors`.
+
+    CPU tensors are read from the file when they are first looked at, and keep it open. `verify` compares all with the
+    checksum, where the file has one (older ones do not). Raises UserError on a missing or damaged file.
+    """
     check_regular(path)
     try:
         with safe_open(path, framework="pt", device=device) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = file.metadata() or {}
+            metadata = file.metadata()
     except FileNotFoundError:
         raise UserError(f"{str(path)!r} does not exist") from None
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{str(path)!r} is not a readable safetensors file ({error}); was the download complete?"
         ) from None
-    return tensors, json.loads(metadata.get("numbers", "{}"))
+    numbers, stored = _numbers(path, metadata)
+    if verify and stored is not None and checksum(tensors, numbers) != stored:
+        raise UserError(f"{str(path)!r} is damaged: its content does not have the checksum {stored}")
+    return tensors, numbers
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -170,19 +286,45 @@ def saved_steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest state whose file is whole; damaged newer ones are reported through `warn` and passed over."""
-    for _, path in reversed(saved_steps(folder)):
-        try:
-            with safe_open(path, framework="pt"):
-                return path
-        except (SafetensorError, OSError) as error:
-            warn(f"checkpoint {path.name} is damaged ({error}); going back to the one before")
+    """The newest state whose file is whole, by its checksum; damaged newer ones are told of through `warn`.
+
+    None where there is no state. Raises UserError where there are some, and all are damaged.
+    """
+    states = saved_steps(folder)
+    for _, path in reversed(states):
+        reason = _damage(path, warn)
+        if reason is None:
+            return path
+        warn(f"checkpoint {path.name} is damaged ({reason}); going back to the one before")
+    if states:
+        raise UserError(
+            f"every saved state in {str(folder)!r} is damaged (the newest is {states[-1][1].name}): bring one back "
+            "from a copy, or remove that folder to begin the run anew"
+        )
     return None
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` states, and what an interrupted save left behind."""
-    for _, path in saved_steps(folder)[:-keep]:
-        path.unlink(missing_ok=True)
-    for leftover in folder.glob(".step-*.part"):
-        leftover.unlink(missing_ok=True)
+def _damage(path: Path, warn: Callable[[str], None]) -> str | None:
+    """What is wrong with a state's file; None for a whole one."""
+    if not path.is_file():
+        return "it is no file"
+    try:
+        load_tensors(path, verify=True)
+        if stored_checksum(path) is None:
+            warn(f"checkpoint {path.name} was saved without a checksum: whether it is whole cannot be told")
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def prune(folder: Path, keep: int, newest: int | None = None) -> None:
+    """Removes all but the newest `keep` states, and what an interrupted save left behind.
+
+    newest: the step of the newest state that counts; later ones, which a run that went back has left, go too.
+    """
+    saved = saved_steps(folder)
+    stale = [path for step, path in saved if newest is not None and step > newest]
+    for path in [*stale, *[path for _, path in saved if path not in stale][:-keep]]:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    remove_leftovers(folder)

@@ -4,7 +4,6 @@ A classifier folder is `config.yaml` and `classifier.safetensors`. It belongs to
 trained, to their scaling and to a noise schedule: a model that differs in one of them is refused.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,11 @@ from sfumato.denoiser.classifier import ClassifierConfig, NoisyClassifier
 from sfumato.diffusion.process import told_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.errors import UserError
-from sfumato.model import CONFIG_FILE, LatentDiffusion, swap_folder
+from sfumato.model import LatentDiffusion
 from sfumato.pipeline.conditions import class_number
 from sfumato.pipeline.request import ClassifierGuidance
 from sfumato.schema import Schema
+from sfumato.versions import CONFIG_FILE, OLD, read_one_version, replacing_folder
 
 WEIGHTS_FILE = "classifier.safetensors"
 SCALING_TOLERANCE = 0.05
@@ -57,14 +57,9 @@ class LatentClassifier:
 
     def save(self, folder: Path) -> None:
         """Writes the folder; one that stood there is replaced only once the new one is whole."""
-        fresh = folder.with_name(f".{folder.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        try:
+        with replacing_folder(folder) as fresh:
             save_tensors(fresh / WEIGHTS_FILE, self.network.state_dict())
             write_text(fresh / CONFIG_FILE, to_yaml(self.config))
-            swap_folder(fresh, folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
     def class_index(self, label: int | str) -> int:
         """The number of a class given by number or name. Raises UserError for an unknown one."""
@@ -134,17 +129,31 @@ def build_classifier(config: LatentClassifierConfig) -> LatentClassifier:
 
 
 def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> LatentClassifier:
-    """Opens a classifier folder, or the newest classifier of a run. Raises UserError naming what is missing."""
-    path = Path(path)
-    folder = next(
-        (f for f in (path / "model", path) if (f / WEIGHTS_FILE).exists() and (f / CONFIG_FILE).exists()), None
-    )
+    """Opens a classifier folder, or the newest classifier of a run, also while a training replaces it.
+
+    Raises UserError naming what is missing.
+    """
+    loaded = read_one_version(lambda: _found(Path(path)), _load)
+    loaded.network.to(device)
+    return loaded
+
+
+def _found(path: Path) -> Path:
+    """The classifier folder at a path. Raises UserError where there is none."""
+    replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
+    folders = (path / "model", path, *replaced)
+    folder = next((f for f in folders if (f / WEIGHTS_FILE).exists() and (f / CONFIG_FILE).exists()), None)
     if folder is None:
         known = "the folder of a run of `sfumato train classifier`" if path.exists() else "an existing folder"
         raise UserError(f"classifier {str(path)!r} holds no {WEIGHTS_FILE} with a {CONFIG_FILE}: give {known}")
+    return folder
+
+
+def _load(folder: Path) -> LatentClassifier:
+    """The classifier in a folder, on the CPU."""
     config = load_config(str(folder / CONFIG_FILE), [], LatentClassifierConfig)
     with torch.device("meta"):
         classifier = build_classifier(config)
     load_into(classifier.network, load_tensors(folder / WEIGHTS_FILE)[0], str(folder / WEIGHTS_FILE))
-    classifier.network.eval().requires_grad_(False).to(device)
+    classifier.network.eval().requires_grad_(False)
     return classifier

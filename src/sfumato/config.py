@@ -63,9 +63,17 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
     return raw
 
 
+def section(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """A copy of a group of settings, empty where there is none. Raises UserError where it is no group."""
+    group = raw.get(name)
+    if group is not None and not isinstance(group, dict):
+        raise UserError(f"{name} is {str(group)[:60]!r}, no group of settings: write {name}: {{key: value}}")
+    return dict(group or {})
+
+
 def apply_overrides(
     raw: dict[str, Any],
-    overrides: Sequence[str],
+    overrides: Iterable[str],
     schema: type[BaseModel] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -73,7 +81,7 @@ def apply_overrides(
 
     With `schema` an override of a `kind` drops the settings in `raw` that only the kind before has, and tells `log`.
     """
-    result = _copy(raw)
+    overrides, result = list(overrides), _copy(raw)
     for override in overrides:
         path, equals, text = override.partition("=")
         keys = path.split(".")

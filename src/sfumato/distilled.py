@@ -17,8 +17,9 @@ from sfumato.checkpoint import load_into, load_tensors, save_tensors
 from sfumato.config import parse
 from sfumato.errors import UserError
 from sfumato.schema import Schema
+from sfumato.versions import TINY_DECODER_FILE
 
-FILE = "tiny_decoder.safetensors"
+FILE = TINY_DECODER_FILE
 
 
 class DistilledConfig(Schema):

@@ -1,7 +1,6 @@
 """A trained model: its parts, its configuration, and the folder both live in (YAML + safetensors, no pickle)."""
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,11 +36,10 @@ from sfumato.pipeline.parts import SecondStage as SecondStage
 from sfumato.pipeline.parts import latent_shape
 from sfumato.pipeline.plan import warn_of
 from sfumato.pipeline.request import DEFAULT_MEMORY, DecoderName, SampleRequest
+from sfumato.versions import CONFIG_FILE as CONFIG_FILE
+from sfumato.versions import OLD, read_one_version, replacing_folder
 
-CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.json"
-OLD = ".{}.old"
-"""The name of a model folder while another takes its place."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,7 @@ class LatentDiffusion:
     def save(self, folder: Path | str) -> None:
         """Writes the model folder; one that stood there is replaced only once the new one is whole."""
         folder = Path(folder)
-        fresh = folder.with_name(f".{folder.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        try:
+        with replacing_folder(folder) as fresh:
             for name, part in self.parts().items():
                 save_tensors(fresh / f"{name}.safetensors", part.state_dict())
             if self.tiny is not None:
@@ -124,9 +120,6 @@ class LatentDiffusion:
             if tokenizer is not None:
                 write_text(fresh / TOKENIZER_FILE, tokenizer)
             write_text(fresh / CONFIG_FILE, to_yaml(self.config))
-            swap_folder(fresh, folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
     # ---- use
 
@@ -173,24 +166,6 @@ class LatentDiffusion:
         made = codec.reconstruct(self.autoencoder, images.to(self.device), batch, memory)
         check_finite({"image": made}, "what the first stage computes")
         return made
-
-
-def swap_folder(fresh: Path, folder: Path) -> None:
-    """Puts a finished folder in the place of another. Raises UserError where it cannot; the other stays then.
-
-    Between two renames there is only the old one, under the name that `find_folder` looks for too.
-    """
-    old = folder.with_name(OLD.format(folder.name))
-    try:
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        fresh.rename(folder)
-    except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise UserError(f"{str(folder)!r} could not be replaced: {error}") from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def build(config: ModelConfig, tokenizer: str | None = None) -> LatentDiffusion:
@@ -252,13 +227,20 @@ def find_folder(path: Path | str) -> Path:
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusion:
-    """Opens a model folder, or the newest model of a run. Raises UserError naming what is missing or does not fit."""
-    folder = find_folder(path)
+    """Opens a model folder, or the newest model of a run, also while a training replaces it.
+
+    Raises UserError naming what is missing or does not fit.
+    """
+    return read_one_version(lambda: find_folder(path), _load).to(device)
+
+
+def _load(folder: Path) -> LatentDiffusion:
+    """The model in a folder, on the CPU."""
     with reading(folder):
-        return _load(folder, device)
+        return _opened(folder)
 
 
-def _load(folder: Path, device: torch.device | str) -> LatentDiffusion:
+def _opened(folder: Path) -> LatentDiffusion:
     config = with_own_encoders(load_config(str(folder / CONFIG_FILE), [], ModelConfig), folder)
     tokenizer_file = folder / TOKENIZER_FILE
     tokenizer = read_text(tokenizer_file, "the tokenizer ", MAX_TOKENIZER) if tokenizer_file.exists() else None
@@ -272,7 +254,7 @@ def _load(folder: Path, device: torch.device | str) -> LatentDiffusion:
         _place_buffers(part)
         part.eval().requires_grad_(False)
     _check_encoders(model)
-    return replace(model, tiny=load_distilled(folder, model.autoencoder)).to(device)
+    return replace(model, tiny=load_distilled(folder, model.autoencoder))
 
 
 def _check_encoders(model: LatentDiffusion) -> None:

@@ -1,7 +1,7 @@
 """Tensors <-> pictures: PIL images, grids, PNG files that say how they were made."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from sfumato.checkpoint import replacing
+from sfumato.checkpoint import replacing, write_first_free
 
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 SHEET_SIDE = 256
 """The longest side of a picture on a sheet of pictures of different sizes."""
 
@@ -58,11 +59,33 @@ def save_png(
     picture = to_pil(image) if isinstance(image, Tensor) else image
     if scale > 1:
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=_text_chunks(facts))
+
+
+def save_first_free(
+    paths: Iterable[Path], image: Tensor | Image.Image, facts: Mapping[str, object] | None = None
+) -> Path:
+    """As `save_png`, under the first of `paths`, all of one folder, that nothing has yet; returns that path.
+
+    An image whose mode PNG does not have becomes a TIFF, which holds no facts: give its paths that suffix.
+    """
+    picture = to_pil(image) if isinstance(image, Tensor) else image
+
+    def write(temporary: Path) -> None:
+        if picture.mode in PNG_MODES:
+            picture.save(temporary, format="PNG", pnginfo=_text_chunks(facts))
+        else:
+            picture.save(temporary, format="TIFF")
+
+    return write_first_free(paths, write)
+
+
+def _text_chunks(facts: Mapping[str, object] | None) -> PngInfo:
     info = PngInfo()
     for name, value in (facts or {}).items():
         info.add_itxt(name, str(value))
-    with replacing(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info)
+    return info
 
 
 def png_bytes(image: Tensor, scale: int = 1) -> bytes:

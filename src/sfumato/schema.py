@@ -1,11 +1,15 @@
-"""The base of every configuration: frozen, strict about unknown keys, and its numbers finite and of a sensible size."""
+"""The base of every configuration: frozen, strict about keys and paths, its numbers finite and of a sensible size."""
 
+import os
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 MOST_OTHERWISE = 10**9
 MOST: Mapping[str, int] = MappingProxyType(
     {
@@ -68,10 +72,20 @@ class Schema(BaseModel):
     """A typed, immutable configuration; an unknown key is an error (sfumato.config names the nearest known one).
 
     Raises pydantic's ValidationError also for a float that is not finite, and for a whole number above MOST: a slip of
-    the keyboard is to be a sentence, not a machine without memory.
+    the keyboard is to be a sentence, not a machine without memory. A path may begin with ~, the home folder; an empty
+    one or a URL is an error.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_are_paths(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        typed = {name for name, field in cls.model_fields.items() if Path in (field.annotation, *_members(field))}
+        paths = {name: checked_path(raw[name], name) for name in typed if isinstance(raw.get(name), str)}
+        return {**raw, **paths}
 
     @model_validator(mode="after")
     def _numbers_are_of_a_sensible_size(self) -> Self:
@@ -99,3 +113,21 @@ def _whole_numbers(value: Any) -> Iterator[int]:
 def _told(number: int) -> str:
     """The number; one of very many digits by their count."""
     return str(number) if abs(number) < 10**30 else "a number of more than 30 digits"
+
+
+def _members(field: Any) -> tuple[Any, ...]:
+    return get_args(field.annotation)
+
+
+def checked_path(text: str, name: str) -> str:
+    """The text with a leading ~ expanded. Raises ValueError for what is no path of this machine; `name` names it."""
+    if not text.strip():
+        raise ValueError(f"{name} is empty: give a path; was a variable of the shell not set?")
+    if "\0" in text:
+        raise ValueError(f"{name} {text!r} holds a NUL character, which no path may have")
+    if _URL.match(text):
+        raise ValueError(f"{name} {text!r} is a URL: download what is there, and give the path of the file or folder")
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~") and not os.path.exists(text):
+        raise ValueError(f"{name} {text!r} names the home folder of nobody here: give the whole path")
+    return expanded

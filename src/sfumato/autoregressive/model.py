@@ -1,6 +1,5 @@
 """A trained transformer over codes: its parts, and the folder they live in, with the VQ autoencoder inside."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,12 @@ from sfumato.conditioning.condition import Conditioner, ConditionSpec
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer, text_config
 from sfumato.config import load_config, to_yaml
 from sfumato.errors import UserError
-from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, LatentDiffusion, load, swap_folder
+from sfumato.model import TOKENIZER_FILE, LatentDiffusion, load
 from sfumato.pipeline.conditions import ConditionSource, Words, conditions_for
 from sfumato.pipeline.latents import check_finite
 from sfumato.pipeline.plan import notes_of, spread, warn_of
 from sfumato.schema import Schema
+from sfumato.versions import CONFIG_FILE, OLD, read_one_version, replacing_folder
 
 FIRST_STAGE = "first-stage"
 """The folder of the VQ autoencoder, inside the model's."""
@@ -68,10 +68,7 @@ class CodeModel:
 
     def save(self, folder: Path | str) -> None:
         """Writes the model folder; one that stood there is replaced only once the new one is whole."""
-        folder = Path(folder)
-        fresh = folder.with_name(f".{folder.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        try:
+        with replacing_folder(Path(folder)) as fresh:
             self.first.save(fresh / FIRST_STAGE)
             for name, part in self.parts().items():
                 save_tensors(fresh / f"{name}.safetensors", part.state_dict())
@@ -79,9 +76,6 @@ class CodeModel:
             if tokenizer is not None:
                 write_text(fresh / TOKENIZER_FILE, tokenizer)
             write_text(fresh / CONFIG_FILE, to_yaml(self.config))
-            swap_folder(fresh, folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
     def sample_tensor(
         self,
@@ -142,11 +136,25 @@ def build_code_model(config: CodeModelConfig, first: LatentDiffusion, tokenizer:
 
 
 def load_code_model(path: Path | str, device: torch.device | str = "cpu") -> CodeModel:
-    """Opens a transformer's model folder, or that of its run. Raises UserError naming what is missing."""
-    path = Path(path)
-    folder = next((f for f in (path / "model", path) if (f / "transformer.safetensors").exists()), None)
+    """Opens a transformer's model folder, or that of its run, also while a training replaces it.
+
+    Raises UserError naming what is missing.
+    """
+    return read_one_version(lambda: _found(Path(path)), _load).to(device)
+
+
+def _found(path: Path) -> Path:
+    """The transformer's folder at a path. Raises UserError where there is none."""
+    replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
+    folders = (path / "model", path, *replaced)
+    folder = next((f for f in folders if (f / "transformer.safetensors").exists()), None)
     if folder is None or not (folder / CONFIG_FILE).exists():
         raise UserError(f"{str(path)!r} is no transformer: give the run or model folder of `sfumato train transformer`")
+    return folder
+
+
+def _load(folder: Path) -> CodeModel:
+    """The model in a folder, on the CPU."""
     config = load_config(str(folder / CONFIG_FILE), [], CodeModelConfig)
     file = folder / TOKENIZER_FILE
     part = text_config(config.conditioner)
@@ -158,4 +166,4 @@ def load_code_model(path: Path | str, device: torch.device | str = "cpu") -> Cod
         where = folder / f"{name}.safetensors"
         load_into(module, load_tensors(where)[0], str(where))
         module.eval().requires_grad_(False)
-    return model.to(device)
+    return model

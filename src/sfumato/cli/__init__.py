@@ -1,6 +1,5 @@
 """The command line: one small file a command; heavy imports happen inside the commands."""
 
-import errno
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import study, train
+from sfumato.cli.arguments import Command, check_texts
 from sfumato.cli.average import average
 from sfumato.cli.bench import bench
 from sfumato.cli.compare import compare
@@ -40,7 +40,7 @@ from sfumato.cli.samplers import samplers
 from sfumato.cli.train_transformer import transformer
 from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
-from sfumato.errors import Interrupted, UserError
+from sfumato.errors import SURROUNDINGS, Interrupted, UserError
 from sfumato.foreign import printable
 
 app = typer.Typer(
@@ -51,22 +51,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-SURROUNDINGS = {
-    errno.ENOSPC: "free some space and run the same command again",
-    errno.EDQUOT: "free some space and run the same command again",
-    errno.EACCES: "choose another folder, or change its permissions",
-    errno.EPERM: "choose another folder, or change its permissions",
-    errno.EROFS: "choose another folder",
-    errno.ENOTDIR: "a part of that path is a file: choose another folder",
-}
-"""What a user can do about errors that are the machine's, not the program's."""
 SMALLER = (
     "give a smaller batch (train.batch, with train.accumulate for the same step), train.checkpointing=true, or "
     "SFUMATO_GRAPHS=0, which keeps no recordings"
 )
 """What a user can do about a lack of memory."""
 
-train.app.command()(transformer)
+train.app.command(cls=Command)(transformer)
 app.add_typer(train.app, name="train", help="Train one of the stages, a classifier, the baseline.")
 app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")
 COMMANDS = (
@@ -96,9 +87,9 @@ COMMANDS = (
     zoo,
 )
 for command in COMMANDS:
-    app.command()(command)
-app.command("import")(import_)
-app.command()(export)
+    app.command(cls=Command)(command)
+app.command("import", cls=Command)(import_)
+app.command(cls=Command)(export)
 
 
 def _version(wanted: bool) -> None:
@@ -124,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     with _signals():
         try:
+            check_texts(sys.argv[1:] if arguments is None else arguments)
             app(arguments)
         except UserError as error:
             _end(str(error), 2)

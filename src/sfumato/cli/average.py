@@ -21,15 +21,15 @@ def average(
 ) -> None:
     """Choose the weights' average after training."""
     from sfumato.cli.options import MOST_STEPS, at_least, within
-    from sfumato.locks import exclusive
     from sfumato.output import out_is_free
+    from sfumato.outputs import written
     from sfumato.training import posthoc
 
     if step is not None:
         at_least("--step", step, 0, MOST_STEPS)
     within("--width", width, 0, 1, "a share of the training such as 0.08")
     place = out_is_free(out, (run,), overwrite)
-    with exclusive(place):
+    with written(place):
         made = posthoc.average(run, width, step)
         made.model.save(place)
     typer.echo(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.cli.arguments import MaybePath
 from sfumato.cli.cost import duration, first_stage_of, parsed, short
 from sfumato.cli.options import DeviceOption
 from sfumato.plain_json import to_json
@@ -22,12 +23,15 @@ STANDARD = "zoo:toy/text"
 
 def bench(
     model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="A model folder, a run, or a stage 2 configuration.")
+        str,
+        typer.Argument(metavar="[MODEL]", help="A model folder, a run, or a stage 2 configuration."),
+        MaybePath(),
     ] = STANDARD,
     count: Annotated[int, typer.Option("-n", "--count", help="Pictures drawn at once.")] = 4,
     autoencoder: Annotated[
         str | None,
         typer.Option("--autoencoder", help="For a configuration: its first stage, as for `sfumato cost`."),
+        MaybePath(),
     ] = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from sfumato.cli.arguments import MaybePath
 from sfumato.cli.options import DeviceOption
 from sfumato.cli.train import ConfigArgument, OverridesArgument
 from sfumato.plain_json import to_json
@@ -30,6 +31,7 @@ def cost(
     autoencoder: Annotated[
         str | None,
         typer.Option("--autoencoder", help="For stage 2: a run, a model folder, a stage 1 configuration, or pixels."),
+        MaybePath(),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="The folder of images: its number counts, and how fast it is read.")
@@ -126,9 +128,9 @@ def _second_stage(
 def parsed(raw: dict[str, Any], data: Path | None, schema: type[Run], name: str, size: tuple[int, int] | None) -> Run:
     """The run's configuration; a folder that is not named yet has a placeholder's name."""
     from sfumato.cli.train import with_data
-    from sfumato.config import parse
+    from sfumato.config import parse, section
 
-    given = raw.get("data") or {}
+    given = section(raw, "data")
     nameless = given.get("kind", "folder") == "folder" and "path" not in given
     return parse(with_data(raw, data or (PLACEHOLDER if nameless else None), size), schema, name)
 

@@ -22,6 +22,7 @@ from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.engine.precision import autocast
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, load
+from sfumato.outputs import written
 from sfumato.plain_json import to_json
 from sfumato.report import machine, measure, page
 from sfumato.report.gallery import Gallery
@@ -70,6 +71,18 @@ def run_demo(plan: DemoPlan, out: Path, device: str = "auto") -> DemoResult:
     place = choose_device(device)
     use_all_cores()
     first_config, second_config, world = read_configs(plan)
+    with written(out, begun=lambda: any(out.rglob("log.jsonl"))):
+        return _demo(plan, out, place, first_config, second_config, world)
+
+
+def _demo(
+    plan: DemoPlan,
+    out: Path,
+    place: torch.device,
+    first_config: AutoencoderRun,
+    second_config: DiffusionRun,
+    world: ToyWorldConfig,
+) -> DemoResult:
     configured = first_config.train.steps, second_config.train.steps
     phases = Phases(out / "phases.json", 5)
     budget = Budget(plan.minutes, phases, out / "steps.json")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.cli.arguments import MaybePath
 from sfumato.cli.options import ModelArgument, OverwriteOption, PrecisionOption
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def distill_decoder(
     data: Annotated[
         str | None,
         typer.Option("--data", help="A folder of pictures, or toy [default: what the autoencoder was trained on]."),
+        MaybePath(),
     ] = None,
     out: Annotated[
         Path | None,
@@ -69,6 +71,7 @@ def distill_decoder(
     from sfumato.cli.progress import bars
     from sfumato.distilled import FILE, DistilledDecoder
     from sfumato.model import find_folder, load
+    from sfumato.outputs import inside_model
     from sfumato.training.distillation import begin, described, distil, gather_pairs, judge
     from sfumato.training.workers import use_all_cores
 
@@ -79,25 +82,26 @@ def distill_decoder(
     workers = _one_worker()
     computing = chosen_autocast(workers.device, precision)
     folder = _writable(find_folder(model))
-    loaded = load(folder, workers.device)
-    description = described(config, loaded)
-    place = out_folder(_log_folder(model, folder, out, overwrite))
-    # packing uses the model up: nothing of it is saved from here on
-    with made_fast(loaded, computing), enough_memory(batch):
-        with bars() as (say, progress):
-            training, aside = _opened(data, background, loaded, seed, progress("scanning"))
-            half = None if limit is None else 30 * limit
-            pairs = gather_pairs(config, loaded, training, half, progress("decoding"))
-            say(f"{len(pairs)} pictures encoded and decoded to learn from")
-        if limit is not None:
-            left = limit - (time.monotonic() - t_start) / 60
-            config = config.model_copy(update={"minutes": max(left, limit / 4)})
-        network, state = distil(config, begin(config, description, pairs), pairs, place, workers)
-        outcome = judge(loaded, network, aside)
-        about = _about(config, outcome, state.step, len(pairs))
-        made = DistilledDecoder(description.model_copy(update={"about": about}), network)
-        made.save(folder)
-        told = _faster(loaded, made, computing)
+    with inside_model(folder):
+        loaded = load(folder, workers.device)
+        description = described(config, loaded)
+        place = out_folder(_log_folder(model, folder, out, overwrite))
+        # packing uses the model up: nothing of it is saved from here on
+        with made_fast(loaded, computing), enough_memory(batch):
+            with bars() as (say, progress):
+                training, aside = _opened(data, background, loaded, seed, progress("scanning"))
+                half = None if limit is None else 30 * limit
+                pairs = gather_pairs(config, loaded, training, half, progress("decoding"))
+                say(f"{len(pairs)} pictures encoded and decoded to learn from")
+            if limit is not None:
+                left = limit - (time.monotonic() - t_start) / 60
+                config = config.model_copy(update={"minutes": max(left, limit / 4)})
+            network, state = distil(config, begin(config, description, pairs), pairs, place, workers)
+            outcome = judge(loaded, network, aside)
+            about = _about(config, outcome, state.step, len(pairs))
+            made = DistilledDecoder(description.model_copy(update={"about": about}), network)
+            made.save(folder)
+            told = _faster(loaded, made, computing)
     typer.echo(
         f"PSNR on {len(outcome.images[0])} held-out pictures: tiny against full decoder {outcome.tiny_to_full:.2f} dB; "
         f"against the picture {outcome.tiny_to_image:.2f} dB, the full one {outcome.full_to_image:.2f} dB"

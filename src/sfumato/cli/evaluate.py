@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sfumato.cli.arguments import MaybePath
 from sfumato.cli.options import BatchOption, DeviceOption, PrecisionOption, SizeOption
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from sfumato.data.dataset import Dataset, Progress
 
 DataArgument = Annotated[
-    str, typer.Argument(metavar="DATA", help="The folder of real pictures; toy or toy:held-out for the toy world.")
+    str,
+    typer.Argument(metavar="DATA", help="The folder of real pictures; toy or toy:held-out for the toy world."),
+    MaybePath(),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="The folder for card.json and index.html.")]
 MetricsOption = Annotated[
@@ -96,6 +99,7 @@ def evaluate(
         parse_size,
     )
     from sfumato.cli.progress import bars
+    from sfumato.outputs import one_set_of_files
     from sfumato.pipeline.choices import check_names
     from sfumato.pipeline.request import SampleRequest
     from sfumato.training.workers import use_all_cores
@@ -128,8 +132,9 @@ def evaluate(
         with judged.computing, enough_memory(batch):
             result = measure(judged.subject, judged.dataset, settings, progress)
     card = made_card(judged, data, settings, result, labels, place)
-    card.save(folder)
-    write_text(folder / PAGE_FILE, page(card, result.samples, result.captions, result.closest))
+    with one_set_of_files(folder):
+        card.save(folder)
+        write_text(folder / PAGE_FILE, page(card, result.samples, result.captions, result.closest))
     tell(card, folder)
 
 

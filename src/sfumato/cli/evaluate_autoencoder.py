@@ -60,6 +60,7 @@ def evaluate_autoencoder(
     from sfumato.cli.progress import bars
     from sfumato.cli.real_pictures import opened_data
     from sfumato.model import load
+    from sfumato.outputs import one_set_of_files
     from sfumato.training.workers import use_all_cores
 
     at_least("--n", 1 if n is None else n, 1, MOST_PICTURES)
@@ -94,8 +95,9 @@ def evaluate_autoencoder(
         seconds={"all": round(time.monotonic() - t_start, 2)},
     )
     if folder is not None:
-        card.save(folder)
-        write_text(folder / PAGE_FILE, page(card, result.pairs))
+        with one_set_of_files(folder):
+            card.save(folder)
+            write_text(folder / PAGE_FILE, page(card, result.pairs))
     tell(card, folder)
 
 

@@ -26,9 +26,9 @@ def give_decoder(
 
     from sfumato.autoencoder.model import same_latents
     from sfumato.errors import UserError
-    from sfumato.locks import exclusive
     from sfumato.model import load
     from sfumato.output import out_is_free
+    from sfumato.outputs import written
 
     place = out_is_free(out, (model, autoencoder), overwrite)
     given, trained = load(model), load(autoencoder)
@@ -39,6 +39,6 @@ def give_decoder(
         )
     about = {name: facts for name, facts in trained.config.about.items() if name == "autoencoder"}
     config = given.config.model_copy(update={"about": given.config.about | about})
-    with exclusive(place):
+    with written(place):
         replace(given, config=config, autoencoder=trained.autoencoder, tiny=None).save(place)
     typer.echo(f"model: {out}" + ("" if given.tiny is None else "; distil its tiny decoder anew"))

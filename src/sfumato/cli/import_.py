@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from sfumato.cli.arguments import MaybePath
 from sfumato.cli.options import OverwriteOption
 from sfumato.foreign import printable
 
@@ -21,7 +22,9 @@ def import_(
         typer.Option("--weights", help="Which of an original's two sets the model uses [default: ema where there]."),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="Of a text model: a tokenizer.json, a folder, or a hub name.")
+        str | None,
+        typer.Option("--tokenizer", help="Of a text model: a tokenizer.json, a folder, or a hub name."),
+        MaybePath(),
     ] = None,
     prediction: Annotated[
         Literal["eps", "v"] | None, typer.Option("--prediction", help="Where nothing else tells it.")

@@ -56,6 +56,7 @@ def interpolate(
     from sfumato.cli.progress import counting
     from sfumato.errors import UserError
     from sfumato.model import load
+    from sfumato.outputs import one_set_of_files
     from sfumato.pipeline.choices import check_names
     from sfumato.pipeline.options import Range, check_number
     from sfumato.pipeline.request import DEFAULT_STEPS, MOST_IMAGES, SampleRequest
@@ -83,12 +84,12 @@ def interpolate(
         options = replace(options, callback=lambda step: advance(1))
         with made_fast(loaded, computing), enough_memory(min(batch, total)), notes():
             images = pictures.to_uint8(between(loaded, stops, frames, options)).cpu()
-    for number, image in enumerate(images):
-        pictures.save_png(folder / f"{number:04d}.png", image)
-    pictures.save_png(folder / "strip.png", pictures.grid(images, len(images)))
     first, *rest = [pictures.to_pil(image) for image in images]
     there_and_back = [*rest, *reversed(rest[:-1])]
-    with replacing(folder / "way.gif") as temporary:
+    with one_set_of_files(folder), replacing(folder / "way.gif") as temporary:
+        for number, image in enumerate(images):
+            pictures.save_png(folder / f"{number:04d}.png", image)
+        pictures.save_png(folder / "strip.png", pictures.grid(images, len(images)))
         first.save(temporary, "GIF", save_all=True, append_images=there_and_back, duration=FRAME_MILLISECONDS, loop=0)
     typer.echo(f"{total} pictures: {folder}; strip: {folder / 'strip.png'}; moving: {folder / 'way.gif'}")
 

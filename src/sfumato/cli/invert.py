@@ -55,6 +55,7 @@ def invert(
     from sfumato.cli.progress import bars
     from sfumato.evaluation.image_quality import psnr
     from sfumato.model import load
+    from sfumato.outputs import one_set_of_files
     from sfumato.pipeline import pipeline
     from sfumato.pipeline.request import SampleRequest
     from sfumato.tasks.inversion import INVERSION_GRID, find_noise
@@ -86,10 +87,11 @@ def invert(
         to_json({"file": str(path), **{f"psnr {name}": round(v[i].item(), 3) for name, v in scores.items()}})
         for i, path in enumerate(images)
     ]
-    write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
-    save_tensors(folder / "noise.safetensors", {"noise": found.noise.cpu().contiguous()})
     sheet = torch.stack(columns, 1).flatten(0, 1)
-    pictures.save_png(folder / "grid.png", pictures.grid(sheet, len(columns)))
+    with one_set_of_files(folder):
+        write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
+        save_tensors(folder / "noise.safetensors", {"noise": found.noise.cpu().contiguous()})
+        pictures.save_png(folder / "grid.png", pictures.grid(sheet, len(columns)))
     means = {name: v.mean().item() for name, v in scores.items()}
     typer.echo(
         f"mean PSNR: {means['autoencoder']:.2f} dB by the first stage alone, {means['both']:.2f} dB there and back; "

@@ -17,6 +17,7 @@ FILES = ("vgg16", "lpips")
 
 def named_values(option: str, given: Sequence[str] | None) -> dict[str, str]:
     """NAME=VALUE pairs. Raises UserError for what is none, or names nothing that takes weights."""
+    from sfumato.cli.arguments import path_text
     from sfumato.config import nearest
     from sfumato.errors import UserError
     from sfumato.evaluation.table import NETWORKS
@@ -29,6 +30,8 @@ def named_values(option: str, given: Sequence[str] | None) -> dict[str, str]:
             raise UserError(f"{option} {text!r} is not of the form NAME=VALUE, such as inception=weights.pth")
         if name not in known:
             raise UserError(f"{option} {text!r}: {name!r} is not one of {', '.join(known)}{nearest(name, known)}")
+        if option == "--weights":
+            value = path_text(value, f"{option} {name}")
         pairs[name] = value
     return pairs
 
@@ -64,8 +67,10 @@ def loaded_clip(networks: "dict[str, FeatureNetwork]", weights: Sequence[str] | 
 
 
 def cache_folder(given: Path | None) -> Path:
-    """Where features of data are kept: as given, or the user's cache."""
+    """Where features of data are kept: as given, or the user's cache. Raises UserError where it cannot be written."""
+    from sfumato.outputs import check_folder
+
     if given is not None:
-        return given
+        return check_folder(given, "--cache")
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "sfumato"

@@ -115,15 +115,15 @@ def within(name: str, value: float, least: float, most: float, advice: str) -> f
 
 
 def out_folder(path: Path) -> Path:
-    """The folder, made if it is not there."""
-    from sfumato.errors import UserError
+    """The folder, if it can be written to; it is made by whatever is first written into it.
 
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--out {str(path)!r} is a file: give a folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {str(path)!r} cannot be made: {error.strerror or error}") from None
+    What commands that were killed left there is removed.
+    """
+    from sfumato.checkpoint import remove_leftovers
+    from sfumato.outputs import check_folder
+
+    check_folder(path)
+    remove_leftovers(path, alone=False)
     return path
 
 

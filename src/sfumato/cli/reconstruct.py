@@ -232,6 +232,7 @@ def _report(
     from sfumato import __version__, pictures
     from sfumato.checkpoint import write_text
     from sfumato.cli.options import columns_of
+    from sfumato.outputs import one_set_of_files
 
     if unreadable:
         typer.echo(f"{len(unreadable)} files in {root} cannot be read and are left out:", err=True)
@@ -242,9 +243,12 @@ def _report(
     lines = [to_json({name: _rounded(value) for name, value in asdict(result).items()}) for result in results]
     if (folder / "metrics.jsonl").exists():
         typer.echo(f"the results that were in {folder} are replaced", err=True)
-    write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
     cells = pictures.cells([image for pair in sheet for image in pair])
-    pictures.save_png(folder / "grid.png", pictures.grid(cells, 2 * columns_of(len(sheet))), {"sfumato": __version__})
+    with one_set_of_files(folder):
+        write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
+        pictures.save_png(
+            folder / "grid.png", pictures.grid(cells, 2 * columns_of(len(sheet))), {"sfumato": __version__}
+        )
     similar = [result.ssim for result in results if result.ssim is not None]
     # equal pictures have an infinite PSNR, which would hide all others in the mean
     finite = [result.psnr for result in results if result.psnr != float("inf")]

@@ -1,6 +1,5 @@
 """`sfumato sample`."""
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -235,30 +234,33 @@ def draw(
     import torch
 
     from sfumato import pictures
+    from sfumato.cli.numbering import next_number, number_of, numbered, sheets
     from sfumato.cli.options import columns_of
     from sfumato.cli.progress import counting
     from sfumato.pipeline import pipeline
     from sfumato.pipeline.record import record_of
 
-    first = number = next_number(folder)
+    first = next_number(folder)
+    written: list[Path] = []
     record = record_of(model, request, planned)
     sheet: list[torch.Tensor] = []
     t_start = time.monotonic()
     with counting("sampling", planned.steps * -(-planned.count // request.batch), "steps") as advance:
         way = _Way(model, folder, shown, request.decoder, advance)
         for batch in pipeline.batches(model, replace(request, callback=way), planned):
-            if first and number == first:
+            if first and not written:
                 typer.echo(f"{folder} already holds pictures: numbering goes on at {first:04d}", err=True)
-            way.finish(number)
+            before = len(written)
             for row, pixels in zip(batch.rows, pictures.to_uint8(batch.images).cpu(), strict=True):
-                pictures.save_png(folder / f"{number:04d}.png", pixels, {**record.of(row), **facts})
-                number += 1
+                names = numbered(folder, number_of(written[-1]) + 1 if written else first)
+                written.append(pictures.save_first_free(names, pixels, {**record.of(row), **facts}))
                 if len(sheet) < ON_SHEET:
                     sheet.append(pixels)
+            way.finish(number_of(written[before]))
     elapsed = time.monotonic() - t_start
-    name = folder / ("grid.png" if first == 0 else f"grid-{first:04d}.png")
-    pictures.save_png(name, pictures.grid(torch.stack(sheet), columns_of(len(sheet))), {**record.shared(), **facts})
-    told = f"{first:04d}.png" + (f" to {number - 1:04d}.png" if number - 1 > first else "")
+    made = pictures.grid(torch.stack(sheet), columns_of(len(sheet)))
+    name = pictures.save_first_free(sheets(folder, number_of(written[0])), made, {**record.shared(), **facts})
+    told = written[0].name + (f" to {written[-1].name}" if len(written) > 1 else "")
     plural = "s" if planned.count > 1 else ""
     rate = f"{planned.count} picture{plural} in {elapsed:.1f} s, {planned.count / elapsed:.1f} a second"
     typer.echo(f"{rate}: {folder}/{told}; sheet: {name}")
@@ -296,6 +298,7 @@ class _Way:
         import torch
 
         from sfumato import pictures
+        from sfumato.cli.numbering import beside
         from sfumato.sampling.loop import equally_far
 
         if self.shown.strip:
@@ -304,8 +307,8 @@ class _Way:
             columns = [self.model.decode(x0, self.decoder).cpu() for x0 in passed]
             rows = torch.stack(columns, 1).flatten(0, 1)
             steps = ", ".join(str(place + 1) for place in chosen)
-            path = self.folder / f"strip-{number:04d}.png"
-            pictures.save_png(path, pictures.grid(rows, len(chosen)), {"steps": steps})
+            names = beside(self.folder, "strip", number)
+            pictures.save_first_free(names, pictures.grid(rows, len(chosen)), {"steps": steps})
             self.passed.clear()
         (self.folder / "preview.png").unlink(missing_ok=True)
 
@@ -335,12 +338,6 @@ def wanted(
         None if labels is None else [labels[row % len(labels)] for row in range(rows) for _ in range(each)],
         [seed if same_seed else seed + i for i in range(rows * each)],
     )
-
-
-def next_number(folder: Path) -> int:
-    """One more than the highest number of a picture in the folder, 0 where there is none."""
-    found = (re.fullmatch(r"(\d{4,})\.png", path.name) for path in folder.iterdir())
-    return max((int(match.group(1)) + 1 for match in found if match), default=0)
 
 
 def _read_prompts(path: Path | None) -> list[str]:

@@ -32,9 +32,10 @@ def sample_codes(
     from sfumato import __version__, pictures
     from sfumato.autoregressive.drawing import Choice
     from sfumato.autoregressive.model import load_code_model
+    from sfumato.cli.numbering import next_number, number_of, numbered, sheets
     from sfumato.cli.options import chosen_device, columns_of, enough_memory, notes, out_folder
     from sfumato.cli.progress import counting
-    from sfumato.cli.sample import next_number, wanted
+    from sfumato.cli.sample import wanted
     from sfumato.pipeline.options import Range, check_number
     from sfumato.pipeline.request import MOST_IMAGES, SCALE
     from sfumato.training.workers import use_all_cores
@@ -46,7 +47,8 @@ def sample_codes(
     use_all_cores()
     loaded = load_code_model(model, chosen_device(device))
     folder = out_folder(out)
-    first = number = next_number(folder)
+    first = next_number(folder)
+    written: list[Path] = []
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     about: dict[str, Any] = {**settings, "sfumato": __version__}
     n = len(asked.seeds)
@@ -66,10 +68,10 @@ def sample_codes(
                 of_class = None if asked.labels is None else asked.labels[row]
                 own = {"prompt": prompt, "label": of_class, "seed": asked.seeds[row]}
                 known = {name: value for name, value in own.items() if value is not None}
-                pictures.save_png(folder / f"{number:04d}.png", pixels, {**known, **about})
-                number += 1
+                names = numbered(folder, number_of(written[-1]) + 1 if written else first)
+                written.append(pictures.save_first_free(names, pixels, {**known, **about}))
                 sheet.append(pixels)
     elapsed = time.monotonic() - t_start
-    name = folder / ("grid.png" if first == 0 else f"grid-{first:04d}.png")
-    pictures.save_png(name, pictures.grid(torch.stack(sheet), columns_of(len(sheet))), about)
+    made = pictures.grid(torch.stack(sheet), columns_of(len(sheet)))
+    name = pictures.save_first_free(sheets(folder, number_of(written[0])), made, about)
     typer.echo(f"{n} pictures in {elapsed:.1f} s, {n / elapsed:.1f} a second; sheet: {name}")

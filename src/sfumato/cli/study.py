@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.cli.arguments import Command, MaybePath
 from sfumato.cli.options import DeviceOption, PrecisionOption, SizeOption
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ OutOption = Annotated[Path, typer.Option("--out", help="The study's folder; an i
 DataOption = Annotated[
     str,
     typer.Option("--data", help="The folder of images; toy for the built-in world; zoo:NAME or FILE.yaml: its data."),
+    MaybePath(),
 ]
 BudgetOption = Annotated[
     str, typer.Option("--budget", help="Training time of each way (and seed), both stages: 90s, 30m, 2h, 1d.")
@@ -51,7 +53,7 @@ def _study() -> None:
     pass
 
 
-@app.command("downsampling")
+@app.command("downsampling", cls=Command)
 def downsampling(
     out: OutOption,
     data: DataOption,
@@ -88,7 +90,7 @@ def downsampling(
     run(out, {**shared.settings(source), **chosen}, judge_side, device, precision)
 
 
-@app.command("baselines")
+@app.command("baselines", cls=Command)
 def baselines(
     out: OutOption,
     data: DataOption,
@@ -151,6 +153,7 @@ def run(out: Path, settings: dict[str, Any], judge_side: int, device: str, preci
     from sfumato.cli.progress import bars
     from sfumato.config import parse
     from sfumato.evaluation.features import efficientnet_lite0
+    from sfumato.outputs import written
     from sfumato.study.bench import Stopped
     from sfumato.study.plan import StudyConfig, arms
     from sfumato.study.run import PAGE_FILE, run_study
@@ -168,7 +171,7 @@ def run(out: Path, settings: dict[str, Any], judge_side: int, device: str, preci
     workers = Workers("cpu" if place.type == "cpu" else None)
     command = shlex.join(["sfumato", *sys.argv[1:]])
     try:
-        with bars() as (say, progress):
+        with bars() as (say, progress), written(out, begun=lambda: any(out.rglob("log.jsonl"))):
             run_study(config, out, network, workers, command, say, progress)
     except Stopped as stopped:  # the training has said how to go on
         raise typer.Exit(128 + stopped.number) from None
@@ -181,14 +184,14 @@ def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataCo
     Raises UserError for a configuration without data of its own.
     """
     from sfumato.cli.options import at_least
-    from sfumato.config import ZOO_PREFIX, parse, read_source
+    from sfumato.config import ZOO_PREFIX, parse, read_source, section
     from sfumato.data.folder import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
     from sfumato.errors import UserError
     from sfumato.study.plan import StudyData
 
     if data.startswith(ZOO_PREFIX) or data.endswith(".yaml"):
-        given = read_source(data).get("data") or {}
+        given = section(read_source(data), "data")
         if given.get("kind", "folder") == "folder" and "path" not in given:
             raise UserError(f"--data {data}: that configuration names no pictures; give the folder of images itself")
         return parse({"data": given | ({} if size is None else {"size": list(size)})}, StudyData, data).data

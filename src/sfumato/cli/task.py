@@ -93,9 +93,9 @@ def run(
         check: what is said of each finished picture.
     """
     from sfumato import __version__
+    from sfumato.cli.numbering import next_number, number_of, sheets
     from sfumato.cli.options import notes, out_folder
     from sfumato.cli.progress import counting
-    from sfumato.cli.sample import next_number
 
     options = given.options()
     folder = out_folder(given.out)
@@ -128,41 +128,35 @@ def run(
                 (picture,) = make(model, one)
                 if first and not made:
                     typer.echo(f"{folder} already holds pictures: numbering goes on at {first:04d}", err=True)
-                written.append(save(picture, folder, first + index, {**about, "seed": one.seed}))
+                number = number_of(written[-1]) + 1 if written else first
+                written.append(save(picture, folder, number, {**about, "seed": one.seed}))
                 made.append(picture)
                 if check is not None:
                     typer.echo(f"{written[-1].name}: {check(picture)}")
         elapsed = time.monotonic() - t_start
-    name = folder / ("grid.png" if first == 0 else f"grid-{first:04d}.png")
-    sheet([*before, *made], name, about)
+    name = sheet([*before, *made], sheets(folder, number_of(written[0])), about)
     told = written[0].name + (f" to {written[-1].name}" if len(written) > 1 else "")
     plural = "s" if len(made) > 1 else ""
     typer.echo(f"{len(made)} picture{plural} in {elapsed:.1f} s: {folder}/{told}; sheet: {name}")
 
 
 def save(picture: "Image", folder: Path, number: int, facts: dict[str, Any]) -> Path:
-    """Writes the picture in its mode: PNG where that has it, else TIFF, which holds no facts."""
+    """Writes the picture in its mode under the first free number: PNG where that has it, else TIFF, without facts."""
     from sfumato import pictures
-    from sfumato.checkpoint import replacing
+    from sfumato.cli.numbering import numbered
 
-    if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-        path = folder / f"{number:04d}.png"
-        pictures.save_png(path, picture, facts)
-        return path
-    path = folder / f"{number:04d}.tif"
-    with replacing(path) as temporary:
-        picture.save(temporary, format="TIFF")
-    return path
+    suffix = ".png" if picture.mode in pictures.PNG_MODES else ".tif"
+    return pictures.save_first_free(numbered(folder, number, suffix), picture, facts)
 
 
-def sheet(images: "Sequence[Image]", path: Path, facts: dict[str, Any]) -> None:
-    """What was given beside what was made, shrunk to cells of one size."""
+def sheet(images: "Sequence[Image]", paths: Iterator[Path], facts: dict[str, Any]) -> Path:
+    """What was given beside what was made, shrunk to cells of one size, under the first free name."""
     from sfumato import pictures
     from sfumato.data.reading import to_rgb
 
     shown = [pictures.from_pil(to_rgb(image, (255, 255, 255))) for image in images]
     columns = min(len(shown), 8)
-    pictures.save_png(path, pictures.grid(pictures.cells(shown), columns), facts)
+    return pictures.save_first_free(paths, pictures.grid(pictures.cells(shown), columns), facts)
 
 
 def read_picture(path: Path, what: str) -> "Image":

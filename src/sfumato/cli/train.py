@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.cli.arguments import Command, MaybePath
 from sfumato.conditioning.sources import fetching
 
 if TYPE_CHECKING:
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
     from sfumato.training.autoencoder import AutoencoderRun
     from sfumato.training.classifier import ClassifierRun
     from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.run import RunFolder
     from sfumato.training.state import TrainState
     from sfumato.training.workers import Workers
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 ConfigArgument = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a zoo name such as zoo:toy/text.")
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a zoo name such as zoo:toy/text."), MaybePath()
 ]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[a.b=c]...", help="Settings to change, such as train.steps=2000.")
@@ -38,7 +40,7 @@ StartOption = Annotated[
 ]
 
 
-@app.command("autoencoder")
+@app.command("autoencoder", cls=Command)
 def autoencoder(
     config: ConfigArgument,
     out: OutOption,
@@ -55,7 +57,7 @@ def autoencoder(
     run_autoencoder(parse(with_data(raw, data), AutoencoderRun, config), out, cache)
 
 
-@app.command("diffusion")
+@app.command("diffusion", cls=Command)
 def diffusion(
     config: ConfigArgument,
     out: OutOption,
@@ -85,7 +87,7 @@ def diffusion(
     run_diffusion(run, first, out, cache, retyping("diffusion", config, overrides or [], options))
 
 
-@app.command("classifier")
+@app.command("classifier", cls=Command)
 def classifier(
     config: ConfigArgument,
     out: OutOption,
@@ -153,11 +155,12 @@ def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | No
     What only the toy world knows, such as its length, is then left out; the rest of `data` holds for the folder.
     Raises UserError where a folder is needed and none is named.
     """
+    from sfumato.config import section
     from sfumato.data.folder import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
     from sfumato.errors import UserError
 
-    given = dict(raw.get("data") or {})
+    given = section(raw, "data")
     if size is not None:
         given.setdefault("size", list(size))
     if data is not None:
@@ -190,20 +193,25 @@ def conclude(state: "TrainState", workers: "Workers", result: str) -> None:
 
 def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> "TrainState":
     """Trains stage 1 in the folder `out`. Raises typer.Exit after a signal: what was learnt is saved."""
+    from sfumato.training.run import RunFolder
+    from sfumato.training.workers import Workers, use_all_cores
+
+    use_all_cores()
+    workers, folder = Workers(), RunFolder(out)
+    with folder.session(workers, cache):
+        return _autoencoder(config, folder, cache, workers)
+
+
+def _autoencoder(config: "AutoencoderRun", folder: "RunFolder", cache: Path | None, workers: "Workers") -> "TrainState":
     from sfumato.cli.progress import bars
     from sfumato.training.autoencoder import train_autoencoder
     from sfumato.training.data import open_data
     from sfumato.training.export import save_autoencoder
     from sfumato.training.previews import Reconstructions
-    from sfumato.training.run import RunFolder
-    from sfumato.training.workers import Workers, use_all_cores
 
-    use_all_cores()
-    workers = Workers()
-    folder = RunFolder(out)
     with bars(active=workers.leads) as (say, progress), workers.leader_first():
         folder.claim(config)
-        data = open_data(config.data, config.held_out, out, cache or out / "cache", say, progress)
+        data = open_data(config.data, config.held_out, folder.path, cache or folder.path / "cache", say, progress)
         train = config.train
         preview = Reconstructions.of(
             data.measured, train.preview_images, folder.previews, train.precision, data.about_measured
@@ -233,6 +241,25 @@ def run_diffusion(
 
     `retype` gives the user's command with another setting, see `check_needs`.
     """
+    from sfumato.training.run import RunFolder
+    from sfumato.training.second_stage import check_sizes
+    from sfumato.training.workers import Workers, use_all_cores
+
+    use_all_cores()
+    check_sizes(config, first)
+    workers, folder = Workers(), RunFolder(out)
+    with folder.session(workers, cache):
+        return _diffusion(config, first, folder, cache, workers, retype)
+
+
+def _diffusion(
+    config: "DiffusionRun",
+    first: "LatentDiffusion",
+    folder: "RunFolder",
+    cache: Path | None,
+    workers: "Workers",
+    retype: Callable[[str], str] | None,
+) -> "TrainState":
     from sfumato.cli.progress import bars
     from sfumato.data.conditions.captions import texts_of
     from sfumato.training.conditions import with_conditions
@@ -243,20 +270,14 @@ def run_diffusion(
     from sfumato.training.export import save_diffusion
     from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import samples_of
-    from sfumato.training.run import RunFolder
-    from sfumato.training.second_stage import begin, caption_notes, check_sizes, steered
-    from sfumato.training.workers import Workers, use_all_cores
+    from sfumato.training.second_stage import begin, caption_notes, steered
 
-    use_all_cores()
-    check_sizes(config, first)
-    workers = Workers()
     first = first.to(workers.device)
-    folder = RunFolder(out)
-    place = cache or out / "cache"
+    place = cache or folder.path / "cache"
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
             folder.claim(config)
-            data = open_data(config.data, config.held_out, out, place, say, progress, config.conditions)
+            data = open_data(config.data, config.held_out, folder.path, place, say, progress, config.conditions)
             check_needs(config.conditioner, data, retype or same_command)
         latents = cached_latents(
             first,
@@ -315,26 +336,34 @@ def run_diffusion(
 
 def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
     """Trains a classifier in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
-    from sfumato.cli.progress import bars
-    from sfumato.training.classifier import HeldOutAccuracy, begin_classifier, train_classifier
-    from sfumato.training.data import height_width, open_data
-    from sfumato.training.encode import cached_latents
-    from sfumato.training.export import save_classifier
+    from sfumato.training.data import height_width
     from sfumato.training.run import RunFolder
     from sfumato.training.second_stage import check_factor
     from sfumato.training.workers import Workers, use_all_cores
 
     use_all_cores()
-    size = height_width(config.data)
-    check_factor(size, config.classifier.encoder.factor, "classifier.encoder.channel_multipliers", first)
-    workers = Workers()
+    factor = config.classifier.encoder.factor
+    check_factor(height_width(config.data), factor, "classifier.encoder.channel_multipliers", first)
+    workers, folder = Workers(), RunFolder(out)
+    with folder.session(workers, cache):
+        return _classifier(config, first, folder, cache, workers)
+
+
+def _classifier(
+    config: "ClassifierRun", first: "LatentDiffusion", folder: "RunFolder", cache: Path | None, workers: "Workers"
+) -> "TrainState":
+    from sfumato.cli.progress import bars
+    from sfumato.training.classifier import HeldOutAccuracy, begin_classifier, train_classifier
+    from sfumato.training.data import open_data
+    from sfumato.training.encode import cached_latents
+    from sfumato.training.export import save_classifier
+
     first = first.to(workers.device)
-    folder = RunFolder(out)
-    place, precision = cache or out / "cache", config.train.precision
+    place, precision = cache or folder.path / "cache", config.train.precision
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
             folder.claim(config)
-            data = open_data(config.data, config.held_out, out, place, say, progress)
+            data = open_data(config.data, config.held_out, folder.path, place, say, progress)
         latents, aside = (
             cached_latents(
                 first,

@@ -21,8 +21,10 @@ from sfumato.conditioning.sources import fetching
 
 if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
+    from sfumato.training.run import RunFolder
     from sfumato.training.state import TrainState
     from sfumato.training.transformer import TransformerRun
+    from sfumato.training.workers import Workers
 
 
 def transformer(
@@ -56,6 +58,23 @@ def run_transformer(
     retype: Callable[[str], str] | None = None,
 ) -> "TrainState":
     """Trains in the folder `out` on the codes of `first`; as `run_diffusion` otherwise."""
+    from sfumato.training.run import RunFolder
+    from sfumato.training.workers import Workers, use_all_cores
+
+    use_all_cores()
+    workers, folder = Workers(), RunFolder(out)
+    with folder.session(workers, cache):
+        return _transformer(config, first, folder, cache, workers, retype)
+
+
+def _transformer(
+    config: "TransformerRun",
+    first: "LatentDiffusion",
+    folder: "RunFolder",
+    cache: Path | None,
+    workers: "Workers",
+    retype: Callable[[str], str] | None,
+) -> "TrainState":
     from sfumato.cli.progress import bars
     from sfumato.data.conditions.captions import texts_of, with_drawn_captions
     from sfumato.training.data import open_data
@@ -63,20 +82,15 @@ def run_transformer(
     from sfumato.training.export import save_transformer
     from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import CodeSamples
-    from sfumato.training.run import RunFolder
     from sfumato.training.second_stage import caption_notes
     from sfumato.training.transformer import Prompted, begin, train_transformer
-    from sfumato.training.workers import Workers, use_all_cores
 
-    use_all_cores()
-    workers = Workers()
     first = first.to(workers.device)
-    folder = RunFolder(out)
-    place = cache or out / "cache"
+    place = cache or folder.path / "cache"
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
             folder.claim(config)
-            data = open_data(config.data, config.held_out, out, place, say, progress)
+            data = open_data(config.data, config.held_out, folder.path, place, say, progress)
             check_needs(config.conditioner, data, retype or same_command)
         latents = cached_latents(
             first,

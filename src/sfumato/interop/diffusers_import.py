@@ -37,8 +37,9 @@ from sfumato.interop.original_yaml import first_problem
 from sfumato.interop.recognise import no_model_of_ours, unusual_input
 from sfumato.interop.source import open_checkpoint
 from sfumato.interop.text_encoders import FOLDER
-from sfumato.model import ModelConfig, swap_folder
+from sfumato.model import ModelConfig
 from sfumato.plain_json import to_json
+from sfumato.versions import replacing_folder
 
 Shape = tuple[int, ...]
 Say = Callable[[str], None]
@@ -182,19 +183,13 @@ def import_diffusers(path: Path | str, folder: Path | str) -> Imported:
     """
     path, folder = Path(path), Path(folder)
     notes: list[str] = []
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+    with replacing_folder(folder) as fresh:
         config = _read(path, fresh, notes.append)
         taken = {path / name for name in _taken(path)}
         unused = left_out(path, taken)
         if unused is not None:
             notes.append(unused)
         write_text(fresh / "config.yaml", to_yaml(config))
-        swap_folder(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return Imported(folder, config, tuple(notes))
 
 

@@ -1,7 +1,6 @@
 """One safetensors or .bin file of diffusers outside its folder: an autoencoder's keys say all but its scale factor."""
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from sfumato.interop.diffusers_import import Component, import_autoencoder, mode
 from sfumato.interop.known import SD_SCALE
 from sfumato.interop.original import Imported
 from sfumato.interop.source import Source
-from sfumato.model import ModelConfig, swap_folder
+from sfumato.model import ModelConfig
+from sfumato.versions import replacing_folder
 
 AUTOENCODER = "encoder.down_blocks.0.resnets.0.conv1.weight"
 UNET = "down_blocks.0.resnets.0.conv1.weight"
@@ -37,16 +37,11 @@ def import_single_autoencoder(source: Source, folder: Path) -> Imported:
     about = {"imported": source.path.name}
     raw = {"autoencoder": autoencoder.config.model_dump(), "image_size": (256, 256), "about": about}
     config = parse(raw, ModelConfig, str(source.path))
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    with replacing_folder(folder) as fresh:
         save_tensors(fresh / "autoencoder.safetensors", autoencoder.state_dict())
         scaling = Scaling.from_factor(autoencoder.latent_channels, SD_SCALE)
         save_tensors(fresh / "scaling.safetensors", scaling.state_dict())
         write_text(fresh / "config.yaml", to_yaml(config))
-        swap_folder(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     assumed = f"the file does not tell the latent's scale factor: taking Stable Diffusion's, {SD_SCALE}"
     return Imported(folder, config, (*source.notes, assumed))
 

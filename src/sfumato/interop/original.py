@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +43,8 @@ from sfumato.interop.text_encoders import (
     text_config,
     write_text_encoder,
 )
-from sfumato.model import ModelConfig, swap_folder
+from sfumato.model import ModelConfig
+from sfumato.versions import replacing_folder
 
 KEPT_FILE = "original.safetensors"
 CONFIG_NAMES = ("config.yaml", "project.yaml")
@@ -99,13 +99,8 @@ def import_original(
     source = path if isinstance(path, Source) else open_checkpoint(path)
     plan = _plan(source, config, weights, tokenizer, prediction, notes.append)
     folder = Path(folder)
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    with replacing_folder(folder) as fresh:
         _write(plan, fresh, tokenizer, notes.append)
-        swap_folder(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     notes += [f"kept for export, not used: {line}" for line in plan.placement.summary()]
     notes += [f"not a tensor, left out: {name}" for name in plan.source.others]
     return Imported(folder, plan.config, tuple(notes))

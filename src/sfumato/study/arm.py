@@ -71,17 +71,18 @@ def _trained_first(bench: Bench, run: AutoencoderRun | None, path: Path) -> tupl
     if run is None:
         return pixel_space(size), 0.0
     home = RunFolder(path)
-    home.claim(run)
     data = bench.data
     preview = Reconstructions.of(data.measured, 64, home.previews, run.train.precision, data.about_measured)
-    state = train_autoencoder(
-        run,
-        bench.data.training,
-        home,
-        preview,
-        lambda network, state: save_autoencoder(network, run, bench.data, home, state),
-        bench.workers,
-    )
+    with home.session(bench.workers):
+        home.claim(run)
+        state = train_autoencoder(
+            run,
+            bench.data.training,
+            home,
+            preview,
+            lambda network, state: save_autoencoder(network, run, bench.data, home, state),
+            bench.workers,
+        )
     seconds = finished(state)
     return load(path), seconds
 

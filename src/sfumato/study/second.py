@@ -48,25 +48,26 @@ def diffusion(
     model = begin(run, first, latents).to(workers.device)
     assert model.second is not None
     home = RunFolder(second_folder(folder))
-    home.claim(run)
 
     def judged(networks: Steered, step: int) -> Values:
         with autocast(workers.device, config.precision):
             images = _sampled(with_networks(model, networks), config.samples)
         return {"kernel_distance": bench.judge(images).kernel}
 
-    state = train_diffusion(
-        run,
-        steered(model),
-        model.second.schedule,
-        model.autoencoder,
-        model.scaling,
-        latents,
-        home,
-        judged,
-        lambda networks, state: save_diffusion(model, networks, run, home, state),
-        workers,
-    )
+    with home.session(workers):
+        home.claim(run)
+        state = train_diffusion(
+            run,
+            steered(model),
+            model.second.schedule,
+            model.autoencoder,
+            model.scaling,
+            latents,
+            home,
+            judged,
+            lambda networks, state: save_diffusion(model, networks, run, home, state),
+            workers,
+        )
     seconds = finished(state)
     trained = load(home.path, workers.device)
     assert trained.second is not None
@@ -83,21 +84,22 @@ def codes(
     model = transformer.begin(run, first, latents).to(workers.device)
     assert first.autoencoder.quantize is not None
     home = RunFolder(second_folder(folder))
-    home.claim(run)
 
     def judged(networks: Prompted, step: int) -> Values:
         return {"kernel_distance": bench.judge(_written(with_code_networks(model, networks), config.samples)).kernel}
 
-    state = train_transformer(
-        run,
-        Prompted(model.network, model.conditioner),
-        first.autoencoder.quantize,
-        latents,
-        home,
-        judged,
-        lambda networks, state: save_transformer(model, networks, run, home, state),
-        workers,
-    )
+    with home.session(workers):
+        home.claim(run)
+        state = train_transformer(
+            run,
+            Prompted(model.network, model.conditioner),
+            first.autoencoder.quantize,
+            latents,
+            home,
+            judged,
+            lambda networks, state: save_transformer(model, networks, run, home, state),
+            workers,
+        )
     seconds = finished(state)
     trained = load_code_model(home.path, workers.device)
     _written(trained, 1)  # whatever is compiled on first use

@@ -3,15 +3,17 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sfumato.checkpoint import write_text
+from sfumato.checkpoint import write_first_free, write_text
+from sfumato.errors import UserError
 from sfumato.plain_json import to_json
 
 PLAIN_LINE_SECONDS = 30.0
@@ -34,10 +36,7 @@ class RunLog:
         self._board: Any = None
         if not active:
             return
-        path = folder / "log.jsonl"
-        kept = [line for line in read_lines(path) if line.get("step", 0) <= step]
-        write_text(path, "".join(to_json(line) + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = _continued(folder / "log.jsonl", step, self.say)
         self._board = _tensorboard(folder, step)
         if self._console.is_terminal:
             self._progress = Progress(
@@ -96,16 +95,47 @@ class RunLog:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file; a half-written last line is passed over."""
+    """The whole lines of a log; a half-written last line, and what is no line of a log, are passed over."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of a log, and the numbers of those that are none, the last one aside: a kill may have cut it.
+
+    Raises UserError where the file cannot be read.
+    """
     if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
+        return [], []
+    if not path.is_file():
+        raise UserError(f"{str(path)!r} is no file: move it away")
+    texts = path.read_bytes().split(b"\n")
+    parsed = [_line(text) for text in texts]
+    bad = [number for number, line in enumerate(parsed[:-1], 1) if line is None and texts[number - 1].strip()]
+    return [line for line in parsed if line is not None], bad
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    """A line of a log: an object whose step is a number."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and type(line.get("step")) is int else None
+
+
+def _continued(path: Path, step: int, say: Callable[[str], None]) -> TextIO:
+    """The log without the lines after a step, open to go on; lines that are none are set aside, and told of."""
+    lines, bad = _read(path)
+    if bad:
+        aside = write_first_free(
+            (path.with_name(f"log.damaged-{n}.jsonl") for n in count(1)),
+            lambda copy: copy.write_bytes(path.read_bytes()),
+        )
+        say(
+            f"{len(bad)} lines of {path} are no lines of a log, the first is line {bad[0]}; the file is kept as {aside}"
+        )
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
+    return path.open("a", encoding="utf-8")
 
 
 def _finite(value: float | list[float]) -> bool:

@@ -1,9 +1,10 @@
 """A run's folder: its configuration, its saved states, resuming, and stopping on a signal."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -12,8 +13,11 @@ from pydantic import BaseModel
 from sfumato import checkpoint, snapshots
 from sfumato.config import parse, parse_mapping, to_yaml
 from sfumato.errors import Interrupted, UserError
+from sfumato.outputs import check_folder, written
 from sfumato.training.launch import launched
 from sfumato.training.state import TrainState
+from sfumato.training.workers import Workers
+from sfumato.versions import tidy
 
 STATES_KEPT = 2
 MAY_CHANGE = {
@@ -41,7 +45,7 @@ class RunFolder:
     """`config.yaml`, `states/`, `log.jsonl`, `previews/*.png`, `snapshots/` and `model/` of one run."""
 
     def __init__(self, path: Path) -> None:
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):  # False for a name that no file can have
             raise UserError(f"--out {str(path)!r} is a file; give the folder of a new or an interrupted run")
         self.path = path
         self.states = path / "states"
@@ -52,13 +56,54 @@ class RunFolder:
         self.data_moved = False
         """Whether `claim` was given another place of the data than the run in the folder had."""
         self._claimed: str | None = None
+        self._begun = False
+        self._newest: Path | None = None
+        self._looked = False
+
+    @contextmanager
+    def session(self, workers: Workers, cache: Path | None = None) -> Iterator[None]:
+        """Within the block this run alone is trained here; a refusal in it, before the first step, leaves no trace.
+
+        The leading process takes the folder's lock, and removes what a killed session left; the others learn whether
+        it could, and end silently where not. Raises UserError where another process trains here, or the folder or
+        `cache` cannot be written to.
+        """
+        refusal: UserError | None = None
+        with ExitStack() as held:
+            if workers.leads:
+                try:
+                    held.enter_context(written(self.path, "--out", cache, lambda: self._begun))
+                    self._tidy()
+                except UserError as error:
+                    refusal = error
+            if workers.any(refusal is not None):
+                raise refusal or SystemExit(2)
+            yield
+
+    def _tidy(self) -> None:
+        for folder in (self.model, self.best, self.states, self.snapshots, self.previews):
+            tidy(folder)
+
+    def _whole(self) -> Path | None:
+        """The newest whole state, looked for once. Raises UserError where there are states, and none is whole."""
+        if not self._looked:
+            self._newest, self._looked = checkpoint.newest(self.states, print), True
+        return self._newest
+
+    def _done(self) -> int | None:
+        """The step of the newest whole state."""
+        path = self._whole()
+        return next((step for step, saved in checkpoint.saved_steps(self.states) if saved == path), None)
 
     def claim(self, config: BaseModel) -> None:
         """Makes the folder, or checks that the run in it has this configuration; `config.yaml` is written here for a
         new run, and by `resume` for an old one.
 
-        Raises UserError naming the first setting that differs, unless it is one of MAY_CHANGE or the data's place.
+        Raises UserError naming the first setting that differs, unless it is one of MAY_CHANGE or the data's place, and
+        where no saved state of the run is whole.
         """
+        check_folder(self.path)
+        self._looked = False
         file = self.path / "config.yaml"
         if not checkpoint.saved_steps(self.states):
             file.unlink(missing_ok=True)  # nothing was learnt under that configuration yet
@@ -72,7 +117,10 @@ class RunFolder:
                     )
             self.data_moved = not same_place(before.get(DATA_PATH), now.get(DATA_PATH))
         self._check_steps(config)
-        self.previews.mkdir(parents=True, exist_ok=True)
+        try:
+            self.previews.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{str(self.previews)!r} cannot be made: {error.strerror or error}") from None
         self._claimed = to_yaml(config)
         if not file.exists():
             checkpoint.write_text(file, self._claimed)
@@ -81,7 +129,7 @@ class RunFolder:
         """The configuration of the run in the folder; settings that it was begun without have their defaults."""
         try:
             return parse(parse_mapping(file.read_text(encoding="utf-8"), str(file)), schema, str(file))
-        except UserError as error:
+        except (UserError, OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"--out {str(self.path)!r} holds a run that this command cannot go on with ({error}); "
                 "give another folder"
@@ -89,13 +137,13 @@ class RunFolder:
 
     def describe(self, say: Callable[[str], None]) -> None:
         """Says whether a run begins here or goes on."""
-        steps = checkpoint.saved_steps(self.states)
-        say(f"going on after step {steps[-1][0]} of the run in {self.path}" if steps else f"a new run in {self.path}")
+        done = self._done()
+        say(f"a new run in {self.path}" if done is None else f"going on after step {done} of the run in {self.path}")
 
     def _check_steps(self, config: BaseModel) -> None:
         """Raises UserError where the run in the folder has gone further than `train.steps`."""
         train = getattr(config, "train", None)
-        done = max((step for step, _ in checkpoint.saved_steps(self.states)), default=0)
+        done = self._done() or 0
         if train is not None and train.minutes is None and train.steps < done:
             raise UserError(
                 f"train.steps is {train.steps}, but the run in {str(self.path)!r} has done {done} already: "
@@ -103,9 +151,11 @@ class RunFolder:
             )
 
     def save(self, state: TrainState) -> None:
-        """Writes the state atomically and drops older ones."""
-        checkpoint.save_tensors(checkpoint.step_path(self.states, state.step), state.tensors(), state.numbers())
-        checkpoint.prune(self.states, STATES_KEPT)
+        """Writes the state atomically and drops older ones, and those of later steps that the run went back from."""
+        path = checkpoint.step_path(self.states, state.step)
+        checkpoint.save_tensors(path, state.tensors(), state.numbers())
+        checkpoint.prune(self.states, STATES_KEPT, state.step)
+        self._newest, self._looked = path, True
 
     def resume(self, state: TrainState, source: str | None = None) -> bool:
         """Loads the newest whole state into `state`; False where there is none.
@@ -113,19 +163,21 @@ class RunFolder:
         `source` names what the run must have learnt from so far (`state.notes["source"]`). Raises UserError where that
         was something else, or the state belongs to other networks.
         """
-        path = checkpoint.newest(self.states, print)
+        path = self._whole()
         if path is not None:
             tensors, numbers = checkpoint.load_tensors(path)
-            if source is not None and numbers.get("notes", {}).get("source", source) != source:
+            notes = numbers.get("notes")
+            if source is not None and isinstance(notes, dict) and notes.get("source", source) != source:
                 raise UserError(
                     f"the run in {str(self.path)!r} has learnt from something else: its data or its autoencoder has "
                     "changed; bring back what it began with, or give --out another folder"
                 )
             try:
                 state.load(tensors, numbers)
-            except (KeyError, IndexError, RuntimeError) as error:
+            except (KeyError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
                 raise UserError(f"{str(path)!r} does not fit this configuration: {reason[:300]}") from error
+        self._begun = True
         if self._claimed is not None:  # not before: data at another place may have turned out to be other data
             checkpoint.write_text(self.path / "config.yaml", self._claimed)
         return path is not None

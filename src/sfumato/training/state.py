@@ -1,11 +1,16 @@
 """What a run must remember: named parts <-> tensors and numbers. Knows no file formats."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+COUNTERS = ("step", "skipped", "skipped_in_a_row", "images")
+PAIRS = ("logits", "best")
+"""Notes that are two numbers."""
 
 
 @dataclass
@@ -39,28 +44,79 @@ class TrainState:
 
     def numbers(self) -> dict[str, Any]:
         """The counters."""
-        names = ("step", "skipped", "skipped_in_a_row", "images", "seconds", "notes")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*COUNTERS, "seconds", "notes")}
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Restores what `tensors` and `numbers` gave. Raises KeyError or RuntimeError where the parts differ."""
+        """Restores what `tensors` and `numbers` gave; keeps no tensor of them, which may be parts of an open file.
+
+        Raises KeyError, ValueError or RuntimeError where the parts differ, or a number is none that `numbers` gives.
+        """
+        counters = _checked(numbers)
+        known = tuple(f"module.{name}." for name in self.modules) + tuple(f"optimiser.{n}." for n in self.optimisers)
+        unknown = next((key for key in tensors if not key.startswith(known)), None)
+        if unknown is not None:
+            raise ValueError(f"it holds {unknown!r}, which no part of the run is called")
         for name, module in self.modules.items():
             module.load_state_dict(_below(tensors, f"module.{name}."))
         for name, optimiser in self.optimisers.items():
-            parameters = [p for group in optimiser.param_groups for p in group["params"]]
-            slots: dict[int, dict[str, Tensor]] = {}
-            for key, value in _below(tensors, f"optimiser.{name}.").items():
-                index, slot = key.split(".", 1)
-                slots.setdefault(int(index), {})[slot] = _laid_out_as(parameters[int(index)], value)
+            slots = _slots(optimiser, _below(tensors, f"optimiser.{name}."))
             optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
-        for name, value in numbers.items():
+        missing = [name for name in COUNTERS if name not in counters]
+        if missing:
+            raise ValueError(f"its header does not say {missing[0]!r}")
+        for name, value in counters.items():
             setattr(self, name, value)
 
 
+def _checked(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers, if they are those of a state: known names, each of its type. Raises ValueError."""
+    for name, value in numbers.items():
+        if name in COUNTERS:
+            fits = type(value) is int and value >= 0
+        elif name == "seconds":
+            fits = _is_number(value) and value >= 0
+        elif name == "notes":
+            fits = isinstance(value, dict) and all(_is_note(key, note) for key, note in value.items())
+        else:
+            raise ValueError(f"its header holds {name!r}, which is no counter of a run")
+        if not fits:
+            raise ValueError(f"its header gives {name!r} as {str(value)[:60]!r}, which no run counts")
+    return dict(numbers)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_note(name: str, value: Any) -> bool:
+    """Whether a note is what the loops write: texts, numbers, lists of numbers."""
+    if name == "source":
+        return isinstance(value, str)
+    if name in PAIRS:
+        return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+    listed = value if isinstance(value, list) else [value]
+    return all(_is_number(each) or (name != "loss" and isinstance(each, str | bool | None)) for each in listed)
+
+
+def _slots(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """An optimiser's tensors by parameter and name. Raises ValueError for one that belongs to no parameter."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, slot = key.partition(".")
+        if not (index.isascii() and index.isdecimal() and slot) or int(index) >= len(parameters):
+            raise ValueError(f"its optimiser's {key[:60]!r} belongs to none of the {len(parameters)} parameters")
+        parameter = parameters[int(index)]
+        if value.dim() and value.shape != parameter.shape:
+            raise ValueError(f"its optimiser's {key!r} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+        slots.setdefault(int(index), {})[slot] = _laid_out_as(parameter, value)
+    return slots
+
+
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A moment in its parameter's memory order: fused optimisers walk both by address, whatever their strides say."""
+    """A copy in the parameter's memory order: fused optimisers walk both by address, whatever their strides say."""
     if value.shape != parameter.shape:
-        return value
+        return value.clone()
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 

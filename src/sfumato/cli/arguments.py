@@ -1,0 +1,118 @@
+"""What is typed, checked for all commands alike and before anything is opened: paths, options given twice, bytes.
+
+Every command of the command line is a `Command`. Which of its parameters are paths follows from their types: `Path`,
+or a text marked with `MaybePath`.
+"""
+
+import inspect
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from typer.core import TyperCommand
+
+from sfumato.errors import UserError
+
+_ZOO = "zoo:"
+
+
+class MaybePath:
+    """Marks a text that may be a path, such as the configuration: a YAML file, or a name of the zoo."""
+
+
+class Command(TyperCommand):
+    """A command whose single options are given once, and whose paths are no empty texts and no URLs; ~ is expanded."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            self._check(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        for name in self.paths():
+            ctx.params[name] = _expanded(ctx.params.get(name), name)
+        return super().invoke(ctx)
+
+    def paths(self) -> frozenset[str]:
+        """The names of the parameters that are paths."""
+        callback = inspect.unwrap(self.callback) if self.callback is not None else None
+        hints = {} if callback is None else get_type_hints(callback, include_extras=True)
+        return frozenset(name for name, hint in hints.items() if name != "return" and _is_path(hint))
+
+    def _check(self, ctx: Any, args: Sequence[str]) -> None:
+        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for param in dict.fromkeys(order):
+            single = param.param_type_name == "option" and not param.multiple and not getattr(param, "is_flag", False)
+            if single and order.count(param) > 1:
+                raise UserError(
+                    f"{max(param.opts, key=len)} is given {order.count(param)} times: give it once, only one can count"
+                )
+        paths = self.paths()
+        for param in self.params:
+            if param.name in paths:
+                values = given.get(param.name)
+                for value in values if isinstance(values, list | tuple) else [values]:
+                    if value is not None:
+                        path_text(value, _title(param))
+
+
+def path_text(text: str, name: str) -> str:
+    """A path or a name of the zoo, with ~ expanded. Raises UserError for what is neither; `name` is whose value it is.
+
+    A model or configuration that stands for no file, such as `toy`, passes as it is.
+    """
+    if text.startswith(_ZOO) and len(text) > len(_ZOO):
+        return text
+    from sfumato.schema import checked_path
+
+    try:
+        return checked_path(text, name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def check_texts(arguments: Sequence[str]) -> None:
+    """Raises UserError where an argument holds a NUL, or bytes that are no UTF-8 text."""
+    for argument in arguments:
+        if "\0" in argument:
+            raise UserError(f"the argument {argument!r} holds a NUL character, which no text or path may have")
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = os.fsencode(argument) if _from_bytes(argument) else argument
+            raise UserError(
+                f"the argument {shown!r} is not UTF-8 text: type it in UTF-8, or rename the file that it names"
+            ) from None
+
+
+def _from_bytes(argument: str) -> bool:
+    try:
+        os.fsencode(argument)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _title(param: Any) -> str:
+    """A parameter as the user knows it."""
+    if param.param_type_name == "option":
+        return str(max(param.opts, key=len))
+    return str(param.metavar or param.name.upper().rstrip("_")).strip("[].")
+
+
+def _is_path(hint: Any) -> bool:
+    return hint is Path or isinstance(hint, MaybePath) or any(_is_path(part) for part in _parts(hint))
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return (*get_args(hint), *getattr(hint, "__metadata__", ()))
+
+
+def _expanded(value: Any, name: str) -> Any:
+    """The value, or values, with a leading ~ replaced by the home folder."""
+    if isinstance(value, list | tuple):
+        return type(value)(_expanded(each, name) for each in value)
+    if not isinstance(value, str | Path) or not str(value).startswith("~"):
+        return value
+    return type(value)(path_text(str(value), name))

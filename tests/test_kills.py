@@ -1,0 +1,89 @@
+"""Trainings killed again and again, at any moment: resumed they are the straight run, and nothing is left over.
+
+`SFUMATO_KILLS=50 pytest tests/test_kills.py` kills fifty times; the suite once a stage.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runs import assert_same_tensors, logged, saved
+from sfumato.locks import lock_path
+
+KILLS = int(os.environ.get("SFUMATO_KILLS", "2"))
+TRAIN = """
+import sys
+from pathlib import Path
+import runs
+from sfumato.training.export import save_autoencoder
+from sfumato.training.run import RunFolder
+from sfumato.training.workers import Workers
+path, stage = Path(sys.argv[1]), sys.argv[2]
+settings = ("train.save_every=1", "train.steps=14", "train.power_averages={snapshot_every: 2, snapshots: 3}")
+print("started", flush=True)
+with RunFolder(path).session(Workers("cpu")):
+    if stage == "first":
+        hooks = runs.Hooks()
+        hooks.export = lambda net, state: runs.first_model().save(path / "model")
+        runs.train_first(path, runs.first_run(*settings[:2]), hooks)
+    else:
+        hooks = runs.Hooks()
+        hooks.export = lambda net, state: runs.first_model().save(path / "model")
+        runs.train_second(path, runs.second_run("conditioner={kind: none}", *settings), path / "cache", hooks)
+"""
+
+
+def start(path: Path, stage: str) -> subprocess.Popen[str]:
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here.parent / "src"), str(here)])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(path), stage],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+def finish(path: Path, stage: str) -> float:
+    """Trains to the end; the seconds that it took after its start."""
+    process = start(path, stage)
+    t_start = time.monotonic()
+    assert process.wait() == 0
+    return time.monotonic() - t_start
+
+
+def files(path: Path) -> set[str]:
+    """But for the cache, whose leftovers are its own matter, and TensorBoard's, named after processes."""
+    found = {str(file.relative_to(path)) for file in path.rglob("*")}
+    return {name for name in found if not name.startswith(("cache", "tensorboard"))}
+
+
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_a_run_that_is_killed_again_and_again_is_the_straight_one(stage: str, tmp_path: Path) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    whole = finish(straight, stage)
+    moments, left = random.Random(0), 0
+    for _ in range(KILLS // 2):
+        process = start(broken, stage)
+        time.sleep(moments.uniform(0.1, 1.0) * whole)
+        process.kill()
+        process.wait()
+        left += any(path.name.startswith((".step", ".tmp", ".model")) for path in broken.rglob(".*"))
+        if len(list(broken.glob("states/step-00000014*"))):  # it was done already: once more
+            assert_same_tensors(saved(straight)[0], saved(broken)[0])
+            shutil.rmtree(broken)
+    finish(broken, stage)
+    print(f"{stage}: {left} of {KILLS // 2} kills left something behind")
+    assert_same_tensors(saved(straight)[0], saved(broken)[0])
+    assert saved(straight)[1] == saved(broken)[1]
+    assert logged(straight) == logged(broken)
+    assert files(broken) == files(straight)
+    assert not lock_path(broken).exists()

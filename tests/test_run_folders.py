@@ -1,0 +1,570 @@
+"""Run folders in trouble: two sessions at once, killed ones' leftovers, damage of every kind, refusals."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import sfumato
+from command_line import CLASS, Command, Outcome, Runs
+from runs import Crash, Hooks, crash, first_run, saved, train_first
+from sfumato import checkpoint
+from sfumato.errors import UserError
+from sfumato.locks import exclusive, lock_path
+from sfumato.training.log import read_lines
+from sfumato.training.run import RunFolder
+from sfumato.training.state import TrainState
+
+TESTS = Path(__file__).parent
+TINY = {"model": {"channels": 8, "channel_multipliers": [1, 1], "blocks_per_level": 1, "latent_channels": 4,
+                  "attention": "none", "norm_groups": 4},
+        "data": {"kind": "toy", "size": 32, "length": 8},
+        "loss": {"perceptual": {"kind": "none"}, "adversarial": {"weight": 0}},
+        "train": {"steps": 4, "batch": 2, "workers": 0, "precision": "float32", "save_every": 2}}  # fmt: skip
+
+
+def contents(root: Path) -> dict[str, bytes | None]:
+    """Every file and folder below, and what is in it."""
+    found = sorted(root.rglob("*"))
+    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in found}
+
+
+def check(done: Outcome, sentence: str) -> None:
+    """A refusal whose last line says this."""
+    assert done.code == 2, done
+    assert "Traceback" not in done.err
+    assert sentence in done.err.splitlines()[-1], done.err
+    assert done.err.splitlines()[-1].startswith("sfumato: ")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "given" / "tiny.yaml"
+    path.parent.mkdir()
+    path.write_text(json.dumps(TINY))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps, with states after 2 and 4."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    train_first(path, first_run("train.steps=4"))
+    return path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it to damage."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def _resumed(run: Path, steps: int = 6) -> TrainState:
+    return train_first(run, first_run(f"train.steps={steps}"))
+
+
+# ---- one session at a time
+
+WRITERS: dict[str, Callable[[Runs, Path], list[Any]]] = {
+    "autoencoder": lambda runs, out: ["train", "autoencoder", runs.first, "--out", out],
+    "diffusion": lambda runs, out: ["train", "diffusion", runs.second, "--autoencoder", runs.autoencoder, "--out", out],
+    "classifier": lambda runs, out: ["train", "classifier", "zoo:toy/classifier", "data.size=32",
+                                     "--autoencoder", runs.autoencoder, "--out", out],
+    "demo": lambda runs, out: ["demo", "--quick", "--out", out],
+    "average": lambda runs, out: ["average", runs.plain, "--width", 0.1, "--out", out],
+    "give-decoder": lambda runs, out: ["give-decoder", runs.plain, runs.autoencoder, "--out", out],
+    "import": lambda runs, out: ["import", runs.first, out],
+    "distill-decoder": lambda runs, out: ["distill-decoder", out, "--data", "toy", "--steps", 1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_second_writer_is_refused_at_once(command: Command, runs: Runs, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    if name == "distill-decoder":
+        shutil.copytree(runs.plain, out)
+    with exclusive(out):
+        check(command(*WRITERS[name](runs, out)), f"is being written by process {os.getpid()} on ")
+    assert out.exists() == (name == "distill-decoder")
+
+
+def test_the_lock_is_held_while_a_training_goes_on(command: Command, config: Path, tmp_path: Path) -> None:
+    """In a process of its own; when it is killed the same command goes on."""
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent / "src"), "OMP_NUM_THREADS": "1"}
+    line = ["train", "autoencoder", str(config), "--out", str(tmp_path / "out")]
+    long = [*line, "train.steps=100000", "train.log_every=1"]
+    process = subprocess.Popen([sys.executable, "-m", "sfumato", *long], env=environment, stderr=subprocess.DEVNULL)
+    log = tmp_path / "out" / "log.jsonl"
+    while not (log.exists() and log.read_text()):
+        assert process.poll() is None
+    check(command(*long), f"is being written by process {process.pid} on ")
+    process.kill()
+    process.wait()
+    steps = [json.loads(text)["step"] for text in log.read_text().splitlines()[:-1]]
+    assert steps == list(range(1, len(steps) + 1))
+    assert lock_path(tmp_path / "out").exists()
+    done = max((step for step, _ in checkpoint.saved_steps(tmp_path / "out" / "states")), default=0)
+    assert command(*line, f"train.steps={done + 2}", "train.log_every=1").code == 0
+    assert not lock_path(tmp_path / "out").exists()
+
+
+class _Several:
+    """Two processes, of which this one leads or does not; `others` is what the others tell."""
+
+    def __init__(self, leads: bool, others: bool = False) -> None:
+        self.leads, self.others = leads, others
+
+    def any(self, flag: bool) -> bool:
+        return flag or self.others
+
+
+def test_of_several_processes_the_leading_one_holds_the_lock(tmp_path: Path) -> None:
+    leader, other = RunFolder(tmp_path / "out"), RunFolder(tmp_path / "out")
+    with leader.session(_Several(True)), other.session(_Several(False)):  # type: ignore[arg-type]
+        pass
+    with exclusive(tmp_path / "out"):
+        with pytest.raises(UserError, match="is being written"), leader.session(_Several(True)):  # type: ignore[arg-type]
+            pass
+        with pytest.raises(SystemExit), other.session(_Several(False, others=True)):  # type: ignore[arg-type]
+            pass
+
+
+# ---- leftovers
+
+
+def test_what_a_killed_session_left_is_removed_at_the_next_start(
+    command: Command, config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    line = ("train", "autoencoder", config, "--out", out)
+    assert command(*line).code == 0
+    left = [
+        "states/.tmpAb12Cd", "states/.step-00000006.safetensors.99.part", ".config.yaml.99.part", ".log.jsonl.7.part",
+        "model/.config.yaml.99.part", "previews/.samples-00000004.png.99.part", ".tmpzZ0000",
+        f"states/.step-00000004.safetensors.{os.getpid()}.part",
+    ]  # fmt: skip
+    for name in left:
+        (out / name).write_bytes(b"half")
+    for name in (".model.new", ".best.new", ".model.old"):
+        (out / name).mkdir()
+        (out / name / "autoencoder.safetensors").write_bytes(b"half")
+    mine = [out / ".keep", out / "states" / "notes.part", out / "model" / ".tmp-of-mine"]
+    for path in mine:
+        path.write_text("mine")
+    lock_path(out).write_text("{}")
+    assert command(*line, "train.steps=5").code == 0
+    hidden = {*out.rglob(".*"), *tmp_path.glob(".*")}
+    assert hidden == {out / ".keep"}, "the model folder is replaced, and with it what lay in it"
+    assert (out / "states" / "notes.part").read_text() == "mine"
+
+
+def test_the_only_whole_copy_of_a_model_is_brought_back(command: Command, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    line = ("train", "autoencoder", config, "--out", out)
+    assert command(*line).code == 0
+    digest = sfumato.load(out).digest
+    (out / "model").rename(out / ".model.old")
+    assert sfumato.load(out).digest == digest
+    with exclusive(out):
+        RunFolder(out)._tidy()
+    assert sfumato.load(out / "model").digest == digest
+    assert not (out / ".model.old").exists()
+
+
+def test_leftovers_of_living_processes_stay_where_several_write(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    for number in (os.getpid(), int(dead.stdout)):
+        (tmp_path / f".0000.png.{number}.part").write_bytes(b"half")
+    checkpoint.remove_leftovers(tmp_path, alone=False)
+    assert [path.name for path in tmp_path.iterdir()] == [f".0000.png.{os.getpid()}.part"]
+    checkpoint.remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_a_resumed_run_lets_go_of_the_state_it_came_from(run: Path) -> None:
+    seen: list[str] = []
+    hooks = Hooks({5: lambda: seen.extend(line for line in Path("/proc/self/maps").read_text().splitlines())})
+    train_first(run, first_run("train.steps=6"), hooks)
+    assert seen
+    assert [line for line in seen if str(run) in line] == []
+
+
+# ---- damaged states
+
+
+def _zeroed(path: Path) -> None:
+    """Half of the tensors' bytes, as a disk does that lost its power."""
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start : start + (len(data) - start) // 2] = bytes((len(data) - start) // 2)
+    path.write_bytes(data)
+
+
+def _flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [_zeroed, _flipped, lambda path: path.write_bytes(path.read_bytes()[:200])])
+def test_a_damaged_newest_state_costs_the_steps_since_the_one_before(
+    run: Path, damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(checkpoint.step_path(run / "states", 4))
+    folder = RunFolder(run)
+    folder.claim(first_run("train.steps=4"))
+    folder.describe(print)
+    said = capsys.readouterr().out
+    assert "checkpoint step-00000004.safetensors is damaged" in said
+    assert "going on after step 2" in said
+    train_first(tmp_path / "straight", first_run("train.steps=6"))
+    assert _resumed(run).step == 6
+    one, other = saved(run), saved(tmp_path / "straight")
+    assert one[1] == other[1]
+    assert all(torch.equal(one[0][name], other[0][name]) for name in other[0])
+    assert [step for step, _ in checkpoint.saved_steps(run / "states")] == [4, 6]
+
+
+def test_states_that_are_all_damaged_are_refused_and_nothing_is_touched(
+    command: Command, config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert command("train", "autoencoder", config, "--out", out).code == 0
+    for _, path in checkpoint.saved_steps(out / "states"):
+        _zeroed(path)
+    before = contents(tmp_path)
+    done = command("train", "autoencoder", config, "--out", out, "train.steps=6")
+    check(
+        done, "is damaged (the newest is step-00000004.safetensors): bring one back from a copy, or remove that folder"
+    )
+    assert "going on" not in done.err + done.out
+    assert contents(tmp_path) == before
+
+
+def test_a_later_state_that_was_damaged_goes_once_the_run_has_another(run: Path) -> None:
+    """Else the run would go back to it, or count it among those that are kept."""
+    _zeroed(checkpoint.step_path(run / "states", 4))
+    with pytest.raises(Crash):
+        train_first(run, first_run("train.steps=6", "train.save_every=1"), Hooks({4: crash}))
+    assert [step for step, _ in checkpoint.saved_steps(run / "states")] == [2, 3]
+
+
+def test_a_state_without_a_checksum_is_taken_and_that_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = checkpoint.step_path(run / "states", 4)
+    tensors, numbers = checkpoint.load_tensors(path)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, {"numbers": json.dumps(numbers)})
+    assert _resumed(run).step == 6
+    assert "step-00000004.safetensors was saved without a checksum" in capsys.readouterr().out
+
+
+# ---- run folders of many kinds of damage
+
+
+def _rewritten(run: Path, change: Callable[[dict[str, torch.Tensor], Any], Any]) -> None:
+    """The newest state with other tensors and numbers, and a checksum that fits: what is wrong must be seen anyway."""
+    path = checkpoint.step_path(run / "states", 4)
+    tensors, numbers = checkpoint.load_tensors(path)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    changed = change(tensors, numbers)
+    checkpoint.save_tensors(path, tensors, numbers if changed is None else changed)
+
+
+def _with_header(run: Path, numbers: str) -> None:
+    for step in (2, 4):
+        path = checkpoint.step_path(run / "states", step)
+        tensors, _ = checkpoint.load_tensors(path)
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, {"numbers": numbers})
+
+
+def _number(name: str, value: object) -> Callable[[Path], None]:
+    return lambda run: _rewritten(run, lambda tensors, numbers: {**numbers, name: value})
+
+
+def _tensor(name: str, value: torch.Tensor) -> Callable[[Path], None]:
+    return lambda run: _rewritten(run, lambda tensors, numbers: tensors.update({name: value}))
+
+
+def _folder_at(name: str) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        (run / name).unlink()
+        (run / name).mkdir()
+
+    return damage
+
+
+def _file_at(name: str) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        shutil.rmtree(run / name, ignore_errors=True)
+        (run / name).write_text("no folder")
+
+    return damage
+
+
+def _written(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda run: (run / name).write_bytes(data)
+
+
+def _states_as_folders(run: Path) -> None:
+    for _, path in checkpoint.saved_steps(run / "states"):
+        path.unlink()
+        path.mkdir()
+
+
+def _states_as_links(run: Path) -> None:
+    for _, path in checkpoint.saved_steps(run / "states"):
+        path.unlink()
+        path.symlink_to(run / "nowhere")
+
+
+def _states_as_pipes(run: Path) -> None:
+    for _, path in checkpoint.saved_steps(run / "states"):
+        path.unlink()
+        os.mkfifo(path)
+
+
+REFUSED: dict[str, Callable[[Path], object]] = {
+    "numbers name fields": _number("modules", 3),
+    "numbers name methods": _number("load", 3),
+    "a step that is a text": _number("step", "4"),
+    "a step that is true": _number("step", True),
+    "a step below zero": _number("step", -4),
+    "a step with a fraction": _number("step", 4.5),
+    "images that are a list": _number("images", [1]),
+    "seconds without end": _number("seconds", float("inf")),
+    "notes that are a list": _number("notes", [1]),
+    "a source that is a number": _number("notes", {"source": 3}),
+    "logits that are a text": _number("notes", {"logits": "ab"}),
+    "no step": lambda run: _rewritten(run, lambda tensors, numbers: {k: v for k, v in numbers.items() if k != "step"}),
+    "numbers that are no JSON": lambda run: _with_header(run, "{"),
+    "numbers that are a list": lambda run: _with_header(run, "[1, 2]"),
+    "numbers nested deeply": lambda run: _with_header(run, "[" * 100_000),
+    "an index that is no number": _tensor("optimiser.autoencoder.first.exp_avg", torch.zeros(2)),
+    "an index beyond the last": _tensor("optimiser.autoencoder.99999.exp_avg", torch.zeros(2)),
+    "an index below zero": _tensor("optimiser.autoencoder.-1.exp_avg", torch.zeros(2)),
+    "a moment of another shape": _tensor("optimiser.autoencoder.0.exp_avg", torch.zeros(3, 1)),
+    "a module that the run lacks": _tensor("module.other.weight", torch.zeros(2)),
+    "a weight of another shape": _tensor("module.autoencoder.encoder.conv_in.weight", torch.zeros(3, 1)),
+    "states that are folders": _states_as_folders,
+    "states that are dangling links": _states_as_links,
+    "states that are pipes": _states_as_pipes,
+    "a configuration that is a list": _written("config.yaml", b"[1, 2]"),
+    "a configuration that is not UTF-8": _written("config.yaml", b"a: caf\xe9"),
+    "a configuration that is a folder": _folder_at("config.yaml"),
+    "a log that is a folder": _folder_at("log.jsonl"),
+    "previews that are a file": _file_at("previews"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_damaged_run_is_refused_in_one_sentence(run: Path, name: str) -> None:
+    REFUSED[name](run)
+    kept = {path: path.read_bytes() for path in (run / "states").iterdir() if path.is_file()}
+    with pytest.raises(UserError) as refused:
+        _resumed(run)
+    assert "\n" not in str(refused.value)
+    assert str(run) in str(refused.value)
+    assert len(str(refused.value)) < 700
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+LOGS: dict[str, bytes] = {
+    "not UTF-8": b'{"step": 2, "caf\xe9": 1}\n',
+    "a list": b"[1, 2]\n",
+    "a step that is a text": b'{"step": "2"}\n',
+    "no step": b'{"loss": 2}\n',
+    "zeros": bytes(64) + b"\n",
+    "nested deeply": b"[" * 100_000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_lines_that_are_none_are_set_aside_and_told_of(
+    run: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = run / "log.jsonl"
+    whole = read_lines(log)
+    damaged = LOGS[name] + log.read_bytes() + b'{"step": 4, "lo'
+    log.write_bytes(damaged)
+    assert read_lines(log) == whole
+    _resumed(run)
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"1 lines of {log} are no lines of a log, the first is line 1" in told
+    assert (run / "log.damaged-1.jsonl").read_bytes() == damaged
+    lines = read_lines(log)
+    assert lines[: len(whole)] == whole
+    assert lines[-1]["step"] == 6
+
+
+# ---- refusals leave nothing
+
+NOWHERE = ("--data", "no-such-folder")
+REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
+    "data": (lambda runs, out: ["train", "autoencoder", runs.first, *NOWHERE, "--out", out], "no-such-folder"),
+    "data-of-a-list": (
+        lambda runs, out: ["train", "autoencoder", runs.first, "data=[1]", "--out", out],
+        "data is '[1]', no group of settings",
+    ),
+    "data-of-a-text": (
+        lambda runs, out: ["train", "autoencoder", runs.first, "data=toy", "--out", out],
+        "data is 'toy', no group of settings",
+    ),
+    "cost-data": (lambda runs, out: ["cost", runs.first, "data=[1]"], "data is '[1]', no group of settings"),
+    "start": (lambda runs, out: ["train", "autoencoder", runs.first, "--start", "none", "--out", out], "'none' does"),
+    "conditioner": (
+        lambda runs, out: ["train", "diffusion", runs.second, "--autoencoder", runs.autoencoder, "--out", out,
+                           "conditioner={kind: class, classes: 2, dim: 8}"],
+        "set conditioner.classes=",
+    ),
+    "below": (
+        lambda runs, out: ["train", "diffusion", runs.second, "--autoencoder", runs.autoencoder, "--out",
+                           out / "deep" / "er", "conditioner={kind: class, classes: 2, dim: 8}"],
+        "set conditioner.classes=",
+    ),
+    "classifier": (
+        lambda runs, out: ["train", "classifier", runs.second, "--autoencoder", runs.autoencoder, "--out", out],
+        "unknown key",
+    ),
+    "transformer": (
+        lambda runs, out: ["train", "transformer", runs.second, "--autoencoder", runs.autoencoder, "--out", out],
+        "a transformer writes codes",
+    ),
+    "cache": (
+        lambda runs, out: ["train", "autoencoder", runs.first, "--cache", runs.first, "--out", out],
+        "--cache '",
+    ),
+    "cache-of-evaluate": (
+        lambda runs, out: ["evaluate", runs.plain, "toy", "--n", 2, "--metrics", "psnr", "--out", out],
+        "psnr",
+    ),
+    "sample": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out], "takes no text"),
+    "sample-model": (lambda runs, out: ["sample", "none", "--out", out], "'none' does not exist"),
+    "sample-below": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out / "a" / "b"], "takes no text"),
+    "sample-codes": (lambda runs, out: ["sample-codes", runs.plain, "--out", out], "is no transformer"),
+    "inpaint": (lambda runs, out: ["inpaint", runs.plain, "no.png", "no.png", "--out", out], "no.png"),
+    "edit": (lambda runs, out: ["edit", runs.text, "no.png", "a", "--out", out], "no.png"),
+    "outpaint": (lambda runs, out: ["outpaint", runs.plain, "no.png", "--extend", "8", "--out", out], "no.png"),
+    "upscale": (lambda runs, out: ["upscale", runs.plain, "no.png", "--out", out], "no.png"),
+    "paint": (lambda runs, out: ["paint", runs.plain, "no.png", "--out", out], "no.png"),
+    "compose": (lambda runs, out: ["compose", runs.plain, "no.json", "--out", out], "no.json"),
+    "reconstruct": (lambda runs, out: ["reconstruct", runs.plain, "none", "--out", out], "'none' does not exist"),
+    "interpolate": (lambda runs, out: ["interpolate", "none", "--out", out], "'none' does not exist"),
+    "invert": (lambda runs, out: ["invert", runs.plain, "no.png", "--out", out], "no.png"),
+    "evaluate": (lambda runs, out: ["evaluate", "none", "toy", "--out", out], "none"),
+    "evaluate-autoencoder": (
+        lambda runs, out: ["evaluate-autoencoder", runs.autoencoder, "none", "--features", "none", "--out", out],
+        "none",
+    ),
+    "average": (lambda runs, out: ["average", runs.text, "--width", 0.1, "--out", out], "holds no snapshots"),
+    "give-decoder": (lambda runs, out: ["give-decoder", runs.plain, "none", "--out", out], "'none' does not exist"),
+    "import": (lambda runs, out: ["import", runs.first, out], "first.yaml"),
+    "distill-decoder": (lambda runs, out: ["distill-decoder", runs.plain, *NOWHERE, "--out", out], "no-such"),
+    "study": (
+        lambda runs, out: ["study", "downsampling", "--data", "no-such-folder", "--budget", "1s", "--out", out],
+        "no-such-folder",
+    ),
+    "demo": (lambda runs, out: ["demo", "--device", "abacus", "--out", out], "'abacus' is not one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refused_command_leaves_nothing(
+    command: Command, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = contents(runs.root)
+    line, sentence = REFUSALS[name]
+    check(command(*line(runs, tmp_path / "out")), sentence)
+    assert contents(tmp_path) == {}
+    assert contents(runs.root) == before
+
+
+def test_a_refusal_leaves_a_run_as_it_was(command: Command, runs: Runs, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(runs.label, out)
+    before = contents(tmp_path)
+    line = ["train", "diffusion", runs.second, "--autoencoder", runs.autoencoder, "--out", out, CLASS]
+    check(command(*line, "data.seed=3", "train.steps=8"), "holds a run with data.seed")
+    check(command(*line, "data.length=63", "train.steps=8"), "holds a run with data.length")
+    newest = checkpoint.newest(out / "states", print)
+    assert newest is not None
+    tensors, numbers = checkpoint.load_tensors(newest)
+    numbers["notes"]["source"] = "other latents"
+    checkpoint.save_tensors(newest, {name: tensor.clone() for name, tensor in tensors.items()}, numbers)
+    before = contents(tmp_path)
+    check(command(*line, "train.steps=8", "train.save_every=3"), "has learnt from something else")
+    assert contents(tmp_path) == before
+
+
+PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "dangling link": (lambda tmp: _linked(tmp / "link", tmp / "nowhere"), "is a link to "),
+    "long name": (lambda tmp: tmp / ("x" * 300), "cannot be made: File name too long"),
+    "below a long name": (lambda tmp: tmp / ("x" * 300) / "y", "cannot be made: File name too long"),
+    "proc": (lambda tmp: Path("/proc/x"), "cannot be made: "),
+    "file": (lambda tmp: _touched(tmp / "file"), "is a file"),
+    "below a file": (lambda tmp: _touched(tmp / "file") / "out", "cannot be made: Not a directory"),
+    "device": (lambda tmp: Path("/dev/null"), "is a file"),
+}
+
+
+def _linked(path: Path, target: Path) -> Path:
+    path.symlink_to(target)
+    return path
+
+
+def _touched(path: Path) -> Path:
+    path.write_text("")
+    return path
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("words", ["train", "sample", "evaluate", "average", "import", "demo", "reconstruct"])
+def test_a_place_where_no_folder_can_be(command: Command, runs: Runs, tmp_path: Path, name: str, words: str) -> None:
+    make, sentence = PLACES[name]
+    out = make(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    line = {
+        "train": ["train", "autoencoder", runs.first, "--out", out],
+        "sample": ["sample", runs.plain, "--steps", 1, "--out", out],
+        "evaluate": ["evaluate", runs.plain, "toy", "--n", 2, "--out", out],
+        "average": ["average", runs.plain, "--width", 0.1, "--out", out],
+        "import": ["import", runs.first, out],
+        "demo": ["demo", "--quick", "--out", out],
+        "reconstruct": ["reconstruct", runs.plain, Path(__file__).parent, "--out", out],
+    }[words]
+    if words == "reconstruct":
+        from PIL import Image
+
+        Image.new("RGB", (32, 32)).save(runs.root / "one.png")
+        line[2] = runs.root / "one.png"
+    done = command(*line)
+    check(done, sentence)
+    assert len(done.err) < 600
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_cache_that_took_long_to_fill_outlives_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sfumato import outputs
+
+    def refused() -> None:
+        with outputs.written(tmp_path / "out"):
+            (tmp_path / "out" / "cache").mkdir(parents=True)
+            (tmp_path / "out" / "cache" / "latents").write_text("hours")
+            (tmp_path / "out" / "config.yaml").write_text("")
+            raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        refused()
+    assert contents(tmp_path) == {}
+    monkeypatch.setattr(outputs, "LASTING", -1.0)
+    with pytest.raises(UserError, match="no"):
+        refused()
+    assert list(contents(tmp_path)) == ["out", "out/cache", "out/cache/latents"]
