@@ -33,7 +33,8 @@ from sfumato.data.toyworld.facts import Prompt
 from sfumato.errors import UserError
 from sfumato.evaluation.features import efficientnet_lite0, pooled
 from sfumato.evaluation.kernel import kernel_distance
-from sfumato.model import LatentDiffusion, load
+from sfumato.model import LatentDiffusion
+from sfumato.model_folder import load
 from sfumato.report import measure
 from sfumato.snapshots import load_snapshot, snapshots_of
 from sfumato.training.diffusion import DiffusionRun

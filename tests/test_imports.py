@@ -14,7 +14,19 @@ SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 BASE = {"schema", "errors"}
 NETWORKS = {"nn", "autoencoder", "conditioning", "diffusion", "denoiser", "sampling"}
 MODEL = (
-    {"model", "model_config", "distilled", "pipeline", "pictures", "engine", "checkpoint", "config", "rng", "inputs"}
+    {
+        "model",
+        "model_config",
+        "model_folder",
+        "distilled",
+        "pipeline",
+        "pictures",
+        "engine",
+        "checkpoint",
+        "config",
+        "rng",
+        "inputs",
+    }
     | NETWORKS
     | BASE
     | {"locks", "plain_json", "foreign", "documents", "versions"}
@@ -49,10 +61,21 @@ ALLOWED: dict[str, set[str]] = {
     "model_config": {"autoencoder", "conditioning", "denoiser", "diffusion", "inputs", "schema"},
     "pipeline": NETWORKS | BASE | {"model_config", "distilled", "engine", "rng", "config", "__version__"},
     "distilled": {"autoencoder", "checkpoint", "config", "versions"} | BASE,
-    "model": MODEL,
-    "classifier": {"model", "versions", "checkpoint", "config", "autoencoder", "denoiser", "diffusion", "pipeline"}
+    "model": MODEL - {"model_folder"},
+    "model_folder": MODEL,
+    "classifier": {
+        "model",
+        "model_folder",
+        "versions",
+        "checkpoint",
+        "config",
+        "autoencoder",
+        "denoiser",
+        "diffusion",
+        "pipeline",
+    }
     | BASE,
-    "snapshots": {"model", "checkpoint", "errors"},
+    "snapshots": {"model", "model_folder", "checkpoint", "errors"},
     "tasks": MODEL | {"data"},
     "training": MODEL
     | {"autoregressive", "data", "evaluation", "classifier", "flops", "snapshots", "outputs", "training"},
@@ -63,7 +86,7 @@ ALLOWED: dict[str, set[str]] = {
     "cards": MODEL | {"data", "evaluation", "report"},
     "cli": {"*"},
     "__main__": {"cli"},
-    "__init__": {"model", "classifier", "snapshots"},
+    "__init__": {"model", "model_folder", "classifier", "snapshots"},
 }
 
 

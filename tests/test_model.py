@@ -8,7 +8,7 @@ import torch
 import tiny
 from sfumato import model as model_room
 from sfumato.errors import UserError
-from sfumato.model import load
+from sfumato.model_folder import load
 from sfumato.pipeline.request import DEFAULT_GUIDANCE
 
 OPTIONS = {"steps": 3, "seed": 5, "as_tensor": True}

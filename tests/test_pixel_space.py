@@ -10,7 +10,7 @@ from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, PixelsConf
 from sfumato.cli import main
 from sfumato.config import parse
 from sfumato.errors import UserError
-from sfumato.model import load
+from sfumato.model_folder import load
 from sfumato.training.autoencoder import AutoencoderRun
 
 PIXELS = AutoencoderConfig(channel_multipliers=(1,), bottleneck=PixelsConfig())

@@ -37,7 +37,7 @@ from sfumato.autoencoder.model import Autoencoder
 from sfumato.cli.train import run_autoencoder
 from sfumato.config import apply_overrides, parse
 from sfumato.errors import UserError
-from sfumato.model import load
+from sfumato.model_folder import load
 from sfumato.snapshots import found_in
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.encode import cached_latents

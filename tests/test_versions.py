@@ -13,7 +13,8 @@ import torch
 import tiny
 from sfumato import checkpoint, versions
 from sfumato.errors import UserError
-from sfumato.model import LatentDiffusion, load
+from sfumato.model import LatentDiffusion
+from sfumato.model_folder import load
 from sfumato.versions import replacing_folder
 
 LOADS = int(os.environ.get("SFUMATO_LOADS", "10"))

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "LatentDiffusion": "sfumato.model",
-    "load": "sfumato.model",
+    "load": "sfumato.model_folder",
     "load_classifier": "sfumato.classifier",
     "load_snapshot": "sfumato.snapshots",
     "Autoencoder": "sfumato.autoencoder.model",
@@ -31,7 +31,7 @@ __all__ = ["__version__", *_HOMES]
 if TYPE_CHECKING:
     from sfumato.classifier import load_classifier as load_classifier
     from sfumato.model import LatentDiffusion as LatentDiffusion
-    from sfumato.model import load as load
+    from sfumato.model_folder import load as load
     from sfumato.snapshots import load_snapshot as load_snapshot
 
 

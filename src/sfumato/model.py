@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, overload
@@ -15,19 +15,14 @@ from torch import Tensor, nn
 from sfumato import pictures
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, PixelsConfig
 from sfumato.autoencoder.scaling import Scaling
-from sfumato.checkpoint import check_finite, load_into, load_tensors, save_tensors, write_text
+from sfumato.checkpoint import check_finite, save_tensors, write_text
 from sfumato.conditioning.condition import ConditionSpec
-from sfumato.conditioning.pretrained import PretrainedText
-from sfumato.conditioning.sources import MAX_TOKENIZER
-from sfumato.conditioning.table import build_conditioner, stored_tokenizer, text_config
-from sfumato.config import load_config, to_yaml
+from sfumato.conditioning.table import build_conditioner, stored_tokenizer
+from sfumato.config import to_yaml
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
-from sfumato.distilled import DistilledDecoder, load_distilled
-from sfumato.documents import read_text
+from sfumato.distilled import DistilledDecoder
 from sfumato.engine.inference import for_inference
-from sfumato.errors import UserError
-from sfumato.foreign import reading
 from sfumato.model_config import DiffusionConfig as DiffusionConfig
 from sfumato.model_config import ModelConfig as ModelConfig
 from sfumato.pipeline import latents as codec
@@ -37,7 +32,7 @@ from sfumato.pipeline.parts import latent_shape
 from sfumato.pipeline.plan import warn_of
 from sfumato.pipeline.request import DEFAULT_MEMORY, DecoderName, SampleRequest
 from sfumato.versions import CONFIG_FILE as CONFIG_FILE
-from sfumato.versions import OLD, read_one_version, replacing_folder
+from sfumato.versions import replacing_folder
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -187,102 +182,3 @@ def pixel_space(size: tuple[int, int]) -> LatentDiffusion:
     """What stands for the first stage of a diffusion model in pixel space (the paper's LDM-1), at a size (H, W)."""
     config = AutoencoderConfig(channel_multipliers=(1,), bottleneck=PixelsConfig())
     return build(ModelConfig(autoencoder=config, image_size=size))
-
-
-def _check_kind(path: Path) -> None:
-    """Raises UserError for the folder, or the run, of another kind of model."""
-    folders = (path / "model", path)
-    if any((folder / "transformer.safetensors").exists() for folder in folders):
-        raise UserError(
-            f"{str(path)!r} is a transformer over codes, no diffusion model: draw with `sfumato sample-codes`"
-        )
-    if any((folder / "classifier.safetensors").exists() for folder in folders):
-        raise UserError(
-            f"{str(path)!r} is a classifier of noisy latents, no diffusion model: give it to `sfumato sample` as "
-            "--classifier, beside the model that it guides"
-        )
-
-
-def find_folder(path: Path | str) -> Path:
-    """The model folder at a path, or the `model` folder of a run there. Raises UserError where there is neither."""
-    path = Path(path)
-    replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
-    for folder in (path / "model", path, *replaced):
-        if (folder / "autoencoder.safetensors").exists() and (folder / CONFIG_FILE).exists():
-            return folder
-    if not path.exists():
-        raise UserError(f"model {str(path)!r} does not exist; give a model folder or the folder of a run")
-    _check_kind(path)
-    damaged = next((folder for folder in (path / "model", path) if any(folder.glob("*.safetensors"))), None)
-    if damaged is not None:
-        lost = CONFIG_FILE if (damaged / "autoencoder.safetensors").exists() else "autoencoder.safetensors"
-        raise UserError(f"the model folder {str(damaged)!r} is not whole: it lacks {lost}")
-    if (path / "states").is_dir():
-        raise UserError(
-            f"the run in {str(path)!r} has not saved a model yet; let it reach its first train.save_every steps"
-        )
-    raise UserError(
-        f"{str(path)!r} is neither a model folder nor the folder of a run: it holds no {CONFIG_FILE} with weights"
-    )
-
-
-def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusion:
-    """Opens a model folder, or the newest model of a run, also while a training replaces it.
-
-    Raises UserError naming what is missing or does not fit.
-    """
-    return read_one_version(lambda: find_folder(path), _load).to(device)
-
-
-def _load(folder: Path) -> LatentDiffusion:
-    """The model in a folder, on the CPU."""
-    with reading(folder):
-        return _opened(folder)
-
-
-def _opened(folder: Path) -> LatentDiffusion:
-    config = with_own_encoders(load_config(str(folder / CONFIG_FILE), [], ModelConfig), folder)
-    tokenizer_file = folder / TOKENIZER_FILE
-    tokenizer = read_text(tokenizer_file, "the tokenizer ", MAX_TOKENIZER) if tokenizer_file.exists() else None
-    text = text_config(config.diffusion.conditioner) if config.diffusion else None
-    if tokenizer is None and text is not None and text.tokenizer == "fitted":
-        raise UserError(f"the model folder {str(folder)!r} is not whole: it lacks {TOKENIZER_FILE}")
-    with torch.device("meta"):
-        model = build(config, tokenizer)
-    for name, part in model.parts().items():
-        load_into(part, load_tensors(folder / f"{name}.safetensors")[0], str(folder / f"{name}.safetensors"))
-        _place_buffers(part)
-        part.eval().requires_grad_(False)
-    _check_encoders(model)
-    return replace(model, tiny=load_distilled(folder, model.autoencoder))
-
-
-def _check_encoders(model: LatentDiffusion) -> None:
-    """Raises UserError for a pretrained text encoder, which is no part of the model, with weights not finite."""
-    conditioner = None if model.second is None else model.second.conditioner
-    for module in () if conditioner is None else conditioner.modules():
-        if isinstance(module, PretrainedText):
-            check_finite(module.encoder.state_dict(), f"the text encoder {module.config.source}")
-
-
-def _place_buffers(part: nn.Module) -> None:
-    """Buffers that no file holds (they only remember the device) leave the meta device too."""
-    for module in part.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_meta:
-                module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
-
-
-def with_own_encoders(config: ModelConfig, folder: Path) -> ModelConfig:
-    """The configuration with the pretrained encoders that lie in the model folder named by their full paths."""
-    raw = config.model_dump()
-    if raw["diffusion"] is None:
-        return config
-    conditioner = raw["diffusion"]["conditioner"]
-    for part in [conditioner, *conditioner.get("parts", {}).values()]:
-        if part["kind"] != "pretrained-text":
-            continue
-        for key in ("source", "tokenizer"):
-            if part[key] is not None and (folder / part[key]).is_dir():
-                part[key] = str((folder / part[key]).resolve())
-    return ModelConfig.model_validate(raw)

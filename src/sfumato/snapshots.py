@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from sfumato.checkpoint import check_finite, load_tensors, save_tensors
 from sfumato.errors import UserError
-from sfumato.model import LatentDiffusion, load
+from sfumato.model import LatentDiffusion
+from sfumato.model_folder import load
 
 FOLDER = "snapshots"
 _NAME = re.compile(r"step-(\d+)-width-(\d+\.\d+)\.safetensors$")

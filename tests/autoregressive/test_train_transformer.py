@@ -15,7 +15,7 @@ from sfumato import checkpoint
 from sfumato.autoregressive.model import load_code_model
 from sfumato.config import parse
 from sfumato.errors import UserError
-from sfumato.model import load
+from sfumato.model_folder import load
 from sfumato.training.encode import cached_latents
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState

@@ -13,7 +13,8 @@ import tiny
 from command_line import Command
 from sfumato.engine import tiles
 from sfumato.engine.inference import RecordedUNet
-from sfumato.model import LatentDiffusion, load
+from sfumato.model import LatentDiffusion
+from sfumato.model_folder import load
 from sfumato.pipeline.request import ImageGuidance, Projection
 from sfumato.sampling.image_losses import Colour
 

@@ -11,7 +11,8 @@ import tiny
 from command_line import Command
 from sfumato.conditioning.lengths import cut_texts
 from sfumato.errors import UserError
-from sfumato.model import LatentDiffusion, load
+from sfumato.model import LatentDiffusion
+from sfumato.model_folder import load
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.plan import NoteWarning, plan
 from sfumato.pipeline.request import SampleRequest

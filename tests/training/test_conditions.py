@@ -19,7 +19,8 @@ from sfumato.data.loader import Loader, to_unit
 from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
 from sfumato.data.toyworld.draw import MAP_NAMES
 from sfumato.errors import UserError
-from sfumato.model import LatentDiffusion, ModelConfig, build, load, pixel_space
+from sfumato.model import LatentDiffusion, ModelConfig, build, pixel_space
+from sfumato.model_folder import load
 from sfumato.rng import numpy_generator
 from sfumato.training import previews
 from sfumato.training.conditions import with_conditions, with_fields, with_room

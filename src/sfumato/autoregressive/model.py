@@ -17,7 +17,8 @@ from sfumato.conditioning.condition import Conditioner, ConditionSpec
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer, text_config
 from sfumato.config import load_config, to_yaml
 from sfumato.errors import UserError
-from sfumato.model import TOKENIZER_FILE, LatentDiffusion, load
+from sfumato.model import TOKENIZER_FILE, LatentDiffusion
+from sfumato.model_folder import load
 from sfumato.pipeline.conditions import ConditionSource, Words, conditions_for
 from sfumato.pipeline.latents import check_finite
 from sfumato.pipeline.plan import notes_of, spread, warn_of

@@ -67,7 +67,7 @@ def _opened(name: str, autoencoder: str | None) -> "LatentDiffusion":
     from sfumato.errors import UserError
 
     if not name.startswith(ZOO_PREFIX) and Path(name).suffix not in (".yaml", ".yml"):
-        from sfumato.model import load
+        from sfumato.model_folder import load
 
         if autoencoder is not None:
             raise UserError(f"--autoencoder is for a configuration, and {name!r} is a model with its own: leave it out")

@@ -163,7 +163,8 @@ def _means(
 def first_stage_of(autoencoder: str | None, config: str, raw: dict[str, Any]) -> "LatentDiffusion":
     """The first stage under a second one, trained or not. Raises UserError where it cannot be told which."""
     from sfumato.config import ZOO_PREFIX, read_source
-    from sfumato.model import ModelConfig, build, load, pixel_space
+    from sfumato.model import ModelConfig, build, pixel_space
+    from sfumato.model_folder import load
     from sfumato.training.autoencoder import AutoencoderRun
     from sfumato.training.data import height_width
     from sfumato.training.diffusion import DiffusionRun

@@ -21,7 +21,8 @@ from sfumato.config import load_config, zoo_names
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.engine.precision import autocast
 from sfumato.errors import UserError
-from sfumato.model import LatentDiffusion, load
+from sfumato.model import LatentDiffusion
+from sfumato.model_folder import load
 from sfumato.outputs import written
 from sfumato.plain_json import to_json
 from sfumato.report import machine, measure, page

@@ -70,7 +70,7 @@ def distill_decoder(
     from sfumato.cli.options import chosen_autocast, enough_memory, made_fast, out_folder
     from sfumato.cli.progress import bars
     from sfumato.distilled import FILE, DistilledDecoder
-    from sfumato.model import find_folder, load
+    from sfumato.model_folder import find_folder, load
     from sfumato.outputs import inside_model
     from sfumato.training.distillation import begin, described, distil, gather_pairs, judge
     from sfumato.training.workers import use_all_cores

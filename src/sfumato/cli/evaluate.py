@@ -193,7 +193,7 @@ def _opened_model(
     from sfumato.cards.subject import ModelSubject, wishes
     from sfumato.cli.options import chosen_autocast, made_fast
     from sfumato.cli.real_pictures import opened_data
-    from sfumato.model import load
+    from sfumato.model_folder import load
     from sfumato.pipeline.choices import chosen, named_sampler
     from sfumato.pipeline.conditions import source_of
     from sfumato.pipeline.parts import second_stage

@@ -59,7 +59,7 @@ def evaluate_autoencoder(
     )
     from sfumato.cli.progress import bars
     from sfumato.cli.real_pictures import opened_data
-    from sfumato.model import load
+    from sfumato.model_folder import load
     from sfumato.outputs import one_set_of_files
     from sfumato.training.workers import use_all_cores
 

@@ -26,7 +26,7 @@ def give_decoder(
 
     from sfumato.autoencoder.model import same_latents
     from sfumato.errors import UserError
-    from sfumato.model import load
+    from sfumato.model_folder import load
     from sfumato.output import out_is_free
     from sfumato.outputs import written
 

@@ -42,7 +42,7 @@ def info(
     if config is not None:
         raise UserError("--config is for a checkpoint file; a model folder has its own configuration")
     from sfumato.cli.tables import show
-    from sfumato.model import find_folder, load
+    from sfumato.model_folder import find_folder, load
 
     facts = other_facts(model) or {"path": str(find_folder(model)), **facts_of(load(model))}
     if as_json:

@@ -55,7 +55,7 @@ def interpolate(
     from sfumato.cli.options import parse_size as parsed
     from sfumato.cli.progress import counting
     from sfumato.errors import UserError
-    from sfumato.model import load
+    from sfumato.model_folder import load
     from sfumato.outputs import one_set_of_files
     from sfumato.pipeline.choices import check_names
     from sfumato.pipeline.options import Range, check_number

@@ -54,7 +54,7 @@ def invert(
     from sfumato.cli.options import parse_size as parsed
     from sfumato.cli.progress import bars
     from sfumato.evaluation.image_quality import psnr
-    from sfumato.model import load
+    from sfumato.model_folder import load
     from sfumato.outputs import one_set_of_files
     from sfumato.pipeline import pipeline
     from sfumato.pipeline.request import SampleRequest

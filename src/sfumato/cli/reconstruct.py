@@ -63,7 +63,7 @@ def reconstruct(
     )
     from sfumato.cli.task_options import parse_memory
     from sfumato.data.reading import colour
-    from sfumato.model import load
+    from sfumato.model_folder import load
     from sfumato.training.workers import use_all_cores
 
     frame, behind = parse_size(size), colour(background)

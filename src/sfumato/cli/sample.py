@@ -149,7 +149,7 @@ def sample(
     from sfumato.cli.task_options import parse_memory, parse_window
     from sfumato.conditioning.sources import fetching
     from sfumato.errors import UserError
-    from sfumato.model import load
+    from sfumato.model_folder import load
     from sfumato.pipeline.choices import check_names
     from sfumato.pipeline.options import Range, check_number
     from sfumato.pipeline.plan import plan

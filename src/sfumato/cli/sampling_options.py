@@ -112,7 +112,7 @@ def projection_of(text: str | None) -> "Projection | None":
 
 def weaker_of(path: Path | None, place: "torch.device") -> "LatentDiffusion | None":
     """The model that --autoguide leads away from: a run's early snapshot where it has some, the snapshot of a file."""
-    from sfumato.model import load
+    from sfumato.model_folder import load
     from sfumato.snapshots import FOLDER, load_snapshot
 
     if path is None:

@@ -63,7 +63,7 @@ class Given:
 def opened(given: Given) -> "Iterator[LatentDiffusion]":
     """The model, made fast; within the block its calls have the wanted precision, and lack of memory is told."""
     from sfumato.cli.options import chosen_autocast, chosen_device, enough_memory, made_fast
-    from sfumato.model import load
+    from sfumato.model_folder import load
     from sfumato.training.workers import use_all_cores
 
     use_all_cores()

@@ -72,7 +72,8 @@ def diffusion(
 ) -> None:
     """Train stage 2: noise -> latent, steered by text, classes or nothing."""
     from sfumato.config import parse
-    from sfumato.model import load, pixel_space
+    from sfumato.model import pixel_space
+    from sfumato.model_folder import load
     from sfumato.training.data import height_width
     from sfumato.training.diffusion import DiffusionRun
 
@@ -101,7 +102,8 @@ def classifier(
 ) -> None:
     """Train a classifier of noisy latents, to guide with."""
     from sfumato.config import parse
-    from sfumato.model import load, pixel_space
+    from sfumato.model import pixel_space
+    from sfumato.model_folder import load
     from sfumato.training.classifier import ClassifierRun
     from sfumato.training.data import height_width
 

@@ -38,7 +38,7 @@ def transformer(
     """Train the baseline: a transformer that writes codes."""
     from sfumato.autoregressive.model import codebook_of
     from sfumato.config import parse
-    from sfumato.model import load
+    from sfumato.model_folder import load
     from sfumato.training.transformer import TransformerRun
 
     raw = with_overrides(config, overrides or [], TransformerRun)

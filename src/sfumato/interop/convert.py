@@ -18,7 +18,7 @@ from sfumato.interop.placement import Weights
 from sfumato.interop.read_back import Networks, check_export, open_networks
 from sfumato.interop.source import open_checkpoint
 from sfumato.locks import exclusive
-from sfumato.model import find_folder
+from sfumato.model_folder import find_folder
 from sfumato.output import out_is_free
 from sfumato.versions import swap_folder
 

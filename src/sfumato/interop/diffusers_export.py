@@ -21,7 +21,8 @@ from sfumato.interop.expressible import refuse_for_diffusers
 from sfumato.interop.original import config_text
 from sfumato.interop.original_export import fold_scaling, is_identity, narrowed, single_scale
 from sfumato.interop.text_encoders import FOLDER, write_as_last_layer
-from sfumato.model import CONFIG_FILE, DiffusionConfig, ModelConfig, find_folder
+from sfumato.model import CONFIG_FILE, DiffusionConfig, ModelConfig
+from sfumato.model_folder import find_folder
 from sfumato.plain_json import to_json
 
 Say = Callable[[str], None]

@@ -22,7 +22,8 @@ from sfumato.interop.original import KEPT_FILE, config_text, digest
 from sfumato.interop.original_dump import TextModel, dump_original
 from sfumato.interop.placement import ema_key
 from sfumato.interop.text_encoders import FOLDER, original_tensors
-from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, ModelConfig, find_folder
+from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, ModelConfig
+from sfumato.model_folder import find_folder
 
 Say = Callable[[str], None]
 Tensors = dict[str, Tensor]

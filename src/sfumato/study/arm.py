@@ -10,7 +10,8 @@ from sfumato.cost.memory import parameters
 from sfumato.data.loader import sweep
 from sfumato.engine.precision import autocast
 from sfumato.evaluation.image_quality import psnr, ssim
-from sfumato.model import LatentDiffusion, load, pixel_space
+from sfumato.model import LatentDiffusion, pixel_space
+from sfumato.model_folder import load
 from sfumato.study import second
 from sfumato.study.bench import SHEET, Bench, finished
 from sfumato.study.judge import rows

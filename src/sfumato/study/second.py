@@ -11,7 +11,8 @@ from sfumato.autoregressive.model import CodeModel, load_code_model
 from sfumato.cost.memory import parameters
 from sfumato.data.latents import LatentDataset
 from sfumato.engine.precision import autocast
-from sfumato.model import LatentDiffusion, load
+from sfumato.model import LatentDiffusion
+from sfumato.model_folder import load
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.request import SampleRequest
 from sfumato.study.bench import DRAWN_TOGETHER, Bench, finished

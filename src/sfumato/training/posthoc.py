@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UserError
-from sfumato.model import LatentDiffusion, load
+from sfumato.model import LatentDiffusion
+from sfumato.model_folder import load
 from sfumato.snapshots import Snapshot, place_tensors, read_snapshot, snapshots_of
 from sfumato.training.ema import WIDEST, exponent_of_width
 

@@ -12,7 +12,8 @@ from sfumato.checkpoint import load_into
 from sfumato.conditioning.condition import Conditioner
 from sfumato.conditioning.layout import LayoutTransformer
 from sfumato.errors import UserError
-from sfumato.model import LatentDiffusion, SecondStage, load
+from sfumato.model import LatentDiffusion, SecondStage
+from sfumato.model_folder import load
 
 
 def start_first(autoencoder: Autoencoder, start: Path) -> None:
