@@ -17,9 +17,8 @@ from sfumato.autoencoder.bottleneck import Encoding
 from sfumato.autoencoder.losses import AdversarialConfig, LogitAverages, LossConfig
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.config import parse
-from sfumato.cost import work
 from sfumato.engine.training import for_training
-from sfumato.training import ema
+from sfumato.estimate import work
 from sfumato.training.autoencoder import (
     AutoencoderRun,
     DiscriminatorPass,
@@ -28,6 +27,7 @@ from sfumato.training.autoencoder import (
     discriminator_losses,
     generator_losses,
 )
+from sfumato.training.averages import ema
 from sfumato.training.optim import OptimiserConfig, build_optimiser
 from sfumato.training.workers import Workers
 
@@ -75,8 +75,8 @@ def first_stage_step(channels: int, batch: int, size: int, scope: Scope) -> Work
             return torch.optim.AdamW(network.parameters(), lr=RATE, betas=BETAS, fused=best or None)
 
         discriminator = channels_last(judge) if best else copy.deepcopy(judge)
-        picture = image.contiguous(memory_format=CL) if best else image
-        return _step(TheirAutoencoder(network), discriminator, picture, optimiser, half)
+        channels_last_image = image.contiguous(memory_format=CL) if best else image
+        return _step(TheirAutoencoder(network), discriminator, channels_last_image, optimiser, half)
 
     def our_step(half: bool) -> Call:
         def optimiser(network: nn.Module) -> torch.optim.Optimizer:
@@ -93,7 +93,7 @@ def first_stage_step(channels: int, batch: int, size: int, scope: Scope) -> Work
         candidates[f"{BEST} bf16"] = their_step(channels_last(theirs), half=True, best=True)
         candidates["sfumato bf16"] = our_step(half=True)
     candidates["sfumato float32"] = our_step(half=False)
-    return Workload(candidates, batch, "pictures", float(batch * work.first_stage(config, "both").total))
+    return Workload(candidates, batch, "images", float(batch * work.first_stage(config, "both").total))
 
 
 def _step(

@@ -1,4 +1,4 @@
-"""What feeds the training: a folder of pictures as batches; latents from the cache, or from an encoder in the loop."""
+"""What feeds the training: a folder of images as batches; latents from the cache, or from an encoder in the loop."""
 
 import tempfile
 from collections import deque
@@ -22,7 +22,7 @@ from sfumato.training.encode import cached_latents
 
 SEED, WORKERS = 0, 2
 STAYS: list[tempfile.TemporaryDirectory[str]] = []
-"""The pictures' folders, deleted when the benchmark ends."""
+"""The images' folders, deleted when the benchmark ends."""
 
 
 class Photographs(Dataset[Tensor]):
@@ -35,13 +35,13 @@ class Photographs(Dataset[Tensor]):
         return len(self.names)
 
     def __getitem__(self, row: int) -> Tensor:
-        picture = Image.open(self.names[row]).convert("RGB")
-        scale = self.size / min(picture.size)
-        W, H = (round(side * scale) for side in picture.size)
-        picture = picture.resize((W, H), Image.Resampling.BICUBIC)
+        image = Image.open(self.names[row]).convert("RGB")
+        scale = self.size / min(image.size)
+        W, H = (round(side * scale) for side in image.size)
+        image = image.resize((W, H), Image.Resampling.BICUBIC)
         left, top = (W - self.size) // 2, (H - self.size) // 2
-        picture = picture.crop((left, top, left + self.size, top + self.size))
-        return to_unit(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1))
+        image = image.crop((left, top, left + self.size, top + self.size))
+        return to_unit(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1))
 
 
 def folder_batches(count: int, size: int, batch: int, batches: int, given: tuple[int, int] = (768, 1024)) -> Workload:
@@ -61,7 +61,7 @@ def folder_batches(count: int, size: int, batch: int, batches: int, given: tuple
         "PIL in torch's DataLoader": lambda: _last(iter(patient)),
         "sfumato folder": ours,
     }
-    return Workload(candidates, batch * batches, "pictures", clock="wall")
+    return Workload(candidates, batch * batches, "images", clock="wall")
 
 
 def latent_batches(
@@ -106,13 +106,13 @@ def _photographs(count: int, size: tuple[int, int]) -> Path:
     """JPEG files of smooth noise, about as large as photographs are."""
     place = tempfile.TemporaryDirectory(prefix="sfumato-bench-")
     STAYS.append(place)
-    folder = Path(place.name) / "pictures"
+    folder = Path(place.name) / "images"
     folder.mkdir()
     random = np.random.default_rng(0)
     H, W = size
     for number in range(count):
         coarse = random.integers(0, 256, (max(1, H // 16), max(1, W // 16), 3), dtype=np.uint8)
-        picture = Image.fromarray(coarse).resize((W, H), Image.Resampling.BICUBIC)
-        noisy = np.asarray(picture).astype(np.int16) + random.integers(-8, 9, (H, W, 3), dtype=np.int16)
+        image = Image.fromarray(coarse).resize((W, H), Image.Resampling.BICUBIC)
+        noisy = np.asarray(image).astype(np.int16) + random.integers(-8, 9, (H, W, 3), dtype=np.int16)
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number:04d}.jpg", quality=90)
     return folder

@@ -23,7 +23,7 @@ from sfumato.engine.inference import PackedUNet, for_inference
 from sfumato.engine.recorded_step import Named, RecordedGradients, recordable
 from sfumato.engine.training import for_training
 from sfumato.pipeline.denoise import Guidance
-from sfumato.training import ema
+from sfumato.training.averages import ema
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, read
 
 Call = Callable[[], Tensor]
@@ -96,7 +96,7 @@ def call(config: UNetConfig, batch: int, text: bool, size: int, device: torch.de
 
 
 def first_stage(config: AutoencoderConfig, size: int, decode: bool, device: torch.device) -> Timed:
-    """Decoding or encoding one picture."""
+    """Decoding or encoding one image."""
     ours, theirs = autoencoder_pair(config, size, device)
     shape = (1, 4, size // config.factor, size // config.factor) if decode else (1, 3, size, size)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).clamp(-1, 1).to(device)
@@ -118,7 +118,7 @@ def first_stage(config: AutoencoderConfig, size: int, decode: bool, device: torc
         "sfumato bf16": lambda: our_call(half),
     }
     quiet = {name: without_gradients(made) for name, made in candidates.items()}
-    return Timed(quiet, 1, "pictures", count_flops(candidates[DEFAULT]))
+    return Timed(quiet, 1, "images", count_flops(candidates[DEFAULT]))
 
 
 def step(config: UNetConfig, batch: int, text: bool, size: int, device: torch.device) -> Timed:
@@ -194,7 +194,7 @@ def our_step(module: Network, loss: Callable[[Network], Tensor], recorded: bool)
 def drawn(
     config: UNetConfig, autoencoder: AutoencoderConfig, batch: int, size: int, steps: int, device: torch.device
 ) -> Timed:
-    """Guided DDIM from noise to pictures, as the pipelines of diffusers and `sfumato sample` walk it."""
+    """Guided DDIM from noise to images, as the pipelines of diffusers and `sfumato sample` walk it."""
     ours, theirs = networks(config, True, size, device)
     first, their_first = autoencoder_pair(autoencoder, size * autoencoder.factor, device)
     inputs = given(batch, size, True, device)
@@ -210,8 +210,8 @@ def drawn(
 
     def their_way(unet: Network, autoencoder: Network, dtype: torch.dtype) -> Tensor:
         latent = their_walk(unet, inputs.x.to(dtype), tokens.to(dtype), steps, GUIDANCE)
-        picture: Tensor = autoencoder.decode(latent / autoencoder.config.scaling_factor, return_dict=False)[0]
-        return picture
+        image: Tensor = autoencoder.decode(latent / autoencoder.config.scaling_factor, return_dict=False)[0]
+        return image
 
     candidates: dict[str, Call] = {
         DEFAULT: lambda: their_way(theirs, their_first, FULL),
@@ -219,7 +219,7 @@ def drawn(
         "sfumato bf16, not recorded": lambda: our_way(recorded=False),
         "sfumato bf16": lambda: our_way(recorded=True),
     }
-    return Timed({name: without_gradients(made) for name, made in candidates.items()}, batch, "pictures")
+    return Timed({name: without_gradients(made) for name, made in candidates.items()}, batch, "images")
 
 
 class _Unrecorded(nn.Module):

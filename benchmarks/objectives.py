@@ -2,11 +2,11 @@
 
     python -m benchmarks.objectives --autoencoder runs/ae --out ablation --minutes 10 --seeds 3
 
-    python -m benchmarks.objectives --autoencoder runs/ae --config zoo:emoji/text --data pictures --out x --steps 900
+    python -m benchmarks.objectives --autoencoder runs/ae --config zoo:emoji/text --data images --out x --steps 900
 
 Stopped at any moment, the same command goes on where it was. Every variant has the same steps (`--steps`) or the same
 time (`--minutes`, from its measured rate). Averages along the training are scored, by the toy world's reader or, on
-other pictures, by the kernel distance to real ones, so that the table can say how long each variant takes to reach what
+other images, by the kernel distance to real ones, so that the table can say how long each variant takes to reach what
 the paper's recipe reaches at its end.
 """
 
@@ -36,7 +36,7 @@ from sfumato.evaluation.kernel import kernel_distance
 from sfumato.model import LatentDiffusion
 from sfumato.model_folder import load
 from sfumato.report import measure
-from sfumato.snapshots import load_snapshot, snapshots_of
+from sfumato.training.averages.snapshots import load_snapshot, snapshots_of
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.log import read_lines
 from sfumato.training.workers import Workers, use_all_cores
@@ -93,9 +93,9 @@ class Point:
     step: int
     seconds: float
     facts: float | None
-    """The share that the reader finds true; None where no reader knows the pictures."""
+    """The share that the reader finds true; None where no reader knows the images."""
     distance: float | None = None
-    """KD-efficientnet-lite0@96 of the pictures to real ones; None without the network's weights."""
+    """KD-efficientnet-lite0@96 of the images to real ones; None without the network's weights."""
 
     @property
     def score(self) -> float:
@@ -117,7 +117,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Questions:
-    """Captions, the prompts behind them where the reader can check them, and real pictures, (N, 3, H, W)."""
+    """Captions, the prompts behind them where the reader can check them, and real images, (N, 3, H, W)."""
 
     captions: list[str]
     prompts: Sequence[Prompt] | None
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", default="zoo:toy/text", help="the denoiser and all else that is shared")
     parser.add_argument(
-        "--data", type=Path, help="a folder of pictures with captions, for a config that is not of the toy"
+        "--data", type=Path, help="a folder of images with captions, for a config that is not of the toy"
     )
     parser.add_argument("--only", default="", help="variants that contain one of these, parted by ; beside the paper's")
     parser.add_argument("--seeds", type=int, default=1)
@@ -229,14 +229,14 @@ def _scores(options: argparse.Namespace, config: DiffusionRun, run: Path, per_st
 
 
 def _questions(config: DiffusionRun, n: int) -> Questions:
-    """Held-out scenes of the toy world, or captions of a folder, evenly spread, and four times as many pictures."""
+    """Held-out scenes of the toy world, or captions of a folder, evenly spread, and four times as many images."""
     if isinstance(config.data, ToyWorldConfig):
         asked = measure.ask(config.data, n)
         return Questions(asked.captions, asked.prompts, asked.images)
     dataset = open_dataset(config.data)
     captions = dataset.captions()
     if captions is None:
-        raise UserError("the variants are drawn by captions: give a folder of pictures that have some")
+        raise UserError("the variants are drawn by captions: give a folder of images that have some")
     chosen = [round(i * (len(dataset) - 1) / max(1, 4 * n - 1)) for i in range(4 * n)]
     read = sweep(dataset, 64, sorted(set(chosen)), unreadable=lambda row, error: None)
     real = torch.cat([batch.images for batch in read])
@@ -244,7 +244,7 @@ def _questions(config: DiffusionRun, n: int) -> Questions:
 
 
 def _judge(real: Tensor) -> Callable[[Tensor], float | None]:
-    """The kernel distance of pictures to real ones, unbiased for few too; None without the network's package."""
+    """The kernel distance of images to real ones, unbiased for few too; None without the network's package."""
     try:
         network = efficientnet_lite0(96)
     except UserError:

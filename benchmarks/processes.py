@@ -1,4 +1,4 @@
-"""Whole processes: from `python` to a picture on the disk, cold. The same weights and the same noise in both."""
+"""Whole processes: from `python` to an image on the disk, cold. The same weights and the same noise in both."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ STAYS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def drawn(steps: int, scope: Scope) -> Workload:
-    """`sfumato sample` of one picture, unconditional with kl-f8 by DDIM, against a script with diffusers' parts."""
+    """`sfumato sample` of one image, unconditional with kl-f8 by DDIM, against a script with diffusers' parts."""
     place = tempfile.TemporaryDirectory(prefix="sfumato-bench-")
     STAYS.append(place)
     root = Path(place.name)
@@ -36,7 +36,7 @@ def drawn(steps: int, scope: Scope) -> Workload:
         candidates["diffusers bf16"] = _theirs(root, steps, "bfloat16")
         candidates["sfumato bf16"] = _ours(root, steps, "bfloat16")
     candidates["sfumato float32"] = _ours(root, steps, "float32")
-    return Workload(dict(candidates), 1, "pictures", clock="wall")
+    return Workload(dict(candidates), 1, "images", clock="wall")
 
 
 def prepare(root: Path, denoiser: UNetConfig, autoencoder: AutoencoderConfig, size: int) -> None:
@@ -52,7 +52,7 @@ def prepare(root: Path, denoiser: UNetConfig, autoencoder: AutoencoderConfig, si
 
 
 def sample_arguments(root: Path, out: Path, steps: int, dtype: str) -> list[str]:
-    """Of `sfumato`, for the picture that `diffusers_picture` draws."""
+    """Of `sfumato`, for the image that `diffusers_image` draws."""
     model = ["sample", str(root / "model"), "--out", str(out), "-n", "1", "--device", "cpu", "--precision", dtype]
     return [*model, "--steps", str(steps), "--sampler", "ddim", "--grid", "trailing"]
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.regression --out FOLDER --minutes 10
 
-The U-Net of a zoo configuration, without noise and without an autoencoder: the small picture, enlarged by a bicubic
+The U-Net of a zoo configuration, without noise and without an autoencoder: the small image, enlarged by a bicubic
 filter, is folded into the latent's grid, and the network adds what is missing; the loss is the mean squared error of
 the pixels. It is trained on the data of the configuration for so many minutes, and kept in FOLDER.
 """
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sfumato import pictures, rng
+from sfumato import rng
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
 from sfumato.cli.train import with_data
 from sfumato.conditioning.condition import Condition, ConditionSpec
@@ -34,6 +34,7 @@ from sfumato.data.split import Subset, split
 from sfumato.data.table import open_dataset
 from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 from sfumato.errors import UserError
+from sfumato.images import to_uint8, to_unit
 from sfumato.schema import Schema
 from sfumato.training.conditions import with_room
 from sfumato.training.data import groups_of
@@ -51,7 +52,7 @@ LOWER_RATE = "give a lower train.optimiser.learning_rate"
 
 
 class RegressionConfig(Schema):
-    """`regression.json`: the network, and how much smaller its small pictures are. `about` is for people."""
+    """`regression.json`: the network, and how much smaller its small images are. `about` is for people."""
 
     denoiser: DenoiserConfig
     factor: int
@@ -60,7 +61,7 @@ class RegressionConfig(Schema):
 
 
 class Regression(nn.Module):
-    """Small pictures (B, 3, h, w) in [-1, 1] -> large ones (B, 3, h · factor, w · factor), about [-1, 1]."""
+    """Small images (B, 3, h, w) in [-1, 1] -> large ones (B, 3, h · factor, w · factor), about [-1, 1]."""
 
     def __init__(self, config: RegressionConfig) -> None:
         super().__init__()
@@ -77,13 +78,13 @@ class Regression(nn.Module):
     def enlarge(self, small: Tensor) -> Tensor:
         """uint8 (N, 3, h, w) -> uint8 of the large size, on the CPU."""
         device = next(self.parameters()).device
-        parts = [self(pictures.to_unit(part.to(device))) for part in small.split(AT_ONCE)]
-        return pictures.to_uint8(torch.cat(parts)).cpu()
+        parts = [self(to_unit(part.to(device))) for part in small.split(AT_ONCE)]
+        return to_uint8(torch.cat(parts)).cpu()
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Small and large pictures, uint8 (N, 3, h, w) and (N, 3, H, W)."""
+    """Small and large images, uint8 (N, 3, h, w) and (N, 3, H, W)."""
 
     small: Tensor
     large: Tensor
@@ -100,7 +101,7 @@ def load_regression(folder: Path, device: torch.device | str = "cpu") -> Regress
 
 
 def pairs_of(run: DiffusionRun, most: int) -> Pairs:
-    """Up to `most` pictures of the training data, each degraded once. Raises UserError where none can be read."""
+    """Up to `most` images of the training data, each degraded once. Raises UserError where none can be read."""
     asked = run.conditions.low_resolution or LowResolutionConfig()
     dataset = open_dataset(with_room(run.data, run.conditions))
     if isinstance(dataset, FolderDataset):
@@ -109,9 +110,9 @@ def pairs_of(run: DiffusionRun, most: int) -> Pairs:
         training = Subset(dataset, range(len(dataset)))
     rows = range(min(most, len(training)))
     read = sweep(training, AT_ONCE, rows, unreadable=lambda row, error: None)
-    parts = [pictures.to_uint8(batch.images) for batch in read]
+    parts = [to_uint8(batch.images) for batch in read]
     if not parts:
-        raise UserError("none of the pictures can be read: check the data folder")
+        raise UserError("none of the images can be read: check the data folder")
     large = torch.cat(parts)
     small = [
         degrade(image.numpy(), asked.factor, asked.degradation, rng.numpy_generator(run.train.seed, "regression", i))
@@ -141,7 +142,7 @@ def train(
     while passed < 1:
         rows = torch.randint(len(large), (run.train.batch,), generator=order).to(device)
         set_rate(optimiser, learning_rate(recipe, state.step, passed))
-        loss = F.mse_loss(network(pictures.to_unit(small[rows])), pictures.to_unit(large[rows]))
+        loss = F.mse_loss(network(to_unit(small[rows])), to_unit(large[rows]))
         loss.backward()
         norm, error = read(gradients_norm(network.parameters()), loss)
         finite = math.isfinite(norm) and math.isfinite(error)
@@ -164,7 +165,7 @@ def train(
         "skipped": state.skipped,
         "images": state.images,
         "minutes": minutes,
-        "pictures": len(large),
+        "evaluated": len(large),
     }
     about |= {"parameters": sum(p.numel() for p in network.parameters()), "degradation": asked.degradation}
     network.config = network.config.model_copy(update={"about": about})
@@ -186,20 +187,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, required=True, help="of training, without preparing the pictures")
+    parser.add_argument("--minutes", type=float, required=True, help="of training, without preparing the images")
     parser.add_argument("--config", default="zoo:toy/super-res", help="a run's file or zoo:NAME: network and data")
-    parser.add_argument("--data", type=Path, help="pictures of a folder instead of the toy world")
-    parser.add_argument("--pictures", type=int, default=10_000, help="most that are prepared, in memory")
+    parser.add_argument("--data", type=Path, help="images of a folder instead of the toy world")
+    parser.add_argument("--images", type=int, default=10_000, help="most that are prepared, in memory")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the configuration")
     options = parser.parse_args(arguments)
-    if options.minutes <= 0 or options.pictures < 1:
-        parser.error("--minutes and --pictures take numbers above 0")
+    if options.minutes <= 0 or options.images < 1:
+        parser.error("--minutes and --images take numbers above 0")
     raw = apply_overrides(read_source(options.config), options.overrides)
     run = parse(with_data(raw, options.data), DiffusionRun, options.config)
     t_start = time.monotonic()
-    pairs = pairs_of(run, options.pictures)
-    print(f"{len(pairs.large)} pictures prepared in {time.monotonic() - t_start:.1f} s")
+    pairs = pairs_of(run, options.images)
+    print(f"{len(pairs.large)} images prepared in {time.monotonic() - t_start:.1f} s")
     network = train(run, pairs, options.minutes, torch.device(options.device), print)
     save(network, options.out)
     print(f"{network.config.about['parameters']:,} parameters in {options.out}")

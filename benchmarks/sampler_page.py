@@ -77,7 +77,7 @@ def _by_sweep(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _intro(about: Mapping[str, Any]) -> str:
     machine = about["machine"]
     return (
-        f"Model {about['model']}, {about['pictures']} pictures a measurement, guidance {about['guidance']:g}, features "
+        f"Model {about['model']}, {about['images']} images a measurement, guidance {about['guidance']:g}, features "
         f"of {about['features']['name']}; {machine['device']}, {machine['threads']} threads."
     )
 

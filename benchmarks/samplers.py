@@ -1,4 +1,4 @@
-"""Quality of a trained model's pictures against the number of network calls, sampler by sampler, and guidance sweeps.
+"""Quality of a trained model's images against the number of network calls, sampler by sampler, and guidance sweeps.
 
     python -m benchmarks.samplers MODEL --out FOLDER
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.sampler_page import write_results
 from benchmarks.tasks.given import run_of
-from sfumato import load, pictures
+from sfumato import load
 from sfumato.cards.reference import reference
 from sfumato.data.folder import FolderConfig
 from sfumato.data.table import open_dataset
@@ -32,6 +32,7 @@ from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.table import load_network
+from sfumato.images import to_uint8, to_unit
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.choices import chosen
@@ -121,7 +122,7 @@ def steps_within(name: str, second: SecondStage, budget: int) -> int:
 
 
 def measured(model: LatentDiffusion, cell: Cell, asked: Asked, network: FeatureNetwork, batch: int) -> dict[str, Any]:
-    """The scores of one cell: pictures are drawn from seeds 0, 1, ... whatever the sampler."""
+    """The scores of one cell: images are drawn from seeds 0, 1, ... whatever the sampler."""
     statistics = GaussianStatistics(network.dim)
     shown: list[Tensor] = []
     config: str | SamplerConfig = cell.sampler
@@ -142,17 +143,17 @@ def measured(model: LatentDiffusion, cell: Cell, asked: Asked, network: FeatureN
         images = pipeline.sample(model, request).images.clamp(-1, 1).cpu()
         seconds += time.perf_counter() - t_start
         statistics.update(network(images).pooled)
-        shown.append(pictures.to_uint8(images))
+        shown.append(to_uint8(images))
     row: dict[str, Any] = {"frechet": frechet_distance(statistics, asked.real), "seconds": seconds / asked.count}
     if asked.prompts is not None:
-        rates = score_row(cell.sampler, asked.prompts, pictures.to_unit(torch.cat(shown))).rates
+        rates = score_row(cell.sampler, asked.prompts, to_unit(torch.cat(shown))).rates
         row |= {"facts": rates["facts"], "prompts": rates["prompts"]}
     return row
 
 
 def asked_of(model: LatentDiffusion, options: argparse.Namespace, network: FeatureNetwork) -> Asked:
-    """The prompts and the real pictures: of the model's toy world, or of a folder. Raises UserError for neither."""
-    n: int = options.pictures
+    """The prompts and the real images: of the model's toy world, or of a folder. Raises UserError for neither."""
+    n: int = options.images
     if options.real is None:
         about = model.config.about.get("diffusion", {}).get("data", {})
         if about.get("kind") != "toy":
@@ -182,12 +183,12 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
     guidance = options.guidance if asked.texts is not None else 1.0
     about = {
         "model": model.digest,
-        "pictures": asked.count,
+        "images": asked.count,
         "features": network.describe(),
         "guidance": guidance,
         "machine": asdict(describe(model.device)),
     }
-    key = f"{about['model']}, {asked.count} pictures, {network.name}"
+    key = f"{about['model']}, {asked.count} images, {network.name}"
     model.for_inference(dtype_of(options.precision, model.device))
     wanted = list(cells(options.calls, options.samplers, second, guidance, options.sweeps, options.sweep_steps))
     path = options.out / "measurements.jsonl"
@@ -214,7 +215,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
         interval = "" if cell.interval == (0.0, 1.0) else f", interval {cell.interval}"
         say(
             f"{place}/{len(wanted)} {cell.sampler}, {row['calls']} calls, guidance {cell.guidance:g}{interval}: "
-            f"{score}Fréchet {row['frechet']:.2f}, {row['seconds']:.2f} s a picture"
+            f"{score}Fréchet {row['frechet']:.2f}, {row['seconds']:.2f} s an image"
         )
     write_results(options.out, about, rows)
     say(f"results: {options.out / 'samplers.html'}, samplers.md, samplers.json")
@@ -230,7 +231,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     numbers = lambda text: [int(value) for value in text.split(",")]  # noqa: E731
     parser.add_argument("model", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=256, help="drawn for each measurement")
+    parser.add_argument("--images", type=int, default=256, help="drawn for each measurement")
     parser.add_argument("--calls", type=numbers, default=list(CALLS), help="network calls, with commas between")
     names = ["auto", *SAMPLERS]
     parser.add_argument("--samplers", type=lambda text: text.split(","), default=names, help="with commas between")
@@ -238,7 +239,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sweeps", action=argparse.BooleanOptionalAction, default=True, help="of guidance, too")
     parser.add_argument("--sweep-steps", type=int, default=SWEEP_STEPS, help="in which guidance is swept")
     parser.add_argument("--features", default="efficientnet-lite0", help="the network of the Fréchet distance")
-    parser.add_argument("--real", type=Path, help="real pictures, where the model is not of the toy world")
+    parser.add_argument("--real", type=Path, help="real images, where the model is not of the toy world")
     parser.add_argument("--prompts", type=Path, help="a prompt on each line, for --real")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", choices=get_args(Precision), default="auto", help="of the network's arithmetic")
@@ -247,8 +248,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     unknown = [name for name in options.samplers if name not in names]
     if unknown:
         parser.error(f"--samplers {unknown[0]!r} is not one of {', '.join(names)}")
-    if options.pictures < 2 or min(*options.calls, options.batch, options.sweep_steps) < 1:
-        parser.error("--pictures takes at least 2, --calls, --batch and --sweep-steps at least 1")
+    if options.images < 2 or min(*options.calls, options.batch, options.sweep_steps) < 1:
+        parser.error("--images takes at least 2, --calls, --batch and --sweep-steps at least 1")
     return options
 
 

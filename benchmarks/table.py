@@ -7,7 +7,7 @@ from benchmarks.adversarial import first_stage_step
 from benchmarks.feeding import folder_batches, latent_batches
 from benchmarks.networks import W1, W2, W2_REAL
 from benchmarks.processes import drawn
-from benchmarks.walking import alike_pictures, same_steps
+from benchmarks.walking import alike_images, same_steps
 from benchmarks.workloads import Scope, Workload, first_stage, lean, network_call, second_stage_step
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.denoiser.unet import UNetConfig
@@ -19,7 +19,7 @@ WORKLOADS: dict[str, Build] = {
     "W2 guided call": lambda scope: network_call(W2, 2, True, scope),
     "W2-real guided call, 64x64": lambda scope: network_call(W2_REAL, 2, True, lean(scope), size=64),
     "W2 sample, 20 steps": lambda scope: same_steps(W2, 20, scope),
-    "W2 sample, pictures alike": lambda scope: alike_pictures(W2, scope),
+    "W2 sample, images alike": lambda scope: alike_images(W2, scope),
     "W3 decode 256": lambda scope: first_stage(256, True, scope),
     "W3 encode 256": lambda scope: first_stage(256, False, scope),
     "W3 decode 512": lambda scope: first_stage(512, True, scope),
@@ -28,7 +28,7 @@ WORKLOADS: dict[str, Build] = {
     "W4 step, W2 batch 8": lambda scope: second_stage_step(W2, 8, 32, True, scope),
     "W4 step, small batch 64": lambda scope: second_stage_step(UNetConfig(channels=64), 64, 16, False, scope),
     "W5 step, 64 pixels batch 16": lambda scope: first_stage_step(32, 16, 64, scope),
-    "W6 first picture from cold, 1 step": lambda scope: drawn(1, scope),
+    "W6 first image from cold, 1 step": lambda scope: drawn(1, scope),
     "W7 folder of photographs": lambda scope: folder_batches(count=128, size=256, batch=16, batches=8),
     "W7 latents of 256 pixels": lambda scope: latent_batches(AutoencoderConfig(), 16, 256, 4, 2, scope),
     "W8 sample, 20 steps": lambda scope: drawn(20, scope),
@@ -46,7 +46,7 @@ def _growing(scope: Scope) -> Scope:
 
 
 def _at_factor(f: int, scope: Scope) -> Workload:
-    """A call for one picture of 256 x 256, the same network on its latent."""
+    """A call for one image of 256 x 256, the same network on its latent."""
     side = 256 // f
     factors = tuple(factor for factor in (1, 2, 4) if side // factor <= ATTENDED)
     config = UNetConfig(channels=128, channel_multipliers=(1, 2, 3), attention_factors=factors)
@@ -65,6 +65,6 @@ LATENT_GROWTH: dict[str, Build] = {f"latent {side}x{side}": _latent_side(side) f
 FACTOR_GROWTH: dict[str, Build] = {f"f = {f}": _factor(f) for f in FACTORS}
 GROWTH: dict[str, dict[str, Build]] = {
     "A guided call of W2 by the latent's size": LATENT_GROWTH,
-    "A call for a picture of 256x256 by f": FACTOR_GROWTH,
+    "A call for an image of 256x256 by f": FACTOR_GROWTH,
 }
 """By the table's title."""

@@ -21,7 +21,7 @@ from sfumato.sampling.table import build_sampler
 
 SCALE = 7.5
 THEIR_STEPS, OUR_STEPS, INTERVAL = 50, 10, (0.4, 0.8)
-"""What docs/results/samplers.md finds to give pictures alike."""
+"""What docs/results/samplers.md finds to give images alike."""
 DDIM = Choice(DDIMConfig(), GridConfig(kind="trailing"), "")
 
 
@@ -40,7 +40,7 @@ def same_steps(config: UNetConfig, steps: int, scope: Scope) -> Workload:
     return Workload(candidates, 1, "latents")
 
 
-def alike_pictures(config: UNetConfig, scope: Scope) -> Workload:
+def alike_images(config: UNetConfig, scope: Scope) -> Workload:
     """diffusers' usual fifty guided steps of DDIM against few of ours, guided in an interval: latents differ."""
     x, tokens = torch.randn(1, 4, 32, 32), torch.randn(1, 77, TOKEN_DIM)
     ours, theirs = unet_pair(config, TOKEN_DIM, 32)

@@ -19,7 +19,7 @@ from sfumato.engine import tiles
 from sfumato.engine.inference import for_inference
 from sfumato.engine.precision import has_fast_bfloat16
 from sfumato.engine.training import for_training
-from sfumato.training import ema
+from sfumato.training.averages import ema
 from sfumato.training.optim import OptimiserConfig, build_optimiser
 
 CL = torch.channels_last
@@ -30,7 +30,7 @@ DEFAULT = "diffusers float32"
 BEST = "diffusers channels-last"
 ORIGINAL = "original float32"
 BANDED = "sfumato float32, bounded"
-"""Within a third of the memory that the feature maps of the whole picture take."""
+"""Within a third of the memory that the feature maps of the whole image take."""
 RATE, BETAS, DECAY = 1e-5, (0.9, 0.99), 0.999
 
 
@@ -95,7 +95,7 @@ def network_call(config: UNetConfig, batch: int, text: bool, scope: Scope, size:
 
 
 def first_stage(size: int, decode: bool, scope: Scope) -> Workload:
-    """kl-f8 decoding or encoding one picture."""
+    """kl-f8 decoding or encoding one image."""
     config = AutoencoderConfig()
     ours, theirs = autoencoder_pair(config, size)
     x = torch.randn(1, 4, size // 8, size // 8) if decode else torch.randn(1, 3, size, size).clamp(-1, 1)
@@ -118,7 +118,7 @@ def first_stage(size: int, decode: bool, scope: Scope) -> Workload:
     def within_a_third() -> Tensor:
         return tiles.decode(banded, x, bound) if decode else tiles.encode(banded, x, bound)
 
-    workload = _inference(ours, theirs, diffusers_call, original_call, our_call, 1, "pictures", scope)
+    workload = _inference(ours, theirs, diffusers_call, original_call, our_call, 1, "images", scope)
     workload.candidates[BANDED] = within_a_third
     return workload
 

@@ -1,4 +1,4 @@
-"""Tiny runs of both stages on made-up pictures: what the contracts of training are tried on."""
+"""Tiny runs of both stages on made-up images: what the contracts of training are tried on."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ SIZE = 16
 WORDS = ("red", "blue", "round", "flat")
 FIRST_STAGE: dict[str, Any] = {
     "model": {"channels": 16, "channel_multipliers": [1, 2], "blocks_per_level": 1, "latent_channels": 3},
-    "data": {"kind": "folder", "path": "pictures", "size": SIZE},
+    "data": {"kind": "folder", "path": "images", "size": SIZE},
     "train": {
         "steps": 6,
         "batch": 2,
@@ -47,7 +47,7 @@ SECOND_STAGE: dict[str, Any] = {
     "denoiser": {"channels": 32, "channel_multipliers": [1, 2], "blocks_per_level": 1, "attention_factors": [2]},
     "conditioner": {"kind": "text", "dim": 16, "depth": 1, "heads": 2, "head_dim": 8, "max_tokens": 8},
     "schedule": {"kind": "linear"},
-    "data": {"kind": "folder", "path": "pictures", "size": SIZE},
+    "data": {"kind": "folder", "path": "images", "size": SIZE},
     "train": {**FIRST_STAGE["train"], "batch": 4},
 }
 del SECOND_STAGE["train"]["discriminator"]
@@ -66,7 +66,7 @@ def second_run(*overrides: str) -> DiffusionRun:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Smooth random colours with a caption and a class; a mirrored variant."""
 
     count: int = 11
@@ -88,7 +88,7 @@ class Pictures:
         return Example(example.image.flip(-1), example.fields) if seed % 2 else example
 
     def fingerprint(self) -> str:
-        return f"pictures-{self.count}-{self.size}"
+        return f"images-{self.count}-{self.size}"
 
     def captions(self) -> list[str] | None:
         return [self[i].fields["text"] for i in range(self.count)]
@@ -129,7 +129,7 @@ def train_first(path: Path, config: AutoencoderRun, hooks: Hooks | None = None) 
     torch.seed()  # torch's own generator stands anywhere, as in a new process: nothing may depend on it
     folder = RunFolder(path)
     folder.claim(config)
-    return train_autoencoder(config, Pictures(), folder, hooks.preview, hooks.export)
+    return train_autoencoder(config, Images(), folder, hooks.preview, hooks.export)
 
 
 def first_model(*overrides: str) -> LatentDiffusion:
@@ -141,8 +141,8 @@ def first_model(*overrides: str) -> LatentDiffusion:
 
 
 def latents_of(model: LatentDiffusion, cache: Path) -> LatentDataset:
-    """The pictures' latents with their mirror images."""
-    return cached_latents(model, Pictures(), cache, mirrored=True, precision="float32")
+    """The images' latents with their mirror images."""
+    return cached_latents(model, Images(), cache, mirrored=True, precision="float32")
 
 
 def train_second(path: Path, config: DiffusionRun, cache: Path, hooks: Hooks | None = None) -> TrainState:

@@ -48,7 +48,7 @@ def test_the_table_states_the_time_to_the_papers_quality(ablation: ModuleType) -
     assert "| 20.0% | – | – | – | not reached |" in lines[2]
 
 
-def test_pictures_that_no_reader_knows_are_scored_by_their_distance(ablation: ModuleType) -> None:
+def test_images_that_no_reader_knows_are_scored_by_their_distance(ablation: ModuleType) -> None:
     def record(name: str, seed: int, *distances: float) -> object:
         points = (ablation.Point(10 * (i + 1), 60.0 * (i + 1), None, value) for i, value in enumerate(distances))
         return ablation.Record(name, seed, 10 * len(distances), tuple(points))

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import sfumato
 from command_line import CLASS, TEXT, Command, Outcome, Runs
-from data.pictures import save, truncated
+from data.make_images import save, truncated
 from sfumato import checkpoint
 
 Case = Callable[[Runs, Path], list[object]]
@@ -90,7 +90,7 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         lambda runs, tmp: ["sample", runs.plain, "--steps", 1001, "--sampler", "ddim", "--out", tmp / "out"],
         "steps is 1001, but the leading grid has at most the model's 1000",
     ),
-    "no-pictures": (sampling("plain", "-n", 0), "-n is 0: give a whole number from 1"),
+    "no-images": (sampling("plain", "-n", 0), "-n is 0: give a whole number from 1"),
     "no-batch": (sampling("plain", "--batch", 0), "batch is 0: give a whole number from 1"),
     "unknown-sampler": (sampling("plain", "--sampler", "dpmp-2m"), "is not one of .*; did you mean 'dpmpp-2m'?"),
     "unknown-grid": (sampling("plain", "--grid", "even"), "grid 'even' is not one of leading, trailing"),
@@ -125,9 +125,9 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         "2 guidance scales were given for 3 samples",
     ),
     "autoguide-autoencoder": (sampling("text", "a", "--autoguide", "AUTOENCODER"), "autoencoder only"),
-    "steer-kind": (sampling("plain", "--steer", "blue"), "--steer 'blue' is not low-res=PICTURE, colour=PICTURE"),
+    "steer-kind": (sampling("plain", "--steer", "blue"), "--steer 'blue' is not low-res=IMAGE, colour=IMAGE"),
     "steer-file": (sampling("plain", "--steer", "low-res=no.png"), "--steer: 'no.png' cannot be read"),
-    "steer-colour": (sampling("plain", "--steer", "colour=blu"), "neither a picture nor a colour"),
+    "steer-colour": (sampling("plain", "--steer", "colour=blu"), "neither an image nor a colour"),
     "steer-scale": (sampling("plain", "--steer", "colour=blue", "--steer-scale", 0), "--steer-scale is 0: give a num"),
     "strip-of-less": (sampling("plain", "--strip", -1), "--strip is -1: give at least 0"),
     "interval-backwards": (sampling("text", "a", "--interval", "0.8,0.2"), "'0.8,0.2' is not LO,HI with 0 <= LO <= HI"),
@@ -164,9 +164,9 @@ SAMPLING |= {
         lambda runs, tmp: ["interpolate", runs.plain, "--seeds", "1,b", "--out", tmp / "out"],
         "--seeds '1,b' is not whole numbers",
     ),
-    "no-picture-to-invert": (
+    "no-image-to-invert": (
         lambda runs, tmp: ["invert", runs.plain, tmp / "no.png", "--out", tmp / "out"],
-        "picture '.*no.png' cannot be read",
+        "image '.*no.png' cannot be read",
     ),
     "negative-refinements": (
         lambda runs, tmp: ["invert", runs.plain, tmp / "no.png", "--refinements", -1, "--out", tmp / "out"],
@@ -184,7 +184,7 @@ def test_sampling(command: Command, runs: Runs, tmp_path: Path, name: str) -> No
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_pictures_that_are_there_survive_a_mistake(command: Command, runs: Runs, tmp_path: Path) -> None:
+def test_images_that_are_there_survive_a_mistake(command: Command, runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "0000.png").write_bytes(b"mine")
     (tmp_path / "grid.png").write_bytes(b"mine too")
     check(command("sample", runs.plain, "--guidance", 3, "--out", tmp_path), "guidance 3 needs a condition")
@@ -199,21 +199,19 @@ def test_pictures_that_are_there_survive_a_mistake(command: Command, runs: Runs,
 
 def test_reconstructing_nothing(command: Command, runs: Runs, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
-    check(command("reconstruct", runs.autoencoder, tmp_path / "none", *out), "none' does not exist: give a picture or")
+    check(command("reconstruct", runs.autoencoder, tmp_path / "none", *out), "none' does not exist: give an image or")
     (tmp_path / "empty").mkdir()
-    check(
-        command("reconstruct", runs.autoencoder, tmp_path / "empty", *out), "empty' holds no pictures: expected files"
-    )
+    check(command("reconstruct", runs.autoencoder, tmp_path / "empty", *out), "empty' holds no images: expected files")
     (tmp_path / "bad").mkdir()
     truncated(tmp_path / "bad" / "a.png")
-    (tmp_path / "bad" / "b.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad" / "b.jpg").write_bytes(b"no image")
     check(
         command("reconstruct", runs.autoencoder, tmp_path / "bad", *out),
-        "none of the 2 pictures in '.*bad' can be read: image file is truncated",
+        "none of the 2 images in '.*bad' can be read: image file is truncated",
     )
     check(
         command("reconstruct", runs.autoencoder, tmp_path / "bad" / "b.jpg", *out),
-        "b.jpg' cannot be read: it is no picture of a known format",
+        "b.jpg' cannot be read: it is no image of a known format",
     )
     save(tmp_path / "good", ["a.png"])
     check(
@@ -306,7 +304,7 @@ def test_training_on_what_cannot_be_read(command: Command, tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     check(train(tmp_path / "empty"), "empty holds no images: expected files such as")
     (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "a.png").write_text("no picture")
+    (tmp_path / "foreign" / "a.png").write_text("no image")
     check(train(tmp_path / "foreign"), "none of the 1 images in .*foreign can be read: the first, a.png, fails with")
     (tmp_path / "cut").mkdir()
     truncated(tmp_path / "cut" / "a.png")
@@ -387,7 +385,7 @@ def test_a_full_disk_loses_no_run(
     assert sfumato.load(run).config.about["diffusion"]["steps"] == 6
 
 
-def test_a_full_disk_loses_no_picture(
+def test_a_full_disk_loses_no_image(
     command: Command, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "0000.png").write_bytes(b"mine")

@@ -49,7 +49,7 @@ def test_network_calls_and_training_steps_agree_with_diffusers() -> None:
 
 
 def test_walks_from_noise_end_in_the_same_latent(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.walking import OUR_STEPS, alike_pictures, same_steps
+    from benchmarks.walking import OUR_STEPS, alike_images, same_steps
     from benchmarks.workloads import Scope
 
     from sfumato.engine.inference import PackedUNet
@@ -62,7 +62,7 @@ def test_walks_from_noise_end_in_the_same_latent(monkeypatch: pytest.MonkeyPatch
         return forward(unet, x_t, timestep, condition)
 
     monkeypatch.setattr(PackedUNet, "forward", counted)
-    assert alike_pictures(UNET, scope).candidates[f"sfumato, {OUR_STEPS} steps"]().isfinite().all()
+    assert alike_images(UNET, scope).candidates[f"sfumato, {OUR_STEPS} steps"]().isfinite().all()
     assert len(batches) == OUR_STEPS
     assert 0 < batches.count(2) < OUR_STEPS / 2, "guided inside of the interval only"
 
@@ -86,7 +86,7 @@ def test_convolutions_are_timed_beside_torchs(
     assert last.count("→") == len(convolutions.PARTS)
 
 
-def test_pictures_and_latents_are_fed_as_their_loaders_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_and_latents_are_fed_as_their_loaders_do(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import feeding
     from benchmarks.workloads import Scope
 
@@ -96,18 +96,18 @@ def test_pictures_and_latents_are_fed_as_their_loaders_do(monkeypatch: pytest.Mo
         "DataLoader",
         lambda *given, **named: torch.utils.data.DataLoader(*given, batch_sampler=named["batch_sampler"]),
     )
-    pictures = feeding.folder_batches(count=5, size=16, batch=2, batches=2, given=(24, 32))
-    assert differences(pictures.candidates)["sfumato folder"] < 0.03, "a rounding of 255 or two"
+    images = feeding.folder_batches(count=5, size=16, batch=2, batches=2, given=(24, 32))
+    assert differences(images.candidates)["sfumato folder"] < 0.03, "a rounding of 255 or two"
     latents = feeding.latent_batches(AUTOENCODER, 4, 16, 2, 2, Scope(half=False))
     assert differences(latents.candidates)["sfumato cache"] < 2e-3, "the cache keeps float16"
 
 
-def test_a_picture_of_a_process_is_the_picture_of_the_other(tmp_path: Path, command: Command) -> None:
-    from benchmarks import diffusers_picture
+def test_a_image_of_a_process_is_the_image_of_the_other(tmp_path: Path, command: Command) -> None:
+    from benchmarks import diffusers_image
     from benchmarks.processes import prepare, read, sample_arguments
 
     prepare(tmp_path, UNET, AUTOENCODER, 16)
-    diffusers_picture.main(tmp_path, tmp_path / "theirs.png", 3, torch.float32)
+    diffusers_image.main(tmp_path, tmp_path / "theirs.png", 3, torch.float32)
     done = command(*sample_arguments(tmp_path, tmp_path / "ours", 3, "float32"))
     assert done.code == 0, done.err
     ours, theirs = read(next((tmp_path / "ours").glob("*.png"))), read(tmp_path / "theirs.png")

@@ -12,7 +12,7 @@ from PIL import Image
 
 import sfumato
 from command_line import Command, Runs
-from runs import FIRST_STAGE, Hooks, Pictures, assert_same_tensors, first_model, interrupt, latents_of, logged, saved
+from runs import FIRST_STAGE, Hooks, Images, assert_same_tensors, first_model, interrupt, latents_of, logged, saved
 from sfumato.classifier import LatentClassifier, build_classifier, described, load_classifier
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.config import apply_overrides, parse
@@ -23,7 +23,7 @@ from sfumato.diffusion.schedule import LinearConfig
 from sfumato.errors import UserError
 from sfumato.model import pixel_space
 from sfumato.sampling.guidance import toward
-from sfumato.training.classifier import ClassifierRun, HeldOutAccuracy, begin_classifier, train_classifier
+from sfumato.training.classifier import ClassifierRun, HeldOutAccuracy, initial_classifier, train_classifier
 from sfumato.training.encode import cached_latents
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
@@ -34,7 +34,7 @@ TRAIN = {k: v for k, v in FIRST_STAGE["train"].items() if k not in ("discriminat
 CONFIG: dict[str, Any] = {
     "classifier": SMALL.model_dump(),
     "schedule": {"kind": "linear"},
-    "data": {"kind": "folder", "path": "pictures", "size": 16},
+    "data": {"kind": "folder", "path": "images", "size": 16},
     "train": {**TRAIN, "batch": 4, "accumulate": 2},
 }
 
@@ -48,7 +48,7 @@ def train(path: Path, cache: Path, config: ClassifierRun, hooks: Hooks | None = 
     torch.seed()
     first = first_model()
     latents = latents_of(first, cache)
-    made, scaling = begin_classifier(config, first, latents)
+    made, scaling = initial_classifier(config, first, latents)
     folder = RunFolder(path)
     folder.claim(config)
     return train_classifier(config, made, first.autoencoder, scaling, latents, folder, hooks.preview, hooks.export)
@@ -107,14 +107,14 @@ def test_log_likelihoods_are_those_of_a_distribution_and_guide_as_the_formula_sa
 
 
 def test_it_learns_which_class_a_noisy_latent_is_of(tmp_path: Path) -> None:
-    """In pixel space, where the pictures of a class share a colour, a few steps are enough."""
+    """In pixel space, where the images of a class share a colour, a few steps are enough."""
     config = run_of(
         "train={steps: 60, batch: 8, accumulate: 1, log_every: 60, preview_every: 60, save_every: 60, ema_decay: 0.8}",
         "train.optimiser.learning_rate=3e-3",
     )
     first = pixel_space((16, 16))
     latents = cached_latents(first, Coloured(), tmp_path / "cache", precision="float32")
-    made, scaling = begin_classifier(config, first, latents)
+    made, scaling = initial_classifier(config, first, latents)
     folder = RunFolder(tmp_path / "run")
     folder.claim(config)
     accuracy = HeldOutAccuracy(latents, first.autoencoder, scaling, made.schedule, 99)
@@ -133,8 +133,8 @@ def test_it_learns_which_class_a_noisy_latent_is_of(tmp_path: Path) -> None:
     assert logged(tmp_path / "run")[-1]["held_out_accuracy"] == pytest.approx(after, abs=1e-4)
 
 
-class Coloured(Pictures):
-    """Each class a colour of its own, and a little of the picture."""
+class Coloured(Images):
+    """Each class a colour of its own, and a little of the image."""
 
     def __getitem__(self, index: int) -> Example:
         example = super().__getitem__(index)
@@ -149,16 +149,16 @@ def test_data_that_cannot_be_classified_is_refused(tmp_path: Path) -> None:
     first = first_model()
     latents = latents_of(first, tmp_path)
     with pytest.raises(UserError, match="the data has 4 classes, the classifier 3"):
-        begin_classifier(run_of("classifier.classes=3"), first, latents)
-    made, _ = begin_classifier(run_of("classifier.classes=9"), first, latents)
+        initial_classifier(run_of("classifier.classes=3"), first, latents)
+    made, _ = initial_classifier(run_of("classifier.classes=9"), first, latents)
     assert (made.config.classes, made.config.names) == (9, None)
     unlabelled = without_labels(first, tmp_path)
     with pytest.raises(UserError, match="a classifier needs labels, but the data has the fields text"):
-        begin_classifier(run_of(), first, unlabelled)
+        initial_classifier(run_of(), first, unlabelled)
 
 
 def without_labels(first: sfumato.LatentDiffusion, cache: Path) -> Any:
-    class Unlabelled(Pictures):
+    class Unlabelled(Images):
         def __getitem__(self, index: int) -> Any:
             example = super().__getitem__(index)
             return replace(example, fields={"text": example.fields["text"]})
@@ -192,8 +192,8 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
         done = command("sample", runs.plain, "-n", 1, "--steps", 3, "--precision", "float32", "--out", out, *options)
         assert done.code == 0, done.err
-        picture = Image.open(out / "0000.png")
-        return torch.from_numpy(np.array(picture)).float(), dict(picture.text)  # type: ignore[attr-defined]
+        image = Image.open(out / "0000.png")
+        return torch.from_numpy(np.array(image)).float(), dict(image.text)  # type: ignore[attr-defined]
 
     plain, _ = drawn()
     off, _ = drawn("--class", names[1], "--classifier", run, "--classifier-scale", 0)

@@ -16,12 +16,12 @@ from PIL import Image
 import sfumato
 import tiny
 from command_line import Command, Runs
-from data.pictures import noise, save, truncated
+from data.make_images import noise, save, truncated
 from sfumato import flops
 from sfumato.config import zoo_names
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.evaluation.image_quality import psnr
-from sfumato.pictures import from_pil, padded
+from sfumato.images import from_pil, pad_to_multiple
 from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
 
@@ -43,7 +43,7 @@ COMMANDS = [
     "import",
     "export",
 ]
-COMMANDS += ["paint", "compose", "upscale", "inpaint", "edit", "outpaint"]
+COMMANDS += ["semantic-to-image", "compose", "upscale", "inpaint", "edit", "outpaint"]
 COMMANDS += [
     "train autoencoder",
     "train diffusion",
@@ -53,7 +53,7 @@ COMMANDS += [
     "study downsampling",
     "average",
     "distill-decoder",
-    "give-decoder",
+    "replace-decoder",
 ]
 
 
@@ -103,7 +103,7 @@ def test_version(command: Command) -> None:
 # ---- sample
 
 
-def test_pictures_carry_how_they_were_made(command: Command, runs: Runs, tmp_path: Path) -> None:
+def test_images_carry_how_they_were_made(command: Command, runs: Runs, tmp_path: Path) -> None:
     done = command("sample", runs.text, "a red circle", "-n", 3, "--steps", 3, "--seed", 5, "--out", tmp_path)
     assert (done.code, done.err) == (0, "")
     assert names(tmp_path) == ["0000.png", "0001.png", "0002.png", "grid.png"]
@@ -124,7 +124,7 @@ def test_pictures_carry_how_they_were_made(command: Command, runs: Runs, tmp_pat
     assert pixels(tmp_path / "grid.png").shape == (66, 66, 3)
 
 
-def test_a_seed_is_the_same_picture_in_any_batch(command: Command, runs: Runs, tmp_path: Path) -> None:
+def test_a_seed_is_the_same_image_in_any_batch(command: Command, runs: Runs, tmp_path: Path) -> None:
     common = ("sample", runs.text, "a ring", "--steps", 3, "--sampler", "ddpm", "--precision", "float32", "--out")
     command(*common, tmp_path / "together", "-n", 3)
     command(*common, tmp_path / "parted", "-n", 3, "--batch", 2)
@@ -214,7 +214,7 @@ def test_options_reach_the_sampler(command: Command, runs: Runs, tmp_path: Path)
     assert drawn("size", "--size", "48x24").shape == (48, 24, 3)
 
 
-def test_guidance_of_many_kinds_is_told_in_the_picture(command: Command, runs: Runs, tmp_path: Path) -> None:
+def test_guidance_of_many_kinds_is_told_in_the_image(command: Command, runs: Runs, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "#2040c0").save(tmp_path / "blue.png")
     settings = ("--sampler", "unipc:order=3", "--grid", "karras:rho=5", "--shift", 2, "--interval", "0.1,0.9")
     guidance = ("--guidance", "1,4", "--same-seed", "--rescale", 0.5, "--apg", "limit=5,momentum=-0.5")
@@ -321,7 +321,7 @@ def test_reconstruct_a_folder_of_any_sizes(command: Command, runs: Runs, tmp_pat
     save(images, ["deep/c.png"], 37, 50)
     save(images, ["tiny.png"], 3, 5)
     truncated(images / "half.png")
-    (images / "notes.txt").write_text("no picture")
+    (images / "notes.txt").write_text("no image")
     done = command("reconstruct", runs.autoencoder, images, "--precision", "float32", "--out", tmp_path / "out")
     assert done.code == 0
     assert "half.png" in done.err
@@ -354,13 +354,13 @@ def test_reconstruct_one_file_at_another_size(command: Command, runs: Runs, tmp_
 def test_padding_reflects(height: int, width: int) -> None:
     image = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     more = (0, max(16, -(-width // 8) * 8) - width, 0, max(16, -(-height // 8) * 8) - height)
-    assert torch.equal(padded(image, 8), F.pad(image, more, mode="reflect"))
+    assert torch.equal(pad_to_multiple(image, 8), F.pad(image, more, mode="reflect"))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (5, 1)])
 def test_padding_takes_what_is_smaller_than_its_reflection(height: int, width: int) -> None:
     image = torch.arange(height * width).reshape(1, 1, height, width).float()
-    grown = padded(image, 8)
+    grown = pad_to_multiple(image, 8)
     assert grown.shape == (1, 1, 16, 16)
     assert torch.equal(grown[..., :height, :width], image)
     assert set(grown.unique().tolist()) == set(image.unique().tolist())
@@ -392,7 +392,7 @@ def test_info_counts(command: Command, runs: Runs) -> None:
     call = flops.denoise(denoiser, 4, model.second.conditioner.spec, (8, 8), 16)
     decode = flops.decode(model.config.autoencoder, (32, 32))
     assert told["flops"]["network call"] == call
-    assert told["flops"]["20-step guided picture"] == 40 * call + decode
+    assert told["flops"]["20-step guided image"] == 40 * call + decode
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "text", "label", "undropped", "plain"])
@@ -404,8 +404,8 @@ def test_info_is_a_plain_table(command: Command, runs: Runs, name: str) -> None:
     assert rows["latent shape"].split() == ["latent", "shape", "4", "x", "8", "x", "8"]
     assert rows["digest"].split()[1] == sfumato.load(folder).digest
     assert rows["decode"].rstrip().endswith("FLOPs")
-    assert ("20-step picture" in rows) == (name in ("undropped", "plain"))
-    assert ("20-step guided picture" in rows) == (name in ("text", "label"))
+    assert ("20-step image" in rows) == (name in ("undropped", "plain"))
+    assert ("20-step guided image" in rows) == (name in ("text", "label"))
 
 
 def test_samplers_are_all_listed(command: Command) -> None:

@@ -12,9 +12,10 @@ from pydantic import BaseModel
 import sfumato
 from sfumato.autoencoder.discriminator import PatchDiscriminator
 from sfumato.autoencoder.model import Autoencoder
-from sfumato.autoregressive.network import CodeTransformer
+from sfumato.baselines.network import CodeTransformer
 from sfumato.cli.train import with_data, with_overrides
 from sfumato.conditioning.condition import ConditionSpec
+from sfumato.conditioning.metadata import ConditioningMetadata, LayoutInput, MapInput
 from sfumato.conditioning.table import build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.config import apply_overrides, parse, read_source, to_yaml, zoo_names
@@ -24,7 +25,6 @@ from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.objective import check_objective
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
-from sfumato.inputs import Inputs, LayoutInput, MapInput
 from sfumato.model import ModelConfig, build
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
@@ -117,11 +117,11 @@ def build_second(config: DiffusionRun) -> None:
         check_objective(config.objective, build_schedule(config.schedule))
 
 
-def named_classes(config: DiffusionRun) -> Inputs:
+def named_classes(config: DiffusionRun) -> ConditioningMetadata:
     """In the place of a data set's names, for conditioners that follow them."""
     maps, boxes = config.conditions.map, config.conditions.boxes
     colours = ((0, 0, 0), (255, 0, 0))
-    return Inputs(
+    return ConditioningMetadata(
         map=None if maps is None else MapInput(names=("a", "b"), palette=colours, void=maps.void),
         layout=None if boxes is None else LayoutInput(names=("a", "b")),
     )

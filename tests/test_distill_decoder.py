@@ -15,7 +15,7 @@ from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.request import SampleRequest
 
-QUICK = ("--steps", 2, "--pictures", 8, "--batch", 4)
+QUICK = ("--steps", 2, "--images", 8, "--batch", 4)
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def test_a_model_gets_one_and_draws_with_it(
     before = sfumato.load(text).digest
     done = command("distill-decoder", text, "--data", "toy", *QUICK)
     assert done.code == 0, done.err
-    assert "PSNR on 6 held-out pictures: tiny against full decoder" in done.out
+    assert "PSNR on 6 held-out images: tiny against full decoder" in done.out
     assert "times fewer operations" in done.out
-    assert "learnt in 2 steps on 8 pictures" in done.out
+    assert "learnt in 2 steps on 8 images" in done.out
     assert (text / "model" / "tiny_decoder.safetensors").exists()
     assert pixels(text / "tiny-decoder" / "compare.png").shape[2] == 3
     model = sfumato.load(text)
@@ -46,7 +46,7 @@ def test_a_model_gets_one_and_draws_with_it(
     assert model.tiny.config.about["steps"] == 2
 
     told = json.loads(command("info", text, "--json").out)
-    assert told["tiny decoder"]["pictures"] == 8
+    assert told["tiny decoder"]["images"] == 8
     assert told["flops"]["decode"] >= 20 * told["flops"]["tiny decode"]
     assert "tiny decoder" in command("info", text).out
 
@@ -60,7 +60,7 @@ def test_a_model_gets_one_and_draws_with_it(
 
     monkeypatch.setattr(pipeline, "decode", noted)
     assert command(*common, tmp_path / "full", "--preview-every", 1, "--strip", 2).code == 0
-    assert used == ["tiny", "tiny", "full", "full", "full"], "two previews, the picture, two of the strip"
+    assert used == ["tiny", "tiny", "full", "full", "full"], "two previews, the image, two of the strip"
     assert command(*common, tmp_path / "tiny", "--decoder", "tiny").code == 0
     assert Image.open(tmp_path / "tiny" / "0000.png").text["decoder"] == "tiny"  # type: ignore[attr-defined]
     expected = model.sample_tensor("a ring", steps=3, decoder="tiny")

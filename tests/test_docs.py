@@ -187,7 +187,7 @@ def test_configurations_are_valid_and_json_is_well_formed(page: Path) -> None:
     for language, block in fences(page):
         if language == "yaml":
             given = yaml.safe_load(block)
-            given["data"] = {"kind": "folder", **given.get("data", {}), "path": "pictures"}  # as --data does
+            given["data"] = {"kind": "folder", **given.get("data", {}), "path": "images"}  # as --data does
             parse(given, AutoencoderRun if "model" in given else DiffusionRun, name(page))
         if language == "json":
             assert all(json.loads(line) for line in block.splitlines()), name(page)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfumato import flops
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, VQConfig
 from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
-from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
+from sfumato.baselines.network import CodeTransformer, CodeTransformerConfig
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.denoiser.unet import UNet, UNetConfig
 

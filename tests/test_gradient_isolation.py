@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from runs import SIZE, Pictures, first_run
+from runs import SIZE, Images, first_run
 from sfumato.autoencoder.bottleneck import Encoding
 from sfumato.autoencoder.losses import LogitAverages
 from sfumato.autoencoder.perceptual import FeatureDistance
@@ -43,8 +43,8 @@ def modules_of(config: AutoencoderRun, perceptual: FeatureDistance | None = None
 
 
 def forward(modules: Stage1Modules) -> tuple[Tensor, Tensor, Encoding]:
-    pictures = Pictures()
-    image = torch.stack([pictures[i].image for i in range(3)]).float() / 127.5 - 1
+    images = Images()
+    image = torch.stack([images[i].image for i in range(3)]).float() / 127.5 - 1
     noise = torch.randn(3, 3, SIZE // 2, SIZE // 2, generator=torch.Generator().manual_seed(0))
     encoding = modules.autoencoder.encode(image, noise)
     return image, modules.autoencoder.decode(encoding.z, quantize=False), encoding

@@ -22,7 +22,7 @@ def drawn(model: model_room.LatentDiffusion, **options: object) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("overrides", KINDS.values(), ids=KINDS)
-def test_a_saved_model_draws_the_same_pictures(overrides: list[str], tmp_path: Path) -> None:
+def test_a_saved_model_draws_the_same_images(overrides: list[str], tmp_path: Path) -> None:
     model = tiny.model(*overrides)
     model.save(tmp_path / "model")
     again = load(tmp_path / "model")
@@ -59,7 +59,7 @@ def test_the_digest_names_weights_and_configuration_but_not_the_story() -> None:
 
 
 @pytest.mark.parametrize("as_pil", [False, True])
-def test_a_seed_draws_its_picture_in_any_batch(as_pil: bool) -> None:
+def test_a_seed_draws_its_image_in_any_batch(as_pil: bool) -> None:
     model = tiny.model()
     prompts = [tiny.TEXTS[i % 3] for i in range(5)]
     options = {"steps": 4, "sampler": "ddpm", "as_tensor": not as_pil}  # noise in every step
@@ -71,7 +71,7 @@ def test_a_seed_draws_its_picture_in_any_batch(as_pil: bool) -> None:
         return
     torch.testing.assert_close(apart, together, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(alone, together[2], atol=2e-5, rtol=1e-4)
-    assert (together[0] - together[3]).abs().max() > 0.1, "another seed should be another picture"
+    assert (together[0] - together[3]).abs().max() > 0.1, "another seed should be another image"
 
 
 def test_guidance_1_is_no_guidance_and_more_is_more() -> None:

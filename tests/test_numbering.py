@@ -10,22 +10,23 @@ import torch
 from PIL import Image
 
 from command_line import Command, Runs
-from sfumato import checkpoint, pictures
+from sfumato import checkpoint
 from sfumato.cli.numbering import next_number, number_of, numbered, sheets
+from sfumato.images import save_first_free
 from sfumato.pipeline import pipeline
 
 WRITE = """
 import sys, torch
 from pathlib import Path
-from sfumato import pictures
+from sfumato import images
 from sfumato.cli.numbering import next_number, numbered, sheets
 folder, colour = Path(sys.argv[1]), int(sys.argv[2])
 image = torch.full((3, 8, 8), colour, dtype=torch.uint8)
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(60):
-    pictures.save_first_free(numbered(folder, next_number(folder)), image, {"colour": colour})
-    pictures.save_first_free(sheets(folder, 0), image)
+    images.save_first_free(numbered(folder, next_number(folder)), image, {"colour": colour})
+    images.save_first_free(sheets(folder, 0), image)
 """
 
 
@@ -74,7 +75,7 @@ def test_sampling_beside_another_command(command: Command, runs: Runs, tmp_path:
 def test_numbers_of_images_that_are_no_png_count(tmp_path: Path) -> None:
     deep = Image.new("F", (4, 4))
     (tmp_path / "0003.png").write_bytes(b"")
-    path = pictures.save_first_free(numbered(tmp_path, next_number(tmp_path), ".tif"), deep)
+    path = save_first_free(numbered(tmp_path, next_number(tmp_path), ".tif"), deep)
     assert (path.name, number_of(path), next_number(tmp_path)) == ("0004.tif", 4, 5)
     assert next_number(tmp_path / "none") == 0
 
@@ -86,8 +87,8 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "link", unknown)
     (tmp_path / "grid.png").write_bytes(b"mine")
     image = torch.zeros(3, 4, 4, dtype=torch.uint8)
-    assert pictures.save_first_free(sheets(tmp_path, 0), image).name == "grid-0000.png"
-    assert pictures.save_first_free(sheets(tmp_path, 0), image).name == "grid-0000-2.png"
+    assert save_first_free(sheets(tmp_path, 0), image).name == "grid-0000.png"
+    assert save_first_free(sheets(tmp_path, 0), image).name == "grid-0000-2.png"
     assert (tmp_path / "grid.png").read_bytes() == b"mine"
     assert Image.open(tmp_path / "grid-0000-2.png").size == (4, 4)
     assert not list(tmp_path.glob(".*"))

@@ -52,9 +52,11 @@ def images_at(folder: Path, count: int = 4) -> Path:
 
 
 @pytest.mark.parametrize("number", [NAN, INF])
-@pytest.mark.parametrize("what", ["reconstruct", "evaluate-autoencoder", "evaluate", "info", "export", "give-decoder"])
+@pytest.mark.parametrize(
+    "what", ["reconstruct", "evaluate-autoencoder", "evaluate", "info", "export", "replace-decoder"]
+)
 def test_weights_that_are_not_finite_are_named(what: str, number: float, tmp_path: Path, command: Command) -> None:
-    model = model_at(tmp_path / "model", number, second=what in ("evaluate", "give-decoder"))
+    model = model_at(tmp_path / "model", number, second=what in ("evaluate", "replace-decoder"))
     images, out = images_at(tmp_path / "images"), tmp_path / "out"
     more: dict[str, list[object]] = {
         "reconstruct": [images, "--out", out],
@@ -62,11 +64,11 @@ def test_weights_that_are_not_finite_are_named(what: str, number: float, tmp_pat
         "evaluate": [images, "--out", out, "--n", 4, "--steps", 2],
         "info": [],
         "export": [out, "--format", "diffusers"],
-        "give-decoder": [model, "--out", out],
+        "replace-decoder": [model, "--out", out],
     }
     done = command(what, model, *more[what])
     assert done.code == 2, done.out
-    name = "out.2.bias" if what in ("evaluate", "give-decoder") else "decoder.conv_out.bias"
+    name = "out.2.bias" if what in ("evaluate", "replace-decoder") else "decoder.conv_out.bias"
     assert f"{name}' holds 1 of " in done.err
     assert done.err.count("\n") == 1
     assert not [p for p in tmp_path.rglob("*.json*") if out in p.parents]
@@ -176,7 +178,7 @@ def test_every_shipped_number_is_in_range() -> None:
     [
         ("distill-decoder", "m", "--perceptual"),
         ("distill-decoder", "m", "--minutes"),
-        ("average", "m", "--out", "o", "--width"),
+        ("ema", "m", "--out", "o", "--width"),
         ("demo", "--out", "o", "--minutes"),
     ],
 )
@@ -202,11 +204,11 @@ def test_floats_of_the_command_line(
         ("evaluate", "m", "d", "--out", "o", "--reference"),
         ("evaluate-autoencoder", "m", "d", "--n"),
         ("evaluate-autoencoder", "m", "d", "--batch"),
-        ("cost", "zoo:toy/text", "--steps"),
-        ("cost", "zoo:toy/text", "--sampling-steps"),
+        ("estimate", "zoo:toy/text", "--steps"),
+        ("estimate", "zoo:toy/text", "--sampling-steps"),
         ("bench", "--count"),
         ("distill-decoder", "m", "--batch"),
-        ("distill-decoder", "m", "--pictures"),
+        ("distill-decoder", "m", "--images"),
         ("distill-decoder", "m", "--channels"),
         ("distill-decoder", "m", "--steps"),
         ("study", "downsampling", "--out", "o", "--data", "toy", "--judge-side"),

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from command_line import Command, Runs
-from data.pictures import save
+from data.make_images import save
 from sfumato.training.log import read_lines
 
 SMALL = ["data.size=32", "train.steps=2", "train.batch=2", "train.workers=0", "train.precision=float32"]

@@ -12,13 +12,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from data.pictures import save
+from data.make_images import save
 from runs import (
     FIRST_STAGE,
     SIZE,
     Crash,
     Hooks,
-    Pictures,
+    Images,
     assert_same_tensors,
     crash,
     first_model,
@@ -38,8 +38,8 @@ from sfumato.cli.train import run_autoencoder
 from sfumato.config import apply_overrides, parse
 from sfumato.errors import UserError
 from sfumato.model_folder import load
-from sfumato.snapshots import found_in
 from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.averages.snapshots import found_in
 from sfumato.training.encode import cached_latents
 from sfumato.training.run import RunFolder, differ
 
@@ -236,10 +236,10 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(tmp_path: Path, monkey
     monkeypatch.setattr(Autoencoder, "encode", some)
     arguments = {"mirrored": True, "precision": "float32", "batch": 4}
     with pytest.raises(KeyboardInterrupt):
-        cached_latents(model, Pictures(), tmp_path / "part", **arguments)
-    again = cached_latents(model, Pictures(), tmp_path / "part", **arguments)
+        cached_latents(model, Images(), tmp_path / "part", **arguments)
+    again = cached_latents(model, Images(), tmp_path / "part", **arguments)
     assert calls == [4, 4, 3, 4, 4, 4, 3], "what was encoded before the interruption is not encoded again"
-    cached_latents(model, Pictures(), tmp_path / "part", **arguments)
+    cached_latents(model, Images(), tmp_path / "part", **arguments)
     assert len(calls) == 7, "a finished cache is opened"
     for row in range(len(whole)):
         for seed in range(4):

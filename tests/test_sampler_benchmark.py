@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tiny
-from sfumato import pictures
+from sfumato.images import to_pil, to_unit
 from sfumato.pipeline.parts import second_stage
 from sfumato.sampling.table import SAMPLERS
 
@@ -44,7 +44,7 @@ def test_results_become_tables_and_charts(tmp_path: Path) -> None:
 
     about = {
         "model": "abc",
-        "pictures": 8,
+        "images": 8,
         "guidance": 3.0,
         "features": {"name": "efficientnet-lite0"},
         "machine": {"device": "a processor", "threads": 2},
@@ -65,7 +65,7 @@ def test_results_become_tables_and_charts(tmp_path: Path) -> None:
         assert "dpmpp-2m" in (tmp_path / f"{score}.svg").read_text()
 
 
-def test_a_model_of_other_pictures_is_held_against_a_folder(tmp_path: Path) -> None:
+def test_a_model_of_other_images_is_held_against_a_folder(tmp_path: Path) -> None:
     from benchmarks.samplers import parsed, run
 
     from sfumato.data.folder import FolderConfig
@@ -79,18 +79,18 @@ def test_a_model_of_other_pictures_is_held_against_a_folder(tmp_path: Path) -> N
     noise = torch.Generator().manual_seed(0)
     for i in range(3):
         pixels = torch.randint(0, 256, (3, 20, 24), generator=noise, dtype=torch.uint8)
-        pictures.to_pil(pixels).save(tmp_path / "real" / f"{i}.png")
+        to_pil(pixels).save(tmp_path / "real" / f"{i}.png")
     (tmp_path / "prompts.txt").write_text("a red apple\n\ntwo blue discs\n")
     given = [str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--device", "cpu", "--precision", "float32"]
     given += ["--real", str(tmp_path / "real"), "--prompts", str(tmp_path / "prompts.txt")]
-    given += ["--pictures", "3", "--calls", "2", "--samplers", "ddim", "--batch", "2", "--guidance", "1"]
+    given += ["--images", "3", "--calls", "2", "--samplers", "ddim", "--batch", "2", "--guidance", "1"]
     said: list[str] = []
     run(parsed(given), said.append)
     (row,) = [json.loads(line) for line in (tmp_path / "out" / "measurements.jsonl").read_text().splitlines()]
     assert (row["took"], row["calls"], "facts" in row) == ("ddim", 2, False)
     network = load_network("efficientnet-lite0")
     dataset = open_dataset(FolderConfig(path=tmp_path / "real", size=(16, 24)))
-    real = torch.stack([pictures.to_unit(dataset[i].image) for i in range(3)])
+    real = torch.stack([to_unit(dataset[i].image) for i in range(3)])
     texts = ["a red apple", "two blue discs", "a red apple"]
     drawn = model.sample_tensor(texts, steps=2, sampler="ddim", guidance=1, seeds=[0, 1, 2]).clamp(-1, 1)
     expected = [GaussianStatistics.of(network(images).pooled) for images in (drawn, real)]

@@ -1,4 +1,4 @@
-"""The benchmark of the paper's tasks: its measures on pictures whose truth is known, and every task end to end."""
+"""The benchmark of the paper's tasks: its measures on images whose truth is known, and every task end to end."""
 
 import json
 from dataclasses import replace
@@ -12,8 +12,8 @@ from torch import Tensor
 
 import tiny
 from sfumato.data.toyworld.caption import parse
-from sfumato.data.toyworld.draw import MAP_NAMES, boxes, render, semantic_maps
 from sfumato.data.toyworld.reader import read_batch, read_maps
+from sfumato.data.toyworld.render import MAP_NAMES, boxes, render, semantic_maps
 from sfumato.data.toyworld.scene import Scene, scene
 from sfumato.data.toyworld.vocabulary import Vocabulary
 from sfumato.denoiser.unet import UNetConfig
@@ -219,7 +219,7 @@ def test_every_task_is_measured(task: str, tmp_path: Path) -> None:
     run(parsed([*given, *more]), say=lambda text: None)
     numbers = json.loads((tmp_path / "out" / f"{task}.json").read_text())
     about, rows = numbers["about"], numbers["tables"][0]["rows"]
-    assert (about["pictures"], about["steps"], about["seeds"]) == (3, 1, "0 to 2")
+    assert (about["images"], about["steps"], about["seeds"]) == (3, 1, "0 to 2")
     assert about["command"].startswith(f"python -m benchmarks.tasks {task} ")
     page = (tmp_path / "out" / f"{task}.md").read_text()
     assert all(f"\n| {name} |" in page for name in rows)
@@ -240,7 +240,7 @@ def test_every_task_is_measured(task: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["super-res", "inpainting"])
-def test_pictures_of_a_folder(task: str, tmp_path: Path) -> None:
+def test_images_of_a_folder(task: str, tmp_path: Path) -> None:
     from benchmarks.tasks.__main__ import parsed, run
     from benchmarks.tasks.given import run_of
 
@@ -260,12 +260,12 @@ def test_pictures_of_a_folder(task: str, tmp_path: Path) -> None:
     assert run_of(model, None) == run_of(tmp_path / "run", None)
     assert run_of(tmp_path, None) is None
     typed = [task, str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--steps", "1", "--device", "cpu"]
-    with pytest.raises(UserError, match="give the folder of its pictures as --data"):
+    with pytest.raises(UserError, match="give the folder of its images as --data"):
         run(parsed(typed), say=lambda text: None)
     run(parsed([*typed, "--data", str(data), "--captions"]), say=lambda text: None)
     numbers = json.loads((tmp_path / "out" / f"{task}.json").read_text())
-    assert numbers["about"]["pictures"] == 2
-    assert numbers["about"]["data"] == "held-out pictures of data"
+    assert numbers["about"]["images"] == 2
+    assert numbers["about"]["data"] == "held-out images of data"
     rows = numbers["tables"][0]["rows"]
     assert "facts read" not in rows.get("drawn", {})
     if task == "inpainting":
@@ -276,8 +276,8 @@ def test_pictures_of_a_folder(task: str, tmp_path: Path) -> None:
     model = saved(tmp_path / "alone", *overrides)
     run(parsed([task, str(model), *typed[2:], "--data", str(data), "--n", "4"]), say=lambda text: None)
     numbers = json.loads((tmp_path / "out" / f"{task}.json").read_text())
-    assert numbers["about"]["data"] == "pictures, none known as held out, of data"
-    assert numbers["about"]["pictures"] == 4
+    assert numbers["about"]["data"] == "images, none known as held out, of data"
+    assert numbers["about"]["images"] == 4
 
 
 def test_fidelity_in_the_hole_alone() -> None:

@@ -36,7 +36,7 @@ def model(*overrides: str) -> LatentDiffusion:
     built = build(config, fit_tokenizer(TEXTS, 512))
     g = torch.Generator().manual_seed(1)
     for part in built.parts().values():
-        for parameter in part.parameters():  # no zero layers, or every condition would give the same picture
+        for parameter in part.parameters():  # no zero layers, or every condition would give the same image
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=g)
         part.eval().requires_grad_(False)
     built.scaling.shift.copy_(torch.tensor([0.1, -0.2, 0.3]))

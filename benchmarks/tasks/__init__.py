@@ -1,1 +1,1 @@
-"""How well trained models do the paper's tasks, measured on pictures held out of their training."""
+"""How well trained models do the paper's tasks, measured on images held out of their training."""

@@ -3,8 +3,8 @@
     python -m benchmarks.tasks semantic MODEL --out FOLDER
 
 Held-out scenes of the toy world are given to the task's public function, and what it draws is read back by the toy
-world's reader. Super-resolution and inpainting are measured on pictures of a folder too (--data). FOLDER/TASK.json,
-TASK.md and TASK.png are what came out; the pictures are the first ones, not chosen ones.
+world's reader. Super-resolution and inpainting are measured on images of a folder too (--data). FOLDER/TASK.json,
+TASK.md and TASK.png are what came out; the images are the first ones, not chosen ones.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any, get_args
 import torch
 
 from benchmarks.tasks import editing, inpainting, layout, semantic, super_resolution
-from benchmarks.tasks.given import Given, folder_pictures, run_of, toy_scenes
+from benchmarks.tasks.given import Given, folder_images, run_of, toy_scenes
 from benchmarks.tasks.result import Outcome, machine_of, write_results
 from sfumato import load
 from sfumato.cli.task_options import parse_guidance
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> Outc
     if options.data is None:
         given = toy_scenes(model, raw, options.n, options.split, settings)
     else:
-        given = folder_pictures(model, raw, options.data, options.n, options.captions, settings)
+        given = folder_images(model, raw, options.data, options.n, options.captions, settings)
     outcome = TASKS[options.task](given, options)
     options.out.mkdir(parents=True, exist_ok=True)
     write_results(options.out, options.task, _about(given, options), outcome)
@@ -70,7 +70,7 @@ def _about(given: Given, options: argparse.Namespace) -> dict[str, Any]:
         "command": f"python -m benchmarks.tasks {shlex.join(options.typed)}",
         "model": given.model.digest,
         "trained": f"{about.get('steps', 'unknown')} steps",
-        "pictures": count,
+        "images": count,
         "data": given.what,
         "seeds": f"{options.seed} to {options.seed + count - 1}",
         "steps": options.steps,
@@ -92,14 +92,14 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("task", choices=TASKS)
     add("model", type=Path, help="a run, or a model folder")
     add("--out", type=Path, required=True, help="the folder for the results")
-    add("--n", type=int, default=256, help="pictures")
-    add("--seed", type=int, default=0, help="of the first picture")
+    add("--n", type=int, default=256, help="images")
+    add("--seed", type=int, default=0, help="of the first image")
     add("--steps", type=int, default=DEFAULT_STEPS)
     add("--sampler", default=task_options().sampler)
     add("--guidance", help="a scale, or one for each part, such as text=3")
-    add("--batch", type=int, default=32, help="pictures that are drawn at once")
+    add("--batch", type=int, default=32, help="images that are drawn at once")
     add("--split", choices=get_args(Split)[1:], default="held-out", help="of the toy world")
-    add("--data", type=Path, help="pictures of a folder instead of the toy world: super-res and inpainting")
+    add("--data", type=Path, help="images of a folder instead of the toy world: super-res and inpainting")
     add("--captions", action="store_true", help="draw with the captions of --data")
     add("--config", help="the model's run configuration, where the run's folder is not there: a file or zoo:NAME")
     add("--regression", type=Path, help="super-res: a network by benchmarks.regression to set beside the model")

@@ -1,4 +1,4 @@
-"""Changing one fact of a picture by its caption: is it changed, and is everything else as it was?"""
+"""Changing one fact of an image by its caption: is it changed, and is everything else as it was?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ from benchmarks.tasks.layout import matched
 from benchmarks.tasks.result import PERCENT, THREE, Outcome, Table
 from sfumato import tasks
 from sfumato.data.toyworld.caption import Description, Mention, stated, words
-from sfumato.data.toyworld.draw import boxes
 from sfumato.data.toyworld.facts import Fact, facts, score
 from sfumato.data.toyworld.reader import Reading, read_batch
+from sfumato.data.toyworld.render import boxes
 from sfumato.data.toyworld.scene import Scene
 from sfumato.data.toyworld.vocabulary import CLASHES, Vocabulary
 from sfumato.errors import UserError
@@ -62,7 +62,7 @@ def measure(given: Given, strengths: Sequence[float]) -> Outcome:
         made, stays, whole, by_kind = held(changes, before, readings)
         rows[name] = (made, stays, whole, overlap(scenes, given.size, readings))
         kinds[name] = tuple(by_kind.get(kind) for kind in KINDS)
-    columns = dict.fromkeys(("asked changes made", "other facts that stay", "pictures with both"), PERCENT)
+    columns = dict.fromkeys(("asked changes made", "other facts that stay", "images with both"), PERCENT)
     columns["IoU with the given objects"] = THREE
     tables = [
         Table("By the reader, of other facts those that it found before:", columns, rows),
@@ -119,7 +119,7 @@ def _with(mention: Mention, kind: str, value: str) -> Mention:
 def held(
     changes: Sequence[Change], before: Sequence[Reading], after: Sequence[Reading]
 ) -> tuple[float, float, float, dict[str, float]]:
-    """Shares of asked changes that hold, of other facts that still do, and of pictures with all of that right; and of
+    """Shares of asked changes that hold, of other facts that still do, and of images with all of that right; and of
     the changes by kind.
     """
     made: dict[str, list[bool]] = {}

@@ -1,4 +1,4 @@
-"""What a task is tried on: held-out scenes of the toy world, or held-out pictures of a folder."""
+"""What a task is tried on: held-out scenes of the toy world, or held-out images of a folder."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato import pictures
 from sfumato.cli.progress import counting
 from sfumato.cli.train import with_data
 from sfumato.config import parse, read_source
@@ -21,9 +20,10 @@ from sfumato.data.split import split
 from sfumato.data.table import DataConfig, open_dataset
 from sfumato.data.toyworld.caption import caption
 from sfumato.data.toyworld.dataset import ToyWorldConfig
-from sfumato.data.toyworld.draw import render
+from sfumato.data.toyworld.render import render
 from sfumato.data.toyworld.scene import Scene, Split, scene
 from sfumato.errors import UserError
+from sfumato.images import from_pil, to_pil, to_uint8, to_unit
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.request import DEFAULT_STEPS, SampleRequest
 from sfumato.training.conditions import with_room
@@ -36,13 +36,13 @@ USUAL = "zoo:toy/text"
 
 @dataclass(frozen=True)
 class Given:
-    """Pictures to try a model on.
+    """Images to try a model on.
 
     Attributes:
         model: what is judged.
         images: (N, 3, H, W) uint8.
         what: a phrase that says what they are.
-        scenes: those behind the images, of the toy world; None: pictures of a folder.
+        scenes: those behind the images, of the toy world; None: images of a folder.
         world: the toy world that they are of.
         texts: captions, None where there are none or they are not wanted.
         holes: the kinds of masks that the model was trained with.
@@ -66,10 +66,10 @@ class Given:
     @property
     def pil(self) -> list[Image.Image]:
         """The images as the tasks take them."""
-        return [pictures.to_pil(image) for image in self.images]
+        return [to_pil(image) for image in self.images]
 
     def of_toy_world(self, task: str) -> tuple[tuple[Scene, ...], ToyWorldConfig]:
-        """The scenes and their world. Raises UserError for pictures of a folder."""
+        """The scenes and their world. Raises UserError for images of a folder."""
         if self.scenes is None or self.world is None:
             raise UserError(f"{task} is measured on the toy world, where the truth is known: leave --data out")
         return self.scenes, self.world
@@ -95,7 +95,7 @@ def toy_scenes(
     """
     about = model.config.about.get("diffusion", {}).get("data", {})
     if about.get("kind", "toy") != "toy":
-        raise UserError("this model was not trained on the toy world: give the folder of its pictures as --data")
+        raise UserError("this model was not trained on the toy world: give the folder of its images as --data")
     run = parse(raw or read_source(USUAL), DiffusionRun, "the model's run")
     known = run.data if isinstance(run.data, ToyWorldConfig) else ToyWorldConfig()
     seed = about.get("seed", known.seed)
@@ -113,10 +113,10 @@ def toy_scenes(
     )
 
 
-def folder_pictures(
+def folder_images(
     model: LatentDiffusion, raw: dict[str, Any] | None, folder: Path, n: int, captions: bool, settings: SampleRequest
 ) -> Given:
-    """The first n pictures that the model's run held out, or of all where its configuration is not there.
+    """The first n images that the model's run held out, or of all where its configuration is not there.
 
     Raises UserError where nothing can be read, or captions are wanted and there are none.
     """
@@ -129,16 +129,16 @@ def folder_pictures(
     dataset = open_dataset(config)
     assert isinstance(dataset, FolderDataset)
     _, aside = split(dataset, held_out.amount, held_out.seed, groups_of(dataset, held_out.by))
-    source, what = (aside, "held-out pictures") if len(aside) else (dataset, "pictures, none known as held out,")
+    source, what = (aside, "held-out images") if len(aside) else (dataset, "images, none known as held out,")
     images: list[Tensor] = []
     texts: list[str] = []
     for batch in sweep(source, 64, range(min(n, len(source))), unreadable=lambda row, error: None):
-        images.append(pictures.to_uint8(batch.images))
+        images.append(to_uint8(batch.images))
         texts += list(batch.fields.get("text", []))
     if not images:
-        raise UserError(f"none of the pictures in {folder} can be read: give another folder as --data")
+        raise UserError(f"none of the images in {folder} can be read: give another folder as --data")
     if captions and not texts:
-        raise UserError(f"the pictures in {folder} have no captions: leave --captions out, or see docs/data.md")
+        raise UserError(f"the images in {folder} have no captions: leave --captions out, or see docs/data.md")
     named = f"{what} of {folder.name}"
     return Given(model, torch.cat(images), named, settings, texts=texts if captions else None, holes=kinds)
 
@@ -151,7 +151,7 @@ Make = Callable[[SampleRequest], list[Image.Image]]
 
 
 def timed(title: str, count: int, settings: SampleRequest, make: Make, share: float = 1.0) -> tuple[Tensor, float]:
-    """What a task draws for `count` pictures, (N, 3, H, W) uint8, and the seconds for each; a bar goes along.
+    """What a task draws for `count` images, (N, 3, H, W) uint8, and the seconds for each; a bar goes along.
 
     share: of the steps that is taken, where not all are.
     """
@@ -163,10 +163,10 @@ def timed(title: str, count: int, settings: SampleRequest, make: Make, share: fl
 
 
 def stacked(images: Sequence[Image.Image]) -> Tensor:
-    """Pictures of one size as uint8 (N, 3, H, W)."""
-    return torch.stack([pictures.to_uint8(pictures.from_pil(image)) for image in images])
+    """Images of one size as uint8 (N, 3, H, W)."""
+    return torch.stack([to_uint8(from_pil(image)) for image in images])
 
 
 def reconstructed(given: Given) -> Tensor:
     """The images through the first stage and back, uint8: what a second stage on it can reach."""
-    return pictures.to_uint8(given.model.reconstruct(pictures.to_unit(given.images), 32)).cpu()
+    return to_uint8(given.model.reconstruct(to_unit(given.images), 32)).cpu()

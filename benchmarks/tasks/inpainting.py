@@ -1,4 +1,4 @@
-"""Picture with a hole to whole picture: is what was hidden there again, and is everything else as it was?"""
+"""Image with a hole to whole image: is what was hidden there again, and is everything else as it was?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +11,16 @@ from torch import Tensor
 from benchmarks.tasks.given import Given, reconstructed, timed
 from benchmarks.tasks.result import PERCENT, THREE, TWO, WHOLE, Outcome, Table
 from benchmarks.tasks.super_resolution import feature_distance
-from sfumato import pictures, tasks
+from sfumato import tasks
 from sfumato.autoencoder.perceptual import EfficientNetFeatures
 from sfumato.conditioning.table import CompositeConfig, text_config
-from sfumato.data.conditions.holes import draw_hole
+from sfumato.data.conditions.holes import random_hole
 from sfumato.data.toyworld.caption import stated
-from sfumato.data.toyworld.draw import boxes
 from sfumato.data.toyworld.facts import Fact, facts, score
 from sfumato.data.toyworld.reader import Reading, read_batch
+from sfumato.data.toyworld.render import boxes
 from sfumato.data.toyworld.scene import Scene
+from sfumato.images import to_uint8, to_unit
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.conditions import source_of
 from sfumato.pipeline.parts import second_stage
@@ -41,8 +42,8 @@ class Hidden:
 
 
 def measure(given: Given) -> Outcome:
-    """Holes over objects of the toy world, or of the trained kinds in pictures of a folder."""
-    return _of_scenes(given) if given.scenes is not None else _of_pictures(given)
+    """Holes over objects of the toy world, or of the trained kinds in images of a folder."""
+    return _of_scenes(given) if given.scenes is not None else _of_images(given)
 
 
 # ---- the toy world
@@ -118,7 +119,7 @@ def guided(model: LatentDiffusion, settings: SampleRequest, texts: Sequence[str]
 
 
 def fill(given: Given, holes: Tensor, texts: Sequence[str] | None) -> tuple[Tensor, float]:
-    """The pictures with their holes filled in, and seconds for each."""
+    """The images with their holes filled in, and seconds for each."""
     masks = [Image.fromarray(hole.numpy().astype(np.uint8) * 255) for hole in holes]
     title = "inpaint" if texts is None else "inpaint with captions"
     return timed(
@@ -176,13 +177,13 @@ def restored(
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
-# ---- pictures of a folder
+# ---- images of a folder
 
 
-def _of_pictures(given: Given) -> Outcome:
+def _of_images(given: Given) -> Outcome:
     """Holes of the kinds that the model was trained with."""
     seed, count = given.settings.seed, len(given.images)
-    drawn = [draw_hole(given.holes, given.size, numpy_generator(seed, "benchmark hole", i)) for i in range(count)]
+    drawn = [random_hole(given.holes, given.size, numpy_generator(seed, "benchmark hole", i)) for i in range(count)]
     holes = torch.from_numpy(np.stack(drawn))
     shown: dict[str, Tensor] = {}
     seconds: list[float] = []
@@ -193,19 +194,19 @@ def _of_pictures(given: Given) -> Outcome:
     shown["filled smoothly"] = pasted(given, holes, smooth(given, holes))
     shown["autoencoder alone"] = pasted(given, holes, reconstructed(given))
     network = EfficientNetFeatures().to(given.model.device)
-    original = pictures.to_unit(given.images)
+    original = to_unit(given.images)
     rows = {
         way: (
             psnr_within(images, given.images, holes),
-            feature_distance(network, pictures.to_unit(images), original),
+            feature_distance(network, to_unit(images), original),
             largest_change(given, holes, images),
         )
         for way, images in shown.items()
     }
     covered = holes.double().mean().item()
     title = (
-        f"Against the originals; the holes cover {covered:.0%} of the pictures, the feature distance, of the whole "
-        "picture, is that of EfficientNet-Lite0:"
+        f"Against the originals; the holes cover {covered:.0%} of the images, the feature distance, of the whole "
+        "image, is that of EfficientNet-Lite0:"
     )
     columns = {"PSNR in the hole, dB": TWO, "feature distance": THREE, "largest change outside": WHOLE}
     table = Table(title, columns, rows)
@@ -213,7 +214,7 @@ def _of_pictures(given: Given) -> Outcome:
 
 
 def psnr_within(images: Tensor, originals: Tensor, holes: Tensor) -> float:
-    """The mean over pictures (N, 3, H, W) uint8 of the PSNR of what is in the holes (N, H, W)."""
+    """The mean over images (N, 3, H, W) uint8 of the PSNR of what is in the holes (N, H, W)."""
     error = (images.double() - originals.double()).square().mean(1)
     inside = holes.double()
     mean = (error * inside).sum((1, 2)) / inside.sum((1, 2))
@@ -224,13 +225,13 @@ def psnr_within(images: Tensor, originals: Tensor, holes: Tensor) -> float:
 
 
 def pasted(given: Given, holes: Tensor, images: Tensor) -> Tensor:
-    """The originals with other pictures' pixels in the holes."""
+    """The originals with other images' pixels in the holes."""
     return torch.where(holes[:, None], images, given.images)
 
 
 def smooth(given: Given, holes: Tensor) -> Tensor:
     """What needs no model: the surroundings' colours, bridged smoothly."""
-    return pictures.to_uint8(drift(pictures.to_unit(given.images), 1 - holes[:, None].float()))
+    return to_uint8(drift(to_unit(given.images), 1 - holes[:, None].float()))
 
 
 def largest_change(given: Given, holes: Tensor, images: Tensor) -> float:
@@ -240,6 +241,6 @@ def largest_change(given: Given, holes: Tensor, images: Tensor) -> float:
 
 
 def sheet_columns(given: Given, holes: Tensor, shown: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The pictures with grey holes, and what was drawn."""
+    """The images with grey holes, and what was drawn."""
     grey = torch.full_like(given.images, 128)
     return {name: pasted(given, holes, grey)} | {f"{name}, {way}": images for way, images in shown.items()}

@@ -1,4 +1,4 @@
-"""Boxes to picture: is there an object of the category in every box, and does it fill the box?"""
+"""Boxes to image: is there an object of the category in every box, and does it fill the box?"""
 
 from collections.abc import Sequence
 
@@ -7,21 +7,22 @@ from torch import Tensor
 
 from benchmarks.tasks.given import Given, reconstructed, timed
 from benchmarks.tasks.result import PERCENT, THREE, Outcome, Table
-from sfumato import pictures, tasks
-from sfumato.data.toyworld.draw import MAP_NAMES, boxes
+from sfumato import tasks
 from sfumato.data.toyworld.reader import Reading, read_batch
-from sfumato.training.condition_pictures import box_pictures
+from sfumato.data.toyworld.render import MAP_NAMES, boxes
+from sfumato.images import to_uint8
+from sfumato.training.condition_images import box_images
 
 RECOVERED = 0.8
 """The least intersection over union of a box that counts as recovered."""
 
 Corners = tuple[float, float, float, float]
 Layout = list[tuple[int, Corners]]
-"""Category, and x0, y0, x1, y1 as fractions of the picture, of each object."""
+"""Category, and x0, y0, x1, y1 as fractions of the image, of each object."""
 
 
 def measure(given: Given) -> Outcome:
-    """Pictures of the boxes of held-out scenes, whose objects are read back."""
+    """Images of the boxes of held-out scenes, whose objects are read back."""
     scenes, world = given.of_toy_world("layout")
     layouts = [[(c, _inside((x0, y0, x1, y1))) for c, x0, y0, x1, y1 in boxes(one, world.size)] for one in scenes]
     asked = [[tasks.Box(c, (x0, y0, x1 - x0, y1 - y0)) for c, (x0, y0, x1, y1) in layout] for layout in layouts]
@@ -43,7 +44,7 @@ def measure(given: Given) -> Outcome:
 
 
 def recovery(layouts: Sequence[Layout], readings: Sequence[Reading]) -> tuple[float, float, float, float, float]:
-    """Over all boxes: the share with enough IoU, of the right category, and with both; mean IoU; pictures' counts."""
+    """Over all boxes: the share with enough IoU, of the right category, and with both; mean IoU; images' counts."""
     overlaps: list[float] = []
     named: list[bool] = []
     counts = []
@@ -89,4 +90,4 @@ def _inside(box: Corners) -> Corners:
 def _drawn_boxes(asked: Sequence[Sequence[tasks.Box]], size: tuple[int, int]) -> Tensor:
     places = [torch.tensor([box.box for box in layout]) for layout in asked]
     categories = [torch.tensor([int(box.label) for box in layout]) for layout in asked]
-    return pictures.to_uint8(box_pictures(places, categories, len(MAP_NAMES), size))
+    return to_uint8(box_images(places, categories, len(MAP_NAMES), size))

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sfumato import pictures
 from sfumato.checkpoint import replacing, write_text
+from sfumato.images import image_grid, interleave, png_bytes
 
 MOST_ROWS = 8
 MOST_BYTES = 150_000
@@ -43,28 +43,28 @@ class Table:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one task: tables, and the sheet's columns by name, each pictures (N, 3, H, W) uint8 in the same order.
+    """Of one task: tables, and the sheet's columns by name, each images (N, 3, H, W) uint8 in the same order.
 
-    `told`: for each picture what was said of it, where that is not to be seen; `notes`: sentences below the tables.
+    `told`: for each image what was said of it, where that is not to be seen; `notes`: sentences below the tables.
     """
 
     tables: Sequence[Table]
     sheet: Mapping[str, Tensor]
     seconds: float
-    """For a drawn picture."""
+    """For a drawn image."""
     told: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 
 def sheet_of(columns: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """The first pictures side by side, a row for each, in a PNG of at most MOST_BYTES; and how many rows there are.
+    """The first images side by side, a row for each, in a PNG of at most MOST_BYTES; and how many rows there are.
 
     They are the first ones, not chosen ones.
     """
     rows = min(MOST_ROWS, *(len(images) for images in columns.values()))
     while True:
-        shown = pictures.grid(pictures.beside(*(images[:rows] for images in columns.values())), len(columns))
-        if rows == 1 or len(pictures.png_bytes(shown)) <= MOST_BYTES:
+        shown = image_grid(interleave(*(images[:rows] for images in columns.values())), len(columns))
+        if rows == 1 or len(png_bytes(shown)) <= MOST_BYTES:
             return shown, rows
         rows -= 1
 
@@ -77,7 +77,7 @@ def write_results(folder: Path, task: str, about: Mapping[str, Any], outcome: Ou
     write_text(folder / f"{task}.json", json.dumps(numbers, indent=1) + "\n")
     write_text(folder / f"{task}.md", _page(task, facts, outcome, rows))
     with replacing(folder / f"{task}.png") as temporary:
-        temporary.write_bytes(pictures.png_bytes(sheet))
+        temporary.write_bytes(png_bytes(sheet))
 
 
 def _page(task: str, facts: Mapping[str, Any], outcome: Outcome, rows: int) -> str:
@@ -85,9 +85,9 @@ def _page(task: str, facts: Mapping[str, Any], outcome: Outcome, rows: int) -> s
     told = [
         f"# {task}",
         f"    {facts['command']}",
-        f"Model {facts['model']}, {facts['trained']}; {facts['pictures']} {facts['data']}, seeds {facts['seeds']}, "
+        f"Model {facts['model']}, {facts['trained']}; {facts['images']} {facts['data']}, seeds {facts['seeds']}, "
         f"{facts['steps']} steps of {facts['sampler']}, guidance {facts['guidance']}; "
-        f"{outcome.seconds:.2f} s a picture in batches of {facts['batch']} on {machine['device']}, "
+        f"{outcome.seconds:.2f} s an image in batches of {facts['batch']} on {machine['device']}, "
         f"{machine['threads']} threads.",
         *(table.markdown().rstrip() for table in outcome.tables),
         *outcome.notes,

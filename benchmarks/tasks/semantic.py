@@ -1,4 +1,4 @@
-"""Label map to picture: does every pixel show the class that the map names?"""
+"""Label map to image: does every pixel show the class that the map names?"""
 
 from collections.abc import Mapping
 
@@ -7,15 +7,16 @@ from torch import Tensor
 
 from benchmarks.tasks.given import Given, reconstructed, timed
 from benchmarks.tasks.result import PERCENT, Outcome, Table
-from sfumato import pictures, tasks
-from sfumato.data.toyworld.draw import MAP_NAMES, semantic_maps
+from sfumato import tasks
+from sfumato.conditioning.metadata import standard_palette
 from sfumato.data.toyworld.reader import read_maps
-from sfumato.inputs import standard_palette
-from sfumato.training.condition_pictures import map_pictures
+from sfumato.data.toyworld.render import MAP_NAMES, semantic_maps
+from sfumato.images import to_uint8
+from sfumato.training.condition_images import map_images
 
 
 def measure(given: Given) -> Outcome:
-    """Pictures of the maps of held-out scenes, read back pixel by pixel."""
+    """Images of the maps of held-out scenes, read back pixel by pixel."""
     scenes, world = given.of_toy_world("semantic")
     maps = semantic_maps(scenes, world.size)
     drawn, seconds = timed(
@@ -28,8 +29,8 @@ def measure(given: Given) -> Outcome:
     seen = {name: read_maps(images) for name, images in shown.items()}
     known = given.model.config.inputs.map
     palette = standard_palette(len(MAP_NAMES)) if known is None else known.palette
-    coloured = pictures.to_uint8(map_pictures(maps, palette, given.size))
-    found = pictures.to_uint8(map_pictures(seen["drawn"], palette, given.size))
+    coloured = to_uint8(map_images(maps, palette, given.size))
+    found = to_uint8(map_images(seen["drawn"], palette, given.size))
     return Outcome(
         [agreement(seen, maps), by_class(seen, maps)],
         {"map": coloured, "drawn": drawn, "map read from it": found, "a scene of this map": given.images},
@@ -63,7 +64,7 @@ def class_shares(read: Tensor, maps: Tensor) -> list[float | None]:
 
 
 def mean_iou(read: Tensor, maps: Tensor) -> float:
-    """Intersection over union of each class that the maps have, over all pictures, and the mean of these."""
+    """Intersection over union of each class that the maps have, over all images, and the mean of these."""
     found = []
     for number in torch.unique(maps).tolist():
         one, other = read == number, maps == number

@@ -1,4 +1,4 @@
-"""Small picture to large picture: how near to the original, how sharp, and against what else could be done."""
+"""Small image to large image: how near to the original, how sharp, and against what else could be done."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.regression import Regression, load_regression
 from benchmarks.tasks.given import Given, reconstructed, timed
 from benchmarks.tasks.result import PERCENT, THREE, TWO, Outcome, Table
-from sfumato import pictures, tasks
+from sfumato import tasks
 from sfumato.autoencoder.perceptual import EfficientNetFeatures
 from sfumato.data.conditions.degrade import bicubic, degrade
 from sfumato.data.toyworld.facts import facts, score
@@ -16,6 +16,7 @@ from sfumato.data.toyworld.reader import read_batch
 from sfumato.denoiser.table import build_denoiser
 from sfumato.errors import UserError
 from sfumato.evaluation.image_quality import psnr, ssim
+from sfumato.images import to_pil, to_unit
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.parts import second_stage
 from sfumato.rng import numpy_generator
@@ -25,14 +26,14 @@ BATCH = 32
 
 
 def measure(given: Given, regression: Path | None) -> Outcome:
-    """Held-out pictures made small as in training, and enlarged again."""
+    """Held-out images made small as in training, and enlarged again."""
     factor = enlargement(given.model)
     small = shrunk(given, factor)
     drawn, seconds = timed(
         "upscale",
         len(small),
         given.settings,
-        lambda settings: tasks.upscale_each(given.model, [pictures.to_pil(image) for image in small], options=settings),
+        lambda settings: tasks.upscale_each(given.model, [to_pil(image) for image in small], options=settings),
     )
     large = torch.stack([torch.from_numpy(bicubic(image.numpy(), given.size)) for image in small])
     shown = {"drawn": drawn, "bicubic": large}
@@ -57,12 +58,12 @@ def compared(model: LatentDiffusion, network: Regression) -> str:
     ours, theirs = (sum(p.numel() for p in part.parameters()) for part in (fresh, network))
     return (
         f"The denoiser has {ours / 1e6:.2f} million parameters, the regression {theirs / 1e6:.2f}; it was trained on "
-        f"{about.get('images', 0):,} pictures, of {about.get('pictures', 0):,}, in {about.get('minutes', 0):g} minutes."
+        f"{about.get('images', 0):,} images, of {about.get('images', 0):,}, in {about.get('minutes', 0):g} minutes."
     )
 
 
 def shrunk(given: Given, factor: int) -> Tensor:
-    """The small pictures (N, 3, h, w) uint8, degraded as the model's were in training."""
+    """The small images (N, 3, h, w) uint8, degraded as the model's were in training."""
     known = given.model.config.inputs.low_resolution
     by = "bicubic" if known is None else known.degradation
     rngs = (numpy_generator(given.settings.seed, "benchmark", i) for i in range(len(given.images)))
@@ -71,7 +72,7 @@ def shrunk(given: Given, factor: int) -> Tensor:
 
 
 def quality(given: Given, shown: dict[str, Tensor]) -> Table:
-    """Each kind of picture against the originals."""
+    """Each kind of image against the originals."""
     columns = {
         "PSNR dB": TWO,
         "SSIM": THREE,
@@ -81,10 +82,10 @@ def quality(given: Given, shown: dict[str, Tensor]) -> Table:
     if given.scenes is not None:
         columns["facts read"] = PERCENT
     network = EfficientNetFeatures().to(given.model.device)
-    original = pictures.to_unit(given.images)
+    original = to_unit(given.images)
     rows: dict[str, tuple[float | None, ...]] = {}
     for name, images in shown.items():
-        image = pictures.to_unit(images)
+        image = to_unit(images)
         same = name == "originals"
         numbers: tuple[float | None, ...] = (
             None if same else psnr(image, original).mean().item(),
@@ -117,7 +118,7 @@ def feature_distance(network: torch.nn.Module, images: Tensor, originals: Tensor
 
 
 def facts_read(given: Given, images: Tensor) -> float:
-    """The share of everything that is so in the scenes that the reader finds in the pictures."""
+    """The share of everything that is so in the scenes that the reader finds in the images."""
     assert given.scenes is not None
     scores = [score(facts(one), seen) for one, seen in zip(given.scenes, read_batch(images), strict=True)]
     return sum(sum(one.holds) for one in scores) / sum(len(one.facts) for one in scores)

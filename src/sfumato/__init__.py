@@ -12,7 +12,7 @@ _HOMES = {
     "LatentDiffusion": "sfumato.model",
     "load": "sfumato.model_folder",
     "load_classifier": "sfumato.classifier",
-    "load_snapshot": "sfumato.snapshots",
+    "load_snapshot": "sfumato.training.averages.snapshots",
     "Autoencoder": "sfumato.autoencoder.model",
     "AutoencoderConfig": "sfumato.autoencoder.model",
     "UNet": "sfumato.denoiser.unet",
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sfumato.classifier import load_classifier as load_classifier
     from sfumato.model import LatentDiffusion as LatentDiffusion
     from sfumato.model_folder import load as load
-    from sfumato.snapshots import load_snapshot as load_snapshot
+    from sfumato.training.averages.snapshots import load_snapshot as load_snapshot
 
 
 def __getattr__(name: str) -> Any:

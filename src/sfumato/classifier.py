@@ -18,7 +18,7 @@ from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
 from sfumato.config import load_config, to_yaml
 from sfumato.denoiser.classifier import ClassifierConfig, NoisyClassifier
-from sfumato.diffusion.process import told_time
+from sfumato.diffusion.process import timestep_like
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
@@ -29,7 +29,7 @@ from sfumato.versions import CONFIG_FILE, OLD, read_one_version, replacing_folde
 
 WEIGHTS_FILE = "classifier.safetensors"
 SCALING_TOLERANCE = 0.05
-"""How far two scalings may differ, in standard deviations of the latent: other pictures of one kind give a percent."""
+"""How far two scalings may differ, in standard deviations of the latent: other images of one kind give a percent."""
 
 
 class LatentClassifierConfig(Schema):
@@ -85,7 +85,7 @@ class LatentClassifier:
         """(x_t (B, C, h, w), t) -> log p(label | x_t) (B,), differentiable in x_t; label one number, or (B,)."""
 
         def log_p(x_t: Tensor, t: Tensor) -> Tensor:
-            log_probabilities = self.network(x_t, told_time(t, self.schedule.steps, x_t)).float().log_softmax(1)
+            log_probabilities = self.network(x_t, timestep_like(t, self.schedule.steps, x_t)).float().log_softmax(1)
             chosen = torch.as_tensor(label, device=x_t.device).expand(x_t.shape[0])
             return log_probabilities.gather(1, chosen[:, None])[:, 0]
 

@@ -15,7 +15,7 @@ from sfumato.autoencoder.losses import AdversarialConfig
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, VQConfig
 from sfumato.autoencoder.perceptual import LPIPS, EfficientNetFeatures, LPIPSConfig, NoPerceptual, PerceptualConfig
 from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
-from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
+from sfumato.baselines.network import CodeTransformer, CodeTransformerConfig
 from sfumato.conditioning.class_label import ClassConfig
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.conditioning.encoder import TokenEncoder

@@ -12,17 +12,17 @@ import yaml
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from sfumato import pictures
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, PixelsConfig
 from sfumato.autoencoder.scaling import Scaling
+from sfumato.autoencoder.tiny_file import DistilledDecoder
 from sfumato.checkpoint import check_finite, save_tensors, write_text
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.table import build_conditioner, stored_tokenizer
 from sfumato.config import to_yaml
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
-from sfumato.distilled import DistilledDecoder
 from sfumato.engine.inference import for_inference
+from sfumato.images import to_pil
 from sfumato.model_config import DiffusionConfig as DiffusionConfig
 from sfumato.model_config import ModelConfig as ModelConfig
 from sfumato.pipeline import latents as codec
@@ -134,7 +134,7 @@ class LatentDiffusion:
         Returns PIL images, or (N, 3, H, W) in about [-1, 1]. Raises UserError for options that do not fit this model.
         """
         images = self.sample_tensor(prompt, **options)
-        return images if as_tensor else [pictures.to_pil(image) for image in images]
+        return images if as_tensor else [to_pil(image) for image in images]
 
     def sample_tensor(self, prompt: Sequence[str] | str | None = None, **options: Any) -> Tensor:
         """As `sample`: images (N, 3, H, W) in about [-1, 1]. Warns of prompts that are cut."""

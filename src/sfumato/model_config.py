@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sfumato.autoencoder.model import AutoencoderConfig
+from sfumato.conditioning.metadata import ConditioningMetadata
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig
 from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import ScheduleConfig
-from sfumato.inputs import Inputs
 from sfumato.schema import Schema
 
 Side = Annotated[int, Field(ge=1, le=65536)]
@@ -38,7 +38,7 @@ class ModelConfig(Schema):
     classes: tuple[str, ...] | None = None
     classes_seen: tuple[int, ...] | None = None
     """The numbers of the classes that training images had; others are refused. None: not recorded."""
-    inputs: Inputs = Inputs()
+    inputs: ConditioningMetadata = ConditioningMetadata()
     """What conditions the model beside text and class: names, colours, factors, the values of masks."""
     diffusion: DiffusionConfig | None = None
     about: dict[str, Any] = Field(default_factory=dict)

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from sfumato.autoencoder.tiny_file import load_distilled
 from sfumato.checkpoint import check_finite, load_into, load_tensors
 from sfumato.conditioning.pretrained import PretrainedText
 from sfumato.conditioning.sources import MAX_TOKENIZER
 from sfumato.conditioning.table import text_config
 from sfumato.config import load_config
-from sfumato.distilled import load_distilled
 from sfumato.documents import read_text
 from sfumato.errors import UserError
 from sfumato.foreign import reading

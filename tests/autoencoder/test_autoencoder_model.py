@@ -15,12 +15,12 @@ def small(**changes: object) -> Autoencoder:
     return Autoencoder(AutoencoderConfig.model_validate(fields)).eval()
 
 
-def picture(B: int = 3, H: int = 12, W: int = 20) -> Tensor:
+def random_image(B: int = 3, H: int = 12, W: int = 20) -> Tensor:
     return torch.rand(B, 3, H, W, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
 def test_kl_latent_is_drawn_with_the_given_noise() -> None:
-    model, image = small(latent_channels=5), picture()
+    model, image = small(latent_channels=5), random_image()
     noise = torch.randn(3, 5, 6, 10, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         encoding = model.encode(image, noise)
@@ -33,7 +33,7 @@ def test_kl_latent_is_drawn_with_the_given_noise() -> None:
 
 
 def test_vq_decodes_the_codes_from_either_latent() -> None:
-    model, image = small(bottleneck=VQConfig(codes=50)), picture()
+    model, image = small(bottleneck=VQConfig(codes=50)), random_image()
     assert model.quantize is not None
     with torch.no_grad():
         model.quantize.embedding.weight.normal_(generator=torch.Generator().manual_seed(0))
@@ -53,7 +53,7 @@ def test_vq_decodes_the_codes_from_either_latent() -> None:
 
 
 def test_gradients_reach_encoder_and_codebook() -> None:
-    model, image = small(bottleneck=VQConfig(codes=50)), picture()
+    model, image = small(bottleneck=VQConfig(codes=50)), random_image()
     encoding = model.encode(image)
     (model.decode(encoding.z).square().mean() + encoding.regulariser).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
@@ -62,13 +62,13 @@ def test_gradients_reach_encoder_and_codebook() -> None:
 
 def test_sizes_that_do_not_fit_are_named() -> None:
     with pytest.raises(UserError, match=r"image size 12x19 \(height x width\) is not a multiple of 2"):
-        small().encode(picture(W=19))
+        small().encode(random_image(W=19))
 
 
 def test_a_half_precision_model_takes_float_images() -> None:
     model = small().bfloat16()
     with torch.no_grad():
-        encoding = model.encode(picture())
+        encoding = model.encode(random_image())
         assert encoding.z.dtype == torch.float32
         assert model.decode(encoding.z).dtype == torch.bfloat16
 
@@ -132,7 +132,7 @@ def test_agrees_with_diffusers(kind: str) -> None:
     target = ours.state_dict()
     renamed = {theirs_to_ours(k, 3): v for k, v in other.state_dict().items()}
     ours.load_state_dict({k: v.reshape(target[k].shape) for k, v in renamed.items()})
-    image = picture(2, 16, 24)
+    image = random_image(2, 16, 24)
     with torch.no_grad():
         if kind == "kl":
             posterior = other.encode(image).latent_dist

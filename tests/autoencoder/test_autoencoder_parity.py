@@ -36,7 +36,7 @@ def test_full_size_keys_and_shapes(name: str) -> None:
 
 
 def convolutions(model: Autoencoder, tensors: dict[str, Tensor]) -> None:
-    """The encoder's output, also of a faint picture (where the epsilons of the norms decide), and quant_conv's."""
+    """The encoder's output, also of a faint image (where the epsilons of the norms decide), and quant_conv's."""
     features = model.encoder(tensors["in/x"])
     assert close(features, tensors["fs/encoder"])
     assert close(model.quant_conv(features), tensors["fs/quant_conv"])

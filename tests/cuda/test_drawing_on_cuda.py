@@ -1,4 +1,4 @@
-"""Pictures drawn on a GPU are those of the CPU: sampling, both stages, tiles, models that move, the command."""
+"""Images drawn on a GPU are those of the CPU: sampling, both stages, tiles, models that move, the command."""
 
 import copy
 from pathlib import Path
@@ -41,7 +41,7 @@ def pair(*overrides: str) -> tuple[LatentDiffusion, LatentDiffusion]:
 
 @pytest.mark.parametrize("fast", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_seed_draws_the_picture_of_the_cpu(kind: str, fast: bool) -> None:
+def test_a_seed_draws_the_image_of_the_cpu(kind: str, fast: bool) -> None:
     cpu, cuda = pair(*KINDS[kind])
     if fast:
         cuda.for_inference(torch.float32)
@@ -58,16 +58,16 @@ def test_calls_are_recorded_and_read_what_is_given() -> None:
     assert cuda.second is not None
     denoiser = cuda.second.denoiser
     assert isinstance(denoiser, RecordedUNet)
-    pictures = []
+    images = []
     for text in tiny.TEXTS:
         for n in (1, 2):
             options = {"prompt": [text] * n, "guidance": 3.0}
-            pictures.append(drawn(cuda, **options)[:1])
-            close(pictures[-1], drawn(cpu, **options)[:1])
+            images.append(drawn(cuda, **options)[:1])
+            close(images[-1], drawn(cpu, **options)[:1])
     assert denoiser.recordings is not None
     assert len(denoiser.recordings) == 2, "one for each size of batch"
-    assert (pictures[0] - pictures[2]).abs().max() > 0.01, "another text, another picture"
-    close(pictures[0], pictures[1])
+    assert (images[0] - images[2]).abs().max() > 0.01, "another text, another image"
+    close(images[0], images[1])
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def test_reuse_projection_and_autoguidance() -> None:
     close(drawn(cuda, prompt=tiny.TEXTS, autoguide=other), drawn(cpu, prompt=tiny.TEXTS, autoguide=cpu))
 
 
-def test_steering_by_a_loss_of_the_picture() -> None:
+def test_steering_by_a_loss_of_the_image() -> None:
     cpu, cuda = pair(tiny.UNCONDITIONAL)
     red = ImageGuidance(Colour(torch.tensor([0.3, -0.3, -0.2])))
     close(drawn(cuda, count=2, image_guidance=red), drawn(cpu, count=2, image_guidance=red), 5e-3)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import metadata, save
+from images import metadata, save
 from pydantic import ValidationError
 
 from sfumato.data.captions import chosen_caption

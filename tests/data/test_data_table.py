@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pictures import save
+from images import save
 from pydantic import TypeAdapter, ValidationError
 
 pytest.importorskip("sfumato.data.toyworld")

@@ -1,4 +1,4 @@
-"""Every convention a folder of pictures may follow, and every way it can be wrong."""
+"""Every convention a folder of images may follow, and every way it can be wrong."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import metadata, noise, save, truncated
+from images import metadata, noise, save, truncated
 from pydantic import ValidationError
 
 from sfumato.data.dataset import UnreadableImage
@@ -21,7 +21,7 @@ def opened(root: Path, **options: object) -> FolderDataset:
 def test_just_images_recursive_sorted_hidden_ignored(tmp_path: Path) -> None:
     save(tmp_path, ["b.png", "a/z.jpg", "a/deep/y.webp", "B.bmp", "c.gif", "d.TIFF"])
     save(tmp_path, ["a/deep/.hidden.png", ".git/x.png"])
-    (tmp_path / "notes.md").write_text("no picture")
+    (tmp_path / "notes.md").write_text("no image")
     data = opened(tmp_path)
     assert data.scan.files == ("B.bmp", "a/deep/y.webp", "a/z.jpg", "b.png", "c.gif", "d.TIFF")
     assert data.fields == ()
@@ -171,7 +171,7 @@ def test_unknown_column_names_its_neighbour(tmp_path: Path) -> None:
 def test_unreadable_files_are_listed_and_skipped(tmp_path: Path) -> None:
     save(tmp_path, ["good.png"])
     (tmp_path / "empty.png").touch()
-    (tmp_path / "page.jpg").write_text("<html>not a picture</html>")
+    (tmp_path / "page.jpg").write_text("<html>not an image</html>")
     truncated(tmp_path / "half.png")
     data = opened(tmp_path)
     assert data.scan.files == ("good.png", "half.png")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import noise, save
+from images import noise, save
 from PIL import Image
 
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.folder import FolderConfig, FolderDataset
-from sfumato.data.reading import decode, decode_reduced, glance, open_ids, open_image, to_rgb
+from sfumato.data.reading import decode, decode_reduced, open_ids, open_image, read_header, to_rgb
 from sfumato.data.transforms import Framing
 from sfumato.data.wide import float_white
 from sfumato.errors import UserError
@@ -158,7 +158,12 @@ def test_only_regular_files_are_opened(tmp_path: Path, what: str) -> None:
         listener.bind("b.png")
     else:
         path.mkdir()
-    for read in (lambda: decode(path, WHITE), lambda: open_image(path), lambda: open_ids(path), lambda: glance(path)):
+    for read in (
+        lambda: decode(path, WHITE),
+        lambda: open_image(path),
+        lambda: open_ids(path),
+        lambda: read_header(path),
+    ):
         with pytest.raises(UnreadableImage, match="it is a "):
             read()
     data = opened(tmp_path)
@@ -207,7 +212,7 @@ def test_a_run_written_into_the_data_folder_itself(tmp_path: Path) -> None:
 
 
 def test_generated_images_are_named(tmp_path: Path) -> None:
-    from sfumato.pictures import save_png
+    from sfumato.images import save_png
 
     save(tmp_path, ["a.png"])
     (tmp_path / "out").mkdir()

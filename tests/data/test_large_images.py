@@ -11,7 +11,7 @@ from test_ordinary_images import pixels
 from sfumato.data import reading
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.folder import FolderConfig, FolderDataset
-from sfumato.data.reading import decode, decode_reduced, glance
+from sfumato.data.reading import decode, decode_reduced, read_header
 
 WHITE = (255, 255, 255)
 FORMS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -99,13 +99,13 @@ def test_the_message_names_the_setting(tmp_path: Path) -> None:
         with pytest.raises(
             UnreadableImage, match=r"50x40 pixels exceed data\.max_pixels = 1999, and it cannot be read"
         ):
-            glance(tmp_path / name, 1999)
-        glance(tmp_path / name, 2000)
-    glance(tmp_path / "x.png", 500)
+            read_header(tmp_path / name, 1999)
+        read_header(tmp_path / name, 2000)
+    read_header(tmp_path / "x.png", 500)
     with pytest.raises(
         UnreadableImage, match=r"50x40 pixels exceed data\.max_pixels = 499 more than 4 times: raise it"
     ):
-        glance(tmp_path / "x.png", 499)
+        read_header(tmp_path / "x.png", 499)
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif", "x.bmp"])

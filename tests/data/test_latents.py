@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import save, truncated
+from images import save, truncated
 from torch import Tensor
 
 from sfumato.data.dataset import UnreadableImage
@@ -81,7 +81,7 @@ def test_round_trip(tmp_path: Path) -> None:
     }
 
 
-def test_mirrored_rows_are_chosen_as_the_picture_would_be(tmp_path: Path) -> None:
+def test_mirrored_rows_are_chosen_as_the_image_would_be(tmp_path: Path) -> None:
     cache = finished(tmp_path / "c", mirrored=True)
     assert torch.equal(cache[4].moments, moments([4], 0)[0].half())
     for seed in range(10):
@@ -259,9 +259,9 @@ def test_from_folder_to_batches_of_moments(tmp_path: Path) -> None:
     assert cache.unreadable == [3]
     with pytest.raises(UnreadableImage):
         cache[3]
-    with Loader(data, 4, seed=0) as pictures, Loader(cache, 4, seed=0) as latents:
+    with Loader(data, 4, seed=0) as images, Loader(cache, 4, seed=0) as latents:
         for _ in range(6):
-            seen, stored = next(pictures), next(latents)
+            seen, stored = next(images), next(latents)
             assert stored.index == seen.index
             assert torch.equal(stored.fields["label"], seen.fields["label"])
             expected = torch.nn.functional.avg_pool2d(torch.cat([seen.images, seen.images - 5], 1), 2)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pictures import metadata, save, truncated
+from images import metadata, save, truncated
 from torch import Tensor
 
 from sfumato.data.dataset import Example, Source, UnreadableImage
@@ -23,7 +23,7 @@ from sfumato.training.state import TrainState
 
 
 class Numbers:
-    """Example i is a constant picture of value i; some cannot be read, one is slow, one breaks."""
+    """Example i is a constant image of value i; some cannot be read, one is slow, one breaks."""
 
     fields: tuple[str, ...] = ("label",)
     classes: tuple[str, ...] | None = None
@@ -147,11 +147,11 @@ def test_other_errors_name_example_step_and_file(workers: int) -> None:
 def test_stall_time_and_reading_ahead() -> None:
     with Loader(Numbers(8, slow=0.02), 2, seed=0, workers=2, ahead=2) as loader:
         next(loader)
-        first = loader.stall_seconds
+        first = loader.data_wait_seconds
         time.sleep(0.2)
         next(loader)
         assert first > 0.03
-        assert loader.stall_seconds - first < 0.02
+        assert loader.data_wait_seconds - first < 0.02
 
 
 def test_closing_stops_the_threads() -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import noise
+from images import noise
 from PIL import Image, ImageFilter
 
 from sfumato.data.conditions.config import MaskConfig
-from sfumato.data.conditions.holes import draw_hole
+from sfumato.data.conditions.holes import random_hole
 from sfumato.data.conditions.masked import Holes
 from sfumato.data.masks import read_mask
 from sfumato.errors import UserError
@@ -79,7 +79,7 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["box", "strokes", "medium", "thick"])
 def test_soft_and_compressed_masks_pass(kind: Any) -> None:
-    hole = draw_hole([kind], (128, 160), np.random.default_rng(5))
+    hole = random_hole([kind], (128, 160), np.random.default_rng(5))
     sharp = Image.fromarray(hole).convert("L")
     soft = [sharp.filter(ImageFilter.GaussianBlur(r)) for r in (1, 3, 8)] + [sharp.filter(ImageFilter.BoxBlur(6))]
     for image in [*soft, *(jpeg(sharp, q) for q in (5, 20, 75)), jpeg(soft[1], 20), sharp.convert("RGB")]:
@@ -98,8 +98,8 @@ def test_an_image_is_no_mask(image: Image.Image) -> None:
         read_mask(image, "the mask")
 
 
-def test_a_picture_of_two_colours_given_for_the_mask_is_found_by_the_mask_given_for_the_picture() -> None:
-    with pytest.raises(UserError, match=r"the picture is black and white and the mask is not: .* \(IMAGE MASK\)"):
+def test_a_image_of_two_colours_given_for_the_mask_is_found_by_the_mask_given_for_the_image() -> None:
+    with pytest.raises(UserError, match=r"the image is black and white and the mask is not: .* \(IMAGE MASK\)"):
         hole_of(of((90, 20, 20), (200, 210, 90)), of(0, 255))
 
 

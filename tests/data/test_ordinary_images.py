@@ -26,7 +26,7 @@ GOLDEN = {
 
 
 def pixels(height: int, width: int, mode: str) -> Image.Image:
-    """A picture with edges and noise."""
+    """An image with edges and noise."""
     rng = np.random.default_rng(height * 1000 + width)
     y, x = np.mgrid[:height, :width]
     base = np.stack([x * 255 // width, y * 255 // height, (x // 5 + y // 7) % 2 * 200, 255 - y * 200 // height], -1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import noise, save, truncated
+from images import noise, save, truncated
 
 from sfumato.data.contents import STORE
 from sfumato.data.dataset import UnreadableImage
@@ -88,7 +88,7 @@ def test_second_opening_reuses_and_changes_rebuild(root: Path, tmp_path: Path) -
 @pytest.mark.parametrize("damage", ["flip", "cut", "header", "other decoder", "missing"])
 def test_a_damaged_cache_is_made_again(root: Path, tmp_path: Path, damage: str) -> None:
     cache = tmp_path / "cache"
-    save(root, ["cat/d.png", "cat/e.png"])  # so that not every picture is among those decoded anew on opening
+    save(root, ["cat/d.png", "cat/e.png"])  # so that not every image is among those decoded anew on opening
     data = opened(root)
     keep_decoded(data, cache)
     (place,) = caches(cache)

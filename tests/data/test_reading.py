@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import noise, truncated
+from images import noise, truncated
 from PIL import Image
 
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.reading import colour, decode, glance, to_rgb
+from sfumato.data.reading import colour, decode, read_header, to_rgb
 from sfumato.errors import UserError
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -110,7 +110,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
         assert abs(seen[:, 18:] - (0, 0, 255)).max() < 12, name
 
 
-def test_damaged_exif_leaves_the_picture(tmp_path: Path) -> None:
+def test_damaged_exif_leaves_the_image(tmp_path: Path) -> None:
     upright().save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03")
     assert decode(tmp_path / "x.jpg", WHITE).size == (32, 16)
 
@@ -151,10 +151,10 @@ def test_damage_within_a_file_is_noticed(tmp_path: Path) -> None:
 
 def test_glance_reads_the_header_alone(tmp_path: Path) -> None:
     noise(0, 64, 48).save(tmp_path / "a.bmp")
-    seen = glance(tmp_path / "a.bmp")
+    seen = read_header(tmp_path / "a.bmp")
     assert (seen.width, seen.height) == (48, 64)
     truncated(tmp_path / "half.png")
-    assert glance(tmp_path / "half.png").width == 32
+    assert read_header(tmp_path / "half.png").width == 32
 
 
 def test_colours() -> None:

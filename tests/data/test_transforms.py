@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import noise
+from images import noise
 from PIL import Image
 
 from sfumato.data.transforms import Framing, flips
@@ -22,10 +22,10 @@ def ramp(height: int, width: int) -> Image.Image:
     st.tuples(st.integers(1, 24), st.integers(1, 24)),
     st.sampled_from(["center", "random", "pad"]),
 )
-def test_any_picture_fills_any_frame(picture: tuple[int, int], frame: tuple[int, int], how: str) -> None:
+def test_any_image_fills_any_frame(image: tuple[int, int], frame: tuple[int, int], how: str) -> None:
     framing = Framing(frame, "pad", "center") if how == "pad" else Framing(frame, "crop", how)  # type: ignore[arg-type]
-    prepared = framing.prepare(noise(0, *picture))
-    assert prepared.shape == (3, *framing.prepared_size(*picture))
+    prepared = framing.prepare(noise(0, *image))
+    assert prepared.shape == (3, *framing.prepared_size(*image))
     assert framing.finish(prepared, None).shape == (3, *frame)
     assert framing.finish(prepared, 5).shape == (3, *frame)
 

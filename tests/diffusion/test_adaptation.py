@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig, check_objective
 from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
-from sfumato.diffusion.times import DrawnTimes, LogitNormalTimes, LossHistory, LossHistoryTimes, UniformTimes, draw
+from sfumato.diffusion.times import LogitNormalTimes, LossHistory, LossHistoryTimes, RandomTimes, UniformTimes, draw
 from sfumato.diffusion.weighting import LearnedWeighting, LogVariance, MinSnrWeighting, error_scale, weight
 from sfumato.errors import UserError
 
@@ -133,14 +133,14 @@ def test_learned_weighting_makes_the_loss_equal_at_every_time(schedule) -> None:
         g = source(step)
         t = (torch.randperm(128, generator=g) + torch.rand(128, generator=g)).double().add(1e-9).div(128).clamp(max=1)
         errors = expected(t) * torch.randn(128, 16, generator=g).square().mean(1)
-        total, _ = adaptation(errors, DrawnTimes(t), built)
+        total, _ = adaptation(errors, RandomTimes(t), built)
         for group in optimiser.param_groups:
             group["lr"] = 0.02 * (1 - step / 400)
         optimiser.zero_grad()
         total.mean().backward()
         optimiser.step()
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
-    _, seen = adaptation(expected(t), DrawnTimes(t), built)
+    _, seen = adaptation(expected(t), RandomTimes(t), built)
     assert (seen - 1).abs().max() < 0.15, seen
 
 
@@ -148,7 +148,7 @@ def test_the_history_remembers_the_weighed_loss_and_importance_weighs_all_of_it(
     adaptation = Adaptation(ObjectiveConfig(times=LossHistoryTimes(bins=2), weighting=LearnedWeighting(features=4)))
     assert isinstance(adaptation.log_variance, LogVariance)
     torch.nn.init.constant_(adaptation.log_variance.linear.bias, 0.5)
-    times = DrawnTimes(
+    times = RandomTimes(
         torch.tensor([0.3, 0.7], dtype=torch.float64), torch.tensor([0, 1]), torch.tensor([0.5, 2.0]).double()
     )
     total, seen = adaptation(torch.tensor([1.0, 3.0]), times, LINEAR)

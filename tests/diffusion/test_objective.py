@@ -5,7 +5,7 @@ import torch
 
 from parity import golden, needs_parity
 from sfumato.diffusion import times as densities
-from sfumato.diffusion.objective import ObjectiveConfig, check_objective, draw_noise, loss, loss_weight
+from sfumato.diffusion.objective import ObjectiveConfig, check_objective, loss, loss_weight, sample_noise
 from sfumato.diffusion.prediction import target, to_x0
 from sfumato.diffusion.process import add_noise, posterior, time_of_index
 from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
@@ -69,12 +69,12 @@ def test_stratified_indices_cover_the_table():
 def test_draws_are_the_generators_alone():
     config = ObjectiveConfig(times=LogitNormalTimes(), stratified=True)
     assert torch.equal(draw_times(config, 8, source(5), LINEAR), draw_times(config, 8, source(5), LINEAR))
-    assert torch.equal(draw_noise(config, (2, 3, 4, 5), source(5)), torch.randn(2, 3, 4, 5, generator=source(5)))
+    assert torch.equal(sample_noise(config, (2, 3, 4, 5), source(5)), torch.randn(2, 3, 4, 5, generator=source(5)))
 
 
 def test_offset_noise_is_constant_over_each_channel():
-    plain = draw_noise(ObjectiveConfig(), (2, 3, 40, 50), source())
-    offset = draw_noise(ObjectiveConfig(offset_noise=0.5), (2, 3, 40, 50), source()) - plain
+    plain = sample_noise(ObjectiveConfig(), (2, 3, 40, 50), source())
+    offset = sample_noise(ObjectiveConfig(offset_noise=0.5), (2, 3, 40, 50), source()) - plain
     assert offset.std((2, 3)).max() < 1e-6
     assert offset.mean((2, 3)).unique().numel() == 6
 

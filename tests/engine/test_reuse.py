@@ -61,12 +61,12 @@ def test_sampling_calls_fewer_blocks(model: LatentDiffusion, monkeypatch: pytest
     unet = unet_of(model)
     blocks = len(unet.input_blocks) + 1 + len(unet.output_blocks)
     options = {"count": 2, "sampler": "ddim", "steps": 4, "as_tensor": True}
-    pictures = {}
+    images = {}
     for reuse, whole in ((1, 4), (2, 2), (9, 1)):
         calls[0] = 0
-        pictures[reuse] = model.sample("a red apple", reuse=reuse, **options)
+        images[reuse] = model.sample("a red apple", reuse=reuse, **options)
         assert calls[0] == whole * blocks + (4 - whole) * 2 * OUTERMOST
-    assert not torch.equal(pictures[1], pictures[2])
+    assert not torch.equal(images[1], images[2])
     assert type(unet) is UNet, "the model stays as it was"
     for wrong, said in (
         ({"reuse": 0}, "reuse is 0: give a whole number from 1"),

@@ -1,4 +1,4 @@
-"""Bands of a picture give the whole picture's numbers, and hold less memory."""
+"""Bands of an image give the whole image's numbers, and hold less memory."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def autoencoder(name: str, packed: bool) -> Autoencoder:
 
 
 def uneven(n: int, size: tuple[int, int]) -> Tensor:
-    """Pictures whose statistics differ from band to band."""
+    """Images whose statistics differ from band to band."""
     noise = torch.randn(n, 3, *size, generator=torch.Generator().manual_seed(2)) * 0.2
     return noise + torch.linspace(-1, 1, size[0])[:, None]
 
@@ -85,7 +85,7 @@ def test_maps_beyond_the_bound_lie_in_a_file_of_any_type() -> None:
     torch.testing.assert_close(made.mean.float(), 2 * x.float().mean((0, 2, 3)))
 
 
-def test_several_pictures_that_fit_alone_are_computed_one_by_one() -> None:
+def test_several_images_that_fit_alone_are_computed_one_by_one() -> None:
     model = autoencoder("linear", packed=False)
     images = uneven(3, (32, 48))
     one = tiles.bytes_needed(model, (32, 48))

@@ -23,7 +23,7 @@ SHAPES = [(1, 32, 32, 33, 41), (5, 64, 96, 16, 16), (3, 160, 32, 18, 30), (2, 32
 
 
 def case(B: int, C: int, out: int, H: int, W: int, scale: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A picture, a layer's weight and bias, and a residual."""
+    """An image, a layer's weight and bias, and a residual."""
     g = torch.Generator().manual_seed(B + C)
     x = F.silu(torch.randn(B, C, H, W, generator=g)).contiguous(memory_format=CL)
     weight = (torch.randn(out, C, 3, 3, generator=g) / (9 * C) ** 0.5).contiguous(memory_format=CL)
@@ -93,8 +93,8 @@ def test_gradients_are_the_convolutions(shape: tuple[int, ...], doubled: bool) -
 
 
 def _exact(x: Tensor, weight: Tensor, bias: Tensor, doubled: bool) -> Tensor:
-    picture = F.interpolate(x, scale_factor=2.0) if doubled else x
-    return F.conv2d(picture.double(), weight.double(), bias.double(), padding=1)
+    image = F.interpolate(x, scale_factor=2.0) if doubled else x
+    return F.conv2d(image.double(), weight.double(), bias.double(), padding=1)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_what_the_kernels_do_not_take_goes_the_plain_way(monkeypatch: pytest.Mon
     layer, x = winograd.FilteredConv2d(32, 32, 3, padding=1), torch.randn(1, 32, 40, 40).contiguous(memory_format=CL)
     assert winograd.usable(layer, x)
     assert not winograd.usable(layer, x.contiguous()), "the other memory order"
-    assert not winograd.usable(layer, x[:, :, :8, :8].contiguous(memory_format=CL)), "a small picture"
+    assert not winograd.usable(layer, x[:, :, :8, :8].contiguous(memory_format=CL)), "a small image"
     assert not winograd.usable(layer, x.double()), "another type"
     assert not winograd.usable(winograd.FilteredConv2d(32, 3, 3, padding=1), x), "three channels"
     with torch.autocast("cpu", torch.bfloat16):

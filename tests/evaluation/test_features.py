@@ -1,4 +1,4 @@
-"""Feature networks: the default against an unfolded reading of its file, what enters them, bad pictures."""
+"""Feature networks: the default against an unfolded reading of its file, what enters them, bad images."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def network() -> FeatureNetwork:
     return efficientnet_lite0(64)
 
 
-def pictures(n: int, side: int = 64) -> Tensor:
+def images(n: int, side: int = 64) -> Tensor:
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -52,7 +52,7 @@ def unfolded(tensors: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
 def test_the_default_reads_the_package_s_file_as_it_is_meant(network: FeatureNetwork) -> None:
     from sfumato.autoencoder.efficientnet import weights_path
 
-    x = pictures(3)
+    x = images(3)
     found = network(x)
     vector, logits = unfolded(torch.load(weights_path(), weights_only=True), x)
     torch.testing.assert_close(found.pooled, vector, rtol=1e-3, atol=1e-4)
@@ -78,14 +78,14 @@ def test_bytes_floats_and_grey_are_one(network: FeatureNetwork) -> None:
     torch.testing.assert_close(joined, grey, rtol=1e-4, atol=1e-5)
 
 
-def test_bad_pictures_are_one_sentence(network: FeatureNetwork) -> None:
-    broken = pictures(2)
+def test_bad_images_are_one_sentence(network: FeatureNetwork) -> None:
+    broken = images(2)
     broken[1, 0, 3, 3] = float("nan")
-    with pytest.raises(UserError, match="1 of a batch of 2 pictures hold values that are not finite"):
+    with pytest.raises(UserError, match="1 of a batch of 2 images hold values that are not finite"):
         network(broken)
-    with pytest.raises(UserError, match=r"takes pictures \(B, 1 or 3, H, W\)"):
+    with pytest.raises(UserError, match=r"takes images \(B, 1 or 3, H, W\)"):
         network(torch.zeros(2, 4, 64, 64))
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         pooled(network, [])
     with pytest.raises(UserError, match="32 x 32"):
         efficientnet_lite0(16)
@@ -96,7 +96,7 @@ def test_bad_pictures_are_one_sentence(network: FeatureNetwork) -> None:
 
 @pytest.mark.parametrize("size", [(20, 50), (70, 61)])
 def test_bicubic_is_pillow_s(size: tuple[int, int]) -> None:
-    x = pictures(1, 47)[0, 0].numpy()
+    x = images(1, 47)[0, 0].numpy()
     expected = np.asarray(Image.fromarray(x, mode="F").resize(size[::-1], Image.Resampling.BICUBIC))
     found = resize(torch.from_numpy(x)[None, None], size, "bicubic")[0, 0].numpy()
     np.testing.assert_allclose(found, expected, atol=2e-5)

@@ -10,7 +10,7 @@ from torch import Tensor
 from sfumato.evaluation.image_quality import MS_SSIM_WEIGHTS, ms_ssim, psnr, ssim
 
 
-def pictures(shape: tuple[int, ...] = (3, 2, 17, 23), seed: int = 0) -> tuple[Tensor, Tensor]:
+def images(shape: tuple[int, ...] = (3, 2, 17, 23), seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(shape, generator=generator) * 2 - 1
     return x, (x + 0.2 * torch.randn(shape, generator=generator)).clamp(-1, 1)
@@ -29,7 +29,7 @@ def test_psnr_of_known_errors() -> None:
 
 
 def test_psnr_depends_on_the_range_alone_in_decibels() -> None:
-    x, y = pictures()
+    x, y = images()
     assert torch.allclose(psnr(x, y, 2.0), psnr((x + 1) * 127.5, (y + 1) * 127.5, 255.0), atol=1e-4)
 
 
@@ -51,7 +51,7 @@ def window_by_window(x: np.ndarray, y: np.ndarray, data_range: float, size: int 
 
 
 def test_ssim_equals_the_definition() -> None:
-    x, y = pictures()
+    x, y = images()
     value = ssim(x, y)
     assert value.shape == (3,)
     for i in range(3):
@@ -66,14 +66,14 @@ def test_ssim_of_constant_images_is_the_luminance_term() -> None:
 
 
 def test_equal_images_and_range() -> None:
-    x, y = pictures()
+    x, y = images()
     assert torch.allclose(ssim(x, x), torch.ones(3, dtype=torch.float64))
     # The means enter the luminance term, so a shift changes SSIM: only a scaling of both leaves it as it is.
     assert torch.allclose(ssim(x, y, 2.0), ssim(x * 127.5, y * 127.5, 255.0), atol=1e-6)
 
 
 def test_ms_ssim() -> None:
-    x, y = pictures((2, 3, 176, 180))
+    x, y = images((2, 3, 176, 180))
     value = ms_ssim(x, y)
     assert value.shape == (2,)
     assert torch.allclose(ms_ssim(x, x), torch.ones(2, dtype=torch.float64))
@@ -83,7 +83,7 @@ def test_ms_ssim() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    x, y = pictures()
+    x, y = images()
     with pytest.raises(ValueError, match=r"image \(3, 2, 17, 23\) and reference \(1, 2, 17, 23\)"):
         psnr(x, y[:1])
     with pytest.raises(ValueError, match="window 11 must be odd and fit the image, which is 10x23"):

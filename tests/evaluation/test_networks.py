@@ -139,5 +139,5 @@ def test_clip_scores_by_the_cosine(folders: dict[str, Path]) -> None:
     words = words if isinstance(words, torch.Tensor) else words.pooler_output
     cosine = (F.normalize(found.pooled) * F.normalize(words)).sum(dim=1)
     torch.testing.assert_close(values.float(), 100 * cosine.clamp_min(0), rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="3 pictures and 1 texts"):
+    with pytest.raises(ValueError, match="3 images and 1 texts"):
         score(found.pooled, ["red"])

@@ -1,4 +1,4 @@
-"""Parity with the reference packages on the same features and pictures, where they are installed."""
+"""Parity with the reference packages on the same features and images, where they are installed."""
 
 import contextlib
 import importlib
@@ -134,7 +134,7 @@ def test_the_inception_s_keys_and_outputs() -> None:
     torch.testing.assert_close(found.logits, logits, rtol=1e-4, atol=1e-5)
 
 
-def test_similarity_of_pictures() -> None:
+def test_similarity_of_images() -> None:
     images = package("torchmetrics.functional.image")
     g = torch.Generator().manual_seed(0)
     x = torch.rand(2, 1, 192, 192, generator=g)

@@ -117,7 +117,7 @@ def test_the_cosine_transform_is_orthonormal_and_finds_a_cosine() -> None:
     assert (found.abs() > 1e-4).sum() == 1
 
 
-def test_noise_has_the_share_of_the_area_and_smooth_pictures_little() -> None:
+def test_noise_has_the_share_of_the_area_and_smooth_images_little() -> None:
     noise = normal(8 * 3 * 32, 32, 10).reshape(8, 3, 32, 32)
     assert high_frequency_share(noise) == pytest.approx(0.75, abs=0.02)
     ramp = torch.linspace(-1, 1, 32)[None, None, None].expand(1, 1, 32, 32)

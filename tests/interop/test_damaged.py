@@ -137,7 +137,7 @@ def test_half_a_file_never_becomes_a_model(state: dict[str, Tensor], tmp_path: P
 
 
 def test_nothing_in_use_is_replaced_unasked(state: dict[str, Tensor], tmp_path: Path) -> None:
-    path, other = tmp_path / "x.ckpt", tmp_path / "pictures"
+    path, other = tmp_path / "x.ckpt", tmp_path / "images"
     torch.save({"state_dict": state}, path)
     other.mkdir()
     (other / "cat.png").touch()

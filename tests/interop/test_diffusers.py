@@ -266,13 +266,13 @@ def test_unconditional_unet(kind: str, tmp_path: Path) -> None:
     again = diffusers.UNet2DModel.from_pretrained(tmp_path / "back" / "unet")
     assert torch.equal(again(x, t, **extra).sample, expected)
     if kind == "conv":
-        pictures = [
+        images = [
             diffusers.DiffusionPipeline.from_pretrained(folder)(
                 generator=torch.Generator().manual_seed(3), num_inference_steps=3, output_type="np"
             ).images
             for folder in (source, tmp_path / "back")
         ]
-        assert (pictures[0] == pictures[1]).all()
+        assert (images[0] == images[1]).all()
 
 
 @pytest.mark.parametrize("kind", sorted(CONDITIONED))

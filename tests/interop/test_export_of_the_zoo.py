@@ -19,7 +19,7 @@ from sfumato.autoencoder.scaling import Scaling
 from sfumato.conditioning.condition import Condition
 from sfumato.config import read_source, zoo_names
 from sfumato.diffusion.prediction import to_eps, to_x0
-from sfumato.diffusion.process import told_time
+from sfumato.diffusion.process import timestep_like
 from sfumato.errors import UserError
 from sfumato.interop.convert import export_model, import_model
 from sfumato.interop.published import DIFFUSIONS
@@ -155,7 +155,7 @@ def images(model: LatentDiffusion) -> dict[str, Tensor]:
     schedule, kind = second.schedule, second.config.prediction
     for t, s in itertools.pairwise(torch.tensor([0.9, 0.6, 0.3, 0.0], dtype=torch.float64)):
         (alpha, sigma), (alpha_s, sigma_s) = (tuple(v.item() for v in schedule(time)) for time in (t, s))
-        told = second.denoiser(x, told_time(t, schedule.steps, x), condition)
+        told = second.denoiser(x, timestep_like(t, schedule.steps, x), condition)
         x0, eps = (to(kind, told, x, alpha, sigma) for to in (to_x0, to_eps))
         x = alpha_s * x0 + sigma_s * eps
     return {**out, "sample": model.decode(x)}

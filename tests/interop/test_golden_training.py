@@ -22,7 +22,7 @@ from sfumato.pipeline.denoise import Network
 from sfumato.sampling.ancestral import DDIM, DDPM
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.loop import Step, sample
-from sfumato.training import ema
+from sfumato.training.averages import ema
 
 pytestmark = needs_parity
 BUFFERS, TRAINING = 1e-6, 1e-5

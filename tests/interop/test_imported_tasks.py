@@ -29,7 +29,7 @@ def test_the_semantic_model_paints_ids_and_names_no_colours(imported: Callable[.
     model = sfumato.load(imported("semantic_synthesis256").folder)
     ids = torch.zeros(33, 40, dtype=torch.long)
     ids[20:] = 5
-    (picture,) = paint(model, ids, options=FAST)
-    assert picture.size == (40, 33)
+    (image,) = paint(model, ids, options=FAST)
+    assert image.size == (40, 33)
     with pytest.raises(UserError, match=r"records no colours of classes .*: save the map as ids"):
-        paint(model, picture, options=FAST)
+        paint(model, image, options=FAST)

@@ -26,7 +26,7 @@ from sfumato.rng import SampleNoise
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.loop import sample
 from sfumato.sampling.table import DDIMConfig, build_sampler
-from sfumato.training.diffusion import DiffusionRun, Steered
+from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
 
 FILES = sorted((Path(sfumato.__file__).parent / "zoo" / "ldm").glob("*.yaml"))
 SECOND_STAGES = [file for file in FILES if "denoiser" in yaml.safe_load(file.read_text(encoding="utf-8"))]
@@ -68,13 +68,13 @@ def test_a_published_model_learns_small_and_draws(file: Path) -> None:
     fields = {} if conditioner is None else fields_for(conditioner.reads, config.conditioner)
     autoencoder = Autoencoder(AutoencoderConfig(channels=32, channel_multipliers=(1, 1), blocks_per_level=1))
     schedule = build_schedule(config.schedule)
-    networks = Steered(build_denoiser(config.denoiser, autoencoder.latent_channels, spec), conditioner)
+    networks = ConditionalDenoiser(build_denoiser(config.denoiser, autoencoder.latent_channels, spec), conditioner)
     learning = [p for p in networks.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=1e-3)
 
     g = torch.Generator().manual_seed(1)
     x0 = torch.randn(B, autoencoder.latent_channels, SIDE, SIDE, generator=g)
-    noise = objective.draw_noise(config.objective, tuple(x0.shape), g)
+    noise = objective.sample_noise(config.objective, tuple(x0.shape), g)
     t = times.draw(config.objective.times, B, g, schedule, config.objective.stratified).t
     x_t = add_noise(schedule, x0, noise, t)
     losses: list[Tensor] = []

@@ -100,7 +100,7 @@ def test_sampling_is_the_loop_then_unscaling_then_decoding() -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_picture_that_is_not_finite_is_decoded_again_in_float32() -> None:
+def test_a_image_that_is_not_finite_is_decoded_again_in_float32() -> None:
     model = tiny.model()
     decode, seen = model.autoencoder.decode, []
 

@@ -15,7 +15,7 @@ from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.latents import NotFiniteError
 from sfumato.pipeline.request import SampleRequest
-from sfumato.training.diffusion import Steered
+from sfumato.training.diffusion import ConditionalDenoiser
 from sfumato.training.previews import Samples
 
 HUGE = 3e38
@@ -95,7 +95,7 @@ def test_the_error_counts_what_is_not_finite() -> None:
 def test_a_preview_is_left_out_and_training_goes_on(tmp_path: Path) -> None:
     model = denoiser(tiny.model())
     assert model.second is not None
-    networks = Steered(model.second.denoiser, model.second.conditioner)
+    networks = ConditionalDenoiser(model.second.denoiser, model.second.conditioner)
     preview = Samples(model, tmp_path, ["a red apple"], None, 1, "float32")
     with pytest.warns(UserWarning, match="no preview of step 7: the denoiser of this model gave latents"):
         assert preview(networks, 7) == {}

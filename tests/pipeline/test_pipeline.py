@@ -118,7 +118,7 @@ def test_a_weaker_model_of_another_latent_space_is_refused(model: LatentDiffusio
 
 
 @pytest.mark.parametrize("kind", ["low-res", "features", "both"])
-def test_steering_makes_pictures_like_what_is_wished(plain: LatentDiffusion, kind: str) -> None:
+def test_steering_makes_images_like_what_is_wished(plain: LatentDiffusion, kind: str) -> None:
     low = torch.rand(1, 3, 2, 3, generator=torch.Generator().manual_seed(0)) - 0.5
     red = torch.tensor([0.3, -0.3, -0.2])
     losses = {
@@ -144,10 +144,10 @@ def test_packed_networks_cannot_be_steered() -> None:
         drawn(packed, None, image_guidance=ImageGuidance(Colour(torch.zeros(3))))
 
 
-def test_colour_of_a_picture() -> None:
-    picture = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
-    assert Colour.of(picture)(picture[None]).item() == pytest.approx(0, abs=1e-8)
-    assert Colour.of(picture)(picture[None] * 0.5 + 0.1).item() > 1e-3
+def test_colour_of_a_image() -> None:
+    image = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    assert Colour.of(image)(image[None]).item() == pytest.approx(0, abs=1e-8)
+    assert Colour.of(image)(image[None] * 0.5 + 0.1).item() > 1e-3
 
 
 # ---- a known region

@@ -93,7 +93,7 @@ def logs() -> tuple[list[dict[str, float]], list[dict[str, float]]]:
 
 COMMANDS = [
     ("this page again", ["sfumato demo --out runs/demo"]),
-    ("a model of your own pictures", ['sfumato sample runs/mine "a <red> & blue star" --out samples']),
+    ("a model of your own images", ['sfumato sample runs/mine "a <red> & blue star" --out samples']),
 ]
 
 

@@ -11,8 +11,8 @@ from sfumato.checkpoint import saved_steps
 from sfumato.cli import app, demo_budget, demo_run, pace
 from sfumato.cli.demo_run import FULL, QUICK, DemoPlan, run_demo
 from sfumato.cli.phases import clock
-from sfumato.cost.measure import Timing
 from sfumato.errors import UserError
+from sfumato.estimate.measure import Timing
 from sfumato.report.survey import Extent
 
 AUTOENCODER = """
@@ -89,7 +89,7 @@ def test_another_configuration_is_refused_in_the_same_folder(finished: Path, pla
         run_demo(replace(plan, autoencoder_overrides=("train.batch=2",)), finished, "cpu")
 
 
-def test_a_folder_of_pictures_is_refused_before_anything_is_trained(plan: DemoPlan, tmp_path: Path) -> None:
+def test_a_folder_of_images_is_refused_before_anything_is_trained(plan: DemoPlan, tmp_path: Path) -> None:
     overrides = ("data={kind: folder, path: somewhere, size: 64}",)
     with pytest.raises(UserError, match="only the toy world"):
         run_demo(replace(plan, diffusion_overrides=overrides), tmp_path / "out", "cpu")

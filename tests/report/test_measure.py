@@ -57,7 +57,7 @@ def test_chance_is_far_below_the_truth_and_never_holds_a_prompt_against_itself()
     assert chance_row("chance", ask(WORLD, 2)).rates["prompts"] < 1
 
 
-def test_first_stage_numbers_are_those_of_its_pictures(model: LatentDiffusion) -> None:
+def test_first_stage_numbers_are_those_of_its_images(model: LatentDiffusion) -> None:
     asked = ask(WORLD, 6)
     numbers, output = first_stage(model, asked.images)
     assert output.shape == asked.images.shape
@@ -84,7 +84,7 @@ def test_a_strip_begins_in_noise_and_ends_in_the_sample(model: LatentDiffusion) 
     torch.testing.assert_close(strip.images[-1], final, atol=1e-4, rtol=0)
 
 
-def test_a_picture_depends_on_its_place_alone(model: LatentDiffusion) -> None:
+def test_a_image_depends_on_its_place_alone(model: LatentDiffusion) -> None:
     captions = ask(WORLD, 3).captions
     torch.testing.assert_close(draw(model, captions, 1.0, 2)[:2], draw(model, captions[:2], 1.0, 2), atol=1e-4, rtol=0)
 

@@ -83,7 +83,7 @@ def test_the_page_asks_no_other_file(made: tuple[DemoResult, str], read: Reader)
     assert not re.search(r"@import|url\(|<script|<link", made[1])
 
 
-def test_every_picture_says_what_it_is_and_is_counted(read: Reader) -> None:
+def test_every_image_says_what_it_is_and_is_counted(read: Reader) -> None:
     assert all(image["alt"] for image in read.images)
     pairs, latent, prompts, sheet, strip = 2 * 8, 1 + 4, 4 * (3 + 1), 8, 8 * 2
     assert len(read.images) == pairs + latent + prompts + sheet + strip
@@ -95,7 +95,7 @@ def test_the_numbers_are_those_of_the_json(made: tuple[DemoResult, str], read: R
     assert f"{100 * headline['facts_right']:.1f} %" in words
     assert f"{headline['psnr']:.1f} dB" in words
     assert headline["facts_right"] == numbers["generated"]["rates"]["facts"]
-    assert headline["pictures_per_second"] == pytest.approx(1 / numbers["sampling"]["seconds_in_batch"])
+    assert headline["images_per_second"] == pytest.approx(1 / numbers["sampling"]["seconds_in_batch"])
     assert numbers["autoencoder"]["images_per_second"] == pytest.approx(40_000 / 245)
     assert numbers["first_stage"]["compression"] == 12
     assert numbers["first_stage"]["factor"] == 4
@@ -105,7 +105,7 @@ def test_the_numbers_are_those_of_the_json(made: tuple[DemoResult, str], read: R
     assert str(sum(numbers["facts"].values())) in words
 
 
-def test_real_scenes_score_above_wrong_pictures_and_those_above_chance(made: tuple[DemoResult, str]) -> None:
+def test_real_scenes_score_above_wrong_images_and_those_above_chance(made: tuple[DemoResult, str]) -> None:
     numbers = made[0]
     assert numbers.real.rates["facts"] == 1
     assert numbers.chance.rates["facts"] < 0.5 < numbers.generated.rates["facts"] < 1

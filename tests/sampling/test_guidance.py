@@ -204,7 +204,7 @@ def test_steered_samples_are_data_that_fulfil_the_wish():
     def share(scale):
         led = toward_image(denoise, lambda x0: 0.5 * (x0[:, 0] - 1).square(), scale)
         found = sample(DDIM(), LINEAR, led, x, grid, no_noise)
-        assert torch.cdist(found, points).min(1).values.max() < 0.05, "pictures stay pictures"
+        assert torch.cdist(found, points).min(1).values.max() < 0.05, "images stay images"
         return ((found - points[0]).norm(dim=1) < 0.05).double().mean()
 
     assert share(0.0) < 0.3 < share(0.5) < 0.55 < share(1.0)

@@ -1,4 +1,4 @@
-"""Outside the hole nothing changes, whatever the picture's mode."""
+"""Outside the hole nothing changes, whatever the image's mode."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.pictures import from_pil
+from sfumato.images import from_pil
 from sfumato.tasks.colour import drift, without_drift
 from sfumato.tasks.compositing import composite, feathered, largest_change
 
@@ -15,7 +15,7 @@ H, W = 13, 17
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"]
 
 
-def picture(mode: str) -> Image.Image:
+def image(mode: str) -> Image.Image:
     rng = np.random.default_rng(3)
     rgba = Image.fromarray(rng.integers(0, 256, (H, W, 4), dtype=np.uint8))
     match mode:
@@ -46,7 +46,7 @@ def hole() -> torch.Tensor:
 @pytest.mark.parametrize("feather", [0, 2])
 @pytest.mark.parametrize("mode", MODES)
 def test_pixels_outside_stay_and_those_inside_become_the_generated(mode: str, feather: int) -> None:
-    original, gone = picture(mode), hole()
+    original, gone = image(mode), hole()
     # white in the whole: every mode can say that, but a palette only nearly
     result = composite(original, torch.ones(3, H, W), gone, feather)
     assert (result.mode, result.size) == (original.mode, original.size)
@@ -79,7 +79,7 @@ def test_a_palette_takes_its_nearest_colours() -> None:
 
 
 def test_a_change_outside_is_seen() -> None:
-    original = picture("RGB")
+    original = image("RGB")
     other = original.copy()
     other.putpixel((0, 0), tuple((value + 9) % 256 for value in original.getpixel((0, 0))))  # type: ignore[union-attr]
     assert largest_change(original, other, hole()) >= 9
@@ -91,13 +91,13 @@ def test_the_feather_rises_inside_the_hole_only() -> None:
     assert share[8, 3:8].tolist() == pytest.approx([0.25, 0.5, 0.75, 1, 1])
     border = torch.zeros(6, 6, dtype=torch.bool)
     border[:3] = True
-    # the picture's border is no edge of the hole
+    # the image's border is no edge of the hole
     assert feathered(border, 2)[:, 0].tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0, 0, 0])
 
 
 def test_a_composite_survives_its_file() -> None:
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-        original = picture(mode)
+        original = image(mode)
         buffer = io.BytesIO()
         composite(original, torch.zeros(3, H, W), hole(), 1).save(buffer, "PNG")
         read = Image.open(buffer)
@@ -116,7 +116,7 @@ def test_drift_is_the_slow_difference_bridged_over_holes() -> None:
     assert (fixed - detail).abs().mean() < 0.02
 
 
-def test_pictures_and_tensors_agree() -> None:
-    original = picture("RGB")
+def test_images_and_tensors_agree() -> None:
+    original = image("RGB")
     again = composite(original, from_pil(original), hole(), 2)
     assert np.array_equal(np.asarray(again), np.asarray(original))

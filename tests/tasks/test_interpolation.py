@@ -1,4 +1,4 @@
-"""Interpolation ends in the pictures it goes between; inversion finds what sampling came from."""
+"""Interpolation ends in the images it goes between; inversion finds what sampling came from."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from sfumato.tasks.inversion import INVERSION_GRID, find_noise
 OPTIONS = {"steps": 3, "sampler": "ddim", "guidance": 2.0}
 
 
-def test_a_way_ends_in_the_pictures_it_goes_between() -> None:
+def test_a_way_ends_in_the_images_it_goes_between() -> None:
     model = tiny.model()
     stops = [Stop(5, tiny.TEXTS[0]), Stop(7, tiny.TEXTS[1]), Stop(7, tiny.TEXTS[2])]
     frames = interpolate(model, stops, 3, SampleRequest(**OPTIONS))

@@ -28,12 +28,12 @@ FAST = ("--steps", 2, "--precision", "float32")
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of each kind, a picture, a mask, a map and boxes."""
+    """A folder with a model of each kind, an image, a mask, a map and boxes."""
     root = tmp_path_factory.mktemp("tasks")
     for name, make in MODELS.items():
         saved(make(), root / name)
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (19, 27, 4), dtype=np.uint8)).save(root / "picture.png")
+    Image.fromarray(rng.integers(0, 256, (19, 27, 4), dtype=np.uint8)).save(root / "image.png")
     hole = np.zeros((19, 27), np.uint8)
     hole[4:12, 5:16] = 255
     Image.fromarray(hole).save(root / "mask.png")
@@ -79,17 +79,17 @@ def saved(model: LatentDiffusion, folder: Path) -> None:
 
 
 COMMANDS: dict[str, tuple[list[str], tuple[int, int]]] = {
-    "paint": (["paint", "map", "map.png"], (27, 19)),
-    "compose": (["compose", "boxes", "boxes.json"], (24, 16)),
-    "compose-pixels": (["compose", "boxes", "pixels.json"], (24, 16)),
-    "compose-coco": (["compose", "boxes", "coco.json"], (28, 20)),
-    "paint-16-bits": (["paint", "map", "map-16.png"], (27, 19)),
-    "upscale": (["upscale", "small", "picture.png"], (54, 38)),
-    "inpaint": (["inpaint", "masked", "picture.png", "mask.png"], (27, 19)),
-    "inpaint-by-text": (["inpaint", "text", "picture.png", "mask.png", "=a red apple", "--jumps", "1,2"], (27, 19)),
-    "edit": (["edit", "text", "picture.png", "=a red apple", "--strength", "0.5"], (27, 19)),
-    "edit-style": (["edit", "plain", "picture.png", "--style", "mask.png"], (27, 19)),
-    "outpaint": (["outpaint", "plain", "picture.png", "--extend", "8,0,3,0"], (38, 19)),
+    "paint": (["semantic-to-image", "map", "map.png"], (27, 19)),
+    "compose": (["layout-to-image", "boxes", "boxes.json"], (24, 16)),
+    "compose-pixels": (["layout-to-image", "boxes", "pixels.json"], (24, 16)),
+    "compose-coco": (["layout-to-image", "boxes", "coco.json"], (28, 20)),
+    "paint-16-bits": (["semantic-to-image", "map", "map-16.png"], (27, 19)),
+    "upscale": (["upscale", "small", "image.png"], (54, 38)),
+    "inpaint": (["inpaint", "masked", "image.png", "mask.png"], (27, 19)),
+    "inpaint-by-text": (["inpaint", "text", "image.png", "mask.png", "=a red apple", "--jumps", "1,2"], (27, 19)),
+    "edit": (["edit", "text", "image.png", "=a red apple", "--strength", "0.5"], (27, 19)),
+    "edit-style": (["edit", "plain", "image.png", "--style", "mask.png"], (27, 19)),
+    "outpaint": (["outpaint", "plain", "image.png", "--extend", "8,0,3,0"], (38, 19)),
 }
 
 
@@ -104,20 +104,20 @@ def test_a_task_from_the_command_line(command: Command, room: Path, tmp_path: Pa
     command_name, *rest = words
     done = command(command_name, *typed(room, rest), "--out", tmp_path, "--seed", 3, *FAST)
     assert done.code == 0, done
-    picture = Image.open(tmp_path / "0000.png")
-    assert picture.size == size
-    facts = picture.text  # type: ignore[attr-defined]
+    image = Image.open(tmp_path / "0000.png")
+    assert image.size == size
+    facts = image.text  # type: ignore[attr-defined]
     assert (facts["task"], facts["seed"], facts["steps"], facts["sampler"]) == (command_name, "3", "2", "dpmpp-2m")
     assert facts.get("prompt") == ("a red apple" if "=a red apple" in words else None)
     assert (tmp_path / "grid.png").exists()
     assert "sheet:" in done.out
     if command_name in ("inpaint", "outpaint"):
         assert ": 0\n" in done.out
-        assert picture.mode == "RGBA"
+        assert image.mode == "RGBA"
 
 
-def test_pictures_are_numbered_on_and_do_not_depend_on_each_other(command: Command, room: Path, tmp_path: Path) -> None:
-    edit = ("edit", room / "plain", room / "picture.png", "--out", tmp_path, *FAST)
+def test_images_are_numbered_on_and_do_not_depend_on_each_other(command: Command, room: Path, tmp_path: Path) -> None:
+    edit = ("edit", room / "plain", room / "image.png", "--out", tmp_path, *FAST)
     assert command(*edit, "-n", 2, "--seed", 4).code == 0
     assert command(*edit, "--seed", 5).code == 0
     pixels = [np.asarray(Image.open(tmp_path / f"000{i}.png")).tolist() for i in range(3)]
@@ -148,7 +148,7 @@ def test_masks_of_other_forms_fill_the_same_hole(
     assert np.array_equal(one, other)
 
 
-def test_a_picture_with_a_profile_is_filled_and_written_in_srgb(command: Command, room: Path, tmp_path: Path) -> None:
+def test_a_image_with_a_profile_is_filled_and_written_in_srgb(command: Command, room: Path, tmp_path: Path) -> None:
     linear = icc.rgb(icc.SRGB, 1.0, "linear test")
     Image.new("RGB", (27, 19), (128, 128, 128)).save(tmp_path / "linear.png", icc_profile=linear)
     words = ("inpaint", room / "masked", tmp_path / "linear.png", room / "mask.png")
@@ -162,70 +162,91 @@ def test_a_picture_with_a_profile_is_filled_and_written_in_srgb(command: Command
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown-class": (
-        ["paint", "map", "unknown.png"],
+        ["semantic-to-image", "map", "unknown.png"],
         "class id 7 at row 4, column 5, but this model knows 0 to 4",
     ),
-    "unknown-class-in-16-bits": (["paint", "map", "unknown-16.png"], "class id 40000 at row 4, column 5"),
+    "unknown-class-in-16-bits": (["semantic-to-image", "map", "unknown-16.png"], "class id 40000 at row 4, column 5"),
     "a-pipe": (
         ["edit", "plain", "pipe.png"],
-        "the picture '.*pipe.png' cannot be read: it is a named pipe, no regular",
+        "the image '.*pipe.png' cannot be read: it is a named pipe, no regular",
     ),
-    "a-device": (["upscale", "small", "zero.png"], "the picture '.*zero.png' cannot be read: it is a device"),
+    "a-device": (["upscale", "small", "zero.png"], "the image '.*zero.png' cannot be read: it is a device"),
     "a-folder": (
         ["inpaint", "masked", "folder.png", "mask.png"],
-        "the picture '.*folder.png' is a folder: give one of",
+        "the image '.*folder.png' is a folder: give one of",
     ),
     "a-folder-for-a-mask": (["inpaint", "masked", "photo.png", "folder.png"], "the mask '.*folder.png' is a folder"),
-    "a-folder-for-a-map": (["paint", "map", "folder.png"], "the map '.*folder.png' is a folder: give one of its files"),
-    "swapped": (["inpaint", "masked", "mask.png", "photo.png"], r"the mask looks like an image, .* \(IMAGE MASK\)"),
-    "swapped-with-alpha": (["inpaint", "masked", "mask.png", "picture.png"], "the mask looks like an image"),
-    "swapped-with-a-hole": (["inpaint", "masked", "mask.png", "erased.png"], "the picture is black and white and the"),
-    "map-in-colour": (["paint", "map", "picture.png"], "the map is in colour, but this model's config.yaml records no"),
-    "map-of-a-line": (["paint", "map", "thin.png"], r"the map is 1x9 .* smaller than one latent cell of 2x2 pixels"),
-    "map-to-boxes": (["paint", "boxes", "map.png"], "not conditioned on label maps: .* boxes and .*`sfumato compose`"),
-    "box-outside": (["compose", "boxes", "outside.json"], r"box 1 \(1\) is \[0.6, 0.2, 0.5, 0.5\] .* reaches outside"),
-    "negative-box": (["compose", "boxes", "negative.json"], "box 1 .* width and height must be above 0"),
-    "no-category": (["compose", "boxes", "no-category.json"], "has the category 4, but this model's are 0 to 3"),
-    "pixels-of-what": (["compose", "boxes", "no-frame.json"], "the file gives no width and height of the picture"),
-    "no-box": (["compose", "boxes", "no-box.json"], 'box 1 is {"label": 1}: give an object such as'),
-    "too-many-boxes": (["compose", "boxes", "many.json"], "4 boxes are given, but this model takes at most 3"),
-    "no-list": (["compose", "boxes", "nothing.json"], "hold no list: give"),
-    "no-json": (["compose", "boxes", "map.png"], "map.png' is no UTF-8 text, byte 0 is 0x89"),
-    "mask-of-another-size": (
-        ["inpaint", "masked", "picture.png", "other-mask.png"],
-        r"the mask is 18x27 \(height x width\) but the picture is 19x27: give a mask of the picture's size",
+    "a-folder-for-a-map": (
+        ["semantic-to-image", "map", "folder.png"],
+        "the map '.*folder.png' is a folder: give one of its files",
     ),
-    "no-hole": (["inpaint", "masked", "picture.png", "no-hole.png"], "the mask has no hole: paint white"),
-    "thin-picture": (["edit", "plain", "thin.png"], "the image is 1x9 .* smaller than one latent cell of 2x2"),
+    "swapped": (["inpaint", "masked", "mask.png", "photo.png"], r"the mask looks like an image, .* \(IMAGE MASK\)"),
+    "swapped-with-alpha": (["inpaint", "masked", "mask.png", "image.png"], "the mask looks like an image"),
+    "swapped-with-a-hole": (["inpaint", "masked", "mask.png", "erased.png"], "the image is black and white and the"),
+    "map-in-colour": (
+        ["semantic-to-image", "map", "image.png"],
+        "the map is in colour, but this model's config.yaml records no",
+    ),
+    "map-of-a-line": (
+        ["semantic-to-image", "map", "thin.png"],
+        r"the map is 1x9 .* smaller than one latent cell of 2x2 pixels",
+    ),
+    "map-to-boxes": (
+        ["semantic-to-image", "boxes", "map.png"],
+        "not conditioned on label maps: .* boxes and .*`sfumato layout-to-image`",
+    ),
+    "box-outside": (
+        ["layout-to-image", "boxes", "outside.json"],
+        r"box 1 \(1\) is \[0.6, 0.2, 0.5, 0.5\] .* reaches outside",
+    ),
+    "negative-box": (["layout-to-image", "boxes", "negative.json"], "box 1 .* width and height must be above 0"),
+    "no-category": (
+        ["layout-to-image", "boxes", "no-category.json"],
+        "has the category 4, but this model's are 0 to 3",
+    ),
+    "pixels-of-what": (
+        ["layout-to-image", "boxes", "no-frame.json"],
+        "the file gives no width and height of the image",
+    ),
+    "no-box": (["layout-to-image", "boxes", "no-box.json"], 'box 1 is {"label": 1}: give an object such as'),
+    "too-many-boxes": (["layout-to-image", "boxes", "many.json"], "4 boxes are given, but this model takes at most 3"),
+    "no-list": (["layout-to-image", "boxes", "nothing.json"], "hold no list: give"),
+    "no-json": (["layout-to-image", "boxes", "map.png"], "map.png' is no UTF-8 text, byte 0 is 0x89"),
+    "mask-of-another-size": (
+        ["inpaint", "masked", "image.png", "other-mask.png"],
+        r"the mask is 18x27 \(height x width\) but the image is 19x27: give a mask of the image's size",
+    ),
+    "no-hole": (["inpaint", "masked", "image.png", "no-hole.png"], "the mask has no hole: paint white"),
+    "thin-image": (["edit", "plain", "thin.png"], "the image is 1x9 .* smaller than one latent cell of 2x2"),
     "prompt-to-no-text": (
-        ["inpaint", "masked", "picture.png", "mask.png", "=a cat"],
+        ["inpaint", "masked", "image.png", "mask.png", "=a cat"],
         "takes no text: it is conditioned",
     ),
-    "prompt-to-nothing": (["edit", "plain", "picture.png", "=a cat"], "takes no text: it was trained without any"),
-    "prompt-at-no-strength": (["edit", "plain", "picture.png", "=a cat", "--strength", "0"], "takes no text"),
+    "prompt-to-nothing": (["edit", "plain", "image.png", "=a cat"], "takes no text: it was trained without any"),
+    "prompt-at-no-strength": (["edit", "plain", "image.png", "=a cat", "--strength", "0"], "takes no text"),
     "much-strength": (
-        ["edit", "plain", "picture.png", "--strength", "1.5"],
+        ["edit", "plain", "image.png", "--strength", "1.5"],
         "strength is 1.5: give a number from",
     ),
-    "editing-by-maps": (["edit", "map", "picture.png", "--negative", "x"], "takes no negative prompt"),
+    "editing-by-maps": (["edit", "map", "image.png", "--negative", "x"], "takes no negative prompt"),
     "enlarging-elsewhere": (
-        ["upscale", "plain", "picture.png"],
-        "not conditioned on small pictures: it was trained",
+        ["upscale", "plain", "image.png"],
+        "not conditioned on small images: it was trained",
     ),
-    "outpainting-nothing": (["outpaint", "plain", "picture.png", "--extend", "0,0,0,0"], "extend is 0,0,0,0: give"),
-    "extent-in-words": (["outpaint", "plain", "picture.png", "--extend", "wide"], "--extend 'wide' is not LEFT,TOP"),
-    "no-picture": (["edit", "plain", "none.png"], "the picture 'none.png' does not exist"),
-    "no-picture-at-all": (["edit", "plain", "boxes.json"], "boxes.json' cannot be read: it is no picture"),
-    "window-in-words": (["edit", "plain", "picture.png", "--window", "big"], "--window 'big' is no number of pixels"),
-    "odd-window": (["edit", "plain", "picture.png", "--window", "6"], "window is 6 pixels: give a multiple of 4"),
-    "no-memory": (["edit", "plain", "picture.png", "--memory", "0"], "--memory is 0: give at least 1"),
-    "guidance-without-dropout": (["upscale", "small", "picture.png", "--guidance", "3"], "guidance 3 cannot work"),
+    "outpainting-nothing": (["outpaint", "plain", "image.png", "--extend", "0,0,0,0"], "extend is 0,0,0,0: give"),
+    "extent-in-words": (["outpaint", "plain", "image.png", "--extend", "wide"], "--extend 'wide' is not LEFT,TOP"),
+    "no-image": (["edit", "plain", "none.png"], "the image 'none.png' does not exist"),
+    "no-image-at-all": (["edit", "plain", "boxes.json"], "boxes.json' cannot be read: it is no image"),
+    "window-in-words": (["edit", "plain", "image.png", "--window", "big"], "--window 'big' is no number of pixels"),
+    "odd-window": (["edit", "plain", "image.png", "--window", "6"], "window is 6 pixels: give a multiple of 4"),
+    "no-memory": (["edit", "plain", "image.png", "--memory", "0"], "--memory is 0: give at least 1"),
+    "guidance-without-dropout": (["upscale", "small", "image.png", "--guidance", "3"], "guidance 3 cannot work"),
     "half-a-jump": (
-        ["inpaint", "plain", "picture.png", "mask.png", "--jumps", "5"],
+        ["inpaint", "plain", "image.png", "mask.png", "--jumps", "5"],
         "--jumps '5' is not LENGTH",
     ),
     "jumps-of-the-trained": (
-        ["inpaint", "masked", "picture.png", "mask.png", "--jumps", "5,2"],
+        ["inpaint", "masked", "image.png", "mask.png", "--jumps", "5,2"],
         "jumps are for models that were not trained to inpaint",
     ),
 }

@@ -13,11 +13,11 @@ from torch import Tensor
 
 import tiny
 from sfumato.cli.task_options import parse_guidance
+from sfumato.conditioning.metadata import ConditioningMetadata, LayoutInput, LowResolutionInput, MapInput, MaskInput
 from sfumato.engine.tiles import LEAST_MEMORY
 from sfumato.errors import UserError
-from sfumato.inputs import Inputs, LayoutInput, LowResolutionInput, MapInput, MaskInput
+from sfumato.images import from_pil, pad_to_multiple, to_pil
 from sfumato.model import LatentDiffusion
-from sfumato.pictures import from_pil, padded, to_pil
 from sfumato.pipeline.request import SampleRequest
 from sfumato.tasks import (
     Box,
@@ -59,7 +59,7 @@ def square(size: tuple[int, int] = ODD) -> Image.Image:
 
 
 def with_inputs(model: LatentDiffusion, **inputs: Any) -> LatentDiffusion:
-    return replace(model, config=model.config.model_copy(update={"inputs": Inputs(**inputs)}))
+    return replace(model, config=model.config.model_copy(update={"inputs": ConditioningMetadata(**inputs)}))
 
 
 def arrays(images: list[Image.Image]) -> list[list[int]]:
@@ -67,7 +67,7 @@ def arrays(images: list[Image.Image]) -> list[list[int]]:
 
 
 def off(one: Image.Image, other: Image.Image) -> int:
-    """The largest difference of two pictures, in 8-bit levels."""
+    """The largest difference of two images, in 8-bit levels."""
     return int(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).max())
 
 
@@ -98,7 +98,7 @@ def test_what_was_in_the_hole_does_not_matter() -> None:
 
 
 def test_masked_fields_follow_the_convention_of_the_model() -> None:
-    image = padded(from_pil(photo())[None], 4)
+    image = pad_to_multiple(from_pil(photo())[None], 4)
     hole = torch.zeros(1, 1, *image.shape[2:])
     hole[..., 5:8, 6:9] = 1
     cells = torch.zeros(1, 1, image.shape[2] // 2, image.shape[3] // 2)
@@ -117,7 +117,7 @@ def test_masked_fields_follow_the_convention_of_the_model() -> None:
     assert torch.equal(masked_fields(ours, image, hole, cells, LEAST_MEMORY)["mask"], 3 * cells)
 
 
-def test_of_a_large_picture_only_the_surroundings_of_the_hole_are_looked_at() -> None:
+def test_of_a_large_image_only_the_surroundings_of_the_hole_are_looked_at() -> None:
     model = steered.masked()
     assert model.second is not None
     sizes: set[tuple[int, int]] = set()
@@ -125,7 +125,7 @@ def test_of_a_large_picture_only_the_surroundings_of_the_hole_are_looked_at() ->
     original, mask = photo((150, 201)), np.zeros((150, 201), np.uint8)
     mask[60:70, 190:201] = 255
     (result,) = inpaint(model, original, Image.fromarray(mask), options=FAST)
-    # the training size, 16x24, around 10x11: half of it on each side but where the picture ends, in latent cells
+    # the training size, 16x24, around 10x11: half of it on each side but where the image ends, in latent cells
     assert sizes == {(14, 12)}
     hole = torch.from_numpy(mask > 0)
     assert largest_change(original, result, hole) == 0
@@ -142,7 +142,7 @@ def test_jumps_walk_more_steps() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
-def test_outpainting_keeps_the_picture(mode: str) -> None:
+def test_outpainting_keeps_the_image(mode: str) -> None:
     original = photo().convert(mode)
     extent = Extent(left=6, top=0, right=3, bottom=5)
     (result,) = outpaint(steered.masked(), original, extent, options=FAST)
@@ -208,7 +208,7 @@ def test_upscaling_any_size_by_the_models_factor() -> None:
 
 
 def test_colours_do_not_drift() -> None:
-    """An untrained model draws anything: its colours are held to the small picture's all the same."""
+    """An untrained model draws anything: its colours are held to the small image's all the same."""
     small = photo((16, 24))
     wanted = np.asarray(small, np.float64).mean((0, 1))
 
@@ -360,7 +360,7 @@ def test_guidance_as_it_is_typed() -> None:
 
 
 def test_many_at_once_are_those_of_one_by_one() -> None:
-    """Of every task: a batch of pictures is, up to rounding, the pictures of the same seeds alone."""
+    """Of every task: a batch of images is, up to rounding, the images of the same seeds alone."""
     photos = [photo(seed=seed) for seed in range(3)]
     ids = [torch.full(ODD, value, dtype=torch.long) for value in range(3)]
     boxes = [[Box(k, (0.1, 0.1, 0.5, 0.2 + 0.1 * k))] * (k + 1) for k in range(3)]
@@ -394,13 +394,13 @@ def test_canvases_of_different_sizes_do_not_share_a_batch() -> None:
     model.second.denoiser.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
     shown = [photo((8, 12)), photo((8, 12)), photo((12, 8)), photo((8, 12))]
     made = upscale_each(model, shown, options=replace(FAST, steps=1, batch=3))
-    assert [picture.size for picture in made] == [(24, 16), (24, 16), (16, 24), (24, 16)]
+    assert [image.size for image in made] == [(24, 16), (24, 16), (16, 24), (24, 16)]
     assert batches == [2, 1, 1]
     upscale(model, shown[0], options=replace(FAST, steps=1, count=5, batch=4))
     assert batches[3:] == [4, 1]
-    with pytest.raises(UserError, match="prompts: 2 for 4 pictures; give a list with one for each"):
+    with pytest.raises(UserError, match="prompts: 2 for 4 images; give a list with one for each"):
         upscale_each(model, shown, ["a", "b"])
-    with pytest.raises(UserError, match="1 masks for 4 pictures: give one for each"):
+    with pytest.raises(UserError, match="1 masks for 4 images: give one for each"):
         inpaint_each(steered.plain(), shown, [square()])
     with pytest.raises(UserError, match="batch is 0: give a whole number from 1"):
         upscale(model, shown[0], options=replace(FAST, batch=0))

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 import sfumato
 from command_line import Command, Runs
-from sfumato import snapshots
 from sfumato.checkpoint import load_tensors
 from sfumato.cli.sampling_options import weaker_of
 from sfumato.errors import UserError
-from sfumato.snapshots import found_in, nearest, save_snapshot, snapshots_of, to_keep
-from sfumato.training import ema
-from sfumato.training.ema import PowerAverages, exponent_of_width, power_decay_at
-from sfumato.training.posthoc import Profile, combine, inner_product, weighed_sum
+from sfumato.training.averages import ema, snapshots
+from sfumato.training.averages.ema import PowerAverages, exponent_of_width, power_decay_at
+from sfumato.training.averages.posthoc import Profile, combine, inner_product, weighed_sum
+from sfumato.training.averages.snapshots import found_in, nearest, save_snapshot, snapshots_of, to_keep
 
 STEPS = 640
 
@@ -128,10 +127,10 @@ def test_the_weaker_version_is_an_early_one_of_the_narrow_width() -> None:
 
 def test_a_run_s_average_is_a_model(command: Command, runs: Runs, tmp_path: Path) -> None:
     assert [s.step for s in snapshots_of(runs.plain)] == [1, 1, 2, 2, 3, 3, 4, 4]
-    done = command("average", runs.plain, "--width", 0.1, "--out", tmp_path / "model")
+    done = command("ema", runs.plain, "--width", 0.1, "--out", tmp_path / "model")
     assert (done.code, done.err) == (0, "")
     made = sfumato.load(tmp_path / "model")
-    assert made.config.about["diffusion"]["average"] == {"width": 0.1, "step": 4}
+    assert made.config.about["diffusion"]["ema"] == {"width": 0.1, "step": 4}
     tracked = sfumato.load_snapshot(runs.plain, step=4, width=0.1)
     assert made.second is not None
     assert tracked.second is not None
@@ -149,16 +148,16 @@ def test_a_run_s_average_is_a_model(command: Command, runs: Runs, tmp_path: Path
 
 def test_what_no_snapshot_gives_is_said(command: Command, runs: Runs, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "model")
-    assert "holds no snapshots" in command("average", runs.text, "--width", 0.1, *out).err
-    assert "outside 0.01 to 0.28" in command("average", runs.plain, "--width", 0.5, *out).err
+    assert "holds no snapshots" in command("ema", runs.text, "--width", 0.1, *out).err
+    assert "outside 0.01 to 0.28" in command("ema", runs.plain, "--width", 0.5, *out).err
     assert (
         "no snapshot of step 9: choose one of 1, 2, 3, 4"
-        in command("average", runs.plain, "--width", 0.1, "--step", 9, *out).err
+        in command("ema", runs.plain, "--width", 0.1, "--step", 9, *out).err
     )
-    assert "too far from what" in command("average", runs.plain, "--width", 0.02, *out).err
+    assert "too far from what" in command("ema", runs.plain, "--width", 0.02, *out).err
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("keep")
-    refused = command("average", runs.plain, "--width", 0.1, "--out", tmp_path / "used")
+    refused = command("ema", runs.plain, "--width", 0.1, "--out", tmp_path / "used")
     assert (refused.code, "no model folder" in refused.err) == (2, True)
     with pytest.raises(UserError, match="is not a snapshot"):
         sfumato.load_snapshot(runs.plain / "config.yaml")

@@ -1,4 +1,4 @@
-"""Stage 2 steered by maps, boxes, small pictures and masks: conditions stay on their latents, and all of it trains."""
+"""Stage 2 conditioned on maps, boxes, small images and masks: conditions stay on their latents, and all trains."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from sfumato.data.conditions.degrade import degrade
 from sfumato.data.dataset import Example, LatentSource
 from sfumato.data.loader import Loader, to_unit
 from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
-from sfumato.data.toyworld.draw import MAP_NAMES
+from sfumato.data.toyworld.render import MAP_NAMES
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, ModelConfig, build, pixel_space
 from sfumato.model_folder import load
@@ -139,7 +139,7 @@ ALL = ConditionsConfig.model_validate(
 
 
 def pixels_with(conditions: ConditionsConfig, cache: Path) -> tuple[LatentSource, list[Example]]:
-    """The toy world in pixel space, where the latent is the picture itself; and its examples."""
+    """The toy world in pixel space, where the latent is the image itself; and its examples."""
     config = with_room(ToyWorldConfig(size=SIZE, length=5), conditions)
     assert isinstance(config, ToyWorldConfig)
     world, _, _ = with_fields(config.build(), conditions)
@@ -154,8 +154,8 @@ def test_conditions_stay_on_their_latent(tmp_path: Path) -> None:
     seen: set[tuple[bool, bytes]] = set()
     for seed in range(24):
         index = seed % 5
-        example, picture = source.variant(index, seed), plain[index]  # type: ignore[attr-defined]
-        image = to_unit(picture.image)
+        example, image = source.variant(index, seed), plain[index]  # type: ignore[attr-defined]
+        image = to_unit(image.image)
         mirrored = not torch.allclose(example.moments.float(), image, atol=1e-3)
 
         def placed(value: Tensor, mirrored: bool = mirrored) -> Tensor:
@@ -163,8 +163,8 @@ def test_conditions_stay_on_their_latent(tmp_path: Path) -> None:
 
         fields = example.fields
         torch.testing.assert_close(example.moments.float(), placed(image), atol=1e-3, rtol=0)
-        assert torch.equal(fields["map"], placed(picture.fields["map"]))
-        expected = degrade(placed(picture.image).numpy().copy(), 2, "bicubic", numpy_generator(0))
+        assert torch.equal(fields["map"], placed(image.fields["map"]))
+        expected = degrade(placed(image.image).numpy().copy(), 2, "bicubic", numpy_generator(0))
         grown = fields["low_resolution"]
         assert grown.shape == image.shape, "at the latent's size"
         assert (
@@ -175,12 +175,12 @@ def test_conditions_stay_on_their_latent(tmp_path: Path) -> None:
         torch.testing.assert_close(
             fields["masked_latent"], torch.where(hole, -1.0, placed(image)), atol=1e-3, rtol=0, msg=f"seed {seed}"
         )
-        for (x, _, width, _), (x0, _, w0, _) in zip(fields["boxes"].tolist(), picture.fields["boxes"], strict=True):
+        for (x, _, width, _), (x0, _, w0, _) in zip(fields["boxes"].tolist(), image.fields["boxes"], strict=True):
             assert width == pytest.approx(w0)
             assert x == pytest.approx(1 - x0 - w0 if mirrored else x0, abs=1e-6)
         seen.add((mirrored, placed(hole).numpy().tobytes()))
     assert {mirrored for mirrored, _ in seen} == {True, False}
-    assert len({hole for _, hole in seen}) > 8, "each picture has several masks"
+    assert len({hole for _, hole in seen}) > 8, "each image has several masks"
 
 
 def test_batches_depend_on_seed_and_position_alone(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_batches_depend_on_seed_and_position_alone(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_hybrid_run_is_the_straight_one(tmp_path: Path) -> None:
-    """A small picture, a hole, a map and a caption at once, the caption and the map dropped by themselves."""
+    """A small image, a hole, a map and a caption at once, the caption and the map dropped by themselves."""
     parts = [
         "conditions={map: {}, low_resolution: {degradation: bsr}, mask: {variants: 2}}",
         "conditioner.parts.map={kind: semantic, classes: 0, channels: 2, void: 255}",

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 
 import sfumato
-from runs import SIZE, Pictures, assert_same_tensors, first_model, latents_of, second_run
-from sfumato import flops, pictures
+from runs import SIZE, Images, assert_same_tensors, first_model, latents_of, second_run
+from sfumato import flops
 from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
-from sfumato.data.loader import to_unit
-from sfumato.distilled import FILE, DistilledDecoder
+from sfumato.autoencoder.tiny_file import FILE, DistilledDecoder
 from sfumato.errors import UserError
+from sfumato.images import to_uint8, to_unit
 from sfumato.model import LatentDiffusion, ModelConfig, build, pixel_space
 from sfumato.training.distillation import Distillation, Pairs, begin, described, distil, gather_pairs, judge
 from sfumato.training.optim import OptimiserConfig
@@ -25,7 +25,7 @@ from sfumato.training.second_stage import begin as begin_second
 QUICK = Distillation(
     channels=16,
     blocks=1,
-    pictures=9,
+    images=9,
     crop=8,
     steps=150,
     batch=4,
@@ -46,7 +46,7 @@ def model() -> LatentDiffusion:
 
 @pytest.fixture(scope="module")
 def pairs(model: LatentDiffusion) -> Pairs:
-    return gather_pairs(QUICK, model, Pictures())
+    return gather_pairs(QUICK, model, Images())
 
 
 def with_tiny(model: LatentDiffusion) -> LatentDiffusion:
@@ -106,7 +106,7 @@ def test_it_takes_at_most_a_twentieth_of_the_decoders_operations(name: str) -> N
     assert chosen.channels == 128 or flops.decode(FULL[name], size) < 20.5 * flops.decode_tiny(wider, size)
 
 
-def test_packed_for_inference_it_gives_the_same_pictures(model: LatentDiffusion) -> None:
+def test_packed_for_inference_it_gives_the_same_images(model: LatentDiffusion) -> None:
     whole = with_tiny(first_model())
     latents = torch.randn(3, 3, 5, 7)
     plain = whole.decode(latents, "tiny")
@@ -117,12 +117,12 @@ def test_packed_for_inference_it_gives_the_same_pictures(model: LatentDiffusion)
 
 
 def test_pairs_are_raw_latents_and_what_the_decoder_makes_of_them(model: LatentDiffusion, pairs: Pairs) -> None:
-    assert len(pairs) == QUICK.pictures
+    assert len(pairs) == QUICK.images
     means = {}
-    for i in range(len(Pictures())):
-        image = to_unit(Pictures()[i].image)[None]
+    for i in range(len(Images())):
+        image = to_unit(Images()[i].image)[None]
         raw = model.autoencoder.encode(image).z
-        means[i] = (raw, pictures.to_uint8(model.autoencoder.decode(raw)))
+        means[i] = (raw, to_uint8(model.autoencoder.decode(raw)))
     for latent, image in zip(pairs.latents, pairs.images, strict=True):
         row = min(means, key=lambda i: (means[i][0] - latent).abs().max().item())
         torch.testing.assert_close(latent[None], means[row][0], atol=1e-5, rtol=1e-4)
@@ -144,7 +144,7 @@ def test_a_cut_out_keeps_latent_and_pixels_together() -> None:
 
 
 def test_gathering_ends_in_time(model: LatentDiffusion) -> None:
-    assert len(gather_pairs(QUICK.model_copy(update={"batch": 2}), model, Pictures(), seconds=0.0)) == 2
+    assert len(gather_pairs(QUICK.model_copy(update={"batch": 2}), model, Images(), seconds=0.0)) == 2
 
 
 # ---- learning
@@ -152,13 +152,13 @@ def test_gathering_ends_in_time(model: LatentDiffusion) -> None:
 
 def test_learning_brings_it_near_the_decoder(model: LatentDiffusion, pairs: Pairs, tmp_path: Path) -> None:
     fresh = begin(QUICK, described(QUICK, model), pairs).eval()
-    before = judge(model, fresh, Pictures())
+    before = judge(model, fresh, Images())
     network, state = distil(QUICK, begin(QUICK, described(QUICK, model), pairs), pairs, tmp_path)
-    after = judge(model, network, Pictures())
+    after = judge(model, network, Images())
     assert state.step == QUICK.steps
     assert after.full_to_image == pytest.approx(before.full_to_image)
     assert after.tiny_to_full > before.tiny_to_full + 5
-    target = pictures.to_unit(pairs.images)
+    target = to_unit(pairs.images)
     error = (network(pairs.latents) - target).square().mean()
     assert error < 0.3 * target.var(dim=(0, 2, 3)).mean(), "hardly better than a single colour"
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3

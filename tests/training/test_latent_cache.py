@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import Hooks, Pictures, first_model, latents_of, second_run
+from runs import Hooks, Images, first_model, latents_of, second_run
 from sfumato.autoencoder.bottleneck import codebook_digest
 from sfumato.autoencoder.model import Autoencoder, encoder_digest
 from sfumato.data.latents import LatentDataset
@@ -105,7 +105,7 @@ def test_of_two_runs_on_one_new_cache_one_encodes(tmp_path: Path, monkeypatch: p
 
     def open_cache(model: LatentDiffusion) -> LatentDataset:
         return encode.cached_latents(
-            model, Pictures(), tmp_path / "cache", mirrored=True, precision="float32", log=said.append
+            model, Images(), tmp_path / "cache", mirrored=True, precision="float32", log=said.append
         )
 
     with ThreadPoolExecutor(2) as pool:

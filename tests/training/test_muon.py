@@ -10,7 +10,7 @@ from sfumato.training.optim import OptimiserConfig, build_optimiser, moments
 LAYERS = {
     "hidden matrix": (nn.Linear(16, 64), True),
     "hidden kernel": (nn.Conv2d(16, 32, 3), True),
-    "from a picture": (nn.Conv2d(3, 32, 3), False),
+    "from an image": (nn.Conv2d(3, 32, 3), False),
     "to a latent": (nn.Conv2d(32, 8, 3), False),
     "table of tokens": (nn.Embedding(64, 32), False),
     "norm": (nn.GroupNorm(4, 16), False),

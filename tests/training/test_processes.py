@@ -122,7 +122,7 @@ def test_two_processes_encode_and_train_the_second_stage_that_one_does(tmp_path:
 
 
 def test_a_process_alone_chooses_its_device_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `sfumato cost` does, which counts on the CPU and then measures on the GPU."""
+    """As `sfumato estimate` does, which counts on the CPU and then measures on the GPU."""
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)  # what `demo --device cpu` leaves behind in its process
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [Workers(device).device.type for device in ("cpu", None, "cpu")] == ["cpu", "cuda", "cpu"]

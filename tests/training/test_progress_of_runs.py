@@ -16,8 +16,9 @@ from sfumato.diffusion.objective import ObjectiveConfig, untrained_times
 from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
 from sfumato.diffusion.weighting import LearnedWeighting, MinSnrWeighting, P2Weighting, UniformWeighting
 from sfumato.errors import UserError
-from sfumato.training import distillation, ema
-from sfumato.training.ema import PowerAverages
+from sfumato.training import distillation
+from sfumato.training.averages import ema
+from sfumato.training.averages.ema import PowerAverages
 from sfumato.training.optim import clip_, gradients_norm
 
 
@@ -53,9 +54,9 @@ def test_a_second_stage_without_one_good_step_is_an_error_and_no_model(
 
 
 def test_a_distillation_without_one_good_step_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = distillation.Distillation(steps=3, batch=2, channels=8, pictures=4, precision="float32", workers=0)
+    config = distillation.Distillation(steps=3, batch=2, channels=8, images=4, precision="float32", workers=0)
     model = first_model()
-    pairs = distillation.gather_pairs(config, model, runs.Pictures())
+    pairs = distillation.gather_pairs(config, model, runs.Images())
     monkeypatch.setattr(losses, "reconstruction", Spoilt(losses.reconstruction, lambda call: True))
     network = distillation.begin(config, distillation.described(config, model), pairs)
     with pytest.raises(UserError, match=r"no step of 3 succeeded"):

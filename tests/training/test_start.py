@@ -7,7 +7,7 @@ import torch
 
 import sfumato
 from command_line import TEXT, Command, Runs
-from runs import Hooks, Pictures, first_run
+from runs import Hooks, Images, first_run
 from sfumato.autoencoder.model import Autoencoder, same_latents
 from sfumato.checkpoint import load_into, load_tensors, newest
 from sfumato.conditioning.layout import LayoutConfig, LayoutTransformer
@@ -129,19 +129,19 @@ def test_a_decoder_learns_while_the_latents_stay(bottleneck: str, tmp_path: Path
     )
     if bottleneck == "vq":
         small = ("model.bottleneck={kind: vq, codes: 8, revive_every: 2}", *small[1:])
-    pictures, hooks = Pictures(), Hooks()
+    images, hooks = Images(), Hooks()
     config = first_run(*small)
     whole = RunFolder(tmp_path / "whole")
     whole.claim(config)
-    data = RunData(pictures, None)
-    state = train_autoencoder(config, pictures, whole, hooks.preview, lambda *_: None)
+    data = RunData(images, None)
+    state = train_autoencoder(config, images, whole, hooks.preview, lambda *_: None)
     trained = state.modules["ema"]
     assert isinstance(trained, Autoencoder)
     save_autoencoder(trained, config, data, whole, state)
     config = first_run(*small, f"start={whole.path}", "train.part=decoder")
     folder = RunFolder(tmp_path / "decoder")
     folder.claim(config)
-    state = train_autoencoder(config, pictures, folder, hooks.preview, lambda *_: None)
+    state = train_autoencoder(config, images, folder, hooks.preview, lambda *_: None)
     for name in ("autoencoder", "ema"):
         refined = state.modules[name]
         assert isinstance(refined, Autoencoder)
@@ -164,7 +164,7 @@ def test_a_model_gets_the_decoder_that_was_trained_on(runs: Runs, tmp_path: Path
     given = ("--out", tmp_path / "decoder", "--start", runs.text, "train.part=decoder", "train.steps=1")
     done = command("train", "autoencoder", runs.first, *given)
     assert done.code == 0, done.err
-    done = command("give-decoder", runs.text, tmp_path / "decoder", "--out", tmp_path / "model")
+    done = command("replace-decoder", runs.text, tmp_path / "decoder", "--out", tmp_path / "model")
     assert done.code == 0, done.err
     before, after, decoder = (sfumato.load(place) for place in (runs.text, tmp_path / "model", tmp_path / "decoder"))
     assert same(after.autoencoder, decoder.autoencoder)
@@ -183,17 +183,17 @@ def test_a_model_gets_the_decoder_that_was_trained_on(runs: Runs, tmp_path: Path
 def test_only_a_decoder_of_the_same_latents_is_given(runs: Runs, tmp_path: Path, command: Command) -> None:
     done = command("train", "autoencoder", runs.first, "--out", tmp_path / "other", "train.steps=1", "train.seed=5")
     assert done.code == 0, done.err
-    done = command("give-decoder", runs.text, tmp_path / "other", "--out", tmp_path / "model")
+    done = command("replace-decoder", runs.text, tmp_path / "other", "--out", tmp_path / "model")
     assert done.code == 2
     assert "makes other latents than the autoencoder of" in done.err
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "letter.txt").write_text("mine")
-    done = command("give-decoder", runs.text, runs.text, "--out", tmp_path / "taken")
+    done = command("replace-decoder", runs.text, runs.text, "--out", tmp_path / "taken")
     assert done.code == 2
     assert "is in use, it holds 'letter.txt'" in done.err
     assert (tmp_path / "taken" / "letter.txt").exists()
     first = tmp_path / "other" / "model"
-    done = command("give-decoder", runs.text, runs.text, "--out", first)
+    done = command("replace-decoder", runs.text, runs.text, "--out", first)
     assert done.code == 2
     assert (first / "autoencoder.safetensors").exists()
 

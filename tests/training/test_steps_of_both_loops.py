@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from runs import (
     Hooks,
-    Pictures,
+    Images,
     assert_same_tensors,
     assert_same_up_to_rounding,
     first_run,
@@ -26,7 +26,7 @@ from sfumato.denoiser.blocks import Block, Steering
 from sfumato.diffusion import objective
 from sfumato.errors import UserError
 from sfumato.rng import generator, seeded
-from sfumato.training import ema
+from sfumato.training.averages import ema
 from sfumato.training.log import read_lines
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate
 
@@ -302,5 +302,5 @@ def test_stage_two_never_encodes_an_image(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Autoencoder, "encode", refused)
     monkeypatch.setattr(Autoencoder, "decode", refused)
-    monkeypatch.setattr(Pictures, "variant", refused)
+    monkeypatch.setattr(Images, "variant", refused)
     assert train_second(tmp_path / "run", config, tmp_path / "cache").step == config.train.steps

@@ -171,7 +171,7 @@ class Autoencoder(nn.Module):
         """Latent (B, C, h, w) -> image (B, image_channels, f·h, f·w), unbounded.
 
         VQ: the latent is first replaced by its nearest codes (straight-through gradient), unless quantize is False.
-        The codes themselves stay as they are, so `Encoding.z` decodes to the same picture either way.
+        The codes themselves stay as they are, so `Encoding.z` decodes to the same image either way.
         """
         if self.config.bottleneck.kind == "pixels":
             return z
@@ -194,7 +194,7 @@ class Autoencoder(nn.Module):
         return gaussian_sample(moments, noise) if self.variational else moments
 
     def freeze_latents(self) -> None:
-        """Ends the learning of all that makes latents; the way from latents to pictures goes on learning."""
+        """Ends the learning of all that makes latents; the way from latents to images goes on learning."""
         self.requires_grad_(False)
         self.post_quant_conv.requires_grad_(True)
         self.decoder.requires_grad_(True)

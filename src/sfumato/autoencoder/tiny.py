@@ -1,8 +1,8 @@
 """A tiny decoder for previews: raw latent -> image in a small fraction of the decoder's operations.
 
 Convolutions and ReLUs only, as the published tiny autoencoders (TAESD): no norms and no attention, so a position of the
-picture depends on the latent near it. Most of the work is done at the latent's resolution; widths halve where the
-resolution doubles, by sub-pixel convolutions (Shi et al. 2016), the last of them straight to the picture.
+image depends on the latent near it. Most of the work is done at the latent's resolution; widths halve where the
+resolution doubles, by sub-pixel convolutions (Shi et al. 2016), the last of them straight to the image.
 Axes: B batch, C channels, h×w latent.
 """
 
@@ -41,7 +41,7 @@ class TinyDecoderConfig(Schema):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels at each resolution, the latent's first; the picture's own has none, for f = 1 the latent's is it."""
+        """Channels at each resolution, the latent's first; the image's own has none, for f = 1 the latent's is it."""
         doublings = max(1, self.factor.bit_length() - 1)
         return tuple(max(1, self.channels >> level) for level in range(doublings))
 

@@ -49,7 +49,7 @@ class Card(Schema):
     """What `sfumato evaluate` and `sfumato evaluate-autoencoder` write.
 
     `protocol` holds what must be equal for two cards to be compared, as a metric's own does for that metric; `drawing`
-    says how the subject made its pictures, which may differ; `subject` and `data` what was measured against what.
+    says how the subject made its images, which may differ; `subject` and `data` what was measured against what.
     """
 
     format: Literal[1] = 1
@@ -62,7 +62,7 @@ class Card(Schema):
     drawing: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Metric]
     labels: dict[str, int] | None = None
-    """Pictures of each class."""
+    """Images of each class."""
     memorisation: dict[str, float] | None = None
     details: dict[str, Any] = Field(default_factory=dict)
     """Further numbers that belong to no comparison, such as the latent's channels."""

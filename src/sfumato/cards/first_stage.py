@@ -1,4 +1,4 @@
-"""Measuring an autoencoder on pictures: what comes back, and how easy its latent is for a diffusion model."""
+"""Measuring an autoencoder on images: what comes back, and how easy its latent is for a diffusion model."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sfumato import pictures
 from sfumato.autoencoder.bottleneck import bits_per_dimension, code_counts, codebook_usage
 from sfumato.autoencoder.model import VQConfig
 from sfumato.autoencoder.perceptual import LPIPS
@@ -24,6 +23,7 @@ from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.image_quality import ms_ssim, psnr, ssim
 from sfumato.evaluation.inception import INCEPTION
 from sfumato.evaluation.latents import halved, relative_error, share_above, spectrum
+from sfumato.images import interleave, to_uint8
 from sfumato.model import LatentDiffusion
 
 PAIRS_SHOWN = 32
@@ -45,7 +45,7 @@ class MeasuredAutoencoder:
 
 @dataclass
 class _Sums:
-    """What the pictures leave behind: a number each, statistics, spectra; never themselves, but for the first."""
+    """What the images leave behind: a number each, statistics, spectra; never themselves, but for the first."""
 
     values: dict[str, list[Tensor]] = field(default_factory=dict)
     errors: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
@@ -70,10 +70,10 @@ def measure_autoencoder(
     batch: int = 16,
     progress: Progress | None = None,
 ) -> MeasuredAutoencoder:
-    """Everything about a first stage on `count` random pictures of a data set, all by default.
+    """Everything about a first stage on `count` random images of a data set, all by default.
 
-    Reconstruction distances (rFD) are between the same pictures before and after. Raises UserError where nothing can
-    be read, or f does not divide the pictures.
+    Reconstruction distances (rFD) are between the same images before and after. Raises UserError where nothing can
+    be read, or f does not divide the images.
     """
     rows = chosen_rows(dataset, count)
     sums = _Sums()
@@ -84,7 +84,7 @@ def measure_autoencoder(
             model.latent_shape_of((H, W))
         _add(sums, model, read.images, networks or {}, lpips)
     if sums.count == 0:
-        raise UserError(f"none of the {len(rows)} pictures can be read: {reasons[0]}")
+        raise UserError(f"none of the {len(rows)} images can be read: {reasons[0]}")
     metrics, warnings = _metrics(sums, networks or {})
     return MeasuredAutoencoder(sums.count, metrics, _details(sums, model), tuple(warnings), torch.cat(sums.pairs))
 
@@ -112,7 +112,7 @@ def _add(
             statistics.setdefault(name, GaussianStatistics(network.dim)).update(network(shown).pooled)
     _add_latent(sums, model, images, encoding.moments, encoding.indices)
     room = PAIRS_SHOWN - sum(len(part) // 2 for part in sums.pairs)
-    sums.pairs.append(pictures.to_uint8(pictures.beside(images[:room], output[:room])))
+    sums.pairs.append(to_uint8(interleave(images[:room], output[:room])))
     sums.count += B
 
 
@@ -144,7 +144,7 @@ def _plus(known: Tensor | None, more: Tensor) -> Tensor:
 
 
 def _mean(pairs: Sequence[tuple[float, int]]) -> float:
-    """The mean over pictures of the batches' means."""
+    """The mean over images of the batches' means."""
     return sum(value * n for value, n in pairs) / sum(n for _, n in pairs)
 
 
@@ -154,26 +154,26 @@ def _metrics(sums: _Sums, networks: Mapping[str, FeatureNetwork]) -> tuple[dict[
     for name, network in networks.items():
         if sums.count < 2:
             raise UserError(
-                "one picture has no reconstruction distance: give --n 2 at least, thousands to mean something"
+                "one image has no reconstruction distance: give --n 2 at least, thousands to mean something"
             )
         label = "rFID" if network.name == INCEPTION else f"rFD-{network.name}"
         value = frechet_distance(sums.outputs[name], sums.originals[name])
         metrics[label] = Metric(value=value, better="lower", protocol=network.describe())
         if sums.count < network.dim:
             warnings.append(
-                f"{sums.count} pictures are fewer than the {network.dim} dimensions of {label}: "
+                f"{sums.count} images are fewer than the {network.dim} dimensions of {label}: "
                 "compare it only with cards of the same count"
             )
     for name, parts in sums.values.items():
         values = torch.cat(parts)
-        finite = values[torch.isfinite(values)]  # equal pictures have an infinite PSNR, which would hide all others
+        finite = values[torch.isfinite(values)]  # equal images have an infinite PSNR, which would hide all others
         better: Literal["lower", "higher"] = "lower" if name.startswith("LPIPS") else "higher"
         if len(finite):
             spread = finite.std(correction=0).item()
             metrics[name] = Metric(value=finite.mean().item(), std=spread, better=better)
         if len(finite) < len(values):
             warnings.append(
-                f"{len(values) - len(finite)} of {len(values)} pictures came back unchanged: {name} is without"
+                f"{len(values) - len(finite)} of {len(values)} images came back unchanged: {name} is without"
             )
     assert sums.latent_spectrum is not None
     metrics["high-frequency-share"] = Metric(value=share_above(sums.latent_spectrum), better="lower")
@@ -182,7 +182,7 @@ def _metrics(sums: _Sums, networks: Mapping[str, FeatureNetwork]) -> tuple[dict[
         if math.isfinite(error):
             metrics[name] = Metric(value=error, better="lower")
         else:
-            warnings.append(f"the latent of these pictures does not vary, so {name} is not defined and left out")
+            warnings.append(f"the latent of these images does not vary, so {name} is not defined and left out")
     if sums.bits:
         metrics["bits-per-dimension"] = Metric(value=_mean(sums.bits))
     if sums.codes is not None:

@@ -1,4 +1,4 @@
-"""Measuring a subject against data: one pass over its pictures, then the metrics, then its nearest neighbours."""
+"""Measuring a subject against data: one pass over its images, then the metrics, then its nearest neighbours."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from sfumato.cards.card import Metric
 from sfumato.cards.plan import WITHOUT_DATA, Wanted
 from sfumato.cards.reference import Reference, reference
 from sfumato.cards.scores import Collected, scored
-from sfumato.cards.subject import Drawn, Subject
+from sfumato.cards.subject import Sampled, Subject
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
 from sfumato.data.toyworld.dataset import ToyWorld
@@ -41,8 +41,8 @@ class Settings:
         wanted: the metrics.
         networks: by the name that `wanted` gives them.
         clip: where a CLIP score is wanted.
-        batch: pictures at once.
-        reference: how many pictures of the data to use; None for all.
+        batch: images at once.
+        reference: how many images of the data to use; None for all.
         resamples: of the intervals; 0 for none.
         cache: where features of the data are kept.
         seed: of random subsets.
@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Closest:
-    """A sample (3, H, W) and the training pictures (K, 3, H, W) nearest to it, uint8, with their distances."""
+    """A sample (3, H, W) and the training images (K, 3, H, W) nearest to it, uint8, with their distances."""
 
     sample: Tensor
     training: Tensor
@@ -70,7 +70,7 @@ class Closest:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out, and pictures to show: `samples` uint8 (N, 3, H, W), the first ones, not chosen."""
+    """What came out, and images to show: `samples` uint8 (N, 3, H, W), the first ones, not chosen."""
 
     count: int
     metrics: dict[str, Metric]
@@ -85,7 +85,7 @@ class Measured:
 
 @dataclass
 class _Pass:
-    """What one pass over the pictures gathers."""
+    """What one pass over the images gathers."""
 
     collected: dict[str, Collected]
     shown: list[Tensor] = field(default_factory=list)
@@ -113,8 +113,8 @@ def measure(
                 real[name] = reference(
                     network, dataset, settings.reference, settings.cache, settings.batch, spatial, bar
                 )
-    with _timed("pictures and their features", seconds):
-        seen = _one_pass(subject, settings, bars("pictures"))
+    with _timed("images and their features", seconds):
+        seen = _one_pass(subject, settings, bars("images"))
     with _timed("metrics", seconds):
         metrics, warnings = _metrics(seen, real, subject, dataset, settings)
     with _timed("neighbours", seconds):
@@ -139,14 +139,14 @@ def check(subject: Subject, dataset: Dataset, settings: Settings) -> None:
     """Raises UserError where a metric cannot be had of this data, before anything is drawn."""
     kinds = {wanted.kind for wanted in settings.wanted}
     if subject.count < 2:
-        raise UserError(f"{subject.count} picture is no distribution: give two at least, thousands to mean something")
+        raise UserError(f"{subject.count} image is no distribution: give two at least, thousands to mean something")
     if "cas" in kinds and not ("label" in dataset.fields and "label" in subject.fields):
         raise UserError("metric 'cas' needs labels on both sides: class sub-folders, or a class model")
     if "reader" in kinds and not isinstance(dataset, ToyWorld):
-        raise UserError("metric 'reader' reads pictures of the toy world: give toy as DATA, or leave it out")
+        raise UserError("metric 'reader' reads images of the toy world: give toy as DATA, or leave it out")
     for kind in ("clip-score", "reader"):
         if kind in kinds and "text" not in subject.fields:
-            raise UserError(f"metric {kind!r} needs the captions that the pictures were drawn for; these have none")
+            raise UserError(f"metric {kind!r} needs the captions that the images were drawn for; these have none")
 
 
 @contextmanager
@@ -179,11 +179,11 @@ def _one_pass(subject: Subject, settings: Settings, progress: Progress) -> _Pass
         seen.count += len(drawn.images)
         progress(seen.count, subject.count)
     if seen.count < 2:
-        raise UserError(f"{seen.count} pictures could be read of {subject.count}: there is nothing to measure")
+        raise UserError(f"{seen.count} images could be read of {subject.count}: there is nothing to measure")
     return seen
 
 
-def _texts(drawn: Drawn) -> list[str]:
+def _texts(drawn: Sampled) -> list[str]:
     assert drawn.text is not None, "checked before"
     return drawn.text
 
@@ -254,7 +254,7 @@ def _memorisation(
 
 def _closest(found: Neighbours, real: Reference, subject: Subject, dataset: Dataset) -> tuple[Closest, ...]:
     numbers = found.ratio.argsort(stable=True)[:CLOSEST].tolist()
-    samples = subject.pictures(numbers)
+    samples = subject.images(numbers)
     closest = []
     for sample, number in zip(samples, numbers, strict=True):
         rows = real.rows[found.rows[number]].tolist()
@@ -265,7 +265,7 @@ def _closest(found: Neighbours, real: Reference, subject: Subject, dataset: Data
 
 
 def content_hash(dataset: Dataset) -> str:
-    """A key of the pictures themselves, whatever frame they are brought to."""
+    """A key of the images themselves, whatever frame they are brought to."""
     if not isinstance(dataset, FolderDataset):
         return dataset.fingerprint()
     digest = blake2b(digest_size=12)
@@ -280,9 +280,9 @@ def protocol_of(
     """What two cards must share to be compared.
 
     Args:
-        dataset: the real pictures.
-        samples: pictures judged.
-        reference: real pictures used; None for all.
+        dataset: the real images.
+        samples: images judged.
+        reference: real images used; None for all.
         size: (H, W) of both.
         labels: how the samples' classes were chosen.
     """
@@ -294,7 +294,7 @@ def protocol_of(
         "labels": labels,
         "data": {
             "hash": content_hash(dataset),
-            "pictures": used,
+            "images": used,
             "crop": "none" if framing is None else framing.resize,
             "resize": "none" if framing is None else framing.filter,
             "background": None if framing is None else list(framing.background),

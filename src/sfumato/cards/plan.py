@@ -17,8 +17,8 @@ KINDS: Mapping[str, str] = {
     "kd": "kernel distance (unbiased for few samples)",
     "is": "Inception Score",
     "prdc": "precision, recall, density, coverage",
-    "cas": "classification accuracy score: a classifier taught by samples, tried on real pictures",
-    "clip-score": "agreement of pictures and captions by CLIP",
+    "cas": "classification accuracy score: a classifier taught by samples, tried on real images",
+    "clip-score": "agreement of images and captions by CLIP",
     "reader": "the toy world's reader: share of stated facts that hold",
 }
 """The metrics of sets by name, and what each is."""
@@ -82,7 +82,7 @@ def _wanted(name: str, default: str) -> Wanted:
             f"{EFFICIENTNET} or {INCEPTION}"
         )
     if kind == "clip-score" and base != CLIP:
-        raise UserError(f"metric {name!r}: the agreement of pictures and captions needs {CLIP}")
+        raise UserError(f"metric {name!r}: the agreement of images and captions needs {CLIP}")
     return Wanted(kind, network)
 
 

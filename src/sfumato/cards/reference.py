@@ -1,4 +1,4 @@
-"""The real pictures in feature space, read once: kept on disk by the content of data, network and protocol."""
+"""The real images in feature space, read once: kept on disk by the content of data, network and protocol."""
 
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,7 +22,7 @@ _EDITION = 1  # counted up whenever the same key would stand for other numbers
 
 @dataclass(frozen=True)
 class Reference:
-    """Real pictures as a network sees them.
+    """Real images as a network sees them.
 
     `statistics`: of all; `features` (M, D) float32: of a random part, at most KEPT; `rows` (M,): which rows of the
     data those are; `spatial`: statistics of the coarse map where the network has one.
@@ -96,7 +96,7 @@ def _read(
             layout = layout or GaussianStatistics(found.spatial.shape[1])
             layout.update(found.spatial)
     if not features:
-        raise UserError(f"none of the {len(rows)} reference pictures can be read: {reasons[0]}")
+        raise UserError(f"none of the {len(rows)} reference images can be read: {reasons[0]}")
     return Reference(statistics, torch.cat(features), torch.tensor(kept), layout)
 
 

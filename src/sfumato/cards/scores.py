@@ -36,7 +36,7 @@ Labelled = tuple[Tensor, Tensor, int]
 
 @dataclass
 class Collected:
-    """What a network said of the samples so far: a few kilobytes a picture, never the picture."""
+    """What a network said of the samples so far: a few kilobytes an image, never the image."""
 
     parts: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
@@ -193,7 +193,7 @@ def warnings_of(job: Job) -> list[str]:
         hint = f"{n} samples are few for a line through parts of them over {D} dimensions: take {job.name} for a hint"
         return [hint] if n < 2 * D else []
     worth = "compare it only with cards of the same counts, and trust KD more"
-    counts = ((n, "samples"), (job.real.statistics.count, "real pictures"))
+    counts = ((n, "samples"), (job.real.statistics.count, "real images"))
     few = " and ".join(f"{count} {what}" for count, what in counts if count < D)
     return (
         [f"{few} are fewer than the {D} dimensions of {job.name}, which is far too large then: {worth}"] if few else []

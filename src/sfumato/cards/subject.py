@@ -1,4 +1,4 @@
-"""What is judged: a model that draws, or a folder of anyone's pictures. Pictures come in batches and are not kept."""
+"""What is judged: a model that draws, or a folder of anyone's images. Images come in batches and are not kept."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from sfumato import pictures
 from sfumato.cards.reference import chosen_rows
 from sfumato.data.dataset import Dataset
 from sfumato.data.folder import FolderDataset
 from sfumato.data.loader import sweep
 from sfumato.errors import UserError
+from sfumato.images import to_uint8
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.request import SampleRequest
@@ -21,7 +21,7 @@ LabelPolicy = Literal["data", "balanced"]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Sampled:
     """A batch: images uint8 (B, 3, H, W), and the texts and labels they were drawn for, where there are any."""
 
     images: Tensor
@@ -30,7 +30,7 @@ class Drawn:
 
 
 class Subject(Protocol):
-    """A numbered set of pictures: the same number is the same picture whenever it is asked for."""
+    """A numbered set of images: the same number is the same image whenever it is asked for."""
 
     @property
     def count(self) -> int: ...
@@ -40,34 +40,36 @@ class Subject(Protocol):
 
     @property
     def fields(self) -> Sequence[str]:
-        """What every picture comes with: text, label."""
+        """What every image comes with: text, label."""
 
-    def batches(self, batch: int) -> Iterator[Drawn]:
-        """All pictures in order."""
+    def batches(self, batch: int) -> Iterator[Sampled]:
+        """All images in order."""
 
-    def pictures(self, numbers: Sequence[int]) -> Tensor:
+    def images(self, numbers: Sequence[int]) -> Tensor:
         """Some of them, uint8 (N, 3, H, W)."""
 
     def describe(self) -> dict[str, Any]:
         """What it is."""
 
     def drawing(self) -> dict[str, Any]:
-        """How the pictures were made."""
+        """How the images were made."""
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """The conditions of n samples, one each; None where the model is not steered by it."""
+class SampleConditions:
+    """The conditions of n samples, one each; None where the model is not conditioned on it."""
 
     text: list[str] | None = None
     label: list[int] | None = None
 
 
-def wishes(model: LatentDiffusion, dataset: Dataset, n: int, labels: LabelPolicy = "data") -> Wishes:
+def sample_conditions(
+    model: LatentDiffusion, dataset: Dataset, n: int, labels: LabelPolicy = "data"
+) -> SampleConditions:
     """Conditions as the data has them: those of random rows, each row once before any comes again.
 
     `labels` "balanced" gives every class the same number of samples instead. Raises UserError where the model is
-    steered by something the data lacks, or that no evaluation can give.
+    conditioned on something the data lacks, or that no evaluation can give.
     """
     second = model.second
     if second is None:
@@ -75,11 +77,14 @@ def wishes(model: LatentDiffusion, dataset: Dataset, n: int, labels: LabelPolicy
     reads = () if second.conditioner is None else second.conditioner.reads
     foreign = [name for name in reads if name not in ("text", "label")]
     if foreign:
-        raise UserError(f"this model is steered by {foreign[0]}: draw its pictures yourself and evaluate their folder")
+        raise UserError(
+            f"this model is conditioned on {foreign[0]}: draw its images yourself and evaluate their folder"
+        )
     missing = [name for name in reads if name not in dataset.fields and not (name == "label" and labels == "balanced")]
     if missing:
         raise UserError(
-            f"this model is steered by {missing[0]}, but the data has the fields {', '.join(dataset.fields) or 'none'}"
+            f"this model is conditioned on {missing[0]}, but the data has the fields "
+            f"{', '.join(dataset.fields) or 'none'}"
             + (": give --labels balanced" if missing[0] == "label" else ": add captions, see docs/data.md")
         )
     rows = chosen_rows(dataset, None)
@@ -92,7 +97,7 @@ def wishes(model: LatentDiffusion, dataset: Dataset, n: int, labels: LabelPolicy
     elif "label" in reads:
         numbers = _numbers_of(model, dataset)
         label = [numbers.get(int(known["label"]), int(known["label"])) for known in fields]
-    return Wishes(text, label)
+    return SampleConditions(text, label)
 
 
 def _numbers_of(model: LatentDiffusion, dataset: Dataset) -> dict[int, int]:
@@ -113,7 +118,7 @@ def _numbers_of(model: LatentDiffusion, dataset: Dataset) -> dict[int, int]:
 
 
 def _fields(dataset: Dataset, row: int) -> dict[str, Any]:
-    """The row's fields; a folder's picture is not decoded for them."""
+    """The row's fields; a folder's image is not decoded for them."""
     return dataset.describe(row) if isinstance(dataset, FolderDataset) else dataset[row].fields
 
 
@@ -127,7 +132,7 @@ class ModelSubject:
     model: LatentDiffusion
     path: str
     count: int
-    asked: Wishes
+    asked: SampleConditions
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -141,13 +146,13 @@ class ModelSubject:
         known = {"text": self.asked.text, "label": self.asked.label}
         return [name for name, values in known.items() if values is not None]
 
-    def batches(self, batch: int) -> Iterator[Drawn]:
+    def batches(self, batch: int) -> Iterator[Sampled]:
         for start in range(0, self.count, batch):
             numbers = range(start, min(start + batch, self.count))
             text, label = self._asked(numbers)
-            yield Drawn(self.pictures(numbers), text, label)
+            yield Sampled(self.images(numbers), text, label)
 
-    def pictures(self, numbers: Sequence[int]) -> Tensor:
+    def images(self, numbers: Sequence[int]) -> Tensor:
         text, label = self._asked(numbers)
         request = SampleRequest(
             prompt=text,
@@ -157,7 +162,7 @@ class ModelSubject:
             batch=len(numbers),
             **self.options,
         )
-        return pictures.to_uint8(pipeline.sample(self.model, request).images).cpu()
+        return to_uint8(pipeline.sample(self.model, request).images).cpu()
 
     def _asked(self, numbers: Sequence[int]) -> tuple[list[str] | None, list[int] | None]:
         text, label = self.asked.text, self.asked.label
@@ -177,7 +182,7 @@ class ModelSubject:
 
 @dataclass(frozen=True)
 class FolderSubject:
-    """The first `count` pictures of a folder, in a random order that is always the same."""
+    """The first `count` images of a folder, in a random order that is always the same."""
 
     dataset: FolderDataset
     count: int
@@ -192,16 +197,16 @@ class FolderSubject:
     def fields(self) -> Sequence[str]:
         return self.dataset.fields
 
-    def batches(self, batch: int) -> Iterator[Drawn]:
+    def batches(self, batch: int) -> Iterator[Sampled]:
         self._readable.clear()
         rows = chosen_rows(self.dataset, self.count)
         for read in sweep(self.dataset, batch, rows, unreadable=lambda row, error: None):
             self._readable.extend(read.index)
             label = read.fields.get("label")
             text = read.fields.get("text")
-            yield Drawn(pictures.to_uint8(read.images), text, None if label is None else label.tolist())
+            yield Sampled(to_uint8(read.images), text, None if label is None else label.tolist())
 
-    def pictures(self, numbers: Sequence[int]) -> Tensor:
+    def images(self, numbers: Sequence[int]) -> Tensor:
         rows = self._readable or chosen_rows(self.dataset, self.count)
         return torch.stack([self.dataset[rows[i]].image for i in numbers])
 
@@ -210,7 +215,7 @@ class FolderSubject:
             "kind": "folder",
             "path": str(self.dataset.config.path),
             "digest": self.dataset.fingerprint(),
-            "pictures": len(self.dataset),
+            "images": len(self.dataset),
         }
 
     def drawing(self) -> dict[str, Any]:

@@ -13,30 +13,30 @@ import typer
 from sfumato import __version__
 from sfumato.cli import study, train
 from sfumato.cli.arguments import Command, check_texts
-from sfumato.cli.average import average
 from sfumato.cli.bench import bench
 from sfumato.cli.compare import compare
-from sfumato.cli.compose import compose
-from sfumato.cli.cost import cost
 from sfumato.cli.data import data
 from sfumato.cli.demo import demo
 from sfumato.cli.distill_decoder import distill_decoder
 from sfumato.cli.edit import edit
+from sfumato.cli.ema import ema
+from sfumato.cli.estimate import estimate
 from sfumato.cli.evaluate import evaluate
 from sfumato.cli.evaluate_autoencoder import evaluate_autoencoder
 from sfumato.cli.export import export
-from sfumato.cli.give_decoder import give_decoder
 from sfumato.cli.import_ import import_
 from sfumato.cli.info import info
 from sfumato.cli.inpaint import inpaint
 from sfumato.cli.interpolate import interpolate
 from sfumato.cli.invert import invert
+from sfumato.cli.layout_to_image import layout_to_image
 from sfumato.cli.outpaint import outpaint
-from sfumato.cli.paint import paint
 from sfumato.cli.reconstruct import reconstruct
+from sfumato.cli.replace_decoder import replace_decoder
 from sfumato.cli.sample import sample
 from sfumato.cli.sample_codes import sample_codes
 from sfumato.cli.samplers import samplers
+from sfumato.cli.semantic_to_image import semantic_to_image
 from sfumato.cli.train_transformer import transformer
 from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
@@ -65,23 +65,23 @@ COMMANDS = (
     demo,
     sample,
     sample_codes,
-    paint,
-    compose,
+    semantic_to_image,
+    layout_to_image,
     upscale,
     inpaint,
     edit,
     outpaint,
     interpolate,
     invert,
-    average,
+    ema,
     distill_decoder,
-    give_decoder,
+    replace_decoder,
     reconstruct,
     evaluate,
     evaluate_autoencoder,
     compare,
     info,
-    cost,
+    estimate,
     bench,
     samplers,
     zoo,

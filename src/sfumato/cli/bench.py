@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.cli.arguments import MaybePath
-from sfumato.cli.cost import duration, first_stage_of, parsed, short
+from sfumato.cli.estimate import duration, first_stage_of, parsed, short
 from sfumato.cli.options import DeviceOption
 from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
-    from sfumato.cost.drawing import Drawn
-    from sfumato.cost.machine import Reach
+    from sfumato.estimate.machine import Reach
+    from sfumato.estimate.sampling import Sampled
     from sfumato.model import LatentDiffusion
 
 CALM = 0.9
@@ -27,23 +27,23 @@ def bench(
         typer.Argument(metavar="[MODEL]", help="A model folder, a run, or a stage 2 configuration."),
         MaybePath(),
     ] = STANDARD,
-    count: Annotated[int, typer.Option("-n", "--count", help="Pictures drawn at once.")] = 4,
+    count: Annotated[int, typer.Option("-n", "--count", help="Images drawn at once.")] = 4,
     autoencoder: Annotated[
         str | None,
-        typer.Option("--autoencoder", help="For a configuration: its first stage, as for `sfumato cost`."),
+        typer.Option("--autoencoder", help="For a configuration: its first stage, as for `sfumato estimate`."),
         MaybePath(),
     ] = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure this machine, and what a picture costs.
+    """Measure this machine, and what an image costs.
 
     Arithmetic, memory and native kernels, then the usual way of `sfumato sample` with MODEL. A configuration is timed
     without training: how fast a network is does not depend on what it has learnt.
     """
     from sfumato.cli.options import MOST_AT_ONCE, at_least, chosen_device, enough_memory
-    from sfumato.cost.drawing import foresee
-    from sfumato.cost.machine import reach
+    from sfumato.estimate.machine import reach
+    from sfumato.estimate.sampling import forecast_sampling
     from sfumato.training.workers import use_all_cores
 
     at_least("--count", count, 1, MOST_AT_ONCE)
@@ -52,7 +52,7 @@ def bench(
     opened = _opened(model, autoencoder).to(chosen)
     found = reach(chosen)
     with enough_memory(count, "a smaller --count or a smaller model"):
-        drawn = foresee(opened, count, found.speeds[found.best].convolution)
+        drawn = forecast_sampling(opened, count, found.speeds[found.best].convolution)
     if as_json:
         typer.echo(to_json(facts(found, model, drawn), indent=2))
     else:
@@ -72,7 +72,7 @@ def _opened(name: str, autoencoder: str | None) -> "LatentDiffusion":
         if autoencoder is not None:
             raise UserError(f"--autoencoder is for a configuration, and {name!r} is a model with its own: leave it out")
         return load(name)
-    from sfumato.cost.drawing import untrained
+    from sfumato.estimate.sampling import untrained
     from sfumato.training.diffusion import DiffusionRun
 
     raw = read_source(name)
@@ -85,13 +85,13 @@ def _opened(name: str, autoencoder: str | None) -> "LatentDiffusion":
 # ---- telling
 
 
-def facts(found: "Reach", model: str, drawn: "Drawn") -> dict[str, Any]:
+def facts(found: "Reach", model: str, drawn: "Sampled") -> dict[str, Any]:
     """All of it as JSON."""
     told = {**asdict(drawn), "seconds": drawn.seconds, "utilisation": _utilisation(found, drawn)}
     return {**asdict(found), "precision": found.best, "model": model, "drawing": told}
 
 
-def show_bench(found: "Reach", model: str, drawn: "Drawn") -> None:
+def show_bench(found: "Reach", model: str, drawn: "Sampled") -> None:
     """All of it as tables."""
     from sfumato.cli.tables import show
 
@@ -113,21 +113,21 @@ def show_bench(found: "Reach", model: str, drawn: "Drawn") -> None:
     show(None, _drawing(found, model, drawn))
 
 
-def _drawing(found: "Reach", model: str, drawn: "Drawn") -> list[list[str]]:
+def _drawing(found: "Reach", model: str, drawn: "Sampled") -> list[list[str]]:
     H, W = drawn.image_size
     twice = ", each with and without the condition" if drawn.guided else ""
     share = _utilisation(found, drawn)
     return [
         ["model", f"{model}: {short(drawn.parameters)} parameters, {H} x {W} pixels, latent {_sides(drawn.latent)}"],
         ["usual way", f"{drawn.sampler}, {drawn.steps} steps, {drawn.calls} network calls{twice}; {found.best}"],
-        ["a call", f"{drawn.call_seconds * 1e3:.3g} ms a picture, {share:.0%} of the convolution's rate"],
-        ["decoding", f"{drawn.decode_seconds * 1e3:.3g} ms a picture"],
-        ["a picture", f"{duration(drawn.seconds)} of {drawn.batch} at once"],
-        [f"{drawn.batch} pictures", duration(drawn.batch * drawn.seconds)],
+        ["a call", f"{drawn.call_seconds * 1e3:.3g} ms an image, {share:.0%} of the convolution's rate"],
+        ["decoding", f"{drawn.decode_seconds * 1e3:.3g} ms an image"],
+        ["an image", f"{duration(drawn.seconds)} of {drawn.batch} at once"],
+        [f"{drawn.batch} images", duration(drawn.batch * drawn.seconds)],
     ]
 
 
-def _utilisation(found: "Reach", drawn: "Drawn") -> float:
+def _utilisation(found: "Reach", drawn: "Sampled") -> float:
     return drawn.call_operations / drawn.call_seconds / found.speeds[found.best].convolution
 
 

@@ -53,7 +53,7 @@ def recommended(found: "Survey", settings: Sequence[str] = ()) -> dict[str, Any]
     import numpy as np
 
     scan = found.dataset.scan
-    sides = [min(seen.width, seen.height) for seen in scan.glances]
+    sides = [min(seen.width, seen.height) for seen in scan.headers]
     enough = float(np.quantile(sides, 0.25))
     size = max((side for side in SIDES if side <= enough), default=SIDES[0])
     captioned = len(found.captions()) / len(scan.files)

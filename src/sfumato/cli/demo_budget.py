@@ -8,8 +8,8 @@ import typer
 from sfumato.checkpoint import write_text
 from sfumato.cli.pace import Run, fitted, with_steps
 from sfumato.cli.phases import Phases, clock
-from sfumato.cost import measure
 from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
+from sfumato.estimate import measure
 from sfumato.model import LatentDiffusion
 from sfumato.plain_json import to_json
 from sfumato.training.autoencoder import AutoencoderRun
@@ -25,7 +25,7 @@ SUSTAINED = 1.15
 FIRST_SHARE = 0.24
 """Of the whole time, for stage 1; encoding, stage 2 and drawing follow."""
 CALL_SHARE = 0.22
-"""A network call without gradients, of a training step's time per picture."""
+"""A network call without gradients, of a training step's time per image."""
 
 
 class Budget:

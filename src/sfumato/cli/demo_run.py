@@ -42,7 +42,7 @@ EXTENT = Extent()
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """What is trained, and how many pictures are drawn and judged."""
+    """What is trained, and how many images are drawn and judged."""
 
     autoencoder: str = "zoo:toy/small-autoencoder"
     diffusion: str = "zoo:toy/small-text"
@@ -225,7 +225,7 @@ def write_report(result: DemoResult, gallery: Gallery, plan: DemoPlan, out: Path
 
 
 def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) -> list[tuple[str, list[str]]]:
-    """What to type to repeat the demo, to draw with its model, and to train on pictures of one's own."""
+    """What to type to repeat the demo, to draw with its model, and to train on images of one's own."""
     cache = f"--cache {out}/cache"
     steps = [f"train.steps={trained.steps}" for trained in (result.autoencoder, result.diffusion)]
     first = " ".join([plan.autoencoder, f"--out {out}/autoencoder {cache}", *plan.autoencoder_overrides, steps[0]])
@@ -249,14 +249,14 @@ def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) ->
             [f"sfumato train autoencoder {first}", f"sfumato train diffusion {second}"],
         ),
         (
-            "more pictures from this model",
+            "more images from this model",
             [f'sfumato sample {out}/diffusion "{gallery.prompts[0].caption}" -n 16 --guidance 3 --out {out}/samples'],
         ),
         (
-            "a model of your own pictures: a folder, with captions in metadata.jsonl or .txt files beside the images",
+            "a model of your own images: a folder, with captions in metadata.jsonl or .txt files beside the images",
             [
-                f"sfumato train autoencoder zoo:{room}/autoencoder --data my-pictures --out runs/my-autoencoder",
-                f"sfumato train diffusion zoo:{room}/text --data my-pictures --autoencoder runs/my-autoencoder "
+                f"sfumato train autoencoder zoo:{room}/autoencoder --data my-images --out runs/my-autoencoder",
+                f"sfumato train diffusion zoo:{room}/text --data my-images --autoencoder runs/my-autoencoder "
                 "--out runs/my-model",
                 'sfumato sample runs/my-model "a caption in the manner of yours" -n 16 --out samples',
             ],
@@ -272,7 +272,7 @@ def announce(result: DemoResult, out: Path) -> None:
         f"held-out prompts at guidance {result.sampling.guidance:g} (real scenes {result.real.rates['facts']:.1%}, "
         f"chance {result.chance.rates['facts']:.1%})",
         f"reconstruction {stage.psnr:.2f} dB PSNR, {stage.ssim:.4f} SSIM",
-        f"drawing        {result.headline['pictures_per_second']:.1f} pictures/s at {result.sampling.steps} steps",
+        f"drawing        {result.headline['images_per_second']:.1f} images/s at {result.sampling.steps} steps",
         f"time           {clock(result.seconds)} in all",
         f"report         {out / 'report.html'}",
     )

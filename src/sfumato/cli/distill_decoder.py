@@ -13,8 +13,8 @@ from sfumato.cli.options import ModelArgument, OverwriteOption, PrecisionOption
 if TYPE_CHECKING:
     import torch
 
+    from sfumato.autoencoder.tiny_file import DistilledDecoder
     from sfumato.data.dataset import Dataset, Progress
-    from sfumato.distilled import DistilledDecoder
     from sfumato.model import LatentDiffusion
     from sfumato.training.distillation import Distillation, Outcome
     from sfumato.training.workers import Workers
@@ -36,7 +36,7 @@ def distill_decoder(
     model: ModelArgument,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="A folder of pictures, or toy [default: what the autoencoder was trained on]."),
+        typer.Option("--data", help="A folder of images, or toy [default: what the autoencoder was trained on]."),
         MaybePath(),
     ] = None,
     out: Annotated[
@@ -47,7 +47,7 @@ def distill_decoder(
         float | None, typer.Option("--minutes", help=f"How long it may take in all [default: {MINUTES:g}].")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Train for so many steps instead.")] = None,
-    pictures: Annotated[int, typer.Option("--pictures", help="How many are encoded and decoded to learn from.")] = 1024,
+    images: Annotated[int, typer.Option("--images", help="How many are encoded and decoded to learn from.")] = 1024,
     channels: Annotated[
         int | None,
         typer.Option("--channels", help="Its width [default: the widest with a twentieth of the operations]."),
@@ -57,19 +57,19 @@ def distill_decoder(
         typer.Option("--perceptual", metavar="W", help="Weight of EfficientNet-Lite0's distance; 0 is pixels only."),
     ] = 0.0,
     batch: Annotated[int, typer.Option("--batch", help="Cut-outs a step.")] = 16,
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of pictures, the weights and the steps.")] = 0,
-    background: Annotated[str, typer.Option("--background", help="Behind transparent pictures.")] = "white",
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of images, the weights and the steps.")] = 0,
+    background: Annotated[str, typer.Option("--background", help="Behind transparent images.")] = "white",
     precision: PrecisionOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Give a model a tiny decoder, for previews.
 
-    It learns what the model's own decoder makes of your pictures, and lies in the model folder beside it, which stays
+    It learns what the model's own decoder makes of your images, and lies in the model folder beside it, which stays
     as it is. `sfumato sample --decoder tiny` decodes with it, and previews while drawing do so by themselves.
     """
+    from sfumato.autoencoder.tiny_file import FILE, DistilledDecoder
     from sfumato.cli.options import chosen_autocast, enough_memory, made_fast, out_folder
     from sfumato.cli.progress import bars
-    from sfumato.distilled import FILE, DistilledDecoder
     from sfumato.model_folder import find_folder, load
     from sfumato.outputs import inside_model
     from sfumato.training.distillation import begin, described, distil, gather_pairs, judge
@@ -77,7 +77,7 @@ def distill_decoder(
 
     t_start = time.monotonic()
     limit = _limit(minutes, steps)
-    config = _config(steps, pictures, channels, perceptual, batch, seed, precision)
+    config = _config(steps, images, channels, perceptual, batch, seed, precision)
     use_all_cores()
     workers = _one_worker()
     computing = chosen_autocast(workers.device, precision)
@@ -92,7 +92,7 @@ def distill_decoder(
                 training, aside = _opened(data, background, loaded, seed, progress("scanning"))
                 half = None if limit is None else 30 * limit
                 pairs = gather_pairs(config, loaded, training, half, progress("decoding"))
-                say(f"{len(pairs)} pictures encoded and decoded to learn from")
+                say(f"{len(pairs)} images encoded and decoded to learn from")
             if limit is not None:
                 left = limit - (time.monotonic() - t_start) / 60
                 config = config.model_copy(update={"minutes": max(left, limit / 4)})
@@ -103,11 +103,11 @@ def distill_decoder(
             made.save(folder)
             told = _faster(loaded, made, computing)
     typer.echo(
-        f"PSNR on {len(outcome.images[0])} held-out pictures: tiny against full decoder {outcome.tiny_to_full:.2f} dB; "
-        f"against the picture {outcome.tiny_to_image:.2f} dB, the full one {outcome.full_to_image:.2f} dB"
+        f"PSNR on {len(outcome.images[0])} held-out images: tiny against full decoder {outcome.tiny_to_full:.2f} dB; "
+        f"against the image {outcome.tiny_to_image:.2f} dB, the full one {outcome.full_to_image:.2f} dB"
     )
-    typer.echo(f"{told}; learnt in {state.step} steps on {len(pairs)} pictures")
-    typer.echo(f"tiny decoder: {folder / FILE}; sheet of picture, full, tiny: {_sheet(place, outcome)}")
+    typer.echo(f"{told}; learnt in {state.step} steps on {len(pairs)} images")
+    typer.echo(f"tiny decoder: {folder / FILE}; sheet of image, full, tiny: {_sheet(place, outcome)}")
     if state.stopped_by:
         typer.echo(f"stopped after step {state.step}; the same command trains it anew, for as long as asked", err=True)
         raise typer.Exit(128 + state.stopped_by)
@@ -127,7 +127,7 @@ def _limit(minutes: float | None, steps: int | None) -> float | None:
 
 def _config(
     steps: int | None,
-    pictures: int,
+    images: int,
     channels: int | None,
     perceptual: float,
     batch: int,
@@ -135,7 +135,7 @@ def _config(
     precision: str,
 ) -> "Distillation":
     """The options, checked. Raises UserError."""
-    from sfumato.cli.options import LARGEST_SEED, MOST_AT_ONCE, MOST_PICTURES, MOST_STEPS, at_least, within
+    from sfumato.cli.options import LARGEST_SEED, MOST_AT_ONCE, MOST_IMAGES, MOST_STEPS, at_least, within
     from sfumato.config import parse
     from sfumato.training.distillation import Distillation
 
@@ -143,7 +143,7 @@ def _config(
         at_least("--channels", channels, 4, MOST_CHANNELS)
     within("--perceptual", perceptual, 0, MOST_PERCEPTUAL, "0 for none, or a weight such as 0.1")
     given: dict[str, Any] = {
-        "pictures": at_least("--pictures", pictures, 2, MOST_PICTURES),
+        "images": at_least("--images", images, 2, MOST_IMAGES),
         "batch": at_least("--batch", batch, 1, MOST_AT_ONCE),
         "channels": channels,
         "seed": at_least("--seed", seed, 0, LARGEST_SEED),
@@ -188,8 +188,8 @@ def _log_folder(model: Path, folder: Path, out: Path | None, overwrite: bool) ->
 def _opened(
     data: str | None, background: str, model: "LatentDiffusion", seed: int, scanning: "Progress"
 ) -> "tuple[Dataset, Dataset]":
-    """The pictures to learn from, and those held out. Raises UserError where there are too few."""
-    from sfumato.cli.real_pictures import TOY, opened_data
+    """The images to learn from, and those held out. Raises UserError where there are too few."""
+    from sfumato.cli.real_images import TOY, opened_data
     from sfumato.data.split import split
     from sfumato.errors import UserError
 
@@ -198,36 +198,36 @@ def _opened(
         data = TOY if known.get("kind") == TOY else known.get("path")
         if data is None or (data != TOY and not Path(data).is_dir()):
             gone = "" if data is None else f", and {data!r}, which the autoencoder was trained on, is not there"
-            raise UserError(f"--data is missing{gone}: give a folder of pictures of that kind, or toy")
+            raise UserError(f"--data is missing{gone}: give a folder of images of that kind, or toy")
     dataset = opened_data(data, model.config.image_size, False, background, model, scanning)
     if len(dataset) < 2:
-        raise UserError(f"--data {data!r} holds one picture: give at least two, one to learn from and one to judge by")
+        raise UserError(f"--data {data!r} holds one image: give at least two, one to learn from and one to judge by")
     return split(dataset, min(HELD_OUT, max(1, len(dataset) // 10)), seed)
 
 
-def _about(config: "Distillation", outcome: "Outcome", steps: int, pictures: int) -> dict[str, Any]:
+def _about(config: "Distillation", outcome: "Outcome", steps: int, images: int) -> dict[str, Any]:
     """What the file says of how it came about, and how well."""
     from sfumato import __version__
 
     return {
         "sfumato": __version__,
         "steps": steps,
-        "pictures": pictures,
+        "images": images,
         "pixel": config.pixel,
         "perceptual": config.perceptual.kind,
         "psnr against the full decoder": round(outcome.tiny_to_full, 2),
-        "psnr against the picture": round(outcome.tiny_to_image, 2),
+        "psnr against the image": round(outcome.tiny_to_image, 2),
         "psnr of the full decoder": round(outcome.full_to_image, 2),
     }
 
 
 def _sheet(folder: Path, outcome: "Outcome") -> Path:
-    """Writes a row of picture, full and tiny for each of some held-out pictures."""
-    from sfumato import pictures
+    """Writes a row of image, full and tiny for each of some held-out images."""
+    from sfumato.images import image_grid, save_png, thumbnails
 
     path = folder / SHEET
-    rows = pictures.cells([image for one in zip(*outcome.images, strict=True) for image in one][: 3 * ON_SHEET])
-    pictures.save_png(path, pictures.grid(rows, 12), scale=max(1, 128 // rows.shape[-1]))
+    rows = thumbnails([image for one in zip(*outcome.images, strict=True) for image in one][: 3 * ON_SHEET])
+    save_png(path, image_grid(rows, 12), scale=max(1, 128 // rows.shape[-1]))
     return path
 
 
@@ -240,8 +240,8 @@ def _faster(model: "LatentDiffusion", made: "DistilledDecoder", computing: "torc
     import torch
 
     from sfumato import flops
-    from sfumato.cost.measure import seconds
     from sfumato.engine.inference import for_inference
+    from sfumato.estimate.measure import seconds
     from sfumato.pipeline.request import DecoderName
 
     size = model.config.image_size
@@ -255,6 +255,6 @@ def _faster(model: "LatentDiffusion", made: "DistilledDecoder", computing: "torc
             taken.append(seconds(partial(both.decode, latents, name), model.device))
     full, tiny = (min(taken) / TIMED for taken in times.values())
     return (
-        f"{made.config.decoder.channels} channels, {fewer:.0f} times fewer operations; {1000 * tiny:.2f} ms a picture "
+        f"{made.config.decoder.channels} channels, {fewer:.0f} times fewer operations; {1000 * tiny:.2f} ms an image "
         f"on this machine, {full / tiny:.1f} times faster than the full decoder's {1000 * full:.1f} ms"
     )

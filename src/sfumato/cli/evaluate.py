@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DataArgument = Annotated[
     str,
-    typer.Argument(metavar="DATA", help="The folder of real pictures; toy or toy:held-out for the toy world."),
+    typer.Argument(metavar="DATA", help="The folder of real images; toy or toy:held-out for the toy world."),
     MaybePath(),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="The folder for card.json and index.html.")]
@@ -50,16 +50,16 @@ CacheOption = Annotated[
 
 
 def evaluate(
-    subject: Annotated[Path, typer.Argument(metavar="MODEL_OR_FOLDER", help="A model, or a folder of pictures.")],
+    subject: Annotated[Path, typer.Argument(metavar="MODEL_OR_FOLDER", help="A model, or a folder of images.")],
     data: DataArgument,
     out: OutOption,
-    n: Annotated[int, typer.Option("--n", help="Pictures to judge.")] = 5000,
+    n: Annotated[int, typer.Option("--n", help="Images to judge.")] = 5000,
     metrics: MetricsOption = "fd,kd,prdc",
     features: FeaturesOption = "efficientnet-lite0",
     weights: WeightsOption = None,
     sha256: HashOption = None,
     resize: ResizeOption = None,
-    reference: Annotated[int | None, typer.Option("--reference", help="Real pictures to use [default: all].")] = None,
+    reference: Annotated[int | None, typer.Option("--reference", help="Real images to use [default: all].")] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples for the intervals of fd and fd-inf.")] = 0,
     labels: Annotated[
         str, typer.Option("--labels", help="Of class models: data (as it has them) or balanced.")
@@ -70,14 +70,14 @@ def evaluate(
     guidance: Annotated[float | None, typer.Option("--guidance", help="1 is off [default: 3].")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the first sample; the next one takes the next number.")] = 0,
     size: SizeOption = None,
-    pad: Annotated[bool, typer.Option("--pad", help="Pad real pictures to the frame instead of cropping.")] = False,
-    background: Annotated[str, typer.Option("--background", help="Behind transparent pictures.")] = "white",
+    pad: Annotated[bool, typer.Option("--pad", help="Pad real images to the frame instead of cropping.")] = False,
+    background: Annotated[str, typer.Option("--background", help="Behind transparent images.")] = "white",
     batch: BatchOption = 32,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     cache: CacheOption = None,
 ) -> None:
-    """Measure a model, or pictures, against real ones.
+    """Measure a model, or images, against real ones.
 
     Writes OUT/card.json and OUT/index.html: the numbers with everything they depend on, samples, nearest neighbours.
     """
@@ -90,7 +90,7 @@ def evaluate(
     from sfumato.cli.options import (
         LARGEST_SEED,
         MOST_AT_ONCE,
-        MOST_PICTURES,
+        MOST_IMAGES,
         MOST_RESAMPLES,
         at_least,
         chosen_device,
@@ -106,10 +106,10 @@ def evaluate(
 
     wanted = planned(metrics.split(","), features)
     check_names(SampleRequest(sampler=sampler, eta=eta, steps=steps, guidance=guidance, seed=seed, batch=batch))
-    at_least("--n", n, 2, MOST_PICTURES)
+    at_least("--n", n, 2, MOST_IMAGES)
     at_least("--batch", batch, 1, MOST_AT_ONCE)
     at_least("--bootstrap", bootstrap, 0, MOST_RESAMPLES)
-    at_least("--reference", 2 if reference is None else reference, 2, MOST_PICTURES)
+    at_least("--reference", 2 if reference is None else reference, 2, MOST_IMAGES)
     at_least("--seed", seed, 0, LARGEST_SEED)
     use_all_cores()
     place = chosen_device(device)
@@ -140,7 +140,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Frame:
-    """How pictures are brought to one size; None: the model's, or the pictures' own."""
+    """How images are brought to one size; None: the model's, or the images' own."""
 
     size: tuple[int, int] | None
     pad: bool
@@ -173,26 +173,26 @@ class Judged:
 def opened(
     path: Path, data: str, n: int, frame: Frame, drawing: Drawing, device: "torch.device", scanning: "Progress"
 ) -> Judged:
-    """A model where the path is a model's or a run's folder, else the pictures in it; and the data at their size."""
+    """A model where the path is a model's or a run's folder, else the images in it; and the data at their size."""
     from contextlib import nullcontext
 
     from sfumato.cards.subject import FolderSubject
-    from sfumato.cli.real_pictures import opened_data, opened_folder, own_size
+    from sfumato.cli.real_images import opened_data, opened_folder, own_size
 
     if (path / "config.yaml").exists() or not path.is_dir():
         return _opened_model(path, data, n, frame, drawing, device, scanning)
     size = frame.size or own_size(path)
-    pictures = opened_folder(path, size, frame.pad, frame.background)
+    images = opened_folder(path, size, frame.pad, frame.background)
     dataset = opened_data(data, size, frame.pad, frame.background, None, scanning)
-    return Judged(FolderSubject(pictures, min(n, len(pictures))), dataset, size, nullcontext())
+    return Judged(FolderSubject(images, min(n, len(images))), dataset, size, nullcontext())
 
 
 def _opened_model(
     path: Path, data: str, n: int, frame: Frame, drawing: Drawing, device: "torch.device", scanning: "Progress"
 ) -> Judged:
-    from sfumato.cards.subject import ModelSubject, wishes
+    from sfumato.cards.subject import ModelSubject, sample_conditions
     from sfumato.cli.options import chosen_autocast, made_fast
-    from sfumato.cli.real_pictures import opened_data
+    from sfumato.cli.real_images import opened_data
     from sfumato.model_folder import load
     from sfumato.pipeline.choices import chosen, named_sampler
     from sfumato.pipeline.conditions import source_of
@@ -204,7 +204,7 @@ def _opened_model(
     model = load(path, device)
     size = frame.size or model.config.image_size
     dataset = opened_data(data, size, frame.pad, frame.background, model, scanning)
-    asked = wishes(model, dataset, n, drawing.labels)
+    asked = sample_conditions(model, dataset, n, drawing.labels)
     given = asked.text is not None or asked.label is not None
     scale = guidance_scale(source_of(model), drawing.guidance, given)
     choice = chosen(second_stage(model), sampler, None, drawing.steps, scale)
@@ -235,7 +235,7 @@ def made_card(
         "samples",
         device,
         subject=judged.subject.describe(),
-        data={"path": data, "pictures": len(judged.dataset)},
+        data={"path": data, "images": len(judged.dataset)},
         protocol=protocol_of(judged.dataset, result.count, settings.reference, judged.size, policy),
         drawing=judged.subject.drawing(),
         metrics=result.metrics,

@@ -18,9 +18,7 @@ def evaluate_autoencoder(
     model: ModelArgument,
     data: DataArgument,
     out: Annotated[Path | None, typer.Option("--out", help="A folder for card.json and index.html.")] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", help="Pictures to use [default: all, 10,000 of the toy world].")
-    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Images to use [default: all, 10,000 of the toy world].")] = None,
     features: Annotated[
         str, typer.Option("--features", help="Networks of rFD, separated by commas, such as inception; none for none.")
     ] = "efficientnet-lite0",
@@ -28,8 +26,8 @@ def evaluate_autoencoder(
     sha256: HashOption = None,
     resize: ResizeOption = None,
     size: SizeOption = None,
-    pad: Annotated[bool, typer.Option("--pad", help="Pad pictures to the frame instead of cropping.")] = False,
-    background: Annotated[str, typer.Option("--background", help="Behind transparent pictures.")] = "white",
+    pad: Annotated[bool, typer.Option("--pad", help="Pad images to the frame instead of cropping.")] = False,
+    background: Annotated[str, typer.Option("--background", help="Behind transparent images.")] = "white",
     batch: BatchOption = 16,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -48,7 +46,7 @@ def evaluate_autoencoder(
     from sfumato.cli.networks import loaded_networks
     from sfumato.cli.options import (
         MOST_AT_ONCE,
-        MOST_PICTURES,
+        MOST_IMAGES,
         at_least,
         chosen_autocast,
         chosen_device,
@@ -58,12 +56,12 @@ def evaluate_autoencoder(
         parse_size,
     )
     from sfumato.cli.progress import bars
-    from sfumato.cli.real_pictures import opened_data
+    from sfumato.cli.real_images import opened_data
     from sfumato.model_folder import load
     from sfumato.outputs import one_set_of_files
     from sfumato.training.workers import use_all_cores
 
-    at_least("--n", 1 if n is None else n, 1, MOST_PICTURES)
+    at_least("--n", 1 if n is None else n, 1, MOST_IMAGES)
     at_least("--batch", batch, 1, MOST_AT_ONCE)
     use_all_cores()
     place = chosen_device(device)
@@ -80,13 +78,13 @@ def evaluate_autoencoder(
         dataset = opened_data(data, frame, pad, background, loaded, progress("scanning"))
         with made_fast(loaded, computing), enough_memory(batch):
             result = measure_autoencoder(
-                loaded, dataset, n, networks, None if lpips is None else lpips.to(place), batch, progress("pictures")
+                loaded, dataset, n, networks, None if lpips is None else lpips.to(place), batch, progress("images")
             )
     card = new_card(
         "autoencoder",
         place,
         subject={"kind": "model", "path": str(model), "digest": loaded.digest},
-        data={"path": data, "pictures": len(dataset)},
+        data={"path": data, "images": len(dataset)},
         protocol=protocol_of(dataset, result.count, result.count, frame, "none"),
         drawing={"precision": "bfloat16" if computing._enabled else "float32", "device": place.type},
         metrics=result.metrics,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfumato.cli.cost import short
+from sfumato.cli.estimate import short
 from sfumato.cli.info_others import other_facts
 from sfumato.cli.options import ModelArgument
 from sfumato.errors import UserError
@@ -133,7 +133,7 @@ def _tokens(model: "LatentDiffusion", second: "SecondStage") -> int:
 
 
 def _costs(model: "LatentDiffusion") -> dict[str, int]:
-    """Floating-point operations at the training size; a picture is its network calls and the decoding."""
+    """Floating-point operations at the training size; an image is its network calls and the decoding."""
     from sfumato import flops
     from sfumato.conditioning.condition import ConditionSpec
     from sfumato.denoiser.unet import UNetConfig
@@ -152,7 +152,7 @@ def _costs(model: "LatentDiffusion") -> dict[str, int]:
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
     call = flops.denoise(second.config.denoiser, channels, spec, (h, w), _tokens(model, second))
     guided = second.config.condition_dropout > 0 and second.conditioner is not None
-    name = f"{STEPS}-step {'guided ' if guided else ''}picture"
+    name = f"{STEPS}-step {'guided ' if guided else ''}image"
     return {**costs, "network call": call, name: STEPS * (2 if guided else 1) * call + costs["decode"]}
 
 

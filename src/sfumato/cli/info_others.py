@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfumato.autoregressive.model import CodeModel
+    from sfumato.baselines.model import CodeModel
     from sfumato.classifier import LatentClassifier
 
 
 def other_facts(path: Path) -> dict[str, Any] | None:
     """As JSON; None where the folder, or that of its run, is neither. Raises UserError for one that is not whole."""
-    from sfumato.autoregressive.model import load_code_model
+    from sfumato.baselines.model import load_code_model
     from sfumato.classifier import WEIGHTS_FILE, load_classifier
 
     for folder in (path / "model", path):
@@ -23,7 +23,7 @@ def other_facts(path: Path) -> dict[str, Any] | None:
 
 def _of_codes(model: "CodeModel") -> dict[str, Any]:
     from sfumato import flops
-    from sfumato.autoregressive.model import codebook_of
+    from sfumato.baselines.model import codebook_of
 
     config, (h, w), codes = model.config, model.network.size, codebook_of(model.first)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
@@ -33,7 +33,7 @@ def _of_codes(model: "CodeModel") -> dict[str, Any]:
         "what": "a transformer over codes; draw with sfumato sample-codes",
         "image size": list(config.image_size),
         "f": model.first.autoencoder.factor,
-        "codes": {"a picture": h * w, "rows": h, "columns": w, "codebook": codes},
+        "codes": {"an image": h * w, "rows": h, "columns": w, "codebook": codes},
         "transformer": config.transformer.model_dump(mode="json"),
         "parameters": {**counts, "total": sum(counts.values())},
         "conditioner": {"kind": config.conditioner.kind, **reads},

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
-from sfumato.cli.task import Given, read_picture, read_values, run
+from sfumato.cli.task import Given, read_image, read_values, run
 from sfumato.cli.task_options import (
     MEMORY,
     OUT,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 def inpaint(
     model: ModelArgument,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any size and mode.")],
-    mask: Annotated[Path, typer.Argument(metavar="MASK", help="A picture of the same size; white is the hole.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image of any size and mode.")],
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="An image of the same size; white is the hole.")],
     out: OutOption = OUT,
     prompt: PromptArgument = None,
     label: LabelOption = None,
@@ -58,7 +58,7 @@ def inpaint(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Fill the hole of a picture. Outside the mask nothing changes, not by one bit.
+    """Fill the hole of an image. Outside the mask nothing changes, not by one bit.
 
     Models trained to inpaint are asked for the hole; any other draws around what is kept. Size, mode, palette and
     transparency stay. Writes OUT/0000.png ... and OUT/grid.png, and tells the largest change outside the mask.
@@ -68,9 +68,9 @@ def inpaint(
     from sfumato.tasks.inpainting import check_feather, mask_of
 
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
-    picture, shown = read_picture(image, "the picture"), read_values(mask, "the mask")
-    hole, notes = mask_of(shown, picture)
-    check_feather(feather, picture)
+    opened, shown = read_image(image, "the image"), read_values(mask, "the mask")
+    hole, notes = mask_of(shown, opened)
+    check_feather(feather, opened)
     for note in notes:
         typer.echo(note, err=True)
     resampling = parse_jumps(jumps)
@@ -78,7 +78,7 @@ def inpaint(
     def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
         return tasks.inpaint(
             loaded,
-            picture,
+            opened,
             shown,
             prompt,
             label=label,
@@ -89,10 +89,10 @@ def inpaint(
         )
 
     def check(result: "Image") -> str:
-        return f"largest change outside the mask: {largest_change(picture, result, hole):g}"
+        return f"largest change outside the mask: {largest_change(opened, result, hole):g}"
 
     facts = {"prompt": prompt, "label": label, "negative": negative, "image": image.name, "feather": feather}
-    run(given, "inpaint", make, {**facts, "jumps": jumps}, [picture, shown], check)
+    run(given, "inpaint", make, {**facts, "jumps": jumps}, [opened, shown], check)
 
 
 def parse_jumps(text: str | None) -> tuple[int, int] | None:

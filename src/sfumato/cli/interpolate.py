@@ -25,7 +25,7 @@ def interpolate(
     label: Annotated[
         list[str] | None, typer.Option("--label", help="Classes to go through; may be given several times.")
     ] = None,
-    frames: Annotated[int, typer.Option("--frames", help="Pictures from one stop to the next, both included.")] = 9,
+    frames: Annotated[int, typer.Option("--frames", help="Images from one stop to the next, both included.")] = 9,
     steps: StepsOption = None,
     sampler: SamplerOption = "auto",
     eta: EtaOption = None,
@@ -40,7 +40,6 @@ def interpolate(
 
     One seed with several prompts keeps the noise. Writes OUT/0000.png ..., strip.png and way.gif.
     """
-    from sfumato import pictures
     from sfumato.checkpoint import replacing
     from sfumato.cli import sampling_options as given
     from sfumato.cli.options import (
@@ -55,6 +54,7 @@ def interpolate(
     from sfumato.cli.options import parse_size as parsed
     from sfumato.cli.progress import counting
     from sfumato.errors import UserError
+    from sfumato.images import image_grid, save_png, to_pil, to_uint8
     from sfumato.model_folder import load
     from sfumato.outputs import one_set_of_files
     from sfumato.pipeline.choices import check_names
@@ -83,15 +83,15 @@ def interpolate(
     with counting("drawing", count * -(-total // batch), "steps") as advance:
         options = replace(options, callback=lambda step: advance(1))
         with made_fast(loaded, computing), enough_memory(min(batch, total)), notes():
-            images = pictures.to_uint8(between(loaded, stops, frames, options)).cpu()
-    first, *rest = [pictures.to_pil(image) for image in images]
+            images = to_uint8(between(loaded, stops, frames, options)).cpu()
+    first, *rest = [to_pil(image) for image in images]
     there_and_back = [*rest, *reversed(rest[:-1])]
     with one_set_of_files(folder), replacing(folder / "way.gif") as temporary:
         for number, image in enumerate(images):
-            pictures.save_png(folder / f"{number:04d}.png", image)
-        pictures.save_png(folder / "strip.png", pictures.grid(images, len(images)))
+            save_png(folder / f"{number:04d}.png", image)
+        save_png(folder / "strip.png", image_grid(images, len(images)))
         first.save(temporary, "GIF", save_all=True, append_images=there_and_back, duration=FRAME_MILLISECONDS, loop=0)
-    typer.echo(f"{total} pictures: {folder}; strip: {folder / 'strip.png'}; moving: {folder / 'way.gif'}")
+    typer.echo(f"{total} images: {folder}; strip: {folder / 'strip.png'}; moving: {folder / 'way.gif'}")
 
 
 def stops_of(seeds: str, prompts: list[str] | None, labels: list[str] | None) -> "list[Stop]":

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def invert(
     model: ModelArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Pictures to find the noise of.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images to find the noise of.")],
     out: Annotated[Path, typer.Option("--out", help="The folder for noise.safetensors, grid.png and metrics.jsonl.")],
     text: Annotated[
-        str | None, typer.Option("--text", help="What the pictures show, for a model steered by text.")
+        str | None, typer.Option("--text", help="What the images show, for a model conditioned on text.")
     ] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Their class, for a model steered by one.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Their class, for a model conditioned on one.")] = None,
     redraw: Annotated[
         str | None, typer.Option("--redraw", metavar="PROMPT", help="Also draw the noise again with another text.")
     ] = None,
@@ -34,13 +34,12 @@ def invert(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Find the noise that a picture is drawn from.
+    """Find the noise that an image is drawn from.
 
     Draws it again by DDIM and measures what was lost: PSNR of the first stage alone, and of the way there and back.
     """
     import torch
 
-    from sfumato import pictures
     from sfumato.checkpoint import save_tensors, write_text
     from sfumato.cli.options import (
         at_least,
@@ -54,6 +53,7 @@ def invert(
     from sfumato.cli.options import parse_size as parsed
     from sfumato.cli.progress import bars
     from sfumato.evaluation.image_quality import psnr
+    from sfumato.images import image_grid, save_png
     from sfumato.model_folder import load
     from sfumato.outputs import one_set_of_files
     from sfumato.pipeline import pipeline
@@ -91,7 +91,7 @@ def invert(
     with one_set_of_files(folder):
         write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
         save_tensors(folder / "noise.safetensors", {"noise": found.noise.cpu().contiguous()})
-        pictures.save_png(folder / "grid.png", pictures.grid(sheet, len(columns)))
+        save_png(folder / "grid.png", image_grid(sheet, len(columns)))
     means = {name: v.mean().item() for name, v in scores.items()}
     typer.echo(
         f"mean PSNR: {means['autoencoder']:.2f} dB by the first stage alone, {means['both']:.2f} dB there and back; "
@@ -105,6 +105,6 @@ def _read(paths: list[Path], size: tuple[int, int]) -> "Tensor":
     """(N, 3, H, W) in [-1, 1]. Raises UserError for a file that cannot be read."""
     import torch
 
-    from sfumato.cli.sampling_options import picture_of
+    from sfumato.cli.sampling_options import image_of
 
-    return torch.stack([picture_of(path, size, "picture") for path in paths])
+    return torch.stack([image_of(path, size, "image") for path in paths])

@@ -60,7 +60,7 @@ def loaded_networks(
 
 
 def loaded_clip(networks: "dict[str, FeatureNetwork]", weights: Sequence[str] | None) -> "ClipScore":
-    """The agreement of pictures and texts, by the CLIP among the networks."""
+    """The agreement of images and texts, by the CLIP among the networks."""
     from sfumato.evaluation.pretrained import CLIP, CLIP_SOURCE, ClipScore
 
     return ClipScore.of(networks[CLIP], named_values("--weights", weights).get(CLIP, CLIP_SOURCE))

@@ -19,12 +19,12 @@ SizeOption = Annotated[
     str | None,
     typer.Option("--size", metavar="HxW", help="Height x width in pixels, such as 64x96, or one number for a square."),
 ]
-BatchOption = Annotated[int, typer.Option("--batch", help="Pictures computed at once.")]
+BatchOption = Annotated[int, typer.Option("--batch", help="Images computed at once.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto (bfloat16 where fast), float32 or bfloat16.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
 
-MOST_PICTURES = 10_000_000
+MOST_IMAGES = 10_000_000
 MOST_RESAMPLES = 1_000_000
 MOST_AT_ONCE = 65_536
 MOST_STEPS = 1_000_000_000
@@ -166,7 +166,7 @@ def notes() -> Iterator[None]:
 
 
 def columns_of(n: int) -> int:
-    """The columns of a sheet of n pictures: nearly square, rather wide."""
+    """The columns of a sheet of n images: nearly square, rather wide."""
     return max(1, math.ceil(math.sqrt(n)))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
-from sfumato.cli.task import Given, read_picture, run
+from sfumato.cli.task import Given, read_image, run
 from sfumato.cli.task_options import (
     MEMORY,
     OUT,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def outpaint(
     model: ModelArgument,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any size and mode.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image of any size and mode.")],
     extend: Annotated[
         str,
         typer.Option("--extend", metavar="LEFT,TOP,RIGHT,BOTTOM", help="Pixels to add on each side, as 128,0,128,0."),
@@ -59,9 +59,9 @@ def outpaint(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Draw a picture on beyond its borders. Its own pixels stay as they are.
+    """Draw an image on beyond its borders. Its own pixels stay as they are.
 
-    Writes OUT/0000.png ... and OUT/grid.png, and tells the largest change of the picture's own pixels.
+    Writes OUT/0000.png ... and OUT/grid.png, and tells the largest change of the image's own pixels.
     """
     from sfumato import tasks
     from sfumato.cli.inpaint import parse_jumps
@@ -69,20 +69,20 @@ def outpaint(
     from sfumato.tasks.outpainting import extended
 
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
-    picture = read_picture(image, "the picture")
+    opened = read_image(image, "the image")
     sides, resampling = _sides(extend), parse_jumps(jumps)
-    canvas, new = extended(picture, sides)
+    canvas, new = extended(opened, sides)
 
     def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
         return tasks.outpaint(
-            loaded, picture, sides, prompt, label=label, negative=negative, jumps=resampling, options=options
+            loaded, opened, sides, prompt, label=label, negative=negative, jumps=resampling, options=options
         )
 
     def check(result: "Image") -> str:
-        return f"largest change of the picture's own pixels: {largest_change(canvas, result, new):g}"
+        return f"largest change of the image's own pixels: {largest_change(canvas, result, new):g}"
 
     facts = {"prompt": prompt, "label": label, "negative": negative, "image": image.name, "extend": extend}
-    run(given, "outpaint", make, {**facts, "jumps": jumps}, [picture], check)
+    run(given, "outpaint", make, {**facts, "jumps": jumps}, [opened], check)
 
 
 def _sides(text: str) -> "Extent":

@@ -26,7 +26,7 @@ NAMED = 20
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How close a picture came back; `ssim` is None where the picture is smaller than the measure's window."""
+    """How close an image came back; `ssim` is None where the image is smaller than the measure's window."""
 
     file: str
     height: int
@@ -37,19 +37,19 @@ class Fidelity:
 
 def reconstruct(
     model: ModelArgument,
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A picture, or a folder of pictures.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, or a folder of images.")],
     out: Annotated[Path, typer.Option("--out", help="The folder for grid.png and metrics.jsonl.")],
     size: SizeOption = None,
-    background: Annotated[str, typer.Option("--background", help="Behind transparent pictures.")] = "white",
+    background: Annotated[str, typer.Option("--background", help="Behind transparent images.")] = "white",
     memory: MemoryOption = MEMORY,
     batch: BatchOption = 16,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Show what the first stage keeps of pictures.
+    """Show what the first stage keeps of images.
 
-    Pictures of any size are padded to a multiple of f and cropped back; --size resizes and crops them instead. Writes
-    OUT/grid.png, originals beside reconstructions, and OUT/metrics.jsonl with PSNR and SSIM of every picture.
+    Images of any size are padded to a multiple of f and cropped back; --size resizes and crops them instead. Writes
+    OUT/grid.png, originals beside reconstructions, and OUT/metrics.jsonl with PSNR and SSIM of every image.
     """
     from sfumato.cli.options import (
         MOST_AT_ONCE,
@@ -78,9 +78,9 @@ def reconstruct(
     if frame is not None:
         loaded.latent_shape_of(frame)
     unreadable: list[str] = []
-    pictures = _affordable(loaded, _read(root, names, frame, behind, unreadable), place.type)
+    loaded_images = _affordable(loaded, _read(root, names, frame, behind, unreadable), place.type)
     with made_fast(loaded, computing), enough_memory(min(batch, len(names))):
-        results, sheet = measure(loaded, pictures, len(names), batch, bound)
+        results, sheet = measure(loaded, loaded_images, len(names), batch, bound)
     _report(folder, results, sheet, unreadable, root)
 
 
@@ -89,7 +89,7 @@ def measure(
 ) -> "tuple[list[Fidelity], list[tuple[Tensor, Tensor]]]":
     """Fidelity of every named image (3, H, W) in [-1, 1], and the first pairs of original and reconstruction.
 
-    Pictures of one size that follow each other are computed together; `memory` is in bytes.
+    Images of one size that follow each other are computed together; `memory` is in bytes.
     """
     from sfumato.cli.progress import counting
 
@@ -122,11 +122,11 @@ def _pairs(
     """Names, images and reconstructions in [-1, 1] of images of one size."""
     import torch
 
-    from sfumato.pictures import padded
+    from sfumato.images import pad_to_multiple
 
     images = torch.stack([image for _, image in named])
     H, W = images.shape[-2:]
-    outputs = model.reconstruct(padded(images, model.autoencoder.factor), len(named), memory)[..., :H, :W]
+    outputs = model.reconstruct(pad_to_multiple(images, model.autoencoder.factor), len(named), memory)[..., :H, :W]
     for (name, image), output in zip(named, outputs.float().clamp(-1, 1).cpu(), strict=True):
         yield name, image, output
 
@@ -140,7 +140,7 @@ def _fidelity(name: str, image: "Tensor", output: "Tensor") -> Fidelity:
 
 
 def _listed(images: Path) -> tuple[Path, list[str]]:
-    """The folder, and the pictures in it by their relative paths. Raises UserError where there is none."""
+    """The folder, and the images in it by their relative paths. Raises UserError where there is none."""
     from sfumato.data.listing import listing, notes_of
     from sfumato.data.opening import is_image
     from sfumato.errors import UserError
@@ -148,13 +148,13 @@ def _listed(images: Path) -> tuple[Path, list[str]]:
     if images.exists() and not images.is_dir():
         return images.parent, [images.name]
     if not images.is_dir():
-        raise UserError(f"{str(images)!r} does not exist: give a picture or a folder of pictures")
+        raise UserError(f"{str(images)!r} does not exist: give an image or a folder of images")
     found = listing(images)
     names = [name for name in found.files if is_image(name)]
     for note in notes_of(found):
         typer.echo(note, err=True)
     if not names:
-        raise UserError(f"{str(images)!r} holds no pictures: expected files such as .png, .jpg or .webp")
+        raise UserError(f"{str(images)!r} holds no images: expected files such as .png, .jpg or .webp")
     return images, names
 
 
@@ -165,14 +165,14 @@ def _read(
     background: tuple[int, int, int],
     unreadable: list[str],
 ) -> "Iterator[tuple[str, Tensor]]":
-    """The pictures one by one; `unreadable` gathers those that cannot be read. UserError where that is all of them."""
+    """The images one by one; `unreadable` gathers those that cannot be read. UserError where that is all of them."""
     import torch
 
-    from sfumato import pictures
     from sfumato.data.dataset import UnreadableImage
     from sfumato.data.reading import decode
     from sfumato.data.transforms import Framing
     from sfumato.errors import UserError
+    from sfumato.images import from_pil, to_unit
 
     framing = None if size is None else Framing(size, background=background)
     reason = ""
@@ -183,12 +183,10 @@ def _read(
             reason = reason or error.reason
             unreadable.append(f"{name}: {error.reason}")
             continue
-        pixels = (
-            pictures.from_pil(image) if framing is None else pictures.to_unit(torch.from_numpy(framing.prepare(image)))
-        )
+        pixels = from_pil(image) if framing is None else to_unit(torch.from_numpy(framing.prepare(image)))
         yield name, pixels
     if len(unreadable) == len(names):
-        what = f"{str(root / names[0])!r}" if len(names) == 1 else f"none of the {len(names)} pictures in {str(root)!r}"
+        what = f"{str(root / names[0])!r}" if len(names) == 1 else f"none of the {len(names)} images in {str(root)!r}"
         raise UserError(f"{what} can{'not' if len(names) == 1 else ''} be read: {reason}")
 
 
@@ -229,9 +227,10 @@ def _report(
     from dataclasses import asdict
     from statistics import fmean
 
-    from sfumato import __version__, pictures
+    from sfumato import __version__
     from sfumato.checkpoint import write_text
     from sfumato.cli.options import columns_of
+    from sfumato.images import image_grid, save_png, thumbnails
     from sfumato.outputs import one_set_of_files
 
     if unreadable:
@@ -243,21 +242,19 @@ def _report(
     lines = [to_json({name: _rounded(value) for name, value in asdict(result).items()}) for result in results]
     if (folder / "metrics.jsonl").exists():
         typer.echo(f"the results that were in {folder} are replaced", err=True)
-    cells = pictures.cells([image for pair in sheet for image in pair])
+    cells = thumbnails([image for pair in sheet for image in pair])
     with one_set_of_files(folder):
         write_text(folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
-        pictures.save_png(
-            folder / "grid.png", pictures.grid(cells, 2 * columns_of(len(sheet))), {"sfumato": __version__}
-        )
+        save_png(folder / "grid.png", image_grid(cells, 2 * columns_of(len(sheet))), {"sfumato": __version__})
     similar = [result.ssim for result in results if result.ssim is not None]
-    # equal pictures have an infinite PSNR, which would hide all others in the mean
+    # equal images have an infinite PSNR, which would hide all others in the mean
     finite = [result.psnr for result in results if result.psnr != float("inf")]
     mean_psnr = f"{fmean(finite):.2f} dB" if finite else "infinite"
     mean_ssim = f"{fmean(similar):.4f}" if similar else "not defined (smaller than 11x11)"
     typer.echo(
         f"mean over {len(results)} of {len(results) + len(unreadable)} files: PSNR {mean_psnr}, SSIM {mean_ssim}"
     )
-    typer.echo(f"sheet: {folder / 'grid.png'}; every picture: {folder / 'metrics.jsonl'}")
+    typer.echo(f"sheet: {folder / 'grid.png'}; every image: {folder / 'metrics.jsonl'}")
 
 
 def _rounded(value: str | float | None) -> str | float | None:

@@ -46,7 +46,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of the way: pictures of `strip` steps in a row each, and a preview every so many steps."""
+    """What is shown of the way: images of `strip` steps in a row each, and a preview every so many steps."""
 
     strip: int = 0
     preview_every: int = 0
@@ -54,7 +54,7 @@ class Shown:
 
 def sample(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option("--out", help="The folder for the pictures; numbering goes on in one in use.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the images; numbering goes on in one in use.")],
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Texts; none draws without a condition.")
     ] = None,
@@ -66,7 +66,7 @@ def sample(
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option("-n", "--count", help="Pictures of each prompt or label [default: 4, or 1 of several prompts]."),
+        typer.Option("-n", "--count", help="Images of each prompt or label [default: 4, or 1 of several prompts]."),
     ] = None,
     steps: StepsOption = None,
     sampler: SamplerOption = "auto",
@@ -83,25 +83,27 @@ def sample(
         str | None,
         typer.Option("--apg", metavar="SETTINGS", help="Adaptive projected guidance: on, or limit=7.5,momentum=-0.5."),
     ] = None,
-    negative: Annotated[str | None, typer.Option("--negative", help="A text to lead away from.")] = None,
+    negative: Annotated[str | None, typer.Option("--negative", help="A text to guide away from.")] = None,
     class_: ClassOption = None,
     classifier: ClassifierOption = None,
     classifier_scale: ClassifierScaleOption = 1.0,
     autoguide: Annotated[
         Path | None,
         typer.Option(
-            "--autoguide", metavar="MODEL", help="A weaker version to lead away from: a model, or a run with snapshots."
+            "--autoguide",
+            metavar="MODEL",
+            help="A weaker version to guide away from: a model, or a run with snapshots.",
         ),
     ] = None,
     autoguide_scale: Annotated[
-        float, typer.Option("--autoguide-scale", help="How strongly to lead away from it; 1 is off.")
+        float, typer.Option("--autoguide-scale", help="How strongly to guide away from it; 1 is off.")
     ] = 2.0,
     steer: Annotated[
         list[str] | None,
         typer.Option(
             "--steer",
             metavar="WISH",
-            help="Make pictures like another: low-res=FILE, colour=FILE or #rrggbb, features=FILE. May be repeated.",
+            help="Make images like another: low-res=FILE, colour=FILE or #rrggbb, features=FILE. May be repeated.",
         ),
     ] = None,
     steer_scale: Annotated[
@@ -116,12 +118,12 @@ def sample(
             help="Approximate: only every Nth network call is whole, the others reuse its deep features; 1 is off.",
         ),
     ] = 1,
-    seed: Annotated[int, typer.Option("--seed", help="Of the first picture; the next one takes the next number.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the first image; the next one takes the next number.")] = 0,
     same_seed: Annotated[
-        bool, typer.Option("--same-seed", help="One seed for all pictures, to compare prompts or scales.")
+        bool, typer.Option("--same-seed", help="One seed for all images, to compare prompts or scales.")
     ] = False,
     strip: Annotated[
-        int, typer.Option("--strip", metavar="K", help="Also write the expected picture at K steps of the way.")
+        int, typer.Option("--strip", metavar="K", help="Also write the expected image at K steps of the way.")
     ] = 0,
     preview_every: Annotated[
         int, typer.Option("--preview-every", metavar="K", help="Show OUT/preview.png every K steps while drawing.")
@@ -138,7 +140,7 @@ def sample(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Draw pictures from a trained model.
+    """Draw images from a trained model.
 
     Writes OUT/0000.png ..., each with its prompt, seed and settings inside, and OUT/grid.png.
     """
@@ -233,10 +235,10 @@ def draw(
     """
     import torch
 
-    from sfumato import pictures
     from sfumato.cli.numbering import next_number, number_of, numbered, sheets
     from sfumato.cli.options import columns_of
     from sfumato.cli.progress import counting
+    from sfumato.images import image_grid, save_first_free, to_uint8
     from sfumato.pipeline import pipeline
     from sfumato.pipeline.record import record_of
 
@@ -249,20 +251,20 @@ def draw(
         way = _Way(model, folder, shown, request.decoder, advance)
         for batch in pipeline.batches(model, replace(request, callback=way), planned):
             if first and not written:
-                typer.echo(f"{folder} already holds pictures: numbering goes on at {first:04d}", err=True)
+                typer.echo(f"{folder} already holds images: numbering goes on at {first:04d}", err=True)
             before = len(written)
-            for row, pixels in zip(batch.rows, pictures.to_uint8(batch.images).cpu(), strict=True):
+            for row, pixels in zip(batch.rows, to_uint8(batch.images).cpu(), strict=True):
                 names = numbered(folder, number_of(written[-1]) + 1 if written else first)
-                written.append(pictures.save_first_free(names, pixels, {**record.of(row), **facts}))
+                written.append(save_first_free(names, pixels, {**record.of(row), **facts}))
                 if len(sheet) < ON_SHEET:
                     sheet.append(pixels)
             way.finish(number_of(written[before]))
     elapsed = time.monotonic() - t_start
-    made = pictures.grid(torch.stack(sheet), columns_of(len(sheet)))
-    name = pictures.save_first_free(sheets(folder, number_of(written[0])), made, {**record.shared(), **facts})
+    made = image_grid(torch.stack(sheet), columns_of(len(sheet)))
+    name = save_first_free(sheets(folder, number_of(written[0])), made, {**record.shared(), **facts})
     told = written[0].name + (f" to {written[-1].name}" if len(written) > 1 else "")
     plural = "s" if planned.count > 1 else ""
-    rate = f"{planned.count} picture{plural} in {elapsed:.1f} s, {planned.count / elapsed:.1f} a second"
+    rate = f"{planned.count} image{plural} in {elapsed:.1f} s, {planned.count / elapsed:.1f} a second"
     typer.echo(f"{rate}: {folder}/{told}; sheet: {name}")
 
 
@@ -270,7 +272,7 @@ def draw(
 class _Way:
     """Watches the steps of a batch: moves the bar, keeps what the strip needs, shows previews.
 
-    A preview is decoded by the model's tiny decoder where there is one, the strip as the pictures are.
+    A preview is decoded by the model's tiny decoder where there is one, the strip as the images are.
     """
 
     model: "LatentDiffusion"
@@ -281,8 +283,8 @@ class _Way:
     passed: "list[Tensor]" = field(default_factory=list)
 
     def __call__(self, step: "Step") -> None:
-        from sfumato import pictures
         from sfumato.cli.options import columns_of
+        from sfumato.images import image_grid, save_png, to_uint8
 
         self.advance(1)
         if self.shown.strip:
@@ -290,15 +292,15 @@ class _Way:
         every = self.shown.preview_every
         if every and (step.index + 1) % every == 0 and step.index + 1 < step.total:
             quick: DecoderName = "full" if self.model.tiny is None else "tiny"
-            images = pictures.to_uint8(self.model.decode(step.x0[:ON_PREVIEW], quick)).cpu()
-            pictures.save_png(self.folder / "preview.png", pictures.grid(images, columns_of(len(images))))
+            images = to_uint8(self.model.decode(step.x0[:ON_PREVIEW], quick)).cpu()
+            save_png(self.folder / "preview.png", image_grid(images, columns_of(len(images))))
 
     def finish(self, number: int) -> None:
-        """Writes the strip under the number of the batch's first picture; a preview has done its duty."""
+        """Writes the strip under the number of the batch's first image; a preview has done its duty."""
         import torch
 
-        from sfumato import pictures
         from sfumato.cli.numbering import beside
+        from sfumato.images import image_grid, save_first_free
         from sfumato.sampling.loop import equally_far
 
         if self.shown.strip:
@@ -308,7 +310,7 @@ class _Way:
             rows = torch.stack(columns, 1).flatten(0, 1)
             steps = ", ".join(str(place + 1) for place in chosen)
             names = beside(self.folder, "strip", number)
-            pictures.save_first_free(names, pictures.grid(rows, len(chosen)), {"steps": steps})
+            save_first_free(names, image_grid(rows, len(chosen)), {"steps": steps})
             self.passed.clear()
         (self.folder / "preview.png").unlink(missing_ok=True)
 

@@ -11,15 +11,15 @@ from sfumato.cli.options import BatchOption, DeviceOption
 
 def sample_codes(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A transformer's run or model folder.")],
-    out: Annotated[Path, typer.Option("--out", help="The folder for the pictures; numbering goes on in one in use.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the images; numbering goes on in one in use.")],
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Texts, or none.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", help="A class by name or number.")] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Pictures of each prompt or label.")] = 4,
+    count: Annotated[int, typer.Option("-n", "--count", help="Images of each prompt or label.")] = 4,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest code each time.")] = 1.0,
     top_k: Annotated[int, typer.Option("--top-k", help="Choose among so many codes; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", help="Choose among the likeliest that reach this together.")] = 1.0,
     guidance: Annotated[float, typer.Option("--guidance", help="How strongly to follow the prompt; 1 is off.")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the first picture; the next takes the next number.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the first image; the next takes the next number.")] = 0,
     batch: BatchOption = 16,
     device: DeviceOption = "auto",
 ) -> None:
@@ -29,13 +29,14 @@ def sample_codes(
     """
     import torch
 
-    from sfumato import __version__, pictures
-    from sfumato.autoregressive.drawing import Choice
-    from sfumato.autoregressive.model import load_code_model
+    from sfumato import __version__
+    from sfumato.baselines.model import load_code_model
+    from sfumato.baselines.sampling import Choice
     from sfumato.cli.numbering import next_number, number_of, numbered, sheets
     from sfumato.cli.options import chosen_device, columns_of, enough_memory, notes, out_folder
     from sfumato.cli.progress import counting
     from sfumato.cli.sample import wanted
+    from sfumato.images import image_grid, save_first_free, to_uint8
     from sfumato.pipeline.options import Range, check_number
     from sfumato.pipeline.request import MOST_IMAGES, SCALE
     from sfumato.training.workers import use_all_cores
@@ -63,15 +64,15 @@ def sample_codes(
             images = loaded.sample_tensor(
                 texts, labels, asked.seeds[rows], choice, guidance, lambda position: advance(1)
             )
-            for row, pixels in zip(range(n)[rows], pictures.to_uint8(images).cpu(), strict=True):
+            for row, pixels in zip(range(n)[rows], to_uint8(images).cpu(), strict=True):
                 prompt = None if asked.prompts is None else asked.prompts[row]
                 of_class = None if asked.labels is None else asked.labels[row]
                 own = {"prompt": prompt, "label": of_class, "seed": asked.seeds[row]}
                 known = {name: value for name, value in own.items() if value is not None}
                 names = numbered(folder, number_of(written[-1]) + 1 if written else first)
-                written.append(pictures.save_first_free(names, pixels, {**known, **about}))
+                written.append(save_first_free(names, pixels, {**known, **about}))
                 sheet.append(pixels)
     elapsed = time.monotonic() - t_start
-    made = pictures.grid(torch.stack(sheet), columns_of(len(sheet)))
-    name = pictures.save_first_free(sheets(folder, number_of(written[0])), made, about)
-    typer.echo(f"{n} pictures in {elapsed:.1f} s, {n / elapsed:.1f} a second; sheet: {name}")
+    made = image_grid(torch.stack(sheet), columns_of(len(sheet)))
+    name = save_first_free(sheets(folder, number_of(written[0])), made, about)
+    typer.echo(f"{n} images in {elapsed:.1f} s, {n / elapsed:.1f} a second; sheet: {name}")

@@ -1,4 +1,4 @@
-"""Options of the commands that draw pictures, and what their values mean."""
+"""Options of the commands that draw images, and what their values mean."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ GuidanceOption = Annotated[
     typer.Option(
         "--guidance",
         metavar="S[,S...]",
-        help="How strongly to follow the prompt, one for each picture or for all; 1 is off [default: 3].",
+        help="How strongly to follow the prompt, one for each image or for all; 1 is off [default: 3].",
     ),
 ]
 IntervalOption = Annotated[
@@ -82,7 +82,7 @@ def numbers_of(option: str, text: str) -> list[float]:
 
 
 def guidance_of(text: str | None) -> float | list[float] | None:
-    """The scale, or one for each picture."""
+    """The scale, or one for each image."""
     if text is None:
         return None
     scales = numbers_of("--guidance", text)
@@ -111,9 +111,9 @@ def projection_of(text: str | None) -> "Projection | None":
 
 
 def weaker_of(path: Path | None, place: "torch.device") -> "LatentDiffusion | None":
-    """The model that --autoguide leads away from: a run's early snapshot where it has some, the snapshot of a file."""
+    """The model that --autoguide guides away from: a run's early snapshot where it has some, the snapshot of a file."""
     from sfumato.model_folder import load
-    from sfumato.snapshots import FOLDER, load_snapshot
+    from sfumato.training.averages.snapshots import FOLDER, load_snapshot
 
     if path is None:
         return None
@@ -121,7 +121,7 @@ def weaker_of(path: Path | None, place: "torch.device") -> "LatentDiffusion | No
 
 
 def steering_of(wishes: Sequence[str], scale: float, size: tuple[int, int]) -> "ImageGuidance | None":
-    """The image guidance of the options, for pictures of size (H, W). Raises UserError for what is no wish."""
+    """The image guidance of the options, for images of size (H, W). Raises UserError for what is no wish."""
     from sfumato.pipeline.request import ImageGuidance
     from sfumato.sampling.image_losses import Together
 
@@ -137,15 +137,15 @@ def _wish(text: str, size: tuple[int, int]) -> Any:
 
     kind, equals, value = text.partition("=")
     if kind not in ("low-res", "colour", "features") or not equals or not value:
-        raise UserError(f"--steer {text!r} is not low-res=PICTURE, colour=PICTURE, colour=#rrggbb or features=PICTURE")
+        raise UserError(f"--steer {text!r} is not low-res=IMAGE, colour=IMAGE, colour=#rrggbb or features=IMAGE")
     if kind == "low-res":
         return LowResolution(_low_resolution(Path(value), size))
     if kind == "colour":
         if Path(value).is_file():
-            return Colour.of(picture_of(Path(value), None, "--steer:"))
+            return Colour.of(image_of(Path(value), None, "--steer:"))
         return Colour(_named_colour(value))
     network = EfficientNetFeatures()
-    target = picture_of(Path(value), size, "--steer:")[None]
+    target = image_of(Path(value), size, "--steer:")[None]
     return FeatureMatch(lambda images: [unit_normalise(f) for f in network.net(as_colour(images))], target)
 
 
@@ -153,44 +153,44 @@ def _named_colour(name: str) -> "Tensor":
     import torch
     from PIL import ImageColor
 
-    from sfumato import pictures
     from sfumato.errors import UserError
+    from sfumato.images import to_unit
 
     try:
         rgb = ImageColor.getcolor(name, "RGB")
     except ValueError:
         raise UserError(
-            f"--steer colour={name}: this is neither a picture nor a colour such as red or #b03060"
+            f"--steer colour={name}: this is neither an image nor a colour such as red or #b03060"
         ) from None
-    return pictures.to_unit(torch.tensor(rgb))
+    return to_unit(torch.tensor(rgb))
 
 
 def _low_resolution(path: Path, size: tuple[int, int]) -> "Tensor":
-    """(1, 3, h, w): a file smaller than the picture at its own size, cropped to its shape; else an eighth of it."""
+    """(1, 3, h, w): a file smaller than the image at its own size, cropped to its shape; else an eighth of it."""
     import torch.nn.functional as F
 
     H, W = size
-    _, height, width = picture_of(path, None, "--steer:").shape
+    _, height, width = image_of(path, None, "--steer:").shape
     if height < H and width < W:
         shrunk = max(H / height, W / width)
-        return picture_of(path, (max(1, round(H / shrunk)), max(1, round(W / shrunk))), "--steer:")[None]
-    return F.adaptive_avg_pool2d(picture_of(path, size, "--steer:")[None], (max(2, H // 8), max(2, W // 8)))
+        return image_of(path, (max(1, round(H / shrunk)), max(1, round(W / shrunk))), "--steer:")[None]
+    return F.adaptive_avg_pool2d(image_of(path, size, "--steer:")[None], (max(2, H // 8), max(2, W // 8)))
 
 
-def picture_of(path: Path, size: tuple[int, int] | None, said: str) -> "Tensor":
+def image_of(path: Path, size: tuple[int, int] | None, said: str) -> "Tensor":
     """A file as (3, H, W) in [-1, 1], cropped to the size. Raises UserError where it cannot be read."""
     import torch
 
-    from sfumato import pictures
     from sfumato.cli.options import refused
     from sfumato.data.reading import decode
     from sfumato.data.transforms import Framing
+    from sfumato.images import from_pil, to_unit
 
     with refused(path, said):
         image = decode(path, (255, 255, 255))
     if size is None:
-        return pictures.from_pil(image)
-    return pictures.to_unit(torch.from_numpy(Framing(size).prepare(image)))
+        return from_pil(image)
+    return to_unit(torch.from_numpy(Framing(size).prepare(image)))
 
 
 def said(planned: "Plan") -> str:

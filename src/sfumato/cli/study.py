@@ -35,14 +35,14 @@ ChannelsOption = Annotated[int, typer.Option("--channels", help="Of every autoen
 PerceptualOption = Annotated[
     bool, typer.Option("--perceptual", help="Train stage 1 with the judge's own features too: sharper, less fair.")
 ]
-SamplesOption = Annotated[int, typer.Option("--samples", help="Pictures drawn for each judgement.")]
+SamplesOption = Annotated[int, typer.Option("--samples", help="Images drawn for each judgement.")]
 SamplingStepsOption = Annotated[
     str, typer.Option("--sampling-steps", help="Numbers of steps at which the speed of drawing is judged.")
 ]
 JudgeSideOption = Annotated[
-    int, typer.Option("--judge-side", help="Pictures are judged at this size; 64 is ten times cheaper than 224.")
+    int, typer.Option("--judge-side", help="Images are judged at this size; 64 is ten times cheaper than 224.")
 ]
-LengthOption = Annotated[int, typer.Option("--length", help="Pictures of the toy world.")]
+LengthOption = Annotated[int, typer.Option("--length", help="Images of the toy world.")]
 MOST_SECONDS = 365 * 86400.0
 MOST_DIGITS = 10
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -154,9 +154,9 @@ def run(out: Path, settings: dict[str, Any], judge_side: int, device: str, preci
     from sfumato.config import parse
     from sfumato.evaluation.features import efficientnet_lite0
     from sfumato.outputs import written
-    from sfumato.study.bench import Stopped
-    from sfumato.study.plan import StudyConfig, arms
-    from sfumato.study.run import PAGE_FILE, run_study
+    from sfumato.studies.bench import Stopped
+    from sfumato.studies.plan import StudyConfig, arms
+    from sfumato.studies.run import PAGE_FILE, run_study
     from sfumato.training.workers import Workers, use_all_cores
 
     at_least("--judge-side", judge_side, 8, 4096)
@@ -188,12 +188,12 @@ def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataCo
     from sfumato.data.folder import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
     from sfumato.errors import UserError
-    from sfumato.study.plan import StudyData
+    from sfumato.studies.plan import StudyData
 
     if data.startswith(ZOO_PREFIX) or data.endswith(".yaml"):
         given = section(read_source(data), "data")
         if given.get("kind", "folder") == "folder" and "path" not in given:
-            raise UserError(f"--data {data}: that configuration names no pictures; give the folder of images itself")
+            raise UserError(f"--data {data}: that configuration names no images; give the folder of images itself")
         return parse({"data": given | ({} if size is None else {"size": list(size)})}, StudyData, data).data
     side = size or (64, 64)
     if data == "toy" and not os.path.isdir(data):

@@ -82,15 +82,15 @@ def run(
     before: "Sequence[Image]" = (),
     check: "Callable[[Image], str] | None" = None,
 ) -> None:
-    """Makes the pictures one by one, each on disk before the next begins, and says where they are.
+    """Makes the images one by one, each on disk before the next begins, and says where they are.
 
     Args:
         given: the common options.
         task: the command's name.
-        make: the task, for one picture.
-        facts: what is written into every picture beside the common options.
+        make: the task, for one image.
+        facts: what is written into every image beside the common options.
         before: what was given, shown before the results on the sheet.
-        check: what is said of each finished picture.
+        check: what is said of each finished image.
     """
     from sfumato import __version__
     from sfumato.cli.numbering import next_number, number_of, sheets
@@ -125,42 +125,42 @@ def run(
                     seed=given.seed + index,
                     callback=lambda step: advance(1, step.total * given.count),
                 )
-                (picture,) = make(model, one)
+                (image,) = make(model, one)
                 if first and not made:
-                    typer.echo(f"{folder} already holds pictures: numbering goes on at {first:04d}", err=True)
+                    typer.echo(f"{folder} already holds images: numbering goes on at {first:04d}", err=True)
                 number = number_of(written[-1]) + 1 if written else first
-                written.append(save(picture, folder, number, {**about, "seed": one.seed}))
-                made.append(picture)
+                written.append(save(image, folder, number, {**about, "seed": one.seed}))
+                made.append(image)
                 if check is not None:
-                    typer.echo(f"{written[-1].name}: {check(picture)}")
+                    typer.echo(f"{written[-1].name}: {check(image)}")
         elapsed = time.monotonic() - t_start
     name = sheet([*before, *made], sheets(folder, number_of(written[0])), about)
     told = written[0].name + (f" to {written[-1].name}" if len(written) > 1 else "")
     plural = "s" if len(made) > 1 else ""
-    typer.echo(f"{len(made)} picture{plural} in {elapsed:.1f} s: {folder}/{told}; sheet: {name}")
+    typer.echo(f"{len(made)} image{plural} in {elapsed:.1f} s: {folder}/{told}; sheet: {name}")
 
 
-def save(picture: "Image", folder: Path, number: int, facts: dict[str, Any]) -> Path:
-    """Writes the picture in its mode under the first free number: PNG where that has it, else TIFF, without facts."""
-    from sfumato import pictures
+def save(image: "Image", folder: Path, number: int, facts: dict[str, Any]) -> Path:
+    """Writes the image in its mode under the first free number: PNG where that has it, else TIFF, without facts."""
     from sfumato.cli.numbering import numbered
+    from sfumato.images import PNG_MODES, save_first_free
 
-    suffix = ".png" if picture.mode in pictures.PNG_MODES else ".tif"
-    return pictures.save_first_free(numbered(folder, number, suffix), picture, facts)
+    suffix = ".png" if image.mode in PNG_MODES else ".tif"
+    return save_first_free(numbered(folder, number, suffix), image, facts)
 
 
 def sheet(images: "Sequence[Image]", paths: Iterator[Path], facts: dict[str, Any]) -> Path:
     """What was given beside what was made, shrunk to cells of one size, under the first free name."""
-    from sfumato import pictures
     from sfumato.data.reading import to_rgb
+    from sfumato.images import from_pil, image_grid, save_first_free, thumbnails
 
-    shown = [pictures.from_pil(to_rgb(image, (255, 255, 255))) for image in images]
+    shown = [from_pil(to_rgb(image, (255, 255, 255))) for image in images]
     columns = min(len(shown), 8)
-    return pictures.save_first_free(paths, pictures.grid(pictures.cells(shown), columns), facts)
+    return save_first_free(paths, image_grid(thumbnails(shown), columns), facts)
 
 
-def read_picture(path: Path, what: str) -> "Image":
-    """The picture in its own mode with sRGB colours; says what was done to it. Raises UserError naming `what`."""
+def read_image(path: Path, what: str) -> "Image":
+    """The image in its own mode with sRGB colours; says what was done to it. Raises UserError naming `what`."""
     from sfumato.cli.options import refused
     from sfumato.data.reading import open_image
 
@@ -187,4 +187,4 @@ def check_there(path: Path, what: str) -> None:
     from sfumato.errors import UserError
 
     if not path.exists():
-        raise UserError(f"{what} {str(path)!r} does not exist: give the file of a picture")
+        raise UserError(f"{what} {str(path)!r} does not exist: give the file of an image")

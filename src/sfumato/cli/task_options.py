@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-OutOption = Annotated[Path, typer.Option("--out", help="The folder for the pictures; numbering goes on in one in use.")]
-PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="For models steered by text.")]
+OutOption = Annotated[Path, typer.Option("--out", help="The folder for the images; numbering goes on in one in use.")]
+PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="For models conditioned on text.")]
 LabelOption = Annotated[str | None, typer.Option("--label", help="A class by name or number, for models of classes.")]
-NegativeOption = Annotated[str | None, typer.Option("--negative", help="A text to lead away from.")]
-CountOption = Annotated[int, typer.Option("-n", "--count", help="Pictures, each with a seed of its own.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of the first picture; the next one takes the next number.")]
+NegativeOption = Annotated[str | None, typer.Option("--negative", help="A text to guide away from.")]
+CountOption = Annotated[int, typer.Option("-n", "--count", help="Images, each with a seed of its own.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of the first image; the next one takes the next number.")]
 StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the sampler.")]
 SamplerOption = Annotated[str, typer.Option("--sampler", help="`sfumato samplers` lists them.")]
 GuidanceOption = Annotated[
@@ -27,15 +27,15 @@ WindowOption = Annotated[
     typer.Option(
         "--window",
         metavar="PIXELS",
-        help="Side of the overlapping windows of large pictures; 0: as a whole; auto: of the training size, where the "
-        "picture has more than four times its area.",
+        help="Side of the overlapping windows of large images; 0: as a whole; auto: of the training size, where the "
+        "image has more than four times its area.",
     ),
 ]
 OverlapOption = Annotated[float, typer.Option("--overlap", help="Of neighbouring windows, as a share of their side.")]
 MemoryOption = Annotated[
     int,
     typer.Option(
-        "--memory", metavar="MIB", help="Of feature maps while encoding and decoding; beyond, pictures go in bands."
+        "--memory", metavar="MIB", help="Of feature maps while encoding and decoding; beyond, images go in bands."
     ),
 ]
 OUT = Path("out")

@@ -32,7 +32,7 @@ OverridesArgument = Annotated[
 DataOption = Annotated[Path | None, typer.Option("--data", help="The folder of images. The toy world needs none.")]
 OutOption = Annotated[Path, typer.Option("--out", help="The run's folder; an interrupted run there is resumed.")]
 CacheOption = Annotated[
-    Path | None, typer.Option("--cache", help="Where decoded pictures and latents are kept [default: OUT/cache].")
+    Path | None, typer.Option("--cache", help="Where decoded images and latents are kept [default: OUT/cache].")
 ]
 StartOption = Annotated[
     Path | None,
@@ -70,7 +70,7 @@ def diffusion(
     cache: CacheOption = None,
     start: StartOption = None,
 ) -> None:
-    """Train stage 2: noise -> latent, steered by text, classes or nothing."""
+    """Train stage 2: noise -> latent, conditioned on text, classes or nothing."""
     from sfumato.config import parse
     from sfumato.model import pixel_space
     from sfumato.model_folder import load
@@ -299,7 +299,7 @@ def _diffusion(
             config.conditions,
             place,
             config.train.precision,
-            progress("encoding masked pictures"),
+            progress("encoding masked images"),
             workers,
             say,
         )
@@ -355,7 +355,7 @@ def _classifier(
     config: "ClassifierRun", first: "LatentDiffusion", folder: "RunFolder", cache: Path | None, workers: "Workers"
 ) -> "TrainState":
     from sfumato.cli.progress import bars
-    from sfumato.training.classifier import HeldOutAccuracy, begin_classifier, train_classifier
+    from sfumato.training.classifier import HeldOutAccuracy, initial_classifier, train_classifier
     from sfumato.training.data import open_data
     from sfumato.training.encode import cached_latents
     from sfumato.training.export import save_classifier
@@ -379,7 +379,7 @@ def _classifier(
             )
             for part, mirrored in ((data.training, config.mirrored), (data.measured, False))
         )
-        made, scaling = begin_classifier(config, first, latents)
+        made, scaling = initial_classifier(config, first, latents)
         folder.describe(say)
     scaling = scaling.to(workers.device)
     state = train_classifier(

@@ -36,7 +36,7 @@ def transformer(
     cache: CacheOption = None,
 ) -> None:
     """Train the baseline: a transformer that writes codes."""
-    from sfumato.autoregressive.model import codebook_of
+    from sfumato.baselines.model import codebook_of
     from sfumato.config import parse
     from sfumato.model_folder import load
     from sfumato.training.transformer import TransformerRun

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
-from sfumato.cli.task import Given, read_picture, run
+from sfumato.cli.task import Given, read_image, run
 from sfumato.cli.task_options import (
     MEMORY,
     OUT,
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 def upscale(
     model: ModelArgument,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A small picture, of any size.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A small image, of any size.")],
     out: OutOption = OUT,
     prompt: PromptArgument = None,
     keep_colours: Annotated[
-        bool, typer.Option("--keep-colours/--free-colours", help="Take off slow drift against the small picture.")
+        bool, typer.Option("--keep-colours/--free-colours", help="Take off slow drift against the small image.")
     ] = True,
     count: CountOption = 1,
     seed: SeedOption = 0,
@@ -49,16 +49,16 @@ def upscale(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Enlarge a picture by the model's factor.
+    """Enlarge an image by the model's factor.
 
-    Large pictures are drawn in overlapping windows without seams. Writes OUT/0000.png ... and OUT/grid.png.
+    Large images are drawn in overlapping windows without seams. Writes OUT/0000.png ... and OUT/grid.png.
     """
     from sfumato import tasks
 
     given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
-    picture = read_picture(image, "the picture")
+    opened = read_image(image, "the image")
 
     def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
-        return tasks.upscale(loaded, picture, prompt, keep_colours=keep_colours, options=options)
+        return tasks.upscale(loaded, opened, prompt, keep_colours=keep_colours, options=options)
 
-    run(given, "upscale", make, {"prompt": prompt, "image": image.name}, [picture])
+    run(given, "upscale", make, {"prompt": prompt, "image": image.name}, [opened])

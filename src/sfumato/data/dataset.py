@@ -1,4 +1,4 @@
-"""What a set of examples is: the interface between whatever holds pictures or latents and the loader."""
+"""What a set of examples is: the interface between whatever holds images or latents and the loader."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Example:
-    """One picture, uint8 (3, H, W), and what is known of it: text (str), label (int), further columns by name."""
+    """One image, uint8 (3, H, W), and what is known of it: text (str), label (int), further columns by name."""
 
     image: Tensor
     fields: dict[str, Any] = field(default_factory=dict)
@@ -20,7 +20,7 @@ class Example:
 
 @dataclass(frozen=True)
 class LatentExample:
-    """One cached latent, float16 (M, h, w) as the autoencoder's `Encoding.moments`, and the fields of its picture."""
+    """One cached latent, float16 (M, h, w) as the autoencoder's `Encoding.moments`, and the fields of its image."""
 
     moments: Tensor
     fields: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Source(Protocol[Item]):
 
 
 Dataset = Source[Example]
-"""A set of pictures."""
+"""A set of images."""
 
 LatentSource = Source[LatentExample]
 """A set of cached latents."""

@@ -1,4 +1,4 @@
-"""A folder of pictures in any usual convention: class sub-folders, metadata files, side-car captions, or none of it."""
+"""A folder of images in any usual convention: class sub-folders, metadata files, side-car captions, or none of it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ from sfumato.data.listing import left_out as images_left_out
 from sfumato.data.matching import common_reason
 from sfumato.data.metadata import Metadata, Row, columns_of, disagreements, merged, read_metadata
 from sfumato.data.opening import is_image
-from sfumato.data.reading import MAX_PIXELS, Glance, colour, decode_reduced, glance
+from sfumato.data.reading import MAX_PIXELS, ImageHeader, colour, decode_reduced, read_header
 from sfumato.data.textfile import known_encoding
 from sfumato.data.transforms import LONGEST, Framing, Pixels
 from sfumato.errors import UserError
@@ -35,7 +35,7 @@ _SCAN_THREADS = 8  # the scan waits for the disk more than it computes
 
 
 class FolderConfig(Schema):
-    """Where the pictures are and how they become (3, H, W); `size` is a side of the square or (H, W)."""
+    """Where the images are and how they become (3, H, W); `size` is a side of the square or (H, W)."""
 
     kind: Literal["folder"] = "folder"
     path: Path
@@ -58,7 +58,7 @@ class FolderConfig(Schema):
     label_column: str = "label"
     columns: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
-    """Sub-folders whose pictures are not part of the set, and single files."""
+    """Sub-folders whose images are not part of the set, and single files."""
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Only the rows of the metadata whose columns have these values."""
 
@@ -119,7 +119,7 @@ class Scan:
 
     root: Path
     files: tuple[str, ...]
-    glances: tuple[Glance, ...]
+    headers: tuple[ImageHeader, ...]
     texts: tuple[str, ...] | None
     labels: tuple[int, ...] | None
     classes: tuple[str, ...] | None
@@ -134,10 +134,10 @@ class Scan:
 
 
 def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
-    """Lists the folder and reads every picture's header, not its pixels.
+    """Lists the folder and reads every image's header, not its pixels.
 
-    A metadata file defines the set below its own folder: pictures there that it does not list are left out. Captions
-    come from it, else from a .txt beside the picture; labels from it, else from the first sub-folder if all pictures
+    A metadata file defines the set below its own folder: images there that it does not list are left out. Captions
+    come from it, else from a .txt beside the image; labels from it, else from the first sub-folder if all images
     are in one. Raises UserError if there is nothing to read.
     """
     root = config.path
@@ -152,17 +152,17 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
     if not rows:
         raise UserError(_nothing(root, known, own, unlisted))
     rows = merged(_chosen(rows, config.where))
-    glances, unreadable = _glance_all(config, [row.file for row in rows], progress)
-    rows = [row for row in rows if row.file in glances]
+    headers, unreadable = _read_headers(config, [row.file for row in rows], progress)
+    rows = [row for row in rows if row.file in headers]
     if not rows:
         path, reason = unreadable[0]
         raise UserError(
             f"none of the {len(unreadable)} images in {root} can be read: the first, {path}, fails with: {reason}"
         )
     notes = [f"{len(unlisted)} images are not listed in the metadata and were left out"] if unlisted else []
-    notes += [*known.notes, *notes_of(own), *_remarks(glances, config)]
+    notes += [*known.notes, *notes_of(own), *_remarks(headers, config)]
     H, W = config.height_width
-    small = sum(min(g.width / W, g.height / H) < 1 for g in (glances[row.file] for row in rows))
+    small = sum(min(g.width / W, g.height / H) < 1 for g in (headers[row.file] for row in rows))
     if small:
         notes.append(f"{small} of {len(rows)} images are smaller than {H}x{W} and are enlarged")
     labels = labels_of(rows, config.label_column)
@@ -174,7 +174,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
     return Scan(
         root=root,
         files=tuple(row.file for row in rows),
-        glances=tuple(glances[row.file] for row in rows),
+        headers=tuple(headers[row.file] for row in rows),
         texts=captions.first(),
         labels=labels.numbers,
         classes=labels.classes,
@@ -225,12 +225,12 @@ def _nothing(root: Path, known: Metadata, own: Listing, unlisted: Sequence[str])
 
 
 def _rows(known: Metadata, found: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """Rows in order of their files, and the pictures that the metadata passes over."""
-    pictures = [name for name in found if is_image(name)]
+    """Rows in order of their files, and the images that the metadata passes over."""
+    images = [name for name in found if is_image(name)]
     named = {row.file for row in known.rows}
-    owned = [name for name in pictures if name not in named and name.startswith(known.owners)]
+    owned = [name for name in images if name not in named and name.startswith(known.owners)]
     passed = set(owned)
-    free = [Row(name, {}) for name in pictures if name not in named and name not in passed]
+    free = [Row(name, {}) for name in images if name not in named and name not in passed]
     # stable: rows of one file (several captions) keep the order of the metadata
     return sorted([*known.rows, *free], key=lambda row: row.file), owned
 
@@ -256,15 +256,15 @@ def _own(there: Listing, config: FolderConfig) -> Listing:
     )
 
 
-def _remarks(glances: Mapping[str, Glance], config: FolderConfig) -> list[str]:
+def _remarks(headers: Mapping[str, ImageHeader], config: FolderConfig) -> list[str]:
     """Sentences on what is done to images before they are trained on: one a kind, with an example."""
     found: dict[str, list[str]] = {}
-    for name, seen in glances.items():
+    for name, seen in headers.items():
         if seen.remark:
             found.setdefault(seen.remark, []).append(name)
     notes = [f"{_count(names)}: {remark}; the first is {names[0]}" for remark, names in found.items()]
-    made = [name for name, seen in glances.items() if seen.generated]
-    if made and len(made) < len(glances):
+    made = [name for name, seen in headers.items() if seen.generated]
+    if made and len(made) < len(headers):
         notes.append(
             f"{_count(made)} made by sfumato itself, trained on like the others: the first is {made[0]}; "
             "name their folders in data.leave_out if that is not meant"
@@ -273,7 +273,7 @@ def _remarks(glances: Mapping[str, Glance], config: FolderConfig) -> list[str]:
     ratio = W / H
     long = [
         name
-        for name, seen in glances.items()
+        for name, seen in headers.items()
         if max(seen.width / seen.height / ratio, ratio * seen.height / seen.width) > LONGEST
     ]
     if long and config.resize == "crop":
@@ -285,16 +285,16 @@ def _count(names: Sequence[str]) -> str:
     return "1 image" if len(names) == 1 else f"{len(names)} images"
 
 
-def _glance_all(
+def _read_headers(
     config: FolderConfig, files: Sequence[str], progress: Progress | None
-) -> tuple[dict[str, Glance], list[tuple[str, str]]]:
+) -> tuple[dict[str, ImageHeader], list[tuple[str, str]]]:
     unique = list(dict.fromkeys(files))
-    good: dict[str, Glance] = {}
+    good: dict[str, ImageHeader] = {}
     bad: list[tuple[str, str]] = []
 
-    def look(name: str) -> Glance | UnreadableImage:
+    def look(name: str) -> ImageHeader | UnreadableImage:
         try:
-            return glance(config.path / name, config.max_pixels)
+            return read_header(config.path / name, config.max_pixels)
         except UnreadableImage as error:
             return error
 
@@ -302,7 +302,7 @@ def _glance_all(
         chunks = [unique[i : i + _SCAN_CHUNK] for i in range(0, len(unique), _SCAN_CHUNK)]
         looked = chain.from_iterable(pool.map(lambda chunk: [look(name) for name in chunk], chunks))
         for done, (name, result) in enumerate(zip(unique, looked, strict=True), 1):
-            if isinstance(result, Glance):
+            if isinstance(result, ImageHeader):
                 good[name] = result
             else:
                 bad.append((name, result.reason))
@@ -312,7 +312,7 @@ def _glance_all(
 
 
 class FolderDataset:
-    """Pictures of a scanned folder, decoded at each reading; see `pixels.keep_decoded` for keeping them.
+    """Images of a scanned folder, decoded at each reading; see `pixels.keep_decoded` for keeping them.
 
     Indexing gives the centre crop without flip, `variant` the random crop and flip that the configuration asks for.
     A file that turns out damaged raises UnreadableImage and is noted in `unreadable` as (path, reason).
@@ -372,7 +372,7 @@ class FolderDataset:
         return self.scan.files[index]
 
     def describe(self, index: int) -> dict[str, Any]:
-        """The example's fields, without reading its picture."""
+        """The example's fields, without reading its image."""
         scan = self.scan
         fields: dict[str, Any] = {}
         if scan.texts is not None:
@@ -418,14 +418,14 @@ class FolderDataset:
         return None if self.scan.texts is None else list(self.scan.texts)
 
     def caption_choices(self) -> tuple[Choices, ...] | None:
-        """All captions of each picture with their weights."""
+        """All captions of each image with their weights."""
         return self.scan.captions
 
     def labels(self) -> list[int] | None:
         return None if self.scan.labels is None else list(self.scan.labels)
 
     def label_counts(self) -> dict[str, int] | None:
-        """Pictures per class, by name."""
+        """Images per class, by name."""
         if self.scan.labels is None or self.scan.classes is None:
             return None
         return Labels(self.scan.labels, self.scan.classes).counts()
@@ -445,7 +445,7 @@ class FolderDataset:
         framing = self.framing
         digest = blake2b(digest_size=16)
         digest.update(repr((framing.size, framing.resize, framing.crop, framing.filter, framing.background)).encode())
-        for name, seen in zip(self.scan.files, self.scan.glances, strict=True):
+        for name, seen in zip(self.scan.files, self.scan.headers, strict=True):
             # the remark says that pixels are converted, which they were not always
             digest.update(name.encode(errors="surrogateescape") + b"\0" + self.hashes[name] + seen.remark.encode())
         return digest.hexdigest()

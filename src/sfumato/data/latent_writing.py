@@ -89,7 +89,7 @@ class LatentWriter:
             self.flush()
 
     def skip(self, row: int, error: Exception) -> None:
-        """Notes that a row's picture cannot be read, in all variants; fits `sweep`'s `unreadable`."""
+        """Notes that a row's image cannot be read, in all variants; fits `sweep`'s `unreadable`."""
         self._lines.write(to_json({"row": row, "unreadable": str(error)}, ensure_ascii=False) + "\n")
         self._lines.flush()
         self._state[:, row] = UNREADABLE

@@ -2,7 +2,7 @@
 
 A cache is a folder of
   header.json       `LatentHeader`: which autoencoder and data it belongs to, shapes, number of rows
-  moments.npy       float16 (variants, N, M, h, w); variant 1 is the mirrored picture
+  moments.npy       float16 (variants, N, M, h, w); variant 1 is the mirrored image
   state.npy         uint8 (variants, N): 0 to do, 1 done, 2 unreadable
   fields.jsonl      one object a row: text, label, further columns
   field-NAME.npy    (N, ...) for every field that is a tensor
@@ -43,7 +43,7 @@ class LatentHeader(Schema):
 
     `autoencoder` is the hash of the encoder's weights, `data` the fingerprint of the set. `shape` is (M, h, w) of one
     row; `variational` says that M = 2 C holds mean and log-variance, else M = C. `mirrored` adds a row for the
-    flipped picture. `about` is for the reader: image size, configuration names.
+    flipped image. `about` is for the reader: image size, configuration names.
     """
 
     format: Literal[1] = 1
@@ -136,9 +136,9 @@ def compute_statistics(
 
 
 class LatentDataset:
-    """A finished cache as a set of examples: the picture's latent by index, its or the mirrored one's by `variant`.
+    """A finished cache as a set of examples: the image's latent by index, its or the mirrored one's by `variant`.
 
-    Rows are those of the set it was made from; one whose picture was unreadable raises UnreadableImage.
+    Rows are those of the set it was made from; one whose image was unreadable raises UnreadableImage.
     """
 
     def __init__(self, path: Path, autoencoder: str | None = None, data: str | None = None) -> None:
@@ -187,11 +187,11 @@ class LatentDataset:
         return self.row(index, False)
 
     def variant(self, index: int, seed: int) -> LatentExample:
-        """Mirrored or not, as the same seed's variant of the picture would be."""
+        """Mirrored or not, as the same seed's variant of the image would be."""
         return self.row(index, self.header.mirrored and flips(seed))
 
     def row(self, index: int, mirrored: bool) -> LatentExample:
-        """The latent of a picture or of its mirror image; fields are the picture's either way."""
+        """The latent of an image or of its mirror image; fields are the image's either way."""
         variant = int(mirrored)
         if self._state[variant, index] != DONE:
             raise UnreadableImage(f"row {index} of {self.path}", "its image could not be read when it was encoded")

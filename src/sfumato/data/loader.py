@@ -20,7 +20,7 @@ _TRIES = 100
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step reads: `index` (B,) rows of the set; `values` the pictures or moments; `fields` collated by name.
+    """What one step reads: `index` (B,) rows of the set; `values` the images or moments; `fields` collated by name.
 
     text is a list of B str, label (B,) long, other numbers and tensors are stacked, all else is a list of B.
     """
@@ -63,13 +63,13 @@ def to_unit(pixels: Tensor) -> Tensor:
 def collate(step: int, index: Sequence[int], examples: Sequence[Example | LatentExample]) -> Batch:
     """A batch of examples of one kind with the same fields; raises ValueError if shapes or fields differ."""
     fields = {name: _column([e.fields[name] for e in examples]) for name in _names(examples)}
-    pictures = [e.image for e in examples if isinstance(e, Example)]
+    images = [e.image for e in examples if isinstance(e, Example)]
     latents = [e.moments for e in examples if isinstance(e, LatentExample)]
-    if len({tuple(t.shape) for t in [*pictures, *latents]}) != 1:
+    if len({tuple(t.shape) for t in [*images, *latents]}) != 1:
         raise ValueError(
-            f"examples of different shapes cannot share a batch: {sorted({tuple(t.shape) for t in pictures})}"
+            f"examples of different shapes cannot share a batch: {sorted({tuple(t.shape) for t in images})}"
         )
-    values = torch.stack(latents).float() if latents else to_unit(torch.stack(pictures))
+    values = torch.stack(latents).float() if latents else to_unit(torch.stack(images))
     return Batch(step, tuple(index), values, fields, cached=bool(latents))
 
 
@@ -95,8 +95,8 @@ class Loader(Generic[Item]):
 
     With `position` step `start` begins there in the stream: so many samples were read before, by any number of ranks.
     Random variants are seeded by (seed, place in the stream); `variants=False` reads the plain examples. An unreadable
-    picture is replaced by another one, drawn from its place in the stream, and noted in `unreadable`; batches
-    therefore do not depend on `workers` or on where a run was interrupted. `stall_seconds` sums the time `next` has
+    image is replaced by another one, drawn from its place in the stream, and noted in `unreadable`; batches
+    therefore do not depend on `workers` or on where a run was interrupted. `data_wait_seconds` sums the time `next` has
     waited for data. workers = 0 reads in the calling thread. Use as a context manager or call `close`.
     """
 
@@ -127,12 +127,12 @@ class Loader(Generic[Item]):
         self._queue = Prefetch(self._read, start, workers, ahead)  # last: reading begins here
 
     @property
-    def stall_seconds(self) -> float:
-        return self._queue.stall_seconds
+    def data_wait_seconds(self) -> float:
+        return self._queue.data_wait_seconds
 
     @property
     def unreadable(self) -> list[tuple[str, str]]:
-        """(path, reason) of every picture that could not be read."""
+        """(path, reason) of every image that could not be read."""
         return sorted(self._damaged.copy().items())
 
     def __iter__(self) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Decoded pictures kept in one memory-mapped file, so that no step of training decodes them again."""
+"""Decoded images kept in one memory-mapped file, so that no step of training decodes them again."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ from sfumato.locks import exclusive
 from sfumato.plain_json import to_json
 
 BUDGET = 2 * 2**30
-"""Bytes that the kept pictures of one folder may take by default."""
+"""Bytes that the kept images of one folder may take by default."""
 
 _FORMAT = 2
 _CHUNK = 64
@@ -31,7 +31,7 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class PixelCache:
-    """Prepared pictures by file: row i of `table` is (offset, h, w), h = 0 for a file that could not be decoded."""
+    """Prepared images by file: row i of `table` is (offset, h, w), h = 0 for a file that could not be decoded."""
 
     data: NDArray[np.uint8]
     table: NDArray[np.int64]
@@ -47,8 +47,8 @@ class PixelCache:
 
 
 def prepared_bytes(folder: FolderDataset) -> int:
-    """What the decoded set takes, as estimated from the pictures' headers."""
-    seen = dict(zip(folder.scan.files, folder.scan.glances, strict=True))
+    """What the decoded set takes, as estimated from the images' headers."""
+    seen = dict(zip(folder.scan.files, folder.scan.headers, strict=True))
     sizes = (folder.framing.prepared_size(g.height, g.width) for g in seen.values())
     return sum(3 * h * w for h, w in sizes)
 
@@ -64,9 +64,9 @@ def keep_decoded(
     """The same folder, reading from kept pixels; the folder unchanged if they exceed the budget or the disk.
 
     Examples and variants are the same bytes either way. The pixels lie in `cache`/pixels-KEY, made now unless they are
-    there and match: KEY is `FolderDataset.pixel_key`; length, checksum and three pictures decoded anew are compared.
+    there and match: KEY is `FolderDataset.pixel_key`; length, checksum and three images decoded anew are compared.
     One process makes them, others that want the same wait for it. `log` is told of that, and why nothing is kept.
-    Raises UserError where no picture can be decoded, or a file changes meanwhile.
+    Raises UserError where no image can be decoded, or a file changes meanwhile.
     """
     place = cache / f"pixels-{folder.pixel_key()}"
     kept = _open(place, folder) or _made(place, folder, budget, progress, workers, log or (lambda message: None))

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 class Prefetch(Generic[Result]):
     """Results of `work(n)` for n = start, start + 1, ... (below `end`), at most `ahead` of them computed in advance.
 
-    `next` raises what `work` raised, at that result's turn, and StopIteration at the end. `stall_seconds` sums its
+    `next` raises what `work` raised, at that result's turn, and StopIteration at the end. `data_wait_seconds` sums its
     waiting.
     """
 
@@ -27,7 +27,7 @@ class Prefetch(Generic[Result]):
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read") if workers else None
         self._waiting: deque[Future[Result]] = deque()
         self._closed = False
-        self.stall_seconds = 0.0
+        self.data_wait_seconds = 0.0
         self._fill()
 
     def next(self) -> Result:
@@ -41,7 +41,7 @@ class Prefetch(Generic[Result]):
                 raise StopIteration
             return self._waiting.popleft().result()
         finally:
-            self.stall_seconds += time.perf_counter() - t_start
+            self.data_wait_seconds += time.perf_counter() - t_start
             self._fill()
 
     def close(self) -> None:

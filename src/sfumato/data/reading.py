@@ -26,7 +26,7 @@ _TURNED = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
-class Glance:
+class ImageHeader:
     """What the header tells: width and height as stored.
 
     `remark` says what the user should know of the image, "" where that is nothing; `generated` whether sfumato made it.
@@ -54,7 +54,7 @@ def colour(name: str) -> tuple[int, int, int]:
         raise UserError(f"background {name!r} is no colour: give white, black or #rrggbb") from None
 
 
-def glance(path: Path, max_pixels: int = MAX_PIXELS) -> Glance:
+def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Reads the header only, of float images also the pixels.
 
     Raises UnreadableImage for a file that is empty, foreign, or too large to be read at reduced scale.
@@ -63,7 +63,7 @@ def glance(path: Path, max_pixels: int = MAX_PIXELS) -> Glance:
         _check_size(image, stream, path, max_pixels, reducing=True)
         width, height = image.size
         made_here = image.format == "PNG" and "sfumato" in image.info
-        return Glance(width, height, _remark(image), made_here)
+        return ImageHeader(width, height, _remark(image), made_here)
 
 
 def _remark(image: Image.Image) -> str:
@@ -113,7 +113,7 @@ def decode_reduced(
         _check_size(image, stream, path, max_pixels, reducing=at_least is not None)
         stored = image.size
         if at_least is not None and image.format == "JPEG":
-            # a rotated picture's sides are swapped only later, so both get the longer one
+            # a rotated image's sides are swapped only later, so both get the longer one
             image.draft(None, (max(at_least), max(at_least)))
         if at_least is not None and image.width * image.height > _LARGE and image.mode != "F":
             turned = _orientation(image) in _TURNED
@@ -206,7 +206,7 @@ def open_ids(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """8-bit sRGB of a picture of any mode.
+    """8-bit sRGB of an image of any mode.
 
     A colour profile is converted to sRGB. 16-bit grey (also in 32-bit integers) is divided by 257, so 65535 is white;
     float grey spans [0, 1], [0, 255] or [0, 65535] (see `wide.float_white`); transparency of any kind is composed over

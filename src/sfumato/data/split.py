@@ -1,4 +1,4 @@
-"""Holding examples out of training: a pure function of (seed, size), the same for pictures and their cached latents."""
+"""Holding examples out of training: a pure function of (seed, size), the same for images and their cached latents."""
 
 from collections.abc import Hashable, Sequence
 from typing import Generic

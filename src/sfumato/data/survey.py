@@ -79,7 +79,7 @@ class Survey:
     def sizes(self) -> dict[str, int]:
         """How many images have a shorter side of at least so many pixels and less than the next."""
         count: Counter[str] = Counter()
-        for seen in self.dataset.scan.glances:
+        for seen in self.dataset.scan.headers:
             side = min(seen.width, seen.height)
             count[_range(side)] += 1
         return {name: count[name] for name in map(_range, (0, *_SIDES)) if count[name]}
@@ -168,7 +168,7 @@ def survey(
     """Looks at a folder's images; `held_out` are the rows kept out of training. Without `pixels` none is decoded."""
     scan = dataset.scan
     H, W = dataset.config.height_width
-    room = [min(seen.width / W, seen.height / H) for seen in scan.glances]
+    room = [min(seen.width / W, seen.height / H) for seen in scan.headers]
     borderline = tuple(name for name, times in zip(scan.files, room, strict=True) if 1 <= times < BORDERLINE)
     if not pixels:
         return Survey(

@@ -26,7 +26,7 @@ def open_dataset(
 ) -> Dataset:
     """The data set of a configuration; UserError if it cannot be used.
 
-    With `cache` the hashes of a folder's files are kept there, and its decoded pictures if they take at most `budget`
+    With `cache` the hashes of a folder's files are kept there, and its decoded images if they take at most `budget`
     bytes (see `keep_decoded`). `scanning`, `hashing` and `decoding` are told of the progress of the passes over a
     folder, `log` what the user should hear.
     """

@@ -1,6 +1,6 @@
-"""Bringing pictures of any shape to one size: antialiased resize, crop or pad, horizontal flip.
+"""Bringing images of any shape to one size: antialiased resize, crop or pad, horizontal flip.
 
-Label maps and boxes go the same way as their picture: maps by nearest neighbour, boxes by arithmetic.
+Label maps and boxes go the same way as their image: maps by nearest neighbour, boxes by arithmetic.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from sfumato.rng import generator
 Pixels = NDArray[np.uint8]
 Ids = NDArray[np.integer[Any]]
 Boxes = NDArray[np.float64]
-"""(N, 4): x, y, width, height, as fractions of the picture's width and height."""
+"""(N, 4): x, y, width, height, as fractions of the image's width and height."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -24,13 +24,13 @@ _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BIC
 
 
 LONGEST = 8
-"""How many frames long a picture may be: of longer ones the middle is kept, for random crops too, and only that is
-resized, so that a picture of 1 x 2000 pixels takes the memory of a frame."""
+"""How many frames long an image may be: of longer ones the middle is kept, for random crops too, and only that is
+resized, so that an image of 1 x 2000 pixels takes the memory of a frame."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A picture's size (h, w) once scaled, and the top left corner and the size of the part that is kept."""
+    """An image's size (h, w) once scaled, and the top left corner and the size of the part that is kept."""
 
     scaled: tuple[int, int]
     start: tuple[int, int]
@@ -39,9 +39,9 @@ class _Plan:
 
 @dataclass(frozen=True)
 class Framing:
-    """Two steps from a decoded picture to (3, H, W): `prepare`, free of chance and worth keeping, then `finish`.
+    """Two steps from a decoded image to (3, H, W): `prepare`, free of chance and worth keeping, then `finish`.
 
-    resize "crop" scales the picture to cover the frame and cuts off the rest; "pad" scales it to fit inside and fills
+    resize "crop" scales the image to cover the frame and cuts off the rest; "pad" scales it to fit inside and fills
     up with the background. crop "random" (only with resize "crop") and flip take effect where a seed is given.
     """
 
@@ -57,13 +57,13 @@ class Framing:
         return self.resize == "crop" and self.crop == "random"
 
     def prepared_size(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) of the prepared picture: the frame, or what covers it if the crop is random."""
+        """(h, w) of the prepared image: the frame, or what covers it if the crop is random."""
         return self.size if self.resize == "pad" else self._plan(height, width).kept
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Pixels:
-        """RGB picture -> uint8 (3, h, w): resized and padded or, unless the crop is random, cropped at the centre.
+        """RGB image -> uint8 (3, h, w): resized and padded or, unless the crop is random, cropped at the centre.
 
-        `size` (H, W) is that of the file where the picture was decoded at reduced scale: it alone says what is kept, so
+        `size` (H, W) is that of the file where the image was decoded at reduced scale: it alone says what is kept, so
         that a label map is framed in the same way.
         """
         H, W = self.size
@@ -76,7 +76,7 @@ class Framing:
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     def prepare_map(self, ids: Ids, void: int) -> Ids:
-        """Label map (H, W) of a picture's size -> (1, h, w) as `prepare` makes of the picture; padding is `void`."""
+        """Label map (H, W) of an image's size -> (1, h, w) as `prepare` makes of the image; padding is `void`."""
         H, W = self.size
         height, width = ids.shape
         plan = self._plan(height, width)
@@ -92,7 +92,7 @@ class Framing:
         return np.ascontiguousarray(ids)[None]
 
     def _plan(self, height: int, width: int) -> "_Plan":
-        """What a picture of (height, width) is scaled to, and the part of that which `prepare` keeps."""
+        """What an image of (height, width) is scaled to, and the part of that which `prepare` keeps."""
         H, W = self.size
         h, w = _scaled(height, width, self.size, cover=self.resize == "crop")
         kept = (h, w)
@@ -110,7 +110,7 @@ class Framing:
         return pixels[:, :, ::-1] if mirrored else pixels
 
     def frame_boxes(self, boxes: Boxes, height: int, width: int, seed: int | None) -> Boxes:
-        """Boxes of a picture of (height, width) -> boxes of the framed one, as `prepare` and `finish` place it.
+        """Boxes of an image of (height, width) -> boxes of the framed one, as `prepare` and `finish` place it.
 
         They are not clipped: what was cut off lies outside [0, 1].
         """
@@ -138,7 +138,7 @@ class Framing:
 
 
 def _resampled(image: Image.Image, plan: _Plan, filter: Image.Resampling, frame: tuple[int, int]) -> Image.Image:
-    """The kept part of the scaled picture: resized as a whole and cut, or cut first where the whole is very long."""
+    """The kept part of the scaled image: resized as a whole and cut, or cut first where the whole is very long."""
     (h, w), (top, left), (kept_h, kept_w) = plan.scaled, plan.start, plan.kept
     if h > LONGEST * frame[0] or w > LONGEST * frame[1]:
         across, down = image.width / w, image.height / h
@@ -158,9 +158,9 @@ def _resized_part(
     size: tuple[int, int],
     filter: Image.Resampling,
 ) -> Image.Image:
-    """The part `box` (left, top, right, bottom) of the picture, resized to (H, W), with the pixels around it."""
+    """The part `box` (left, top, right, bottom) of the image, resized to (H, W), with the pixels around it."""
     left, top, right, bottom = box
-    # Pillow's filters reach 3 pixels, of the picture or of the result, and reducing first adds a little
+    # Pillow's filters reach 3 pixels, of the image or of the result, and reducing first adds a little
     reach_x, reach_y = 4 * max(1.0, (right - left) / size[1]) + 4, 4 * max(1.0, (bottom - top) / size[0]) + 4
     x, y = max(0, int(left - reach_x)), max(0, int(top - reach_y))
     near = image.crop((x, y, min(image.width, int(right + reach_x) + 1), min(image.height, int(bottom + reach_y) + 1)))
@@ -179,7 +179,7 @@ def clip_boxes(boxes: Boxes, least: float) -> tuple[Boxes, NDArray[np.bool_]]:
 
 
 def flips(seed: int) -> bool:
-    """Whether the seed's variant is mirrored: the same answer for pictures and for their cached latents."""
+    """Whether the seed's variant is mirrored: the same answer for images and for their cached latents."""
     return _draws(seed)[2] < 0.5
 
 
@@ -190,9 +190,9 @@ def _draws(seed: int) -> tuple[float, float, float]:
 
 
 def _scaled(height: int, width: int, size: tuple[int, int], cover: bool) -> tuple[int, int]:
-    """(h, w) of the picture scaled to cover, or to fit into, the frame; one side is exact, the other rounded."""
+    """(h, w) of the image scaled to cover, or to fit into, the frame; one side is exact, the other rounded."""
     H, W = size
-    # compares H / height with W / width in integers, so a picture of the frame's shape matches on both sides
+    # compares H / height with W / width in integers, so an image of the frame's shape matches on both sides
     by_height = (H * width >= W * height) == cover
     if by_height:
         w = round(width * H / height)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sfumato.diffusion.prediction import PredictionKind, check_prediction, target
 from sfumato.diffusion.process import broadcast
 from sfumato.diffusion.schedule import Schedule
-from sfumato.diffusion.times import DiscreteTimes, DrawnTimes, LossHistory, LossHistoryTimes, TimeDensity, UniformTimes
+from sfumato.diffusion.times import DiscreteTimes, LossHistory, LossHistoryTimes, RandomTimes, TimeDensity, UniformTimes
 from sfumato.diffusion.weighting import (
     LearnedWeighting,
     LogVariance,
@@ -72,7 +72,7 @@ def untrained_times(config: ObjectiveConfig, schedule: Schedule) -> str | None:
     )
 
 
-def draw_noise(
+def sample_noise(
     config: ObjectiveConfig, shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Noise (B, C, ...) on the generator's device, with the configured offset per sample and channel added."""
@@ -124,7 +124,7 @@ class Adaptation(nn.Module):
         self.history = LossHistory(config.times) if isinstance(config.times, LossHistoryTimes) else None
         self.log_variance = LogVariance(config.weighting) if isinstance(config.weighting, LearnedWeighting) else None
 
-    def forward(self, losses: Tensor, times: DrawnTimes, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    def forward(self, losses: Tensor, times: RandomTimes, schedule: Schedule) -> tuple[Tensor, Tensor]:
         """What is minimised, and the losses to remember (detached), both (B,), from the objective's losses (B,).
 
         With learned weighting the loss L becomes L · exp(-u) + u; with a loss history it is then weighed by the

@@ -39,7 +39,7 @@ def network_time(t: Tensor | float, steps: int) -> Tensor:
     return torch.where((position - nearest).abs() < SNAP, nearest, position) - 1
 
 
-def told_time(t: Tensor, steps: int, like: Tensor) -> Tensor:
+def timestep_like(t: Tensor, steps: int, like: Tensor) -> Tensor:
     """Network time (B,), float32, of a batch like (B, ...) at times t, 0-d or (B,).
 
     A single time on the CPU is written on the device, not copied to it, which the host would have to wait for.

@@ -107,7 +107,7 @@ class LossHistory(nn.Module):
 
 
 @dataclass(frozen=True)
-class DrawnTimes:
+class RandomTimes:
     """t (n,) in (0, 1], float64. With a loss history: the part each was drawn from, and base density / density."""
 
     t: Tensor
@@ -122,7 +122,7 @@ def draw(
     schedule: Schedule,
     stratified: bool = False,
     history: LossHistory | None = None,
-) -> DrawnTimes:
+) -> RandomTimes:
     """n times on the generator's device. `history` is that of a density by loss history, else None.
 
     Stratified draws put one in each of n slices of equal probability, in random order.
@@ -133,12 +133,12 @@ def draw(
         slices = torch.randperm(n, generator=generator, device=device)
         uniform = (slices + uniform) / n
     if not isinstance(density, LossHistoryTimes):
-        return DrawnTimes(_inverse(density, uniform, schedule))
+        return RandomTimes(_inverse(density, uniform, schedule))
     if history is None:
         raise ValueError("the density by loss history needs its history")
     warped, part = history.warp(uniform)
     importance = 1 / (history.probabilities().to(device)[part] * len(history.count))
-    return DrawnTimes(_inverse(density.base, warped, schedule), part, importance)
+    return RandomTimes(_inverse(density.base, warped, schedule), part, importance)
 
 
 def _inverse(density: FixedDensity, uniform: Tensor, schedule: Schedule) -> Tensor:

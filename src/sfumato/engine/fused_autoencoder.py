@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sfumato.autoencoder.convnet import Decoder, Encoder, GroupNorm, ResidualBlock, SoftmaxAttention, Upsample
 from sfumato.engine.attention import attend
-from sfumato.engine.fused_denoiser import as_picture, as_tokens
+from sfumato.engine.fused_denoiser import as_image, as_tokens
 from sfumato.engine.groupnorm import norm
 from sfumato.engine.packing import convolve, project
 from sfumato.engine.upsample import upsample_conv
@@ -35,11 +35,11 @@ class FusedSoftmaxAttention(SoftmaxAttention):
     def forward(self, x: Tensor) -> Tensor:
         tokens = as_tokens(norm(self.norm, x))
         q, k, v = (project(layer, tokens).unsqueeze(1) for layer in (self.q, self.k, self.v))
-        return as_picture(project(self.proj_out, attend(q, k, v).squeeze(1), as_tokens(x)), x)
+        return as_image(project(self.proj_out, attend(q, k, v).squeeze(1), as_tokens(x)), x)
 
 
 class FusedUpsample(Upsample):
-    """Doubling and convolution as one convolution of the small picture."""
+    """Doubling and convolution as one convolution of the small image."""
 
     def forward(self, x: Tensor) -> Tensor:
         return upsample_conv(self.conv, x)

@@ -44,7 +44,7 @@ class FusedResBlock(ResBlock):
 
 
 class FusedUpsample(Upsample):
-    """Doubling and convolution as one convolution of the small picture."""
+    """Doubling and convolution as one convolution of the small image."""
 
     def forward(self, x: Tensor, steering: Steering) -> Tensor:
         return super().forward(x, steering) if isinstance(self.conv, nn.Identity) else upsample_conv(self.conv, x)
@@ -56,17 +56,17 @@ class FusedAttentionBlock(AttentionBlock):
     def forward(self, x: Tensor, steering: Steering) -> Tensor:
         qkv = project(self.qkv, as_tokens(norm(self.norm, x)))
         attended = attend_packed(qkv, self.heads, head_first=self.order == "head_first")
-        return as_picture(project(self.proj_out, attended, as_tokens(x)), x)
+        return as_image(project(self.proj_out, attended, as_tokens(x)), x)
 
 
 class FusedSpatialTransformer(SpatialTransformer):
-    """Projections as linear maps of tokens: the channels-last picture is read as tokens, never laid out anew."""
+    """Projections as linear maps of tokens: the channels-last image is read as tokens, never laid out anew."""
 
     def forward(self, x: Tensor, steering: Steering) -> Tensor:
         tokens = project(self.proj_in, as_tokens(norm(self.norm, x)))
         for block in self.transformer_blocks:
             tokens = block(tokens, steering.tokens, steering.mask)
-        return as_picture(project(self.proj_out, tokens, as_tokens(x)), x)
+        return as_image(project(self.proj_out, tokens, as_tokens(x)), x)
 
 
 class FusedTransformerBlock(BasicTransformerBlock):
@@ -135,10 +135,10 @@ def add_feed_forward(branch: FeedForward, x: Tensor, tokens: Tensor) -> Tensor:
 
 
 def as_tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H·W, C), a view of a channels-last picture."""
+    """(B, C, H, W) -> (B, H·W, C), a view of a channels-last image."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def as_picture(tokens: Tensor, like: Tensor) -> Tensor:
-    """(B, H·W, C) -> (B, C, H, W) with the H and W of another picture, a view."""
+def as_image(tokens: Tensor, like: Tensor) -> Tensor:
+    """(B, H·W, C) -> (B, C, H, W) with the H and W of another image, a view."""
     return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)

@@ -18,7 +18,7 @@ MOST = 8
 """Signatures that are recorded, as a rule; calls of further ones stay as they are."""
 
 R = TypeVar("R")
-Inputs = Sequence[Tensor | None]
+ConditioningMetadata = Sequence[Tensor | None]
 Function = Callable[..., Tensor]
 Play = Callable[[], Tensor]
 """Computes a result anew from what the recording's inputs hold; the next play overwrites it."""
@@ -28,10 +28,10 @@ Play = Callable[[], Tensor]
 class Recording:
     """A call of one signature: the inputs it reads, and how it is played."""
 
-    inputs: Inputs
+    inputs: ConditioningMetadata
     play: Play
 
-    def __call__(self, inputs: Inputs) -> Tensor:
+    def __call__(self, inputs: ConditioningMetadata) -> Tensor:
         """As the function's, a tensor of its own."""
         for own, given in zip(self.inputs, inputs, strict=True):
             if own is not None and given is not None:
@@ -102,13 +102,13 @@ class Recordings:
         return len(self._kept)
 
     @torch.no_grad()
-    def __call__(self, function: Function, inputs: Inputs) -> Tensor:
+    def __call__(self, function: Function, inputs: ConditioningMetadata) -> Tensor:
         """function(*inputs); the function must be the same at every call."""
         signature = tuple(None if t is None else (tuple(t.shape), t.dtype, t.device) for t in inputs)
         recording = self._kept.get(signature, lambda: self._recorded(function, inputs))
         return function(*inputs) if recording is None else recording(inputs)
 
-    def _recorded(self, function: Function, inputs: Inputs) -> Recording:
+    def _recorded(self, function: Function, inputs: ConditioningMetadata) -> Recording:
         own = [None if given is None else torch.empty_like(given).copy_(given) for given in inputs]
         return Recording(own, self._record(lambda: function(*own)))
 
@@ -143,7 +143,7 @@ def switched_on() -> bool:
     return os.environ.get("SFUMATO_GRAPHS", "1") != "0"
 
 
-def wanted(inputs: Inputs) -> bool:
+def wanted(inputs: ConditioningMetadata) -> bool:
     """Whether a call can be recorded: on a GPU, by nobody else already, and no gradients are asked for."""
     given = [t for t in inputs if t is not None]
     return (

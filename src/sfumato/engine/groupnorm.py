@@ -1,4 +1,4 @@
-"""Group normalisation, an affine map that may differ per sample, and SiLU, in one pass over a channels-last picture."""
+"""Group normalisation, an affine map that may differ per sample, and SiLU, in one pass over a channels-last image."""
 
 import os
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def norm(
 
 
 def usable(x: Tensor, groups: int) -> bool:
-    """Whether the native kernel takes this picture."""
+    """Whether the native kernel takes this image."""
     return (
         x.dim() == 4
         and x.device.type == "cpu"
@@ -86,7 +86,7 @@ def usable(x: Tensor, groups: int) -> bool:
 
 
 def usable_on_gpu(x: Tensor, groups: int) -> bool:
-    """Whether the kernel in Triton takes this picture here; SFUMATO_NATIVE=0 switches it off too."""
+    """Whether the kernel in Triton takes this image here; SFUMATO_NATIVE=0 switches it off too."""
     return (
         x.device.type == "cuda"
         and x.dim() == 4
@@ -114,7 +114,7 @@ def gpu_kernel(device: torch.device) -> Callable[..., Tensor] | None:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _right(kernel: Callable[..., Tensor], device: torch.device) -> bool:
-    """Whether a kernel gives the plain result and gradients for a small picture."""
+    """Whether a kernel gives the plain result and gradients for a small image."""
     x = torch.linspace(-1, 2, 2 * 64 * 5 * 8, device=device).reshape(2, 64, 5, 8)
     gain, bias = torch.linspace(1, 2, 64, device=device), torch.linspace(-1, 1, 64, device=device)
     add = torch.linspace(-1, 1, 128, device=device).reshape(2, 64)

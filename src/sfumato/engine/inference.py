@@ -14,7 +14,7 @@ from sfumato.denoiser import blocks
 from sfumato.denoiser.unet import UNet
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.fused_autoencoder import FusedDecoder, FusedResidualBlock, FusedSoftmaxAttention
-from sfumato.engine.fused_denoiser import FusedCrossAttention, as_picture, as_tokens
+from sfumato.engine.fused_denoiser import FusedCrossAttention, as_image, as_tokens
 from sfumato.engine.graphs import Recordings, wanted
 from sfumato.engine.groupnorm import norm
 from sfumato.engine.packing import PackedConv2d, PackedLinear, convolve, project
@@ -127,7 +127,7 @@ class PackedCrossAttention(FusedCrossAttention):
 
 
 class PackedResidualBlock(FusedResidualBlock):
-    """Holds fewer pictures at once: its norms and, where the width changes, its sum are written over their inputs.
+    """Holds fewer images at once: its norms and, where the width changes, its sum are written over their inputs.
 
     For the autoencoder's levels, where a block is the only reader of its input.
     """
@@ -162,7 +162,7 @@ class PackedSoftmaxAttention(FusedSoftmaxAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         attended = attend_packed(self.qkv(as_tokens(norm(self.norm, x))), heads=1)
-        return as_picture(project(self.proj_out, attended, as_tokens(x)), x)
+        return as_image(project(self.proj_out, attended, as_tokens(x)), x)
 
 
 PACKED: dict[type[nn.Module], type[nn.Module]] = {

@@ -23,19 +23,19 @@ def packs(dtype: torch.dtype) -> bool:
     """Whether this build of torch can pack weights of a type on the CPU, and computes rightly with them."""
     if not torch.backends.mkldnn.is_available():
         return False
-    picture = torch.linspace(-1, 1, 2 * 16 * 5 * 5).reshape(2, 16, 5, 5).to(dtype)
-    picture = picture.contiguous(memory_format=torch.channels_last)
+    image = torch.linspace(-1, 1, 2 * 16 * 5 * 5).reshape(2, 16, 5, 5).to(dtype)
+    image = image.contiguous(memory_format=torch.channels_last)
     kernel = torch.linspace(1, -1, 16 * 16 * 9).reshape(16, 16, 3, 3).to(dtype)
-    tokens, matrix = picture.flatten(2).transpose(1, 2).contiguous(), kernel[:, :, 1, 1].contiguous()
+    tokens, matrix = image.flatten(2).transpose(1, 2).contiguous(), kernel[:, :, 1, 1].contiguous()
     bias = torch.ones(16, dtype=dtype)
     try:
-        packed = _pack_kernel(kernel, _ONES, _ONES, _ONES, 1, picture)
-        conv = _convolve(picture, packed, bias, _ONES, _ONES, _ONES, 1, picture)
-        into = _convolve(picture, packed, bias, _ONES, _ONES, _ONES, 1, picture.clone(), reuse=True)
+        packed = _pack_kernel(kernel, _ONES, _ONES, _ONES, 1, image)
+        conv = _convolve(image, packed, bias, _ONES, _ONES, _ONES, 1, image)
+        into = _convolve(image, packed, bias, _ONES, _ONES, _ONES, 1, image.clone(), reuse=True)
         line = _project(tokens, _pack_matrix(matrix, tokens), bias, tokens)
     except (RuntimeError, AttributeError, NotImplementedError, TypeError):
         return False
-    expected = F.conv2d(picture.float(), kernel.float(), bias.float(), padding=1) + picture.float()
+    expected = F.conv2d(image.float(), kernel.float(), bias.float(), padding=1) + image.float()
     expected_line = F.linear(tokens.float(), matrix.float(), bias.float()) + tokens.float()
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     return all(

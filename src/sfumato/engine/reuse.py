@@ -19,7 +19,7 @@ OUTERMOST = 2
 
 
 class Reusing(UNet):
-    """A U-Net for one walk from noise to a picture; it shares the parameters of the one that it is made of."""
+    """A U-Net for one walk from noise to an image; it shares the parameters of the one that it is made of."""
 
     every: int
     deep: Tensor | None

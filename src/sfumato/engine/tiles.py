@@ -1,9 +1,9 @@
-"""Encoding and decoding of pictures of any size within a bound of memory, with the whole picture's numbers.
+"""Encoding and decoding of images of any size within a bound of memory, with the whole image's numbers.
 
 A tile is a band of rows over the full width. Every layer of the autoencoder walks over its input band by band, each
-with the neighbouring rows that its kernel reaches, so convolutions see what they see in the whole picture. Group norms
+with the neighbouring rows that its kernel reaches, so convolutions see what they see in the whole image. Group norms
 need statistics of the whole: they are gathered while a map is written, before the layer that uses them reads it. The
-result is therefore the whole picture's to rounding, unlike that of tiles with norms of their own. A feature map lies in
+result is therefore the whole image's to rounding, unlike that of tiles with norms of their own. A feature map lies in
 memory as long as it takes at most a quarter of the bound, else in a temporary file. Attention, at the lowest
 resolutions, takes its map as a whole.
 
@@ -24,7 +24,7 @@ from sfumato.autoencoder.model import Autoencoder
 from sfumato.errors import UserError
 
 DEFAULT_MEMORY = 4 * 2**30
-"""Bytes of feature maps up to which pictures are computed as a whole."""
+"""Bytes of feature maps up to which images are computed as a whole."""
 LEAST_MEMORY = 2**20
 MAPS_AT_ONCE = 3
 """A block's input, what its norm makes of it, and its output."""
@@ -33,7 +33,7 @@ COPIES = 8
 
 
 def bytes_needed(autoencoder: Autoencoder, size: tuple[int, int]) -> int:
-    """About how many bytes of feature maps one picture of (H, W) takes as a whole, weights aside."""
+    """About how many bytes of feature maps one image of (H, W) takes as a whole, weights aside."""
     config = autoencoder.config
     if config.bottleneck.kind == "pixels":
         return 0
@@ -270,7 +270,7 @@ class _Bands:
         keep: bool = False,
         limit: int | None = -1,
     ) -> _Map:
-        """A 3×3 convolution; zeros around the whole picture are its own affair, as its input ends there too."""
+        """A 3×3 convolution; zeros around the whole image are its own affair, as its input ends there too."""
 
         def band(a: int, b: int) -> Tensor:
             first = max(a - 1, 0)

@@ -1,6 +1,6 @@
-"""Group normalisation of channels-last pictures on a GPU, in Triton: two passes over the picture, forward and backward.
+"""Group normalisation of channels-last images on a GPU, in Triton: two passes over the image, forward and backward.
 
-torch's own kernel takes pictures in the other memory order only, so it costs two transposes beside its passes. Needs
+torch's own kernel takes images in the other memory order only, so it costs two transposes beside its passes. Needs
 the triton package, which comes with torch's CUDA builds; import this file only where that may fail.
 """
 
@@ -38,7 +38,7 @@ def group_norm(
 
 @dataclass(frozen=True)
 class _Grid:
-    """How a picture is cut: `parts` of `chunk` positions each, `blocks` of channels."""
+    """How an image is cut: `parts` of `chunk` positions each, `blocks` of channels."""
 
     n: int
     chunk: int

@@ -1,4 +1,4 @@
-"""Nearest-neighbour doubling and a 3×3 convolution as one 2×2 convolution on the small picture: 4/9 of the arithmetic.
+"""Nearest-neighbour doubling and a 3×3 convolution as one 2×2 convolution on the small image: 4/9 of the arithmetic.
 
 Each output pixel's 3×3 window covers only 2×2 distinct small pixels; which ones, and the sums of weights over them,
 depend on the parity of its row and column. A 2×2 convolution to four times the channels computes the four parities at
@@ -38,9 +38,9 @@ def upsample_conv(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class PackedUpsample(nn.Module):
-    """The rewritten convolution with packed weights, for inference; large pictures go strip by strip.
+    """The rewritten convolution with packed weights, for inference; large images go strip by strip.
 
-    Where `winograd` takes the convolution itself, large pictures go through that, with fewer products still.
+    Where `winograd` takes the convolution itself, large images go through that, with fewer products still.
     """
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
@@ -68,15 +68,15 @@ class PackedUpsample(nn.Module):
         if strips == 1:
             return interleave(phases(F.pad(x, (0, 0, 1, 1))))
         size = (B, self.channels, 2 * H, 2 * W)
-        picture = torch.empty(size, dtype=self.dtype, memory_format=torch.channels_last)
+        image = torch.empty(size, dtype=self.dtype, memory_format=torch.channels_last)
         rows = H // strips
         for b in range(B):
             for start in range(0, H, rows):
-                above, below = int(start > 0), int(start + rows < H)  # neighbours; zeros outside the picture
+                above, below = int(start > 0), int(start + rows < H)  # neighbours; zeros outside the image
                 strip = F.pad(x[b : b + 1, :, start - above : start + rows + below], (0, 0, 1 - above, 1 - below))
-                part = picture[b : b + 1, :, 2 * start : 2 * (start + rows)]
+                part = image[b : b + 1, :, 2 * start : 2 * (start + rows)]
                 part.copy_(interleave(phases(strip)))
-        return picture
+        return image
 
 
 def rewritable(layer: nn.Conv2d) -> bool:
@@ -86,13 +86,13 @@ def rewritable(layer: nn.Conv2d) -> bool:
 
 
 def worthwhile(x: Tensor) -> bool:
-    """Whether the gain covers the summing of the weights and the picture's one more row and column (measured)."""
+    """Whether the gain covers the summing of the weights and the image's one more row and column (measured)."""
     B, _, H, W = x.shape
     return B * H * W >= FEWEST_POSITIONS and min(H, W) >= SMALLEST_SIDE
 
 
 def usable(x: Tensor, layer: nn.Conv2d) -> bool:
-    """Whether this convolution can be rewritten for this picture."""
+    """Whether this convolution can be rewritten for this image."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
@@ -117,8 +117,8 @@ def interleave(phases: Tensor) -> Tensor:
     B, C, H, W = phases.shape
     parities = phases.unflatten(1, (2, 2, C // 4))
     rows = [torch.stack([parities[:, a, b, :, a : H - 1 + a, b : W - 1 + b] for b in (0, 1)], -1) for a in (0, 1)]
-    picture = torch.stack(rows, 3).reshape(B, C // 4, 2 * (H - 1), 2 * (W - 1))
-    return picture.contiguous(memory_format=torch.channels_last)
+    image = torch.stack(rows, 3).reshape(B, C // 4, 2 * (H - 1), 2 * (W - 1))
+    return image.contiguous(memory_format=torch.channels_last)
 
 
 def _packed_phases(layer: nn.Conv2d | PackedConv2d, dtype: torch.dtype) -> PackedConv2d:
@@ -139,9 +139,9 @@ class _Interleave(torch.autograd.Function):
         B, C, H, W = phases.shape
         ctx.phases_shape = phases.shape
         size = (B, C // 4, 2 * (H - 1), 2 * (W - 1))
-        picture = torch.empty(size, dtype=phases.dtype, memory_format=torch.channels_last)
-        _move("sfumato_interleave", phases, picture)
-        return picture
+        image = torch.empty(size, dtype=phases.dtype, memory_format=torch.channels_last)
+        _move("sfumato_interleave", phases, image)
+        return image
 
     @staticmethod
     @once_differentiable
@@ -153,10 +153,10 @@ class _Interleave(torch.autograd.Function):
         return phases
 
 
-def _move(kernel: str, phases: Tensor, picture: Tensor) -> None:
+def _move(kernel: str, phases: Tensor, image: Tensor) -> None:
     B, C, H, W = phases.shape
     getattr(native.kernels(), kernel)(
         phases.data_ptr(),
-        picture.data_ptr(),
+        image.data_ptr(),
         *(B, H - 1, W - 1, C // 4 * phases.element_size(), torch.get_num_threads()),
     )

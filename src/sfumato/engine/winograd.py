@@ -1,6 +1,6 @@
-"""3×3 convolutions of float32 pictures on the CPU with a quarter of the products (`kernels/winograd.h`).
+"""3×3 convolutions of float32 images on the CPU with a quarter of the products (`kernels/winograd.h`).
 
-More than twice as fast as the processor's library where pictures have places enough, in both directions, and rounded
+More than twice as fast as the processor's library where images have places enough, in both directions, and rounded
 two to three times as coarsely: 3e-6 of the largest value. Winograd 1980; Lavin and Gray 2016, arXiv 1509.09308.
 """
 
@@ -106,7 +106,7 @@ class FilteredConv2d(nn.Conv2d):
 
 
 def usable(layer: nn.Conv2d, x: Tensor, scale: int = 1) -> bool:
-    """Whether the kernels take this picture, as it lies in memory, and the gradients that come back."""
+    """Whether the kernels take this image, as it lies in memory, and the gradients that come back."""
     return (
         x.dim() == 4
         and x.device.type == "cpu"
@@ -177,4 +177,4 @@ def _panel() -> int:
 
 def _called(kernel: Any, *arguments: int | None) -> None:
     if not kernel(*arguments, torch.get_num_threads()):
-        raise MemoryError("not enough memory for a convolution; make the batch or the picture smaller")
+        raise MemoryError("not enough memory for a convolution; make the batch or the image smaller")

@@ -1,4 +1,4 @@
-"""Classification accuracy score (Ravuri & Vinyals 2019): do samples teach a classifier what real pictures would?
+"""Classification accuracy score (Ravuri & Vinyals 2019): do samples teach a classifier what real images would?
 
 Ours is a linear classifier on the features of a named network, not a ResNet-50 on pixels: cheap, and named so.
 """

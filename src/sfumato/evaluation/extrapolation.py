@@ -17,7 +17,7 @@ POINTS = 5
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the bounds that resampling the pictures gives it."""
+    """A value with the bounds that resampling the images gives it."""
 
     value: float
     low: float

@@ -1,4 +1,4 @@
-"""Pictures -> features of a fixed, named network: what the distances between sets of pictures are taken in."""
+"""Images -> features of a fixed, named network: what the distances between sets of images are taken in."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -35,7 +35,7 @@ class FeatureNetwork:
         network: images (B, 3, h, w) in [-1, 1] of its size -> Features on its device.
         dim: D, the length of `pooled`.
         size: (h, w) that it takes.
-        filter: how pictures of other sizes are brought to it.
+        filter: how images of other sizes are brought to it.
         sha256: of the weights' file.
     """
 
@@ -49,15 +49,15 @@ class FeatureNetwork:
     def __call__(self, images: Tensor) -> Features:
         """Features of images (B, 1 or 3, H, W), float in [-1, 1] (clipped beyond) or uint8; grey ones are repeated.
 
-        Raises UserError for other shapes, and for pictures or features that are not finite.
+        Raises UserError for other shapes, and for images or features that are not finite.
         """
         if images.dim() != 4 or images.shape[1] not in (1, 3):
-            raise UserError(f"{self.name} takes pictures (B, 1 or 3, H, W), not {tuple(images.shape)}")
+            raise UserError(f"{self.name} takes images (B, 1 or 3, H, W), not {tuple(images.shape)}")
         device = next(self.network.parameters()).device
         x = images.to(device)
         x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x.float()
         if not torch.isfinite(x).all():
-            raise UserError(f"{_rows(x)} of a batch of {len(x)} pictures hold values that are not finite (NaN or inf)")
+            raise UserError(f"{_rows(x)} of a batch of {len(x)} images hold values that are not finite (NaN or inf)")
         # clipped before, not after: the bicubic filter overshoots, and the protocol keeps that
         x = resize(x.clamp(-1, 1), self.size, self.filter).expand(-1, 3, -1, -1)
         # a surrounding autocast, meant for the model that draws, must not blur the scores
@@ -66,7 +66,7 @@ class FeatureNetwork:
         found = Features(*(None if t is None else t.float().cpu() for t in _parts(found)))  # type: ignore[arg-type]
         if not torch.isfinite(found.pooled).all():
             raise UserError(
-                f"{self.name} gave features that are not finite for {_rows(found.pooled)} of {len(x)} pictures: "
+                f"{self.name} gave features that are not finite for {_rows(found.pooled)} of {len(x)} images: "
                 "are its weights whole?"
             )
         return found
@@ -96,16 +96,16 @@ def _rows(values: Tensor) -> int:
 
 
 def extract(network: FeatureNetwork, batches: Iterable[Tensor]) -> Iterator[Features]:
-    """The features of batch after batch; pictures are dropped as soon as they are seen."""
+    """The features of batch after batch; images are dropped as soon as they are seen."""
     for images in batches:
         yield network(images)
 
 
 def pooled(network: FeatureNetwork, batches: Iterable[Tensor]) -> Tensor:
-    """The pooled features of all batches, (N, D) float32. Raises UserError where there is no picture."""
+    """The pooled features of all batches, (N, D) float32. Raises UserError where there is no image."""
     parts = [found.pooled for found in extract(network, batches)]
     if not parts:
-        raise UserError("there are no pictures to take features of")
+        raise UserError("there are no images to take features of")
     return torch.cat(parts)
 
 
@@ -148,14 +148,14 @@ def efficientnet_lite0(side: int = _SIDE, resize_filter: ResizeFilter = "bicubic
     """The default that needs no download: 1280 features from the installed package.
 
     Args:
-        side: pictures are brought to side × side; other sides than 224 are cheaper or finer and named in the result.
+        side: images are brought to side × side; other sides than 224 are cheaper or finer and named in the result.
         resize_filter: how.
 
     Raises:
         UserError: if the package is not installed or the side is below 32.
     """
     if side < 32:
-        raise UserError(f"{EFFICIENTNET}@{side}: the network needs pictures of 32 x 32 at least")
+        raise UserError(f"{EFFICIENTNET}@{side}: the network needs images of 32 x 32 at least")
     name = EFFICIENTNET if side == _SIDE else f"{EFFICIENTNET}@{side}"
     sha256 = file_sha256(weights_path())
     return FeatureNetwork(name, EfficientNetFeatures(), 1280, (side, side), resize_filter, sha256)

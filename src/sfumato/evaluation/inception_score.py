@@ -1,4 +1,4 @@
-"""The Inception Score (Salimans et al. 2016, eq. 4): are pictures of one class each, and of many classes together?"""
+"""The Inception Score (Salimans et al. 2016, eq. 4): are images of one class each, and of many classes together?"""
 
 from dataclasses import dataclass
 

@@ -20,7 +20,7 @@ def spectrum(x: Tensor) -> Tensor:
 def share_above(spectra: Tensor, above: float = 0.5) -> float:
     """The part of the variance that lies in the upper frequencies, each channel counting the same.
 
-    Latents with more of it than the pictures have are harder to model: a diffusion model finds coarse before fine
+    Latents with more of it than the images have are harder to model: a diffusion model finds coarse before fine
     (Skorokhodov et al. 2025). Frequencies (u / H, v / W) count whose larger one is `above` or more; channels' means
     are left out.
 

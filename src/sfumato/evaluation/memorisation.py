@@ -1,4 +1,4 @@
-"""Do samples repeat training pictures? Nearest neighbours in feature space, and what distance is near."""
+"""Do samples repeat training images? Nearest neighbours in feature space, and what distance is near."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Neighbours:
     """For each of N samples its K nearest training rows, nearest first.
 
     `rows`, `distances`: (N, K). `ratio` (N,): distance to the nearest over that one's distance to its own nearest other
-    training row; below 1 the training picture has no relative as close as the sample.
+    training row; below 1 the training image has no relative as close as the sample.
     """
 
     rows: Tensor
@@ -24,7 +24,7 @@ class Neighbours:
     def authenticity(self) -> float:
         """Share of samples with a ratio above 1 (Alaa et al. 2022, section 3.3).
 
-        About a half or more for fresh draws of the training pictures' own distribution; near 0 for copies.
+        About a half or more for fresh draws of the training images' own distribution; near 0 for copies.
         """
         return (self.ratio > 1).double().mean().item()
 

@@ -1,4 +1,4 @@
-"""DINOv2 and CLIP as feature networks, through the library transformers, and CLIP's agreement of pictures and texts."""
+"""DINOv2 and CLIP as feature networks, through the library transformers, and CLIP's agreement of images and texts."""
 
 import json
 from collections.abc import Sequence
@@ -126,7 +126,7 @@ def _moments(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
 
 @dataclass(frozen=True)
 class ClipScore:
-    """Agreement of pictures with their texts: 100 · max(cosine, 0) each (Hessel et al. 2021, but for the factor)."""
+    """Agreement of images with their texts: 100 · max(cosine, 0) each (Hessel et al. 2021, but for the factor)."""
 
     images: FeatureNetwork
     tokenizer: Any
@@ -142,7 +142,7 @@ class ClipScore:
     def __call__(self, features: Tensor, texts: Sequence[str]) -> Tensor:
         """(B,) float64, of the pooled image features (B, D) and as many texts; ValueError for another number."""
         if len(features) != len(texts):
-            raise ValueError(f"{len(features)} pictures and {len(texts)} texts")
+            raise ValueError(f"{len(features)} images and {len(texts)} texts")
         model: Any = self.images.network.model
         limit = int(model.config.text_config.max_position_embeddings)
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""Bringing pictures to the size of a feature network. The filter is a part of the protocol: scores differ between them.
+"""Bringing images to the size of a feature network. The filter is a part of the protocol: scores differ between them.
 
 Parmar et al. 2022 ("On aliased resizing") measured that the choice moves FID more than many a better model does.
 """

@@ -45,7 +45,7 @@ NETWORKS: Mapping[str, Loader] = {
 def load_network(
     name: str, source: str | None = None, sha256: str | None = None, resize_filter: ResizeFilter | None = None
 ) -> FeatureNetwork:
-    """A network by name; `efficientnet-lite0@SIDE` takes pictures of another side than 224.
+    """A network by name; `efficientnet-lite0@SIDE` takes images of another side than 224.
 
     Raises UserError for an unknown name, and where its weights are absent or not the expected ones.
     """

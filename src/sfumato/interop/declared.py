@@ -15,8 +15,8 @@ import torch
 import yaml
 from pydantic import ValidationError
 
+from sfumato.autoencoder.tiny_file import FILE as TINY_FILE
 from sfumato.diffusion.schedule import ScheduleConfig, build_schedule
-from sfumato.distilled import FILE as TINY_FILE
 from sfumato.interop.expressible import effective_groups, parts_of
 from sfumato.model import DiffusionConfig, ModelConfig
 

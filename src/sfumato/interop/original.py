@@ -343,7 +343,7 @@ def _write(plan: _Plan, folder: Path, tokenizer: str | None, say: Callable[[str]
         write_text(folder / "tokenizer.json", tokenizer_text(tokenizer))
     elif plan.original.declared is not None and plan.original.declared.tokenizer is not None:
         write_text(folder / "tokenizer.json", plan.original.declared.tokenizer)
-    kept, copies = _kept_tensors(plan)
+    kept, copies = _unique_tensors(plan)
     manifest["copies"] = copies
     manifest["yaml"] = plan.yaml
     save_tensors(folder / KEPT_FILE, kept, manifest)
@@ -379,7 +379,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def _kept_tensors(plan: _Plan) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _unique_tensors(plan: _Plan) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors to keep, and those that are copies of another: copy -> key."""
     kept, copies = {}, {}
     for key, reason in plan.placement.kept.items():

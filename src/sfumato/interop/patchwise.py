@@ -1,6 +1,6 @@
-"""The original's way with large pictures (`split_input_params`): overlapping crops, blended by distance to a border.
+"""The original's way with large images (`split_input_params`): overlapping crops, blended by distance to a border.
 
-Each crop has group norms and attention of its own, so the result is not the whole picture's: it is here to give the
+Each crop has group norms and attention of its own, so the result is not the whole image's: it is here to give the
 original's numbers again, as its super-resolution notebook asks for them from 128 pixels on.
 """
 

@@ -18,8 +18,8 @@ from sfumato.pipeline.parts import Model, second_stage
 from sfumato.sampling.windows import Window
 
 COMMANDS = {
-    "map": "sfumato paint",
-    "boxes": "sfumato compose",
+    "map": "sfumato semantic-to-image",
+    "boxes": "sfumato layout-to-image",
     "low_resolution": "sfumato upscale",
     "masked_latent": "sfumato inpaint",
     "text": "sfumato sample MODEL PROMPT",
@@ -87,7 +87,7 @@ def source_of(model: Model) -> ConditionSource:
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """The conditions of a batch of samples on a latent (h, w), and what guidance leads away from, for any window of it.
+    """The conditions of a batch of samples on a latent (h, w), and what guidance moves away from, in any window of it.
 
     `given` is False where nothing conditions the samples, so that guidance has nowhere to lead. `null` is None where
     the model does not know the unconditional case.

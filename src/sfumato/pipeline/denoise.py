@@ -11,7 +11,7 @@ from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.conditioning.condition import Condition, stack
 from sfumato.diffusion.prediction import PredictionKind, to_x0
-from sfumato.diffusion.process import told_time
+from sfumato.diffusion.process import timestep_like
 from sfumato.diffusion.schedule import Schedule
 from sfumato.pipeline.request import ImageGuidance, Projection
 from sfumato.sampling import guidance as guiding
@@ -54,7 +54,7 @@ class Network:
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             alpha, sigma = self.schedule(t)
-            predicted = self.denoiser(x_t, told_time(t, self.schedule.steps, x_t), condition).to(x_t.dtype)
+            predicted = self.denoiser(x_t, timestep_like(t, self.schedule.steps, x_t), condition).to(x_t.dtype)
             return to_x0(self.prediction, predicted, x_t, alpha, sigma)
 
         return denoise

@@ -9,9 +9,9 @@ from torch import nn
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.autoencoder.tiny import TinyDecoder
+from sfumato.autoencoder.tiny_file import DistilledDecoder
 from sfumato.conditioning.condition import Conditioner
 from sfumato.diffusion.schedule import Schedule
-from sfumato.distilled import DistilledDecoder
 from sfumato.errors import UserError
 from sfumato.model_config import DiffusionConfig, ModelConfig
 

@@ -241,7 +241,7 @@ def _part_scales(source: ConditionSource, request: SampleRequest, words: Words, 
             )
     if words.negatives is not None:
         raise UserError(
-            f"guidance {listed} leads away from missing parts, not from a negative prompt: give one of the two"
+            f"guidance {listed} guides away from missing parts, not from a negative prompt: give one of the two"
         )
     if request.rescale or request.projection is not None:
         raise UserError(f"guidance {listed} for parts does not go with rescale or projection: give one number")

@@ -1,4 +1,4 @@
-"""The pictures that the page shows."""
+"""The images that the page shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from sfumato.report.measure import Asked, Strip, verdicts
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One picture (3, H, W) and what the reader says of it."""
+class Sampled:
+    """One image (3, H, W) and what the reader says of it."""
 
     image: Tensor
     score: Score
@@ -19,16 +19,16 @@ class Drawn:
 
 @dataclass(frozen=True)
 class PromptShown:
-    """A prompt, a real scene of it, and a picture from the same seed for each guidance scale."""
+    """A prompt, a real scene of it, and an image from the same seed for each guidance scale."""
 
     caption: str
-    real: Drawn
-    drawn: tuple[Drawn, ...]
+    real: Sampled
+    drawn: tuple[Sampled, ...]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures are (3, H, W) in [-1, 1]; batches have a leading axis."""
+    """Images are (3, H, W) in [-1, 1]; batches have a leading axis."""
 
     originals: Tensor
     reconstructions: Tensor
@@ -37,21 +37,21 @@ class Gallery:
     guidance: tuple[float, ...]
     prompts: tuple[PromptShown, ...]
     sheet: Tensor
-    """Further pictures at the default guidance."""
+    """Further images at the default guidance."""
     sheet_captions: tuple[str, ...]
     strip: Strip
 
 
 def prompts_shown(asked: Asked, drawn: Sequence[Tensor], count: int) -> tuple[PromptShown, ...]:
-    """The first `count` prompts with their real scenes and with their pictures in each batch of `drawn`."""
+    """The first `count` prompts with their real scenes and with their images in each batch of `drawn`."""
     first = asked.first(count)
     columns = [[*zip(images, verdicts(first.prompts, images), strict=True)] for images in (d[:count] for d in drawn)]
     real = verdicts(first.prompts, first.images)
     return tuple(
         PromptShown(
             caption=prompt.caption,
-            real=Drawn(first.images[i], real[i]),
-            drawn=tuple(Drawn(*column[i]) for column in columns),
+            real=Sampled(first.images[i], real[i]),
+            drawn=tuple(Sampled(*column[i]) for column in columns),
         )
         for i, prompt in enumerate(first.prompts)
     )

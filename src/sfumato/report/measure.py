@@ -1,4 +1,4 @@
-"""Measuring a model trained on the toy world: what stage 1 keeps, what the prompts get, how fast pictures come."""
+"""Measuring a model trained on the toy world: what stage 1 keeps, what the prompts get, how fast images come."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato import pictures
 from sfumato.autoencoder.bottleneck import bits_per_dimension
 from sfumato.autoencoder.scaling import LatentStatistics
 from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
@@ -15,6 +14,7 @@ from sfumato.data.toyworld.facts import Fact, Prompt, Score, prompts, score, tal
 from sfumato.data.toyworld.reader import Reading, read_batch
 from sfumato.data.toyworld.scene import Split
 from sfumato.evaluation.image_quality import psnr, ssim
+from sfumato.images import to_uint8, to_unit
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.request import SampleRequest
@@ -53,7 +53,7 @@ class Asked:
 def ask(config: ToyWorldConfig, n: int, split: Split = "held-out") -> Asked:
     """The first n scenes of a split of the world that a run was trained on, and their prompts."""
     world: ToyWorld = config.model_copy(update={"split": split, "length": n, "fields": ()}).build()
-    images = [pictures.to_unit(example.image) for example in world.examples(range(n))]
+    images = [to_unit(example.image) for example in world.examples(range(n))]
     return Asked(tuple(prompts(n, split, config.seed, config.vocabulary)), torch.stack(images))
 
 
@@ -62,7 +62,7 @@ def ask(config: ToyWorldConfig, n: int, split: Split = "held-out") -> Asked:
 
 @torch.no_grad()
 def first_stage(model: LatentDiffusion, images: Tensor) -> tuple[FirstStage, Tensor]:
-    """Numbers of the autoencoder on pictures (N, 3, H, W) in [-1, 1], and the reconstructions, clipped to [-1, 1]."""
+    """Numbers of the autoencoder on images (N, 3, H, W) in [-1, 1], and the reconstructions, clipped to [-1, 1]."""
     statistics, bits, outputs = LatentStatistics(), 0.0, []
     variational = model.autoencoder.variational
     for part in images.split(BATCH):
@@ -75,7 +75,7 @@ def first_stage(model: LatentDiffusion, images: Tensor) -> tuple[FirstStage, Ten
     _, C, H, W = images.shape
     columns = (statistics.mean(), statistics.std(), statistics.kurtosis(), model.scaling.shift, model.scaling.scale)
     numbers = FirstStage(
-        pictures=len(images),
+        images=len(images),
         psnr=psnr(output, images).mean().item(),
         ssim=ssim(output, images).mean().item(),
         image_shape=(C, H, W),
@@ -88,12 +88,12 @@ def first_stage(model: LatentDiffusion, images: Tensor) -> tuple[FirstStage, Ten
 
 @torch.no_grad()
 def latent_maps(model: LatentDiffusion, image: Tensor) -> Tensor:
-    """The model latent of one picture (3, H, W) as grey pictures, a channel each: uint8 (C, 3, h, w).
+    """The model latent of one image (3, H, W) as grey images, a channel each: uint8 (C, 3, h, w).
 
     Black and white lie three standard deviations from the mean.
     """
     latent = model.encode(image[None])[0].float().cpu()
-    return pictures.to_uint8((latent / 3).clamp(-1, 1))[:, None].expand(-1, 3, -1, -1).contiguous()
+    return to_uint8((latent / 3).clamp(-1, 1))[:, None].expand(-1, 3, -1, -1).contiguous()
 
 
 # ---- stage 2
@@ -106,7 +106,7 @@ def draw(
     steps: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """A picture for each caption, (N, 3, H, W) on the CPU in [-1, 1]; the i-th has seed i whatever the guidance."""
+    """An image for each caption, (N, 3, H, W) on the CPU in [-1, 1]; the i-th has seed i whatever the guidance."""
     images = []
     for start in range(0, len(captions), BATCH):
         part = list(captions[start : start + BATCH])
@@ -120,7 +120,7 @@ def draw(
 
 @dataclass(frozen=True)
 class Strip:
-    """The expected clean picture on the way: numbers of the steps and their times (K,), images (K, N, 3, H, W)."""
+    """The expected clean image on the way: numbers of the steps and their times (K,), images (K, N, 3, H, W)."""
 
     steps: tuple[int, ...]
     times: tuple[float, ...]
@@ -167,12 +167,12 @@ def seconds_of(action: Callable[[], Tensor]) -> float:
 
 
 def verdicts(asked: Sequence[Prompt], images: Tensor) -> list[Score]:
-    """What the toy world's reader says of pictures (N, 3, H, W), fact by fact."""
+    """What the toy world's reader says of images (N, 3, H, W), fact by fact."""
     return _held_against(asked, read_batch(images))
 
 
 def score_row(name: str, asked: Sequence[Prompt], images: Tensor, guidance: float | None = None) -> ScoreRow:
-    """The shares of facts that hold in pictures (N, 3, H, W) of these prompts."""
+    """The shares of facts that hold in images (N, 3, H, W) of these prompts."""
     return _row(name, len(asked), verdicts(asked, images), guidance)
 
 

@@ -39,7 +39,7 @@ class Training:
 
 @dataclass(frozen=True)
 class LatentChannel:
-    """One channel of the raw latent over the held-out pictures, and how the diffusion model sees it."""
+    """One channel of the raw latent over the held-out images, and how the diffusion model sees it."""
 
     mean: float
     std: float
@@ -49,20 +49,20 @@ class LatentChannel:
 
     @property
     def scaled_mean(self) -> float:
-        """Mean after scaling: 0 if the held-out pictures are like the training set."""
+        """Mean after scaling: 0 if the held-out images are like the training set."""
         return (self.mean - self.shift) * self.scale
 
     @property
     def scaled_std(self) -> float:
-        """Standard deviation after scaling: 1 if the held-out pictures are like the training set."""
+        """Standard deviation after scaling: 1 if the held-out images are like the training set."""
         return self.std * self.scale
 
 
 @dataclass(frozen=True)
 class FirstStage:
-    """What the autoencoder keeps of held-out pictures: means of PSNR (dB) and SSIM, and the latent."""
+    """What the autoencoder keeps of held-out images: means of PSNR (dB) and SSIM, and the latent."""
 
-    pictures: int
+    images: int
     psnr: float
     ssim: float
     image_shape: tuple[int, int, int]
@@ -78,14 +78,14 @@ class FirstStage:
 
     @property
     def compression(self) -> float:
-        """Numbers in a picture per number in its latent."""
+        """Numbers in an image per number in its latent."""
         (C, H, W), (c, h, w) = self.image_shape, self.latent_shape
         return C * H * W / (c * h * w)
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Facts that the reader finds true in one set of pictures: shares by kind, of all facts, of whole prompts."""
+    """Facts that the reader finds true in one set of images: shares by kind, of all facts, of whole prompts."""
 
     name: str
     prompts: int
@@ -95,7 +95,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How fast pictures come: at `steps` steps with guidance, one alone and in batches of `batch`."""
+    """How fast images come: at `steps` steps with guidance, one alone and in batches of `batch`."""
 
     sampler: str
     steps: int
@@ -138,7 +138,7 @@ class DemoResult:
             "prompts_right": self.generated.rates["prompts"],
             "psnr": self.first_stage.psnr,
             "ssim": self.first_stage.ssim,
-            "pictures_per_second": 1 / self.sampling.seconds_in_batch,
+            "images_per_second": 1 / self.sampling.seconds_in_batch,
             "minutes": self.seconds / 60,
         }
 

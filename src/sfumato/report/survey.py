@@ -27,7 +27,7 @@ from sfumato.report.result import Sampling, ScoreRow
 
 
 class Progress(Protocol):
-    """Told (done, total) while pictures are drawn."""
+    """Told (done, total) while images are drawn."""
 
     def __call__(self, done: int, total: int, /) -> None: ...
 
@@ -47,14 +47,14 @@ class Extent:
 
     @property
     def network_calls(self) -> int:
-        """Calls for one picture each that all this takes; a guided step calls twice."""
+        """Calls for one image each that all this takes; a guided step calls twice."""
         guided = sum(2 if scale != 1 else 1 for scale in self.guidance if scale != DEFAULT_GUIDANCE)
         return self.steps * (2 * self.prompts + (2 + guided) * self.others + 2 * self.strips)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The second stage's numbers and every picture of the page."""
+    """The second stage's numbers and every image of the page."""
 
     sampling: Sampling
     facts: dict[str, int]
@@ -93,8 +93,8 @@ def survey(
             drawn[scale] = draw(model, few.captions, scale, extent.steps, progress(f"guidance {scale:g}"))
             rows.append(score_row(f"guidance {scale:g}", few.prompts, drawn[scale], scale))
     known = ask(world, extent.others, "validation")
-    pictures = draw(model, known.captions, default, extent.steps, progress("known compositions"))
-    rows.append(score_row("known compositions", known.prompts, pictures, default))
+    images = draw(model, known.captions, default, extent.steps, progress("known compositions"))
+    rows.append(score_row("known compositions", known.prompts, images, default))
     return Survey(
         sampling=_sampling(model, asked, extent, elapsed),
         facts=asked.facts_by_kind(),

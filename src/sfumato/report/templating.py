@@ -9,7 +9,7 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, S
 from markupsafe import Markup
 from torch import Tensor
 
-from sfumato import pictures
+from sfumato.images import png_bytes
 from sfumato.report import format as formats
 
 
@@ -44,4 +44,4 @@ def stylesheet(name: str) -> Markup:
 
 def data_uri(pixels: Tensor) -> str:
     """An image (3, H, W), uint8 or in [-1, 1], as a PNG inside the page."""
-    return "data:image/png;base64," + base64.b64encode(pictures.png_bytes(pixels)).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode("ascii")

@@ -183,11 +183,11 @@ def _by_noise_level(schedule: Schedule, steps: int, rho: float | None) -> Tensor
 
 
 def tail(grid: Tensor, strength: float) -> Tensor:
-    """The last part of a grid, for starting from a noised picture: about `strength` of its steps, at least one.
+    """The last part of a grid, for starting from a noised image: about `strength` of its steps, at least one.
 
     Noise the latent to the first time of the result. Raises UserError for strength outside (0, 1].
     """
     if not 0 < strength <= 1:
-        raise UserError(f"strength is {strength:g}: choose it above 0 (keep the picture) and up to 1 (forget it)")
+        raise UserError(f"strength is {strength:g}: choose it above 0 (keep the image) and up to 1 (forget it)")
     steps = len(grid) - 1
     return grid[steps - max(1, round(strength * steps)) :]

@@ -109,7 +109,7 @@ class Projected:
     """Adaptive projected guidance (Sadat et al. 2025, Algorithm 1).
 
     The guiding difference goes through `momentum`, is shortened to the norm `limit` where it is longer (the paper's r),
-    and its part along the conditional x0, which saturates pictures, is weighted by `parallel` (the paper's eta; 1, no
+    and its part along the conditional x0, which saturates images, is weighted by `parallel` (the paper's eta; 1, no
     momentum and an infinite limit: plain guidance). A momentum remembers: give each window of each trajectory its own.
     """
 
@@ -215,7 +215,7 @@ def toward(
 
     of "noisy": log_likelihood(x_t, t) -> (B,) judges the noisy latent, as a classifier trained on noise does
     (Dhariwal & Nichol 2021, Algorithm 2). of "clean": it judges the expected clean latent, and the gradient runs
-    through the denoiser (the paper's image guiding, appendix C). Gradients are taken even under torch.no_grad.
+    through the denoiser (the paper's image guidance, appendix C). Gradients are taken even under torch.no_grad.
     """
 
     def guided(x_t: Tensor, t: Tensor) -> Tensor:
@@ -234,11 +234,11 @@ def toward(
 
 
 def toward_image(denoise: Denoise, loss: Callable[[Tensor], Tensor], scale: float) -> Denoise:
-    """Moves the expected clean latent down a loss: the paper's image guiding (appendix C) with a step that fits itself.
+    """Moves the expected clean latent down a loss: the paper's image guidance (appendix C) with an adaptive step.
 
     The direction is the paper's, the gradient with respect to x_t, through the denoiser. Its length is scale times the
     step that would bring the loss to zero, were it as steep all the way (Polyak's): the same scale does for any size
-    of picture, decoder and loss. Where x_t hardly moves x0 that way, since no data lie there, the step shrinks to
+    of image, decoder and loss. Where x_t hardly moves x0 that way, since no data lie there, the step shrinks to
     nothing (see STIFF). Gradients are taken even under torch.no_grad.
 
     loss: expected clean latents (B, ...) -> (B,), at least 0, and 0 where nothing is left to wish for.

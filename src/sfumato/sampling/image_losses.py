@@ -1,6 +1,6 @@
-"""What image guidance can wish for: losses of decoded pictures (B, 3, H, W) -> (B,), 0 where the wish is fulfilled.
+"""What image guidance can wish for: losses of decoded images (B, 3, H, W) -> (B,), 0 where the wish is fulfilled.
 
-The paper's appendix C takes -log p(y | picture) of a Gaussian around a transform of the picture; so do these, with
+The paper's appendix C takes -log p(y | image) of a Gaussian around a transform of the image; so do these, with
 half a squared difference, as a mean over what is compared.
 """
 
@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Features = Callable[[Tensor], Sequence[Tensor]]
-"""Pictures (B, 3, H, W) in [-1, 1] -> feature maps or vectors (B, ...), through which gradients flow."""
+"""Images (B, 3, H, W) in [-1, 1] -> feature maps or vectors (B, ...), through which gradients flow."""
 
 
 @dataclass(frozen=True, eq=False)
 class LowResolution:
-    """The picture, averaged over areas, is like a small one: target (1 or B, 3, h, w) in [-1, 1]."""
+    """The image, averaged over areas, is like a small one: target (1 or B, 3, h, w) in [-1, 1]."""
 
     target: Tensor
 
@@ -29,15 +29,15 @@ class LowResolution:
 
 @dataclass(frozen=True, eq=False)
 class Colour:
-    """The picture has a mean colour (3,) in [-1, 1] and, where given, that standard deviation (3,) in each channel."""
+    """The image has a mean colour (3,) in [-1, 1] and, where given, that standard deviation (3,) in each channel."""
 
     mean: Tensor
     std: Tensor | None = None
 
     @classmethod
-    def of(cls, picture: Tensor) -> "Colour":
-        """That of a picture (3, H, W)."""
-        return cls(picture.mean((1, 2)), picture.std((1, 2), correction=0))
+    def of(cls, image: Tensor) -> "Colour":
+        """That of an image (3, H, W)."""
+        return cls(image.mean((1, 2)), image.std((1, 2), correction=0))
 
     def __call__(self, images: Tensor) -> Tensor:
         loss = 0.5 * (images.mean((2, 3)) - self.mean.to(images)).square().mean(1)
@@ -49,7 +49,7 @@ class Colour:
 
 @dataclass(frozen=True, eq=False)
 class FeatureMatch:
-    """The picture's features are like those of a target (1 or B, 3, H', W'), whatever network gives them.
+    """The image's features are like those of a target (1 or B, 3, H', W'), whatever network gives them.
 
     Differences are measured against the target's mean square, map by map, so that no map outweighs the others.
     """

@@ -1,4 +1,4 @@
-"""The paper's tasks as functions of a model: each takes the user's picture, map or boxes and returns pictures.
+"""The paper's tasks as functions of a model: each takes the user's image, map or boxes and returns images.
 
 Those that end in `_each` take many at once.
 """

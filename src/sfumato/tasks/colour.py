@@ -1,4 +1,4 @@
-"""Colour drift: the smooth part of the difference between a picture and what it should agree with."""
+"""Colour drift: the smooth part of the difference between an image and what it should agree with."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ CELL = 8
 
 
 def drift(difference: Tensor, known: Tensor, cell: int = CELL) -> Tensor:
-    """A smooth picture (B, C, H, W) that is about the mean of `difference` over the known pixels nearby.
+    """A smooth image (B, C, H, W) that is about the mean of `difference` over the known pixels nearby.
 
     Cells of `cell` pixels are averaged; where nothing is known the value comes from coarser and coarser surroundings
     (push-pull, Gortler et al. 1996), so the holes of `known` (B, 1, H, W), 1 or 0, are bridged smoothly.
@@ -26,9 +26,9 @@ def drift(difference: Tensor, known: Tensor, cell: int = CELL) -> Tensor:
     return F.interpolate(value, size=size, mode="bilinear")
 
 
-def without_drift(picture: Tensor, reference: Tensor, known: Tensor, cell: int = CELL) -> Tensor:
-    """The picture (B, C, H, W) with the reference's colours, where it is known, and its own detail."""
-    return picture + drift(reference - picture, known, cell)
+def without_drift(image: Tensor, reference: Tensor, known: Tensor, cell: int = CELL) -> Tensor:
+    """The image (B, C, H, W) with the reference's colours, where it is known, and its own detail."""
+    return image + drift(reference - image, known, cell)
 
 
 def _halved(x: Tensor, by: int) -> Tensor:

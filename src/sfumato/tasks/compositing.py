@@ -1,4 +1,4 @@
-"""Generated pixels into the user's picture, in its own mode: outside the mask nothing changes, not by one bit."""
+"""Generated pixels into the user's image, in its own mode: outside the mask nothing changes, not by one bit."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sfumato import pictures
 from sfumato.data.wide import WIDE, white_of
 from sfumato.errors import UserError
+from sfumato.images import to_pil
 
 Array = NDArray[Any]
 PLAIN = {
@@ -40,7 +40,7 @@ def composite(original: Image.Image, generated: Tensor, hole: Tensor, feather: i
         UserError: for a mode that cannot be written into.
     """
     share = feathered(hole, feather).numpy()
-    rgb = pictures.to_pil(generated)
+    rgb = to_pil(generated)
     if original.mode in ("P", "PA"):
         return _into_palette(original, rgb, share)
     if original.mode == "1":
@@ -51,7 +51,7 @@ def composite(original: Image.Image, generated: Tensor, hole: Tensor, feather: i
         fresh = np.asarray(rgb.convert("L"), np.float64) / 255 * white_of(original)
         return _rebuilt(original, _blend(pixels, fresh, share))
     if original.mode not in PLAIN:
-        raise UserError(f"a picture of the mode {original.mode} cannot be filled in: save it as RGB or RGBA")
+        raise UserError(f"an image of the mode {original.mode} cannot be filled in: save it as RGB or RGBA")
     pixels = np.asarray(original).copy()
     bands = pixels if pixels.ndim == 3 else pixels[..., None]
     fresh = np.asarray(rgb.convert(PLAIN[original.mode]))
@@ -61,19 +61,19 @@ def composite(original: Image.Image, generated: Tensor, hole: Tensor, feather: i
 
 
 def feathered(hole: Tensor, feather: int) -> Tensor:
-    """(H, W) float: the share of the generated picture, 0 outside the hole, rising from its edge to 1 inside."""
+    """(H, W) float: the share of the generated image, 0 outside the hole, rising from its edge to 1 inside."""
     if feather <= 0:
         return hole.float()
     inside = hole.float()[None, None]
     share = torch.zeros_like(inside)
     for _ in range(feather + 1):
         share += inside / (feather + 1)
-        inside = -F.max_pool2d(-inside, 3, stride=1, padding=1)  # beyond the picture's border the hole goes on
+        inside = -F.max_pool2d(-inside, 3, stride=1, padding=1)  # beyond the image's border the hole goes on
     return torch.where(hole, share[0, 0].clamp(max=1), 0.0)
 
 
 def largest_change(original: Image.Image, result: Image.Image, hole: Tensor) -> float:
-    """Of any pixel's bands outside the hole (H, W); pictures of palettes are compared by their indices."""
+    """Of any pixel's bands outside the hole (H, W); images of palettes are compared by their indices."""
     before, after = (np.asarray(image).astype(np.float64) for image in (original, result))
     change = np.abs(after - before)
     change = change if change.ndim == 2 else change.max(-1)
@@ -94,7 +94,7 @@ def _blend(pixels: Array, fresh: Array, share: Array) -> Array:
 
 
 def _into_palette(original: Image.Image, rgb: Image.Image, share: Array) -> Image.Image:
-    """The nearest opaque colours of the picture's own palette."""
+    """The nearest opaque colours of the image's own palette."""
     pixels = np.asarray(original).copy()
     indices = pixels if pixels.ndim == 2 else pixels[..., 0]
     colours = np.array(original.getpalette("RGB"), np.float64).reshape(-1, 3)

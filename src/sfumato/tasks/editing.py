@@ -1,4 +1,4 @@
-"""Changing a picture as a whole: SDEdit (Meng et al. 2022), led by a prompt or by another picture's statistics."""
+"""Changing an image as a whole: SDEdit (Meng et al. 2022), led by a prompt or by another image's statistics."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
+from sfumato.images import from_pil, pad_to_multiple, to_pil
 from sfumato.model import LatentDiffusion
-from sfumato.pictures import from_pil, padded, to_pil
 from sfumato.pipeline.conditions import Words, check_words, complete_fields, is_given, source_of
 from sfumato.pipeline.parts import canvas_factor
 from sfumato.pipeline.request import SampleRequest
@@ -32,18 +32,18 @@ def edit(
     negative: str | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """The picture noised and drawn again; RGB, of its own size.
+    """The image noised and drawn again; RGB, of its own size.
 
     Args:
-        model: a second stage steered by text, by classes, or by nothing.
+        model: a second stage conditioned on text, by classes, or by nothing.
         image: of any size; transparent parts count as white.
-        prompt: what the picture is to show.
-        strength: how far back to noise: 0 gives the first stage's reconstruction, 1 forgets the picture.
-        style: a picture whose latent's mean and spread per channel the start takes on (adaptive instance
+        prompt: what the image is to show.
+        strength: how far back to noise: 0 gives the first stage's reconstruction, 1 forgets the image.
+        style: an image whose latent's mean and spread per channel the start takes on (adaptive instance
             normalisation, Huang & Belongie 2017): its palette and contrast.
         style_amount: from 0 (none of it) to 1.
-        label: for models steered by classes.
-        negative: a text to lead away from.
+        label: for models conditioned on classes.
+        negative: a text to guide away from.
         options: how to sample, as `task_options` makes them.
 
     Raises:
@@ -75,7 +75,7 @@ def edit_each(
     negative: str | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`edit` for many pictures, `options.batch` at once; a prompt for each. Otherwise as there."""
+    """`edit` for many images, `options.batch` at once; a prompt for each. Otherwise as there."""
     options = checked_options(options)
     for name, value in (("strength", strength), ("style amount", style_amount)):
         if not 0 <= value <= 1:
@@ -83,7 +83,7 @@ def edit_each(
     led = None
     if style is not None:
         check_image_size(model, style.height, style.width, "the style image")
-        other = model.encode(padded(_tensor(style), canvas_factor(model)), options.memory)
+        other = model.encode(pad_to_multiple(_tensor(style), canvas_factor(model)), options.memory)
         led = (other, style_amount)
     words = [_words(prompt, label, negative) for prompt in one_each(prompts, len(images), "images")]
     for given in words:  # says what does not fit before anything is computed
@@ -105,7 +105,7 @@ def _task(
     """style: a latent whose statistics the start takes on, and how much of them."""
     H, W = image.height, image.width
     check_image_size(model, H, W)
-    whole = padded(_tensor(image), canvas_factor(model))
+    whole = pad_to_multiple(_tensor(image), canvas_factor(model))
     size = (whole.shape[2], whole.shape[3])
     latent = model.encode(whole, memory)
     if style is not None:

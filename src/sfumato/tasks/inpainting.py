@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from sfumato.conditioning.metadata import MaskInput
 from sfumato.conditioning.spatial import ImageConfig
 from sfumato.data.masks import is_black_and_white, read_mask
 from sfumato.data.profiles import in_srgb
 from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
-from sfumato.inputs import MaskInput
+from sfumato.images import from_pil, pad_to_multiple
 from sfumato.model import LatentDiffusion
-from sfumato.pictures import from_pil, padded
 from sfumato.pipeline import latents as codec
 from sfumato.pipeline.options import Range, check_number
 from sfumato.pipeline.parts import canvas_factor
@@ -35,12 +35,12 @@ FEATHER = 2
 MASKED, MASK = "masked_latent", "mask"
 FILLS = {"black": -1.0, "grey": 0.0}
 STABLE_DIFFUSION = MaskInput(keep=0.0, hole=1.0, fill="grey")
-"""Its inpainting models take the mask before the masked picture, whose latent is scaled."""
+"""Its inpainting models take the mask before the masked image, whose latent is scaled."""
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How a model wants its masked picture: the mask's values, what fills the hole, whether the latent is scaled."""
+    """How a model wants its masked image: the mask's values, what fills the hole, whether the latent is scaled."""
 
     values: MaskInput
     scaled: bool
@@ -58,18 +58,18 @@ def inpaint(
     jumps: tuple[int, int] | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """The picture with its hole filled in; outside the hole it stays as it is, in its size, mode, palette and alpha.
+    """The image with its hole filled in; outside the hole it stays as it is, in its size, mode, palette and alpha.
 
     A model that reads `masked_latent` and `mask` is asked for the hole; any other draws the whole while the kept part
     is put back at every step.
 
     Args:
-        model: a second stage of any kind but those steered by maps, boxes or small pictures.
+        model: a second stage of any kind but those conditioned on maps, boxes or small images.
         image: of any size and mode; a colour profile is converted to sRGB first.
         mask: of the same size; white is the hole, and other forms as in `sfumato.data.masks.read_mask`.
-        prompt: for models steered by text.
-        label: for models steered by classes.
-        negative: a text to lead away from.
+        prompt: for models conditioned on text.
+        label: for models conditioned on classes.
+        negative: a text to guide away from.
         feather: pixels, from the hole's edge inwards, over which old and new are blended.
         jumps: (length, repeats) of RePaint's resampling, for models that were not trained to inpaint.
         options: how to sample, as `task_options` makes them.
@@ -103,14 +103,14 @@ def inpaint_each(
     jumps: tuple[int, int] | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`inpaint` for many pictures, `options.batch` at once; a mask and a prompt for each. Otherwise as there."""
+    """`inpaint` for many images, `options.batch` at once; a mask and a prompt for each. Otherwise as there."""
     options = checked_options(options)
     if len(masks) != len(images):
-        raise UserError(f"{len(masks)} masks for {len(images)} pictures: give one for each")
+        raise UserError(f"{len(masks)} masks for {len(images)} images: give one for each")
     if jumps is not None and reads_masks(model):
         raise UserError("jumps are for models that were not trained to inpaint; this one was: leave them out")
     tasks = []
-    for image, mask, prompt in zip(images, masks, one_each(prompts, len(images), "pictures"), strict=True):
+    for image, mask, prompt in zip(images, masks, one_each(prompts, len(images), "images"), strict=True):
         hole = hole_of(mask, image)
         image, _ = in_srgb(image)
         check_feather(feather, image)
@@ -138,8 +138,8 @@ def filling(
 ) -> Task[T]:
     """The task of the image (3, H, W) with the hole (H, W) bool drawn anew; elsewhere it is about as it was.
 
-    Of a picture of more than WHOLE_AREAS times the training area only the hole and its surroundings are looked at.
-    `then` says what becomes of the filled picture (3, H, W).
+    Of an image of more than WHOLE_AREAS times the training area only the hole and its surroundings are looked at.
+    `then` says what becomes of the filled image (3, H, W).
     """
     if hole.numel() <= WHOLE_AREAS * math.prod(model.config.image_size):
         return _filling(model, image, hole, words, jumps, memory, then)
@@ -154,7 +154,7 @@ def filling(
 
 
 def surroundings(hole: Tensor, context: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of the hole (H, W) with half of `context` (H, W) on each side, as far as the picture goes."""
+    """Rows and columns of the hole (H, W) with half of `context` (H, W) on each side, as far as the image goes."""
     found = []
     for axis, side in enumerate(context):
         touched = hole.any(1 - axis).nonzero().flatten()
@@ -173,8 +173,8 @@ def _filling(
     then: Callable[[Tensor], T],
 ) -> Task[T]:
     H, W = hole.shape
-    whole = padded(image[None], canvas_factor(model))
-    gone = padded(hole[None, None].float(), canvas_factor(model))
+    whole = pad_to_multiple(image[None], canvas_factor(model))
+    gone = pad_to_multiple(hole[None, None].float(), canvas_factor(model))
     cells = F.max_pool2d(gone, model.autoencoder.factor)
     # what was in the hole must not reach the latents around it
     plain = torch.where(gone > 0, drift(whole, 1 - gone), whole)
@@ -229,12 +229,12 @@ def mask_of(mask: Image.Image, image: Image.Image) -> tuple[Tensor, tuple[str, .
     """As `hole_of`, with sentences on how the mask was read."""
     if mask.size != image.size:
         raise UserError(
-            f"the mask is {mask.height}x{mask.width} (height x width) but the picture is "
-            f"{image.height}x{image.width}: give a mask of the picture's size"
+            f"the mask is {mask.height}x{mask.width} (height x width) but the image is "
+            f"{image.height}x{image.width}: give a mask of the image's size"
         )
     read = read_mask(mask, "the mask")
     if read.perhaps_image and is_black_and_white(image):
         raise UserError(
-            "the picture is black and white and the mask is not: give the image first, then its mask (IMAGE MASK)"
+            "the image is black and white and the mask is not: give the image first, then its mask (IMAGE MASK)"
         )
     return torch.from_numpy(read.hole), read.notes

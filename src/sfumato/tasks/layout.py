@@ -1,4 +1,4 @@
-"""From boxes with categories to a picture (section 4.3.1 of the paper, layout to image)."""
+"""From boxes with categories to an image (section 4.3.1 of the paper, layout to image)."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from PIL import Image
 from sfumato.config import nearest
 from sfumato.data.strict_json import read_json
 from sfumato.errors import UserError
+from sfumato.images import to_pil
 from sfumato.model import LatentDiffusion
-from sfumato.pictures import to_pil
 from sfumato.pipeline.options import check_number
 from sfumato.pipeline.parts import canvas_factor
 from sfumato.pipeline.request import SIDE, SampleRequest
@@ -26,7 +26,7 @@ EXAMPLE = '{"label": "dog", "box": [x, y, width, height]}'
 
 @dataclass(frozen=True)
 class Box:
-    """An object: its category by name or number, and x, y, width, height as fractions of the picture."""
+    """An object: its category by name or number, and x, y, width, height as fractions of the image."""
 
     label: int | str
     box: tuple[float, float, float, float]
@@ -34,7 +34,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Layout:
-    """Objects, and the picture's (H, W) where the file says it."""
+    """Objects, and the image's (H, W) where the file says it."""
 
     boxes: tuple[Box, ...]
     size: tuple[int, int] | None = None
@@ -49,18 +49,18 @@ def compose(
     negative: str | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """Pictures of a layout.
+    """Images of a layout.
 
     Args:
-        model: a second stage steered by boxes.
-        boxes: the objects; none gives a picture of nothing in particular.
-        prompt: for models steered by text as well.
+        model: a second stage conditioned on boxes.
+        boxes: the objects; none gives an image of nothing in particular.
+        prompt: for models conditioned on text as well.
         size: (H, W), by default the training size; cut to what the networks' factors allow and grown from there.
-        negative: a text to lead away from.
+        negative: a text to guide away from.
         options: how to sample, as `task_options` makes them; in windows each sees the layout through its own crop.
 
     Raises:
-        UserError: for a box outside the picture or without extent, an unknown category, and options that do not fit.
+        UserError: for a box outside the image or without extent, an unknown category, and options that do not fit.
     """
     prompts = None if prompt is None else [prompt]
     return compose_each(model, [boxes], prompts, size=size, negative=negative, options=options)
@@ -105,7 +105,7 @@ def _task(
 
 
 def check_box(box: Box, number: int) -> None:
-    """Raises UserError for a box that is not inside the picture or has no extent."""
+    """Raises UserError for a box that is not inside the image or has no extent."""
     x, y, width, height = box.box
     told = f"box {number} ({box.label}) is [{x:g}, {y:g}, {width:g}, {height:g}]"
     if not all(math.isfinite(value) for value in box.box):
@@ -114,7 +114,7 @@ def check_box(box: Box, number: int) -> None:
         raise UserError(f"{told}: width and height must be above 0")
     slack = 1e-6
     if x < -slack or y < -slack or x + width > 1 + slack or y + height > 1 + slack:
-        raise UserError(f"{told} as fractions of the picture and reaches outside it: keep it within 0 to 1")
+        raise UserError(f"{told} as fractions of the image and reaches outside it: keep it within 0 to 1")
 
 
 def category(model: LatentDiffusion, label: int | str, number: int) -> int:
@@ -140,7 +140,7 @@ def read_layout(path: Path) -> Layout:
     """A JSON file of boxes: a list of objects, an object with `boxes` (and `width`, `height`), or COCO's.
 
     An object is `{"label": name or number, "box": fractions}` or has `bbox` in pixels instead, which takes the
-    picture's `width` and `height`. Of a COCO file the boxes of its only image are taken. Raises UserError.
+    image's `width` and `height`. Of a COCO file the boxes of its only image are taken. Raises UserError.
     """
     content = read_json(path, name=f"boxes {str(path)!r}")
     if isinstance(content, Mapping) and {"annotations", "categories"} <= content.keys():
@@ -170,7 +170,7 @@ def _parse(entry: Any, number: int, size: tuple[int, int] | None) -> Box:
         return Box(label, (x, y, width, height))
     if size is None:
         raise UserError(
-            f"box {number} has a bbox, in pixels, but the file gives no width and height of the picture: add them, or "
+            f"box {number} has a bbox, in pixels, but the file gives no width and height of the image: add them, or "
             "give box, in fractions"
         )
     return Box(label, (x / size[1], y / size[0], width / size[1], height / size[0]))

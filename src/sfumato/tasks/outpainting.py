@@ -1,4 +1,4 @@
-"""Growing a picture beyond its borders: what is added is the hole of an inpainting."""
+"""Growing an image beyond its borders: what is added is the hole of an inpainting."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +10,8 @@ from PIL import Image
 from sfumato.data.profiles import in_srgb
 from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
+from sfumato.images import from_pil
 from sfumato.model import LatentDiffusion
-from sfumato.pictures import from_pil
 from sfumato.pipeline.memory import check_memory
 from sfumato.pipeline.options import check_number
 from sfumato.pipeline.request import SIDE, SampleRequest
@@ -21,7 +21,7 @@ from sfumato.tasks.parts import check_image_size
 from sfumato.tasks.requests import checked_options, run_tasks
 
 TRUE_COLOUR = {"P": "RGB", "PA": "RGBA", "1": "L"}
-"""Pictures of few colours grow in all of them: their own palette would not do for what is new."""
+"""Images of few colours grow in all of them: their own palette would not do for what is new."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def outpaint(
     jumps: tuple[int, int] | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """The picture on a larger canvas, drawn on beyond its borders; its own pixels stay as they are, bit for bit.
+    """The image on a larger canvas, drawn on beyond its borders; its own pixels stay as they are, bit for bit.
 
     What is new is opaque. Arguments otherwise as for `inpaint`.
     Raises UserError for negative extents or none at all, and options that do not fit the model.
@@ -61,7 +61,7 @@ def outpaint(
 
 
 def extended(image: Image.Image, extend: Extent) -> tuple[Image.Image, torch.Tensor]:
-    """The canvas, whose new part repeats the picture's border, and where (H, W) it is new. UserError as `outpaint`."""
+    """The canvas, whose new part repeats the image's border, and where (H, W) it is new. UserError as `outpaint`."""
     sides = (extend.left, extend.top, extend.right, extend.bottom)
     if min(sides) < 0 or not any(sides):
         raise UserError(

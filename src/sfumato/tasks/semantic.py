@@ -1,4 +1,4 @@
-"""From a label map to a picture (section 4.3.2 of the paper, semantic synthesis)."""
+"""From a label map to an image (section 4.3.2 of the paper, semantic synthesis)."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sfumato.data.label_ids import ids_of
 from sfumato.errors import UserError
+from sfumato.images import pad_to_multiple, to_pil
 from sfumato.model import LatentDiffusion
-from sfumato.pictures import padded, to_pil
 from sfumato.pipeline.parts import canvas_factor
 from sfumato.pipeline.request import SampleRequest
 from sfumato.tasks.parts import check_image_size, one_each, semantic_part
@@ -26,13 +26,13 @@ def paint(
     negative: str | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """Pictures of a label map, of its size.
+    """Images of a label map, of its size.
 
     Args:
-        model: a second stage steered by maps.
-        map: a picture of class ids (grey values or palette indices) or of the classes' colours, or ids (H, W).
-        prompt: for models steered by text as well.
-        negative: a text to lead away from.
+        model: a second stage conditioned on maps.
+        map: an image of class ids (grey values or palette indices) or of the classes' colours, or ids (H, W).
+        prompt: for models conditioned on text as well.
+        negative: a text to guide away from.
         options: how to sample, as `task_options` makes them.
 
     Raises:
@@ -63,7 +63,7 @@ def _task(
     check_ids(model, ids)
     H, W = ids.shape
     check_image_size(model, H, W, "the map")
-    whole = padded(ids[None, None], max(canvas_factor(model), 2**part.stages))
+    whole = pad_to_multiple(ids[None, None], max(canvas_factor(model), 2**part.stages))
     fields = {"map": whole[:, 0].to(model.device)}
     size = (whole.shape[2], whole.shape[3])
     request = SampleRequest(prompt=prompt, negative=negative, count=1, size=size, fields=fields)
@@ -71,7 +71,7 @@ def _task(
 
 
 def read_map(model: LatentDiffusion, image: Image.Image) -> Tensor:
-    """Class ids (H, W) long of a picture: grey values, indices of a palette, or the colours the model knows.
+    """Class ids (H, W) long of an image: grey values, indices of a palette, or the colours the model knows.
 
     A palette that agrees with the model's own, in another order, is read by its colours. Raises UserError for a colour
     that is no class's, and for colours where the model's configuration records none.

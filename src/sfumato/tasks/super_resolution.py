@@ -1,4 +1,4 @@
-"""Enlarging pictures by a model that was given small ones (section 4.4 of the paper), of any size."""
+"""Enlarging images by a model that was given small ones (section 4.4 of the paper), of any size."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sfumato.data.reading import to_rgb
 from sfumato.errors import UserError
+from sfumato.images import from_pil, pad_to_multiple, to_pil
 from sfumato.model import LatentDiffusion
-from sfumato.pictures import from_pil, padded, to_pil
 from sfumato.pipeline.parts import second_stage
 from sfumato.pipeline.request import SampleRequest
 from sfumato.tasks.colour import drift
@@ -19,7 +19,7 @@ from sfumato.tasks.requests import Task, checked_options, run_tasks
 
 SMALL = "low_resolution"
 DRIFT_CELL = 4
-"""Pixels of the small picture over which colours are held."""
+"""Pixels of the small image over which colours are held."""
 
 
 def upscale(
@@ -30,16 +30,16 @@ def upscale(
     keep_colours: bool = True,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """The picture enlarged by the model's factor (see `enlargement`).
+    """The image enlarged by the model's factor (see `enlargement`).
 
     Large ones are drawn in overlapping windows of the training size, which share their noise and are averaged at every
-    step. Grey pictures stay grey, and transparency is enlarged beside the colours.
+    step. Grey images stay grey, and transparency is enlarged beside the colours.
 
     Args:
-        model: a second stage steered by small pictures.
+        model: a second stage conditioned on small images.
         image: of any size and mode.
-        prompt: for models steered by text as well.
-        keep_colours: take off the slow drift of colours against the small picture.
+        prompt: for models conditioned on text as well.
+        keep_colours: take off the slow drift of colours against the small image.
         options: how to sample, as `task_options` makes them.
 
     Raises:
@@ -57,44 +57,44 @@ def upscale_each(
     keep_colours: bool = True,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`upscale` for many pictures, `options.batch` at once; a prompt for each. Otherwise as there."""
+    """`upscale` for many images, `options.batch` at once; a prompt for each. Otherwise as there."""
     options = checked_options(options)
-    prompted = zip(images, one_each(prompts, len(images), "pictures"), strict=True)
+    prompted = zip(images, one_each(prompts, len(images), "images"), strict=True)
     return run_tasks(model, [_task(model, image, prompt, keep_colours) for image, prompt in prompted], options)
 
 
 def _task(model: LatentDiffusion, image: Image.Image, prompt: str | None, keep_colours: bool) -> Task[Image.Image]:
-    part = image_part(model, SMALL, "small pictures")
+    part = image_part(model, SMALL, "small images")
     if part.channels != 3:
-        raise UserError(f"this model's small pictures have {part.channels} channels: they are no RGB pictures")
+        raise UserError(f"this model's small images have {part.channels} channels: they are no RGB images")
     factor = enlargement(model)
     small = from_pil(to_rgb(image, (255, 255, 255)))[None]
     size = (image.height * factor, image.width * factor)
     given = at_latent_size(model, small, factor)
-    canvas = padded(given, second_stage(model).config.denoiser.factor)
+    canvas = pad_to_multiple(given, second_stage(model).config.denoiser.factor)
     f = model.autoencoder.factor
     shape = (canvas.shape[2] * f, canvas.shape[3] * f)
     fields = {SMALL: canvas.to(model.device)}
 
     def finish(drawn: Tensor) -> Image.Image:
-        picture = drawn[None, :, : given.shape[2] * f, : given.shape[3] * f]
-        if picture.shape[-2:] != size:
-            picture = F.interpolate(picture, size=size, mode="bicubic", antialias=True)
+        pil_image = drawn[None, :, : given.shape[2] * f, : given.shape[3] * f]
+        if pil_image.shape[-2:] != size:
+            pil_image = F.interpolate(pil_image, size=size, mode="bicubic", antialias=True)
         if keep_colours:
-            picture = held(picture, small)
-        return _as_mode(to_pil(picture[0]), image)
+            pil_image = held(pil_image, small)
+        return _as_mode(to_pil(pil_image[0]), image)
 
     return Task(SampleRequest(prompt=prompt, count=1, size=shape, fields=fields), finish)
 
 
 def enlargement(model: LatentDiffusion) -> int:
-    """By how much a picture's sides grow: as the model was trained, else by f, as its small pictures are at f."""
+    """By how much an image's sides grow: as the model was trained, else by f, as its small images are at f."""
     known = model.config.inputs.low_resolution
     return model.autoencoder.factor if known is None else known.factor
 
 
 def at_latent_size(model: LatentDiffusion, small: Tensor, factor: int) -> Tensor:
-    """The small picture (1, 3, h, w) as the model reads it: at the latent's size, which is its own where factor = f."""
+    """The small image (1, 3, h, w) as the model reads it: at the latent's size, which is its own where factor = f."""
     f = model.autoencoder.factor
     if factor == f:
         return small
@@ -102,19 +102,19 @@ def at_latent_size(model: LatentDiffusion, small: Tensor, factor: int) -> Tensor
     return F.interpolate(small, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
 
 
-def held(picture: Tensor, small: Tensor) -> Tensor:
-    """The large picture (1, 3, H, W) with the small one's colours: the slow part of their difference is taken off."""
-    difference = small - F.interpolate(picture, size=small.shape[-2:], mode="bilinear", antialias=True)
+def held(pil_image: Tensor, small: Tensor) -> Tensor:
+    """The large image (1, 3, H, W) with the small one's colours: the slow part of their difference is taken off."""
+    difference = small - F.interpolate(pil_image, size=small.shape[-2:], mode="bilinear", antialias=True)
     slow = drift(difference, torch.ones_like(small[:, :1]), DRIFT_CELL)
-    return picture + F.interpolate(slow, size=picture.shape[-2:], mode="bilinear")
+    return pil_image + F.interpolate(slow, size=pil_image.shape[-2:], mode="bilinear")
 
 
-def _as_mode(picture: Image.Image, small: Image.Image) -> Image.Image:
+def _as_mode(pil_image: Image.Image, small: Image.Image) -> Image.Image:
     """Grey where the small one is grey, with its alpha enlarged."""
     grey = small.mode in ("1", "L", "LA", "I", "I;16", "F")
-    made = picture.convert("L") if grey else picture
+    made = pil_image.convert("L") if grey else pil_image
     if small.has_transparency_data:
-        alpha = small.convert("RGBA").getchannel("A").resize(picture.size, Image.Resampling.BICUBIC)
+        alpha = small.convert("RGBA").getchannel("A").resize(pil_image.size, Image.Resampling.BICUBIC)
         made = made.convert("LA" if grey else "RGBA")
         made.putalpha(alpha)
     return made

@@ -28,7 +28,7 @@ from sfumato.data.table import DataConfig
 from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
-from sfumato.training import ema
+from sfumato.training.averages import ema
 from sfumato.training.codebook import CodeCounts, revive_codes, start_codebook
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.optim import (
@@ -61,7 +61,7 @@ class AutoencoderTraining(Schema):
     """Train for so long instead of `steps`: the learning rate follows the clock, which counts the steps alone."""
     part: Literal["whole", "decoder"] = "whole"
     """decoder: encoder and bottleneck stay as `start` has them, so that second stages that know these latents go on
-    working; `sfumato give-decoder` gives them the new decoder."""
+    working; `sfumato replace-decoder` gives them the new decoder."""
     batch: int = Field(16, ge=1)
     accumulate: int = Field(1, ge=1)
     precision: Precision = "auto"

@@ -30,9 +30,8 @@ from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
-from sfumato.training import ema
+from sfumato.training.averages import ema
 from sfumato.training.data import HeldOut, height_width
-from sfumato.training.draws import StepNoise, step_noise
 from sfumato.training.encode import measured_scaling
 from sfumato.training.micro import micro_batch
 from sfumato.training.optim import (
@@ -46,6 +45,7 @@ from sfumato.training.optim import (
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, open_session, resume
 from sfumato.training.state import TrainState
+from sfumato.training.step_noise import StepNoise, step_noise
 from sfumato.training.steps import optimizer_step
 from sfumato.training.workers import Workers
 
@@ -81,7 +81,7 @@ class ClassifierRun(Schema):
     data: DataConfig
     held_out: HeldOut = HeldOut()
     mirrored: bool = False
-    """Cache each picture's mirror image too: not where left and right have a meaning."""
+    """Cache each image's mirror image too: not where left and right have a meaning."""
     train: ClassifierTraining = ClassifierTraining()
 
 
@@ -92,7 +92,7 @@ Export = Callable[[NoisyClassifier, TrainState], None]
 """Writes the folder of the averaged classifier."""
 
 
-def begin_classifier(
+def initial_classifier(
     config: ClassifierRun, first: LatentDiffusion, latents: LatentDataset
 ) -> tuple[LatentClassifier, Scaling]:
     """The classifier to train, with weights drawn from the run's seed, and the scaling of its latents.
@@ -102,7 +102,7 @@ def begin_classifier(
     if "label" not in latents.fields:
         raise UserError(
             f"a classifier needs labels, but the data has the fields {', '.join(latents.fields) or 'none'}: sort the "
-            "pictures into a folder for each class, or name a column in data.label_column"
+            "images into a folder for each class, or name a column in data.label_column"
         )
     asked, there = config.classifier.classes, None if latents.classes is None else len(latents.classes)
     if asked is None and there is None:

@@ -8,7 +8,7 @@ from sfumato.autoencoder.bottleneck import VectorQuantizer, code_counts, kmeans,
 from sfumato.autoencoder.model import Autoencoder, VQConfig
 from sfumato.data.dataset import Dataset
 from sfumato.data.loader import Loader
-from sfumato.training.draws import Batches
+from sfumato.training.step_noise import Batches
 from sfumato.training.workers import Workers
 
 

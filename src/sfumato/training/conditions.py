@@ -6,23 +6,30 @@ from typing import Any
 
 import torch
 
+from sfumato.conditioning.metadata import (
+    ConditioningMetadata,
+    LayoutInput,
+    LowResolutionInput,
+    MapInput,
+    MaskInput,
+    standard_palette,
+)
 from sfumato.data.conditions.boxes import FolderBoxes
 from sfumato.data.conditions.captions import with_drawn_captions
 from sfumato.data.conditions.config import ConditionsConfig
-from sfumato.data.conditions.latents import Drawn, LatentsWithConditions, LowResolution, MaskedLatents, placed
+from sfumato.data.conditions.latents import LatentsWithConditions, LowResolution, MaskedLatents, Sampled, placed
 from sfumato.data.conditions.maps import FolderMaps
-from sfumato.data.conditions.masked import Holes, MaskedPictures
-from sfumato.data.conditions.pictures import FieldSource, ToyBoxes, WithFields
+from sfumato.data.conditions.masked import Holes, MaskedImages
+from sfumato.data.conditions.with_fields import FieldSource, ToyBoxes, WithFields
 from sfumato.data.dataset import Dataset, Example, LatentExample, LatentSource, Progress, UnreadableImage
 from sfumato.data.folder import FolderConfig, FolderDataset
 from sfumato.data.latents import LatentDataset
 from sfumato.data.loader import collate, to_unit
 from sfumato.data.table import DataConfig
 from sfumato.data.toyworld.dataset import ToyWorldConfig
-from sfumato.data.toyworld.draw import MAP_NAMES
+from sfumato.data.toyworld.render import MAP_NAMES
 from sfumato.engine.precision import Precision
 from sfumato.errors import UserError
-from sfumato.inputs import Inputs, LayoutInput, LowResolutionInput, MapInput, MaskInput, standard_palette
 from sfumato.model import LatentDiffusion
 from sfumato.rng import derive
 from sfumato.training.encode import cached_latents
@@ -37,8 +44,10 @@ def with_room(config: DataConfig, conditions: ConditionsConfig) -> DataConfig:
     return config.model_copy(update={"leave_out": (*config.leave_out, *conditions.folders, *conditions.files)})
 
 
-def with_fields(dataset: Dataset, conditions: ConditionsConfig) -> tuple[Dataset, Inputs, tuple[str, ...]]:
-    """The data set with its maps and boxes, what a model of it is steered by, and sentences for the user.
+def with_fields(
+    dataset: Dataset, conditions: ConditionsConfig
+) -> tuple[Dataset, ConditioningMetadata, tuple[str, ...]]:
+    """The data set with its maps and boxes, what a model of it is conditioned on, and sentences for the user.
 
     A folder's are read from its files, the toy world knows them. Raises UserError where maps or boxes are missing or
     wrong.
@@ -49,7 +58,7 @@ def with_fields(dataset: Dataset, conditions: ConditionsConfig) -> tuple[Dataset
     return known, _toy_inputs(conditions), ()
 
 
-def _toy_inputs(conditions: ConditionsConfig) -> Inputs:
+def _toy_inputs(conditions: ConditionsConfig) -> ConditioningMetadata:
     return _drawn_inputs(conditions).model_copy(
         update={
             "map": None
@@ -60,7 +69,9 @@ def _toy_inputs(conditions: ConditionsConfig) -> Inputs:
     )
 
 
-def _folder_with_fields(folder: FolderDataset, conditions: ConditionsConfig) -> tuple[Dataset, Inputs, tuple[str, ...]]:
+def _folder_with_fields(
+    folder: FolderDataset, conditions: ConditionsConfig
+) -> tuple[Dataset, ConditioningMetadata, tuple[str, ...]]:
     sources: list[FieldSource] = []
     notes: tuple[str, ...] = ()
     inputs = _drawn_inputs(conditions)
@@ -77,9 +88,9 @@ def _folder_with_fields(folder: FolderDataset, conditions: ConditionsConfig) -> 
     return (WithFields(folder, sources) if sources else folder), inputs, notes
 
 
-def _drawn_inputs(conditions: ConditionsConfig) -> Inputs:
+def _drawn_inputs(conditions: ConditionsConfig) -> ConditioningMetadata:
     small, mask = conditions.low_resolution, conditions.mask
-    return Inputs(
+    return ConditioningMetadata(
         low_resolution=None
         if small is None
         else LowResolutionInput(factor=small.factor, degradation=small.degradation),
@@ -89,7 +100,7 @@ def _drawn_inputs(conditions: ConditionsConfig) -> Inputs:
 
 def with_conditions(
     latents: LatentDataset,
-    pictures: Dataset,
+    dataset: Dataset,
     first: LatentDiffusion,
     data: DataConfig,
     conditions: ConditionsConfig,
@@ -101,14 +112,14 @@ def with_conditions(
 ) -> LatentSource:
     """What the loop of stage 2 reads: the latents and the fields that are drawn for each.
 
-    For inpainting the masked pictures are encoded first and cached as the others are, so that the encoder never runs in
-    the loop; small pictures are made at each reading. `pictures` are those of the latents, row for row.
+    For inpainting the masked images are encoded first and cached as the others are, so that the encoder never runs in
+    the loop; small images are made at each reading. `images` are those of the latents, row for row.
     """
-    drawn: list[Drawn] = []
+    drawn: list[Sampled] = []
     if conditions.low_resolution is not None:
-        drawn.append(LowResolution(pictures, conditions.low_resolution, _latent_size(latents)))
+        drawn.append(LowResolution(dataset, conditions.low_resolution, _latent_size(latents)))
     if conditions.mask is not None:
-        masked = _masked(pictures, first, data, conditions)
+        masked = _masked(dataset, first, data, conditions)
         encoded = cached_latents(
             first,
             masked,
@@ -121,25 +132,25 @@ def with_conditions(
         )
         drawn.append(MaskedLatents(encoded, conditions.mask.variants, MaskInput(fill=conditions.mask.fill)))
     source = LatentsWithConditions(latents, drawn) if conditions.gives else latents
-    return with_drawn_captions(source, pictures)
+    return with_drawn_captions(source, dataset)
 
 
 def preview_fields(
-    pictures: Dataset, count: int, first: LatentDiffusion, data: DataConfig, conditions: ConditionsConfig
+    dataset: Dataset, count: int, first: LatentDiffusion, data: DataConfig, conditions: ConditionsConfig
 ) -> tuple[dict[str, Any], torch.Tensor]:
-    """A batch's fields for the first `count` pictures, always the same; and the pictures, (n, 3, H, W) in [-1, 1].
+    """A batch's fields for the first `count` images, always the same; and the images, (n, 3, H, W) in [-1, 1].
 
     Raises UserError where none can be read.
     """
-    rows, examples = _readable(pictures, count)
+    rows, examples = _readable(dataset, count)
     images = torch.stack([to_unit(example.image) for example in examples])
     latent_size = first.latent_shape_of((images.shape[2], images.shape[3]))[1:]
     fields = [placed(example.fields, False) for example in examples]
     if conditions.low_resolution is not None:
-        small = LowResolution(pictures, conditions.low_resolution, latent_size)
+        small = LowResolution(dataset, conditions.low_resolution, latent_size)
         fields = [f | small(row, derive(0, "preview", row), False) for row, f in zip(rows, fields, strict=True)]
     if conditions.mask is not None:
-        masked = _masked(pictures, first, data, conditions)
+        masked = _masked(dataset, first, data, conditions)
         values = MaskInput(fill=conditions.mask.fill)
         for row, f in zip(rows, fields, strict=True):
             example = masked[row * conditions.mask.variants]
@@ -151,19 +162,19 @@ def preview_fields(
     return batch.fields, images
 
 
-def _readable(pictures: Dataset, count: int) -> tuple[list[int], list[Example]]:
+def _readable(dataset: Dataset, count: int) -> tuple[list[int], list[Example]]:
     rows: list[int] = []
     examples: list[Example] = []
-    for row in range(len(pictures)):
+    for row in range(len(dataset)):
         try:
-            examples.append(pictures[row])
+            examples.append(dataset[row])
             rows.append(row)
         except UnreadableImage:
             continue
         if len(rows) == count:
             break
     if not rows:
-        raise UserError(f"none of the {len(pictures)} held-out images can be read: check the data folder")
+        raise UserError(f"none of the {len(dataset)} held-out images can be read: check the data folder")
     return rows, examples
 
 
@@ -171,10 +182,8 @@ def _latent_size(latents: LatentDataset) -> tuple[int, int]:
     return latents.header.shape[1], latents.header.shape[2]
 
 
-def _masked(
-    pictures: Dataset, first: LatentDiffusion, data: DataConfig, conditions: ConditionsConfig
-) -> MaskedPictures:
+def _masked(dataset: Dataset, first: LatentDiffusion, data: DataConfig, conditions: ConditionsConfig) -> MaskedImages:
     assert conditions.mask is not None
     size = (data.size, data.size) if isinstance(data.size, int) else data.size
     root = data.path if isinstance(data, FolderConfig) else None
-    return MaskedPictures(pictures, Holes(conditions.mask, size, root), first.autoencoder.factor)
+    return MaskedImages(dataset, Holes(conditions.mask, size, root), first.autoencoder.factor)

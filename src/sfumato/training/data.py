@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from sfumato.checkpoint import write_text
+from sfumato.conditioning.metadata import ConditioningMetadata
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
@@ -19,7 +20,6 @@ from sfumato.data.table import DataConfig, open_dataset
 from sfumato.data.textfile import shown
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
-from sfumato.inputs import Inputs
 from sfumato.schema import Schema
 from sfumato.training.conditions import with_fields, with_room
 
@@ -48,7 +48,7 @@ class RunData:
 
     training: Dataset
     held_out: Dataset | None
-    inputs: Inputs = field(default_factory=Inputs)
+    inputs: ConditioningMetadata = field(default_factory=ConditioningMetadata)
 
     @property
     def measured(self) -> Dataset:
@@ -62,7 +62,7 @@ class RunData:
 
 
 def height_width(config: DataConfig) -> tuple[int, int]:
-    """(H, W) of the pictures a configuration gives."""
+    """(H, W) of the images a configuration gives."""
     size = config.size
     return (size, size) if isinstance(size, int) else size
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sfumato import rng, snapshots
+from sfumato import rng
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.conditioning.composite import Composite
@@ -30,10 +30,9 @@ from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.recorded_step import recordable
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
-from sfumato.training import ema
+from sfumato.training.averages import ema, snapshots
+from sfumato.training.averages.ema import PowerAverages
 from sfumato.training.data import HeldOut, height_width
-from sfumato.training.draws import Keep, StepNoise, step_noise
-from sfumato.training.ema import PowerAverages
 from sfumato.training.micro import MicroBatch, micro_batch, recorded
 from sfumato.training.optim import (
     OptimiserConfig,
@@ -46,6 +45,7 @@ from sfumato.training.optim import (
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, Session, open_session, resume
 from sfumato.training.state import TrainState
+from sfumato.training.step_noise import Keep, StepNoise, step_noise
 from sfumato.training.steps import optimizer_step
 from sfumato.training.workers import Workers
 
@@ -53,7 +53,7 @@ DROPOUT = 0.1
 
 
 class EvaluationConfig(Schema):
-    """A small evaluation while training: samples against held-out pictures; the best model is kept in `best`."""
+    """A small evaluation while training: samples against held-out images; the best model is kept in `best`."""
 
     every: int = Field(0, ge=0)
     """Steps between two; 0 for none."""
@@ -83,7 +83,7 @@ class DiffusionTraining(Schema):
     optimiser: OptimiserConfig = OptimiserConfig()
     ema_decay: float = Field(0.999, ge=0, lt=1)
     power_averages: PowerAverages | None = None
-    """Also keeps averages whose width can be chosen after the training, see `sfumato average`."""
+    """Also keeps averages whose width can be chosen after the training, see `sfumato ema`."""
     seed: int = 0
     log_every: int = Field(50, ge=1)
     preview_every: int = Field(1000, ge=1)
@@ -104,7 +104,7 @@ class DiffusionRun(Schema):
     conditions: ConditionsConfig = ConditionsConfig()
     held_out: HeldOut = HeldOut()
     mirrored: bool = False
-    """Cache each picture's mirror image too: not where left and right have a meaning."""
+    """Cache each image's mirror image too: not where left and right have a meaning."""
     train: DiffusionTraining = DiffusionTraining()
     start: Path | None = None
     """A model folder or run to go on from: its weights, tokenizer and scale of the latents instead of new ones."""
@@ -132,7 +132,7 @@ class DiffusionRun(Schema):
         return self
 
 
-class Steered(nn.Module):
+class ConditionalDenoiser(nn.Module):
     """Denoiser and conditioner as one module: what is trained, averaged and wrapped together."""
 
     def __init__(self, denoiser: nn.Module, conditioner: Conditioner | None) -> None:
@@ -167,19 +167,19 @@ class Steered(nn.Module):
         return self.denoiser(x_t, timestep, condition)
 
 
-Preview = Callable[[Steered, int], Mapping[str, float | list[float]]]
+Preview = Callable[[ConditionalDenoiser, int], Mapping[str, float | list[float]]]
 """Given the averaged networks and the step, draws samples and returns numbers for the log."""
 
-Evaluate = Callable[[Steered, TrainState], Mapping[str, float | list[float]]]
+Evaluate = Callable[[ConditionalDenoiser, TrainState], Mapping[str, float | list[float]]]
 """Measures the averaged networks and returns numbers for the log; may keep them, and note so in the state."""
 
-Export = Callable[[Steered, TrainState], None]
+Export = Callable[[ConditionalDenoiser, TrainState], None]
 """Writes the model folder of the averaged networks."""
 
 
 def train_diffusion(
     config: DiffusionRun,
-    networks: Steered,
+    networks: ConditionalDenoiser,
     schedule: Schedule,
     autoencoder: Autoencoder,
     scaling: Scaling,
@@ -258,17 +258,17 @@ def _begin(
 class Stage2Modules:
     """The networks of stage 2, their average, the power-function averages, and what the objective learns beside."""
 
-    networks: Steered
-    averaged: Steered
+    networks: ConditionalDenoiser
+    averaged: ConditionalDenoiser
     powers: nn.ModuleList
     adaptation: Adaptation
 
 
-def _modules(config: DiffusionRun, networks: Steered, workers: Workers) -> Stage2Modules:
+def _modules(config: DiffusionRun, networks: ConditionalDenoiser, workers: Workers) -> Stage2Modules:
     """At the beginning of a run, on the device."""
     networks = workers.place(networks)
     powers = ema.power_averages_of(networks, config.train.power_averages)
-    return Stage2Modules(networks, ema.average_of(networks), powers, workers.place(begin_adaptation(config)))
+    return Stage2Modules(networks, ema.average_of(networks), powers, workers.place(build_adaptation(config)))
 
 
 def _train_state(config: DiffusionRun, modules: Stage2Modules) -> TrainState:
@@ -347,7 +347,7 @@ def _periodic(
     return tasks
 
 
-def begin_adaptation(config: DiffusionRun) -> Adaptation:
+def build_adaptation(config: DiffusionRun) -> Adaptation:
     """What the objective learns beside the model, at its beginning: chance in it follows from the run's seed."""
     with rng.seeded(config.train.seed, "weights", "adaptation", device=torch.device("cpu")):
         return Adaptation(config.objective)
@@ -361,7 +361,7 @@ def _remember(adaptation: Adaptation, seen: list[tuple[Tensor | None, Tensor]], 
 
 
 def write_snapshots(
-    folder: RunFolder, networks: Steered, powers: nn.ModuleList, config: PowerAverages, state: TrainState
+    folder: RunFolder, networks: ConditionalDenoiser, powers: nn.ModuleList, config: PowerAverages, state: TrainState
 ) -> None:
     """One of each power-function average, of the parameters that are trained, and thins out the older ones."""
     if state.step == state.skipped:

@@ -1,7 +1,7 @@
 """Beside the two stages: the loop that distils a model's decoder into a tiny one, for previews.
 
-The target is the decoder's own picture, not the one that was encoded: it is a function of the latent, so nothing that
-the latent has lost blurs what is learnt, and a preview shows what the decoder will show. Pictures are encoded and
+The target is the decoder's own image, not the one that was encoded: it is a function of the latent, so nothing that
+the latent has lost blurs what is learnt, and a preview shows what the decoder will show. Images are encoded and
 decoded once, before the loop; a step then costs a tiny decoder's passes alone, on random cut-outs of the pairs.
 A distillation takes minutes: it is not resumed, and one that is interrupted leaves what it has learnt.
 """
@@ -15,24 +15,25 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sfumato import flops, pictures, rng
+from sfumato import flops, rng
 from sfumato.autoencoder import losses
 from sfumato.autoencoder.losses import PixelLoss
 from sfumato.autoencoder.model import AutoencoderConfig, autoencoder_digest
 from sfumato.autoencoder.perceptual import NoPerceptual, PerceptualConfig, build_perceptual
 from sfumato.autoencoder.scaling import LatentStatistics
 from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
+from sfumato.autoencoder.tiny_file import DistilledConfig
 from sfumato.data.dataset import Dataset, Example, Progress
 from sfumato.data.loader import Loader, sweep
-from sfumato.distilled import DistilledConfig
 from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.evaluation.image_quality import psnr
+from sfumato.images import to_uint8
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import latents as codec
 from sfumato.schema import Schema
-from sfumato.training import ema
+from sfumato.training.averages import ema
 from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.run import interruptible
@@ -45,7 +46,7 @@ CHEAPER = 20
 """How many times fewer operations than the decoder a tiny one of unstated width takes at least."""
 WIDEST = 128
 MEMORY = 2**30
-"""Bytes of target pictures that are held at most."""
+"""Bytes of target images that are held at most."""
 
 
 class Distillation(Schema):
@@ -56,7 +57,7 @@ class Distillation(Schema):
     blocks: int = Field(3, ge=1)
     pixel: PixelLoss = "l2"
     perceptual: PerceptualConfig = Field(NoPerceptual(), discriminator="kind")
-    pictures: int = Field(1024, ge=1)
+    images: int = Field(1024, ge=1)
     """That are encoded and decoded; fewer where their targets would take more than a GiB."""
     crop: int = Field(16, ge=1)
     """Latent positions along each side of the cut-outs of a step."""
@@ -76,7 +77,7 @@ class Distillation(Schema):
 
 
 class Pairs:
-    """Raw latents and what the decoder makes of them: a data set of the pictures, with the latent as a field.
+    """Raw latents and what the decoder makes of them: a data set of the images, with the latent as a field.
 
     The variants are cut-outs, a latent's and the pixels that belong to it.
     """
@@ -116,7 +117,7 @@ def described(config: Distillation, model: LatentDiffusion) -> DistilledConfig:
     """
     autoencoder = model.config.autoencoder
     if autoencoder.bottleneck.kind == "pixels":
-        raise UserError("a model in pixel space has no decoder to distil: its latents are the pictures")
+        raise UserError("a model in pixel space has no decoder to distil: its latents are the images")
     channels = config.channels if config.channels is not None else _fitting(config, autoencoder)
     return DistilledConfig(
         decoder=_topology(autoencoder, channels, config.blocks), autoencoder=autoencoder_digest(model.autoencoder)
@@ -158,27 +159,27 @@ def gather_pairs(
     seconds: float | None = None,
     progress: Progress | None = None,
 ) -> Pairs:
-    """Encodes pictures, chosen by the seed, and decodes them again; `seconds` ends it early, with what there is then.
+    """Encodes images, chosen by the seed, and decodes them again; `seconds` ends it early, with what there is then.
 
-    Raises UserError if no picture can be read.
+    Raises UserError if no image can be read.
     """
     t_start = time.monotonic()
     H, W = model.config.image_size
-    most = max(1, min(config.pictures, MEMORY // (3 * H * W)))
-    order = torch.randperm(len(dataset), generator=rng.generator(config.seed, "pictures"))[:most].tolist()
+    most = max(1, min(config.images, MEMORY // (3 * H * W)))
+    order = torch.randperm(len(dataset), generator=rng.generator(config.seed, "images"))[:most].tolist()
     latents: list[Tensor] = []
     images: list[Tensor] = []
     for part in sweep(dataset, config.batch, order, unreadable=lambda row, error: None):
         x0, decoded = _decoded(model, part.images)
         latents.append(model.scaling.to_raw(x0).cpu())
-        images.append(pictures.to_uint8(decoded).cpu())
+        images.append(to_uint8(decoded).cpu())
         done = sum(map(len, latents))
         if progress is not None:
             progress(done, len(order))
         if seconds is not None and time.monotonic() - t_start > seconds:
             break
     if not latents:
-        raise UserError(f"none of the {len(order)} pictures can be read: check the data folder")
+        raise UserError(f"none of the {len(order)} images can be read: check the data folder")
     return Pairs(torch.cat(latents), torch.cat(images), config.crop)
 
 
@@ -258,7 +259,7 @@ class Outcome:
 
 @torch.no_grad()
 def judge(model: LatentDiffusion, network: TinyDecoder, dataset: Dataset, count: int = 64) -> Outcome:
-    """Holds the tiny decoder against the model's own on the first pictures of a data set."""
+    """Holds the tiny decoder against the model's own on the first images of a data set."""
     rows = range(min(count, len(dataset)))
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in sweep(dataset, 16, rows, unreadable=lambda row, error: None):
@@ -266,7 +267,7 @@ def judge(model: LatentDiffusion, network: TinyDecoder, dataset: Dataset, count:
         tiny = codec.preview(network, model.scaling, x0)
         found.append((part.images, full.clamp(-1, 1).cpu(), tiny.clamp(-1, 1).cpu()))
     if not found:
-        raise UserError(f"none of the {len(rows)} pictures held out can be read: check the data folder")
+        raise UserError(f"none of the {len(rows)} images held out can be read: check the data folder")
     image, full, tiny = (torch.cat(part) for part in zip(*found, strict=True))
     return Outcome(
         tiny_to_full=psnr(tiny, full).mean().item(),

@@ -33,8 +33,8 @@ def cached_latents(
     """The latents of a data set under the model's autoencoder: opened if cached, else encoded or gone on with.
 
     The cache is keyed by the content of the data and by `encoder_digest`, so that it cannot go stale. `mirrored` adds
-    each picture's mirror image. The processes of a run share the work; of several runs one encodes and the others wait,
-    which `log` is told of. Raises UserError if no picture can be read, or the disk is full.
+    each image's mirror image. The processes of a run share the work; of several runs one encodes and the others wait,
+    which `log` is told of. Raises UserError if no image can be read, or the disk is full.
     """
     workers = workers or Workers()
     example = _first_readable(dataset)

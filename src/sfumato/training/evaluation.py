@@ -1,4 +1,4 @@
-"""A small evaluation while training: samples against held-out pictures in feature space, the best model kept."""
+"""A small evaluation while training: samples against held-out images in feature space, the best model kept."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from sfumato.pipeline import pipeline
 from sfumato.pipeline.latents import NotFiniteError
 from sfumato.pipeline.request import SampleRequest
 from sfumato.training.data import RunData
-from sfumato.training.diffusion import EvaluationConfig, Steered
+from sfumato.training.diffusion import ConditionalDenoiser, EvaluationConfig
 from sfumato.training.previews import Values, skipped, with_networks
 from sfumato.training.state import TrainState
 
@@ -42,7 +42,7 @@ class SampleEvaluation:
     text: Sequence[str] | None
     label: Sequence[int] | None
     precision: Precision
-    keep: Callable[[Steered, TrainState], None]
+    keep: Callable[[ConditionalDenoiser, TrainState], None]
     about: Mapping[str, bool] = field(default_factory=dict)
 
     @classmethod
@@ -52,7 +52,7 @@ class SampleEvaluation:
         data: RunData,
         config: EvaluationConfig,
         precision: Precision,
-        keep: Callable[[Steered, TrainState], None],
+        keep: Callable[[ConditionalDenoiser, TrainState], None],
     ) -> "SampleEvaluation":
         """Against the held-out images (or those of the training), at most MOST_REAL, with their conditions.
 
@@ -86,7 +86,7 @@ class SampleEvaluation:
         """What the number is called in the log."""
         return f"{self.config.metric.upper()}-{self.network.name}"
 
-    def __call__(self, networks: Steered, state: TrainState) -> Values:
+    def __call__(self, networks: ConditionalDenoiser, state: TrainState) -> Values:
         try:
             value = self._distance(pooled(self.network, self._samples(with_networks(self.model, networks))))
         except NotFiniteError as error:

@@ -7,14 +7,14 @@ from typing import Any
 from sfumato import __version__
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
-from sfumato.autoregressive.model import CodeModel
+from sfumato.baselines.model import CodeModel
 from sfumato.classifier import LatentClassifier
 from sfumato.denoiser.classifier import NoisyClassifier
 from sfumato.model import LatentDiffusion, ModelConfig
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
 from sfumato.training.data import RunData, height_width
-from sfumato.training.diffusion import DiffusionRun, Steered
+from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
 from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
@@ -42,7 +42,7 @@ def save_autoencoder(
 
 def save_diffusion(
     model: LatentDiffusion,
-    networks: Steered,
+    networks: ConditionalDenoiser,
     config: DiffusionRun,
     folder: RunFolder,
     state: TrainState,

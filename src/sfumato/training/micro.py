@@ -9,9 +9,9 @@ from torch import Tensor
 from sfumato.conditioning.condition import Fields
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule
-from sfumato.diffusion.times import DrawnTimes
+from sfumato.diffusion.times import RandomTimes
 from sfumato.engine.recorded_step import Named, RecordedGradients
-from sfumato.training.draws import Keep, StepNoise
+from sfumato.training.step_noise import Keep, StepNoise
 
 FIELD, KEEP = "field ", "keep "
 
@@ -24,7 +24,7 @@ class MicroBatch:
     timestep: Tensor
     x0: Tensor
     noise: Tensor
-    times: DrawnTimes
+    times: RandomTimes
     keep: Keep
     fields: Fields
 
@@ -57,7 +57,7 @@ def micro_batch_of(named: Named) -> MicroBatch:
         timestep=named["timestep"],
         x0=named["x0"],
         noise=named["noise"],
-        times=DrawnTimes(named["t"], named.get("part"), named.get("importance")),
+        times=RandomTimes(named["t"], named.get("part"), named.get("importance")),
         keep=parts or named.get("keep"),
         fields={name.removeprefix(FIELD): tensor for name, tensor in named.items() if name.startswith(FIELD)},
     )

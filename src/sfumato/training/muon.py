@@ -18,7 +18,7 @@ MOMENTUM = 0.95
 RMS = 0.2
 """Of the entries of an update, in learning rates: what AdamW's come to, so that one rate suits both."""
 SMALLEST = 16
-"""Channels on either side from which a layer counts as hidden; pictures and latents come and go in fewer."""
+"""Channels on either side from which a layer counts as hidden; images and latents come and go in fewer."""
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s² + c s⁴: from 0.003 and more to 0.4 … 1.2 in four rounds
 ROUNDS = 4
 SHAPES = 64
@@ -26,7 +26,7 @@ SHAPES = 64
 
 
 def is_hidden(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv1d | nn.Conv2d]:
-    """Whether Muon moves the layer's weight: matrices and kernels between features, not what meets pictures or ids."""
+    """Whether Muon moves the layer's weight: matrices and kernels between features, not what meets images or ids."""
     if isinstance(layer, nn.Linear):
         return min(layer.in_features, layer.out_features) >= SMALLEST
     if isinstance(layer, nn.Conv1d | nn.Conv2d):

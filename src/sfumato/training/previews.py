@@ -8,25 +8,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfumato import pictures
 from sfumato.autoencoder.bottleneck import bits_per_dimension, code_counts, codebook_usage
 from sfumato.autoencoder.model import Autoencoder, VQConfig
 from sfumato.autoencoder.scaling import LatentStatistics
-from sfumato.autoregressive.model import CodeModel
+from sfumato.baselines.model import CodeModel
 from sfumato.checkpoint import write_text
 from sfumato.conditioning.condition import Fields
 from sfumato.data.dataset import Dataset
 from sfumato.data.loader import sweep
 from sfumato.engine.precision import Precision, autocast
 from sfumato.evaluation.image_quality import psnr, ssim
+from sfumato.images import image_grid, interleave, save_png
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.latents import NotFiniteError
 from sfumato.pipeline.request import DEFAULT_GUIDANCE, SampleRequest
-from sfumato.training.condition_pictures import condition_pictures
+from sfumato.training.condition_images import condition_images
 from sfumato.training.conditions import preview_fields
 from sfumato.training.data import RunData
-from sfumato.training.diffusion import DiffusionRun, Steered
+from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
 from sfumato.training.transformer import Prompted
 
 Values = Mapping[str, float | list[float]]
@@ -34,7 +34,7 @@ SHOWN = 16
 PREVIEW_SAMPLER = "dpmpp-2m"
 PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 1.5
-"""Of models steered by pictures or boxes, which say more than a text does."""
+"""Of models conditioned on images or boxes, which say more than a text does."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Reconstructions:
                 else:
                     bits.append(bits_per_dimension(encoding.moments).item())
         output = torch.cat(outputs)
-        sheet = pictures.grid(pictures.beside(self.images[:SHOWN], output[:SHOWN]), columns=8)
-        pictures.save_png(self.folder / f"reconstruction-{step:08d}.png", sheet, scale=_scale(output))
+        sheet = image_grid(interleave(self.images[:SHOWN], output[:SHOWN]), columns=8)
+        save_png(self.folder / f"reconstruction-{step:08d}.png", sheet, scale=_scale(output))
         values: dict[str, float | list[float]] = {
             "psnr": psnr(output, self.images).mean().item(),
             "ssim": ssim(output, self.images).mean().item(),
@@ -102,7 +102,7 @@ class Samples:
 
     @classmethod
     def of(cls, model: LatentDiffusion, data: RunData, folder: Path, precision: Precision) -> "Samples":
-        """With the captions or labels of held-out examples, where the model is steered by them."""
+        """With the captions or labels of held-out examples, where the model is conditioned on them."""
         source = data.measured
         conditioner = model.second.conditioner if model.second else None
         reads = () if conditioner is None else conditioner.reads
@@ -114,7 +114,7 @@ class Samples:
             write_text(folder / "prompts.txt", "".join(f"{line}\n" for line in text))  # the same from every process
         return cls(model, folder, text, label, count, precision)
 
-    def __call__(self, networks: Steered, step: int) -> Values:
+    def __call__(self, networks: ConditionalDenoiser, step: int) -> Values:
         model = with_networks(self.model, networks)
         request = SampleRequest(prompt=self.text, label=self.label, count=self.count)
         try:
@@ -122,9 +122,7 @@ class Samples:
                 images = pipeline.sample(model, request).images
         except NotFiniteError as error:
             return skipped("preview", step, error)
-        pictures.save_png(
-            self.folder / f"samples-{step:08d}.png", pictures.grid(images, columns=8), scale=_scale(images)
-        )
+        save_png(self.folder / f"samples-{step:08d}.png", image_grid(images, columns=8), scale=_scale(images))
         return {"sample_mean": images.mean().item(), "sample_std": images.std().item()}
 
 
@@ -140,7 +138,7 @@ class CodeSamples:
 
     @classmethod
     def of(cls, model: CodeModel, data: RunData, folder: Path) -> "CodeSamples":
-        """With the captions or labels of held-out examples, where the model is steered by them."""
+        """With the captions or labels of held-out examples, where the model is conditioned on them."""
         source = data.measured
         reads = () if model.conditioner is None else model.conditioner.reads
         fields = [source[i].fields for i in range(min(SHOWN, len(source)))]
@@ -154,15 +152,13 @@ class CodeSamples:
             images = model.sample_tensor(self.text, self.label, range(self.count))
         except NotFiniteError as error:
             return skipped("preview", step, error)
-        pictures.save_png(
-            self.folder / f"samples-{step:08d}.png", pictures.grid(images, columns=8), scale=_scale(images)
-        )
+        save_png(self.folder / f"samples-{step:08d}.png", image_grid(images, columns=8), scale=_scale(images))
         return {"sample_mean": images.mean().item(), "sample_std": images.std().item()}
 
 
 @dataclass(frozen=True)
-class SteeredSamples:
-    """Draws `previews/` of a model that is steered by pictures or boxes: a row holds condition, sample, and picture."""
+class ConditionedSamples:
+    """Draws `previews/` of a model that is conditioned on images or boxes: a row holds condition, sample, and image."""
 
     model: LatentDiffusion
     folder: Path
@@ -172,7 +168,7 @@ class SteeredSamples:
     about: Mapping[str, bool] = field(default_factory=dict)
 
     @torch.no_grad()
-    def __call__(self, networks: Steered, step: int) -> Values:
+    def __call__(self, networks: ConditionalDenoiser, step: int) -> Values:
         model = with_networks(self.model, networks)
         request = SampleRequest(
             fields=self.fields,
@@ -188,10 +184,10 @@ class SteeredSamples:
                 images = pipeline.sample(model, request).images.cpu()
         except NotFiniteError as error:
             return skipped("preview", step, error)
-        shown = condition_pictures(self.fields, model.config.inputs, self.images)
-        rows = pictures.beside(*shown, images, self.images)
-        sheet = pictures.grid(rows, columns=4 * (len(shown) + 2))
-        pictures.save_png(self.folder / f"samples-{step:08d}.png", sheet, scale=_scale(images))
+        shown = condition_images(self.fields, model.config.inputs, self.images)
+        rows = interleave(*shown, images, self.images)
+        sheet = image_grid(rows, columns=4 * (len(shown) + 2))
+        save_png(self.folder / f"samples-{step:08d}.png", sheet, scale=_scale(images))
         return {"sample_psnr": psnr(images.clamp(-1, 1), self.images).mean().item(), **self.about}
 
 
@@ -211,16 +207,18 @@ def preview_guidance(model: LatentDiffusion) -> float | dict[str, float]:
     return PREVIEW_GUIDANCE if config.condition_dropout > 0 else 1.0
 
 
-def samples_of(model: LatentDiffusion, data: RunData, folder: Path, config: DiffusionRun) -> "Samples | SteeredSamples":
-    """The preview that suits what the model is steered by, on held-out examples."""
+def samples_of(
+    model: LatentDiffusion, data: RunData, folder: Path, config: DiffusionRun
+) -> "Samples | ConditionedSamples":
+    """The preview that suits what the model is conditioned on, on held-out examples."""
     if not config.conditions.gives:
         return Samples.of(model, data, folder, config.train.precision)
     source = data.measured
     fields, images = preview_fields(source, SHOWN, model, config.data, config.conditions)
-    return SteeredSamples(model, folder, fields, images, config.train.precision, data.about_measured)
+    return ConditionedSamples(model, folder, fields, images, config.train.precision, data.about_measured)
 
 
-def with_networks(model: LatentDiffusion, networks: Steered) -> LatentDiffusion:
+def with_networks(model: LatentDiffusion, networks: ConditionalDenoiser) -> LatentDiffusion:
     """The model with the (averaged) networks of a run in the place of its own."""
     assert model.second is not None
     conditioner = networks.conditioner

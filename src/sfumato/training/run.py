@@ -10,10 +10,11 @@ from types import FrameType
 
 from pydantic import BaseModel
 
-from sfumato import checkpoint, snapshots
+from sfumato import checkpoint
 from sfumato.config import parse, parse_mapping, to_yaml
 from sfumato.errors import Interrupted, UserError
 from sfumato.outputs import check_folder, written
+from sfumato.training.averages import snapshots
 from sfumato.training.launch import launched
 from sfumato.training.state import TrainState
 from sfumato.training.workers import Workers

@@ -9,6 +9,7 @@ from sfumato.conditioning.class_label import ClassEmbedder
 from sfumato.conditioning.condition import Conditioner, ConditionSpec
 from sfumato.conditioning.layout import LayoutConfig
 from sfumato.conditioning.lengths import cut_texts
+from sfumato.conditioning.metadata import ConditioningMetadata
 from sfumato.conditioning.spatial import SemanticConfig, SpatialIdentity, SpatialRescaler
 from sfumato.conditioning.table import (
     CompositeConfig,
@@ -24,16 +25,15 @@ from sfumato.data.textfile import shown
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
-from sfumato.inputs import Inputs
 from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig, SecondStage
 from sfumato.training.data import height_width
-from sfumato.training.diffusion import DiffusionRun, Steered
+from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
 from sfumato.training.encode import measured_scaling
 from sfumato.training.start import start_second, started
 
 
 def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
-    """Raises UserError where the pictures' size does not suit the two networks; needs no data."""
+    """Raises UserError where the images' size does not suit the two networks; needs no data."""
     size = height_width(config.data)
     check_factor(size, config.denoiser.factor, "denoiser.channel_multipliers", first)
     small = config.conditions.low_resolution
@@ -45,7 +45,7 @@ def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
 
 
 def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiffusion) -> None:
-    """Raises UserError where latents of pictures of size (H, W) are no multiples of a factor that `key` sets."""
+    """Raises UserError where latents of images of size (H, W) are no multiples of a factor that `key` sets."""
     _, h, w = first.latent_shape_of(size)
     if h % factor or w % factor:
         raise UserError(
@@ -54,7 +54,7 @@ def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiff
         )
 
 
-def fitted(config: ConditionerConfig, inputs: Inputs) -> ConditionerConfig:
+def fitted(config: ConditionerConfig, inputs: ConditioningMetadata) -> ConditionerConfig:
     """The configuration with the data's numbers of classes where it leaves them open (0).
 
     Raises UserError where the data has more, or other, than the conditioner is made for.
@@ -100,7 +100,7 @@ def begin(
     first: LatentDiffusion,
     latents: MeasuredLatents,
     fields: Sequence[str] | None = None,
-    inputs: Inputs | None = None,
+    inputs: ConditioningMetadata | None = None,
     texts: Sequence[str] | None = None,
 ) -> LatentDiffusion:
     """The model to train: the first stage as it is, a second with weights drawn from the run's seed.
@@ -109,7 +109,7 @@ def begin(
     `texts` are what a tokenizer is fitted on, by default the latents' captions.
     Raises UserError where the data lacks a field that the conditioner reads, or the two do not suit each other.
     """
-    inputs = inputs or Inputs()
+    inputs = inputs or ConditioningMetadata()
     chosen = fitted(config.conditioner, inputs)
     before = None if config.start is None else started(config.start)
     kept = None if before is None or before.second is None else stored_tokenizer(before.second.conditioner)
@@ -168,10 +168,10 @@ def caption_notes(conditioner: Conditioner | None, texts: Sequence[str] | None) 
     )
 
 
-def steered(model: LatentDiffusion) -> Steered:
+def steered(model: LatentDiffusion) -> ConditionalDenoiser:
     """Denoiser and conditioner as the loop trains them."""
     assert model.second is not None
-    return Steered(model.second.denoiser, model.second.conditioner)
+    return ConditionalDenoiser(model.second.denoiser, model.second.conditioner)
 
 
 def fitted_tokenizer(config: ConditionerConfig, captions: Sequence[str] | None) -> str | None:

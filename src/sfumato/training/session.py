@@ -99,7 +99,7 @@ class Session(Generic[Item]):
         state, done = self._state, self.done
         if self.log_due:
             counters = {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
-            self.log.record(state.step, {**values, "data_wait_seconds": self.data.stall_seconds, **counters})
+            self.log.record(state.step, {**values, "data_wait_seconds": self.data.data_wait_seconds, **counters})
         self.log.advance(state.step, done, state.images - self._images_before, headline)
 
     def finish(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import UserError
-from sfumato.training import ema
+from sfumato.training.averages import ema
 from sfumato.training.optim import OptimiserConfig, clip_
 from sfumato.training.state import TrainState
 

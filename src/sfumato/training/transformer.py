@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sfumato import rng
 from sfumato.autoencoder.bottleneck import VectorQuantizer, codebook_digest
-from sfumato.autoregressive.model import CodeModel, CodeModelConfig, build_code_model, codebook_of
-from sfumato.autoregressive.network import CodeTransformer, CodeTransformerConfig
+from sfumato.baselines.model import CodeModel, CodeModelConfig, build_code_model, codebook_of
+from sfumato.baselines.network import CodeTransformer, CodeTransformerConfig
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig
 from sfumato.data.dataset import LatentSource
@@ -21,7 +21,7 @@ from sfumato.data.table import DataConfig
 from sfumato.engine.precision import Precision, autocast
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
-from sfumato.training import ema
+from sfumato.training.averages import ema
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.optim import (
     OptimiserConfig,
@@ -68,7 +68,7 @@ class TransformerRun(Schema):
     data: DataConfig
     held_out: HeldOut = HeldOut()
     mirrored: bool = False
-    """Cache each picture's mirror image too: not where left and right have a meaning."""
+    """Cache each image's mirror image too: not where left and right have a meaning."""
     train: TransformerTraining = TransformerTraining()
 
 

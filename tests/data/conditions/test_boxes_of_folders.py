@@ -1,4 +1,4 @@
-"""Boxes beside pictures: framed as the picture is, from COCO and metadata alike, and every mistake named."""
+"""Boxes beside images: framed as the image is, from COCO and metadata alike, and every mistake named."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 
 from sfumato.data.conditions.boxes import FolderBoxes
 from sfumato.data.conditions.config import BoxesConfig
-from sfumato.data.conditions.pictures import WithFields
+from sfumato.data.conditions.with_fields import WithFields
 from sfumato.data.folder import FolderConfig, FolderDataset
 from sfumato.data.transforms import clip_boxes
 from sfumato.errors import UserError
@@ -20,8 +20,8 @@ BOXES = {"0.png": [("dog", (20, 8, 24, 16))], "1.png": [("cat", (4, 30, 20, 12))
 SIZES = {"0.png": (32, 96), "1.png": (64, 40), "2.png": (16, 24)}
 
 
-def pictures(root: Path) -> Path:
-    """Black pictures whose first box is white."""
+def images(root: Path) -> Path:
+    """Black images whose first box is white."""
     (root / "images").mkdir(parents=True)
     for name, (height, width) in SIZES.items():
         pixels = np.zeros((height, width, 3), np.uint8)
@@ -67,7 +67,7 @@ def names_of(data: WithFields) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("options", [{}, {"crop": "random", "flip": True}, {"resize": "pad", "background": "black"}])
 def test_a_box_stays_on_its_object(options: dict, tmp_path: Path) -> None:
-    data = opened(as_metadata(pictures(tmp_path)), BoxesConfig(visible=0.0), **options)
+    data = opened(as_metadata(images(tmp_path)), BoxesConfig(visible=0.0), **options)
     for index in (0, 1):
         for example in [data[index], *(data.variant(index, seed) for seed in range(8))]:
             drawn = torch.zeros(16, 24)
@@ -81,8 +81,8 @@ def test_a_box_stays_on_its_object(options: dict, tmp_path: Path) -> None:
 
 
 def test_coco_and_metadata_say_the_same(tmp_path: Path) -> None:
-    one = opened(as_metadata(pictures(tmp_path / "a")))
-    other = opened(as_coco(pictures(tmp_path / "b")))
+    one = opened(as_metadata(images(tmp_path / "a")))
+    other = opened(as_coco(images(tmp_path / "b")))
     assert names_of(one) == names_of(other) == ("cat", "dog")
     for index in range(3):
         assert one[index].fields == other[index].fields
@@ -91,7 +91,7 @@ def test_coco_and_metadata_say_the_same(tmp_path: Path) -> None:
 
 
 def test_classes_txt_orders_the_categories(tmp_path: Path) -> None:
-    for place in (as_metadata(pictures(tmp_path / "a")), as_coco(pictures(tmp_path / "b"))):
+    for place in (as_metadata(images(tmp_path / "a")), as_coco(images(tmp_path / "b"))):
         (place / "classes.txt").write_text("dog\nbird\ncat\n")
         data = opened(place)
         assert names_of(data) == ("dog", "bird", "cat")
@@ -121,13 +121,13 @@ def test_clipped_boxes_are_dropped_under_a_visible_share() -> None:
     ],
 )
 def test_a_wrong_box_is_named(entry: object, message: str, tmp_path: Path) -> None:
-    root = as_metadata(pictures(tmp_path), {"0.png": [entry]})
+    root = as_metadata(images(tmp_path), {"0.png": [entry]})
     with pytest.raises(UserError, match=message):
         opened(root)
 
 
 def test_labels_and_files_that_are_missing_are_named(tmp_path: Path) -> None:
-    root = as_metadata(pictures(tmp_path))
+    root = as_metadata(images(tmp_path))
     (root / "classes.txt").write_text("dog\nbird\n")
     with pytest.raises(UserError, match=r"has the label 'cat', which is not among the 2 categories: dog, bird"):
         opened(root)

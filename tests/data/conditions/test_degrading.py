@@ -1,4 +1,4 @@
-"""Small pictures: exact where nothing is random, statistics against recorded outputs of the original where it is."""
+"""Small images: exact where nothing is random, statistics against recorded outputs of the original where it is."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from parity import golden, needs_parity
+from sfumato.conditioning.metadata import DegradationName
 from sfumato.data.conditions.degrade import degrade
 from sfumato.data.conditions.resize import blur, gaussian_kernel, resize
-from sfumato.inputs import DegradationName
 from sfumato.rng import numpy_generator
 
 KINDS: tuple[DegradationName, ...] = ("bsr", "bsr-light")
@@ -80,14 +80,14 @@ def test_chance_comes_from_the_generator_alone(by: DegradationName, factor: int)
 
 
 def test_a_size_that_the_factor_does_not_divide_is_named() -> None:
-    with pytest.raises(ValueError, match="a picture of 30x32 cannot shrink by 4"):
+    with pytest.raises(ValueError, match="an image of 30x32 cannot shrink by 4"):
         degrade(noise(30, 32), 4, "bsr", numpy_generator(0))
 
 
 @needs_parity
 @pytest.mark.parametrize("by", KINDS)
 def test_degradations_are_as_strong_as_the_original_s(by: DegradationName) -> None:
-    """Its chance has other sources, so distributions are compared: distance from the clean picture, roughness."""
+    """Its chance has other sources, so distributions are compared: distance from the clean image, roughness."""
     tensors = golden("degrade")
     image = tensors["in/image"].numpy().transpose(2, 0, 1)
     clean = resize(image.astype(np.float32) / 255, (32, 32), "area")

@@ -1,4 +1,4 @@
-"""Masks: how much of a picture each kind covers, where, and that they are functions of their number."""
+"""Masks: how much of an image each kind covers, where, and that they are functions of their number."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from runs import Pictures
+from runs import Images
 from sfumato.data.conditions.config import HOLES, HoleKind, MaskConfig
-from sfumato.data.conditions.holes import LEAST, MOST, cells_of, draw_hole
-from sfumato.data.conditions.masked import Holes, MaskedPictures
+from sfumato.data.conditions.holes import LEAST, MOST, cells_of, random_hole
+from sfumato.data.conditions.masked import Holes, MaskedImages
 from sfumato.errors import UserError
 from sfumato.rng import numpy_generator
 
@@ -26,7 +26,7 @@ COVERAGE: dict[HoleKind, tuple[float, float]] = {
 @pytest.mark.parametrize("kind", HOLES)
 def test_a_kind_covers_its_share_at_any_size(kind: HoleKind) -> None:
     for size in ((64, 64), (96, 160)):
-        holes = np.stack([draw_hole((kind,), size, numpy_generator(i)) for i in range(80)])
+        holes = np.stack([random_hole((kind,), size, numpy_generator(i)) for i in range(80)])
         shares = holes.mean((1, 2))
         assert LEAST <= shares.min() <= shares.max() <= MOST
         assert COVERAGE[kind][0] < shares.mean() < COVERAGE[kind][1], shares.mean()
@@ -39,8 +39,8 @@ def test_a_box_is_a_box_and_strokes_are_not() -> None:
         rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
         return bool(hole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all())
 
-    assert all(full(draw_hole(("box",), (48, 64), numpy_generator(i))) for i in range(20))
-    assert not any(full(draw_hole(("thin",), (48, 64), numpy_generator(i))) for i in range(20))
+    assert all(full(random_hole(("box",), (48, 64), numpy_generator(i))) for i in range(20))
+    assert not any(full(random_hole(("thin",), (48, 64), numpy_generator(i))) for i in range(20))
 
 
 def test_a_cell_is_a_hole_where_any_of_its_pixels_is() -> None:
@@ -49,19 +49,19 @@ def test_a_cell_is_a_hole_where_any_of_its_pixels_is() -> None:
     assert np.array_equal(cells_of(hole, 4), pooled.numpy() > 0)
 
 
-def test_every_picture_has_its_own_masks() -> None:
-    pictures = Pictures(count=3, size=32)
-    masked = MaskedPictures(pictures, Holes(MaskConfig(variants=4, fill="grey"), (32, 32)), 4)
+def test_every_image_has_its_own_masks() -> None:
+    images = Images(count=3, size=32)
+    masked = MaskedImages(images, Holes(MaskConfig(variants=4, fill="grey"), (32, 32)), 4)
     assert len(masked) == 12
     masks = [masked[i].fields["mask"] for i in range(12)]
     assert len({mask.numpy().tobytes() for mask in masks}) > 9
     for i in range(12):
-        whole, holed = pictures[i // 4].image, masked[i].image
+        whole, holed = images[i // 4].image, masked[i].image
         cells = masks[i].repeat_interleave(4, 1).repeat_interleave(4, 2).expand(3, -1, -1) > 0
         assert torch.equal(whole[~cells], holed[~cells]), "nothing changes outside the latent's hole"
         assert bool(((holed == whole) | (holed == 128)).all())
         assert torch.equal(masked[i].image, holed)
-    other = MaskedPictures(pictures, Holes(MaskConfig(variants=4, kinds=("box",)), (32, 32)), 4)
+    other = MaskedImages(images, Holes(MaskConfig(variants=4, kinds=("box",)), (32, 32)), 4)
     assert other.fingerprint() != masked.fingerprint()
 
 
@@ -76,5 +76,5 @@ def test_masks_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.png has no hole: paint white"):
         Holes(MaskConfig(folder="masks"), (20, 44), tmp_path)(0)
     (tmp_path / "masks" / "a.png").unlink()
-    with pytest.raises(UserError, match=r"the folder of masks .*masks holds no pictures"):
+    with pytest.raises(UserError, match=r"the folder of masks .*masks holds no images"):
         Holes(MaskConfig(folder="masks"), (20, 40), tmp_path)

@@ -1,4 +1,4 @@
-"""Label maps beside pictures: framed as the picture is, read in every usual form, and every mistake named."""
+"""Label maps beside images: framed as the image is, read in every usual form, and every mistake named."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from PIL import Image
 from sfumato.data.conditions.class_names import read_class_names
 from sfumato.data.conditions.config import MapsConfig
 from sfumato.data.conditions.maps import FolderMaps, read_ids
-from sfumato.data.conditions.pictures import WithFields
+from sfumato.data.conditions.with_fields import WithFields
 from sfumato.data.folder import FolderConfig, FolderDataset
 from sfumato.data.label_ids import ids_of
 from sfumato.errors import UserError
@@ -26,7 +26,7 @@ def stripes(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def folder_of(root: Path, sizes: list[tuple[int, int]], classes: str = "\n".join(NAMES)) -> Path:
-    """Pictures that are their maps in colour."""
+    """Images that are their maps in colour."""
     for name in ("images", "maps"):
         (root / name).mkdir(parents=True)
     for i, (height, width) in enumerate(sizes):
@@ -50,7 +50,7 @@ def nearest(image: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("options", [{}, {"crop": "random", "flip": True}, {"resize": "pad"}])
-def test_a_map_stays_on_its_picture(options: dict, tmp_path: Path) -> None:
+def test_a_map_stays_on_its_image(options: dict, tmp_path: Path) -> None:
     data = opened(folder_of(tmp_path, [(32, 96), (64, 40), (16, 24)]), **options)
     assert data.fields == ("map",)
     mirrored = 0
@@ -62,14 +62,14 @@ def test_a_map_stays_on_its_picture(options: dict, tmp_path: Path) -> None:
             assert inside.float().mean() > (0.2 if options.get("resize") == "pad" else 0.999)
             seen = nearest(example.image)
             agree = (seen == ids)[inside].float().mean()
-            assert agree > 0.85, (index, agree)  # a resized picture mixes colours at the edges
+            assert agree > 0.85, (index, agree)  # a resized image mixes colours at the edges
             wrong = (seen.flip(-1) == ids)[inside].float().mean()
             assert agree > wrong + 0.1
         mirrored += bool((data[index].fields["map"] == data.variant(index, 1).fields["map"].flip(-1)).all())
     assert torch.equal(data[2].fields["map"], torch.from_numpy(stripes(16, 24, 2)))
 
 
-def test_a_mirrored_picture_has_a_mirrored_map(tmp_path: Path) -> None:
+def test_a_mirrored_image_has_a_mirrored_map(tmp_path: Path) -> None:
     data = opened(folder_of(tmp_path, [(16, 24)]), flip=True)
     flipped = [torch.equal(data.variant(0, seed).image, data[0].image.flip(-1)) for seed in range(20)]
     assert 0 < sum(flipped) < 20
@@ -137,7 +137,7 @@ def spoilt(root: Path, what: str) -> None:
         case "twice":
             (root / "classes.txt").write_text("sky\nsky\nsea\n")
         case "damaged":
-            (root / "maps" / "0.png").write_bytes(b"no picture")
+            (root / "maps" / "0.png").write_bytes(b"no image")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def spoilt(root: Path, what: str) -> None:
         ("id", r"0.png holds the id 7 at row 3, column 5, but classes.txt names only 3 classes \(0 to 2\)"),
         ("colour", r"has the colour #090909 at row 2, column 1, which classes.txt gives to no class: add it"),
         ("uncoloured", r"is in colour, but classes.txt gives no colours: write lines such as"),
-        ("size", r"0.png is 24x16 \(height x width\), but its picture .*0.png is 16x24"),
+        ("size", r"0.png is 24x16 \(height x width\), but its image .*0.png is 16x24"),
         ("missing", r"1 of 2 images have no label map in .*: the first is images/1.png, expected as maps/1.png"),
         ("short", r"holds the id \d at .*classes.txt names only 1 classes"),
         ("no classes", r"classes.txt is missing: write the class names"),
@@ -197,7 +197,7 @@ def test_floats_that_are_no_ids_are_named() -> None:
             ids_of(Image.fromarray(values), "the map")
 
 
-def test_a_rotated_map_is_turned_as_its_picture_is(tmp_path: Path) -> None:
+def test_a_rotated_map_is_turned_as_its_image_is(tmp_path: Path) -> None:
     root = folder_of(tmp_path, [(16, 24)])
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
-from sfumato.data.toyworld.draw import MAP_NAMES
+from sfumato.data.toyworld.render import MAP_NAMES
 from sfumato.data.toyworld.vocabulary import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES, Vocabulary, plural
 from sfumato.errors import UserError
 

@@ -1,10 +1,10 @@
-"""Pictures, maps and boxes agree with each other and with the scene."""
+"""Images, maps and boxes agree with each other and with the scene."""
 
 import numpy as np
 import pytest
 import torch
 
-from sfumato.data.toyworld.draw import MAP_NAMES, background, boxes, render, semantic_maps
+from sfumato.data.toyworld.render import MAP_NAMES, background, boxes, render, semantic_maps
 from sfumato.data.toyworld.scene import CLASSES, Scene, Thing, scene
 from sfumato.data.toyworld.shapes import HALF_EXTENT, distance
 from sfumato.data.toyworld.vocabulary import BACKGROUNDS, COLOURS, SHAPES
@@ -14,7 +14,7 @@ SCENES = [scene(5, index) for index in range(120)]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 72), (96, 40)])
-def test_pictures_maps_and_boxes_agree(size: tuple[int, int]) -> None:
+def test_images_maps_and_boxes_agree(size: tuple[int, int]) -> None:
     height, width = size
     images, maps = render(SCENES, size), semantic_maps(SCENES, size)
     assert images.shape == (120, 3, height, width)
@@ -90,6 +90,6 @@ def test_the_class_is_texture_and_shape_of_the_first_object() -> None:
         assert CLASSES[one.label] == f"{one.things[0].texture} {one.things[0].shape}"
 
 
-def test_too_small_a_picture_is_refused() -> None:
+def test_too_small_a_image_is_refused() -> None:
     with pytest.raises(UserError, match=r"size \(16, 64\) is too small"):
         render(SCENES[:1], (16, 64))

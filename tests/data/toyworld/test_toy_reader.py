@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sfumato.data.toyworld.caption import caption
 from sfumato.data.toyworld.components import label
-from sfumato.data.toyworld.draw import boxes, render, semantic_maps
 from sfumato.data.toyworld.facts import Fact, facts, prompts, score, tally
 from sfumato.data.toyworld.reader import VOID, Reading, read, read_batch, read_maps
+from sfumato.data.toyworld.render import boxes, render, semantic_maps
 from sfumato.data.toyworld.scene import Scene, Thing, scene
 from sfumato.data.toyworld.vocabulary import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
 
@@ -23,13 +23,13 @@ IMAGES = render(SCENES, 64)
 
 
 def through_pillow(change: Callable[[Image.Image], Image.Image]) -> Tensor:
-    pictures = [np.array(change(Image.fromarray(image.permute(1, 2, 0).numpy()))) for image in IMAGES]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    images = [np.array(change(Image.fromarray(image.permute(1, 2, 0).numpy()))) for image in IMAGES]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
-def jpeg(picture: Image.Image) -> Image.Image:
+def jpeg(image: Image.Image) -> Image.Image:
     buffer = io.BytesIO()
-    picture.save(buffer, "jpeg", quality=60)
+    image.save(buffer, "jpeg", quality=60)
     return Image.open(buffer)
 
 
@@ -59,7 +59,7 @@ def test_clean_scenes_are_read_right(readings: list[Reading]) -> None:
 @pytest.mark.parametrize(
     ("damage", "every_kind"),
     [
-        (lambda: through_pillow(lambda picture: picture.filter(ImageFilter.GaussianBlur(0.7))), 0.98),
+        (lambda: through_pillow(lambda image: image.filter(ImageFilter.GaussianBlur(0.7))), 0.98),
         (noisy, 0.98),
         (shifted, 0.98),
         (lambda: through_pillow(jpeg), 0.93),
@@ -81,7 +81,7 @@ def test_other_sizes_are_read_right(size: tuple[int, int]) -> None:
     assert tally(found)["facts"] >= 0.985
 
 
-def test_another_scene_s_picture_scores_near_chance(readings: list[Reading]) -> None:
+def test_another_scene_s_image_scores_near_chance(readings: list[Reading]) -> None:
     others = tally(score(facts(caption(one)), readings[i - 1]) for i, one in enumerate(SCENES))
     assert others["prompts"] == 0
     assert others["facts"] < 0.35
@@ -146,7 +146,7 @@ def test_floats_and_bytes_read_alike(readings: list[Reading]) -> None:
         assert score(facts(one), bytes_).holds == score(facts(one), floats_).holds
 
 
-def test_a_batch_reads_what_each_picture_alone_reads(readings: list[Reading]) -> None:
+def test_a_batch_reads_what_each_image_alone_reads(readings: list[Reading]) -> None:
     assert [read(image) for image in IMAGES[:10]] == readings[:10]
 
 

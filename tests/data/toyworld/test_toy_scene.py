@@ -5,7 +5,7 @@ from itertools import combinations, pairwise, product
 import pytest
 
 from sfumato.data.toyworld.composition import reserved_binding
-from sfumato.data.toyworld.draw import boxes
+from sfumato.data.toyworld.render import boxes
 from sfumato.data.toyworld.scene import Scene, Split, reserved, scene
 from sfumato.data.toyworld.vocabulary import (
     ARRANGEMENTS,

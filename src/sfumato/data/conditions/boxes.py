@@ -1,4 +1,4 @@
-"""Boxes with categories for a folder of pictures: from a COCO file or from the metadata, framed as the picture is."""
+"""Boxes with categories for a folder of images: from a COCO file or from the metadata, framed as the image is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sfumato.conditioning.metadata import LayoutInput
 from sfumato.data.conditions.class_names import read_class_names
 from sfumato.data.conditions.config import BoxesConfig
 from sfumato.data.conditions.maps import IMAGES
@@ -16,11 +17,10 @@ from sfumato.data.reading import displayed_size
 from sfumato.data.strict_json import read_json
 from sfumato.data.transforms import Boxes, clip_boxes
 from sfumato.errors import UserError
-from sfumato.inputs import LayoutInput
 
 _COCO = {"images", "annotations", "categories"}
 _SLACK = 1.5
-"""Pixels that a box may reach over the picture's border: annotations are rounded."""
+"""Pixels that a box may reach over the image's border: annotations are rounded."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FolderBoxes:
     fields = ("boxes", "categories")
 
     def __init__(self, folder: FolderDataset, config: BoxesConfig) -> None:
-        """Reads and checks all boxes. Raises UserError for one outside its picture, of negative size or no category."""
+        """Reads and checks all boxes. Raises UserError for one outside its image, of negative size or no category."""
         self.folder, self.config = folder, config
         root = folder.scan.root
         found, damaged = _find_coco(root, config)
@@ -95,7 +95,7 @@ class FolderBoxes:
 
 
 def _relative(box: _Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The box as fractions. Raises UserError where it is not inside the picture or has a negative size."""
+    """The box as fractions. Raises UserError where it is not inside the image or has a negative size."""
     height, width = size
     x, y, across, down = box.values
     if across < 0 or down < 0:
@@ -136,7 +136,7 @@ def _from_metadata(folder: FolderDataset, column: str) -> dict[str, list[_Box]]:
     found: dict[str, list[_Box]] = {}
     for name, rows in zip(folder.scan.files, folder.scan.metadata, strict=True):
         given = rows.get(column)
-        if given is None and name in found:  # a further caption of the same picture
+        if given is None and name in found:  # a further caption of the same image
             continue
         if given is not None and not isinstance(given, list):
             raise UserError(f"{column!r} of {name} in the metadata is no list: give one object a box")
@@ -185,7 +185,7 @@ def _find_coco(root: Path, config: BoxesConfig) -> tuple[tuple[Path, dict[str, A
 
 
 def _read_coco(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, list[_Box]], tuple[str, ...]]:
-    """Boxes by the file's own names of the pictures, and the categories' names in order of their ids.
+    """Boxes by the file's own names of the images, and the categories' names in order of their ids.
 
     Crowds are left out: their boxes hold no single object.
     """
@@ -209,7 +209,7 @@ def _read_coco(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, list[_
 
 
 def _matching(given: Mapping[str, list[_Box]], name: str) -> list[_Box]:
-    """The boxes of a picture, which the file may name with or without the pictures' folder."""
+    """The boxes of an image, which the file may name with or without the images' folder."""
     inner = name.removeprefix(f"{IMAGES}/")
     for known in (name, inner, PurePosixPath(name).name):
         if known in given:

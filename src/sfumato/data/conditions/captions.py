@@ -44,20 +44,20 @@ class DrawnCaptions:
         return blake2b(content, digest_size=16).hexdigest()
 
 
-def with_drawn_captions(latents: LatentSource, pictures: Dataset) -> LatentSource:
-    """The latents of `pictures`, row for row, with drawn captions where some image has several; else as they are."""
-    choices = choices_of(pictures)
+def with_drawn_captions(latents: LatentSource, images: Dataset) -> LatentSource:
+    """The latents of `images`, row for row, with drawn captions where some image has several; else as they are."""
+    choices = choices_of(images)
     if choices is None or all(len(each) < 2 for each in choices):
         return latents
     return DrawnCaptions(latents, choices)
 
 
-def choices_of(pictures: Dataset) -> Sequence[Choices] | None:
+def choices_of(images: Dataset) -> Sequence[Choices] | None:
     """All captions of each image; None without text, or where the set knows one for each alone."""
-    return pictures.caption_choices() if isinstance(pictures, Captioned) else None
+    return images.caption_choices() if isinstance(images, Captioned) else None
 
 
-def texts_of(pictures: Dataset) -> list[str] | None:
+def texts_of(images: Dataset) -> list[str] | None:
     """Every caption that training may read, for tokenizers and counts; None without text."""
-    choices = choices_of(pictures)
-    return pictures.captions() if choices is None else all_texts(choices)
+    choices = choices_of(images)
+    return images.captions() if choices is None else all_texts(choices)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import ImageColor
 
+from sfumato.conditioning.metadata import Rgb
 from sfumato.data.textfile import LARGEST_CAPTION, lines_of, read_text
 from sfumato.errors import UserError
-from sfumato.inputs import Rgb
 
 _NUMBERS = re.compile(r"^(.*?)[\s,;]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})$")
 _HEX = re.compile(r"^(.*?)[\s,;]+(#[0-9a-fA-F]{6})$")

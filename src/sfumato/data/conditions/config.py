@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from sfumato.inputs import DegradationName
+from sfumato.conditioning.metadata import DegradationName
 from sfumato.schema import Schema
 
 HoleKind = Literal["box", "strokes", "thin", "medium", "thick"]
@@ -33,18 +33,18 @@ class BoxesConfig(Schema):
 
 
 class LowResolutionConfig(Schema):
-    """Small pictures, made on the fly."""
+    """Small images, made on the fly."""
 
     factor: int = Field(default=4, ge=2)
     degradation: DegradationName = "bicubic"
 
 
 class MaskConfig(Schema):
-    """Holes, drawn on the fly or taken from a folder; the masked pictures are encoded before training."""
+    """Holes, drawn on the fly or taken from a folder; the masked images are encoded before training."""
 
     kinds: tuple[HoleKind, ...] = Field(default=HOLES, min_length=1, description="all equally often")
     folder: str | None = Field(default=None, description="below the data folder: its masks (white: hole) instead")
-    variants: int = Field(default=4, ge=1, description="masks a picture, each encoded and cached once")
+    variants: int = Field(default=4, ge=1, description="masks an image, each encoded and cached once")
     fill: Literal["black", "grey"] = "black"
 
     @field_validator("kinds")
@@ -74,7 +74,7 @@ class ConditionsConfig(Schema):
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """Folders below the data folder that hold no pictures to train on."""
+        """Folders below the data folder that hold no images to train on."""
         named = (self.map and self.map.folder, self.mask and self.mask.folder)
         return tuple(name for name in named if name)
 

@@ -1,7 +1,7 @@
-"""From a picture to a small one: bicubic, or degraded as a camera and its user would (BSR, Zhang et al. 2021).
+"""From an image to a small one: bicubic, or degraded as a camera and its user would (BSR, Zhang et al. 2021).
 
 BSR shuffles blurs, two ways of shrinking, noise and JPEG; "bsr" is the strong version, "bsr-light" the mild one with
-which the paper's super-resolution model for real pictures was trained (appendix D.6). Shrinking to the final size comes
+which the paper's super-resolution model for real images was trained (appendix D.6). Shrinking to the final size comes
 after the random shrinking, wherever the two fall. All chance comes from one generator.
 """
 
@@ -12,12 +12,12 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from sfumato.conditioning.metadata import DegradationName
 from sfumato.data.conditions.resize import Floats, Interpolation, blur, gaussian_kernel, resize
 from sfumato.data.transforms import Pixels
-from sfumato.inputs import DegradationName
 
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("linear", "cubic", "area")
-_PRE_SHRINKING = 0.25  # how often a picture that shrinks by 4 is halved first
+_PRE_SHRINKING = 0.25  # how often an image that shrinks by 4 is halved first
 _JPEG = 0.9  # how often it is compressed in between; it always is at the end
 
 
@@ -47,7 +47,7 @@ def degrade(image: Pixels, factor: int, by: DegradationName, rng: np.random.Gene
     """
     _, H, W = image.shape
     if H % factor or W % factor:
-        raise ValueError(f"a picture of {H}x{W} cannot shrink by {factor}: take a multiple of it")
+        raise ValueError(f"an image of {H}x{W} cannot shrink by {factor}: take a multiple of it")
     small = (H // factor, W // factor)
     if by == "bicubic":
         return bicubic(image, small)
@@ -56,8 +56,8 @@ def degrade(image: Pixels, factor: int, by: DegradationName, rng: np.random.Gene
 
 def bicubic(image: Pixels, size: tuple[int, int]) -> Pixels:
     """uint8 (3, H, W) -> uint8 (3, *size), filtered against aliasing where it shrinks."""
-    picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    pil_image = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    resized = pil_image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 

@@ -17,7 +17,7 @@ from sfumato.data.conditions.config import HoleKind
 Hole = NDArray[np.bool_]
 
 LEAST, MOST = 0.01, 0.8
-"""Of the picture's area: a mask outside is drawn again."""
+"""Of the image's area: a mask outside is drawn again."""
 _TRIES = 20
 
 
@@ -40,8 +40,8 @@ _KINDS: dict[HoleKind, _Chains] = {
 }
 
 
-def draw_hole(kinds: Sequence[HoleKind], size: tuple[int, int], rng: np.random.Generator) -> Hole:
-    """One mask (H, W), True in the hole, of one of the kinds; between LEAST and MOST of the picture is hole."""
+def random_hole(kinds: Sequence[HoleKind], size: tuple[int, int], rng: np.random.Generator) -> Hole:
+    """One mask (H, W), True in the hole, of one of the kinds; between LEAST and MOST of the image is hole."""
     kind = kinds[int(rng.integers(len(kinds)))]
     for _ in range(_TRIES):
         hole = _draw(kind, size, rng)
@@ -60,7 +60,7 @@ def _draw(kind: HoleKind, size: tuple[int, int], rng: np.random.Generator) -> Ho
 
 
 def _boxes(size: tuple[int, int], rng: np.random.Generator, count: int) -> Hole:
-    """Sides from an eighth to six tenths of the picture's; several are smaller."""
+    """Sides from an eighth to six tenths of the image's; several are smaller."""
     H, W = size
     hole = np.zeros(size, bool)
     for _ in range(count):

@@ -10,17 +10,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from sfumato.conditioning.metadata import MaskInput
 from sfumato.data.conditions.config import LowResolutionConfig
 from sfumato.data.conditions.degrade import bicubic, degrade
 from sfumato.data.dataset import Dataset, LatentExample
 from sfumato.data.latents import LatentDataset
 from sfumato.data.loader import to_unit
 from sfumato.data.transforms import flips
-from sfumato.inputs import MaskInput
 from sfumato.rng import derive, numpy_generator
 
 
-class Drawn(Protocol):
+class Sampled(Protocol):
     """Fields of row `index`, of its mirror image where `mirrored`; chance comes from the seed alone."""
 
     @property
@@ -32,15 +32,15 @@ class Drawn(Protocol):
 
 
 class LowResolution:
-    """`low_resolution` (3, h, w) float32 in [-1, 1] at the latent's size, made of the picture at each reading."""
+    """`low_resolution` (3, h, w) float32 in [-1, 1] at the latent's size, made of the image at each reading."""
 
     fields = ("low_resolution",)
 
-    def __init__(self, pictures: Dataset, config: LowResolutionConfig, latent_size: tuple[int, int]) -> None:
-        self.pictures, self.config, self.latent_size = pictures, config, latent_size
+    def __init__(self, images: Dataset, config: LowResolutionConfig, latent_size: tuple[int, int]) -> None:
+        self.images, self.config, self.latent_size = images, config, latent_size
 
     def __call__(self, index: int, seed: int, mirrored: bool) -> dict[str, Any]:
-        image = self.pictures[index].image.numpy()
+        image = self.images[index].image.numpy()
         image = image[:, :, ::-1] if mirrored else image
         rng = numpy_generator(seed, "degrade")
         small = degrade(image, self.config.factor, self.config.degradation, rng)
@@ -49,11 +49,11 @@ class LowResolution:
         return {"low_resolution": to_unit(torch.from_numpy(small))}
 
     def fingerprint(self) -> str:
-        return f"{self.pictures.fingerprint()}-{self.config.model_dump_json()}-{self.latent_size}"
+        return f"{self.fingerprint()}-{self.config.model_dump_json()}-{self.latent_size}"
 
 
 class MaskedLatents:
-    """`masked_latent` (C, h, w), the masked picture's unscaled latent (its posterior's mean), and `mask` (1, h, w).
+    """`masked_latent` (C, h, w), the masked image's unscaled latent (its posterior's mean), and `mask` (1, h, w).
 
     One of the cached variants of the row is drawn; `values` says what the mask holds.
     """
@@ -61,7 +61,7 @@ class MaskedLatents:
     fields = ("masked_latent", "mask")
 
     def __init__(self, cached: LatentDataset, variants: int, values: MaskInput) -> None:
-        """`cached` holds `variants` rows for each row of the latents, as `MaskedPictures` numbers them."""
+        """`cached` holds `variants` rows for each row of the latents, as `MaskedImages` numbers them."""
         self.cached, self.variants, self.values = cached, variants, values
 
     def __call__(self, index: int, seed: int, mirrored: bool) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class MaskedLatents:
 class LatentsWithConditions:
     """Cached latents with drawn fields; maps and boxes among the cached ones are mirrored with their latent."""
 
-    def __init__(self, latents: LatentDataset, drawn: Sequence[Drawn]) -> None:
+    def __init__(self, latents: LatentDataset, drawn: Sequence[Sampled]) -> None:
         self.latents, self.drawn = latents, tuple(drawn)
 
     @property
@@ -117,7 +117,7 @@ class LatentsWithConditions:
 
 
 def placed(fields: Mapping[str, Any], mirrored: bool) -> dict[str, Any]:
-    """A picture's fields as conditioners read them: boxes as tensors (N, 4) and (N,); all mirrored where asked."""
+    """An image's fields as conditioners read them: boxes as tensors (N, 4) and (N,); all mirrored where asked."""
     out = dict(fields)
     if "boxes" in out and "categories" in out:
         boxes = np.array(out["boxes"], np.float32).reshape(-1, 4)

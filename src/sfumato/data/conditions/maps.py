@@ -1,4 +1,4 @@
-"""Label maps of a folder of pictures: ids by grey value or palette index, or colours that classes.txt names."""
+"""Label maps of a folder of images: ids by grey value or palette index, or colours that classes.txt names."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sfumato.conditioning.metadata import MapInput, standard_palette
 from sfumato.data.conditions.class_names import ClassNames, hex_of, read_class_names
 from sfumato.data.conditions.config import MapsConfig
 from sfumato.data.contents import file_hashes
@@ -21,7 +22,6 @@ from sfumato.data.opening import is_image, opened
 from sfumato.data.reading import displayed_size, open_ids
 from sfumato.data.transforms import Ids
 from sfumato.errors import UserError
-from sfumato.inputs import MapInput, standard_palette
 
 IMAGES = "images"
 """The sub-folder whose name may be left out of a map's path."""
@@ -88,12 +88,12 @@ def _check_ids(ids: NDArray[np.integer[Any]], count: int, void: int | None, path
 
 
 class FolderMaps:
-    """The field `map`, (H, W) integers, of each picture of a folder, framed as the picture is."""
+    """The field `map`, (H, W) integers, of each image of a folder, framed as the image is."""
 
     fields = ("map",)
 
     def __init__(self, folder: FolderDataset, config: MapsConfig) -> None:
-        """Finds the maps and reads their headers. UserError where one is missing or not of its picture's size."""
+        """Finds the maps and reads their headers. UserError where one is missing or not of its image's size."""
         self.folder, self.config = folder, config
         root = folder.scan.root
         self.classes = read_class_names(root / config.classes, folder.config.encoding)
@@ -128,14 +128,14 @@ class FolderMaps:
         facts = (self._hashes, self.classes, self.config.void)
         return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
-    def _look(self, picture: Path, path: Path) -> None:
+    def _look(self, image: Path, path: Path) -> None:
         try:
-            size, wanted = displayed_size(path), displayed_size(picture)
+            size, wanted = displayed_size(path), displayed_size(image)
         except UnreadableImage as error:
-            raise UserError(f"map {path} of {picture} cannot be read ({error.reason}): save it as PNG") from None
+            raise UserError(f"map {path} of {image} cannot be read ({error.reason}): save it as PNG") from None
         if size != wanted:
             raise UserError(
-                f"map {path} is {size[0]}x{size[1]} (height x width), but its picture {picture} is "
+                f"map {path} is {size[0]}x{size[1]} (height x width), but its image {image} is "
                 f"{wanted[0]}x{wanted[1]}: save both at one size"
             )
 
@@ -150,10 +150,10 @@ class FolderMaps:
 
 
 def _find(files: Sequence[str], root: Path, below: str) -> dict[str, Path]:
-    """The map of each picture: the same path in the maps' folder, with any ending of a picture."""
+    """The map of each image: the same path in the maps' folder, with any ending of an image."""
     place = root / below
     if not place.is_dir():
-        raise UserError(f"the folder of label maps {place} does not exist: put a map there for each picture")
+        raise UserError(f"the folder of label maps {place} does not exist: put a map there for each image")
     there: dict[str, str] = {}
     for name in list_files(place):
         if is_image(name):

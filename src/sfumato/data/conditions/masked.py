@@ -1,4 +1,4 @@
-"""Pictures with holes: what is encoded before an inpainting model trains, several masks a picture."""
+"""Images with holes: what is encoded before an inpainting model trains, several masks an image."""
 
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.data.conditions.config import MaskConfig
-from sfumato.data.conditions.holes import Hole, cells_of, draw_hole
+from sfumato.data.conditions.holes import Hole, cells_of, random_hole
 from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import Dataset, Example, UnreadableImage
 from sfumato.data.listing import list_files
 from sfumato.data.masks import read_mask
 from sfumato.data.opening import is_image
-from sfumato.data.reading import glance, open_ids
+from sfumato.data.reading import open_ids, read_header
 from sfumato.errors import UserError
 from sfumato.rng import numpy_generator
 
@@ -24,7 +24,7 @@ _FILL = {"black": 0, "grey": 128}
 
 
 class Holes:
-    """Masks by number, (H, W) bool: drawn, or from a folder, any for any picture."""
+    """Masks by number, (H, W) bool: drawn, or from a folder, any for any image."""
 
     def __init__(self, config: MaskConfig, size: tuple[int, int], root: Path | None = None) -> None:
         """Raises UserError for a folder of masks that is missing, empty or cannot be read."""
@@ -34,7 +34,7 @@ class Holes:
     def __call__(self, number: int) -> Hole:
         rng = numpy_generator(0, "mask", number)
         if not self._files:
-            return draw_hole(self.config.kinds, self.size, rng)
+            return random_hole(self.config.kinds, self.size, rng)
         return _read_mask(self._files[int(rng.integers(len(self._files)))], self.size)
 
     @cached_property
@@ -52,10 +52,10 @@ def _mask_files(folder: str, root: Path | None) -> tuple[Path, ...]:
     place = root / folder
     found = tuple(place / name for name in list_files(place) if is_image(name))
     if not found:
-        raise UserError(f"the folder of masks {place} holds no pictures: put masks there, white where the hole is")
+        raise UserError(f"the folder of masks {place} holds no images: put masks there, white where the hole is")
     for path in found:
         try:
-            glance(path)
+            read_header(path)
         except UnreadableImage as error:
             raise UserError(f"mask {path} cannot be read ({error.reason}): save it as PNG") from None
     return found
@@ -77,25 +77,25 @@ def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
     return hole
 
 
-class MaskedPictures:
-    """`variants` examples a picture, one after the other, each with another hole filled; the field `mask`.
+class MaskedImages:
+    """`variants` examples an image, one after the other, each with another hole filled; the field `mask`.
 
-    `mask` is uint8 (1, h, w), 1 where a cell of the latent's grid is touched by the hole. Example i is of picture
+    `mask` is uint8 (1, h, w), 1 where a cell of the latent's grid is touched by the hole. Example i is of image
     i // variants, and its hole is a function of i.
     """
 
     fields: tuple[str, ...] = ("mask",)
     classes: tuple[str, ...] | None = None
 
-    def __init__(self, pictures: Dataset, holes: Holes, factor: int) -> None:
+    def __init__(self, images: Dataset, holes: Holes, factor: int) -> None:
         """`factor` is the autoencoder's."""
-        self.pictures, self.holes, self.factor = pictures, holes, factor
+        self.images, self.holes, self.factor = images, holes, factor
 
     def __len__(self) -> int:
-        return len(self.pictures) * self.holes.config.variants
+        return len(self.images) * self.holes.config.variants
 
     def __getitem__(self, index: int) -> Example:
-        image = self.pictures[index // self.holes.config.variants].image
+        image = self.images[index // self.holes.config.variants].image
         hole = self.holes(index)
         filled = image.masked_fill(torch.from_numpy(hole.copy()), _FILL[self.holes.config.fill])
         cells = torch.from_numpy(cells_of(hole, self.factor).astype(np.uint8))
@@ -105,5 +105,5 @@ class MaskedPictures:
         return None
 
     def fingerprint(self) -> str:
-        parts = (self.pictures.fingerprint(), self.holes.fingerprint(), str(self.factor))
+        parts = (self.images.fingerprint(), self.holes.fingerprint(), str(self.factor))
         return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Resizing and filtering of float pictures (3, H, W) with numpy alone, quick on small ones."""
+"""Resizing and filtering of float images (3, H, W) with numpy alone, quick on small ones."""
 
 from typing import Literal
 
@@ -70,7 +70,7 @@ def gaussian_kernel(size: int, deviations: tuple[float, float], angle: float) ->
 
 
 def blur(image: Floats, kernel: Floats) -> Floats:
-    """(3, H, W) convolved with a kernel (k, k), the picture mirrored at its border; by Fourier transforms."""
+    """(3, H, W) convolved with a kernel (k, k), the image mirrored at its border; by Fourier transforms."""
     _, H, W = image.shape
     k = kernel.shape[0]
     low, high = k // 2, (k - 1) // 2  # an even kernel's centre is between two pixels, here at the second

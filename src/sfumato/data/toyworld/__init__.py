@@ -1,1 +1,1 @@
-"""An embedded world of captioned scenes, drawn from a seed, and a reader that says what a picture shows."""
+"""An embedded world of captioned scenes, drawn from a seed, and a reader that says what an image shows."""

@@ -23,7 +23,7 @@ def label(masks: NDArray[np.bool_]) -> NDArray[np.int32]:
     firsts = np.searchsorted(row_of, np.arange(batch * height + 1)).tolist()
     start_list, end_list = starts.tolist(), ends.tolist()
     for row in range(1, batch * height):
-        if row % height == 0:  # the first row of the next picture touches nothing above
+        if row % height == 0:  # the first row of the next image touches nothing above
             continue
         above, current = firsts[row - 1], firsts[row]
         while above < firsts[row] and current < firsts[row + 1]:

@@ -4,7 +4,7 @@ Two rules, both fixed for ever and independent of the seed:
 
 - *bindings*: eight (shape, colour) pairs, one for every shape and every colour, so each atom is still seen in training
   with all seven other partners;
-- *constellations*: one in eight of the combinations in a picture with several objects, by hash: (shape, colour,
+- *constellations*: one in eight of the combinations in an image with several objects, by hash: (shape, colour,
   relation, shape, colour) of a pair or of two neighbours in a row, with "A above B" and "B below A" the same
   constellation, and (count, shape, colour) of a group.
 

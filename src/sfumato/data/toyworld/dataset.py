@@ -1,4 +1,4 @@
-"""The toy world as a data set: pictures drawn on the fly, nothing on disk."""
+"""The toy world as a data set: images drawn on the fly, nothing on disk."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,20 +8,20 @@ import torch
 
 from sfumato.data.dataset import Example
 from sfumato.data.toyworld.caption import caption
-from sfumato.data.toyworld.draw import boxes, height_width, render, semantic_maps
+from sfumato.data.toyworld.render import boxes, height_width, render, semantic_maps
 from sfumato.data.toyworld.scene import CLASSES, FULL, Scene, Split, scene
 from sfumato.data.toyworld.vocabulary import Vocabulary
 from sfumato.errors import UserError
 from sfumato.schema import Schema
 
 FIELDS: tuple[str, ...] = ("text", "label", "map", "boxes")
-# Counted up whenever the same configuration would give other pictures or captions.
+# Counted up whenever the same configuration would give other images or captions.
 _EDITION = 1
 _CAPTION_SAMPLE = 4096
 
 
 class ToyWorldConfig(Schema):
-    """A toy world: `size` is H = W or (H, W), at least 32; `fields` are what an example carries beside the picture."""
+    """A toy world: `size` is H = W or (H, W), at least 32; `fields` are what an example carries beside the image."""
 
     kind: Literal["toy"] = "toy"
     size: int | tuple[int, int] = 64

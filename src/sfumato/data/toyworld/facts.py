@@ -1,4 +1,4 @@
-"""What can be true of a picture, stated one by one, and how a reading is held against it."""
+"""What can be true of an image, stated one by one, and how a reading is held against it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -81,8 +81,8 @@ def facts(source: Scene | Description | str) -> tuple[Fact, ...]:
 def score(stated_facts: Sequence[Fact], reading: Reading) -> Score:
     """Which facts hold in a reading.
 
-    Where several objects are mentioned, each is a different object of the picture, chosen so that most facts hold. A
-    single mention of several objects ("three green stars") speaks of every object in the picture: its facts hold only
+    Where several objects are mentioned, each is a different object of the image, chosen so that most facts hold. A
+    single mention of several objects ("three green stars") speaks of every object in the image: its facts hold only
     if all of them agree.
     """
     mentions = 1 + max((fact.subject for fact in stated_facts if fact.subject is not None), default=-1)
@@ -133,7 +133,7 @@ def _position(thing: Seen) -> str:
 
 
 def prompts(n: int, split: Split = "held-out", seed: int = 0, vocabulary: Vocabulary = FULL) -> list[Prompt]:
-    """Captions of the first `n` scenes of a split, with what they state, to score generated pictures against."""
+    """Captions of the first `n` scenes of a split, with what they state, to score generated images against."""
     scenes = [scene(seed, index, split, vocabulary) for index in range(n)]
     return [Prompt(caption(drawn), facts(stated(drawn))) for drawn in scenes]
 

@@ -1,6 +1,6 @@
-"""Where objects go: every arrangement keeps them apart and inside the picture.
+"""Where objects go: every arrangement keeps them apart and inside the image.
 
-Coordinates are fractions of width and height; radii are fractions of the shorter side, so in a picture that is not
+Coordinates are fractions of width and height; radii are fractions of the shorter side, so in an image that is not
 square objects can only be further apart than here.
 """
 
@@ -55,7 +55,7 @@ def line(draws: Draws, radii: Sequence[float]) -> list[float]:
 
 
 def beside(draws: Draws, radii: Sequence[float], wander: float) -> list[float]:
-    """Centres along the other axis: near the middle, inside the picture."""
+    """Centres along the other axis: near the middle, inside the image."""
     common = draws.uniform(-wander, wander)
     centres = []
     for radius in radii:
@@ -94,7 +94,7 @@ def group(draws: Draws, count: int, radius: float) -> list[Point]:
 
 
 def spot(draws: Draws, centre: Point, radius: float) -> Point:
-    """Near the named position, inside the picture."""
+    """Near the named position, inside the image."""
     return _inside(draws, centre, 0.04, radius)
 
 

@@ -1,4 +1,4 @@
-"""Reads a picture of the toy world without a network: which objects are where, and how they look.
+"""Reads an image of the toy world without a network: which objects are where, and how they look.
 
 Segment against the best fitting background, label the components, then explain each by the palette (colour), by drawn
 templates of every shape (shape, size) and of the patterns (texture). What fits nothing is "unclear", and no fact is
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.toyworld.components import label
-from sfumato.data.toyworld.draw import PERIOD, SMALLEST, accent_share, background
+from sfumato.data.toyworld.render import PERIOD, SMALLEST, accent_share, background
 from sfumato.data.toyworld.shapes import distance
 from sfumato.data.toyworld.vocabulary import BACKGROUNDS, COLOURS, SHAPES, SIZE_BOUNDARY
 
@@ -26,7 +26,7 @@ UNCLEAR = "unclear"
 VOID = 255
 """Of a pixel in `read_maps`: no class."""
 _LUMA_CHROMA = np.array([[0.299, 0.587, 0.114], [0.6, -0.5, -0.1], [-0.2, -0.4, 0.6]], np.float32)
-_WORKING_SIDE = 64  # larger pictures are averaged down to at least this: noise goes, shapes stay
+_WORKING_SIDE = 64  # larger images are averaged down to at least this: noise goes, shapes stay
 _FOREGROUND = 26.0  # distance from the background that makes a pixel part of an object
 _DEBRIS = 0.006  # components of less than this part of the squared shorter side are not objects
 _WORST_FIT = 0.66  # overlap with the best template below which a shape is unclear
@@ -63,7 +63,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows: objects from the largest to the smallest; `aspect` is width over height."""
+    """What an image shows: objects from the largest to the smallest; `aspect` is width over height."""
 
     objects: tuple[Seen, ...]
     background: str
@@ -81,18 +81,18 @@ class _Fit(NamedTuple):
 
 
 def read(image: Tensor) -> Reading:
-    """Reads one picture (3, H, W), uint8 or float in [-1, 1]; ValueError for another shape or below 32 pixels."""
+    """Reads one image (3, H, W), uint8 or float in [-1, 1]; ValueError for another shape or below 32 pixels."""
     return read_batch(image[None])[0]
 
 
 def read_batch(images: Tensor) -> list[Reading]:
-    """Reads pictures (B, 3, H, W), uint8 or float in [-1, 1]: the same as one by one, and faster."""
+    """Reads images (B, 3, H, W), uint8 or float in [-1, 1]: the same as one by one, and faster."""
     aspect = images.shape[3] / images.shape[2]
     return [Reading(tuple(found.thing for found in all_), name, aspect) for name, all_, _ in _look(images)]
 
 
 def read_maps(images: Tensor) -> Tensor:
-    """Which class each pixel of pictures (B, 3, H, W) shows: uint8 (B, H, W), as `draw.semantic_maps` gives them.
+    """Which class each pixel of images (B, 3, H, W) shows: uint8 (B, H, W), as `draw.semantic_maps` gives them.
 
     A pixel that an object covers by more than half has the class of its shape, `VOID` where the shape is unclear; too
     small components are `VOID`, everything else is background. Errors as `read_batch`.
@@ -118,22 +118,22 @@ class _Found(NamedTuple):
 
 
 def _look(images: Tensor) -> Iterator[tuple[str, list[_Found], NDArray[np.bool_]]]:
-    """Of each picture: the background's name, the objects from the largest to the smallest, and the debris (h, w)."""
+    """Of each image: the background's name, the objects from the largest to the smallest, and the debris (h, w)."""
     if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < SMALLEST:
         raise ValueError(
-            f"the reader takes pictures (B, 3, H, W) of {SMALLEST} pixels or more, not {tuple(images.shape)}"
+            f"the reader takes images (B, 3, H, W) of {SMALLEST} pixels or more, not {tuple(images.shape)}"
         )
-    pictures = _working_copy(images)
-    fitted = [_fit_background(picture) for picture in pictures]
+    small = _working_copy(images)
+    fitted = [_fit_background(image) for image in small]
     away = np.stack([apart for _, apart in fitted])
     labels = label(away > _FOREGROUND)
-    side = min(pictures.shape[2:])
-    for picture, (name, apart), marks in zip(pictures, fitted, labels, strict=True):
+    side = min(small.shape[2:])
+    for image, (name, apart), marks in zip(small, fitted, labels, strict=True):
         identities, areas = np.unique(marks, return_counts=True)
         order = sorted(zip(-areas, identities, strict=True))
         kept = [int(mark) for area, mark in order if mark and -area >= _DEBRIS * side * side]
         debris = (marks != 0) & ~np.isin(marks, kept)
-        yield name, [_explain(picture, apart, marks, mark) for mark in kept], debris
+        yield name, [_explain(image, apart, marks, mark) for mark in kept], debris
 
 
 def _working_copy(images: Tensor) -> Array:
@@ -165,21 +165,21 @@ def _length(difference: Array, axis: int) -> Array:
     return np.sqrt(np.square(difference).sum(axis=axis))
 
 
-def _fit_background(picture: Array) -> tuple[str, Array]:
+def _fit_background(image: Array) -> tuple[str, Array]:
     """The name of the background and each pixel's distance from it (h, w), a global colour shift taken out."""
-    candidates = _backgrounds(*picture.shape[1:])
-    apart = _length(candidates - picture, axis=1)
+    candidates = _backgrounds(*image.shape[1:])
+    apart = _length(candidates - image, axis=1)
     closeness = np.clip(1 - apart / 40, 0, None).mean(axis=(1, 2))
     best = int(closeness.argmax())
     near = apart[best] < 40
     if near.mean() < 0.3:
         return UNCLEAR, apart[best]
-    difference = picture - candidates[best]
+    difference = image - candidates[best]
     shift = np.median(difference[:, near], axis=1)
     return list(BACKGROUNDS)[best], _length(difference - shift[:, None, None], axis=0)
 
 
-def _explain(picture: Array, apart: Array, marks: NDArray[np.int32], mark: int) -> _Found:
+def _explain(image: Array, apart: Array, marks: NDArray[np.int32], mark: int) -> _Found:
     """Names one component."""
     height, width = marks.shape
     side = min(height, width)
@@ -188,7 +188,7 @@ def _explain(picture: Array, apart: Array, marks: NDArray[np.int32], mark: int) 
     x0, x1 = max(int(xs.min()) - 2, 0), min(int(xs.max()) + 3, width)
     window = np.s_[y0:y1, x0:x1]
     mine = marks[window] == mark
-    pixels = picture[:, y0:y1, x0:x1]
+    pixels = image[:, y0:y1, x0:x1]
     colour, misfits = _explain_colour(pixels, mine)
     padded = np.pad(mine, 1)
     nearby = padded[:-2] | padded[1:-1] | padded[2:]

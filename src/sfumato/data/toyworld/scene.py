@@ -42,7 +42,7 @@ class Scene:
     """Objects in the order in which the caption names them, on a background.
 
     `relation` binds the first of a pair to the second, and each of a row to its follower ("left of" or "above");
-    `position` is where a single object is. `wording` picks among equivalent captions and never changes the picture.
+    `position` is where a single object is. `wording` picks among equivalent captions and never changes the image.
     """
 
     arrangement: Arrangement

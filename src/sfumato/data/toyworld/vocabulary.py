@@ -1,7 +1,7 @@
 """The words of the toy world and what they look like.
 
-Object colours are saturated and far apart, backgrounds muted, so that a picture can be read back without a network.
-Sizes are diameters as a fraction of the picture's shorter side; the two ranges leave a wide gap between them.
+Object colours are saturated and far apart, backgrounds muted, so that an image can be read back without a network.
+Sizes are diameters as a fraction of the image's shorter side; the two ranges leave a wide gap between them.
 """
 
 from collections.abc import Iterable

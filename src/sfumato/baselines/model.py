@@ -1,0 +1,170 @@
+"""A trained transformer over codes: its parts, and the folder they live in, with the VQ autoencoder inside."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sfumato.autoencoder.model import VQConfig
+from sfumato.baselines.network import CodeTransformer, CodeTransformerConfig
+from sfumato.baselines.sampling import Choice, sample_codes
+from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
+from sfumato.conditioning.condition import Conditioner, ConditionSpec
+from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer, text_config
+from sfumato.config import load_config, to_yaml
+from sfumato.errors import UserError
+from sfumato.model import TOKENIZER_FILE, LatentDiffusion
+from sfumato.model_folder import load
+from sfumato.pipeline.conditions import ConditionSource, Words, conditions_for
+from sfumato.pipeline.latents import check_finite
+from sfumato.pipeline.plan import notes_of, spread, warn_of
+from sfumato.schema import Schema
+from sfumato.versions import CONFIG_FILE, OLD, read_one_version, replacing_folder
+
+FIRST_STAGE = "first-stage"
+"""The folder of the VQ autoencoder, inside the model's."""
+
+
+class CodeModelConfig(Schema):
+    """`config.yaml` of a transformer's model folder."""
+
+    format: Literal[1] = 1
+    transformer: CodeTransformerConfig
+    conditioner: ConditionerConfig = NoneConfig()
+    condition_dropout: float = Field(0.0, ge=0, le=1)
+    image_size: tuple[int, int]
+    classes: tuple[str, ...] | None = None
+    about: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CodeModel:
+    """A model ready to draw. Made by `load_code_model` or by training."""
+
+    config: CodeModelConfig
+    first: LatentDiffusion
+    network: CodeTransformer
+    conditioner: Conditioner | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.network.code_emb.weight.device
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules by the name of their file, the first stage aside."""
+        parts: dict[str, nn.Module] = {"transformer": self.network}
+        return parts if self.conditioner is None else {**parts, "conditioner": self.conditioner}
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the weights and returns the model."""
+        self.first.to(device)
+        for part in self.parts().values():
+            part.to(device)
+        return self
+
+    def save(self, folder: Path | str) -> None:
+        """Writes the model folder; one that stood there is replaced only once the new one is whole."""
+        with replacing_folder(Path(folder)) as fresh:
+            self.first.save(fresh / FIRST_STAGE)
+            for name, part in self.parts().items():
+                save_tensors(fresh / f"{name}.safetensors", part.state_dict())
+            tokenizer = stored_tokenizer(self.conditioner)
+            if tokenizer is not None:
+                write_text(fresh / TOKENIZER_FILE, tokenizer)
+            write_text(fresh / CONFIG_FILE, to_yaml(self.config))
+
+    def sample_tensor(
+        self,
+        text: Sequence[str] | None = None,
+        label: Sequence[int | str] | None = None,
+        seeds: Sequence[int] = (0,),
+        choice: Choice = Choice(),
+        guidance: float = 1.0,
+        callback: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1], one a seed, drawn together.
+
+        Args:
+            text, label: one each, or one for all.
+            guidance: of the logits; 1 is off.
+            callback: called with the number of every position that is written.
+
+        Raises:
+            UserError: for a condition that the model is not conditioned on, or lacks.
+        """
+        source = ConditionSource(
+            self.conditioner,
+            self.config.conditioner,
+            self.config.condition_dropout,
+            {},
+            self.config.classes,
+            None,
+            self.device,
+        )
+        n = len(seeds)
+        words = Words(spread(text, n, "prompts"), spread(label, n, "labels"))
+        warn_of(notes_of(source, words))
+        made = conditions_for(source, n, self.network.size, words)
+        if guidance != 1 and made.null is None:
+            raise UserError(f"guidance {guidance:g} cannot work: this model was trained without condition dropout")
+        codes = sample_codes(self.network, made.condition, made.null, seeds, choice, guidance, callback)
+        with torch.no_grad():
+            return check_finite(self.first.autoencoder.decode_indices(codes).float(), "decoder", "images")
+
+
+def codebook_of(first: LatentDiffusion) -> int:
+    """K of a VQ first stage. Raises UserError for another kind."""
+    bottleneck = first.config.autoencoder.bottleneck
+    if not isinstance(bottleneck, VQConfig):
+        raise UserError(
+            f"a transformer writes codes, and this autoencoder's bottleneck.kind is {bottleneck.kind}: train one with "
+            "vq, such as zoo:toy/vq-autoencoder"
+        )
+    return bottleneck.codes
+
+
+def build_code_model(config: CodeModelConfig, first: LatentDiffusion, tokenizer: str | None = None) -> CodeModel:
+    """With fresh weights. Raises UserError where the first stage has no codebook or the condition does not suit."""
+    _, h, w = first.latent_shape_of(config.image_size)
+    conditioner = build_conditioner(config.conditioner, tokenizer)
+    spec = ConditionSpec() if conditioner is None else conditioner.spec
+    return CodeModel(config, first, CodeTransformer(config.transformer, codebook_of(first), (h, w), spec), conditioner)
+
+
+def load_code_model(path: Path | str, device: torch.device | str = "cpu") -> CodeModel:
+    """Opens a transformer's model folder, or that of its run, also while a training replaces it.
+
+    Raises UserError naming what is missing.
+    """
+    return read_one_version(lambda: _found(Path(path)), _load).to(device)
+
+
+def _found(path: Path) -> Path:
+    """The transformer's folder at a path. Raises UserError where there is none."""
+    replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
+    folders = (path / "model", path, *replaced)
+    folder = next((f for f in folders if (f / "transformer.safetensors").exists()), None)
+    if folder is None or not (folder / CONFIG_FILE).exists():
+        raise UserError(f"{str(path)!r} is no transformer: give the run or model folder of `sfumato train transformer`")
+    return folder
+
+
+def _load(folder: Path) -> CodeModel:
+    """The model in a folder, on the CPU."""
+    config = load_config(str(folder / CONFIG_FILE), [], CodeModelConfig)
+    file = folder / TOKENIZER_FILE
+    part = text_config(config.conditioner)
+    if not file.exists() and part is not None and part.tokenizer == "fitted":
+        raise UserError(f"the model folder {str(folder)!r} is not whole: it lacks {TOKENIZER_FILE}")
+    first = load(folder / FIRST_STAGE)
+    model = build_code_model(config, first, file.read_text(encoding="utf-8") if file.exists() else None)
+    for name, module in model.parts().items():
+        where = folder / f"{name}.safetensors"
+        load_into(module, load_tensors(where)[0], str(where))
+        module.eval().requires_grad_(False)
+    return model

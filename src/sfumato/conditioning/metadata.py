@@ -1,0 +1,63 @@
+"""What steers a model beside text and class, as its config.yaml records it: the contract between training and use."""
+
+from typing import Literal
+
+from sfumato.schema import Schema
+
+Rgb = tuple[int, int, int]
+DegradationName = Literal["bicubic", "bsr", "bsr-light"]
+
+
+class MapInput(Schema):
+    """Label maps: the classes' names and colours by id. `void` is the id that means no class; None: there is none."""
+
+    names: tuple[str, ...]
+    palette: tuple[Rgb, ...]
+    void: int | None = None
+
+
+class LayoutInput(Schema):
+    """Boxes: the categories' names by number."""
+
+    names: tuple[str, ...]
+
+
+class LowResolutionInput(Schema):
+    """Small images: how much smaller they were made, and how. The field has them in [-1, 1] at the latent's size."""
+
+    factor: int
+    degradation: DegradationName
+
+
+class MaskInput(Schema):
+    """Holes: the two values of the field `mask`, and what stands in the hole of the masked image that is encoded.
+
+    A cell of the latent's grid is a hole where any of its pixels is. "black" is -1 in [-1, 1], "grey" 0.
+    """
+
+    keep: float = -1.0
+    hole: float = 1.0
+    fill: Literal["black", "grey"] = "black"
+
+
+class ConditioningMetadata(Schema):
+    """Those a model was trained with; None: not conditioned on it."""
+
+    map: MapInput | None = None
+    layout: LayoutInput | None = None
+    low_resolution: LowResolutionInput | None = None
+    mask: MaskInput | None = None
+
+
+def standard_palette(count: int) -> tuple[Rgb, ...]:
+    """Well separated colours by class id: the bits of the id spread over the three channels (the VOC colour map)."""
+    return tuple(_colour(i) for i in range(count))
+
+
+def _colour(index: int) -> Rgb:
+    channels = [0, 0, 0]
+    for place in range(7, -1, -1):
+        for channel in range(3):
+            channels[channel] |= (index >> channel & 1) << place
+        index >>= 3
+    return channels[0], channels[1], channels[2]

@@ -1,0 +1,284 @@
+"""Measured on this machine: a few steps of the real loops, in a folder that is thrown away afterwards."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.autoencoder.losses import AdversarialConfig
+from sfumato.autoencoder.model import Autoencoder
+from sfumato.conditioning.condition import ConditionSpec
+from sfumato.conditioning.metadata import ConditioningMetadata
+from sfumato.data.dataset import Dataset, LatentSource
+from sfumato.data.latents import MeasuredLatents
+from sfumato.data.loader import sweep
+from sfumato.data.split import Subset
+from sfumato.engine.precision import Precision, autocast
+from sfumato.estimate.memory import blank_condition
+from sfumato.estimate.synthetic import SyntheticLatents
+from sfumato.estimate.work import Stage1Step
+from sfumato.model import LatentDiffusion
+from sfumato.pipeline.conditions import source_of
+from sfumato.pipeline.plan import guidance_scale
+from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining, train_autoencoder
+from sfumato.training.conditions import with_conditions
+from sfumato.training.data import RunData
+from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun, DiffusionTraining, train_diffusion
+from sfumato.training.encode import cached_latents
+from sfumato.training.export import save_autoencoder, save_diffusion
+from sfumato.training.log import read_lines
+from sfumato.training.previews import Reconstructions, samples_of
+from sfumato.training.run import RunFolder
+from sfumato.training.second_stage import begin, steered
+from sfumato.training.session import raise_if_stopped
+from sfumato.training.transformer import Prompted, TransformerRun, TransformerTraining, train_transformer
+from sfumato.training.transformer import begin as begin_codes
+from sfumato.training.workers import Workers
+
+WARM_UP = 2
+"""Steps that are not counted: kernels are compiled and memory is asked for."""
+ENCODED = 64
+"""Images that are encoded for conditions, at least."""
+NEVER = 10**9
+T = TypeVar("T", AutoencoderTraining, DiffusionTraining, TransformerTraining)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a step, of a preview, and of writing model and state; bytes at the peak, the process included."""
+
+    step: float
+    preview: float
+    save: float
+    peak_memory: int
+
+
+def arithmetic_peak(device: torch.device, precision: Precision) -> float:
+    """Operations a second of a large matrix product, the best of several: what utilisation is measured against."""
+    n = 8192 if device.type == "cuda" else 1024
+    with autocast(device, precision) as computing:
+        dtype = torch.bfloat16 if computing._enabled else torch.float32
+        a, b = torch.randn(2, n, n, device=device).to(dtype)
+        return max(2 * n**3 / seconds(lambda: torch.mm(a, b), device) for _ in range(8))
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long it takes, the device's queue emptied."""
+    _finish(device)
+    t_start = time.perf_counter()
+    work()
+    _finish(device)
+    return time.perf_counter() - t_start
+
+
+def time_first_stage(
+    config: AutoencoderRun, players: Stage1Step, data: Dataset, steps: int, workers: Workers
+) -> Timing:
+    """Of a step of stage 1 with this line-up."""
+    loss = config.loss.model_copy(update={"adversarial": _always(config.loss.adversarial, players)})
+    trial = config.model_copy(update={"loss": loss, "train": _trial(config.train, steps)})
+    with TemporaryDirectory(prefix="sfumato-cost-") as path:
+        folder = RunFolder(Path(path))
+        folder.claim(trial)
+        _forget_peak(workers.device)
+        state = raise_if_stopped(train_autoencoder(trial, data, folder, _nothing, _nothing_written, workers))
+        network = state.modules["ema"]
+        assert isinstance(network, Autoencoder)
+        preview = Reconstructions.of(data, config.train.preview_images, folder.previews, config.train.precision)
+        return Timing(
+            step=_step(folder, steps),
+            preview=seconds(lambda: preview(network, 0), workers.device),
+            save=seconds(lambda: save_autoencoder(network, trial, RunData(data, None), folder, state), workers.device)
+            + seconds(lambda: folder.save(state), workers.device),
+            peak_memory=_peak(workers.device),
+        )
+
+
+def time_second_stage(
+    config: DiffusionRun,
+    first: LatentDiffusion,
+    data: Dataset,
+    steps: int,
+    workers: Workers,
+    inputs: ConditioningMetadata | None = None,
+) -> tuple[Timing, LatentDiffusion]:
+    """Of a step of stage 2, on latents without content; and the model, hardly trained.
+
+    `inputs` is what the data says of maps and boxes. Conditions that are drawn for a latent, such as small images and
+    masks, come from images: then some are encoded.
+    """
+    trial = config.model_copy(update={"train": _trial(config.train, steps)})
+    with TemporaryDirectory(prefix="sfumato-cost-") as path:
+        folder = RunFolder(Path(path))
+        folder.claim(trial)
+        latents, source = _latents_to_time(trial, first, data, folder.path / "cache", workers)
+        model = begin(trial, first, latents, source.fields, inputs).to(workers.device)
+        assert model.second is not None
+        preview = samples_of(model, RunData(data, None), folder.previews, trial)
+        _forget_peak(workers.device)
+        state = train_diffusion(
+            trial,
+            steered(model),
+            model.second.schedule,
+            model.autoencoder,
+            model.scaling,
+            source,
+            folder,
+            _nothing,
+            _nothing_written,
+            workers,
+        )
+        raise_if_stopped(state)
+        networks = state.modules["ema"]
+        assert isinstance(networks, ConditionalDenoiser)
+        timing = Timing(
+            step=_step(folder, steps),
+            preview=seconds(lambda: preview(networks, 0), workers.device),
+            save=seconds(lambda: save_diffusion(model, networks, trial, folder, state), workers.device)
+            + seconds(lambda: folder.save(state), workers.device),
+            peak_memory=_peak(workers.device),
+        )
+    return timing, model
+
+
+def code_step_seconds(
+    config: TransformerRun, first: LatentDiffusion, data: Dataset, steps: int, workers: Workers
+) -> float:
+    """Of a step of the transformer over codes, on latents without content."""
+    trial = config.model_copy(update={"train": _trial(config.train, steps)})
+    latents = _latents_without_content(first, data)
+    quantize = first.autoencoder.quantize
+    assert quantize is not None
+    with TemporaryDirectory(prefix="sfumato-cost-") as path:
+        folder = RunFolder(Path(path))
+        folder.claim(trial)
+        model = begin_codes(trial, first, latents).to(workers.device)
+        networks = Prompted(model.network, model.conditioner)
+        raise_if_stopped(
+            train_transformer(trial, networks, quantize, latents, folder, _nothing, _nothing_written, workers)
+        )
+        return _step(folder, steps)
+
+
+@torch.no_grad()
+def encoding_seconds(first: LatentDiffusion, data: Dataset, precision: Precision, batch: int = 32) -> float:
+    """Of reading and encoding one image for stage 2."""
+
+    def encode(images: Tensor) -> None:
+        images = images.to(first.device).contiguous(memory_format=torch.channels_last)
+        first.autoencoder.encode(images).moments.cpu()
+
+    with autocast(first.device, precision):
+        parts = sweep(data, batch, range(min(3 * batch, len(data))), unreadable=_passed_over)
+        warm = next(parts).images
+        encode(warm)
+        t_start, encoded = time.perf_counter(), 0
+        for part in parts:
+            encode(part.images)
+            encoded += len(part.index)
+        if not encoded:
+            encode(warm)
+            encoded = len(warm)
+    return (time.perf_counter() - t_start) / encoded
+
+
+@torch.no_grad()
+def drawing_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8) -> tuple[float, float]:
+    """Of a network call (doubled where the model is guided) and of decoding, for one image, as `sample` draws.
+
+    The model is packed for drawing and cannot be trained afterwards.
+    """
+    half = autocast(model.device, precision)._enabled
+    model.for_inference(None if model.device.type == "cpu" else torch.bfloat16 if half else torch.float32)
+    second, latent = model.second, torch.randn(batch, *model.latent_shape, device=model.device)
+    assert second is not None
+    doubled = 2 if guided(model) else 1
+    x_t, t = torch.cat([latent] * doubled), torch.full((batch * doubled,), 500.0, device=model.device)
+    spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
+    with model.device:
+        condition = blank_condition(second.config.conditioner, spec, len(x_t), model.latent_shape[1:])
+    calls = [seconds(lambda: second.denoiser(x_t, t, condition), model.device) for _ in range(4)]
+    decodings = [seconds(lambda: model.decode(latent), model.device) for _ in range(2)]
+    return min(calls) / batch, min(decodings) / batch
+
+
+def guided(model: LatentDiffusion) -> bool:
+    """Whether `sample` calls the network twice a step: the model knows the unconditional case and is steered."""
+    return guidance_scale(source_of(model), None) != 1.0
+
+
+def _latents_to_time(
+    config: DiffusionRun, first: LatentDiffusion, data: Dataset, cache: Path, workers: Workers
+) -> tuple[MeasuredLatents, LatentSource]:
+    """The latents, and what the loop reads: them with their conditions."""
+    if not config.conditions.gives:
+        made_up = _latents_without_content(first, data)
+        return made_up, made_up
+    enough = max(ENCODED, config.train.batch * config.train.accumulate)
+    some = Subset(data, range(min(enough, len(data))))
+    precision = config.train.precision
+    latents = cached_latents(first, some, cache, config.mirrored, precision=precision, workers=workers)
+    source = with_conditions(latents, some, first, config.data, config.conditions, cache, precision, workers=workers)
+    return latents, source
+
+
+def _latents_without_content(first: LatentDiffusion, data: Dataset) -> SyntheticLatents:
+    C, h, w = first.latent_shape
+    return SyntheticLatents(data, (2 * C if first.autoencoder.variational else C, h, w), C)
+
+
+def _always(config: AdversarialConfig, players: Stage1Step) -> AdversarialConfig:
+    """The adversarial term as it is while this line-up plays."""
+    if config.weight == 0:
+        return config
+    always = {"generator": (NEVER, 0), "discriminator learns": (NEVER, NEVER), "both": (0, 0)}
+    start, warmup = always[players]
+    return config.model_copy(update={"start": start, "warmup_steps": warmup, "ramp_steps": 0})
+
+
+def _trial(train: T, steps: int) -> T:
+    each = {"log_every": 1, "preview_every": NEVER, "save_every": NEVER}
+    return train.model_copy(update={"steps": WARM_UP + steps, "minutes": None, **each})
+
+
+def _step(folder: RunFolder, steps: int) -> float:
+    """The median over the last steps; the log holds the seconds spent so far."""
+    spent = [line["seconds"] for line in read_lines(folder.path / "log.jsonl") if "seconds" in line]
+    return median(after - before for before, after in zip(spent[-steps - 1 : -1], spent[-steps:], strict=True))
+
+
+def _nothing(network: nn.Module, step: int) -> Mapping[str, float | list[float]]:
+    return {}
+
+
+def _nothing_written(network: nn.Module, state: object) -> None:
+    pass
+
+
+def _passed_over(row: int, error: Exception) -> None:
+    pass
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int:
+    """Bytes: the allocator's on a GPU, the process's elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

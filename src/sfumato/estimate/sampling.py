@@ -1,0 +1,91 @@
+"""What `sfumato sample` takes on this machine with its defaults: measured calls, counted by the sampler."""
+
+from dataclasses import dataclass
+
+from sfumato import flops
+from sfumato.conditioning.condition import ConditionSpec
+from sfumato.denoiser.table import build_denoiser
+from sfumato.diffusion.schedule import build_schedule
+from sfumato.errors import UserError
+from sfumato.estimate import from_config, measure, memory, work
+from sfumato.model import LatentDiffusion, SecondStage
+from sfumato.pipeline.choices import chosen
+from sfumato.pipeline.conditions import source_of
+from sfumato.pipeline.parts import second_stage
+from sfumato.pipeline.plan import guidance_scale
+from sfumato.pipeline.request import AUTO, DEFAULT_STEPS
+from sfumato.training.diffusion import DiffusionRun
+
+TIMED = 4
+"""Network calls that are timed."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Images by the default sampler, `batch` at a time. Seconds and operations are of one image."""
+
+    parameters: int
+    image_size: tuple[int, int]
+    latent: tuple[int, int, int]
+    batch: int
+    sampler: str
+    steps: int
+    calls: int
+    guided: bool
+    """A call then asks the network twice."""
+    call_operations: int
+    decode_operations: int
+    call_seconds: float
+    decode_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """From noise to an image; without loading the model, encoding the text and writing files."""
+        return self.calls * self.call_seconds + self.decode_seconds
+
+
+def untrained(config: DiffusionRun, first: LatentDiffusion) -> LatentDiffusion:
+    """The model that a training would begin with, without a tokenizer: as fast as the trained one."""
+    described = from_config.described(config)
+    conditioner = memory.build_unwritten(config.conditioner)
+    spec = ConditionSpec() if conditioner is None else conditioner.spec
+    denoiser = build_denoiser(config.denoiser, first.autoencoder.latent_channels, spec).eval().requires_grad_(False)
+    second = SecondStage(described, denoiser, conditioner, build_schedule(config.schedule))
+    about = first.config.model_copy(update={"diffusion": described})
+    return LatentDiffusion(about, first.autoencoder.eval().requires_grad_(False), first.scaling, second)
+
+
+def forecast_sampling(model: LatentDiffusion, batch: int, peak: float) -> Sampled:
+    """Times the model's network calls and decoding; it is packed for drawing and cannot be trained afterwards.
+
+    `peak` is what the device reaches, operations a second. Raises UserError for an autoencoder alone, and where
+    measuring would take minutes.
+    """
+    second = second_stage(model)
+    guided = measure.guided(model)
+    choice = chosen(second, AUTO, None, DEFAULT_STEPS, guidance_scale(source_of(model), None))
+    spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
+    call = work.network_call(second.config, model.latent_shape, spec) * (2 if guided else 1)
+    decoding = flops.decode(model.config.autoencoder, model.config.image_size)
+    expected = batch * (TIMED * call + 2 * decoding) / (from_config.USUAL * peak)
+    if expected > from_config.PATIENCE:
+        raise UserError(
+            f"measuring {batch} images of this model would take about {expected / 60:.0f} minutes here: "
+            f"give {'a smaller --count, or ' if batch > 1 else ''}a smaller model"
+        )
+    parameters = memory.parameters([model.autoencoder, second.denoiser, second.conditioner])
+    call_seconds, decode_seconds = measure.drawing_seconds(model, "auto", batch)
+    return Sampled(
+        parameters=parameters,
+        image_size=model.config.image_size,
+        latent=model.latent_shape,
+        batch=batch,
+        sampler=choice.sampler.kind,
+        steps=DEFAULT_STEPS,
+        calls=work.network_calls(choice.sampler, second.schedule, DEFAULT_STEPS),
+        guided=guided,
+        call_operations=call,
+        decode_operations=decoding,
+        call_seconds=call_seconds,
+        decode_seconds=decode_seconds,
+    )

@@ -1,0 +1,101 @@
+"""The chance in a step of the loops on latents: times, noises, posterior samples, dropped conditions."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato import rng
+from sfumato.diffusion import objective, times
+from sfumato.diffusion.objective import ObjectiveConfig
+from sfumato.diffusion.schedule import Schedule
+from sfumato.diffusion.times import LossHistory, RandomTimes
+from sfumato.training.workers import Workers
+
+Keep = Tensor | dict[str, Tensor] | None
+"""Which samples (B,) keep their condition: all of it, or each part of a composite by name; None: all do."""
+
+
+class Batches(Protocol):
+    """What the settings of a loop say of a step's samples."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def accumulate(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """The chance in one micro-batch; noises (B, C, h, w); keep is None without condition dropout."""
+
+    times: RandomTimes
+    noise: Tensor
+    posterior: Tensor
+    keep: Keep
+
+    @property
+    def t(self) -> Tensor:
+        """The times (B,), float64."""
+        return self.times.t
+
+
+def step_noise(
+    train: Batches,
+    config: ObjectiveConfig,
+    schedule: Schedule,
+    latent: tuple[int, ...],
+    condition_dropout: float,
+    step: int,
+    workers: Workers,
+    history: LossHistory | None = None,
+    part_dropout: Mapping[str, float] | None = None,
+) -> list[StepNoise]:
+    """One for each micro-batch of the step: this rank's rows of what is drawn for the step's whole batch.
+
+    So several processes, or several micro-batches, see what one with the whole batch would. latent is (C, h, w).
+    `part_dropout` gives the parts of a composite condition, each with the rate at which it is dropped by itself.
+    """
+    rows = (train.accumulate, workers.world, train.batch)
+    count = math.prod(rows)
+
+    def own(drawn: Tensor) -> Tensor:
+        return drawn.unflatten(0, rows)[:, workers.rank].to(workers.device, non_blocking=True)
+
+    def named(purpose: str) -> torch.Generator:
+        return rng.generator(train.seed, purpose, step)
+
+    drawn = times.draw(config.times, count, named("time"), schedule, config.stratified, history)
+    noise = own(objective.sample_noise(config, (count, *latent), named("noise")))
+    posterior = own(torch.randn(count, *latent, generator=named("posterior")))
+    whole: Tensor | None = None
+    if condition_dropout > 0:
+        whole = own(torch.rand(count, generator=named("condition-dropout")) >= condition_dropout)
+    keep: list[Keep] = [None] * train.accumulate if whole is None else list(whole)
+    if part_dropout:
+        parts = {
+            name: own(torch.rand(count, generator=named(f"dropout of {name}")) >= rate)
+            for name, rate in part_dropout.items()
+        }
+        if whole is not None:
+            parts = {name: kept & whole for name, kept in parts.items()}
+        keep = [{name: kept[micro] for name, kept in parts.items()} for micro in range(train.accumulate)]
+    return [StepNoise(*draw) for draw in zip(_rows_of(drawn, own), noise, posterior, keep, strict=True)]
+
+
+def _rows_of(drawn: RandomTimes, own: Callable[[Tensor], Tensor]) -> list[RandomTimes]:
+    """A rank's times of each micro-batch."""
+    t = [RandomTimes(rows) for rows in own(drawn.t)]
+    if drawn.part is None or drawn.importance is None:
+        return t
+    return [
+        replace(one, part=part, importance=importance)
+        for one, part, importance in zip(t, own(drawn.part), own(drawn.importance), strict=True)
+    ]
