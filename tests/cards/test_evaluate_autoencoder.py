@@ -40,7 +40,7 @@ def test_its_numbers_are_those_of_all_images(command: Command, runs: Runs, tmp_p
     assert found["PSNR"] == pytest.approx(psnr(output, x).mean().item(), rel=1e-3)
     assert found["SSIM"] == pytest.approx(ssim(output, x).mean().item(), abs=1e-3)
     assert found["high-frequency-share"] == pytest.approx(high_frequency_share(latent), rel=1e-3)
-    assert card["details"]["high_frequency_share_of_pictures"] == pytest.approx(high_frequency_share(x), rel=1e-4)
+    assert card["details"]["high_frequency_share_of_images"] == pytest.approx(high_frequency_share(x), rel=1e-4)
     assert found["equivariance-error-flip"] == pytest.approx(relative_error(flipped, latent.flip(-1)), rel=0.3)
     assert found["equivariance-error-scale"] > 0
     assert found["bits-per-dimension"] > 0

@@ -194,7 +194,7 @@ def _details(sums: _Sums, model: LatentDiffusion) -> dict[str, Any]:
     assert sums.image_spectrum is not None
     statistics = sums.latent
     details: dict[str, Any] = {
-        "high_frequency_share_of_pictures": share_above(sums.image_spectrum),
+        "high_frequency_share_of_images": share_above(sums.image_spectrum),
         "latent_mean": statistics.mean().tolist(),
         "latent_std": statistics.std().tolist(),
         "latent_kurtosis": [k if math.isfinite(k) else None for k in statistics.kurtosis().tolist()],
