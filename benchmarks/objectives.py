@@ -50,8 +50,8 @@ CALIBRATION = 24
 
 UNIFORM, LOGIT_NORMAL = {"kind": "uniform"}, {"kind": "logit-normal"}
 HISTORY = {"kind": "loss-history", "base": UNIFORM}
-LINEAR, COSINE, SIGMOID, FLOW = ({"kind": kind} for kind in ("linear", "cosine", "sigmoid", "flow"))
-ZERO_TERMINAL = {"kind": "linear", "zero_terminal_snr": True}
+LINEAR, COSINE, SIGMOID, FLOW = ({"kind": kind} for kind in ("scaled-linear", "cosine", "sigmoid", "flow"))
+ZERO_TERMINAL = {"kind": "scaled-linear", "zero_terminal_snr": True}
 
 Settings = tuple[dict[str, Any], dict[str, Any]]
 

@@ -21,7 +21,7 @@ from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
 from sfumato.conditioning.embeddings import EmbeddingsConfig
 from sfumato.conditioning.table import NoneConfig
 from sfumato.denoiser.unet import UNet, UNetConfig
-from sfumato.diffusion.schedule import LinearConfig
+from sfumato.diffusion.schedule import ScaledLinearConfig
 from sfumato.interop.original_dump import dump_original
 from sfumato.model import DiffusionConfig, ModelConfig
 
@@ -83,7 +83,7 @@ def original_unet(path: Path, ours: UNet, config: UNetConfig, token_dim: int | N
     diffusion = DiffusionConfig(
         denoiser=config,
         conditioner=NoneConfig() if token_dim is None else EmbeddingsConfig(dim=token_dim),
-        schedule=LinearConfig(),
+        schedule=ScaledLinearConfig(),
     )
     side = size * first.factor
     params = _params(ModelConfig(autoencoder=first, image_size=(side, side), diffusion=diffusion))

@@ -16,7 +16,7 @@ from benchmarks.timing import Child
 from benchmarks.workloads import DEFAULT, Scope, Workload
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.denoiser.unet import UNetConfig
-from sfumato.diffusion.schedule import LinearConfig
+from sfumato.diffusion.schedule import ScaledLinearConfig
 from sfumato.interop.diffusers_export import export_diffusers
 from sfumato.model import DiffusionConfig, ModelConfig, build
 from sfumato.rng import SampleNoise
@@ -41,7 +41,7 @@ def drawn(steps: int, scope: Scope) -> Workload:
 
 def prepare(root: Path, denoiser: UNetConfig, autoencoder: AutoencoderConfig, size: int) -> None:
     """Writes the same model as `model` and as `diffusers`, and beside them the noise of our seed 0."""
-    second = DiffusionConfig(denoiser=denoiser, schedule=LinearConfig())
+    second = DiffusionConfig(denoiser=denoiser, schedule=ScaledLinearConfig())
     model = build(ModelConfig(autoencoder=autoencoder, image_size=(size, size), diffusion=second))
     assert model.second is not None
     filled(model.autoencoder)

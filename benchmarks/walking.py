@@ -9,7 +9,7 @@ from benchmarks.networks import TOKEN_DIM, unet_pair
 from benchmarks.workloads import BEST, DEFAULT, Network, Scope, Workload, channels_last
 from sfumato.conditioning.condition import Condition
 from sfumato.denoiser.unet import UNetConfig
-from sfumato.diffusion.schedule import LinearConfig, build_schedule
+from sfumato.diffusion.schedule import ScaledLinearConfig, build_schedule
 from sfumato.engine.inference import for_inference
 from sfumato.pipeline import denoise as denoising
 from sfumato.pipeline.denoise import Guidance, guided
@@ -45,7 +45,7 @@ def alike_images(config: UNetConfig, scope: Scope) -> Workload:
     x, tokens = torch.randn(1, 4, 32, 32), torch.randn(1, 77, TOKEN_DIM)
     ours, theirs = unet_pair(config, TOKEN_DIM, 32)
     fast = for_inference(ours, torch.bfloat16 if scope.half else torch.float32)
-    few = choose(build_schedule(LinearConfig()), "eps", OUR_STEPS, SCALE)
+    few = choose(build_schedule(ScaledLinearConfig()), "eps", OUR_STEPS, SCALE)
     guidance = Guidance(SCALE, INTERVAL)
     candidates = {
         DEFAULT: lambda: their_walk(theirs, x, tokens, THEIR_STEPS, SCALE),
@@ -60,8 +60,8 @@ def their_walk(unet: Network, x: Tensor, tokens: Tensor, steps: int, scale: floa
     import diffusers
 
     scheduler = diffusers.DDIMScheduler(
-        beta_start=LinearConfig().start,
-        beta_end=LinearConfig().end,
+        beta_start=ScaledLinearConfig().start,
+        beta_end=ScaledLinearConfig().end,
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=True,
@@ -79,7 +79,7 @@ def their_walk(unet: Network, x: Tensor, tokens: Tensor, steps: int, scale: floa
 @torch.no_grad()
 def our_walk(unet: nn.Module, x: Tensor, tokens: Tensor, steps: int, choice: Choice, guidance: Guidance) -> Tensor:
     """The spine's."""
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     null = Condition(tokens=torch.zeros_like(tokens))
     denoise = guided(denoising.Network(unet, schedule, "eps"), Condition(tokens=tokens), null, guidance)
     grid = build_grid(choice.grid, schedule, steps)

@@ -22,7 +22,7 @@ train: {steps: 2, batch: 4, workers: 0, precision: float32, preview_images: 4, s
 
 SECOND_STAGE = """\
 denoiser: {channels: 32, channel_multipliers: [1, 1], blocks_per_level: 1, attention_factors: [2]}
-schedule: {kind: linear}
+schedule: {kind: scaled-linear}
 data: {kind: toy, length: 64}
 train: {steps: 4, batch: 4, workers: 0, precision: float32, save_every: 4, preview_every: 8}
 """

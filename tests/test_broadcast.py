@@ -15,12 +15,12 @@ from sfumato.diffusion import objective
 from sfumato.diffusion.objective import ObjectiveConfig
 from sfumato.diffusion.prediction import target, to_x0
 from sfumato.diffusion.process import add_noise, posterior
-from sfumato.diffusion.schedule import LinearConfig, build_schedule
+from sfumato.diffusion.schedule import ScaledLinearConfig, build_schedule
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.sampling.guidance import Projected, Rescaled, linear
 
 B, C, H, W = 5, 3, 8, 12
-SCHEDULE = build_schedule(LinearConfig())
+SCHEDULE = build_schedule(ScaledLinearConfig())
 MODEL = tiny.model()
 
 

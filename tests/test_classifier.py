@@ -19,7 +19,7 @@ from sfumato.config import apply_overrides, parse
 from sfumato.data.dataset import Example
 from sfumato.denoiser.classifier import ClassifierConfig, NoisyClassifier
 from sfumato.denoiser.unet import UNet, UNetConfig
-from sfumato.diffusion.schedule import LinearConfig
+from sfumato.diffusion.schedule import ScaledLinearConfig
 from sfumato.errors import UserError
 from sfumato.model import pixel_space
 from sfumato.sampling.guidance import toward
@@ -33,7 +33,7 @@ SMALL = ClassifierConfig(encoder=ENCODER, pooling_head_channels=16)
 TRAIN = {k: v for k, v in FIRST_STAGE["train"].items() if k not in ("discriminator", "preview_images")}
 CONFIG: dict[str, Any] = {
     "classifier": SMALL.model_dump(),
-    "schedule": {"kind": "linear"},
+    "schedule": {"kind": "scaled-linear"},
     "data": {"kind": "folder", "path": "images", "size": 16},
     "train": {**TRAIN, "batch": 4, "accumulate": 2},
 }
@@ -58,7 +58,7 @@ def judge(classes: int = 3, channels: int = 2) -> LatentClassifier:
     """An untrained classifier whose every weight says something, of latents of two channels."""
     torch.manual_seed(0)
     first = first_model()
-    about = described(SMALL, first, first.scaling, LinearConfig(), classes, None)
+    about = described(SMALL, first, first.scaling, ScaledLinearConfig(), classes, None)
     made = build_classifier(about.model_copy(update={"latent_channels": channels}))
     for parameter in made.network.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
@@ -177,7 +177,7 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
     config.write_text(
         "classifier: {encoder: {channels: 16, channel_multipliers: [1, 2], blocks_per_level: 1, norm_groups: 8, "
         "head_channels: 16}, pooling_head_channels: 16}\n"
-        "schedule: {kind: linear}\ndata: {kind: toy, length: 64}\n"
+        "schedule: {kind: scaled-linear}\ndata: {kind: toy, length: 64}\n"
         "train: {steps: 2, batch: 4, workers: 0, precision: float32, preview_images: 8}\n"
     )
     run = tmp_path / "run"
@@ -221,10 +221,10 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
 def test_a_model_of_other_latents_is_refused(runs: Runs) -> None:
     model = sfumato.load(runs.plain)
     assert model.second is not None
-    mine = described(SMALL, model, model.scaling, LinearConfig(), 3, None)
+    mine = described(SMALL, model, model.scaling, ScaledLinearConfig(), 3, None)
     build_classifier(mine).check_fits(model)
     for changed, said in (
-        ({"schedule": LinearConfig(steps=500)}, "another noise schedule"),
+        ({"schedule": ScaledLinearConfig(steps=500)}, "another noise schedule"),
         ({"autoencoder": "0" * 12}, "another autoencoder"),
         ({"scale": tuple(1.1 * s for s in mine.scale)}, "scaled unlike"),
         ({"shift": tuple(s + 0.2 / k for s, k in zip(mine.shift, mine.scale, strict=True))}, "scaled unlike"),

@@ -171,6 +171,11 @@ def test_sizes_that_do_not_fit_are_refused_before_data_is_opened() -> None:
     raw = {"model": {"channel_multipliers": [1, 2, 4]}, "data": {"kind": "folder", "path": "x", "size": 66}}
     with pytest.raises(UserError, match=r"data.size 66x66 is not a multiple of f = 4.*change either"):
         parse(raw, AutoencoderRun, "x")
-    raw = {"denoiser": {}, "schedule": {"kind": "linear"}, "data": {"kind": "toy"}, "train": {"condition_dropout": 0.3}}
+    raw = {
+        "denoiser": {},
+        "schedule": {"kind": "scaled-linear"},
+        "data": {"kind": "toy"},
+        "train": {"condition_dropout": 0.3},
+    }
     with pytest.raises(UserError, match=r"condition_dropout is set but conditioner.kind is none"):
         parse(raw, DiffusionRun, "x")

@@ -28,7 +28,7 @@ MODEL = (
     }
     | NETWORKS
     | BASE
-    | {"locks", "plain_json", "foreign", "documents", "versions"}
+    | {"locks", "plain_json", "foreign", "documents", "versions", "stored_format"}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "rng": set(),
     "locks": {"errors"},
     "output": {"errors"},
+    "stored_format": {"errors"},
     "plain_json": {"errors"},
     "foreign": {"errors"},
     "documents": {"errors", "foreign"},
@@ -53,15 +54,24 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"plain_json", "foreign"} | BASE,
     "images": {"checkpoint"},
     "flops": {"autoencoder", "baselines.network", "denoiser", "conditioning"},
-    "config": {"foreign", "documents"} | BASE,
+    "config": {"foreign", "documents", "stored_format"} | BASE,
     "versions": {"checkpoint"} | BASE,
     "outputs": {"checkpoint", "locks", "versions"} | BASE,
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
-    "model_config": {"autoencoder", "conditioning", "denoiser", "diffusion", "conditioning.metadata", "schema"},
+    "model_config": {
+        "autoencoder",
+        "conditioning",
+        "denoiser",
+        "diffusion",
+        "conditioning.metadata",
+        "schema",
+        "stored_format",
+    },
     "pipeline": NETWORKS | BASE | {"model_config", "autoencoder", "engine", "rng", "config", "__version__"},
     "model": MODEL - {"model_folder"},
     "model_folder": MODEL,
     "classifier": {
+        "stored_format",
         "model",
         "model_folder",
         "versions",

@@ -32,7 +32,7 @@ def model_at(folder: Path, weight: float | None = None, second: bool = True) -> 
     """A tiny model; `weight` is put into its last convolution."""
     torch.manual_seed(0)
     unet = {"channels": 8, "channel_multipliers": [1], "blocks_per_level": 1, "attention_factors": []}
-    diffusion = {"denoiser": {**unet, "head_channels": 8, "norm_groups": 2}, "schedule": {"kind": "linear"}}
+    diffusion = {"denoiser": {**unet, "head_channels": 8, "norm_groups": 2}, "schedule": {"kind": "scaled-linear"}}
     raw = {"autoencoder": TINY, "image_size": (32, 32), "diffusion": diffusion if second else None}
     model = build(ModelConfig.model_validate(raw))
     LatentDiffusion(model.config, model.autoencoder, Scaling.from_factor(2, 1.0), model.second).save(folder)

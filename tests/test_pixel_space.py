@@ -36,7 +36,7 @@ def run(*arguments: str) -> None:
 def test_it_is_trained_and_drawn_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pixels.yaml").write_text(
         "denoiser: {channels: 32, channel_multipliers: [1, 2], blocks_per_level: 1, attention_factors: []}\n"
-        "schedule: {kind: linear}\n"
+        "schedule: {kind: scaled-linear}\n"
         "data: {kind: toy, size: 32, length: 8}\n"
         "train: {steps: 2, batch: 2, workers: 0}\n"
     )

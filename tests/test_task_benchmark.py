@@ -254,7 +254,7 @@ def test_images_of_a_folder(task: str, tmp_path: Path) -> None:
     model = saved(tmp_path / "run" / "model", *overrides)
     conditions = {"super-res": "low_resolution: {}", "inpainting": "mask: {kinds: [box]}"}[task]
     (tmp_path / "run" / "config.yaml").write_text(
-        f"denoiser: {{}}\nschedule: {{kind: linear}}\nconditions: {{{conditions}}}\n"
+        f"denoiser: {{}}\nschedule: {{kind: scaled-linear}}\nconditions: {{{conditions}}}\n"
         "data: {kind: folder, path: elsewhere, size: 32}\nheld_out: {amount: 2, by: text}\n"
     )
     assert run_of(model, None) == run_of(tmp_path / "run", None)

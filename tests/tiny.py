@@ -19,7 +19,7 @@ CONFIG: dict[str, Any] = {
     "diffusion": {
         "denoiser": {"channels": 32, "channel_multipliers": [1, 2], "blocks_per_level": 1, "attention_factors": [2]},
         "conditioner": {"kind": "text", "dim": 16, "depth": 1, "heads": 2, "head_dim": 8, "max_tokens": 8},
-        "schedule": {"kind": "linear"},
+        "schedule": {"kind": "scaled-linear"},
         "prediction": "v",
         "condition_dropout": 0.1,
     },

@@ -27,7 +27,7 @@ def measure(given: Given) -> Outcome:
     )
     shown = {"drawn": drawn, "autoencoder alone": reconstructed(given), "real scenes": given.images}
     seen = {name: read_maps(images) for name, images in shown.items()}
-    known = given.model.config.inputs.map
+    known = given.model.config.conditioning_metadata.map
     palette = standard_palette(len(MAP_NAMES)) if known is None else known.palette
     coloured = to_uint8(map_images(maps, palette, given.size))
     found = to_uint8(map_images(seen["drawn"], palette, given.size))

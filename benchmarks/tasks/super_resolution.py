@@ -64,7 +64,7 @@ def compared(model: LatentDiffusion, network: Regression) -> str:
 
 def shrunk(given: Given, factor: int) -> Tensor:
     """The small images (N, 3, h, w) uint8, degraded as the model's were in training."""
-    known = given.model.config.inputs.low_resolution
+    known = given.model.config.conditioning_metadata.low_resolution
     by = "bicubic" if known is None else known.degradation
     rngs = (numpy_generator(given.settings.seed, "benchmark", i) for i in range(len(given.images)))
     made = [degrade(image.numpy(), factor, by, rng) for image, rng in zip(given.images, rngs, strict=True)]

@@ -25,6 +25,7 @@ from sfumato.model import LatentDiffusion
 from sfumato.pipeline.conditions import class_number
 from sfumato.pipeline.request import ClassifierGuidance
 from sfumato.schema import Schema
+from sfumato.stored_format import FORMAT
 from sfumato.versions import CONFIG_FILE, OLD, read_one_version, replacing_folder
 
 WEIGHTS_FILE = "classifier.safetensors"
@@ -35,7 +36,7 @@ SCALING_TOLERANCE = 0.05
 class LatentClassifierConfig(Schema):
     """`config.yaml` of a classifier folder. `autoencoder` names the first stage's weights, `about` the training."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     classifier: ClassifierConfig
     latent_channels: int = Field(gt=0)
     classes: int = Field(ge=2)

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -14,8 +15,11 @@ from pydantic import BaseModel, ValidationError
 from sfumato.documents import parse_yaml, read_text
 from sfumato.errors import UserError
 from sfumato.foreign import reading, short
+from sfumato.stored_format import upgraded
 
 ZOO_PREFIX = "zoo:"
+RUN_STATES = "states"
+"""A folder beside the configuration of a run."""
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -50,7 +54,8 @@ def read_source(source: str) -> dict[str, Any]:
             raise UserError(f"config {source!r} does not exist; give a YAML file or a zoo name such as zoo:toy/text")
         with reading(source):
             text = read_text(source, "config ")
-    return parse_mapping(text, source)
+    of_run = not source.startswith(ZOO_PREFIX) and (Path(source).parent / RUN_STATES).is_dir()
+    return upgraded(parse_mapping(text, source), f"config {source!r}", of_run)
 
 
 def parse_mapping(text: str, source: str) -> dict[str, Any]:

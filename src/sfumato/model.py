@@ -95,7 +95,9 @@ class LatentDiffusion:
     @cached_property
     def digest(self) -> str:
         """Twelve hex digits that name these weights and this configuration."""
-        identity = self.config.model_dump(mode="json", exclude={"inputs", "classes_seen"}) | {"about": {}}
+        identity = self.config.model_dump(mode="json", exclude={"conditioning_metadata", "classes_seen"}) | {
+            "about": {}
+        }
         key = hashlib.sha256(yaml.safe_dump(identity, sort_keys=False, allow_unicode=True).encode())
         for name, part in sorted(self.parts().items()):
             for tensor_name, tensor in part.state_dict().items():

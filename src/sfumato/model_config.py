@@ -11,6 +11,7 @@ from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import ScheduleConfig
 from sfumato.schema import Schema
+from sfumato.stored_format import FORMAT
 
 Side = Annotated[int, Field(ge=1, le=65536)]
 
@@ -31,14 +32,14 @@ class DiffusionConfig(Schema):
 class ModelConfig(Schema):
     """`config.yaml` of a model folder. `about` records what it was trained on, for people."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     autoencoder: AutoencoderConfig
     image_size: tuple[Side, Side]
     """(H, W) of the training images."""
     classes: tuple[str, ...] | None = None
     classes_seen: tuple[int, ...] | None = None
     """The numbers of the classes that training images had; others are refused. None: not recorded."""
-    inputs: ConditioningMetadata = ConditioningMetadata()
+    conditioning_metadata: ConditioningMetadata = ConditioningMetadata()
     """What conditions the model beside text and class: names, colours, factors, the values of masks."""
     diffusion: DiffusionConfig | None = None
     about: dict[str, Any] = Field(default_factory=dict)

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig, check_objective
-from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.schedule import CosineConfig, FlowConfig, ScaledLinearConfig, build_schedule
 from sfumato.diffusion.times import LogitNormalTimes, LossHistory, LossHistoryTimes, RandomTimes, UniformTimes, draw
 from sfumato.diffusion.weighting import LearnedWeighting, LogVariance, MinSnrWeighting, error_scale, weight
 from sfumato.errors import UserError
 
-LINEAR = build_schedule(LinearConfig())
+LINEAR = build_schedule(ScaledLinearConfig())
 
 
 def source(seed: int = 0) -> torch.Generator:
@@ -112,7 +112,7 @@ def test_min_snr_is_the_same_weight_on_x0_whatever_is_predicted(kind, schedule) 
     torch.testing.assert_close(on_x0, (alpha / sigma).square().clamp(max=5))
 
 
-@pytest.mark.parametrize("schedule", [LinearConfig(zero_terminal_snr=True), FlowConfig()], ids=["linear", "flow"])
+@pytest.mark.parametrize("schedule", [ScaledLinearConfig(zero_terminal_snr=True), FlowConfig()], ids=["linear", "flow"])
 def test_learned_weighting_makes_the_loss_equal_at_every_time(schedule) -> None:
     """Errors that differ by a factor of a hundred over the times, with noise of their own, end at one each.
 

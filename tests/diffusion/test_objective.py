@@ -8,7 +8,7 @@ from sfumato.diffusion import times as densities
 from sfumato.diffusion.objective import ObjectiveConfig, check_objective, loss, loss_weight, sample_noise
 from sfumato.diffusion.prediction import target, to_x0
 from sfumato.diffusion.process import add_noise, posterior, time_of_index
-from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.schedule import CosineConfig, FlowConfig, ScaledLinearConfig, build_schedule
 from sfumato.diffusion.times import LogitNormalTimes, UniformTimes
 from sfumato.diffusion.weighting import (
     MinSnrWeighting,
@@ -19,7 +19,7 @@ from sfumato.diffusion.weighting import (
 )
 from sfumato.errors import UserError
 
-LINEAR = build_schedule(LinearConfig())
+LINEAR = build_schedule(ScaledLinearConfig())
 T = torch.tensor([0.05, 0.4, 0.95], dtype=torch.float64)
 
 
@@ -32,7 +32,7 @@ def draw_times(config, n, generator, schedule):
 
 
 def test_the_default_draws_training_indices_uniformly():
-    schedule = build_schedule(LinearConfig(steps=5))
+    schedule = build_schedule(ScaledLinearConfig(steps=5))
     times = draw_times(ObjectiveConfig(), 20000, source(), schedule)
     index = times * 5 - 1
     assert torch.equal(index, index.round())
@@ -97,7 +97,7 @@ def test_weights_are_those_of_the_papers(schedule):
         assert torch.equal(loss_weight(config, schedule, T), torch.ones(3, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("config", [LinearConfig(), FlowConfig()], ids=repr)
+@pytest.mark.parametrize("config", [ScaledLinearConfig(), FlowConfig()], ids=repr)
 @pytest.mark.parametrize("kind", ["eps", "x0", "v", "flow"])
 def test_a_wrong_prediction_errs_by_the_stated_factor(config, kind):
     schedule = build_schedule(config)

@@ -8,14 +8,14 @@ import torch
 from parity import golden, needs_parity
 from sfumato.diffusion.prediction import check_prediction, convert, target, to_eps, to_x0
 from sfumato.diffusion.process import add_noise, time_of_index
-from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.schedule import CosineConfig, FlowConfig, ScaledLinearConfig, build_schedule
 from sfumato.errors import UserError
 
 KINDS = ["eps", "x0", "v", "flow"]
 
 
 @pytest.mark.parametrize(("source", "to"), list(product(KINDS, KINDS)))
-@pytest.mark.parametrize("config", [LinearConfig(), CosineConfig(), FlowConfig()], ids=repr)
+@pytest.mark.parametrize("config", [ScaledLinearConfig(), CosineConfig(), FlowConfig()], ids=repr)
 def test_every_pair_round_trips(config, source, to):
     schedule = build_schedule(config)
     g = torch.Generator().manual_seed(3)
@@ -50,14 +50,14 @@ def test_v_and_flow_say_what_the_clean_latent_is_even_in_pure_noise():
 @needs_parity
 def test_the_originals_clean_latent():
     tensors = golden("ffhq256")
-    alpha, sigma = build_schedule(LinearConfig())(time_of_index(tensors["in/t"], 1000))
+    alpha, sigma = build_schedule(ScaledLinearConfig())(time_of_index(tensors["in/t"], 1000))
     x0 = to_x0("eps", tensors["in/noise"], tensors["in/z_noisy"], alpha, sigma)
     torch.testing.assert_close(x0, tensors["diff/pred_x0"], rtol=1e-6, atol=2e-6)
 
 
 def test_eps_is_refused_where_alpha_reaches_zero():
-    for config in [FlowConfig(), LinearConfig(zero_terminal_snr=True)]:
+    for config in [FlowConfig(), ScaledLinearConfig(zero_terminal_snr=True)]:
         with pytest.raises(UserError, match="'v' or 'flow'"):
             check_prediction("eps", build_schedule(config))
         check_prediction("v", build_schedule(config))
-    check_prediction("eps", build_schedule(LinearConfig()))
+    check_prediction("eps", build_schedule(ScaledLinearConfig()))

@@ -12,13 +12,13 @@ from sfumato.diffusion.process import (
     prior_bits,
     time_of_index,
 )
-from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.schedule import CosineConfig, FlowConfig, ScaledLinearConfig, build_schedule
 
 
 @needs_parity
 def test_forward_algebra_of_the_original():
     tensors = golden("ffhq256")
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     t = time_of_index(tensors["in/t"], 1000)
     noised = add_noise(schedule, tensors["in/x0"], tensors["in/noise"], t)
     torch.testing.assert_close(noised, tensors["diff/q_sample"], rtol=1e-6, atol=1e-6)
@@ -32,7 +32,7 @@ def test_forward_algebra_of_the_original():
 
 @needs_parity
 def test_posterior_variance_of_every_neighbouring_pair():
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     t = time_of_index(torch.arange(1000), 1000)
     ones = torch.ones(1000)
     back = posterior(schedule, ones, ones, t, t - 1 / 1000)
@@ -41,7 +41,7 @@ def test_posterior_variance_of_every_neighbouring_pair():
     )
 
 
-@pytest.mark.parametrize("config", [LinearConfig(), CosineConfig(), FlowConfig()], ids=repr)
+@pytest.mark.parametrize("config", [ScaledLinearConfig(), CosineConfig(), FlowConfig()], ids=repr)
 def test_posterior_is_bayes_rule(config):
     """q(x_s | x_t, x0) ∝ q(x_t | x_s) q(x_s | x0), multiplied out on a grid of x_s."""
     schedule = build_schedule(config)
@@ -62,7 +62,7 @@ def test_posterior_is_bayes_rule(config):
 
 def test_posterior_to_the_clean_end_is_the_clean_latent():
     x0, x_t = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 2)
-    back = posterior(build_schedule(LinearConfig()), x0, x_t, torch.tensor(0.001), torch.tensor(0.0))
+    back = posterior(build_schedule(ScaledLinearConfig()), x0, x_t, torch.tensor(0.001), torch.tensor(0.0))
     torch.testing.assert_close(back.mean, x0)
     assert back.variance == 0
 
@@ -95,7 +95,7 @@ def test_broadcast_serves_each_sample_its_own_value():
 
 
 def test_noise_is_added_per_sample_when_no_axis_has_the_batchs_length():
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     x0, noise = torch.ones(2, 3, 5, 7), torch.full((2, 3, 5, 7), 2.0)
     t = torch.tensor([0.2, 0.9], dtype=torch.float64)
     together = add_noise(schedule, x0, noise, t)

@@ -11,20 +11,20 @@ from sfumato.diffusion.schedule import (
     DiscreteSchedule,
     FlowConfig,
     LinearConfig,
+    ScaledLinearConfig,
     ScheduleConfig,
     SigmoidConfig,
     SqrtConfig,
-    SqrtLinearConfig,
     betas_of,
     build_schedule,
 )
 
 CONFIGS = [
+    ScaledLinearConfig(),
+    ScaledLinearConfig(start=0.00085, end=0.012),
+    ScaledLinearConfig(zero_terminal_snr=True),
+    ScaledLinearConfig(steps=7),
     LinearConfig(),
-    LinearConfig(start=0.00085, end=0.012),
-    LinearConfig(zero_terminal_snr=True),
-    LinearConfig(steps=7),
-    SqrtLinearConfig(),
     SqrtConfig(),
     CosineConfig(),
     CosineConfig(zero_terminal_snr=True),
@@ -39,8 +39,8 @@ INDICES = torch.arange(1000)
 @pytest.mark.parametrize(
     ("name", "config"),
     [
-        ("linear", LinearConfig(start=1e-4, end=2e-2)),
-        ("sqrt_linear", SqrtLinearConfig()),
+        ("linear", ScaledLinearConfig(start=1e-4, end=2e-2)),
+        ("sqrt_linear", LinearConfig()),
         ("sqrt", SqrtConfig()),
         ("cosine", CosineConfig()),
     ],
@@ -52,7 +52,7 @@ def test_betas_are_the_originals(name, config):
 @needs_parity
 @pytest.mark.parametrize(("name", "end"), [("ffhq256", 0.0195), ("bsr_sr", 0.0155), ("semantic_synthesis256", 0.0205)])
 def test_table_points_are_the_buffers_of_the_original(name, end):
-    schedule = build_schedule(LinearConfig(end=end))
+    schedule = build_schedule(ScaledLinearConfig(end=end))
     buffers = golden(name)
     alpha, sigma = schedule(time_of_index(INDICES, 1000))
     expected = {
@@ -88,7 +88,7 @@ def test_between_the_points_the_curve_is_monotone_and_invertible(config):
 
 
 def test_table_values_are_exact_not_interpolated():
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     assert isinstance(schedule, DiscreteSchedule)
     alpha, sigma = schedule(time_of_index(INDICES, 1000))
     assert torch.equal(alpha, schedule.alphas_cumprod.sqrt())
@@ -104,7 +104,7 @@ def test_values_keep_the_shape_of_the_times():
 
 
 def test_zero_terminal_keeps_the_first_value_and_ends_in_noise():
-    plain, rescaled = build_schedule(LinearConfig()), build_schedule(LinearConfig(zero_terminal_snr=True))
+    plain, rescaled = build_schedule(ScaledLinearConfig()), build_schedule(ScaledLinearConfig(zero_terminal_snr=True))
     assert rescaled(1.0) == (0, 1)
     assert rescaled.log_snr(1.0) == -torch.inf
     assert rescaled.time_of_log_snr(-torch.inf) == 1
@@ -124,20 +124,20 @@ def test_cosine_follows_its_formula_where_it_is_not_clipped():
 
 
 def test_noisier_than_the_noisiest_is_the_last_time():
-    assert build_schedule(LinearConfig()).time_of_log_snr(-100.0) == 1
-    assert build_schedule(LinearConfig()).time_of_log_snr(torch.inf) == 0
+    assert build_schedule(ScaledLinearConfig()).time_of_log_snr(-100.0) == 1
+    assert build_schedule(ScaledLinearConfig()).time_of_log_snr(torch.inf) == 0
 
 
 @pytest.mark.parametrize("t", [-0.01, 1.01, float("nan")])
 def test_times_outside_the_range_are_refused(t):
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        build_schedule(LinearConfig())(t)
+        build_schedule(ScaledLinearConfig())(t)
 
 
 def test_configurations_are_told_apart_by_kind_and_checked():
     adapter = TypeAdapter(ScheduleConfig)
     for config in CONFIGS:
         assert adapter.validate_python(config.model_dump()) == config
-    for wrong in [{"kind": "linear", "start": 2}, {"kind": "lineer"}, {"kind": "flow", "steps": 1}]:
+    for wrong in [{"kind": "scaled-linear", "start": 2}, {"kind": "lineer"}, {"kind": "flow", "steps": 1}]:
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)

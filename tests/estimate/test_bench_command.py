@@ -38,7 +38,7 @@ def test_a_configuration_is_timed_untrained_and_shown(command: Command, tmp_path
     config.write_text(
         "denoiser: {channels: 32, channel_multipliers: [1, 2], blocks_per_level: 1, attention_factors: [2]}\n"
         "conditioner: {kind: semantic, classes: 5, channels: 3, stages: 1}\n"
-        "schedule: {kind: linear}\ndata: {kind: toy, size: 16, length: 8}\n"
+        "schedule: {kind: scaled-linear}\ndata: {kind: toy, size: 16, length: 8}\n"
     )
     first = tmp_path / "first.yaml"
     first.write_text(

@@ -18,7 +18,7 @@ from sfumato.conditioning.text import TextConfig
 from sfumato.config import parse
 from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNetConfig
-from sfumato.diffusion.schedule import LinearConfig, build_schedule
+from sfumato.diffusion.schedule import ScaledLinearConfig, build_schedule
 from sfumato.estimate import work
 from sfumato.estimate.from_config import first_stage
 from sfumato.estimate.memory import second_stage_activations
@@ -114,7 +114,7 @@ CONDITIONERS: dict[str, ConditionerConfig] = {
 def test_a_step_of_stage_two(name: str) -> None:
     """On the meta device, where attention is counted as its matrix products, both ways."""
     denoiser = UNetConfig(channels=32, channel_multipliers=(1, 2), attention_factors=(2,), scale_shift_norm=True)
-    config = DiffusionConfig(denoiser=denoiser, conditioner=CONDITIONERS[name], schedule=LinearConfig())
+    config = DiffusionConfig(denoiser=denoiser, conditioner=CONDITIONERS[name], schedule=ScaledLinearConfig())
     latent, B = (4, 16, 24), 3
     with torch.device("meta"):
         conditioner = build_conditioner(config.conditioner)
@@ -142,7 +142,7 @@ def test_the_line_ups_of_a_run() -> None:
 
 
 def test_calls_of_every_sampler() -> None:
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     for name, facts in SAMPLERS.items():
         calls = work.network_calls(facts.config(), schedule, 10)  # type: ignore[arg-type]
         assert 10 * facts.calls - 1 <= calls <= 10 * facts.calls + 1, name
@@ -151,7 +151,7 @@ def test_calls_of_every_sampler() -> None:
 
 
 def test_a_image_is_its_calls_and_the_decoding() -> None:
-    config = DiffusionConfig(denoiser=UNetConfig(channels=32), schedule=LinearConfig())
+    config = DiffusionConfig(denoiser=UNetConfig(channels=32), schedule=ScaledLinearConfig())
     first = run("kl", {"kind": "none"}).model
     size = (32, 32)
     costs = [work.image(first, config, size, ConditionSpec(), n, guided=False) for n in (1, 2)]
@@ -165,7 +165,7 @@ def test_checkpointing_keeps_the_blocks_inputs_and_the_largest_block() -> None:
     config = DiffusionConfig(
         denoiser=UNetConfig(channels=32, channel_multipliers=(1, 2), blocks_per_level=1, attention_factors=()),
         conditioner=NoneConfig(),
-        schedule=LinearConfig(),
+        schedule=ScaledLinearConfig(),
     )
     latent, batch = (4, 16, 24), 3
     straight = second_stage_activations(config, latent, ConditionSpec(), batch, False)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.schedule import CosineConfig, LinearConfig, SqrtConfig, SqrtLinearConfig, betas_of
+from sfumato.diffusion.schedule import CosineConfig, LinearConfig, ScaledLinearConfig, SqrtConfig, betas_of
 from sfumato.interop.buffers import schedule_buffers
 
 Params = Mapping[str, Any]
@@ -217,8 +217,8 @@ def buffers(p: Params) -> dict[str, Tensor]:
     """The schedule of a LatentDiffusion's parameters."""
     steps, start, end = p["timesteps"], p.get("linear_start", 1e-4), p.get("linear_end", 2e-2)
     configs = {
-        "linear": LinearConfig(steps=steps, start=start, end=end),
-        "sqrt_linear": SqrtLinearConfig(steps=steps, start=start, end=end),
+        "linear": ScaledLinearConfig(steps=steps, start=start, end=end),
+        "sqrt_linear": LinearConfig(steps=steps, start=start, end=end),
         "sqrt": SqrtConfig(steps=steps, start=start, end=end),
         "cosine": CosineConfig(steps=steps),
     }

@@ -310,8 +310,8 @@ def test_a_pipeline_with_tokens_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        ({"beta_schedule": "scaled_linear"}, {"kind": "linear", "start": 0.0015, "end": 0.0195}),
-        ({"beta_schedule": "linear"}, {"kind": "sqrt-linear", "start": 0.0015, "end": 0.0195}),
+        ({"beta_schedule": "scaled_linear"}, {"kind": "scaled-linear", "start": 0.0015, "end": 0.0195}),
+        ({"beta_schedule": "linear"}, {"kind": "linear", "start": 0.0015, "end": 0.0195}),
         ({"beta_schedule": "squaredcos_cap_v2"}, {"kind": "cosine"}),
         ({"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True}, {"zero_terminal_snr": True}),
     ],

@@ -160,7 +160,7 @@ def test_an_export_that_reads_back_otherwise_is_not_written(tmp_path: Path, monk
 
 def stage(conditioner: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     unet = {**UNET, **more.pop("denoiser", {})}
-    base = {"denoiser": unet, "conditioner": conditioner or {"kind": "none"}, "schedule": {"kind": "linear"}}
+    base = {"denoiser": unet, "conditioner": conditioner or {"kind": "none"}, "schedule": {"kind": "scaled-linear"}}
     return {**base, **more}
 
 
@@ -205,7 +205,7 @@ def test_what_cannot_be_said_is_refused_by_name(diffusion: Any, format: Any, mes
         {"kind": "sigmoid", "start": -2.0, "temperature": 0.8, "steps": 100},
         {"kind": "cosine", "offset": 0.02, "max_beta": 0.9, "steps": 100},
         {"kind": "sqrt", "zero_terminal_snr": True, "steps": 100},
-        {"kind": "linear", "start": 0.001, "end": 0.0123456789, "steps": 77},
+        {"kind": "scaled-linear", "start": 0.001, "end": 0.0123456789, "steps": 77},
     ],
 )
 def test_any_table_of_noise_levels_comes_back_through_the_original(schedule: dict[str, Any], tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ UNET = {
     "attention_factors": [2],
     "head_channels": 16,
 }
-LINEAR = {"kind": "linear", "steps": 1000, "start": 0.0015, "end": 0.0195}
+LINEAR = {"kind": "scaled-linear", "steps": 1000, "start": 0.0015, "end": 0.0195}
 CONDITIONERS: dict[str, dict[str, Any]] = {
     "none": {"kind": "none"},
     "class": {"kind": "class", "classes": 5, "dim": 24},

@@ -19,10 +19,10 @@ from sfumato.checkpoint import load_tensors, save_tensors
 from sfumato.diffusion.schedule import (
     CosineConfig,
     LinearConfig,
+    ScaledLinearConfig,
     ScheduleConfig,
     SigmoidConfig,
     SqrtConfig,
-    SqrtLinearConfig,
     betas_of,
     build_schedule,
     zero_terminal,
@@ -291,7 +291,7 @@ def test_schedule_buffers(name: str) -> None:
     g = golden(name)
     config = match("betas", g["schedule/betas"])
     assert config["end"] == {"ffhq256": 0.0195, "bsr_sr": 0.0155, "semantic_synthesis256": 0.0205}[name]
-    made = schedule_buffers(betas_of(LinearConfig(**{k: v for k, v in config.items() if k != "kind"})))
+    made = schedule_buffers(betas_of(ScaledLinearConfig(**{k: v for k, v in config.items() if k != "kind"})))
     for key, value in made.items():
         assert (value - g[f"schedule/{key}"]).abs().max() <= 1e-6 * g[f"schedule/{key}"].abs().max(), key
 
@@ -299,14 +299,14 @@ def test_schedule_buffers(name: str) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        LinearConfig(start=0.00085, end=0.012),
-        SqrtLinearConfig(start=0.0001, end=0.02),
+        ScaledLinearConfig(start=0.00085, end=0.012),
+        LinearConfig(start=0.0001, end=0.02),
         SqrtConfig(start=0.0002, end=0.01),
         CosineConfig(),
-        LinearConfig(steps=250, start=0.0015, end=0.0205),
+        ScaledLinearConfig(steps=250, start=0.0015, end=0.0205),
     ],
 )
-def test_a_schedule_is_recognised_by_its_betas(config: LinearConfig | SqrtConfig) -> None:
+def test_a_schedule_is_recognised_by_its_betas(config: ScaledLinearConfig | SqrtConfig) -> None:
     expected = config.model_dump(exclude={"zero_terminal_snr"})
     found = match("betas", betas_of(config).float())
     assert found.keys() == expected.keys()
@@ -326,12 +326,12 @@ def test_an_unknown_schedule_is_refused() -> None:
     [
         (betas_of(CosineConfig()), CosineConfig(), 0),
         (zero_terminal(betas_of(CosineConfig())), CosineConfig(zero_terminal_snr=True), 1),
-        (betas_of(LinearConfig(end=0.0205)), LinearConfig(end=0.0205), 1),
+        (betas_of(ScaledLinearConfig(end=0.0205)), ScaledLinearConfig(end=0.0205), 1),
         (betas_of(SigmoidConfig()), SigmoidConfig(), 1),
     ],
 )
 def test_the_stored_schedule_overrules_the_configured_one(
-    stored: Tensor, found: LinearConfig | CosineConfig, said: int, tmp_path: Path
+    stored: Tensor, found: ScaledLinearConfig | CosineConfig, said: int, tmp_path: Path
 ) -> None:
     config = full_size("ffhq256")
     config["model"]["params"]["beta_schedule"] = "cosine"

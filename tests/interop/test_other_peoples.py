@@ -23,8 +23,8 @@ from sfumato.conditioning.sources import fetching, model_folder
 from sfumato.diffusion.schedule import (
     CosineConfig,
     LinearConfig,
+    ScaledLinearConfig,
     ScheduleConfig,
-    SqrtLinearConfig,
     betas_of,
     zero_terminal,
 )
@@ -39,11 +39,11 @@ from sfumato.locks import exclusive
 # -- C1: half precision -----------------------------------------------------------------------------------------------
 
 SCHEDULES: tuple[Any, ...] = (
-    LinearConfig(start=0.00085, end=0.012),
-    LinearConfig(start=0.0015, end=0.0195),
-    LinearConfig(start=0.0015, end=0.0205),
-    LinearConfig(start=0.00085, end=0.012, zero_terminal_snr=True),
-    SqrtLinearConfig(),
+    ScaledLinearConfig(start=0.00085, end=0.012),
+    ScaledLinearConfig(start=0.0015, end=0.0195),
+    ScaledLinearConfig(start=0.0015, end=0.0205),
+    ScaledLinearConfig(start=0.00085, end=0.012, zero_terminal_snr=True),
+    LinearConfig(),
     CosineConfig(),
 )
 
@@ -65,7 +65,7 @@ def test_buffers_that_overflowed_are_passed_over_and_unknown_ones_refused() -> N
     buffers["betas"][3] = torch.inf
     said: list[str] = []
     found = infer_stored({key: tuple(v.shape) for key, v in buffers.items()}, lambda key: buffers[key], said.append)
-    assert found == {"steps": 1000, "kind": "linear", "start": 0.00085, "end": 0.012}
+    assert found == {"steps": 1000, "kind": "scaled-linear", "start": 0.00085, "end": 0.012}
     assert "'betas' holds values that are not finite" in said[0]
     assert "read from 'alphas_cumprod' in float16" in said[1]
     with pytest.raises(UserError, match="stored in bfloat16, follow no known schedule"):
@@ -90,13 +90,13 @@ def imported(folder: Path, state: Any, *, given: bool = True, weights: Any = Non
 def test_a_half_precision_file_opens_with_its_buffers(
     tmp_path: Path, state: dict[str, Tensor], dtype: torch.dtype
 ) -> None:
-    betas = betas_of(LinearConfig(start=0.0015, end=0.0195))
+    betas = betas_of(ScaledLinearConfig(start=0.0015, end=0.0195))
     half = {
         key: value.to(dtype) for key, value in {**state, **schedule_buffers(betas)}.items() if value.is_floating_point()
     }
     done = imported(tmp_path, {"state_dict": half})
     schedule = done.config.diffusion.schedule
-    assert (schedule.kind, schedule.start, schedule.end) == ("linear", 0.0015, 0.0195)
+    assert (schedule.kind, schedule.start, schedule.end) == ("scaled-linear", 0.0015, 0.0195)
 
 
 # -- C3: prefixes, nests, averages ------------------------------------------------------------------------------------

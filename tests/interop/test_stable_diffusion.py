@@ -14,7 +14,7 @@ from parity import relative_error
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.denoiser.unet import UNet, UNetConfig
-from sfumato.diffusion.schedule import LinearConfig, betas_of
+from sfumato.diffusion.schedule import ScaledLinearConfig, betas_of
 from sfumato.errors import UserError
 from sfumato.interop.buffers import schedule_buffers
 from sfumato.interop.convert import export_model
@@ -97,7 +97,7 @@ def checkpoint(version: int, channels: int = 4) -> dict[str, Tensor]:
     )
     denoiser = UNet(unet, 4, ConditionSpec(token_dim=WIDTH, spatial_channels=channels - 4))
     first = Autoencoder(AutoencoderConfig(channels=32))
-    state = schedule_buffers(betas_of(LinearConfig(start=0.00085, end=0.012)))
+    state = schedule_buffers(betas_of(ScaledLinearConfig(start=0.00085, end=0.012)))
     state |= {f"model.diffusion_model.{key}": value for key, value in denoiser.state_dict().items()}
     state |= {f"first_stage_model.{key}": value for key, value in first.state_dict().items()}
     encoder = clip("quick_gelu" if version == 1 else "gelu")

@@ -82,7 +82,7 @@ def test_denoisers_have_the_published_size(row: Any) -> None:
     assert millions(denoiser) == pytest.approx(row.parameters, abs=0.06)
     assert row.factor == (1 if first is None else first.factor)
     run = diffusion_run(row.name)
-    assert run.schedule.kind == "linear"
+    assert run.schedule.kind == "scaled-linear"
     if row.scale not in (None, 1.0):
         assert row.name in ("txt2img-1p4B", "rdm768")
 

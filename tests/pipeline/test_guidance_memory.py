@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import tiny
 from sfumato.conditioning.condition import Condition
-from sfumato.diffusion.schedule import LinearConfig, build_schedule
+from sfumato.diffusion.schedule import ScaledLinearConfig, build_schedule
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.request import Projection
 from sfumato.sampling.grids import GridConfig, build_grid
@@ -59,7 +59,7 @@ def test_windows_do_not_share_a_momentum(sampler: str) -> None:
 
 def sums(name: str, steps: int, jumps: tuple[int, int] | None = None) -> list[float]:
     """The momentum's sum after each step, where every guidance difference is 1."""
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     trajectory, found = Trajectory(), []
     momentum = trajectory.momentum(WEIGHT)
     assert momentum is not None

@@ -46,9 +46,9 @@ def drawn(model: LatentDiffusion, prompt: object = tiny.TEXTS[:2], **options: ob
 @pytest.mark.parametrize(
     ("schedule", "steps", "sampler", "grid"),
     [
-        ("{kind: linear}", 4, "unipc", "trailing"),
-        ("{kind: linear}", 10, "unipc", "log-snr"),
-        ("{kind: linear}", 20, "dpmpp-2m", "log-snr"),
+        ("{kind: scaled-linear}", 4, "unipc", "trailing"),
+        ("{kind: scaled-linear}", 10, "unipc", "log-snr"),
+        ("{kind: scaled-linear}", 20, "dpmpp-2m", "log-snr"),
         ("{kind: cosine}", 10, "unipc", "trailing"),
         ("{kind: flow}", 30, "dpmpp-2m", "trailing"),
     ],
@@ -220,7 +220,7 @@ def test_what_cannot_begin_in_pure_noise_is_told_before_it_begins() -> None:
     flow = tiny.model("diffusion.schedule={kind: flow}", "diffusion.prediction=flow")
     with pytest.raises(UserError, match=r"'plms' cannot start where alpha is 0 .*: use 'dpmpp-2m', or grid 'leading'"):
         drawn(flow, sampler="plms", grid=GridConfig(kind="trailing"))
-    eps = tiny.model("diffusion.schedule={kind: linear, zero_terminal_snr: true}", "diffusion.prediction=eps")
+    eps = tiny.model("diffusion.schedule={kind: scaled-linear, zero_terminal_snr: true}", "diffusion.prediction=eps")
     with pytest.raises(UserError, match=r"predicts the noise \(eps\).*choose grid 'leading'"):
         drawn(eps, sampler="dpmpp-2m")
     assert torch.isfinite(drawn(eps, sampler="dpmpp-2m", grid=GridConfig(kind="leading"))).all()

@@ -9,7 +9,7 @@ import torch
 
 from oracles import no_noise, three_hills
 from sfumato.diffusion.process import time_of_index
-from sfumato.diffusion.schedule import LinearConfig, build_schedule
+from sfumato.diffusion.schedule import ScaledLinearConfig, build_schedule
 from sfumato.sampling.ancestral import DDIM, DDPM
 from sfumato.sampling.dpm_solver import DPM2M, DPM2MSDE, DPM2S, DPM3M
 from sfumato.sampling.grids import GridConfig, build_grid
@@ -22,7 +22,7 @@ from sfumato.sampling.unipc import UniPC
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SCHEDULE = build_schedule(LinearConfig())
+SCHEDULE = build_schedule(ScaledLinearConfig())
 DENOISE = three_hills(SCHEDULE)
 CLEAN = {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195, "prediction_type": "sample"}
 

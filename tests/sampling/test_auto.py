@@ -3,12 +3,12 @@
 import pytest
 
 from sfumato.diffusion.prediction import PredictionKind
-from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, ScheduleConfig, build_schedule
+from sfumato.diffusion.schedule import CosineConfig, FlowConfig, ScaledLinearConfig, ScheduleConfig, build_schedule
 from sfumato.sampling.auto import choose
 from sfumato.sampling.dpm_solver import DPM2MConfig
 from sfumato.sampling.unipc import UniPCConfig
 
-LINEAR, COSINE, FLOW = LinearConfig(), CosineConfig(), FlowConfig()
+LINEAR, COSINE, FLOW = ScaledLinearConfig(), CosineConfig(), FlowConfig()
 CASES: list[tuple[ScheduleConfig, PredictionKind, int, float, str, str]] = [
     (LINEAR, "eps", 5, 1.0, "unipc", "trailing"),
     (LINEAR, "v", 19, 3.0, "unipc", "log-snr"),

@@ -7,7 +7,7 @@ from parity import golden, needs_parity, relative_error, scaled_weights
 from sfumato.diffusion.objective import ObjectiveConfig, loss
 from sfumato.diffusion.prediction import to_x0
 from sfumato.diffusion.process import add_noise, network_time, time_of_index
-from sfumato.diffusion.schedule import LinearConfig, build_schedule
+from sfumato.diffusion.schedule import ScaledLinearConfig, build_schedule
 from sfumato.sampling.ancestral import DDIM, DDPM
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.guidance import classifier_free
@@ -19,7 +19,7 @@ unet = pytest.importorskip("sfumato.denoiser.unet")
 condition = pytest.importorskip("sfumato.conditioning.condition")
 pytestmark = needs_parity
 
-SCHEDULE = build_schedule(LinearConfig())
+SCHEDULE = build_schedule(ScaledLinearConfig())
 GRID = build_grid(GridConfig(kind="leading"), SCHEDULE, 5)
 ANCESTRAL = time_of_index(torch.arange(4, -2, -1), 1000)
 

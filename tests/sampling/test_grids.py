@@ -5,15 +5,21 @@ import torch
 
 from parity import golden, needs_parity
 from sfumato.diffusion.process import network_time
-from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.schedule import CosineConfig, FlowConfig, ScaledLinearConfig, build_schedule
 from sfumato.errors import UserError
 from sfumato.sampling.grids import AYS, GridConfig, build_grid, resampled, tail
 from sfumato.sampling.sampler import level
 from sfumato.sampling.table import SAMPLERS, default_grid
 
-LINEAR = build_schedule(LinearConfig())
+LINEAR = build_schedule(ScaledLinearConfig())
 KINDS = ["leading", "trailing", "linspace", "quadratic", "karras", "log-snr", "ays"]
-SCHEDULES = [LinearConfig(), CosineConfig(), LinearConfig(steps=20), LinearConfig(zero_terminal_snr=True), FlowConfig()]
+SCHEDULES = [
+    ScaledLinearConfig(),
+    CosineConfig(),
+    ScaledLinearConfig(steps=20),
+    ScaledLinearConfig(zero_terminal_snr=True),
+    FlowConfig(),
+]
 
 
 def indices(kind, steps, **options):
@@ -85,7 +91,7 @@ def test_noise_level_grids_are_uniform_in_what_they_say():
 
 
 def test_where_the_noisiest_step_is_pure_noise_it_is_still_visited_first():
-    for config in [FlowConfig(), LinearConfig(zero_terminal_snr=True)]:
+    for config in [FlowConfig(), ScaledLinearConfig(zero_terminal_snr=True)]:
         grid = build_grid(GridConfig(kind="log-snr"), build_schedule(config), 10)
         assert grid[0] == 1
         assert grid[1].item() == pytest.approx(0.999)
@@ -112,7 +118,7 @@ def test_ays_is_the_published_list_on_the_schedule_it_was_found_for():
     schedulers = pytest.importorskip("diffusers.schedulers")
     published = schedulers.AysSchedules["StableDiffusionSigmas"]
     assert list(AYS[:-1]) == published[:-1]
-    stable_diffusion = build_schedule(LinearConfig(start=0.00085, end=0.012))
+    stable_diffusion = build_schedule(ScaledLinearConfig(start=0.00085, end=0.012))
     grid = build_grid(GridConfig(kind="ays"), stable_diffusion, 10)
     ratios = torch.tensor([level(stable_diffusion, t).noise_ratio for t in grid[:-1]])
     torch.testing.assert_close(ratios, torch.tensor(published[:-1]), rtol=0.01, atol=0)
@@ -170,7 +176,7 @@ def test_tail_keeps_a_share_of_the_steps():
 def test_default_grids(kind):
     config = SAMPLERS[kind].config()
     assert default_grid(config, LINEAR).kind == SAMPLERS[kind].grid
-    for pure_noise in [FlowConfig(), LinearConfig(zero_terminal_snr=True)]:
+    for pure_noise in [FlowConfig(), ScaledLinearConfig(zero_terminal_snr=True)]:
         schedule = build_schedule(pure_noise)
         grid = build_grid(default_grid(config, schedule), schedule, 10)
         assert (grid[0] == 1) == (kind != "plms")

@@ -7,7 +7,7 @@ import torch
 
 from oracles import dataset, gaussian, no_noise
 from sfumato.diffusion.prediction import convert
-from sfumato.diffusion.schedule import FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.schedule import FlowConfig, ScaledLinearConfig, build_schedule
 from sfumato.errors import UserError
 from sfumato.sampling.ancestral import DDIM
 from sfumato.sampling.grids import GridConfig, build_grid
@@ -26,7 +26,7 @@ from sfumato.sampling.guidance import (
 )
 from sfumato.sampling.loop import sample
 
-LINEAR = build_schedule(LinearConfig())
+LINEAR = build_schedule(ScaledLinearConfig())
 T = torch.tensor(0.6, dtype=torch.float64)
 SHAPE = (2, 3, 5, 7)
 
@@ -53,7 +53,7 @@ class Halves:
 
 
 @pytest.mark.parametrize("kind", ["eps", "v", "flow"])
-@pytest.mark.parametrize("config", [LinearConfig(), FlowConfig()], ids=repr)
+@pytest.mark.parametrize("config", [ScaledLinearConfig(), FlowConfig()], ids=repr)
 def test_combining_clean_latents_is_combining_predictions(kind, config):
     """e = e_u + s (e_c - e_u), the original's formula, for every kind that is affine in x0."""
     schedule = build_schedule(config)

@@ -5,7 +5,7 @@ import torch
 
 from oracles import gaussian, no_noise, three_hills
 from sfumato.diffusion.process import add_noise
-from sfumato.diffusion.schedule import FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.schedule import FlowConfig, ScaledLinearConfig, build_schedule
 from sfumato.errors import UserError
 from sfumato.rng import SampleNoise
 from sfumato.sampling.ancestral import DDIM, DDPM
@@ -16,7 +16,7 @@ from sfumato.sampling.inversion import invert, slerp
 from sfumato.sampling.loop import sample
 from sfumato.sampling.plms import PLMS
 
-LINEAR = build_schedule(LinearConfig())
+LINEAR = build_schedule(ScaledLinearConfig())
 SHAPE = (2, 3, 4, 6)
 
 
@@ -85,7 +85,7 @@ def test_jumps_walk_each_stretch_again():
             with_jumps(grid, *wrong)
 
 
-@pytest.mark.parametrize("config", [LinearConfig(), FlowConfig()], ids=repr)
+@pytest.mark.parametrize("config", [ScaledLinearConfig(), FlowConfig()], ids=repr)
 def test_jumping_up_is_the_forward_process(config):
     schedule = build_schedule(config)
     t, later = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from oracles import gaussian, no_noise
-from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.schedule import CosineConfig, FlowConfig, ScaledLinearConfig, build_schedule
 from sfumato.sampling.ancestral import DDIM, DDPM
 from sfumato.sampling.dpm_solver import DPM2MSDE
 from sfumato.sampling.grids import GridConfig, build_grid
@@ -53,7 +53,9 @@ def moments(sampler, schedule, mean, std, grid):
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 @pytest.mark.parametrize("kind", ["trailing", "log-snr"])
-@pytest.mark.parametrize("config", [LinearConfig(), FlowConfig(), LinearConfig(zero_terminal_snr=True)], ids=repr)
+@pytest.mark.parametrize(
+    "config", [ScaledLinearConfig(), FlowConfig(), ScaledLinearConfig(zero_terminal_snr=True)], ids=repr
+)
 def test_a_single_points_marginals_are_kept_exactly(name, kind, config):
     schedule = build_schedule(config)
     grid = build_grid(GridConfig(kind=kind), schedule, 7)
@@ -78,7 +80,7 @@ def test_gaussian_data_come_out_with_their_variance(name):
 
 
 def test_ddpm_over_every_step_is_within_three_percent():
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     grid = build_grid(GridConfig(kind="trailing"), schedule, 1000)
     *_, (_, mean, variance) = moments(DDPM(), schedule, 0.5, 0.6, grid)
     assert abs(mean - 0.5) < 0.001
@@ -86,21 +88,21 @@ def test_ddpm_over_every_step_is_within_three_percent():
 
 
 def test_ddim_with_eta_one_is_ddpm():
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     grid = build_grid(GridConfig(kind="trailing"), schedule, 9)
     for ddim, ddpm in zip(*(moments(s, schedule, 0.5, 0.6, grid) for s in (DDIM(1.0), DDPM())), strict=True):
         torch.testing.assert_close(ddim, ddpm, rtol=1e-10, atol=1e-12)
 
 
 def test_the_forward_variance_is_the_larger_one():
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     grid = build_grid(GridConfig(kind="trailing"), schedule, 20)
     small, large = (list(moments(DDPM(v), schedule, 0.0, 0.6, grid))[-1][2] for v in ("posterior", "forward"))
     assert small < large
 
 
 def test_temperature_scales_the_noise():
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     t, s = torch.tensor(0.5, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
     denoise = gaussian(schedule, 0.0, 1.0)
     x = torch.zeros(2, 3, dtype=torch.float64)

@@ -16,10 +16,10 @@ from sfumato.diffusion.schedule import (
     CosineConfig,
     FlowConfig,
     LinearConfig,
+    ScaledLinearConfig,
     Schedule,
     SigmoidConfig,
     SqrtConfig,
-    SqrtLinearConfig,
     build_schedule,
 )
 from sfumato.sampling.ancestral import DDIM
@@ -62,7 +62,7 @@ def even_grid(schedule: Schedule, steps: int) -> torch.Tensor:
 
 
 @lru_cache
-def reference(config: LinearConfig | FlowConfig, even: bool = False) -> torch.Tensor:
+def reference(config: ScaledLinearConfig | FlowConfig, even: bool = False) -> torch.Tensor:
     schedule = build_schedule(config)
     grid = (even_grid if even else lambda_grid)(schedule, 1500)
     return sample(UniPC(3), schedule, three_hills(schedule), start(), grid, no_noise)
@@ -86,7 +86,7 @@ def errors(sampler, config, even=False):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_order_on_a_mixture(name):
     sampler, lowest, highest = SOLVERS[name]
-    measured = slope(errors(sampler, LinearConfig()))
+    measured = slope(errors(sampler, ScaledLinearConfig()))
     assert lowest < measured < highest, f"{name} converges with order {measured:.2f}"
 
 
@@ -101,7 +101,7 @@ def test_order_on_a_mixture(name):
         ("unipc of order 2", 2.6),
     ],
 )
-@pytest.mark.parametrize("config", [FlowConfig(), LinearConfig(zero_terminal_snr=True)], ids=repr)
+@pytest.mark.parametrize("config", [FlowConfig(), ScaledLinearConfig(zero_terminal_snr=True)], ids=repr)
 def test_order_is_kept_from_pure_noise(name, lowest, config):
     """Where alpha(1) = 0 the first step has no finite length in lambda."""
     assert slope(errors(SOLVERS[name][0], config)) > lowest
@@ -109,12 +109,12 @@ def test_order_is_kept_from_pure_noise(name, lowest, config):
 
 KINDS: tuple[PredictionKind, ...] = ("eps", "x0", "v", "flow")
 SCHEDULES = {
+    "scaled-linear": ScaledLinearConfig(),
     "linear": LinearConfig(),
-    "sqrt-linear": SqrtLinearConfig(),
     "sqrt": SqrtConfig(),
     "cosine": CosineConfig(),
     "sigmoid": SigmoidConfig(),
-    "zero terminal": LinearConfig(zero_terminal_snr=True),
+    "zero terminal": ScaledLinearConfig(zero_terminal_snr=True),
     "flow": FlowConfig(),
 }
 EVERY_STEPS = [24, 48]
@@ -179,11 +179,11 @@ def test_a_gaussian_is_solved_in_every_prediction_kind(name, schedule_name):
 
 def test_plms_order_on_even_times():
     """Adams-Bashforth of fourth order for even steps, but steps that are even in t are not in sigma / alpha."""
-    assert 2.2 < slope(errors(PLMS(), LinearConfig(), even=True)) < 3.2
+    assert 2.2 < slope(errors(PLMS(), ScaledLinearConfig(), even=True)) < 3.2
 
 
 def test_plms_beats_ddim_on_the_papers_grid():
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     grid = build_grid(GridConfig(kind="leading"), schedule, 50)
     fine = torch.linspace(float(grid[0]), float(grid[-1]), 1501, dtype=torch.float64)
     exact = sample(UniPC(3), schedule, three_hills(schedule), start(), fine, no_noise)
@@ -198,7 +198,7 @@ def test_plms_beats_ddim_on_the_papers_grid():
 @pytest.mark.parametrize("std", [0.0, 0.6])
 def test_gaussian_data_is_solved_to_the_closed_form(name, std):
     """std 0 (one point) is exact in any number of steps, since the expected clean latent never changes."""
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     sampler = PLMS() if name == "plms" else SOLVERS[name][0]
     grid = even_grid(schedule, 3 if std == 0 else 200)
     found = sample(sampler, schedule, gaussian(schedule, 0.4, std), start(), grid, no_noise)
@@ -208,8 +208,8 @@ def test_gaussian_data_is_solved_to_the_closed_form(name, std):
 
 
 def test_twenty_steps_on_the_lambda_grid_beat_ddim_with_a_hundred():
-    schedule = build_schedule(LinearConfig())
-    exact = reference(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
+    exact = reference(ScaledLinearConfig())
     x, denoise = start(), three_hills(schedule)
     multistep = sample(DPM2M(), schedule, denoise, x, lambda_grid(schedule, 20), no_noise)
     trailing = build_grid(GridConfig(kind="trailing"), schedule, 100)
@@ -218,7 +218,7 @@ def test_twenty_steps_on_the_lambda_grid_beat_ddim_with_a_hundred():
 
 
 def test_the_table_states_the_measured_orders_and_calls():
-    schedule = build_schedule(LinearConfig())
+    schedule = build_schedule(ScaledLinearConfig())
     for kind, facts in SAMPLERS.items():
         calls = []
 
@@ -231,4 +231,4 @@ def test_the_table_states_the_measured_orders_and_calls():
         sample(sampler, schedule, denoise, start(3), grid, lambda shape: torch.zeros(tuple(shape), dtype=torch.float64))
         assert len(calls) == 10 * facts.calls + (kind == "plms"), kind
         if facts.order is not None and kind != "plms":
-            assert abs(slope(errors(sampler, LinearConfig())) - facts.order) < 0.45, kind
+            assert abs(slope(errors(sampler, ScaledLinearConfig())) - facts.order) < 0.45, kind

@@ -9,7 +9,7 @@ import torch
 from parity import golden, needs_parity
 from sfumato.diffusion.prediction import to_x0
 from sfumato.diffusion.process import network_time, time_of_index
-from sfumato.diffusion.schedule import LinearConfig, build_schedule
+from sfumato.diffusion.schedule import ScaledLinearConfig, build_schedule
 from sfumato.sampling.ancestral import DDIM, DDPM
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.inpainting import KnownRegion
@@ -17,7 +17,7 @@ from sfumato.sampling.loop import sample
 from sfumato.sampling.plms import PLMS
 
 T = 1000
-SCHEDULE = build_schedule(LinearConfig())
+SCHEDULE = build_schedule(ScaledLinearConfig())
 ABAR = torch.cumprod(1 - torch.linspace(0.0015**0.5, 0.0195**0.5, T, dtype=torch.float64) ** 2, 0)
 SHAPE = (2, 3, 5, 7)
 

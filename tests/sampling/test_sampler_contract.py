@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from oracles import dataset, gaussian, no_noise, three_hills
 from sfumato.diffusion.process import add_noise
-from sfumato.diffusion.schedule import FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.schedule import FlowConfig, ScaledLinearConfig, build_schedule
 from sfumato.errors import UserError
 from sfumato.rng import SampleNoise
 from sfumato.sampling.ancestral import DDIM
@@ -22,8 +22,8 @@ from sfumato.sampling.sampler import exponential_moments
 from sfumato.sampling.table import SAMPLERS, SamplerConfig, build_sampler
 from sfumato.sampling.unipc import UniPC
 
-LINEAR = build_schedule(LinearConfig())
-PURE_NOISE = [FlowConfig(), LinearConfig(zero_terminal_snr=True)]
+LINEAR = build_schedule(ScaledLinearConfig())
+PURE_NOISE = [FlowConfig(), ScaledLinearConfig(zero_terminal_snr=True)]
 SHAPE = (2, 3, 5, 7)
 
 
@@ -50,7 +50,7 @@ def wavy(schedule):
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
-@pytest.mark.parametrize("config", [LinearConfig(), *PURE_NOISE], ids=repr)
+@pytest.mark.parametrize("config", [ScaledLinearConfig(), *PURE_NOISE], ids=repr)
 @pytest.mark.parametrize("steps", [1, 2, 3, 6])
 @pytest.mark.parametrize("grid", ["trailing", "log-snr", "leading"])
 def test_one_point_is_reached_at_the_clean_end(kind, config, steps, grid):

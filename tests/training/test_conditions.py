@@ -106,7 +106,7 @@ def test_a_toy_configuration_trains(name: str, source: str, folder: Path, tmp_pa
     assert state.skipped == 0
     preview = Image.open(tmp_path / "previews" / "samples-00000002.png")
     assert min(preview.size) >= SIZE
-    inputs = load(tmp_path).config.inputs
+    inputs = load(tmp_path).config.conditioning_metadata
     match name:
         case "semantic":
             assert inputs.map is not None

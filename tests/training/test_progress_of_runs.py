@@ -13,7 +13,7 @@ from sfumato import checkpoint
 from sfumato.autoencoder import losses
 from sfumato.diffusion import objective
 from sfumato.diffusion.objective import ObjectiveConfig, untrained_times
-from sfumato.diffusion.schedule import CosineConfig, FlowConfig, LinearConfig, build_schedule
+from sfumato.diffusion.schedule import CosineConfig, FlowConfig, ScaledLinearConfig, build_schedule
 from sfumato.diffusion.weighting import LearnedWeighting, MinSnrWeighting, P2Weighting, UniformWeighting
 from sfumato.errors import UserError
 from sfumato.training import distillation
@@ -138,7 +138,7 @@ def test_norm_and_clipping_are_the_formula_to_the_last_bit() -> None:
 
 
 @pytest.mark.parametrize("weighting", [MinSnrWeighting(), P2Weighting()])
-@pytest.mark.parametrize("schedule", [LinearConfig(zero_terminal_snr=True), FlowConfig()])
+@pytest.mark.parametrize("schedule", [ScaledLinearConfig(zero_terminal_snr=True), FlowConfig()])
 def test_a_weighting_that_leaves_the_last_time_out_is_noted(weighting, schedule) -> None:
     note = untrained_times(ObjectiveConfig(prediction="v", weighting=weighting), build_schedule(schedule))
     assert note is not None
@@ -156,10 +156,10 @@ def test_min_snr_of_v_falls_below_a_hundredth_where_the_formula_does() -> None:
 
 
 def test_a_weighting_that_trains_the_last_time_is_not_noted() -> None:
-    terminal = build_schedule(LinearConfig(zero_terminal_snr=True))
+    terminal = build_schedule(ScaledLinearConfig(zero_terminal_snr=True))
     for weighting in (UniformWeighting(), LearnedWeighting()):
         assert untrained_times(ObjectiveConfig(prediction="v", weighting=weighting), terminal) is None
-    for schedule in (CosineConfig(), LinearConfig()):
+    for schedule in (CosineConfig(), ScaledLinearConfig()):
         config = ObjectiveConfig(prediction="v", weighting=MinSnrWeighting())
         assert untrained_times(config, build_schedule(schedule)) is None
 
@@ -168,7 +168,7 @@ def test_a_run_says_it_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     config = second_run(
         "train.steps=2",
         "objective={prediction: v, weighting: {kind: min-snr}}",
-        "schedule={kind: linear, zero_terminal_snr: true}",
+        "schedule={kind: scaled-linear, zero_terminal_snr: true}",
     )
     train_second(tmp_path, config, tmp_path / "cache")
     assert capsys.readouterr().err.count("is 0 at t = 1, where this schedule's SNR is 0") == 1

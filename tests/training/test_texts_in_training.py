@@ -56,8 +56,8 @@ def test_classes_counts_and_unread_columns_are_told_at_the_start(tmp_path: Path)
         '{"file_name": "0.png", "boxes": [{"label": 1000000000, "bbox": [0, 0, 4, 4]}]}\n{"file_name": "gone.png"}\n'
     )
     data, told = data_of(tmp_path / "d", tmp_path, ConditionsConfig(boxes=BoxesConfig()))
-    assert data.inputs.layout is not None
-    assert data.inputs.layout.names == ("1000000000",)
+    assert data.conditioning_metadata.layout is not None
+    assert data.conditioning_metadata.layout.names == ("1000000000",)
     assert not any("nothing reads" in note for note in told)
     assert any("1 files that the metadata names are not there, the first is gone.png; the folder" in n for n in told)
 

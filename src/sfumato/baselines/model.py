@@ -23,6 +23,7 @@ from sfumato.pipeline.conditions import ConditionSource, Words, conditions_for
 from sfumato.pipeline.latents import check_finite
 from sfumato.pipeline.plan import notes_of, spread, warn_of
 from sfumato.schema import Schema
+from sfumato.stored_format import FORMAT
 from sfumato.versions import CONFIG_FILE, OLD, read_one_version, replacing_folder
 
 FIRST_STAGE = "first-stage"
@@ -32,7 +33,7 @@ FIRST_STAGE = "first-stage"
 class CodeModelConfig(Schema):
     """`config.yaml` of a transformer's model folder."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     transformer: CodeTransformerConfig
     conditioner: ConditionerConfig = NoneConfig()
     condition_dropout: float = Field(0.0, ge=0, le=1)

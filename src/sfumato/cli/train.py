@@ -304,7 +304,7 @@ def _diffusion(
             say,
         )
         texts = texts_of(data.training)
-        model = begin(config, first, latents, source.fields, data.inputs, texts).to(workers.device)
+        model = begin(config, first, latents, source.fields, data.conditioning_metadata, texts).to(workers.device)
         assert model.second is not None
         for note in caption_notes(model.second.conditioner, texts):
             say(note)

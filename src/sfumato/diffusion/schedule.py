@@ -30,18 +30,18 @@ class DiscreteConfig(Schema):
     """Rescale so that alpha is exactly 0 at t = 1 (Lin et al. 2024, Algorithm 1); not for eps prediction."""
 
 
-class LinearConfig(DiscreteConfig):
+class ScaledLinearConfig(DiscreteConfig):
     """The paper's schedule: linear in sqrt(beta), then squared (named "scaled linear" elsewhere)."""
 
-    kind: Literal["linear"] = "linear"
+    kind: Literal["scaled-linear"] = "scaled-linear"
     start: float = Field(0.0015, gt=0, lt=1)
     end: float = Field(0.0195, gt=0, lt=1)
 
 
-class SqrtLinearConfig(DiscreteConfig):
+class LinearConfig(DiscreteConfig):
     """Betas linear in the index (Ho et al. 2020); the original calls it "sqrt_linear"."""
 
-    kind: Literal["sqrt-linear"] = "sqrt-linear"
+    kind: Literal["linear"] = "linear"
     start: float = Field(0.0001, gt=0, lt=1)
     end: float = Field(0.02, gt=0, lt=1)
 
@@ -83,7 +83,7 @@ class FlowConfig(Schema):
 
 
 ScheduleConfig = Annotated[
-    LinearConfig | SqrtLinearConfig | SqrtConfig | CosineConfig | SigmoidConfig | FlowConfig,
+    ScaledLinearConfig | LinearConfig | SqrtConfig | CosineConfig | SigmoidConfig | FlowConfig,
     Field(discriminator="kind"),
 ]
 
@@ -256,9 +256,9 @@ def _sigmoid_betas(config: SigmoidConfig) -> Tensor:
 def betas_of(config: ScheduleConfig) -> Tensor:
     """The (T,) float64 betas of a discrete schedule, before any zero-terminal rescaling."""
     match config:
-        case LinearConfig():
+        case ScaledLinearConfig():
             return _ramp(config.start**0.5, config.end**0.5, config.steps).square()
-        case SqrtLinearConfig():
+        case LinearConfig():
             return _ramp(config.start, config.end, config.steps)
         case SqrtConfig():
             return _ramp(config.start, config.end, config.steps).sqrt()

@@ -38,7 +38,7 @@ class Means:
     workers: Workers
     data: Dataset
     steps: int
-    inputs: ConditioningMetadata | None = None
+    metadata: ConditioningMetadata | None = None
 
 
 # ---- stage 1
@@ -138,7 +138,7 @@ def measured_second_stage(account: Estimate, config: DiffusionRun, first: Latent
     peak = measure.arithmetic_peak(means.workers.device, precision)
     means = _within_reason(account, peak, means)
     first = first.to(means.workers.device)
-    timing, model = measure.time_second_stage(config, first, means.data, means.steps, means.workers, means.inputs)
+    timing, model = measure.time_second_stage(config, first, means.data, means.steps, means.workers, means.metadata)
     encoding = (
         measure.encoding_seconds(first, means.data, precision) * encodings(config) * (2 if config.mirrored else 1)
     )

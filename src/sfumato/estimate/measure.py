@@ -108,11 +108,11 @@ def time_second_stage(
     data: Dataset,
     steps: int,
     workers: Workers,
-    inputs: ConditioningMetadata | None = None,
+    metadata: ConditioningMetadata | None = None,
 ) -> tuple[Timing, LatentDiffusion]:
     """Of a step of stage 2, on latents without content; and the model, hardly trained.
 
-    `inputs` is what the data says of maps and boxes. Conditions that are drawn for a latent, such as small images and
+    `metadata` is what the data says of maps and boxes. Conditions that are drawn for a latent, such as small images and
     masks, come from images: then some are encoded.
     """
     trial = config.model_copy(update={"train": _trial(config.train, steps)})
@@ -120,7 +120,7 @@ def time_second_stage(
         folder = RunFolder(Path(path))
         folder.claim(trial)
         latents, source = _latents_to_time(trial, first, data, folder.path / "cache", workers)
-        model = begin(trial, first, latents, source.fields, inputs).to(workers.device)
+        model = begin(trial, first, latents, source.fields, metadata).to(workers.device)
         assert model.second is not None
         preview = samples_of(model, RunData(data, None), folder.previews, trial)
         _forget_peak(workers.device)

@@ -45,7 +45,7 @@ def notes_aside(folder: Path, config: ModelConfig, say: Callable[[str], None]) -
     H, W = config.image_size
     kept = [f"its training size {H}x{W}"] if H != W else []
     kept += [f"the names of its {len(config.classes)} classes"] if config.classes else []
-    kept += ["what its inputs mean"] if config.inputs.model_dump(exclude_defaults=True) else []
+    kept += ["what its conditions mean"] if config.conditioning_metadata.model_dump(exclude_defaults=True) else []
     if kept:
         say(f"only sfumato will read {' and '.join(kept)}: they are in the section {SECTION!r}")
     if (folder / TINY_FILE).exists():

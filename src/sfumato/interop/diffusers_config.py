@@ -6,7 +6,7 @@ from typing import Any
 
 from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
 from sfumato.denoiser.unet import UNetConfig
-from sfumato.diffusion.schedule import CosineConfig, LinearConfig, ScheduleConfig, SqrtLinearConfig
+from sfumato.diffusion.schedule import CosineConfig, LinearConfig, ScaledLinearConfig, ScheduleConfig
 from sfumato.errors import UserError
 from sfumato.foreign import short
 from sfumato.interop.expressible import autoencoder_groups
@@ -360,9 +360,9 @@ def read_scheduler(config: Config) -> tuple[dict[str, Any], str]:
         )
     bounds = {"start": float(config.get("beta_start", 1e-4)), "end": float(config.get("beta_end", 0.02))}
     if kind == "scaled_linear":
-        return {"kind": "linear", "steps": steps, **bounds, **zero}, PREDICTIONS[prediction]
+        return {"kind": "scaled-linear", "steps": steps, **bounds, **zero}, PREDICTIONS[prediction]
     if kind == "linear":
-        return {"kind": "sqrt-linear", "steps": steps, **bounds, **zero}, PREDICTIONS[prediction]
+        return {"kind": "linear", "steps": steps, **bounds, **zero}, PREDICTIONS[prediction]
     if kind == "squaredcos_cap_v2":
         return {"kind": "cosine", "steps": steps, **zero}, PREDICTIONS[prediction]
     raise UserError(
@@ -384,8 +384,8 @@ def write_scheduler(schedule: ScheduleConfig, prediction: str) -> dict[str, Any]
         "set_alpha_to_one": False,
         "steps_offset": 1,
     }
-    if isinstance(schedule, LinearConfig | SqrtLinearConfig):
-        name = "scaled_linear" if isinstance(schedule, LinearConfig) else "linear"
+    if isinstance(schedule, ScaledLinearConfig | LinearConfig):
+        name = "scaled_linear" if isinstance(schedule, ScaledLinearConfig) else "linear"
         out |= {"beta_schedule": name, "beta_start": schedule.start, "beta_end": schedule.end}
     elif isinstance(schedule, CosineConfig) and (schedule.offset, schedule.max_beta) == (0.008, 0.999):
         out |= {"beta_schedule": "squaredcos_cap_v2"}

@@ -242,7 +242,7 @@ def _default_schedule(known: Known, say: Callable[[str], None]) -> dict[str, obj
     if known.scale_factor != SD_SCALE:
         raise UserError("the checkpoint lacks its schedule (the key betas): give its configuration with --config")
     say("the checkpoint lacks its schedule (the key betas): taking Stable Diffusion's, 0.00085 to 0.012")
-    return {"kind": "linear", "steps": 1000, "start": 0.00085, "end": 0.012}
+    return {"kind": "scaled-linear", "steps": 1000, "start": 0.00085, "end": 0.012}
 
 
 # -- conditioner ------------------------------------------------------------------------------------------------------

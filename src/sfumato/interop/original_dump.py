@@ -6,7 +6,7 @@ from typing import Any, Literal
 from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
 from sfumato.conditioning.pretrained import PretrainedTextConfig
 from sfumato.denoiser.unet import UNetConfig
-from sfumato.diffusion.schedule import CosineConfig, LinearConfig, SqrtConfig, SqrtLinearConfig
+from sfumato.diffusion.schedule import CosineConfig, LinearConfig, ScaledLinearConfig, SqrtConfig
 from sfumato.errors import UserError
 from sfumato.model import DiffusionConfig, ModelConfig
 
@@ -18,7 +18,7 @@ IDENTITY = {"target": "torch.nn.Identity"}
 BERT_HEADS = (8, 64)
 CLIP_TOKENS = 77
 ORIGINAL_MAX_BETA = 0.999
-SCHEDULES = {LinearConfig: "linear", SqrtLinearConfig: "sqrt_linear", SqrtConfig: "sqrt"}
+SCHEDULES = {ScaledLinearConfig: "linear", LinearConfig: "sqrt_linear", SqrtConfig: "sqrt"}
 
 
 def dump_original(config: ModelConfig, scale: float, say: Say, text: TextModel | None = None) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _schedule(diffusion: DiffusionConfig, say: Say) -> dict[str, Any]:
         if schedule.max_beta != ORIGINAL_MAX_BETA:
             say(f"the cosine schedule's max_beta {schedule.max_beta:g} is in the checkpoint's buffers, not in the YAML")
         return {"timesteps": schedule.steps, "beta_schedule": "cosine", "cosine_s": schedule.offset}
-    if isinstance(schedule, LinearConfig | SqrtLinearConfig | SqrtConfig):
+    if isinstance(schedule, ScaledLinearConfig | LinearConfig | SqrtConfig):
         if schedule.zero_terminal_snr:
             say("zero terminal SNR is in the checkpoint's buffers; the YAML's schedule does not show it")
         name = SCHEDULES[type(schedule)]

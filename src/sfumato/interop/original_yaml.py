@@ -33,7 +33,7 @@ OTHER_MODELS = {
 UNET = "UNetModel"
 UNCONDITIONAL = "__is_unconditional__"
 FIRST_STAGE = "__is_first_stage__"
-BETA_SCHEDULES = {"linear": "linear", "sqrt_linear": "sqrt-linear", "sqrt": "sqrt", "cosine": "cosine"}
+BETA_SCHEDULES = {"linear": "scaled-linear", "sqrt_linear": "linear", "sqrt": "sqrt", "cosine": "cosine"}
 PREDICTIONS = {"eps": "eps", "x0": "x0", "v": "v"}
 
 

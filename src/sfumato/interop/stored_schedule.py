@@ -13,10 +13,10 @@ from torch import Tensor
 from sfumato.diffusion.schedule import (
     CosineConfig,
     LinearConfig,
+    ScaledLinearConfig,
     ScheduleConfig,
     SigmoidConfig,
     SqrtConfig,
-    SqrtLinearConfig,
     betas_of,
     zero_terminal,
 )
@@ -26,13 +26,13 @@ BUFFERS = ("betas", "alphas_cumprod", "sqrt_alphas_cumprod")
 """What tells a schedule, the most exact first."""
 MAX_STEPS = 100_000
 PUBLISHED = (
-    LinearConfig(start=0.00085, end=0.012),
-    LinearConfig(start=0.0015, end=0.0195),
-    LinearConfig(start=0.0015, end=0.0205),
-    LinearConfig(start=0.0015, end=0.0155),
-    SqrtLinearConfig(start=0.0001, end=0.02),
-    SqrtLinearConfig(start=0.00085, end=0.012),
+    ScaledLinearConfig(start=0.00085, end=0.012),
+    ScaledLinearConfig(start=0.0015, end=0.0195),
+    ScaledLinearConfig(start=0.0015, end=0.0205),
+    ScaledLinearConfig(start=0.0015, end=0.0155),
     LinearConfig(start=0.0001, end=0.02),
+    LinearConfig(start=0.00085, end=0.012),
+    ScaledLinearConfig(start=0.0001, end=0.02),
     SqrtConfig(),
 )
 """Ends of the published models' schedules: half precision does not tell them exactly."""
@@ -172,7 +172,7 @@ def _candidates(key: str, values: Tensor, spacing: float) -> Iterator[Any]:
         (_shortest(first.item() ** power, power * error), _shortest(last.item() ** power, power * error))
         for power in (1, 2)
     ]
-    for kind, (start, end) in ((LinearConfig, ends[0]), (SqrtLinearConfig, ends[0]), (SqrtConfig, ends[1])):
+    for kind, (start, end) in ((ScaledLinearConfig, ends[0]), (LinearConfig, ends[0]), (SqrtConfig, ends[1])):
         if 0 < start < 1 and 0 < end < 1:
             yield kind(steps=steps, start=start, end=end)
 

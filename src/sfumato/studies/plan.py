@@ -9,7 +9,7 @@ from sfumato.autoencoder.losses import LossConfig
 from sfumato.autoencoder.perceptual import EfficientNetConfig, NoPerceptual
 from sfumato.data.table import DataConfig
 from sfumato.diffusion.objective import ObjectiveConfig
-from sfumato.diffusion.schedule import LinearConfig
+from sfumato.diffusion.schedule import ScaledLinearConfig
 from sfumato.engine.precision import Precision
 from sfumato.schema import Schema
 from sfumato.studies.rules import LATENT_CHANNELS, autoencoder_for, codes_autoencoder_for, denoiser_for, transformer_for
@@ -169,7 +169,7 @@ def second_run(
     """Stage 2 of an arm on latents (C, h, w)."""
     return DiffusionRun(
         denoiser=denoiser_for(latent, config.parameters),
-        schedule=LinearConfig(),
+        schedule=ScaledLinearConfig(),
         objective=ObjectiveConfig(prediction="v", stratified=True),
         data=config.data,
         held_out=config.held_out,

@@ -212,8 +212,8 @@ def raw_latent(model: LatentDiffusion, image: Tensor, memory: int) -> Tensor:
 
 def convention(model: LatentDiffusion) -> Convention:
     """As the model's configuration says, else as its kind is known for."""
-    if model.config.inputs.mask is not None:
-        return Convention(model.config.inputs.mask, scaled=False)
+    if model.config.conditioning_metadata.mask is not None:
+        return Convention(model.config.conditioning_metadata.mask, scaled=False)
     order = [part.field for part in condition_parts(model) if isinstance(part, ImageConfig)]
     if order[:1] == [MASK]:
         return Convention(STABLE_DIFFUSION, scaled=True)

@@ -119,7 +119,7 @@ def check_box(box: Box, number: int) -> None:
 
 def category(model: LatentDiffusion, label: int | str, number: int) -> int:
     """The number of a category. Raises UserError for an unknown one, or names the model does not record."""
-    known = model.config.inputs.layout
+    known = model.config.conditioning_metadata.layout
     count = layout_part(model).classes if known is None else len(known.names)
     if isinstance(label, str) and known is not None and label in known.names:
         return known.names.index(label)
@@ -130,7 +130,7 @@ def category(model: LatentDiffusion, label: int | str, number: int) -> int:
     if known is None:
         raise UserError(
             f"box {number} has the category {label!r}, but this model's config.yaml records no names "
-            f"(inputs.layout.names): give its number, 0 to {count - 1}"
+            f"(conditioning_metadata.layout.names): give its number, 0 to {count - 1}"
         )
     told = f"{', '.join(known.names[:12])}{', ...' if len(known.names) > 12 else ''}"
     raise UserError(f"box {number} has the category {label!r}, which is none of {told}{nearest(label, known.names)}")

@@ -76,7 +76,7 @@ def read_map(model: LatentDiffusion, image: Image.Image) -> Tensor:
     A palette that agrees with the model's own, in another order, is read by its colours. Raises UserError for a colour
     that is no class's, and for colours where the model's configuration records none.
     """
-    known = model.config.inputs.map
+    known = model.config.conditioning_metadata.map
     ids = ids_of(image, "the map")
     if ids is not None and not (image.mode == "P" and known is not None and _reordered(image, ids, known.palette)):
         return torch.from_numpy(ids)
@@ -85,15 +85,15 @@ def read_map(model: LatentDiffusion, image: Image.Image) -> Tensor:
         return torch.from_numpy(pixels[..., 0].astype(np.int64))
     if known is None:
         raise UserError(
-            "the map is in colour, but this model's config.yaml records no colours of classes (inputs.map.palette): "
-            "save the map as ids, grey or with a palette"
+            "the map is in colour, but this model's config.yaml records no colours of classes "
+            "(conditioning_metadata.map.palette): save the map as ids, grey or with a palette"
         )
     return _by_colour(pixels, known.palette, known.void)
 
 
 def check_ids(model: LatentDiffusion, ids: Tensor) -> None:
     """Raises UserError for an id (H, W) that is neither a class of the model nor its void."""
-    part, known = semantic_part(model), model.config.inputs.map
+    part, known = semantic_part(model), model.config.conditioning_metadata.map
     outside = (ids < 0) | (ids >= part.classes)
     if part.void is not None:
         outside &= ids != part.void
@@ -128,6 +128,6 @@ def _by_colour(pixels: NDArray[np.uint8], palette: tuple[tuple[int, int, int], .
         named = "#{:02x}{:02x}{:02x}".format(*(int(value) for value in pixels[row, column]))
         raise UserError(
             f"the map has the colour {named} at row {row}, column {column}, which is no class of this model: "
-            "use the colours of inputs.map.palette in its config.yaml, and PNG, not JPEG"
+            "use the colours of conditioning_metadata.map.palette in its config.yaml, and PNG, not JPEG"
         )
     return torch.from_numpy(ids)

@@ -89,7 +89,7 @@ def _task(model: LatentDiffusion, image: Image.Image, prompt: str | None, keep_c
 
 def enlargement(model: LatentDiffusion) -> int:
     """By how much an image's sides grow: as the model was trained, else by f, as its small images are at f."""
-    known = model.config.inputs.low_resolution
+    known = model.config.conditioning_metadata.low_resolution
     return model.autoencoder.factor if known is None else known.factor
 
 

@@ -15,18 +15,18 @@ from sfumato.images import to_unit
 _GREY = 0.75
 
 
-def condition_images(fields: Mapping[str, Any], inputs: ConditioningMetadata, images: Tensor) -> list[Tensor]:
+def condition_images(fields: Mapping[str, Any], metadata: ConditioningMetadata, images: Tensor) -> list[Tensor]:
     """One batch (N, 3, H, W) in [-1, 1] for each condition among the fields; `images` are what they were made from."""
     size = (images.shape[2], images.shape[3])
     drawn = []
-    if inputs.map is not None and "map" in fields:
-        drawn.append(map_images(fields["map"], inputs.map.palette, size))
-    if inputs.layout is not None and "boxes" in fields:
-        drawn.append(box_images(fields["boxes"], fields["categories"], len(inputs.layout.names), size))
-    if inputs.low_resolution is not None and "low_resolution" in fields:
+    if metadata.map is not None and "map" in fields:
+        drawn.append(map_images(fields["map"], metadata.map.palette, size))
+    if metadata.layout is not None and "boxes" in fields:
+        drawn.append(box_images(fields["boxes"], fields["categories"], len(metadata.layout.names), size))
+    if metadata.low_resolution is not None and "low_resolution" in fields:
         drawn.append(F.interpolate(fields["low_resolution"].float(), size, mode="nearest"))
-    if inputs.mask is not None and "mask" in fields:
-        hole = F.interpolate((fields["mask"] == inputs.mask.hole).float(), size, mode="nearest")
+    if metadata.mask is not None and "mask" in fields:
+        hole = F.interpolate((fields["mask"] == metadata.mask.hole).float(), size, mode="nearest")
         drawn.append(torch.where(hole > 0, _GREY, images))
     return drawn
 

@@ -55,11 +55,11 @@ def with_fields(
     if isinstance(dataset, FolderDataset):
         return _folder_with_fields(dataset, conditions)
     known = WithFields(dataset, [ToyBoxes(dataset)]) if conditions.boxes is not None else dataset
-    return known, _toy_inputs(conditions), ()
+    return known, _toy_metadata(conditions), ()
 
 
-def _toy_inputs(conditions: ConditionsConfig) -> ConditioningMetadata:
-    return _drawn_inputs(conditions).model_copy(
+def _toy_metadata(conditions: ConditionsConfig) -> ConditioningMetadata:
+    return _random_metadata(conditions).model_copy(
         update={
             "map": None
             if conditions.map is None
@@ -74,21 +74,21 @@ def _folder_with_fields(
 ) -> tuple[Dataset, ConditioningMetadata, tuple[str, ...]]:
     sources: list[FieldSource] = []
     notes: tuple[str, ...] = ()
-    inputs = _drawn_inputs(conditions)
+    metadata = _random_metadata(conditions)
     if conditions.map is not None:
         maps = FolderMaps(folder, conditions.map)
         sources.append(maps)
-        inputs = inputs.model_copy(update={"map": maps.describe()})
+        metadata = metadata.model_copy(update={"map": maps.describe()})
         notes += (f"{len(maps.classes.names)} classes of {folder.scan.root / conditions.map.classes}",)
     if conditions.boxes is not None:
         boxes = FolderBoxes(folder, conditions.boxes)
         sources.append(boxes)
-        inputs = inputs.model_copy(update={"layout": boxes.describe()})
+        metadata = metadata.model_copy(update={"layout": boxes.describe()})
         notes += boxes.notes
-    return (WithFields(folder, sources) if sources else folder), inputs, notes
+    return (WithFields(folder, sources) if sources else folder), metadata, notes
 
 
-def _drawn_inputs(conditions: ConditionsConfig) -> ConditioningMetadata:
+def _random_metadata(conditions: ConditionsConfig) -> ConditioningMetadata:
     small, mask = conditions.low_resolution, conditions.mask
     return ConditioningMetadata(
         low_resolution=None

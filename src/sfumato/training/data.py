@@ -48,7 +48,7 @@ class RunData:
 
     training: Dataset
     held_out: Dataset | None
-    inputs: ConditioningMetadata = field(default_factory=ConditioningMetadata)
+    conditioning_metadata: ConditioningMetadata = field(default_factory=ConditioningMetadata)
 
     @property
     def measured(self) -> Dataset:
@@ -86,8 +86,8 @@ def open_data(
     config = with_room(config, conditions)
     if isinstance(config, ToyWorldConfig):
         aside = config.model_copy(update={"split": "held-out", "length": min(TOY_HELD_OUT, config.length)})
-        (training, inputs, _), (held, _, _) = (with_fields(world.build(), conditions) for world in (config, aside))
-        return RunData(training, held, inputs)
+        (training, metadata, _), (held, _, _) = (with_fields(world.build(), conditions) for world in (config, aside))
+        return RunData(training, held, metadata)
     dataset = open_dataset(
         config,
         cache,
@@ -102,14 +102,14 @@ def open_data(
     _tell_of_losses(dataset, folder, say, conditions)
     groups = groups_of(dataset, held_out.by, say)
     _describe(dataset, held_out, groups, folder, say, progress)
-    complete, inputs, notes = with_fields(dataset, conditions)
+    complete, metadata, notes = with_fields(dataset, conditions)
     for note in notes:
         say(note)
     training, aside_part = split(complete, held_out.amount, held_out.seed, groups)
     if not len(aside_part):
         why = _why_none(held_out, groups)
         say(f"nothing is held out ({why}): previews and numbers are measured on training images")
-    return RunData(training, aside_part if len(aside_part) else None, inputs)
+    return RunData(training, aside_part if len(aside_part) else None, metadata)
 
 
 def _why_none(held_out: HeldOut, groups: Sequence[Hashable] | None) -> str:

@@ -184,7 +184,7 @@ class ConditionedSamples:
                 images = pipeline.sample(model, request).images.cpu()
         except NotFiniteError as error:
             return skipped("preview", step, error)
-        shown = condition_images(self.fields, model.config.inputs, self.images)
+        shown = condition_images(self.fields, model.config.conditioning_metadata, self.images)
         rows = interleave(*shown, images, self.images)
         sheet = image_grid(rows, columns=4 * (len(shown) + 2))
         save_png(self.folder / f"samples-{step:08d}.png", sheet, scale=_scale(images))

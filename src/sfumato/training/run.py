@@ -11,9 +11,10 @@ from types import FrameType
 from pydantic import BaseModel
 
 from sfumato import checkpoint
-from sfumato.config import parse, parse_mapping, to_yaml
+from sfumato.config import parse, read_source, to_yaml
 from sfumato.errors import Interrupted, UserError
 from sfumato.outputs import check_folder, written
+from sfumato.stored_format import FORMAT
 from sfumato.training.averages import snapshots
 from sfumato.training.launch import launched
 from sfumato.training.state import TrainState
@@ -122,14 +123,14 @@ class RunFolder:
             self.previews.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{str(self.previews)!r} cannot be made: {error.strerror or error}") from None
-        self._claimed = to_yaml(config)
+        self._claimed = f"format: {FORMAT}\n{to_yaml(config)}"
         if not file.exists():
             checkpoint.write_text(file, self._claimed)
 
     def _stored(self, file: Path, schema: type[BaseModel]) -> BaseModel:
         """The configuration of the run in the folder; settings that it was begun without have their defaults."""
         try:
-            return parse(parse_mapping(file.read_text(encoding="utf-8"), str(file)), schema, str(file))
+            return parse(read_source(str(file)), schema, str(file))
         except (UserError, OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"--out {str(self.path)!r} holds a run that this command cannot go on with ({error}); "

@@ -54,25 +54,25 @@ def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiff
         )
 
 
-def fitted(config: ConditionerConfig, inputs: ConditioningMetadata) -> ConditionerConfig:
+def fitted(config: ConditionerConfig, metadata: ConditioningMetadata) -> ConditionerConfig:
     """The configuration with the data's numbers of classes where it leaves them open (0).
 
     Raises UserError where the data has more, or other, than the conditioner is made for.
     """
     match config:
         case CompositeConfig():
-            parts = {name: fitted(part, inputs) for name, part in config.parts.items()}
+            parts = {name: fitted(part, metadata) for name, part in config.parts.items()}
             return config.model_copy(update={"parts": parts})
         case SemanticConfig():
-            if inputs.map is not None and config.void != inputs.map.void:
+            if metadata.map is not None and config.void != metadata.map.void:
                 raise UserError(
-                    f"conditioner.void is {config.void}, conditions.map.void {inputs.map.void}: give both the id that "
-                    "means no class, or null"
+                    f"conditioner.void is {config.void}, conditions.map.void {metadata.map.void}: give both the id "
+                    "that means no class, or null"
                 )
-            names = None if inputs.map is None else inputs.map.names
+            names = None if metadata.map is None else metadata.map.names
             return config.model_copy(update={"classes": _classes(config.classes, names, "map")})
         case LayoutConfig():
-            names = None if inputs.layout is None else inputs.layout.names
+            names = None if metadata.layout is None else metadata.layout.names
             return config.model_copy(update={"classes": _classes(config.classes, names, "boxes")})
         case _:
             return config
@@ -100,17 +100,17 @@ def begin(
     first: LatentDiffusion,
     latents: MeasuredLatents,
     fields: Sequence[str] | None = None,
-    inputs: ConditioningMetadata | None = None,
+    metadata: ConditioningMetadata | None = None,
     texts: Sequence[str] | None = None,
 ) -> LatentDiffusion:
     """The model to train: the first stage as it is, a second with weights drawn from the run's seed.
 
-    `fields` are those of what is trained on, by default the latents'; `inputs` what the data says of the conditions;
+    `fields` are those of what is trained on, by default the latents'; `metadata` what the data says of the conditions;
     `texts` are what a tokenizer is fitted on, by default the latents' captions.
     Raises UserError where the data lacks a field that the conditioner reads, or the two do not suit each other.
     """
-    inputs = inputs or ConditioningMetadata()
-    chosen = fitted(config.conditioner, inputs)
+    metadata = metadata or ConditioningMetadata()
+    chosen = fitted(config.conditioner, metadata)
     before = None if config.start is None else started(config.start)
     kept = None if before is None or before.second is None else stored_tokenizer(before.second.conditioner)
     tokenizer = kept or fitted_tokenizer(chosen, latents.captions() if texts is None else texts)
@@ -128,7 +128,7 @@ def begin(
         image_size=height_width(config.data),
         classes=latents.classes,
         classes_seen=classes_seen(conditioner, latents),
-        inputs=inputs,
+        conditioning_metadata=metadata,
         diffusion=DiffusionConfig(
             denoiser=config.denoiser,
             conditioner=chosen,
