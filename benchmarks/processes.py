@@ -65,7 +65,7 @@ def _environment() -> dict[str, str]:
 
 def _theirs(root: Path, steps: int, dtype: str) -> Child:
     target = root / f"diffusers-{dtype}.png"
-    arguments = ["-m", "benchmarks.diffusers_picture", str(root), str(target), str(steps), dtype]
+    arguments = ["-m", "benchmarks.diffusers_image", str(root), str(target), str(steps), dtype]
     return Child([sys.executable, *arguments], _environment(), lambda: read(target))
 
 

@@ -82,6 +82,8 @@ def test_images_that_overflow_are_an_error(what: str, tmp_path: Path, command: C
     tensors["post_quant_conv.bias"].fill_(3e38)
     tensors["decoder.conv_in.weight"].fill_(3e38)
     checkpoint.save_tensors(path, tensors)
+    listed = model / "config.yaml"  # without the checksums, which are of the weights before
+    listed.write_text("".join(line for line in listed.open() if not line.startswith("#")))
     sfumato.load(model)  # every weight is finite
     out = tmp_path / "out"
     done = command(what, model, images_at(tmp_path / "images"), "--out", out, "--precision", "float32")
@@ -142,7 +144,7 @@ def test_floats_of_a_configuration_are_finite(name: str, number: float) -> None:
 )
 def test_whole_numbers_of_a_configuration_are_of_a_sensible_size(name: str, number: Any) -> None:
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"give at most|has 40 levels") as caught:
+    with pytest.raises(UserError, match=r"give at most|has 40 levels|less than or equal to") as caught:
         first_stage(**{name: number})
     assert name.split("__")[1] in str(caught.value)
     assert len(str(caught.value)) < 300

@@ -128,7 +128,7 @@ def folder_images(
         config, held_out, kinds = with_room(run.data, run.conditions), run.held_out, _holes(run)
     dataset = open_dataset(config)
     assert isinstance(dataset, FolderDataset)
-    _, aside = split(dataset, held_out.amount, held_out.seed, groups_of(dataset, held_out.by))
+    _, aside = split(dataset, held_out.amount, held_out.seed, groups_of(dataset, held_out.by, print))
     source, what = (aside, "held-out images") if len(aside) else (dataset, "images, none known as held out,")
     images: list[Tensor] = []
     texts: list[str] = []

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sfumato.errors import UserError
 from sfumato.foreign import check_regular
+from sfumato.plain_json import to_json
 
 _TORCH_SAVE_FAILED = ("PytorchStreamWriter", "unexpected pos", "enforce fail at inline_container", "cannot be opened")
 """How torch.save, which writes by itself, tells of a full or read-only disk: a RuntimeError without a number."""
@@ -143,7 +144,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str
         seen[t.data_ptr()] = name
     given = dict(numbers or {})
     # one entry of the header: the order of several would differ from file to file
-    text = json.dumps({**given, CHECKSUM: checksum(flat, given)})
+    text = to_json({**given, CHECKSUM: checksum(flat, given)})
     with replacing(path) as temporary:
         save_file(flat, temporary, metadata={NUMBERS: text})
 

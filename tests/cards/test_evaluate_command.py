@@ -216,8 +216,9 @@ def test_wrong_options_are_one_sentence(
     options: tuple[object, ...],
     sentence: str,
 ) -> None:
-    given = ("evaluate", folders[1], folders[0], "--features", NET, "--cache", cache, "--out", tmp_path / "out")
-    done = command(*given, *options)
+    given = ("evaluate", folders[1], folders[0], "--cache", cache, "--out", tmp_path / "out")
+    features = () if "--features" in options else ("--features", NET)
+    done = command(*given, *features, *options)
     assert done.code == 2
     assert sentence in done.err
     assert done.err.count("\n") == 1

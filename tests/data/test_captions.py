@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from images import metadata, save
+from make_images import metadata, save
 from pydantic import ValidationError
 
 from sfumato.data.captions import chosen_caption

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from images import noise, save
+from make_images import noise, save
 
 from sfumato.data import contents
 from sfumato.data.contents import STORE, file_hashes

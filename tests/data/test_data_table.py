@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from images import save
+from make_images import save
 from pydantic import TypeAdapter, ValidationError
 
 pytest.importorskip("sfumato.data.toyworld")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from images import metadata, noise, save, truncated
+from make_images import metadata, noise, save, truncated
 from pydantic import ValidationError
 
 from sfumato.data.dataset import UnreadableImage

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from images import noise, save
+from make_images import noise, save
 from PIL import Image
 
 from sfumato.data.dataset import UnreadableImage

@@ -4,7 +4,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from images import metadata, save
+from make_images import metadata, save
 
 from sfumato.data.folder import FolderConfig, FolderDataset
 from sfumato.data.labels import near_twins

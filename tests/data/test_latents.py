@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from images import save, truncated
+from make_images import save, truncated
 from torch import Tensor
 
 from sfumato.data.dataset import UnreadableImage

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from images import metadata, save, truncated
+from make_images import metadata, save, truncated
 from torch import Tensor
 
 from sfumato.data.dataset import Example, Source, UnreadableImage

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from images import noise
+from make_images import noise
 from PIL import Image, ImageFilter
 
 from sfumato.data.conditions.config import MaskConfig

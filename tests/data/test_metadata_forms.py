@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from images import metadata, save
+from make_images import metadata, save
 
 from sfumato.data.folder import FolderConfig, FolderDataset
 from sfumato.data.metadata_files import read_rows

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from images import noise, save, truncated
+from make_images import noise, save, truncated
 
 from sfumato.data.contents import STORE
 from sfumato.data.dataset import UnreadableImage

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from images import noise, truncated
+from make_images import noise, truncated
 from PIL import Image
 
 from sfumato.data.dataset import UnreadableImage

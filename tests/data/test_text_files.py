@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from images import save
+from make_images import save
 from pydantic import ValidationError
 
 from sfumato.cli.sample import _read_prompts

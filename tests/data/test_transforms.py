@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import noise
+from make_images import noise
 from PIL import Image
 
 from sfumato.data.transforms import Framing, flips

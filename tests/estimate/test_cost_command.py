@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from command_line import Command, Runs
 from sfumato.config import read_source
@@ -28,7 +29,7 @@ def test_the_papers_class_conditional_model_is_its_271_days(command: Command) ->
     assert told["equivalents"]["v100_days"] == pytest.approx(271, rel=0.02)
     assert told["parameters"]["denoiser"] == pytest.approx(400.9e6, rel=0.002)
     assert told["parameters"]["autoencoder"] == pytest.approx(55.3e6, rel=0.002)
-    assert {p["sampler"] for p in told["images"]} == set(SAMPLERS)
+    assert {p["sampler"] for p in told["sample_costs"]} == set(SAMPLERS)
     assert told["memory"]["optimiser"] == 2 * told["memory"]["gradients"]
     assert told["foreseen"] is None
 
@@ -43,7 +44,7 @@ def test_both_stages_are_measured_and_foreseen(command: Command, runs: Runs, tmp
     assert told["images"] == 64
     told = account(command, runs.second, "--autoencoder", runs.autoencoder, "--steps", 2, "train.steps=50")
     assert told["foreseen"]["encoding"] == pytest.approx(64 * told["encoding_seconds"])
-    assert all(image["seconds"] > 0 for image in told["images"])
+    assert all(image["seconds"] > 0 for image in told["sample_costs"])
     shown = command("estimate", runs.second, "--autoencoder", runs.first, "--no-measure").out
     assert "V100 days" in shown
     assert "dpmpp-2m" in shown
@@ -68,12 +69,15 @@ def test_minutes_buy_as_many_steps_as_they_are_long(command: Command, runs: Runs
     assert bought([3, 2, 10**9], [1.0, 2.0, 4.0], 15.0) == [3, 2, 2]
 
 
-def test_what_cannot_be_accounted_for(command: Command, runs: Runs) -> None:
+def test_what_cannot_be_accounted_for(command: Command, runs: Runs, tmp_path: Path) -> None:
     told = command("estimate", runs.second, "--no-measure")
     assert told.code == 2
     assert "--autoencoder is missing" in told.err
     assert "leave it out" in command("estimate", runs.first, "--autoencoder", "pixels").err
-    assert "too long to measure: give --no-measure" in command("estimate", "zoo:ldm/cin256-v2", "--data", runs.root).err
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "0.png")
+    long = command("estimate", "zoo:ldm/cin256-v2", "--data", tmp_path)
+    assert "too long to measure: give --no-measure" in long.err
 
 
 SMALL = ("train.batch=1", "denoiser.channels=32", "denoiser.channel_multipliers=[1]", "--sampling-steps", 1)

@@ -82,7 +82,9 @@ def test_sample(command: Command, tmp_path: Path, name: str) -> None:
 )  # fmt: skip
 def test_other_commands(command: Command, tmp_path: Path, words: list[object], sentence: str) -> None:
     Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(tmp_path / "photo.png")
-    Image.fromarray(np.full((16, 24), 255, np.uint8)).save(tmp_path / "mask.png")
+    mask = np.zeros((16, 24), np.uint8)
+    mask[4:8] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
     boxes = {"width": 10**9, "height": 10**9, "boxes": [{"label": 1, "bbox": [0, 0, 10**9, 10**9]}]}
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     named = {"MODEL": tmp_path / "no-model"}
