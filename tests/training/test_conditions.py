@@ -23,7 +23,7 @@ from sfumato.model import LatentDiffusion, ModelConfig, build, pixel_space
 from sfumato.model_folder import load
 from sfumato.rng import numpy_generator
 from sfumato.training import previews
-from sfumato.training.conditions import with_conditions, with_fields, with_room
+from sfumato.training.conditions import data_config_for, with_conditions, with_fields
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.encode import cached_latents
 
@@ -140,7 +140,7 @@ ALL = ConditionsConfig.model_validate(
 
 def pixels_with(conditions: ConditionsConfig, cache: Path) -> tuple[LatentSource, list[Example]]:
     """The toy world in pixel space, where the latent is the image itself; and its examples."""
-    config = with_room(ToyWorldConfig(size=SIZE, length=5), conditions)
+    config = data_config_for(ToyWorldConfig(size=SIZE, length=5), conditions)
     assert isinstance(config, ToyWorldConfig)
     world, _, _ = with_fields(config.build(), conditions)
     first = pixel_space((SIZE, SIZE))
@@ -234,7 +234,7 @@ MISTAKES = [
     (
         "toy/semantic",
         "conditions.map=null",
-        r"conditioner.classes is 0, .*the data names no classes: set conditions.map=\{\}",
+        r"conditioner.classes is 0, .*the data has no class names: set conditions.map=\{\}",
     ),
     (
         "toy/inpainting",
@@ -272,6 +272,6 @@ def test_part_dropout_names_parts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train.part_dropout names 'map', but conditioner.kind is not composite"):
         small("toy/semantic", None, "train.part_dropout={map: 0.1}")
     with pytest.raises(
-        UserError, match=r"train.evaluation draws from captions and labels alone, but conditions gives map"
+        UserError, match=r"train.evaluation samples from captions and labels alone, but conditions sets map"
     ):
         small("toy/semantic", None, "train.evaluation.every=5")
