@@ -70,7 +70,7 @@ def check_regular(path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise UserError(f"{str(path)!r} is a folder, not a file")
     if not stat.S_ISREG(mode):
-        raise UserError(f"{str(path)!r} is no regular file but a pipe, a socket or a device; it is not opened")
+        raise UserError(f"{str(path)!r} is not a regular file but a pipe, a socket or a device; it is not opened")
 
 
 @contextlib.contextmanager

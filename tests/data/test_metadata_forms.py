@@ -172,7 +172,7 @@ def test_unicode_forms_of_one_name(tmp_path: Path, here: str, there: str) -> Non
     ],
 )
 def test_nothing_is_guessed(tmp_path: Path, files: list[str], names: list[str]) -> None:
-    with pytest.raises(UserError, match=r"names none of its \d images: it names .*the folder holds"):
+    with pytest.raises(UserError, match=r"names none of its \d images: it names .*the folder contains"):
         named(tmp_path, files, names)
 
 

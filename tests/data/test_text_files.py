@@ -92,7 +92,7 @@ def test_nul_does_not_pass_by_a_declared_encoding(tmp_path: Path) -> None:
 
 def test_only_regular_files_of_a_bounded_size(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
-    for path, message in ((tmp_path / "pipe.txt", "no regular file"), (Path("/dev/zero"), "no regular file")):
+    for path, message in ((tmp_path / "pipe.txt", "not a regular file"), (Path("/dev/zero"), "not a regular file")):
         with pytest.raises(UserError, match=message):
             read_text(path)
     with pytest.raises(UserError, match="No such file"):

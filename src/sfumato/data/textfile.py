@@ -97,7 +97,7 @@ def shown(text: str, longest: int = _SHOWN) -> str:
 def _bytes_of(path: Path, largest: int, name: str) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{name} is no regular file: give a text file")
+            raise UserError(f"{name} is not a regular file: give a text file")
         data = bytearray()
         with path.open("rb") as file:  # in parts: reading `largest` bytes at once would allocate them
             while len(data) <= largest and (part := file.read(min(_PART, largest + 1 - len(data)))):

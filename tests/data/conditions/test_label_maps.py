@@ -163,7 +163,7 @@ def test_a_mistake_is_named(what: str, message: str, tmp_path: Path) -> None:
 
 
 def test_a_void_id_that_is_a_class_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"conditions.map.void is 1, the number of the class 'tree'"):
+    with pytest.raises(UserError, match=r"conditions.map.void is 1, the id of the class 'tree'"):
         opened(folder_of(tmp_path, [(16, 24)]), MapsConfig(void=1))
 
 
