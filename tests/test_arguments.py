@@ -12,7 +12,7 @@ from command_line import Command, Runs
 from sfumato.cli import app
 from sfumato.cli import arguments as checked
 from sfumato.config import parse
-from sfumato.data.folder import FolderConfig
+from sfumato.data.folder_config import FolderConfig
 from sfumato.errors import UserError
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -71,7 +71,9 @@ def test_the_home_folder_is_known_to_every_command(command: Command, tmp_path: P
     assert f"'{tmp_path}/none' does not exist" in done.err
     done = command("train", "autoencoder", "zoo:toy/small-autoencoder", "--data=~/none", "--out", tmp_path / "o")
     assert f"{tmp_path}/none" in done.err
-    assert command("info", "~nobody-of-that-name/x").err.endswith("home folder of nobody here: give the whole path\n")
+    assert command("info", "~nobody-of-that-name/x").err.endswith(
+        "home folder of an unknown user: give the full path\n"
+    )
     (tmp_path / "d").mkdir()
     assert parse({"path": "~/d"}, FolderConfig, "x").path == tmp_path / "d"
 

@@ -146,7 +146,7 @@ SAMPLING: dict[str, tuple[Case, str]] = {
     ),
     "out-below-a-file": (
         lambda runs, tmp: ["sample", runs.plain, "--out", runs.second / "out"],
-        "second.yaml/out' cannot be made: Not a directory",
+        "second.yaml/out' cannot be created: Not a directory",
     ),
 }
 
@@ -218,7 +218,7 @@ def test_reconstructing_nothing(command: Command, runs: Runs, tmp_path: Path) ->
         command("reconstruct", runs.autoencoder, tmp_path / "good", "--size", 30, *out),
         "30x30 .* not a multiple of f = 4",
     )
-    check(command("reconstruct", runs.autoencoder, tmp_path / "good", "--background", "x", *out), "'x' is no colour")
+    check(command("reconstruct", runs.autoencoder, tmp_path / "good", "--background", "x", *out), "'x' is not a colour")
     check(command("reconstruct", runs.autoencoder, tmp_path / "good", "--out", runs.first), "is a file: give a folder")
     assert not list((tmp_path / "out").rglob("*.*"))
 

@@ -64,9 +64,9 @@ CASES: dict[str, tuple[Any, str]] = {
         ),
         "token id 900000|not a tokenizer.json",
     ),
-    "pipe as configuration": (lambda f: piped(f, "config.yaml"), "no regular file"),
-    "pipe as weights": (lambda f: piped(f, "denoiser.safetensors"), "no regular file"),
-    "pipe as tokenizer": (lambda f: piped(f, "tokenizer.json"), "no regular file"),
+    "pipe as configuration": (lambda f: piped(f, "config.yaml"), "not a regular file"),
+    "pipe as weights": (lambda f: piped(f, "denoiser.safetensors"), "not a regular file"),
+    "pipe as tokenizer": (lambda f: piped(f, "tokenizer.json"), "not a regular file"),
     "empty configuration": (lambda f: (f / "config.yaml").write_text(""), "is empty"),
     "hub source": (
         lambda f: configured(f, "diffusion.conditioner", {"kind": "pretrained-text", "source": "someone/some-model"}),

@@ -14,7 +14,8 @@ from sfumato.cli.progress import counting
 from sfumato.cli.train import with_data
 from sfumato.config import parse, read_source
 from sfumato.data.conditions.config import HOLES, HoleKind
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.loader import sweep
 from sfumato.data.split import split
 from sfumato.data.table import DataConfig, open_dataset
@@ -26,7 +27,7 @@ from sfumato.errors import UserError
 from sfumato.images import from_pil, to_pil, to_uint8, to_unit
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.request import DEFAULT_STEPS, SampleRequest
-from sfumato.training.conditions import with_room
+from sfumato.training.conditions import data_config_for
 from sfumato.training.data import HeldOut, groups_of
 from sfumato.training.diffusion import DiffusionRun
 
@@ -125,7 +126,7 @@ def folder_images(
     held_out, kinds = HeldOut(amount=0), HOLES
     if raw is not None:
         run = parse(with_data(raw, folder, (size[0], size[1])), DiffusionRun, "the model's run")
-        config, held_out, kinds = with_room(run.data, run.conditions), run.held_out, _holes(run)
+        config, held_out, kinds = data_config_for(run.data, run.conditions), run.held_out, _holes(run)
     dataset = open_dataset(config)
     assert isinstance(dataset, FolderDataset)
     _, aside = split(dataset, held_out.amount, held_out.seed, groups_of(dataset, held_out.by, print))

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from make_images import noise, save
 from PIL import Image
 
+from data.make_images import noise, save
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.reading import decode, decode_reduced, open_ids, open_image, read_header, to_rgb
 from sfumato.data.transforms import Framing
 from sfumato.data.wide import float_white
@@ -170,7 +171,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, what: str) -> None:
     assert data.scan.files == ("a.png",)
     if what != "folder":
         assert [name for name, _ in data.unreadable] == ["b.png"]
-        assert any("no regular files: the first is b.png" in note for note in data.notes)
+        assert any("not regular files: the first is b.png" in note for note in data.notes)
     if listener is not None:
         listener.close()
 

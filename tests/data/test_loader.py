@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from make_images import metadata, save, truncated
 from torch import Tensor
 
+from data.make_images import metadata, save, truncated
 from sfumato.data.dataset import Example, Source, UnreadableImage
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.loader import Batch, Loader, sweep, to_unit
 from sfumato.data.order import batch_indices, index_at
 from sfumato.data.prefetch import Prefetch
@@ -234,4 +235,4 @@ def test_a_resumed_run_with_other_ranks_reads_no_sample_again(before: int, after
     assert [*first, *more] == [index_at(0, place, n) for place in range(len(first) + len(more))]
     told = changed_batch(state, batch * after)
     assert (told is None) == (before == after)
-    assert told is None or f"each step sees {batch * after} images instead of {batch * before};" in told
+    assert told is None or f"each step uses {batch * after} images instead of {batch * before};" in told

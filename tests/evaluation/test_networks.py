@@ -65,7 +65,7 @@ def test_averages_leave_the_padding_out() -> None:
 def test_another_file_than_the_published_one_is_refused(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not pt_inception-2015-12-05-6726825d\.pth: its sha256 is"):
         load_inception(weights)
-    with pytest.raises(UserError, match="do not exist: fetch https"):
+    with pytest.raises(UserError, match="do not exist: download https"):
         load_inception(tmp_path / "absent.pth")
     torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"must have the shape \[32, 3, 3, 3\], it has of shape \[8, 3, 3, 3\]"):

@@ -52,7 +52,7 @@ def refused(folder: Path, state: dict[str, Tensor], config: Config | None) -> st
 BIAS = "model.diffusion_model.out.2.bias"
 TENSORS: dict[str, tuple[dict[str, Tensor], str]] = {
     "flat table": ({"cond_stage_model.embedding.weight": torch.ones(5)}, "cond_stage_model.embedding.weight|no known"),
-    "whole numbers": ({BIAS: torch.ones(4, dtype=torch.int64)}, f"the key '{BIAS}' holds int64 numbers"),
+    "whole numbers": ({BIAS: torch.ones(4, dtype=torch.int64)}, f"the key '{BIAS}' has int64 numbers"),
     "wrong width": ({BIAS: torch.ones(7)}, rf"the key '{BIAS}' has shape \(7,\), its configuration asks for \(4,\)"),
     "no scale": ({"scale_factor": torch.zeros(())}, "the scale factor is 0, it must be positive"),
     "two scales": ({"scale_factor": torch.ones(2)}, r"'scale_factor' has shape \(2,\), it should be \(\)"),

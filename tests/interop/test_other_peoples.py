@@ -320,7 +320,7 @@ def test_code_beside_a_text_encoder_is_never_run(tmp_path: Path, known: bool) ->
     if known:
         assert done.returncode == 0, done.stderr
     else:
-        assert "asks to run code of its own" in done.stderr
+        assert "requires running its own code" in done.stderr
 
 
 def test_the_hub_is_asked_only_within_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

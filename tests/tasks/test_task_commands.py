@@ -130,7 +130,7 @@ def test_images_are_numbered_on_and_do_not_depend_on_each_other(command: Command
     [
         (
             "erased.png",
-            "the mask has transparency, which is taken for the mask: the 88 transparent pixels are the hole",
+            "the mask has transparency, which is used as the mask: the 88 transparent pixels are the hole",
         ),
         ("zero-one.png", "the mask holds values from 0 to 1: those above 0.5, 88 pixels, are the hole"),
     ],
@@ -211,7 +211,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no-box": (["layout-to-image", "boxes", "no-box.json"], 'box 1 is {"label": 1}: give an object such as'),
     "too-many-boxes": (["layout-to-image", "boxes", "many.json"], "4 boxes are given, but this model takes at most 3"),
     "no-list": (["layout-to-image", "boxes", "nothing.json"], "hold no list: give"),
-    "no-json": (["layout-to-image", "boxes", "map.png"], "map.png' is no UTF-8 text, byte 0 is 0x89"),
+    "no-json": (["layout-to-image", "boxes", "map.png"], "map.png' is not UTF-8 text, byte 0 is 0x89"),
     "mask-of-another-size": (
         ["inpaint", "masked", "image.png", "other-mask.png"],
         r"the mask is 18x27 \(height x width\) but the image is 19x27: give a mask of the image's size",

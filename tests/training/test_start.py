@@ -20,7 +20,7 @@ from sfumato.training.encode import cached_latents
 from sfumato.training.export import save_autoencoder
 from sfumato.training.log import read_lines
 from sfumato.training.run import RunFolder
-from sfumato.training.second_stage import begin
+from sfumato.training.second_stage import build_model
 from sfumato.training.workers import Workers
 
 
@@ -46,7 +46,7 @@ def second(runs: Runs, tmp: Path, *overrides: str) -> sfumato.LatentDiffusion:
     config = parse(apply_overrides(raw, [TEXT, "data.length=6", "data.size=32", *overrides]), DiffusionRun, "second")
     data = open_data(config.data, config.held_out, tmp, tmp / "cache", print, None, config.conditions)
     first = sfumato.load(runs.autoencoder)
-    return begin(config, first, cached_latents(first, data.training, tmp / "cache", precision="float32"))
+    return build_model(config, first, cached_latents(first, data.training, tmp / "cache", precision="float32"))
 
 
 def test_stage_2_begins_with_the_model_s_weights_tokenizer_and_scale(runs: Runs, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_named(name: str, runs: Runs, tmp_path: Path) -> No
 
 
 def test_an_autoencoder_is_no_start_of_stage_2(runs: Runs, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is an autoencoder, and stage 2 begins with a whole model"):
+    with pytest.raises(UserError, match="is an autoencoder, but stage 2 needs a whole model"):
         second(runs, tmp_path, f"start={runs.autoencoder}")
 
 
@@ -156,7 +156,7 @@ def test_a_decoder_learns_while_the_latents_stay(bottleneck: str, tmp_path: Path
 
 
 def test_a_decoder_alone_wants_an_autoencoder_to_begin_with() -> None:
-    with pytest.raises(UserError, match=r"train.part is decoder, and start names no autoencoder"):
+    with pytest.raises(UserError, match=r"train.part is decoder, but start is not set"):
         first_run("train.part=decoder")
 
 
@@ -221,7 +221,7 @@ def test_the_conditioner_of_a_layout_run_begins_on_another_grid(tmp_path: Path) 
         config = parse(apply_overrides(raw, more), DiffusionRun, "layout")
         data = open_data(config.data, config.held_out, tmp_path, tmp_path, print, lambda _: print, config.conditions)
         latents = cached_latents(first, data.training, tmp_path / "cache", precision="float32")
-        made.append(begin(config, first, latents, latents.fields, data.conditioning_metadata))
+        made.append(build_model(config, first, latents, latents.fields, data.conditioning_metadata))
         made[0].save(tmp_path / "model")
     coarse, fine = (one.second.conditioner for one in made if one.second is not None)
     assert isinstance(coarse, LayoutTransformer)

@@ -146,13 +146,13 @@ def _means(
     from sfumato.data.table import open_dataset
     from sfumato.estimate.from_config import Means
     from sfumato.estimate.synthetic import SyntheticImages
-    from sfumato.training.conditions import with_fields, with_room
+    from sfumato.training.conditions import data_config_for, with_fields
     from sfumato.training.data import height_width
     from sfumato.training.workers import Workers
 
     conditions = conditions or ConditionsConfig()
     nameless = is_placeholder(config)
-    images = SyntheticImages(height_width(config)) if nameless else open_dataset(with_room(config, conditions))
+    images = SyntheticImages(height_width(config)) if nameless else open_dataset(data_config_for(config, conditions))
     data, inputs, _ = with_fields(images, conditions)
     workers = Workers("cpu" if timed.device == "cpu" else None)
     return Means(workers, data, timed.steps, inputs), None if nameless else len(data)

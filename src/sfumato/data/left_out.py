@@ -1,4 +1,4 @@
-"""Files of text beside the images that nothing reads, each with the reason, so that none is passed over in silence."""
+"""Text files beside the images that are not used, each with the reason, so that none is ignored silently."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -19,8 +19,8 @@ _OTHER = "it is neither an image nor a caption nor metadata"
 def texts_left_out(
     found: Sequence[str], read: Collection[str], foreign: Sequence[tuple[str, str]], images: Collection[str]
 ) -> list[tuple[str, str]]:
-    """(file, reason) of all files of a textual ending but those `read`; `images` are the files of the set."""
-    told = dict(foreign)
+    """(file, reason) of all files with a text ending except those `read`; `images` are the files of the set."""
+    reasons = dict(foreign)
     stems = {PurePosixPath(name).with_suffix("").as_posix().casefold() for name in images} | {
         name.casefold() for name in images
     }
@@ -29,8 +29,8 @@ def texts_left_out(
         ending = PurePosixPath(name).suffix.casefold()
         if name in read:
             continue
-        if name in told:
-            out.append((name, told[name]))
+        if name in reasons:
+            out.append((name, reasons[name]))
         elif ending in CAPTIONS:
             own = PurePosixPath(name).with_suffix("").as_posix().casefold() in stems
             out.append((name, _SECOND if own else _NO_CAPTION))
@@ -42,13 +42,13 @@ def texts_left_out(
 
 
 def left_out_note(left_out: Sequence[tuple[str, str]]) -> str | None:
-    """One sentence: how many of which ending, with an example and its reason; None where there is nothing to tell."""
+    """One sentence: counts by ending, each with an example and its reason; None if there are no such files."""
     if not left_out:
         return None
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, reason in left_out:
         groups[(PurePosixPath(name).suffix.casefold(), reason)].append(name)
-    told = "; ".join(
+    listed = "; ".join(
         f"{len(names)} {ending} ({shown(names[0])}: {reason})" for (ending, reason), names in groups.items()
     )
-    return f"{len(left_out)} text files are not read: {told}"
+    return f"{len(left_out)} text files are not read: {listed}"

@@ -18,7 +18,7 @@ from sfumato.errors import UserError
 MAX_PIXELS = 89_478_485
 """Pixels that are decoded at once by default: Pillow's limit."""
 IN_PARTS = 4
-"""How many times as many an image may have that is read reduced or in parts."""
+"""Images that are read reduced or in parts may have this many times more pixels."""
 
 _LARGE = 2**25  # pixels from which on an image is not held as a whole
 _ORIENTATION = 0x0112
@@ -27,9 +27,9 @@ _TURNED = (5, 6, 7, 8)
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the header tells: width and height as stored.
+    """The header of an image: width and height as stored.
 
-    `remark` says what the user should know of the image, "" where that is nothing; `generated` whether sfumato made it.
+    `remark`: a note for the user on the image, or ""; `generated`: whether sfumato wrote the image.
     """
 
     width: int
@@ -40,7 +40,7 @@ class ImageHeader:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An RGB image, perhaps at reduced scale, and the size (H, W) of the whole it stands for, after rotation."""
+    """An RGB image, perhaps at reduced scale, and the size (H, W) of the original, after rotation."""
 
     image: Image.Image
     size: tuple[int, int]
@@ -51,11 +51,11 @@ def colour(name: str) -> tuple[int, int, int]:
     try:
         return ImageColor.getcolor(name, "RGB")  # type: ignore[return-value]
     except ValueError:
-        raise UserError(f"background {name!r} is no colour: give white, black or #rrggbb") from None
+        raise UserError(f"background {name!r} is not a colour: give white, black or #rrggbb") from None
 
 
 def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """Reads the header only, of float images also the pixels.
+    """Reads only the header, for float images also the pixels.
 
     Raises UnreadableImage for a file that is empty, foreign, or too large to be read at reduced scale.
     """
@@ -86,7 +86,7 @@ def _upright(image: Image.Image) -> tuple[int, int]:
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info and image.width * image.height > _LARGE:
-        return 1  # Pillow would decode all pixels to look for a block behind them
+        return 1  # Pillow would decode all pixels to search for a block after them
     with suppress(Exception):  # a damaged EXIF block does not make the pixels unreadable
         return int(image.getexif().get(_ORIENTATION, 1))
     return 1
@@ -107,7 +107,7 @@ def decode_reduced(
 
     With `at_least` (H, W) a JPEG larger than that by a power of two is decoded at reduced scale, never below it, and
     any image of more than 2^25 pixels is shrunk by a whole number while it is decoded. Raises UnreadableImage, also
-    for more than `max_pixels` where that does not help.
+    for more than `max_pixels` if that cannot be avoided so.
     """
     with stream_of(path) as stream, identified(stream) as image:
         _check_size(image, stream, path, max_pixels, reducing=at_least is not None)
@@ -132,10 +132,10 @@ def _turn(image: Image.Image) -> None:
 
 
 def _in_parts(image: Image.Image, stream: IO[bytes], background: tuple[int, int, int], least: int) -> Image.Image:
-    """The image as RGB, shrunk so that its shorter side is still `least`, a band of rows after the other."""
+    """The image as RGB, shrunk so that its shorter side is still at least `least`, one band of rows at a time."""
     size, by = (image.height, image.width), max(1, min(image.size) // least)
     orientation, mode, profile = _orientation(image), image.mode, image.info.get("icc_profile")
-    after = mode in ("RGB", "L") and not image.has_transparency_data  # converted when it is small, then
+    after = mode in ("RGB", "L") and not image.has_transparency_data  # then it is converted after shrinking
     bands = bands_of(image, stream, by)
     if bands is None:
         image.load()
@@ -185,7 +185,7 @@ class OpenedImage:
 
 
 def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> OpenedImage:
-    """The file's first frame in its own mode, palette and transparency kept, EXIF rotation done, profile converted.
+    """The file's first frame in its own mode, palette and transparency kept, EXIF rotation applied, profile converted.
 
     CMYK with a profile and Lab become RGB. Raises UnreadableImage.
     """
@@ -227,7 +227,7 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Bands of rows, so that what is made of them stays small."""
+    """Bands of rows, so that intermediate images stay small."""
     top = 0
     for band in rows_of(image):
         yield top, band

@@ -92,7 +92,7 @@ class LossHistory(nn.Module):
         return (part + within.clamp(0, 1 - 1e-12)) / bins, part
 
     @torch.no_grad()
-    def learn(self, part: Tensor, losses: Tensor) -> None:
+    def update(self, part: Tensor, losses: Tensor) -> None:
         """Takes in the losses (n,) of samples in the parts (n,), in any order; those that are not finite stay out."""
         part, losses = part.to(self.count.device), losses.double().to(self.count.device)
         part, losses = part[torch.isfinite(losses)], losses[torch.isfinite(losses)]

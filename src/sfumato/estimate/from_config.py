@@ -17,7 +17,7 @@ from sfumato.estimate.report import Estimate, Phase, SampleCost, bought
 from sfumato.model import DiffusionConfig, LatentDiffusion
 from sfumato.report.machine import describe
 from sfumato.sampling.table import SAMPLERS
-from sfumato.training.autoencoder import AutoencoderRun, unwritten
+from sfumato.training.autoencoder import AutoencoderRun, untrained_autoencoder
 from sfumato.training.data import height_width
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.optim import moments
@@ -48,7 +48,7 @@ def first_stage(config: AutoencoderRun, name: str) -> Estimate:
     """The account of `sfumato train autoencoder`, nothing measured."""
     train, size = config.train, height_width(config.data)
     with torch.device("meta"):
-        autoencoder, judge = unwritten(config), memory.discriminator_of(config)
+        autoencoder, judge = untrained_autoencoder(config), memory.discriminator_of(config)
     perceptual = memory.perceptual_network(config)
     phases = [
         Phase(players, steps if train.minutes is None else None, work.first_stage(config, players))

@@ -37,10 +37,15 @@ from sfumato.training.export import save_autoencoder, save_diffusion
 from sfumato.training.log import read_lines
 from sfumato.training.previews import Reconstructions, samples_of
 from sfumato.training.run import RunFolder
-from sfumato.training.second_stage import begin, steered
+from sfumato.training.second_stage import build_model, conditional_denoiser
 from sfumato.training.session import raise_if_stopped
-from sfumato.training.transformer import Prompted, TransformerRun, TransformerTraining, train_transformer
-from sfumato.training.transformer import begin as begin_codes
+from sfumato.training.transformer import (
+    ConditionalTransformer,
+    TransformerRun,
+    TransformerTraining,
+    build_transformer,
+    train_transformer,
+)
 from sfumato.training.workers import Workers
 
 WARM_UP = 2
@@ -120,13 +125,13 @@ def time_second_stage(
         folder = RunFolder(Path(path))
         folder.claim(trial)
         latents, source = _latents_to_time(trial, first, data, folder.path / "cache", workers)
-        model = begin(trial, first, latents, source.fields, metadata).to(workers.device)
+        model = build_model(trial, first, latents, source.fields, metadata).to(workers.device)
         assert model.second is not None
         preview = samples_of(model, RunData(data, None), folder.previews, trial)
         _forget_peak(workers.device)
         state = train_diffusion(
             trial,
-            steered(model),
+            conditional_denoiser(model),
             model.second.schedule,
             model.autoencoder,
             model.scaling,
@@ -160,8 +165,8 @@ def code_step_seconds(
     with TemporaryDirectory(prefix="sfumato-cost-") as path:
         folder = RunFolder(Path(path))
         folder.claim(trial)
-        model = begin_codes(trial, first, latents).to(workers.device)
-        networks = Prompted(model.network, model.conditioner)
+        model = build_transformer(trial, first, latents).to(workers.device)
+        networks = ConditionalTransformer(model.network, model.conditioner)
         raise_if_stopped(
             train_transformer(trial, networks, quantize, latents, folder, _nothing, _nothing_written, workers)
         )

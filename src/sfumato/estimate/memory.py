@@ -26,7 +26,7 @@ from sfumato.training.autoencoder import (
     Stage1Modules,
     discriminator_losses,
     generator_losses,
-    unwritten,
+    untrained_autoencoder,
 )
 from sfumato.training.data import height_width
 from sfumato.training.workers import Workers
@@ -141,7 +141,7 @@ def first_stage_activations(config: AutoencoderRun, players: Stage1Step, bfloat1
     perceptual = perceptual_network(config)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16, bfloat16):
         networks = Stage1Modules(
-            unwritten(config),
+            untrained_autoencoder(config),
             discriminator_of(config) if players != "generator" else None,
             perceptual,
             nn.ParameterList([torch.zeros(())] if config.loss.output_variance else []),

@@ -24,8 +24,8 @@ from sfumato.training.diffusion import ConditionalDenoiser, train_diffusion
 from sfumato.training.export import save_diffusion, save_transformer
 from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
-from sfumato.training.second_stage import begin, steered
-from sfumato.training.transformer import Prompted, train_transformer
+from sfumato.training.second_stage import build_model, conditional_denoiser
+from sfumato.training.transformer import ConditionalTransformer, train_transformer
 
 Values = Mapping[str, float | list[float]]
 
@@ -46,7 +46,7 @@ def diffusion(
     """Trains so many steps of diffusion in the arm's folder, or what is left of them; judged on the way and after."""
     config, workers = bench.config, bench.workers
     run = second_run(config, arm, latent_of(config, arm.way), steps, pace.second_seconds)
-    model = begin(run, first, latents).to(workers.device)
+    model = build_model(run, first, latents).to(workers.device)
     assert model.second is not None
     home = RunFolder(second_folder(folder))
 
@@ -59,7 +59,7 @@ def diffusion(
         home.claim(run)
         state = train_diffusion(
             run,
-            steered(model),
+            conditional_denoiser(model),
             model.second.schedule,
             model.autoencoder,
             model.scaling,
@@ -82,18 +82,18 @@ def codes(
     """As `diffusion`, of a transformer over the codes of the latents."""
     config, workers = bench.config, bench.workers
     run = codes_run(config, arm, latent_of(config, arm.way), steps, pace.second_seconds)
-    model = transformer.begin(run, first, latents).to(workers.device)
+    model = transformer.build_transformer(run, first, latents).to(workers.device)
     assert first.autoencoder.quantize is not None
     home = RunFolder(second_folder(folder))
 
-    def judged(networks: Prompted, step: int) -> Values:
+    def judged(networks: ConditionalTransformer, step: int) -> Values:
         return {"kernel_distance": bench.judge(_written(with_code_networks(model, networks), config.samples)).kernel}
 
     with home.session(workers):
         home.claim(run)
         state = train_transformer(
             run,
-            Prompted(model.network, model.conditioner),
+            ConditionalTransformer(model.network, model.conditioner),
             first.autoencoder.quantize,
             latents,
             home,

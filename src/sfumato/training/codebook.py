@@ -1,4 +1,4 @@
-"""The codebook of a VQ autoencoder while it trains: its start, how often codes are used, and the revival of unused."""
+"""The codebook of a VQ autoencoder during training: initialisation, usage counts, revival of unused codes."""
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class CodeCounts(nn.Module):
         self.register_buffer("recent", torch.zeros(codes, dtype=torch.long))
 
     def add(self, indices: Tensor, workers: Workers) -> None:
-        """Counts the codes of a step, all processes' parts of it: the counts agree over the ranks."""
+        """Counts the codes of a step over all processes, so that the counts agree on all ranks."""
         counts = workers.total(code_counts(indices, len(self.epoch)))
         self.epoch += counts
         self.recent += counts
@@ -48,7 +48,7 @@ def start_codebook(
 ) -> None:
     """Sets the codes to cluster means of the first step's latents.
 
-    Every rank computes them from the same images; DistributedDataParallel then takes rank 0's.
+    Every rank computes them from the same images; DistributedDataParallel then broadcasts those of rank 0.
     """
     with Loader(dataset, train.batch * train.accumulate * workers.world, train.seed, workers=0) as data:
         parts = next(data).to(workers.device).images.split(train.batch)
@@ -69,7 +69,7 @@ def revive_codes(
     generator: torch.Generator,
     workers: Workers,
 ) -> None:
-    """Moves the codes that nothing used since the last revival onto latents of the step's whole batch.
+    """Moves the codes that were not used since the last revival onto latents of the step's whole batch.
 
     latents: this rank's, (B, C, h, w) for each micro-batch. All ranks gather the same and move the same codes.
     """

@@ -1,7 +1,7 @@
 """Captions: a small grammar, written and read.
 
-A `Description` is what a caption states. Captions leave out the size now and then, the position or the background more
-rarely; "plain" is the texture of an object without a texture word. `parse` reads every caption back, also your own.
+A `Description` is what a caption states. Captions sometimes leave out the size, more rarely the position or the
+background; "plain" is the texture of an object without a texture word. `parse` reads every caption, also your own.
 """
 
 import re
@@ -49,7 +49,7 @@ class Description:
 
 
 def describe(scene: Scene) -> Description:
-    """Everything that is so in a scene."""
+    """Everything that is true of a scene."""
     things = scene.things[:1] if scene.arrangement == "group" else scene.things
     count = len(scene.things) if scene.arrangement == "group" else 1
     mentions = tuple(Mention(t.shape, t.colour, t.texture, t.size, count) for t in things)
@@ -60,7 +60,7 @@ def stated(scene: Scene) -> Description:
     """What the caption of a scene states: its wording leaves some things out."""
     full = describe(scene)
     wording = scene.wording
-    # Objects of a row and groups of three are always small, so saying it would say nothing.
+    # Objects of a row and groups of three are always small, so stating it would carry no information.
     silent = len(scene.things) > 2 or wording % 8 == 0
     mentions = tuple(Mention(m.shape, m.colour, m.texture, None if silent else m.size, m.count) for m in full.mentions)
     position = None if wording // 8 % 8 == 0 else full.position

@@ -1,4 +1,4 @@
-"""What can be true of an image, stated one by one, and how a reading is held against it."""
+"""Checkable statements about an image, and scoring them against a reading of it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sfumato.data.toyworld.scene import FULL, Scene, Split, scene
 from sfumato.data.toyworld.vocabulary import Vocabulary
 
 KINDS: tuple[str, ...] = ("count", "shape", "colour", "size", "texture", "relation", "position", "background")
-_CONSIDERED = 6  # objects of a reading that may be what a caption speaks of
+_CONSIDERED = 6  # objects of a reading that are matched with a caption
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Score:
 
     @property
     def perfect(self) -> bool:
-        """Whether everything stated is so."""
+        """Whether every fact holds."""
         return all(self.holds)
 
     @property
@@ -57,7 +57,7 @@ class Prompt(NamedTuple):
 
 
 def facts(source: Scene | Description | str) -> tuple[Fact, ...]:
-    """All that is so in a scene, or all that a caption states; UserError for a caption outside the grammar."""
+    """All that is true of a scene, or all that a caption states; UserError for a caption outside the grammar."""
     if isinstance(source, Scene):
         description = describe(source)
     else:
@@ -82,7 +82,7 @@ def score(stated_facts: Sequence[Fact], reading: Reading) -> Score:
     """Which facts hold in a reading.
 
     Where several objects are mentioned, each is a different object of the image, chosen so that most facts hold. A
-    single mention of several objects ("three green stars") speaks of every object in the image: its facts hold only
+    single mention of several objects ("three green stars") refers to every object in the image: its facts hold only
     if all of them agree.
     """
     mentions = 1 + max((fact.subject for fact in stated_facts if fact.subject is not None), default=-1)
@@ -128,14 +128,14 @@ def _position(thing: Seen) -> str:
     if max(abs(across), abs(down)) < 0.12:
         return "in the middle"
     if min(abs(across), abs(down)) < 0.12:
-        return "at an edge"  # no caption says so, hence never right
+        return "at an edge"  # no caption states it, so it never matches
     return f"at the {'top' if down < 0 else 'bottom'} {'left' if across < 0 else 'right'}"
 
 
 def prompts(n: int, split: Split = "held-out", seed: int = 0, vocabulary: Vocabulary = FULL) -> list[Prompt]:
     """Captions of the first `n` scenes of a split, with what they state, to score generated images against."""
     scenes = [scene(seed, index, split, vocabulary) for index in range(n)]
-    return [Prompt(caption(drawn), facts(stated(drawn))) for drawn in scenes]
+    return [Prompt(caption(one), facts(stated(one))) for one in scenes]
 
 
 def tally(scores: Iterable[Score]) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""Reads an image of the toy world without a network: which objects are where, and how they look.
+"""Reads an image of the toy world without a network: its objects, their places and attributes.
 
-Segment against the best fitting background, label the components, then explain each by the palette (colour), by drawn
-templates of every shape (shape, size) and of the patterns (texture). What fits nothing is "unclear", and no fact is
-true of it. All colour distances are taken in a linear luma-chroma space, where blur and noise stay small.
+Segment against the best fitting background, label the components, then explain each by the palette (colour), by
+rendered templates of every shape (shape, size) and of the patterns (texture). What fits nothing is "unclear", and no
+fact holds for it. All colour distances are taken in a linear luma-chroma space, where blur and noise stay small.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ Array = NDArray[np.floating[Any]]
 
 UNCLEAR = "unclear"
 VOID = 255
-"""Of a pixel in `read_maps`: no class."""
+"""A pixel without a class in `read_maps`."""
 _LUMA_CHROMA = np.array([[0.299, 0.587, 0.114], [0.6, -0.5, -0.1], [-0.2, -0.4, 0.6]], np.float32)
 _WORKING_SIDE = 64  # larger images are averaged down to at least this: noise goes, shapes stay
 _FOREGROUND = 26.0  # distance from the background that makes a pixel part of an object
@@ -35,7 +35,7 @@ _WORST_COLOUR = 42.0
 _TEXTURE_SPREAD = 0.17  # standard deviation between base (0) and accent (1) from which an object is textured
 _DEPTH = 1.6  # how far inside a shape, in pixels, its texture is read
 _WORST_PATTERN = 0.45  # correlation with every pattern below which a texture is unclear
-# Where a pattern may lie, in periods: anywhere, though scenes centre it, for a striped object is striped in any phase.
+# Offsets of a pattern, in periods: all phases count, although scenes centre the pattern.
 _SHIFTS = {
     "striped": tuple((2**0.5 * step / 8, 0.0) for step in range(8)),
     "dotted": tuple((column / 5, 1.74 * row / 8) for row in range(8) for column in range(5)),
@@ -92,7 +92,7 @@ def read_batch(images: Tensor) -> list[Reading]:
 
 
 def read_maps(images: Tensor) -> Tensor:
-    """Which class each pixel of images (B, 3, H, W) shows: uint8 (B, H, W), as `draw.semantic_maps` gives them.
+    """Which class each pixel of images (B, 3, H, W) shows: uint8 (B, H, W), as in `render.semantic_maps`.
 
     A pixel that an object covers by more than half has the class of its shape, `VOID` where the shape is unclear; too
     small components are `VOID`, everything else is background. Errors as `read_batch`.
@@ -118,7 +118,7 @@ class _Found(NamedTuple):
 
 
 def _look(images: Tensor) -> Iterator[tuple[str, list[_Found], NDArray[np.bool_]]]:
-    """Of each image: the background's name, the objects from the largest to the smallest, and the debris (h, w)."""
+    """For each image: the background's name, the objects from the largest to the smallest, and the debris (h, w)."""
     if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < SMALLEST:
         raise ValueError(
             f"the reader takes images (B, 3, H, W) of {SMALLEST} pixels or more, not {tuple(images.shape)}"
@@ -264,7 +264,7 @@ def _accent(luma: Array, colour: str) -> Array:
 def _explain_texture(accent: Array, x: Array, y: Array, period: float) -> str:
     """The texture of the pixels (p,) well inside an object, at x, y from its centre.
 
-    Plain where the tone hardly varies; else the pattern, drawn anew in every phase, that goes with it best.
+    Plain if the tone hardly varies; else the pattern that correlates best, over all its phases.
     """
     if accent.size < 4 or accent.std() < _TEXTURE_SPREAD:
         return "plain"

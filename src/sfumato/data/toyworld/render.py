@@ -35,7 +35,7 @@ def height_width(size: Size) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def background(name: str, height: int, width: int) -> Array:
-    """The empty image (3, H, W), float32 in [0, 255]. Read-only, for it is shared."""
+    """The empty image (3, H, W), float32 in [0, 255]. Read-only, because it is shared."""
     first, second = rgb(BACKGROUNDS[name])[:, :, None, None]
     if name == "checkered":
         cell = min(height, width) / _CHECKS
@@ -107,7 +107,7 @@ def _by_shape(scenes: Sequence[Scene]) -> dict[str, list[tuple[int, Thing]]]:
 
 
 def _window(corner: NDArray[np.intp], patch: int, height: int, width: int) -> tuple[slice, slice, slice, slice]:
-    """Where a patch lands on the canvas, and which part of it does."""
+    """The slices of the canvas that a patch covers, and those of the patch."""
     top, left = int(corner[0]), int(corner[1])
     y0, y1, x0, x1 = max(top, 0), min(top + patch, height), max(left, 0), min(left + patch, width)
     return slice(y0, y1), slice(x0, x1), slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)

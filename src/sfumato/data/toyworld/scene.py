@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from sfumato.data.toyworld.composition import reserved_binding, reserved_group, reserved_relation
-from sfumato.data.toyworld.placement import Draws, group, on_axis, spot
+from sfumato.data.toyworld.placement import RandomStream, group, on_axis, spot
 from sfumato.data.toyworld.vocabulary import (
     CLASHES,
     COUNTS,
@@ -20,13 +20,13 @@ from sfumato.errors import UserError
 Split = Literal["train", "validation", "held-out"]
 
 FULL = Vocabulary()
-# How often each arrangement is drawn, relative to the others of the vocabulary.
+# Frequency of each arrangement, relative to the others of the vocabulary.
 _WEIGHTS: dict[Arrangement, float] = {"single": 0.3, "pair": 0.35, "group": 0.2, "row": 0.15}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawn object. `x`, `y`: centre as fractions of width and height; `diameter`: fraction of the shorter side."""
+    """One object. `x`, `y`: centre as fractions of width and height; `diameter`: fraction of the shorter side."""
 
     shape: str
     colour: str
@@ -67,7 +67,7 @@ def class_index(shape: str, texture: str) -> int:
 
 
 def reserved(scene: Scene) -> bool:
-    """Whether the scene contains a composition that training never shows."""
+    """Whether the scene contains a composition that is held out of training."""
     kinds = [(thing.shape, thing.colour) for thing in scene.things]
     if any(reserved_binding(*kind) for kind in kinds):
         return True
@@ -84,17 +84,17 @@ def scene(seed: int, index: int, split: Split = "train", vocabulary: Vocabulary 
     """
     if split not in get_args(Split):
         raise UserError(f"split {split!r} is not one of {', '.join(get_args(Split))}")
-    draws = Draws(seed, "toy-world", split, index)
+    stream = RandomStream(seed, "toy-world", split, index)
     for _ in range(500):
-        drawn = _draw(draws, vocabulary)
-        if reserved(drawn) == (split == "held-out"):
-            return drawn
+        candidate = _random_scene(stream, vocabulary)
+        if reserved(candidate) == (split == "held-out"):
+            return candidate
     raise UserError(f"split {split!r} has no scene in this vocabulary; give it more shapes and colours")
 
 
-def _arrangement(draws: Draws, vocabulary: Vocabulary) -> Arrangement:
+def _arrangement(stream: RandomStream, vocabulary: Vocabulary) -> Arrangement:
     names = vocabulary.arrangements
-    mark = draws.uniform(0.0, sum(_WEIGHTS[name] for name in names))
+    mark = stream.uniform(0.0, sum(_WEIGHTS[name] for name in names))
     for name in names:
         mark -= _WEIGHTS[name]
         if mark < 0:
@@ -102,25 +102,25 @@ def _arrangement(draws: Draws, vocabulary: Vocabulary) -> Arrangement:
     return names[-1]
 
 
-def _kinds(draws: Draws, vocabulary: Vocabulary, background: str, count: int) -> list[tuple[str, str]]:
+def _kinds(stream: RandomStream, vocabulary: Vocabulary, background: str, count: int) -> list[tuple[str, str]]:
     """Distinct (shape, colour) pairs that stand out from the background."""
     colours = [colour for colour in vocabulary.colours if (colour, background) not in CLASHES]
     if not colours or len(vocabulary.shapes) * len(colours) < count:
         raise UserError(f"the {background} background needs more shapes and colours for {count} different objects")
     kinds: list[tuple[str, str]] = []
     while len(kinds) < count:
-        kind = draws.choice(vocabulary.shapes), draws.choice(colours)
+        kind = stream.choice(vocabulary.shapes), stream.choice(colours)
         if kind not in kinds:
             kinds.append(kind)
     return kinds
 
 
-def _draw(draws: Draws, vocabulary: Vocabulary) -> Scene:
-    arrangement = _arrangement(draws, vocabulary)
-    background = draws.choice(vocabulary.backgrounds)
-    wording = int(draws.uniform() * 1024)
-    count = {"single": 1, "pair": 2, "row": 3}.get(arrangement) or draws.choice(tuple(COUNTS.values()))
-    kinds = _kinds(draws, vocabulary, background, count if arrangement != "group" else 1)
+def _random_scene(stream: RandomStream, vocabulary: Vocabulary) -> Scene:
+    arrangement = _arrangement(stream, vocabulary)
+    background = stream.choice(vocabulary.backgrounds)
+    wording = int(stream.uniform() * 1024)
+    count = {"single": 1, "pair": 2, "row": 3}.get(arrangement) or stream.choice(tuple(COUNTS.values()))
+    kinds = _kinds(stream, vocabulary, background, count if arrangement != "group" else 1)
     if arrangement == "group":
         kinds *= count
     # Half of the objects are plain: textures are the finest detail of the world.
@@ -128,22 +128,22 @@ def _draw(draws: Draws, vocabulary: Vocabulary) -> Scene:
     # Three or more only fit when they are small; a vocabulary without "small" gets them small all the same.
     sizes = vocabulary.sizes if count <= 2 else ("small",)
     if arrangement == "group":
-        looks = [(draws.choice(sizes), draws.choice(textures))] * count
-        diameters = [draws.uniform(*SIZES[looks[0][0]])] * count
+        looks = [(stream.choice(sizes), stream.choice(textures))] * count
+        diameters = [stream.uniform(*SIZES[looks[0][0]])] * count
     else:
-        looks = [(draws.choice(sizes), draws.choice(textures)) for _ in range(count)]
-        diameters = [draws.uniform(*SIZES[size]) for size, _ in looks]
+        looks = [(stream.choice(sizes), stream.choice(textures)) for _ in range(count)]
+        diameters = [stream.uniform(*SIZES[size]) for size, _ in looks]
     radii = [diameter / 2 for diameter in diameters]
     relation = position = None
     if arrangement == "single":
-        position = draws.choice(tuple(POSITIONS))
-        points = [spot(draws, POSITIONS[position], radii[0])]
+        position = stream.choice(tuple(POSITIONS))
+        points = [spot(stream, POSITIONS[position], radii[0])]
     elif arrangement == "group":
-        points = group(draws, count, radii[0])
+        points = group(stream, count, radii[0])
     else:
-        relation = draws.choice(RELATIONS if arrangement == "pair" else ("left of", "above"))
+        relation = stream.choice(RELATIONS if arrangement == "pair" else ("left of", "above"))
         backwards = relation in ("below", "right of")
-        points = on_axis(draws, radii[:: -1 if backwards else 1], relation in ("above", "below"))
+        points = on_axis(stream, radii[:: -1 if backwards else 1], relation in ("above", "below"))
         points = points[:: -1 if backwards else 1]
     things = tuple(
         Thing(shape, colour, size, texture, x, y, diameter)

@@ -53,7 +53,7 @@ BACKGROUNDS: dict[str, tuple[Rgb, Rgb]] = {
     "checkered": ((238, 238, 236), (198, 201, 208)),
 }
 
-# Pairs too close to tell apart at a glance; they are never drawn together.
+# Colour and background pairs that are too similar to tell apart; they never occur together.
 CLASHES: frozenset[tuple[str, str]] = frozenset(
     {("cyan", "sky"), ("blue", "sky"), ("blue", "navy"), ("pink", "beige"), ("yellow", "beige")}
 )
@@ -72,7 +72,7 @@ def rgb(colours: Iterable[Rgb]) -> NDArray[np.float32]:
 
 
 class Vocabulary(Schema):
-    """The part of the world that is drawn: narrow it for an easier task. Every entry must be a word of the world.
+    """The part of the world that is used: narrow it for an easier task. Every entry must be a word of the world.
 
     Raises ValidationError for an unknown, repeated or missing word.
     """
