@@ -52,7 +52,7 @@ def test_prompts_that_are_cut_are_told_once(command: Command, tmp_path: Path) ->
     assert [(one.limit, one.tokens > 100) for one in cut] == [(8, True), (8, True)]
     (note,) = plan(model, SampleRequest(prompt=[LONG, LONG, LONG + "!", "a"])).notes
     assert note.startswith(
-        "2 prompts are longer than the 8 tokens that this model reads, and cut there: for example 'a red"
+        "2 prompts are longer than the 8 tokens that this model reads, and truncated: for example 'a red"
     )
     assert plan(model, SampleRequest(prompt="a red apple")).notes == ()
     assert pipeline.sample(model, SampleRequest(prompt=LONG, steps=1)).record.notes

@@ -176,7 +176,7 @@ def test_any_sampler_keeps_a_known_region(plain: LatentDiffusion, name: str) -> 
 def test_the_known_region_says_what_it_lacks(plain: LatentDiffusion) -> None:
     known, keep = torch.zeros(1, 3, 8, 12), torch.ones(1, 1, 8, 12)
     for options, message in (
-        ({"known": known}, "known and keep go together"),
+        ({"known": known}, "known and keep require each other"),
         ({"known": known, "keep": keep[..., :8]}, r"keep has the shape \(1, 1, 8, 8\), 1 samples need \(1, 1, 8, 12\)"),
         ({"jumps": (2, 2)}, "jumps go with known and keep"),
         (

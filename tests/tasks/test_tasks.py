@@ -250,7 +250,7 @@ def test_maps_are_read_as_ids_palettes_or_colours() -> None:
     reordered = indexed.remap_palette([4, 3, 2, 1, 0])
     assert read_map(model, reordered).tolist() == [[0, 1, 2], [3, 1, 4]]
     coloured.putpixel((0, 0), (1, 2, 3))
-    with pytest.raises(UserError, match="the colour #010203 at row 0, column 0, which is no class of this model"):
+    with pytest.raises(UserError, match="the colour #010203 at row 0, column 0, which is not a class of this model"):
         read_map(model, coloured)
     with pytest.raises(UserError, match="records no colours of classes"):
         read_map(steered.semantic(), coloured)
@@ -344,7 +344,7 @@ def test_scales_of_parts_that_a_model_does_not_know() -> None:
     refused(known, {"tokens": 3}, "not from a negative prompt", prompt="a", negative="b")
     refused(known, {"tokens": math.nan}, "guidance is nan: give a number")
     refused(known, {}, "names no parts")
-    refused(steered.plain(), {"text": 3}, "this one's condition has none: give one number")
+    refused(steered.plain(), {"text": 3}, "this one has none: give one number")
 
 
 def test_guidance_as_it_is_typed() -> None:
