@@ -206,7 +206,7 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
         return command("sample", runs.plain, "--out", tmp_path / "none", *options).err
 
     assert "--class and --classifier go together" in refused("--class", 1)
-    assert "give it to `sfumato sample` as --classifier" in command("sample", run, "--out", tmp_path / "none").err
+    assert "pass it to `sfumato sample` as --classifier" in command("sample", run, "--out", tmp_path / "none").err
     told = json.loads(command("info", run, "--json").out)
     assert told["classes"] == list(names)
     assert told["parameters"]["classifier"] > 0

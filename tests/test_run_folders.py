@@ -435,7 +435,7 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
     ),
     "transformer": (
         lambda runs, out: ["train", "transformer", runs.second, "--autoencoder", runs.autoencoder, "--out", out],
-        "a transformer writes codes",
+        "a transformer requires a VQ autoencoder",
     ),
     "cache": (
         lambda runs, out: ["train", "autoencoder", runs.first, "--cache", runs.first, "--out", out],

@@ -82,7 +82,7 @@ def test_the_architecture_is_found_without_yaml(
     found = import_original(bare, tmp_path / "model")
     assert found.config.model_copy(update={"about": {}}) == with_yaml.model_copy(update={"about": {}})
     if with_yaml.diffusion is not None:
-        assert any("the shapes do not tell the attention heads" in note for note in found.notes)
+        assert any("the shapes do not determine the attention heads" in note for note in found.notes)
 
 
 @needs_parity
@@ -196,7 +196,7 @@ def test_a_model_trained_further_gives_its_new_weights(tmp_path: Path, checkpoin
     [
         (
             {"encoder.mid.attn_1.q.weight": None},
-            r"no published|lacks the key 'encoder.mid.attn_1.q.weight'.*\(128, 128, 1, 1\)",
+            r"not a published|lacks the key 'encoder.mid.attn_1.q.weight'.*\(128, 128, 1, 1\)",
         ),
         ({"decoder.conv_out.bias": torch.zeros(7)}, r"'decoder.conv_out.bias' has shape \(7,\).*asks for \(3,\)"),
         (

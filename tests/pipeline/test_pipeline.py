@@ -178,7 +178,7 @@ def test_the_known_region_says_what_it_lacks(plain: LatentDiffusion) -> None:
     for options, message in (
         ({"known": known}, "known and keep require each other"),
         ({"known": known, "keep": keep[..., :8]}, r"keep has the shape \(1, 1, 8, 8\), 1 samples need \(1, 1, 8, 12\)"),
-        ({"jumps": (2, 2)}, "jumps go with known and keep"),
+        ({"jumps": (2, 2)}, "jumps require known and keep"),
         (
             {"known": known.expand(3, -1, -1, -1), "keep": keep, "count": 2},
             r"known has the shape \(3, 3, 8, 12\), 2 samples need",

@@ -206,14 +206,14 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "pixels-of-what": (
         ["layout-to-image", "boxes", "no-frame.json"],
-        "the file gives no width and height of the image",
+        "the file has no width and height of the image",
     ),
     "no-box": (["layout-to-image", "boxes", "no-box.json"], 'box 1 is {"label": 1}: give an object such as'),
     "too-many-boxes": (
         ["layout-to-image", "boxes", "many.json"],
         "4 boxes are given, but this model accepts at most 3",
     ),
-    "no-list": (["layout-to-image", "boxes", "nothing.json"], "hold no list: give"),
+    "no-list": (["layout-to-image", "boxes", "nothing.json"], "contains no list: give"),
     "no-json": (["layout-to-image", "boxes", "map.png"], "map.png' is no UTF-8 text, byte 0 is 0x89"),
     "mask-of-another-size": (
         ["inpaint", "masked", "image.png", "other-mask.png"],

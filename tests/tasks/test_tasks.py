@@ -59,7 +59,7 @@ def square(size: tuple[int, int] = ODD) -> Image.Image:
 
 
 def with_inputs(model: LatentDiffusion, **inputs: Any) -> LatentDiffusion:
-    return replace(model, config=model.config.model_copy(update={"inputs": ConditioningMetadata(**inputs)}))
+    return replace(model, config=model.config.model_copy(update={"conditioning_metadata": ConditioningMetadata(**inputs)}))
 
 
 def arrays(images: list[Image.Image]) -> list[list[int]]:

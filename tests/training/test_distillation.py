@@ -225,5 +225,5 @@ def test_what_cannot_be_distilled_is_told(model: LatentDiffusion) -> None:
     minute = AutoencoderConfig(channels=1, channel_multipliers=(1, 1), bottleneck=KLConfig())
     with pytest.raises(UserError, match=r"so small that none has a 20th .*with channels"):
         described(Distillation(), build(ModelConfig(autoencoder=minute, image_size=(16, 16))))
-    with pytest.raises(UserError, match=r"no tiny decoder: make one with `sfumato distill-decoder MODEL --data DIR`"):
+    with pytest.raises(UserError, match=r"no tiny decoder: create one with `sfumato distill-decoder MODEL --data DIR`"):
         model.decode(torch.zeros(1, 3, 4, 4), "tiny")
