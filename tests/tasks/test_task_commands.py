@@ -12,16 +12,16 @@ import icc
 import tiny
 from command_line import Command
 from sfumato.model import LatentDiffusion
-from tasks import steered
+from tasks import conditioned
 from test_bad_input import check
 
 MODELS = {
-    "plain": steered.plain,
+    "plain": conditioned.plain,
     "text": tiny.model,
-    "masked": steered.masked,
-    "small": steered.enlarging,
-    "map": steered.semantic,
-    "boxes": steered.layout,
+    "masked": conditioned.masked,
+    "small": conditioned.enlarging,
+    "map": conditioned.semantic,
+    "boxes": conditioned.layout,
 }
 FAST = ("--steps", 2, "--precision", "float32")
 
