@@ -52,7 +52,7 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         lambda runs, tmp: ["sample", runs.first, "--out", tmp / "out"],
         "first.yaml' is neither a model folder nor",
     ),
-    "no-checkpoint": (lambda runs, tmp: ["info", runs.first], "first.yaml is no checkpoint"),
+    "no-checkpoint": (lambda runs, tmp: ["info", runs.first], "first.yaml is not a checkpoint"),
     "folder-without-model": (lambda runs, tmp: ["info", runs.root / "cache"], "neither a model folder nor"),
     "autoencoder-only": (sampling("autoencoder"), "autoencoder only: train a diffusion model"),
     "prompt-to-unconditional": (sampling("plain", "a cat"), "not trained with text conditioning; it is unconditional"),

@@ -131,7 +131,7 @@ def test_half_a_file_never_becomes_a_model(state: dict[str, Tensor], tmp_path: P
         part = tmp_path / "part.ckpt"
         part.write_bytes(content[: len(content) * cut // 12])
         for act in (describe, lambda path: import_model(path, tmp_path / "out")):
-            with pytest.raises(UserError, match=r"half a download|damaged|cut off|no checkpoint"):
+            with pytest.raises(UserError, match=r"half a download|damaged|cut off|not a checkpoint"):
                 act(part)
     assert not (tmp_path / "out").exists()
 

@@ -177,7 +177,7 @@ CASES: dict[str, tuple[Maker, str]] = {
         "a dictionary has the key",
     ),
     "code": (program(b"\x80\x02cos\nsystem\nX\x0b\0\0\0touch owned\x85R."), "is a pickled object"),
-    "empty archive": (content(b"PK\x05\x06" + b"\0" * 18), "no checkpoint"),
+    "empty archive": (content(b"PK\x05\x06" + b"\0" * 18), "not a checkpoint"),
     "half an archive": (content(b"PK\x03\x04" + b"\0" * 200), "without its end"),
     "half a safetensors": (content(struct.pack("<Q", 1 << 20) + b'{"a":', "x.safetensors"), "complete safetensors"),
     "lying header": (content(struct.pack("<Q", 1 << 62) + b"{" * 50, "x.safetensors"), "not a complete safetensors"),

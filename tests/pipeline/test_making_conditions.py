@@ -32,7 +32,7 @@ def five() -> LatentDiffusion:
 def test_a_class_without_training_images_is_refused(five: LatentDiffusion, command: Command, tmp_path: Path) -> None:
     model = seen(five, 0, 2)
     for label in (4, "4", "e"):
-        with pytest.raises(UserError, match=rf"label {label}: no training image had this class; .* learnt a, c$"):
+        with pytest.raises(UserError, match=rf"label {label}: no training image had this class; .* trained on a, c$"):
             plan(model, SampleRequest(label=[0, label]))
     plan(model, SampleRequest(label=[0, "c"]))
     plan(five, SampleRequest(label=4))

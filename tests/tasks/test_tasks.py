@@ -266,7 +266,7 @@ def test_boxes_condition_and_names_are_known() -> None:
     assert arrays(one) == arrays(compose(model, [Box(1, boxes[0].box), boxes[1]], options=FAST))
     assert arrays(one) != arrays(compose(model, boxes[:1], options=FAST))
     assert compose(model, boxes, size=(18, 30), options=FAST)[0].size == (30, 18)
-    with pytest.raises(UserError, match=r"box 1 has the category 'dgo', which is none of cat, dog.*mean 'dog'"):
+    with pytest.raises(UserError, match=r"box 1 has the category 'dgo', which is not one of cat, dog.*mean 'dog'"):
         compose(model, [Box("dgo", boxes[0].box)], options=FAST)
     with pytest.raises(UserError, match=r"records no names .*: give its number, 0 to 3"):
         compose(conditioned.layout(), boxes, options=FAST)
