@@ -433,7 +433,7 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
     ),
     "transformer": (
         lambda runs, out: ["train", "transformer", runs.second, "--autoencoder", runs.autoencoder, "--out", out],
-        "a transformer writes codes",
+        "a transformer requires a VQ autoencoder",
     ),
     "cache": (
         lambda runs, out: ["train", "autoencoder", runs.first, "--cache", runs.first, "--out", out],
@@ -443,10 +443,10 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
         lambda runs, out: ["evaluate", runs.plain, "toy", "--n", 2, "--metrics", "psnr", "--out", out],
         "psnr",
     ),
-    "sample": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out], "takes no text"),
+    "sample": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out], "not trained with text"),
     "sample-model": (lambda runs, out: ["sample", "none", "--out", out], "'none' does not exist"),
-    "sample-below": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out / "a" / "b"], "takes no text"),
-    "sample-codes": (lambda runs, out: ["sample-codes", runs.plain, "--out", out], "is no transformer"),
+    "sample-below": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out / "a" / "b"], "not trained with"),
+    "sample-codes": (lambda runs, out: ["sample-codes", runs.plain, "--out", out], "is not a transformer"),
     "inpaint": (lambda runs, out: ["inpaint", runs.plain, "no.png", "no.png", "--out", out], "no.png"),
     "edit": (lambda runs, out: ["edit", runs.text, "no.png", "a", "--out", out], "no.png"),
     "outpaint": (lambda runs, out: ["outpaint", runs.plain, "no.png", "--extend", "8", "--out", out], "no.png"),

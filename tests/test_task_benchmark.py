@@ -21,7 +21,7 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.rng import numpy_generator
 from sfumato.training.optim import OptimiserConfig
-from tasks import steered
+from tasks import conditioned
 
 ROOT = Path(__file__).parents[1]
 WORDS = Vocabulary(arrangements=("single", "pair", "group"), textures=("plain", "striped"))
@@ -187,8 +187,8 @@ SIDE = "image_size=[32, 32]"
 MODELS: dict[str, tuple[str, ...]] = {
     "semantic": (SEMANTIC,),
     "layout": (LAYOUT,),
-    "super-res": (steered.SMALL, steered.NOT_DROPPED),
-    "inpainting": (steered.STABLE, steered.NOT_DROPPED, TEXT_DROPPED),
+    "super-res": (conditioned.SMALL, conditioned.NOT_DROPPED),
+    "inpainting": (conditioned.STABLE, conditioned.NOT_DROPPED, TEXT_DROPPED),
     "edit": (),
 }
 

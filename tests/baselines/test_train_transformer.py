@@ -89,12 +89,14 @@ def test_the_commands_end_to_end(command: Command, tmp_path: Path) -> None:
     assert np.abs(np.asarray(image).astype(int) - alone).max() <= 1
     model_of = load_code_model(tmp_path / "run")
     assert model_of.config.about["transformer"]["steps"] == 2
-    with pytest.raises(UserError, match="takes no text"):
+    with pytest.raises(UserError, match="not trained with text conditioning"):
         model_of.sample_tensor(["a ring"])
     told = json.loads(command("info", tmp_path / "run", "--json").out)
     assert told["codes"] == {"an image": 64, "rows": 8, "columns": 8, "codebook": 16}
     assert told["parameters"]["transformer"] == sum(p.numel() for p in model_of.network.parameters())
     assert "sample-codes" in command("info", tmp_path / "run").out
-    with pytest.raises(UserError, match="is a transformer over codes, no diffusion model: draw with `sfumato sample-c"):
+    with pytest.raises(
+        UserError, match="is a transformer over codes, not a diffusion model: sample with `sfumato sample-c"
+    ):
         load(tmp_path / "run")
-    assert "is no transformer" in command("sample-codes", tmp_path / "vq", "--out", tmp_path / "x").err
+    assert "is not a transformer" in command("sample-codes", tmp_path / "vq", "--out", tmp_path / "x").err

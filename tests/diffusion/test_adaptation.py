@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig, check_objective
 from sfumato.diffusion.schedule import CosineConfig, FlowConfig, ScaledLinearConfig, build_schedule
-from sfumato.diffusion.times import LogitNormalTimes, LossHistory, LossHistoryTimes, RandomTimes, UniformTimes, draw
+from sfumato.diffusion.times import LogitNormalTimes, LossHistory, LossHistoryTimes, RandomTimes, UniformTimes, sample
 from sfumato.diffusion.weighting import LearnedWeighting, LogVariance, MinSnrWeighting, error_scale, weight
 from sfumato.errors import UserError
 
@@ -61,8 +61,8 @@ def test_the_density_is_normalised_and_importance_leaves_the_expected_loss_as_it
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-12)
     assert probabilities.min() >= 0.2 / 7
     n = 20000
-    drawn = draw(config, n, source(), LINEAR, stratified=True, history=history)
-    plain = draw(base, n, source(), LINEAR, stratified=True)
+    drawn = sample(config, n, source(), LINEAR, stratified=True, history=history)
+    plain = sample(base, n, source(), LINEAR, stratified=True)
     assert drawn.part is not None
     assert drawn.importance is not None
     shares = torch.bincount(drawn.part, minlength=7) / n
@@ -83,17 +83,17 @@ def test_weighed_losses_vary_less_than_those_of_the_base_density() -> None:
         return t**6
 
     for step in range(30):
-        drawn = draw(config, 64, source(step), LINEAR, history=history)
+        drawn = sample(config, 64, source(step), LINEAR, history=history)
         assert drawn.part is not None
         history.update(drawn.part, loss(drawn.t))
-    drawn, plain = (draw(c, 5000, source(99), LINEAR, history=history) for c in (config, UniformTimes()))
+    drawn, plain = (sample(c, 5000, source(99), LINEAR, history=history) for c in (config, UniformTimes()))
     assert drawn.importance is not None
     assert (drawn.importance * loss(drawn.t)).var() < 0.2 * loss(plain.t).var()
 
 
 def test_a_history_is_needed_and_the_base_is_checked() -> None:
-    with pytest.raises(ValueError, match="needs its history"):
-        draw(LossHistoryTimes(), 3, source(), LINEAR)
+    with pytest.raises(ValueError, match="requires its history"):
+        sample(LossHistoryTimes(), 3, source(), LINEAR)
     wrong = ObjectiveConfig(times=LossHistoryTimes(base=UniformTimes(low=0.8, high=0.2)))
     with pytest.raises(UserError, match="swap"):
         check_objective(wrong, LINEAR)

@@ -158,7 +158,7 @@ CASES: dict[str, tuple[Maker, str]] = {
     "shared lists": (program(SHARED + b"."), "holds a list"),
     "shared lists as a storage": (
         program(b"\x80\x02(X\x07\0\0\0storage" + SHARED[2:] + b"X\x01\0\0\0aX\x03\0\0\0cpuK\x01tQ."),
-        "storage has no proper name|no plain torch storage",
+        "storage has no proper name|not a plain torch storage",
     ),
     "copies over and over": (
         program(b"\x80\x02]q\0(" + b"K\x01" * 20000 + b"e0]" + b"ctorch\nSize\nh\0\x85Ra" * 2000 + b"."),
@@ -177,10 +177,10 @@ CASES: dict[str, tuple[Maker, str]] = {
         "a dictionary has the key",
     ),
     "code": (program(b"\x80\x02cos\nsystem\nX\x0b\0\0\0touch owned\x85R."), "is a pickled object"),
-    "empty archive": (content(b"PK\x05\x06" + b"\0" * 18), "no checkpoint"),
+    "empty archive": (content(b"PK\x05\x06" + b"\0" * 18), "not a checkpoint"),
     "half an archive": (content(b"PK\x03\x04" + b"\0" * 200), "without its end"),
-    "half a safetensors": (content(struct.pack("<Q", 1 << 20) + b'{"a":', "x.safetensors"), "no whole safetensors"),
-    "lying header": (content(struct.pack("<Q", 1 << 62) + b"{" * 50, "x.safetensors"), "no whole safetensors"),
+    "half a safetensors": (content(struct.pack("<Q", 1 << 20) + b'{"a":', "x.safetensors"), "complete safetensors"),
+    "lying header": (content(struct.pack("<Q", 1 << 62) + b"{" * 50, "x.safetensors"), "not a complete safetensors"),
     "tar of negative size": (tar_of_negative_size, "reaches beyond the end"),
     "empty tensor of 2^63": (tensor_call((0, 2**63), (1, 1)), "is no tensor"),
     "stride of 2^70": (tensor_call((1, 4), (2**70, 1)), "is no tensor"),

@@ -66,7 +66,7 @@ def test_buffers_that_overflowed_are_passed_over_and_unknown_ones_refused() -> N
     said: list[str] = []
     found = infer_stored({key: tuple(v.shape) for key, v in buffers.items()}, lambda key: buffers[key], said.append)
     assert found == {"steps": 1000, "kind": "scaled-linear", "start": 0.00085, "end": 0.012}
-    assert "'betas' holds values that are not finite" in said[0]
+    assert "'betas' contains values that are not finite" in said[0]
     assert "read from 'alphas_cumprod' in float16" in said[1]
     with pytest.raises(UserError, match="stored in bfloat16, follow no known schedule"):
         match("betas", torch.linspace(1e-4, 0.02, 1000).flip(0).cumsum(0).div(20).bfloat16().double())
@@ -270,7 +270,7 @@ def test_links_that_lead_out_and_files_of_no_use_stay_behind(vae: Path, tmp_path
     (folder / "secret.txt").symlink_to(tmp_path / "secret")
     (folder / "evil.py").write_text("raise SystemExit")
     done = import_model(folder, tmp_path / "out")
-    assert "left out 2 files of no use here: evil.py, secret.txt" in done.notes
+    assert "left out 2 files not used here: evil.py, secret.txt" in done.notes
     assert not {"evil.py", "secret.txt"} & {path.name for path in (tmp_path / "out").rglob("*")}
     (folder / f"{NAME}.safetensors").unlink()
     (folder / f"{NAME}.safetensors").symlink_to(vae / f"{NAME}.safetensors")

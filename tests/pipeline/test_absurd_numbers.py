@@ -32,7 +32,7 @@ SAMPLE: dict[str, tuple[list[object], str]] = {
     "batch": (["--batch", HUGE], "batch is 1000000000000: give a whole number from 1"),
     "batch-of-large": (["-n", 900_000, "--batch", 900_000, "--size", 1024], "batch 900,000 of 1024x1024"),
     "side": (["--size", 10**9], "--size is 1000000000: give a whole number from 1 to 65,536"),
-    "side-of-31-digits": (["--size", "1" * 31], "--size is 10^30 or so: give a whole number"),
+    "side-of-31-digits": (["--size", "1" * 31], "--size is about 10^30: give a whole number"),
     "side-of-5000-digits": (["--size", "1" * 5000], "is not a size: give height x width"),
     "image": (["-n", 1, "--size", "60000x60000"], "for one image, and this machine has"),
     "steps": (["--steps", HUGE], "steps is 1000000000000: give a whole number from 1 to 10,000"),
@@ -40,7 +40,7 @@ SAMPLE: dict[str, tuple[list[object], str]] = {
     "reuse": (["--reuse", HUGE], "reuse is 1000000000000: give a whole number"),
     "strip": (["--strip", HUGE], "--strip is 1000000000000: give at most"),
     "seed": (["--seed", 2**63 - 1, "-n", 2], "the last image's seed is 9223372036854775808"),
-    "memory": (["--memory", 10**20], "--memory is 10^20 or so: give at most"),
+    "memory": (["--memory", 10**20], "--memory is about 10^20: give at most"),
 }
 
 

@@ -1,4 +1,4 @@
-"""How images were made: what a PNG carries, a service returns, and a later run needs to make them again."""
+"""How images were made: the metadata of a PNG or a service's reply, with which a later run reproduces them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,13 @@ from sfumato.pipeline.request import SampleRequest
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """Plain data: what was resolved from a request and a model.
+    """Plain data: the resolved options of a request and a model.
 
     Attributes:
-        sampler, grid: `kind` and every setting that is not the usual one.
+        sampler, grid: `kind` and every setting that differs from its default.
         times: the times of the sampling loop.
-        scales: guidance scales, one an image; parts: by the part of a composite condition instead.
-        settings: other options that differ from their defaults, by the names that images carry.
+        scales: guidance scales, one per image; parts: instead by part of a composite condition.
+        settings: other options that differ from their defaults, by their names in the images' metadata.
         model: the model's digest.
         version: of sfumato.
     """
@@ -39,11 +39,11 @@ class SampleRecord:
 
     @property
     def steps(self) -> int:
-        """Of a batch."""
+        """Sampling steps of a batch."""
         return len(self.times) - 1
 
     def shared(self) -> dict[str, Any]:
-        """What holds for all images, by the names that a PNG's text chunks have."""
+        """The facts shared by all images, by the names of a PNG's text chunks."""
         sampler, grid = dict(self.sampler), dict(self.grid)
         alike = {"guidance": self.scales[0]} if len(set(self.scales)) == 1 and self.parts is None else {}
         parts = {} if self.parts is None else {"guidance": ",".join(f"{k}={v:g}" for k, v in self.parts.items())}
@@ -61,7 +61,7 @@ class SampleRecord:
         }
 
     def of(self, row: int) -> dict[str, Any]:
-        """What the image of a row carries."""
+        """The metadata of the image of a row."""
         own = {
             "prompt": None if self.prompts is None else self.prompts[row],
             "label": None if self.labels is None else self.labels[row],
@@ -75,14 +75,14 @@ class SampleRecord:
 def record_of(model: Model, request: SampleRequest, planned: Plan) -> SampleRecord:
     """The record of a planned request."""
     sampler, grid = planned.choice.sampler, planned.choice.grid
-    words = planned.words
+    inputs = planned.inputs
     return SampleRecord(
         sampler={"kind": sampler.kind, **sampler.model_dump(exclude_defaults=True)},
         grid={"kind": grid.kind, **grid.model_dump(exclude_defaults=True)},
         times=tuple(planned.times.tolist()),
-        prompts=None if words.prompts is None else tuple(words.prompts),
-        labels=None if words.labels is None else tuple(words.labels),
-        negatives=None if words.negatives is None else tuple(words.negatives),
+        prompts=None if inputs.prompts is None else tuple(inputs.prompts),
+        labels=None if inputs.labels is None else tuple(inputs.labels),
+        negatives=None if inputs.negatives is None else tuple(inputs.negatives),
         seeds=tuple(planned.seeds),
         scales=tuple(planned.scales),
         parts=planned.parts,
@@ -95,32 +95,32 @@ def record_of(model: Model, request: SampleRequest, planned: Plan) -> SampleReco
 
 
 def _settings(request: SampleRequest, planned: Plan) -> dict[str, Any]:
-    """Options that are not the usual ones; those of guidance only where there is guidance."""
-    made: dict[str, Any] = {}
+    """Options that differ from their defaults; those of guidance only where there is guidance."""
+    settings: dict[str, Any] = {}
     guided = planned.parts is not None or any(scale != 1 for scale in planned.scales) or request.autoguide is not None
     if guided and request.interval != (0.0, 1.0):
-        made["interval"] = f"{request.interval[0]:g},{request.interval[1]:g}"
+        settings["interval"] = f"{request.interval[0]:g},{request.interval[1]:g}"
     if guided and request.rescale:
-        made["rescale"] = request.rescale
+        settings["rescale"] = request.rescale
     if guided and request.projection is not None:
         p = request.projection
         limit = "none" if p.limit is None else f"{p.limit:g}"
-        made["apg"] = f"parallel={p.parallel:g},limit={limit},momentum={p.momentum:g}"
+        settings["apg"] = f"parallel={p.parallel:g},limit={limit},momentum={p.momentum:g}"
     if request.autoguide is not None:
-        made |= {"autoguide": request.autoguide.digest, "autoguide scale": request.autoguide_scale}
+        settings |= {"autoguide": request.autoguide.digest, "autoguide scale": request.autoguide_scale}
     if request.classifier is not None:
-        made["classifier scale"] = request.classifier.scale
+        settings["classifier scale"] = request.classifier.scale
     if request.image_guidance is not None:
-        made["image guidance scale"] = request.image_guidance.scale
+        settings["image guidance scale"] = request.image_guidance.scale
     if request.initial is not None:
-        made["strength"] = request.strength
+        settings["strength"] = request.strength
     if request.jumps is not None:
-        made["jumps"] = f"{request.jumps[0]},{request.jumps[1]}"
+        settings["jumps"] = f"{request.jumps[0]},{request.jumps[1]}"
     if planned.window != planned.shape[1:]:
         f = planned.size[0] // planned.shape[1]
-        made |= {"window": f"{planned.window[0] * f}x{planned.window[1] * f}", "overlap": request.overlap}
+        settings |= {"window": f"{planned.window[0] * f}x{planned.window[1] * f}", "overlap": request.overlap}
     if request.reuse > 1:
-        made["reuse"] = request.reuse
+        settings["reuse"] = request.reuse
     if request.decoder != "full":
-        made["decoder"] = request.decoder
-    return made
+        settings["decoder"] = request.decoder
+    return settings

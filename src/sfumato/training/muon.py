@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from sfumato.engine.graphs import Recordings, wanted
+from sfumato.engine.graphs import Recordings, recordable
 
 MOMENTUM = 0.95
 RMS = 0.2
@@ -102,7 +102,7 @@ class Muon(torch.optim.Optimizer):
 
     def _orthogonal(self, matrices: Tensor) -> Tensor:
         """On a GPU the iterations are recorded: launched one by one they take as long as the rest of a small step."""
-        return self._recordings(orthogonal, [matrices]) if wanted([matrices]) else orthogonal(matrices)
+        return self._recordings(orthogonal, [matrices]) if recordable([matrices]) else orthogonal(matrices)
 
     def _move_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:

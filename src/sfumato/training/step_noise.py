@@ -72,7 +72,7 @@ def step_noise(
     def named(purpose: str) -> torch.Generator:
         return rng.generator(train.seed, purpose, step)
 
-    sampled = times.draw(config.times, count, named("time"), schedule, config.stratified, history)
+    sampled = times.sample(config.times, count, named("time"), schedule, config.stratified, history)
     noise = own(objective.sample_noise(config, (count, *latent), named("noise")))
     posterior = own(torch.randn(count, *latent, generator=named("posterior")))
     whole: Tensor | None = None
