@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from images import save
 from pydantic import ValidationError
 
-from sfumato.cli.sample import _read_prompts
+from sfumato.cli.sample_rows import read_prompts
 from sfumato.data.conditions.class_names import read_class_names
 from sfumato.data.folder import FolderConfig, FolderDataset
 from sfumato.data.strict_json import parse_json
@@ -148,8 +148,8 @@ def test_every_kind_of_text_file_goes_through_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"list\.txt is no UTF-8 text, byte 3"):
         read_class_names(bad)
     with pytest.raises(UserError, match=r"--prompts '.*list\.txt' is no UTF-8 text, byte 3"):
-        _read_prompts(bad)
-    assert _read_prompts(written(bad, "café\n\nthé\n".encode("utf-16"))) == ["café", "thé"]
+        read_prompts(bad)
+    assert read_prompts(written(bad, "café\n\nthé\n".encode("utf-16"))) == ["café", "thé"]
 
 
 def test_a_declared_encoding_reaches_captions_and_tables(tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ from sfumato.cli.outpaint import outpaint
 from sfumato.cli.reconstruct import reconstruct
 from sfumato.cli.replace_decoder import replace_decoder
 from sfumato.cli.sample import sample
-from sfumato.cli.sample_codes import sample_codes
 from sfumato.cli.samplers import samplers
 from sfumato.cli.semantic_to_image import semantic_to_image
 from sfumato.cli.train_transformer import transformer
@@ -64,7 +63,6 @@ COMMANDS = (
     data,
     demo,
     sample,
-    sample_codes,
     semantic_to_image,
     layout_to_image,
     upscale,
