@@ -73,6 +73,7 @@ def test_without_out_it_only_tells(command: Command, runs: Runs, tmp_path: Path)
     ],
 )
 def test_wrong_options_are_one_sentence(command: Command, runs: Runs, options: tuple[str, ...], sentence: str) -> None:
-    done = command("evaluate-autoencoder", runs.autoencoder, "toy", "--features", NET, *options)
+    features = () if "--features" in options else ("--features", NET)
+    done = command("evaluate-autoencoder", runs.autoencoder, "toy", *features, *options)
     assert done.code == 2
     assert sentence in done.err
