@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.networks import autoencoder_pair
 from benchmarks.workloads import BEST, DEFAULT, Scope, Workload, channels_last
 from sfumato.autoencoder.model import AutoencoderConfig
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.loader import Loader, to_unit
 from sfumato.data.order import batch_indices
 from sfumato.model import LatentDiffusion, ModelConfig, build

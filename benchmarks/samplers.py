@@ -23,7 +23,7 @@ from benchmarks.sampler_page import write_results
 from benchmarks.tasks.given import run_of
 from sfumato import load
 from sfumato.cards.reference import reference
-from sfumato.data.folder import FolderConfig
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.table import open_dataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.facts import Prompt

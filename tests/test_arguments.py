@@ -12,7 +12,7 @@ from command_line import Command, Runs
 from sfumato.cli import app
 from sfumato.cli import arguments as checked
 from sfumato.config import parse
-from sfumato.data.folder import FolderConfig
+from sfumato.data.folder_config import FolderConfig
 from sfumato.errors import UserError
 
 SOURCE = Path(__file__).parents[1] / "src"

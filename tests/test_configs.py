@@ -19,7 +19,7 @@ from sfumato.conditioning.metadata import ConditioningMetadata, LayoutInput, Map
 from sfumato.conditioning.table import build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.config import apply_overrides, parse, read_source, to_yaml, zoo_names
-from sfumato.data.folder import FolderConfig
+from sfumato.data.folder_config import FolderConfig
 from sfumato.denoiser.classifier import NoisyClassifier
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.objective import check_objective

@@ -68,7 +68,7 @@ def test_results_become_tables_and_charts(tmp_path: Path) -> None:
 def test_a_model_of_other_images_is_held_against_a_folder(tmp_path: Path) -> None:
     from benchmarks.samplers import parsed, run
 
-    from sfumato.data.folder import FolderConfig
+    from sfumato.data.folder_config import FolderConfig
     from sfumato.data.table import open_dataset
     from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
     from sfumato.evaluation.table import load_network

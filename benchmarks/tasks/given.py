@@ -14,7 +14,8 @@ from sfumato.cli.progress import counting
 from sfumato.cli.train import with_data
 from sfumato.config import parse, read_source
 from sfumato.data.conditions.config import HOLES, HoleKind
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.loader import sweep
 from sfumato.data.split import split
 from sfumato.data.table import DataConfig, open_dataset

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from images import metadata, save
 from pydantic import ValidationError
 
+from data.make_images import metadata, save
 from sfumato.data.captions import chosen_caption
 from sfumato.data.conditions.captions import DrawnCaptions, texts_of, with_drawn_captions
 from sfumato.data.dataset import LatentExample
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.loader import Loader
 from sfumato.data.split import Subset
 from sfumato.errors import UserError

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageCms
 
 import icc
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.profiles import conversion_of, in_srgb
 from sfumato.data.reading import decode, open_image, to_rgb
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from images import noise, save
 
+from data.make_images import noise, save
 from sfumato.data import contents
 from sfumato.data.contents import STORE, file_hashes
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.pixels import keep_decoded
 
 TICK = 0.02

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
-from images import save
 from pydantic import TypeAdapter, ValidationError
+
+from data.make_images import save
 
 pytest.importorskip("sfumato.data.toyworld")
 
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.table import DataConfig, open_dataset
 
 

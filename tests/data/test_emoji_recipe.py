@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from images import metadata, noise, save, truncated
 from pydantic import ValidationError
 
+from data.make_images import metadata, noise, save, truncated
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.errors import UserError
 
 

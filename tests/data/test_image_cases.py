@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from images import noise, save
 from PIL import Image
 
+from data.make_images import noise, save
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.reading import decode, decode_reduced, open_ids, open_image, read_header, to_rgb
 from sfumato.data.transforms import Framing
 from sfumato.data.wide import float_white

@@ -4,9 +4,10 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from images import metadata, save
 
-from sfumato.data.folder import FolderConfig, FolderDataset
+from data.make_images import metadata, save
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.labels import near_twins
 from sfumato.errors import UserError
 

@@ -10,7 +10,8 @@ from test_ordinary_images import pixels
 
 from sfumato.data import reading
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.reading import decode, decode_reduced, read_header
 
 WHITE = (255, 255, 255)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from images import save, truncated
 from torch import Tensor
 
+from data.make_images import save, truncated
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.latent_writing import LatentWriter
 from sfumato.data.latents import (
     LatentDataset,

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from images import metadata, save, truncated
 from torch import Tensor
 
+from data.make_images import metadata, save, truncated
 from sfumato.data.dataset import Example, Source, UnreadableImage
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.loader import Batch, Loader, sweep, to_unit
 from sfumato.data.order import batch_indices, index_at
 from sfumato.data.prefetch import Prefetch

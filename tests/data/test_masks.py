@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from images import noise
 from PIL import Image, ImageFilter
 
+from data.make_images import noise
 from sfumato.data.conditions.config import MaskConfig
 from sfumato.data.conditions.holes import random_hole
 from sfumato.data.conditions.masked import Holes

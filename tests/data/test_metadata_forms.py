@@ -6,9 +6,10 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from images import metadata, save
 
-from sfumato.data.folder import FolderConfig, FolderDataset
+from data.make_images import metadata, save
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.metadata_files import read_rows
 from sfumato.errors import UserError
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 
 SIZES = ((64, 64), (63, 65), (97, 200), (201, 50), (300, 401), (17, 9))
 """(H, W), even and odd, smaller and larger than the frames."""

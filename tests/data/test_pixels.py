@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from images import noise, save, truncated
 
+from data.make_images import noise, save, truncated
 from sfumato.data.contents import STORE
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.leftovers import remove_leftovers
 from sfumato.data.loader import Loader
 from sfumato.data.pixels import keep_decoded, prepared_bytes

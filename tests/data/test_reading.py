@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from images import noise, truncated
 from PIL import Image
 
+from data.make_images import noise, truncated
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.reading import colour, decode, read_header, to_rgb
 from sfumato.errors import UserError

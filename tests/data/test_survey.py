@@ -11,7 +11,8 @@ from PIL import Image, ImageFilter
 
 from command_line import Command
 from sfumato.data.duplicates import difference_hash, groups_of, near_pairs
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.survey import Survey, survey
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from images import save
 from pydantic import ValidationError
 
+from data.make_images import save
 from sfumato.cli.sample_rows import read_prompts
 from sfumato.data.conditions.class_names import read_class_names
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.strict_json import parse_json
 from sfumato.data.textfile import LARGEST_CAPTION, lines_of, read_text, shown
 from sfumato.errors import UserError

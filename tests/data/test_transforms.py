@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import noise
 from PIL import Image
 
+from data.make_images import noise
 from sfumato.data.transforms import Framing, flips
 
 

@@ -13,7 +13,7 @@ from sfumato.conditioning.text import TextConfig
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.data.conditions.captions import texts_of
 from sfumato.data.conditions.config import BoxesConfig, ConditionsConfig
-from sfumato.data.folder import FolderConfig
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.split import Subset
 from sfumato.model import LatentDiffusion, pixel_space
 from sfumato.training.data import HeldOut, RunData, open_data

@@ -26,7 +26,8 @@ def data(
     """Look at a folder of images before training."""
     from sfumato.cli.progress import bars
     from sfumato.config import apply_overrides, parse
-    from sfumato.data.folder import FolderConfig, FolderDataset
+    from sfumato.data.folder import FolderDataset
+    from sfumato.data.folder_config import FolderConfig
     from sfumato.data.survey import survey
     from sfumato.training.data import HeldOut, groups_of, split_rows
 

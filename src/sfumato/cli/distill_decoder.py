@@ -178,7 +178,7 @@ def _writable(folder: Path) -> Path:
 
 def _log_folder(model: Path, folder: Path, out: Path | None, overwrite: bool) -> Path:
     """Where log and sheet go. Raises UserError for a folder in use, but for those of an earlier distillation."""
-    from sfumato.output import out_is_free
+    from sfumato.outputs import out_is_free
 
     place = model / "tiny-decoder" if out is None else out
     held = {entry.name for entry in place.iterdir()} if place.is_dir() else set()

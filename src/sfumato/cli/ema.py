@@ -21,8 +21,7 @@ def ema(
 ) -> None:
     """Choose the weights' average after training."""
     from sfumato.cli.options import MOST_STEPS, at_least, within
-    from sfumato.output import out_is_free
-    from sfumato.outputs import written
+    from sfumato.outputs import out_is_free, written
     from sfumato.training.averages import posthoc
 
     if step is not None:

@@ -46,7 +46,8 @@ def opened_folder(
     folder: Path, size: tuple[int, int], pad: bool, background: str, scanning: "Progress | None" = None
 ) -> "FolderDataset":
     """A folder's images at a size. Raises UserError where there are none."""
-    from sfumato.data.folder import FolderConfig, FolderDataset
+    from sfumato.data.folder import FolderDataset
+    from sfumato.data.folder_config import FolderConfig
     from sfumato.data.reading import colour
 
     colour(background)
@@ -58,7 +59,8 @@ def own_size(folder: Path) -> tuple[int, int]:
     """(H, W) of a folder's images. Raises UserError where they differ, as no frame follows from them then."""
     from collections import Counter
 
-    from sfumato.data.folder import FolderConfig, scan_folder
+    from sfumato.data.folder_config import FolderConfig
+    from sfumato.data.scan import scan_folder
     from sfumato.errors import UserError
 
     headers = scan_folder(FolderConfig(path=folder, size=1)).headers

@@ -27,8 +27,7 @@ def replace_decoder(
     from sfumato.autoencoder.model import same_latents
     from sfumato.errors import UserError
     from sfumato.model_folder import load
-    from sfumato.output import out_is_free
-    from sfumato.outputs import written
+    from sfumato.outputs import out_is_free, written
 
     place = out_is_free(out, (model, autoencoder), overwrite)
     given, trained = load(model), load(autoencoder)

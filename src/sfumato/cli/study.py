@@ -186,7 +186,7 @@ def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataCo
     """
     from sfumato.cli.options import at_least
     from sfumato.config import ZOO_PREFIX, parse, read_source, section
-    from sfumato.data.folder import FolderConfig
+    from sfumato.data.folder_config import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
     from sfumato.errors import UserError
     from sfumato.studies.plan import StudyData

@@ -158,7 +158,7 @@ def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | No
     Raises UserError where a folder is needed and none is named.
     """
     from sfumato.config import section
-    from sfumato.data.folder import FolderConfig
+    from sfumato.data.folder_config import FolderConfig
     from sfumato.data.toyworld.dataset import ToyWorldConfig
     from sfumato.errors import UserError
 

@@ -7,7 +7,8 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from sfumato.data.dataset import Dataset, Progress
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.pixels import BUDGET, keep_decoded
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 

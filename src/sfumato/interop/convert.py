@@ -1,8 +1,6 @@
 """The doors of this room: import anything, export to either format, say what is in a file."""
 
-import contextlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +17,7 @@ from sfumato.interop.read_back import Networks, check_export, open_networks
 from sfumato.interop.source import open_checkpoint
 from sfumato.locks import exclusive
 from sfumato.model_folder import find_folder
-from sfumato.output import out_is_free
+from sfumato.outputs import no_new_parents_on_error, out_is_free
 from sfumato.versions import swap_folder
 
 SINGLE_FILES = (".ckpt", ".pt", ".safetensors")
@@ -44,22 +42,9 @@ def import_model(
     """
     source, out = Path(source), Path(out)
     out = out_is_free(out, (source,), overwrite)
-    with reading(source), _leaving_nothing(out), exclusive(out):
+    with reading(source), no_new_parents_on_error(out), exclusive(out):
         out_is_free(out, (source,), overwrite)
         return _import(source, out, config, weights, tokenizer, prediction)
-
-
-@contextlib.contextmanager
-def _leaving_nothing(out: Path) -> Iterator[None]:
-    """Folders that were made on the way to `out` are removed again where the import is refused."""
-    made = [folder for folder in out.absolute().parents if not folder.exists()]
-    try:
-        yield
-    except BaseException:
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
 
 
 def _import(
@@ -110,7 +95,7 @@ def export_model(
     if single:
         out_is_free(out.with_suffix(".yaml"), (Path(model), folder), overwrite, single)
     opened = open_networks(folder)  # missing or non-finite weights are named before anything is made
-    with _only_parents_that_are_needed(place), exclusive(place):
+    with no_new_parents_on_error(place), exclusive(place):
         fresh, scratch = (place.with_name(f".{place.name}.{end}") for end in ("new", "check"))
         try:
             notes = _written(folder, opened, fresh, place if single else None, format, scratch)
@@ -144,16 +129,3 @@ def _put_in_place(fresh: Path, place: Path, single: bool) -> None:
         return
     for path in sorted(fresh.iterdir(), key=lambda path: path.name == place.name):  # the checkpoint last
         path.replace(place.parent / path.name)
-
-
-@contextlib.contextmanager
-def _only_parents_that_are_needed(place: Path) -> Iterator[None]:
-    """Removes the folders above `place` that were made within the block, where it fails."""
-    absent = [folder for folder in place.parents if not folder.exists()]
-    try:
-        yield
-    except BaseException:
-        for folder in absent:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise

@@ -22,7 +22,8 @@ from sfumato.data.conditions.maps import FolderMaps
 from sfumato.data.conditions.masked import Holes, MaskedImages
 from sfumato.data.conditions.with_fields import FieldSource, ToyBoxes, WithFields
 from sfumato.data.dataset import Dataset, Example, LatentExample, LatentSource, Progress, UnreadableImage
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.latents import LatentDataset
 from sfumato.data.loader import collate, to_unit
 from sfumato.data.table import DataConfig

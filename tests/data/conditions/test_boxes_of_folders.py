@@ -12,7 +12,8 @@ from PIL import Image
 from sfumato.data.conditions.boxes import FolderBoxes
 from sfumato.data.conditions.config import BoxesConfig
 from sfumato.data.conditions.with_fields import WithFields
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.transforms import clip_boxes
 from sfumato.errors import UserError
 

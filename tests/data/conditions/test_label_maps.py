@@ -11,7 +11,8 @@ from sfumato.data.conditions.class_names import read_class_names
 from sfumato.data.conditions.config import MapsConfig
 from sfumato.data.conditions.maps import FolderMaps, read_ids
 from sfumato.data.conditions.with_fields import WithFields
-from sfumato.data.folder import FolderConfig, FolderDataset
+from sfumato.data.folder import FolderDataset
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.label_ids import ids_of
 from sfumato.errors import UserError
 

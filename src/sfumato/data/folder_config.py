@@ -1,0 +1,84 @@
+"""The configuration of a folder of images."""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sfumato.data.reading import MAX_PIXELS, colour
+from sfumato.data.textfile import known_encoding
+from sfumato.data.transforms import Framing
+from sfumato.schema import Schema
+
+
+class FolderConfig(Schema):
+    """Where the images are and how they become (3, H, W); `size` is a side of the square or (H, W)."""
+
+    kind: Literal["folder"] = "folder"
+    path: Path
+    size: int | tuple[int, int] = 256
+    resize: Literal["crop", "pad"] = "crop"
+    crop: Literal["center", "random"] = "center"
+    resize_filter: Literal["lanczos", "bicubic"] = "lanczos"
+    flip: bool = False
+    background: str = "white"
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
+    """Larger images are left out; those that can be read reduced or in parts may have four times as many."""
+    text_from: Literal["caption", "label"] = "caption"
+    caption_lines: Literal["first", "all", "each"] = "first"
+    """Of a caption file: its first line, all of them as one text, or each as a caption of its own."""
+    text_column: str = "text"
+    captions: dict[str, float] = Field(default_factory=dict)
+    """Several columns with captions, each with the weight at which training draws it; instead of `text_column`."""
+    encoding: str | None = None
+    """Of text files that are neither UTF-8 nor marked, such as cp1252."""
+    label_column: str = "label"
+    columns: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    """Sub-folders whose images are not part of the set, and single files."""
+    where: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Only the rows of the metadata whose columns have these values."""
+
+    @field_validator("background")
+    @classmethod
+    def _known_colour(cls, value: str) -> str:
+        colour(value)
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        return None if value is None else known_encoding(value)
+
+    @field_validator("captions")
+    @classmethod
+    def _sensible_weights(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, weight in value.items():
+            if not (math.isfinite(weight) and weight > 0):
+                raise ValueError(f"captions gives {name!r} the weight {weight:g}: give a finite number above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "FolderConfig":
+        if self.captions and (self.text_from == "label" or self.text_column != "text"):
+            raise ValueError("captions names the columns with captions: leave text_from and text_column as they are")
+        if min(self.height_width) < 1:
+            raise ValueError(f"size {self.size} must be positive")
+        if self.resize == "pad" and self.crop == "random":
+            raise ValueError("resize 'pad' leaves nothing to crop: choose resize 'crop' for crop 'random'")
+        return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    def framing(self) -> Framing:
+        return Framing(
+            size=self.height_width,
+            resize=self.resize,
+            crop=self.crop,
+            flip=self.flip,
+            filter=self.resize_filter,
+            background=colour(self.background),
+        )

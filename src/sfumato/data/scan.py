@@ -1,0 +1,230 @@
+"""Scanning a folder of images: its files, their headers, metadata, captions and labels; no pixels are decoded."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from sfumato.data.captions import Captions, Choices, captions_of
+from sfumato.data.dataset import Progress, UnreadableImage
+from sfumato.data.folder_config import FolderConfig
+from sfumato.data.labels import Labels, labels_of
+from sfumato.data.left_out import left_out_note, texts_left_out
+from sfumato.data.listing import Listing, listing, notes_of
+from sfumato.data.listing import left_out as images_left_out
+from sfumato.data.matching import common_reason
+from sfumato.data.metadata import Metadata, Row, columns_of, disagreements, merged, read_metadata
+from sfumato.data.opening import is_image
+from sfumato.data.reading import ImageHeader, read_header
+from sfumato.data.transforms import LONGEST
+from sfumato.errors import UserError
+
+_SCAN_CHUNK = 64  # files a task: handing one to a thread costs about as much as its header
+_SCAN_THREADS = 8  # the scan waits for the disk more than it computes
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What stands in a folder: readable files with what is known of each, in order of their relative paths.
+
+    `unreadable` lists (path, reason); `missing` the files that metadata names and the folder lacks; `left_out` (path,
+    reason) of files of text that nothing reads and of images that the metadata does not list; `unread_columns` those of
+    the metadata; `notes` are sentences for the user. `texts` and `labels` are None where no file has one. `captions`
+    are all captions of each file with their weights, the first of which is in `texts`. `metadata` is all that stands in
+    the row of each file.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    headers: tuple[ImageHeader, ...]
+    texts: tuple[str, ...] | None
+    labels: tuple[int, ...] | None
+    classes: tuple[str, ...] | None
+    columns: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    metadata: tuple[dict[str, Any], ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    captions: tuple[Choices, ...] | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
+    unread_columns: tuple[str, ...] = ()
+
+
+def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
+    """Lists the folder and reads every image's header, not its pixels.
+
+    A metadata file defines the set below its own folder: images there that it does not list are left out. Captions
+    come from it, else from a .txt beside the image; labels from it, else from the first sub-folder if all images
+    are in one. Raises UserError if there is nothing to read.
+    """
+    root = config.path
+    if not root.exists():
+        raise UserError(f"data path {root} does not exist: give a folder of images")
+    if not root.is_dir():
+        raise UserError(f"data path {root} is a file: give the folder that holds the images")
+    own = _own(listing(root), config)
+    found = own.files
+    known = read_metadata(root, found, config.encoding)
+    rows, unlisted = _rows(known, found)
+    if not rows:
+        raise UserError(_nothing(root, known, own, unlisted))
+    rows = merged(_chosen(rows, config.where))
+    headers, unreadable = _read_headers(config, [row.file for row in rows], progress)
+    rows = [row for row in rows if row.file in headers]
+    if not rows:
+        path, reason = unreadable[0]
+        raise UserError(
+            f"none of the {len(unreadable)} images in {root} can be read: the first, {path}, fails with: {reason}"
+        )
+    notes = [f"{len(unlisted)} images are not listed in the metadata and were left out"] if unlisted else []
+    notes += [*known.notes, *notes_of(own), *_remarks(headers, config)]
+    H, W = config.height_width
+    small = sum(min(g.width / W, g.height / H) < 1 for g in (headers[row.file] for row in rows))
+    if small:
+        notes.append(f"{small} of {len(rows)} images are smaller than {H}x{W} and are enlarged")
+    labels = labels_of(rows, config.label_column)
+    captions = _captions(root, rows, found, config, labels)
+    left_out = texts_left_out(found, {*known.files, *captions.files}, known.foreign, [row.file for row in rows])
+    read = (*captions.columns, *(filter(None, [labels.column])), *config.columns)
+    notes += [*labels.notes, *captions.notes, *disagreements(rows, (*filter(None, [labels.column]), *config.columns))]
+    notes += filter(None, [left_out_note(left_out)])
+    return Scan(
+        root=root,
+        files=tuple(row.file for row in rows),
+        headers=tuple(headers[row.file] for row in rows),
+        texts=captions.first(),
+        labels=labels.numbers,
+        classes=labels.classes,
+        columns=columns_of(rows, config.columns),
+        metadata=tuple(row.values for row in rows),
+        unreadable=tuple(sorted([*unreadable, *images_left_out(own)])),
+        missing=known.missing,
+        notes=tuple(notes),
+        captions=captions.choices,
+        left_out=(*left_out, *((name, "the metadata of its folder does not list it") for name in unlisted)),
+        unread_columns=_unread(rows, {*read, *config.where}),
+    )
+
+
+def _captions(root: Path, rows: Sequence[Row], found: Sequence[str], config: FolderConfig, labels: Labels) -> Captions:
+    """Those that the configuration asks for. Raises UserError where there are none of that kind."""
+    if config.text_from == "caption":
+        return captions_of(
+            root, rows, found, config.text_column, config.captions, config.caption_lines, config.encoding
+        )
+    if labels.numbers is None or labels.classes is None:
+        raise UserError(f"text_from 'label' needs labels, but {root} has none: use class sub-folders or a label column")
+    names = [name.replace("_", " ") for name in labels.classes]
+    return Captions(tuple(((names[number], 1.0),) for number in labels.numbers))
+
+
+def _unread(rows: Sequence[Row], read: set[str]) -> tuple[str, ...]:
+    """The columns of the metadata beyond those that are `read`, sorted."""
+    columns = {key for row in rows for values in (row.values, *row.further) for key in values}
+    return tuple(sorted(columns - read))
+
+
+def _nothing(root: Path, known: Metadata, own: Listing, unlisted: Sequence[str]) -> str:
+    """Why there is no image in the folder."""
+    if unlisted:
+        told = common_reason(known.missing, unlisted)
+        return (
+            f"the metadata of {root} names none of its {len(unlisted)} images: {told}; "
+            "names are relative to the metadata file"
+        )
+    named = f", though its metadata names {len(known.missing)} that are missing" if known.missing else ""
+    texts = None if known.missing else left_out_note(texts_left_out(own.files, known.files, known.foreign, []))
+    there = "; ".join([*notes_of(own), *filter(None, [texts])])
+    return (
+        f"data path {root} holds no images{named}: expected files such as .png, .jpg or .webp"
+        f"{f' ({there})' if there else ''}"
+    )
+
+
+def _rows(known: Metadata, found: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """Rows in order of their files, and the images that the metadata passes over."""
+    images = [name for name in found if is_image(name)]
+    named = {row.file for row in known.rows}
+    owned = [name for name in images if name not in named and name.startswith(known.owners)]
+    passed = set(owned)
+    free = [Row(name, {}) for name in images if name not in named and name not in passed]
+    # stable: rows of one file (several captions) keep the order of the metadata
+    return sorted([*known.rows, *free], key=lambda row: row.file), owned
+
+
+def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
+    """The rows whose columns have the values asked for. Raises UserError where a column or every row is missing."""
+    for column in where:
+        if all(column not in row.values for row in rows):
+            raise UserError(f"data.where names the column {column!r}, which is in no row of the metadata")
+    chosen = [row for row in rows if all(row.values.get(column) == value for column, value in where.items())]
+    if not chosen:
+        raise UserError(f"data.where {dict(where)} fits none of the {len(rows)} rows of the metadata: check the values")
+    return chosen
+
+
+def _own(there: Listing, config: FolderConfig) -> Listing:
+    """What is not in the folders and files that are left out."""
+    aside = tuple(f"{name.rstrip('/')}/" for name in config.leave_out)
+    return Listing(
+        tuple(name for name in there.files if not f"{name}/".startswith(aside)),
+        tuple((name, what) for name, what in there.special if not f"{name}/".startswith(aside)),
+        tuple((name, count) for name, count in there.runs if not f"{name}/".startswith(aside)),
+    )
+
+
+def _remarks(headers: Mapping[str, ImageHeader], config: FolderConfig) -> list[str]:
+    """Sentences on what is done to images before they are trained on: one a kind, with an example."""
+    found: dict[str, list[str]] = {}
+    for name, seen in headers.items():
+        if seen.remark:
+            found.setdefault(seen.remark, []).append(name)
+    notes = [f"{_count(names)}: {remark}; the first is {names[0]}" for remark, names in found.items()]
+    made = [name for name, seen in headers.items() if seen.generated]
+    if made and len(made) < len(headers):
+        notes.append(
+            f"{_count(made)} made by sfumato itself, trained on like the others: the first is {made[0]}; "
+            "name their folders in data.leave_out if that is not meant"
+        )
+    H, W = config.height_width
+    ratio = W / H
+    long = [
+        name
+        for name, seen in headers.items()
+        if max(seen.width / seen.height / ratio, ratio * seen.height / seen.width) > LONGEST
+    ]
+    if long and config.resize == "crop":
+        notes.append(f"{_count(long)} longer than {LONGEST} frames, only the middle is used: the first is {long[0]}")
+    return notes
+
+
+def _count(names: Sequence[str]) -> str:
+    return "1 image" if len(names) == 1 else f"{len(names)} images"
+
+
+def _read_headers(
+    config: FolderConfig, files: Sequence[str], progress: Progress | None
+) -> tuple[dict[str, ImageHeader], list[tuple[str, str]]]:
+    unique = list(dict.fromkeys(files))
+    good: dict[str, ImageHeader] = {}
+    bad: list[tuple[str, str]] = []
+
+    def look(name: str) -> ImageHeader | UnreadableImage:
+        try:
+            return read_header(config.path / name, config.max_pixels)
+        except UnreadableImage as error:
+            return error
+
+    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+        chunks = [unique[i : i + _SCAN_CHUNK] for i in range(0, len(unique), _SCAN_CHUNK)]
+        looked = chain.from_iterable(pool.map(lambda chunk: [look(name) for name in chunk], chunks))
+        for done, (name, result) in enumerate(zip(unique, looked, strict=True), 1):
+            if isinstance(result, ImageHeader):
+                good[name] = result
+            else:
+                bad.append((name, result.reason))
+            if progress is not None:
+                progress(done, len(unique))
+    return good, bad
