@@ -12,7 +12,7 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import study, train
-from sfumato.cli.arguments import Command, check_texts
+from sfumato.cli.arguments import Command, Group, check_texts
 from sfumato.cli.bench import bench
 from sfumato.cli.compare import compare
 from sfumato.cli.data import data
@@ -44,6 +44,7 @@ from sfumato.foreign import printable
 
 app = typer.Typer(
     name="sfumato",
+    cls=Group,
     help="Latent diffusion models you can train from a folder of images.",
     no_args_is_help=True,
     add_completion=False,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from sfumato.errors import UserError
 
@@ -36,6 +36,16 @@ GROUPS = ("Arguments", "Options", "What to sample", "Guidance", "Sampler", "Outp
 
 class MaybePath:
     """Marks a text that may be a path, such as the configuration: a YAML file, or a name of the zoo."""
+
+
+class Group(TyperGroup):
+    """A group of commands whose help option is False where it is not given: for None typer imports pydantic."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
 
 
 class Command(TyperCommand):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfumato.cli.arguments import Command, MaybePath
+from sfumato.cli.arguments import Command, Group, MaybePath
 from sfumato.cli.options import DeviceOption, PrecisionOption, SizeOption
 
 if TYPE_CHECKING:
     from sfumato.data.table import DataConfig
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 OutOption = Annotated[Path, typer.Option("--out", help="The study's folder; an interrupted study there goes on.")]
 DataOption = Annotated[
