@@ -93,7 +93,7 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         lambda runs, tmp: ["sample", runs.plain, "--steps", 1001, "--sampler", "ddim", "--out", tmp / "out"],
         "steps is 1001, but the leading grid has at most the model's 1000",
     ),
-    "no-images": (sampling("plain", "-n", 0), "-n is 0: give a whole number from 1"),
+    "no-images": (sampling("plain", "-n", 0), "--count is 0: give a whole number from 1"),
     "no-batch": (sampling("plain", "--batch", 0), "batch is 0: give a whole number from 1"),
     "unknown-sampler": (sampling("plain", "--sampler", "dpmp-2m"), "is not one of .*; did you mean 'dpmpp-2m'?"),
     "unknown-grid": (sampling("plain", "--grid", "even"), "grid 'even' is not one of leading, trailing"),
@@ -131,11 +131,20 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         "2 guidance scales were given for 3 samples",
     ),
     "autoguide-autoencoder": (sampling("text", "a", "--autoguide", "AUTOENCODER"), "autoencoder only"),
-    "steer-kind": (sampling("plain", "--steer", "blue"), "--steer 'blue' is not low-res=IMAGE, colour=IMAGE"),
-    "steer-file": (sampling("plain", "--steer", "low-res=no.png"), "--steer: 'no.png' cannot be read"),
-    "steer-colour": (sampling("plain", "--steer", "colour=blu"), "neither an image nor a colour"),
-    "steer-scale": (sampling("plain", "--steer", "colour=blue", "--steer-scale", 0), "--steer-scale is 0: give a num"),
-    "strip-of-less": (sampling("plain", "--strip", -1), "--strip is -1: give at least 0"),
+    "steer-kind": (
+        sampling("plain", "--image-guidance", "blue"),
+        "--image-guidance 'blue' is not low-res=IMAGE, colour=IMAGE",
+    ),
+    "steer-file": (
+        sampling("plain", "--image-guidance", "low-res=no.png"),
+        "--image-guidance: 'no.png' cannot be read",
+    ),
+    "steer-colour": (sampling("plain", "--image-guidance", "colour=blu"), "neither an image nor a colour"),
+    "steer-scale": (
+        sampling("plain", "--image-guidance", "colour=blue", "--image-guidance-scale", 0),
+        "--image-guidance-scale is 0: give a num",
+    ),
+    "strip-of-less": (sampling("plain", "--strip", -1), "--strip is -1: give a whole number from 0 to 10,000"),
     "interval-backwards": (sampling("text", "a", "--interval", "0.8,0.2"), "'0.8,0.2' is not LO,HI with 0 <= LO <= HI"),
     "interval-of-one": (sampling("text", "a", "--interval", "0.8"), "--interval '0.8' is not LO,HI"),
     "size-no-multiple-of-f": (sampling("plain", "--size", 30), r"30x30 .* not a multiple of f = 4.*nearest is 32x32"),
@@ -176,7 +185,7 @@ SAMPLING |= {
     ),
     "negative-refinements": (
         lambda runs, tmp: ["invert", runs.plain, tmp / "no.png", "--refinements", -1, "--out", tmp / "out"],
-        "--refinements is -1: give at least 0",
+        "--refinements is -1: give a whole number from 0",
     ),
 }
 

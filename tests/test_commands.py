@@ -29,7 +29,6 @@ COMMANDS = [
     "demo",
     "data",
     "sample",
-    "sample-codes",
     "interpolate",
     "invert",
     "reconstruct",
@@ -37,13 +36,14 @@ COMMANDS = [
     "evaluate-autoencoder",
     "compare",
     "info",
-    "cost",
+    "estimate",
+    "bench",
     "samplers",
     "zoo",
     "import",
     "export",
 ]
-COMMANDS += ["semantic-to-image", "compose", "upscale", "inpaint", "edit", "outpaint"]
+COMMANDS += ["semantic-to-image", "layout-to-image", "upscale", "inpaint", "edit", "outpaint"]
 COMMANDS += [
     "train autoencoder",
     "train diffusion",
@@ -51,7 +51,7 @@ COMMANDS += [
     "train transformer",
     "study baselines",
     "study downsampling",
-    "average",
+    "ema",
     "distill-decoder",
     "replace-decoder",
 ]
@@ -108,7 +108,7 @@ def test_images_carry_how_they_were_made(command: Command, runs: Runs, tmp_path:
     assert (done.code, done.err) == (0, "")
     assert names(tmp_path) == ["0000.png", "0001.png", "0002.png", "grid.png"]
     assert str(tmp_path) in done.out
-    assert "sampler auto took unipc of order 2 on the trailing grid: 3 steps are few" in done.out
+    assert "sampler: unipc of order 2, trailing grid, 3 steps (auto; `--why` explains)\n" in done.out
     model = sfumato.load(runs.text)
     assert facts(tmp_path / "0002.png") == {
         "prompt": "a red circle",
@@ -243,11 +243,18 @@ def test_guidance_of_many_kinds_is_told_in_the_image(command: Command, runs: Run
     assert facts(out / "0000.png")["guidance"] == "1.0"
     assert (pixels(out / "0000.png") != pixels(out / "0001.png")).any()
     assert pixels(out / "strip-0000.png").shape == (66, 3 * 34 - 2, 3)
-    steered = ("--steer", f"low-res={tmp_path / 'blue.png'}", "--steer", "colour=#2040c0", "--times", "999,500,100")
-    done = command("sample", runs.plain, "-n", 8, *steered, "--steer-scale", 0.8, "--out", tmp_path / "led")
+    steered = (
+        "--image-guidance",
+        f"low-res={tmp_path / 'blue.png'}",
+        "--image-guidance",
+        "colour=#2040c0",
+        "--times",
+        "999,500,100",
+    )
+    done = command("sample", runs.plain, "-n", 8, *steered, "--image-guidance-scale", 0.8, "--out", tmp_path / "led")
     assert done.code == 0, done.err
     told = facts(tmp_path / "led" / "0000.png")
-    assert told["steer"].endswith("colour=#2040c0")
+    assert told["image guidance"].endswith("colour=#2040c0")
     assert (told["grid"], told["steps"], told["times"][:5]) == ("times", "3", "(1.0,")
     free = command("sample", runs.plain, "-n", 8, "--times", "999,500,100", "--out", tmp_path / "free")
     assert free.code == 0
@@ -275,10 +282,10 @@ def test_a_way_between_prompts_and_seeds(command: Command, runs: Runs, tmp_path:
         tmp_path,
     )
     assert done.code == 0, done.err
-    assert names(tmp_path) == ["0000.png", "0001.png", "0002.png", "strip.png", "way.gif"]
+    assert names(tmp_path) == ["0000.png", "0001.png", "0002.png", "interpolation.gif", "strip.png"]
     command("sample", runs.text, "a blue star", "-n", 1, "--seed", 4, *common, "--out", tmp_path / "alone")
     assert np.abs(pixels(tmp_path / "0002.png") - pixels(tmp_path / "alone" / "0000.png")).max() <= 1
-    with Image.open(tmp_path / "way.gif") as moving:
+    with Image.open(tmp_path / "interpolation.gif") as moving:
         assert moving.n_frames == 4  # type: ignore[attr-defined]  # there and back
 
 

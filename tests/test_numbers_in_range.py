@@ -213,7 +213,7 @@ def test_floats_of_the_command_line(
         ("distill-decoder", "m", "--images"),
         ("distill-decoder", "m", "--channels"),
         ("distill-decoder", "m", "--steps"),
-        ("study", "downsampling", "--out", "o", "--data", "toy", "--judge-side"),
+        ("study", "downsampling", "--out", "o", "--data", "toy", "--feature-size"),
         ("study", "downsampling", "--out", "o", "--data", "toy", "--samples"),
         ("study", "downsampling", "--out", "o", "--data", "toy", "--channels"),
         ("study", "downsampling", "--out", "o", "--data", "toy", "--length"),

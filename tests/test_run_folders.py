@@ -446,7 +446,7 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
     "sample": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out], "not trained with text"),
     "sample-model": (lambda runs, out: ["sample", "none", "--out", out], "'none' does not exist"),
     "sample-below": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out / "a" / "b"], "not trained with"),
-    "sample-codes": (lambda runs, out: ["sample-codes", runs.plain, "--out", out], "is not a transformer"),
+    "sample-codes": (lambda runs, out: ["sample", runs.plain, "--top-k", 3, "--out", out], "--top-k is an option of"),
     "inpaint": (lambda runs, out: ["inpaint", runs.plain, "no.png", "no.png", "--out", out], "no.png"),
     "edit": (lambda runs, out: ["edit", runs.text, "no.png", "a", "--out", out], "no.png"),
     "outpaint": (lambda runs, out: ["outpaint", runs.plain, "no.png", "--extend", "8", "--out", out], "no.png"),

@@ -20,7 +20,7 @@ from benchmarks.tasks import editing, inpainting, layout, semantic, super_resolu
 from benchmarks.tasks.given import Given, folder_images, run_of, toy_scenes
 from benchmarks.tasks.result import Outcome, machine_of, write_results
 from sfumato import load
-from sfumato.cli.task_options import parse_guidance
+from sfumato.cli.forms import scale_of
 from sfumato.data.toyworld.scene import Split
 from sfumato.errors import UserError
 from sfumato.pipeline.request import DEFAULT_STEPS
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> Outc
         seed=options.seed,
         steps=options.steps,
         sampler=options.sampler,
-        guidance=parse_guidance(options.guidance),
+        guidance=None if options.guidance is None else scale_of("--guidance", options.guidance),
         batch=options.batch,
     )
     raw = run_of(options.model, options.config)

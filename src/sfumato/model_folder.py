@@ -25,7 +25,7 @@ def _check_kind(path: Path) -> None:
     folders = (path / "model", path)
     if any((folder / "transformer.safetensors").exists() for folder in folders):
         raise UserError(
-            f"{str(path)!r} is a transformer over codes, not a diffusion model: sample with `sfumato sample-codes`"
+            f"{str(path)!r} is a transformer over codes, not a diffusion model: sample from it with `sfumato sample`"
         )
     if any((folder / "classifier.safetensors").exists() for folder in folders):
         raise UserError(

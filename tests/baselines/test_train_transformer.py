@@ -79,7 +79,7 @@ def test_the_commands_end_to_end(command: Command, tmp_path: Path) -> None:
     done = command("train", "transformer", "zoo:toy/transformer", *common, CLASS, *small)
     assert done.code == 0, done.err
     assert list((tmp_path / "run" / "previews").glob("samples-*.png"))
-    draw = ("sample-codes", tmp_path / "run", "--label", "plain ring", "--guidance", 2, "--top-k", 8, "--out")
+    draw = ("sample", tmp_path / "run", "--label", "plain ring", "--guidance", 2, "--top-k", 8, "--out")
     done = command(*draw, tmp_path / "drawn", "-n", 3)
     assert done.code == 0, done.err
     image = Image.open(tmp_path / "drawn" / "0002.png")
@@ -94,9 +94,17 @@ def test_the_commands_end_to_end(command: Command, tmp_path: Path) -> None:
     told = json.loads(command("info", tmp_path / "run", "--json").out)
     assert told["codes"] == {"an image": 64, "rows": 8, "columns": 8, "codebook": 16}
     assert told["parameters"]["transformer"] == sum(p.numel() for p in model_of.network.parameters())
-    assert "sample-codes" in command("info", tmp_path / "run").out
+    assert "sfumato sample" in command("info", tmp_path / "run").out
     with pytest.raises(
-        UserError, match="is a transformer over codes, not a diffusion model: sample with `sfumato sample-c"
+        UserError, match="is a transformer over codes, not a diffusion model: sample from it with `sfumato sample`"
     ):
         load(tmp_path / "run")
-    assert "is not a transformer" in command("sample-codes", tmp_path / "vq", "--out", tmp_path / "x").err
+    for option, value in (("--steps", 3), ("--negative", "a"), ("--strip", 2), ("--decoder", "tiny")):
+        refused = command(*draw, tmp_path / "x", option, value)
+        assert f"{option} is an option of diffusion models, and" in refused.err
+    assert (
+        "--guidance '1,2': give one number"
+        in command("sample", tmp_path / "run", "--guidance", "1,2", "--out", "x").err
+    )
+    assert "autoencoder only" in command("sample", tmp_path / "vq", "--out", tmp_path / "x").err
+    assert not (tmp_path / "x").exists()

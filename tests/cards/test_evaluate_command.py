@@ -55,8 +55,8 @@ def test_a_text_model(command: Command, runs: Runs, tmp_path: Path, cache: Path)
     card = card_of(tmp_path)
     model = sfumato.load(runs.text)
     assert card["subject"]["digest"] == model.digest
-    told = {key: card["drawing"][key] for key in ("sampler", "steps", "guidance", "precision", "seeds")}
-    assert told == {
+    sampling = {key: card["sampling"][key] for key in ("sampler", "steps", "guidance", "precision", "seeds")}
+    assert sampling == {
         "sampler": "dpmpp-2m",
         "steps": 2,
         "guidance": 3.0,
@@ -181,10 +181,10 @@ def test_cards_are_compared_or_refused(
     assert f"FD-{NET}.resize is bicubic in one and bilinear in the other" in refused.err
 
 
-def test_what_is_no_card(command: Command, tmp_path: Path) -> None:
+def test_files_that_are_not_cards_are_refused(command: Command, tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text("{}")
-    assert "is no card" in command("compare", tmp_path, tmp_path).err
-    assert "holds no card.json" in command("compare", tmp_path / "x", tmp_path).err
+    assert "is not a card" in command("compare", tmp_path, tmp_path).err
+    assert "contains no card.json" in command("compare", tmp_path / "x", tmp_path).err
 
 
 # ---- bad input
@@ -195,7 +195,7 @@ def test_what_is_no_card(command: Command, tmp_path: Path) -> None:
     [
         (("--metrics", "fit"), "metric 'fit' is not one of"),
         (("--metrics", "fid"), "need its weights: --weights inception=FILE"),
-        (("--metrics", "fid-dinov2"), "that name is for the features of inception only; write fd-dinov2"),
+        (("--metrics", "fid-dinov2"), "that name means the features of inception; write fd-dinov2"),
         (("--metrics", "is-dinov2"), "needs a network with classes"),
         (("--metrics", "clip-score-inception"), "needs clip"),
         (("--metrics", "fd", "--features", "vgg"), "feature network 'vgg' is not one of"),
@@ -216,9 +216,9 @@ def test_wrong_options_are_one_sentence(
     options: tuple[object, ...],
     sentence: str,
 ) -> None:
-    given = ("evaluate", folders[1], folders[0], "--cache", cache, "--out", tmp_path / "out")
     features = () if "--features" in options else ("--features", NET)
-    done = command(*given, *features, *options)
+    arguments = ("evaluate", folders[1], folders[0], *features, "--cache", cache, "--out", tmp_path / "out")
+    done = command(*arguments, *options)
     assert done.code == 2
     assert sentence in done.err
     assert done.err.count("\n") == 1

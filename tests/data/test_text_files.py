@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data.make_images import save
-from sfumato.cli.sample import _read_prompts
+from sfumato.cli.sample_rows import read_prompts
 from sfumato.data.conditions.class_names import read_class_names
 from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
@@ -149,8 +149,8 @@ def test_every_kind_of_text_file_goes_through_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"list\.txt is not UTF-8 text, byte 3"):
         read_class_names(bad)
     with pytest.raises(UserError, match=r"--prompts '.*list\.txt' is not UTF-8 text, byte 3"):
-        _read_prompts(bad)
-    assert _read_prompts(written(bad, "café\n\nthé\n".encode("utf-16"))) == ["café", "thé"]
+        read_prompts(bad)
+    assert read_prompts(written(bad, "café\n\nthé\n".encode("utf-16"))) == ["café", "thé"]
 
 
 def test_a_declared_encoding_reaches_captions_and_tables(tmp_path: Path) -> None:

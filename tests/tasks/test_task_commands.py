@@ -229,7 +229,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "prompt-at-no-strength": (["edit", "plain", "image.png", "=a cat", "--strength", "0"], "not trained with text"),
     "much-strength": (
         ["edit", "plain", "image.png", "--strength", "1.5"],
-        "strength is 1.5: give a number from",
+        "--strength is 1.5: give a number from 0 to 1",
     ),
     "editing-by-maps": (["edit", "map", "image.png", "--negative", "x"], "negative prompt: this model was not trained"),
     "enlarging-elsewhere": (
@@ -242,7 +242,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no-image-at-all": (["edit", "plain", "boxes.json"], "boxes.json' cannot be read: it is no image"),
     "window-in-words": (["edit", "plain", "image.png", "--window", "big"], "--window 'big' is no number of pixels"),
     "odd-window": (["edit", "plain", "image.png", "--window", "6"], "window is 6 pixels: give a multiple of 4"),
-    "no-memory": (["edit", "plain", "image.png", "--memory", "0"], "--memory is 0: give at least 1"),
+    "no-memory": (
+        ["edit", "plain", "image.png", "--memory", "0"],
+        "--memory is 0: give a whole number from 1 to 10,000,000",
+    ),
     "guidance-without-dropout": (["upscale", "small", "image.png", "--guidance", "3"], "guidance 3 is not possible"),
     "half-a-jump": (
         ["inpaint", "plain", "image.png", "mask.png", "--jumps", "5"],

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import tiny
-from sfumato.cli.task_options import parse_guidance
+from sfumato.cli.forms import scale_of
 from sfumato.conditioning.metadata import ConditioningMetadata, LayoutInput, LowResolutionInput, MapInput, MaskInput
 from sfumato.engine.tiles import LEAST_MEMORY
 from sfumato.errors import UserError
@@ -350,12 +350,11 @@ def test_scales_of_parts_that_a_model_does_not_know() -> None:
 
 
 def test_guidance_as_it_is_typed() -> None:
-    assert parse_guidance(None) is None
-    assert parse_guidance("3") == 3.0
-    assert parse_guidance("text=3, mask=1.5") == {"text": 3.0, "mask": 1.5}
+    assert scale_of("--guidance", "3") == 3.0
+    assert scale_of("--guidance", "text=3, mask=1.5") == {"text": 3.0, "mask": 1.5}
     for text in ("", "a", "text", "text=", "=3", "3,4", "text=3,text=4", "text=3,4"):
         with pytest.raises(UserError, match="neither a number such as 3 nor scales of parts"):
-            parse_guidance(text)
+            scale_of("--guidance", text)
 
 
 # ---- many at once

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import sfumato
 from command_line import Command, Runs
 from sfumato.checkpoint import load_tensors
-from sfumato.cli.sampling_options import weaker_of
+from sfumato.cli.guides import weaker_of
 from sfumato.errors import UserError
 from sfumato.training.averages import ema, snapshots
 from sfumato.training.averages.ema import PowerAverages, exponent_of_width, power_decay_at

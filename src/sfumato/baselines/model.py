@@ -138,6 +138,11 @@ def build_code_model(config: CodeModelConfig, first: LatentDiffusion, tokenizer:
     return CodeModel(config, first, CodeTransformer(config.transformer, codebook_of(first), (h, w), spec), conditioner)
 
 
+def is_code_model(path: Path) -> bool:
+    """Whether the folder is that of a transformer over codes, or of its run."""
+    return any((folder / "transformer.safetensors").exists() for folder in (path / "model", path))
+
+
 def load_code_model(path: Path | str, device: torch.device | str = "cpu") -> CodeModel:
     """Opens a transformer's model folder, or that of its run, also while a training replaces it.
 

@@ -1,1 +1,1 @@
-"""Cards: what was measured, of what, against what and how, so that two results can be compared or refused."""
+"""Cards: what was measured, on what, against what and how, so that two results can be compared or refused."""

@@ -1,4 +1,4 @@
-"""A card: numbers with everything that they depend on. Written as card.json."""
+"""A card: metrics with everything that they depend on. Written as card.json."""
 
 import json
 import math
@@ -23,7 +23,7 @@ PAGE_FILE = "index.html"
 
 
 class Metric(Schema):
-    """One number. `std` is its spread between subsets or splits, `low` and `high` its 95 % interval where asked for."""
+    """One number. `std` is its spread between subsets or splits, `low` and `high` its 95 % interval if requested."""
 
     value: float
     better: Literal["lower", "higher"] | None = None
@@ -39,8 +39,8 @@ class Metric(Schema):
             number = values.get(name)
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(
-                    f"a metric's {name} is {number:g}, not a finite number: what is measured holds NaN or infinity, or "
-                    "there is too little of it"
+                    f"a metric's {name} is {number:g}, not a finite number: the values contain NaN or infinity, or "
+                    "there are too few of them"
                 )
         super().__init__(**values)
 
@@ -48,8 +48,9 @@ class Metric(Schema):
 class Card(Schema):
     """What `sfumato evaluate` and `sfumato evaluate-autoencoder` write.
 
-    `protocol` holds what must be equal for two cards to be compared, as a metric's own does for that metric; `drawing`
-    says how the subject made its images, which may differ; `subject` and `data` what was measured against what.
+    `protocol`: what must be equal for two cards to be compared, like a metric's own protocol for that metric;
+    `sampling`: how the subject generated its images, which may differ; `subject` and `data`: what was measured against
+    what.
     """
 
     format: Literal[1] = 1
@@ -59,45 +60,45 @@ class Card(Schema):
     subject: dict[str, Any]
     data: dict[str, Any]
     protocol: dict[str, Any]
-    drawing: dict[str, Any] = Field(default_factory=dict)
+    sampling: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Metric]
     labels: dict[str, int] | None = None
     """Images of each class."""
     memorisation: dict[str, float] | None = None
     details: dict[str, Any] = Field(default_factory=dict)
-    """Further numbers that belong to no comparison, such as the latent's channels."""
+    """Further numbers that are not compared, such as the latent's channels."""
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)
     """Wall time by phase."""
     machine: dict[str, Any] = Field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Writes card.json into the folder, whole or not at all."""
+        """Writes card.json into the folder, atomically."""
         write_text(folder / CARD_FILE, to_json(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 
 def new_card(kind: Literal["samples", "autoencoder"], device: torch.device, **fields: Any) -> Card:
-    """A card of this moment, machine and version; `device` is where the subject computes."""
+    """A card with the current time, machine and version; `device` is where the subject computes."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return Card(kind=kind, version=__version__, created=created, machine=asdict(describe(device)), **fields)
 
 
 def load_card(path: Path) -> Card:
-    """The card in a folder, or of a file. Raises UserError where there is none or it is something else."""
+    """The card in a folder or file. Raises UserError if there is none or the file is not a card."""
     file = path / CARD_FILE if path.is_dir() else path
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{str(path)!r} holds no {CARD_FILE}: give the folder that sfumato evaluate wrote") from None
+        raise UserError(f"{str(path)!r} contains no {CARD_FILE}: give the folder that sfumato evaluate wrote") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{str(file)!r} cannot be read as a card: {error}") from None
     if not isinstance(raw, dict) or "protocol" not in raw:
-        raise UserError(f"{str(file)!r} is no card: give the folder that sfumato evaluate wrote")
+        raise UserError(f"{str(file)!r} is not a card: give the folder that sfumato evaluate wrote")
     return parse(raw, Card, str(file))
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings by dotted key."""
+    """Flattens nested mappings to dotted keys."""
     out: dict[str, Any] = {}
     for key, value in tree.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

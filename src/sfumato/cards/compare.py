@@ -1,5 +1,4 @@
-"""Two cards side by side: first what differs in how they were made, then the numbers; refused where they mean different
-things."""
+"""Compares two cards: first the differences in how they were made, then the numbers. Refuses incompatible protocols."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from sfumato.errors import UserError
 
 @dataclass(frozen=True)
 class Difference:
-    """A field with its two values; None where a card lacks it."""
+    """A field with its two values; None if a card lacks it."""
 
     field: str
     first: Any
@@ -19,9 +18,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of both cards. `better`: 0 or 1 for the card that is ahead, None where they tie or it means nothing.
+    """One metric of both cards. `better`: 0 or 1 for the better card, None if they tie or the metric has no direction.
 
-    `clear`: the two intervals, where both cards have them, do not overlap; None without intervals.
+    `clear`: whether the two intervals do not overlap; None without intervals.
     """
 
     name: str
@@ -33,29 +32,31 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`settings`: differences that a comparison may be about; `rows`: the metrics that both have."""
+    """`settings`: allowed differences, such as samplers; `rows`: the metrics that both cards have."""
 
     settings: tuple[Difference, ...]
     rows: tuple[Row, ...]
 
 
 def compare(first: Card, second: Card) -> Comparison:
-    """Both cards' metrics. Raises UserError naming every field of the protocol that differs."""
+    """Compares both cards' metrics. Raises UserError naming every field of the protocol that differs."""
     if first.kind != second.kind:
-        raise UserError(f"the cards cannot be compared: one is of {first.kind}, the other of {second.kind}")
+        raise UserError(f"the cards cannot be compared: one measures {first.kind}, the other {second.kind}")
     names = [name for name in first.metrics if name in second.metrics]
     protocol = differences(first.protocol, second.protocol)
     for name in names:
         protocol += differences({name: first.metrics[name].protocol}, {name: second.metrics[name].protocol})
     if protocol:
-        told = "; ".join(f"{d.field} is {_shown(d.first)} in one and {_shown(d.second)} in the other" for d in protocol)
-        raise UserError(f"the cards cannot be compared, their protocols differ: {told}")
+        mismatches = "; ".join(
+            f"{d.field} is {_shown(d.first)} in one and {_shown(d.second)} in the other" for d in protocol
+        )
+        raise UserError(f"the cards cannot be compared, their protocols differ: {mismatches}")
     if not names:
         raise UserError(
             f"the cards cannot be compared, they share no metric: {', '.join(first.metrics) or 'none'} "
             f"and {', '.join(second.metrics) or 'none'}"
         )
-    settings = [*differences(first.subject, second.subject), *differences(first.drawing, second.drawing)]
+    settings = [*differences(first.subject, second.subject), *differences(first.sampling, second.sampling)]
     return Comparison(tuple(settings), tuple(_row(name, first.metrics[name], second.metrics[name]) for name in names))
 
 

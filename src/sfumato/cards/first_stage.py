@@ -1,4 +1,4 @@
-"""Measuring an autoencoder on images: what comes back, and how easy its latent is for a diffusion model."""
+"""Measures an autoencoder on images: its reconstructions, and how suitable its latent is for a diffusion model."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ LPIPS_SIDE = 16
 
 @dataclass(frozen=True)
 class MeasuredAutoencoder:
-    """`details` describe the latent; `pairs` uint8 (2 N, 3, H, W): originals and reconstructions in turn."""
+    """`details` describe the latent; `pairs` uint8 (2 N, 3, H, W): originals and reconstructions alternate."""
 
     count: int
     metrics: dict[str, Metric]
@@ -45,7 +45,7 @@ class MeasuredAutoencoder:
 
 @dataclass
 class _Sums:
-    """What the images leave behind: a number each, statistics, spectra; never themselves, but for the first."""
+    """What is accumulated over the images: a number each, statistics, spectra; pixels only of the first few."""
 
     values: dict[str, list[Tensor]] = field(default_factory=dict)
     errors: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
@@ -70,10 +70,10 @@ def measure_autoencoder(
     batch: int = 16,
     progress: Progress | None = None,
 ) -> MeasuredAutoencoder:
-    """Everything about a first stage on `count` random images of a data set, all by default.
+    """All metrics of a first stage on `count` random images of a dataset, all by default.
 
-    Reconstruction distances (rFD) are between the same images before and after. Raises UserError where nothing can
-    be read, or f does not divide the images.
+    Reconstruction distances (rFD) compare the same images before and after. Raises UserError if no image can
+    be read, or f does not divide their size.
     """
     rows = chosen_rows(dataset, count)
     sums = _Sums()
@@ -94,22 +94,22 @@ def _add(
 ) -> None:
     encoding = model.autoencoder.encode(images.to(model.device))
     decoded = model.autoencoder.decode(encoding.z, quantize=False)
-    check_finite({"latent": encoding.moments, "image": decoded}, "what the first stage computes")
+    check_finite({"latent": encoding.moments, "image": decoded}, "the first stage's output")
     output = decoded.float().clamp(-1, 1).cpu()
     B, side = len(images), min(images.shape[-2:])
-    found = {"PSNR": psnr(output, images)}
+    per_image = {"PSNR": psnr(output, images)}
     if side >= SSIM_WINDOW:
-        found["SSIM"] = ssim(output, images)
+        per_image["SSIM"] = ssim(output, images)
     if side >= MS_SSIM_SIDE:
-        found["MS-SSIM"] = ms_ssim(output, images)
+        per_image["MS-SSIM"] = ms_ssim(output, images)
     if lpips is not None and side >= LPIPS_SIDE:
         with torch.autocast(model.device.type, enabled=False):
-            found["LPIPS-vgg16"] = lpips(output.to(model.device), images.to(model.device)).double().cpu()
-    for name, values in found.items():
+            per_image["LPIPS-vgg16"] = lpips(output.to(model.device), images.to(model.device)).double().cpu()
+    for name, values in per_image.items():
         sums.values.setdefault(name, []).append(values)
     for name, network in networks.items():
-        for statistics, shown in ((sums.originals, images), (sums.outputs, output)):
-            statistics.setdefault(name, GaussianStatistics(network.dim)).update(network(shown).pooled)
+        for statistics, pixels in ((sums.originals, images), (sums.outputs, output)):
+            statistics.setdefault(name, GaussianStatistics(network.dim)).update(network(pixels).pooled)
     _add_latent(sums, model, images, encoding.moments, encoding.indices)
     room = PAIRS_SHOWN - sum(len(part) // 2 for part in sums.pairs)
     sums.pairs.append(to_uint8(interleave(images[:room], output[:room])))
@@ -119,8 +119,8 @@ def _add(
 def _add_latent(sums: _Sums, model: LatentDiffusion, images: Tensor, moments: Tensor, indices: Tensor | None) -> None:
     autoencoder, B = model.autoencoder, len(images)
 
-    def latent_of(shown: Tensor) -> Tensor:
-        return autoencoder.latent_from_moments(autoencoder.encode(shown.to(model.device)).moments).float().cpu()
+    def latent_of(pixels: Tensor) -> Tensor:
+        return autoencoder.latent_from_moments(autoencoder.encode(pixels.to(model.device)).moments).float().cpu()
 
     latent = autoencoder.latent_from_moments(moments).float().cpu()
     sums.latent.update(latent)
@@ -139,12 +139,12 @@ def _add_latent(sums: _Sums, model: LatentDiffusion, images: Tensor, moments: Te
         sums.errors.setdefault("equivariance-error-scale", []).append((relative_error(small, halved(latent)), B))
 
 
-def _plus(known: Tensor | None, more: Tensor) -> Tensor:
-    return more if known is None else known + more
+def _plus(total: Tensor | None, more: Tensor) -> Tensor:
+    return more if total is None else total + more
 
 
 def _mean(pairs: Sequence[tuple[float, int]]) -> float:
-    """The mean over images of the batches' means."""
+    """The mean over all images, from (mean, size) of each batch."""
     return sum(value * n for value, n in pairs) / sum(n for _, n in pairs)
 
 
@@ -154,7 +154,7 @@ def _metrics(sums: _Sums, networks: Mapping[str, FeatureNetwork]) -> tuple[dict[
     for name, network in networks.items():
         if sums.count < 2:
             raise UserError(
-                "one image has no reconstruction distance: give --n 2 at least, thousands to mean something"
+                "a reconstruction distance needs more than one image: give --n 2 at least, better thousands"
             )
         label = "rFID" if network.name == INCEPTION else f"rFD-{network.name}"
         value = frechet_distance(sums.outputs[name], sums.originals[name])
@@ -173,7 +173,7 @@ def _metrics(sums: _Sums, networks: Mapping[str, FeatureNetwork]) -> tuple[dict[
             metrics[name] = Metric(value=finite.mean().item(), std=spread, better=better)
         if len(finite) < len(values):
             warnings.append(
-                f"{len(values) - len(finite)} of {len(values)} images came back unchanged: {name} is without"
+                f"{len(values) - len(finite)} of {len(values)} images were reconstructed exactly: {name} excludes them"
             )
     assert sums.latent_spectrum is not None
     metrics["high-frequency-share"] = Metric(value=share_above(sums.latent_spectrum), better="lower")
@@ -182,7 +182,7 @@ def _metrics(sums: _Sums, networks: Mapping[str, FeatureNetwork]) -> tuple[dict[
         if math.isfinite(error):
             metrics[name] = Metric(value=error, better="lower")
         else:
-            warnings.append(f"the latent of these images does not vary, so {name} is not defined and left out")
+            warnings.append(f"the latent of these images does not vary, so {name} is undefined and left out")
     if sums.bits:
         metrics["bits-per-dimension"] = Metric(value=_mean(sums.bits))
     if sums.codes is not None:

@@ -1,4 +1,4 @@
-"""Measuring a subject against data: one pass over its images, then the metrics, then its nearest neighbours."""
+"""Measures a subject against data: one pass over its images, then the metrics, then nearest neighbours."""
 
 import math
 import time
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from sfumato.cards.card import Metric
-from sfumato.cards.plan import WITHOUT_DATA, Wanted
+from sfumato.cards.plan import WITHOUT_DATA, MetricSpec
 from sfumato.cards.reference import Reference, reference
-from sfumato.cards.scores import Collected, scored
+from sfumato.cards.scores import CollectedFeatures, compute_metrics
 from sfumato.cards.subject import Sampled, Subject
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
@@ -38,17 +38,17 @@ class Settings:
     """How to measure.
 
     Args:
-        wanted: the metrics.
-        networks: by the name that `wanted` gives them.
-        clip: where a CLIP score is wanted.
-        batch: images at once.
+        metrics: what to measure.
+        networks: by the names that `metrics` use.
+        clip: required for a CLIP score.
+        batch: images per batch.
         reference: how many images of the data to use; None for all.
-        resamples: of the intervals; 0 for none.
-        cache: where features of the data are kept.
-        seed: of random subsets.
+        resamples: number of bootstrap resamples for the intervals; 0 for none.
+        cache: the folder in which features of the data are cached.
+        seed: seed of random subsets.
     """
 
-    wanted: Sequence[Wanted]
+    metrics: Sequence[MetricSpec]
     networks: Mapping[str, FeatureNetwork]
     clip: ClipScore | None = None
     batch: int = 32
@@ -70,7 +70,7 @@ class Closest:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out, and images to show: `samples` uint8 (N, 3, H, W), the first ones, not chosen."""
+    """The results, and images to show: `samples` uint8 (N, 3, H, W), the first ones, uncurated."""
 
     count: int
     metrics: dict[str, Metric]
@@ -85,9 +85,9 @@ class Measured:
 
 @dataclass
 class _Pass:
-    """What one pass over the images gathers."""
+    """What one pass over the images collects."""
 
-    collected: dict[str, Collected]
+    collected: dict[str, CollectedFeatures]
     shown: list[Tensor] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -99,11 +99,11 @@ class _Pass:
 def measure(
     subject: Subject, dataset: Dataset, settings: Settings, progress: Callable[[str], Progress] | None = None
 ) -> Measured:
-    """All metrics of a subject. Raises UserError where the data or the subject lacks what a metric needs."""
+    """Computes all metrics of a subject. Raises UserError if the data or the subject lacks what a metric needs."""
     check(subject, dataset, settings)
     bars = progress or (lambda title: lambda done, total: None)
     seconds: dict[str, float] = {}
-    kinds = {(wanted.kind, wanted.network) for wanted in settings.wanted}
+    kinds = {(spec.kind, spec.network) for spec in settings.metrics}
     real: dict[str, Reference] = {}
     with _timed("reading the data", seconds):
         for name, network in settings.networks.items():
@@ -136,17 +136,17 @@ def measure(
 
 
 def check(subject: Subject, dataset: Dataset, settings: Settings) -> None:
-    """Raises UserError where a metric cannot be had of this data, before anything is drawn."""
-    kinds = {wanted.kind for wanted in settings.wanted}
+    """Raises UserError if a metric cannot be computed on this data, before anything is sampled."""
+    kinds = {spec.kind for spec in settings.metrics}
     if subject.count < 2:
-        raise UserError(f"{subject.count} image is no distribution: give two at least, thousands to mean something")
+        raise UserError(f"{subject.count} image is not a distribution: give at least two, better thousands")
     if "cas" in kinds and not ("label" in dataset.fields and "label" in subject.fields):
-        raise UserError("metric 'cas' needs labels on both sides: class sub-folders, or a class model")
+        raise UserError("metric 'cas' needs labels of samples and data: class sub-folders, or a class model")
     if "reader" in kinds and not isinstance(dataset, ToyWorld):
-        raise UserError("metric 'reader' reads images of the toy world: give toy as DATA, or leave it out")
+        raise UserError("metric 'reader' reads images of the toy world only: give toy as DATA, or leave it out")
     for kind in ("clip-score", "reader"):
         if kind in kinds and "text" not in subject.fields:
-            raise UserError(f"metric {kind!r} needs the captions that the images were drawn for; these have none")
+            raise UserError(f"metric {kind!r} needs the captions from which the images were generated; these have none")
 
 
 @contextmanager
@@ -157,35 +157,35 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def _one_pass(subject: Subject, settings: Settings, progress: Progress) -> _Pass:
-    seen = _Pass({name: Collected() for name in settings.networks})
-    classed = {wanted.network for wanted in settings.wanted if wanted.kind == "is"}
-    laid_out = {wanted.network for wanted in settings.wanted if wanted.kind == "sfd"}
-    read = any(wanted.kind == "reader" for wanted in settings.wanted)
-    for drawn in subject.batches(settings.batch):
+    seen = _Pass({name: CollectedFeatures() for name in settings.networks})
+    with_logits = {spec.network for spec in settings.metrics if spec.kind == "is"}
+    with_spatial = {spec.network for spec in settings.metrics if spec.kind == "sfd"}
+    read = any(spec.kind == "reader" for spec in settings.metrics)
+    for batch in subject.batches(settings.batch):
         for name, network in settings.networks.items():
-            found = network(drawn.images)
-            seen.collected[name].add(found, name in laid_out, name in classed)
+            found = network(batch.images)
+            seen.collected[name].add(found, name in with_spatial, name in with_logits)
             if settings.clip is not None and network is settings.clip.images:
-                seen.clip.append(settings.clip(found.pooled, _texts(drawn)))
+                seen.clip.append(settings.clip(found.pooled, _texts(batch)))
         if read:
-            texts = _texts(drawn)
+            texts = _texts(batch)
             seen.readings += [
-                score(facts(text), reading) for text, reading in zip(texts, read_batch(drawn.images), strict=True)
+                score(facts(text), reading) for text, reading in zip(texts, read_batch(batch.images), strict=True)
             ]
         room = SHOWN - sum(len(part) for part in seen.shown)
-        seen.shown.append(drawn.images[:room])
-        seen.captions += (drawn.text or [])[:room]
-        seen.labels += drawn.label or []
-        seen.count += len(drawn.images)
+        seen.shown.append(batch.images[:room])
+        seen.captions += (batch.text or [])[:room]
+        seen.labels += batch.label or []
+        seen.count += len(batch.images)
         progress(seen.count, subject.count)
     if seen.count < 2:
-        raise UserError(f"{seen.count} images could be read of {subject.count}: there is nothing to measure")
+        raise UserError(f"{seen.count} of {subject.count} images could be read: too few to measure")
     return seen
 
 
-def _texts(drawn: Sampled) -> list[str]:
-    assert drawn.text is not None, "checked before"
-    return drawn.text
+def _texts(batch: Sampled) -> list[str]:
+    assert batch.text is not None, "checked before"
+    return batch.text
 
 
 def _metrics(
@@ -193,30 +193,30 @@ def _metrics(
 ) -> tuple[dict[str, Metric], list[str]]:
     metrics: dict[str, Metric] = {}
     warnings: list[str] = []
-    for wanted in settings.wanted:
-        if wanted.kind == "reader":
+    for spec in settings.metrics:
+        if spec.kind == "reader":
             rates = tally(seen.readings)
             metrics["reader-facts"] = Metric(value=rates["facts"], better="higher")
             metrics["reader-prompts"] = Metric(value=rates["prompts"], better="higher")
             continue
-        assert wanted.network is not None
-        network = settings.networks[wanted.network]
-        collected = seen.collected[wanted.network]
-        if wanted.kind == "clip-score":
+        assert spec.network is not None
+        network = settings.networks[spec.network]
+        collected = seen.collected[spec.network]
+        if spec.kind == "clip-score":
             values = torch.cat(seen.clip)
             spread = values.std().item() if len(values) > 1 else None
             protocol = network.describe()
-            found = {wanted.label(network.name): Metric(value=values.mean().item(), better="higher", std=spread)}
+            found = {spec.label(network.name): Metric(value=values.mean().item(), better="higher", std=spread)}
             metrics |= {name: metric.model_copy(update={"protocol": protocol}) for name, metric in found.items()}
             continue
         labelled = None
-        if wanted.kind == "cas":
-            labelled = _labels(seen, real[wanted.network], subject, dataset)
-        found, told = scored(
-            wanted, network, collected, real.get(wanted.network), settings.resamples, settings.seed, labelled
+        if spec.kind == "cas":
+            labelled = _labels(seen, real[spec.network], subject, dataset)
+        found, new_warnings = compute_metrics(
+            spec, network, collected, real.get(spec.network), settings.resamples, settings.seed, labelled
         )
         metrics |= found
-        warnings += [warning for warning in told if warning not in warnings]
+        warnings += [warning for warning in new_warnings if warning not in warnings]
     return metrics, warnings
 
 
@@ -237,7 +237,7 @@ def _labels(seen: _Pass, real: Reference, subject: Subject, dataset: Dataset) ->
 def _memorisation(
     seen: _Pass, real: Mapping[str, Reference], subject: Subject, dataset: Dataset
 ) -> tuple[dict[str, float] | None, tuple[Closest, ...]]:
-    """Figures, and the samples that come closest with their neighbours; none without features of the data."""
+    """Memorisation figures, and the samples closest to the data with their neighbours; None without data features."""
     name = next((name for name in real if len(real[name].features) > NEIGHBOURS), None)
     if name is None:
         return None, ()
@@ -248,7 +248,7 @@ def _memorisation(
         "median_ratio": found.ratio.median().item(),
         "searched": float(len(real[name].features)),
     }
-    figures = {key: value for key, value in figures.items() if math.isfinite(value)}  # twins make infinite ratios
+    figures = {key: value for key, value in figures.items() if math.isfinite(value)}
     return figures, _closest(found, real[name], subject, dataset)
 
 
@@ -265,7 +265,7 @@ def _closest(found: Neighbours, real: Reference, subject: Subject, dataset: Data
 
 
 def content_hash(dataset: Dataset) -> str:
-    """A key of the images themselves, whatever frame they are brought to."""
+    """A hash of the image files, independent of cropping and resizing."""
     if not isinstance(dataset, FolderDataset):
         return dataset.fingerprint()
     digest = blake2b(digest_size=12)
@@ -281,8 +281,8 @@ def protocol_of(
 
     Args:
         dataset: the real images.
-        samples: images judged.
-        reference: real images used; None for all.
+        samples: number of evaluated images.
+        reference: number of real images used; None for all.
         size: (H, W) of both.
         labels: how the samples' classes were chosen.
     """

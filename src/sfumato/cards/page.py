@@ -1,4 +1,4 @@
-"""The card as a page: one HTML file that carries its images and fetches no other file."""
+"""The card as a page: one self-contained HTML file with embedded images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from sfumato.report.format import value
 from sfumato.report.templating import render
 
 TILES = 4
-COMPARABLE = "Protocol: cards are compared only where it is equal"
+COMPARABLE = "Protocol: only cards with equal protocols are compared"
 
 
 def page(
     card: Card, samples: Tensor | None = None, captions: Sequence[str] = (), closest: Sequence[Closest] = ()
 ) -> str:
-    """The whole page. `samples`: uint8 (N, 3, H, W), the first ones; for autoencoders originals beside outputs."""
+    """The whole page. `samples`: uint8 (N, 3, H, W), the first ones; of an autoencoder originals and outputs."""
     shown_captions = [] if samples is None else [*captions, *[""] * (len(samples) - len(captions))]
     return render(
         "card.html",
@@ -35,7 +35,7 @@ def page(
 
 
 def shown(number: float) -> str:
-    """A number with as many digits as it deserves."""
+    """A number with four decimals below 1, else two."""
     return f"{number:.4f}" if abs(number) < 1 else f"{number:.2f}"
 
 
@@ -64,10 +64,10 @@ def _facts(facts: Mapping[str, Any] | None) -> list[list[str]]:
 
 
 def _protocol(card: Card) -> list[tuple[str, list[list[str]]]]:
-    """Everything that another card must share, and everything that explains a difference: (title, rows) each."""
+    """(title, rows) of what another card must share, and of what may explain a difference."""
     groups = [
         ("Subject", _facts(card.subject)),
-        ("How its images were made", _facts(card.drawing)),
+        ("Sampling", _facts(card.sampling)),
         ("Data", _facts(card.data)),
         (COMPARABLE, _facts(card.protocol)),
         ("Metrics", [_metric_row(name, metric) for name, metric in card.metrics.items() if metric.protocol]),

@@ -1,4 +1,4 @@
-"""What is to be measured: the metrics asked for, each with the network whose features it takes."""
+"""The requested metrics, each with the network whose features it uses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ KINDS: Mapping[str, str] = {
     "kd": "kernel distance (unbiased for few samples)",
     "is": "Inception Score",
     "prdc": "precision, recall, density, coverage",
-    "cas": "classification accuracy score: a classifier taught by samples, tried on real images",
+    "cas": "classification accuracy score: a classifier trained on samples, tested on real images",
     "clip-score": "agreement of images and captions by CLIP",
     "reader": "the toy world's reader: share of stated facts that hold",
 }
-"""The metrics of sets by name, and what each is."""
+"""The metrics of image sets by name, with a description."""
 
 ALIASES: Mapping[str, tuple[str, str | None]] = {
     "fid": ("fd", INCEPTION),
@@ -29,21 +29,21 @@ ALIASES: Mapping[str, tuple[str, str | None]] = {
     "sfid": ("sfd", INCEPTION),
     "kid": ("kd", None),
 }
-"""Usual names: the metric and the network that they imply. A KID of other features is reported as KD."""
+"""Usual names: the metric and the network that they imply. A KID with other features is reported as KD."""
 
 WITHOUT_DATA = ("is", "clip-score", "reader")
-"""Metrics that look at the samples alone."""
+"""Metrics that need the samples only."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MetricSpec:
     """One metric and its network; the reader has none."""
 
     kind: str
     network: str | None
 
     def label(self, name: str) -> str:
-        """What the result is called, `name` being the loaded network's: FID only with the original's Inception."""
+        """The name of the result, given the loaded network's `name`: FID only with the original Inception network."""
         if self.kind == "clip-score":
             return f"CLIP-score-{name}"
         usual = {"fd": "FID", "fd-inf": "FID-infinity", "sfd": "sFID", "kd": "KID", "is": "IS"}
@@ -53,25 +53,25 @@ class Wanted:
         return f"{own[self.kind]}-{name}"
 
 
-def planned(names: Sequence[str], default: str = EFFICIENTNET) -> list[Wanted]:
-    """The metrics of names such as fd, kid, fd-dinov2, prdc-inception; those that name no network take the default.
+def parse_metrics(names: Sequence[str], default: str = EFFICIENTNET) -> list[MetricSpec]:
+    """Parses metric names such as fd, kid, fd-dinov2, prdc-inception; names without a network use the default.
 
-    Raises UserError for an unknown name, none at all, or a metric that the network cannot give.
+    Raises UserError for an unknown name, an empty list, or a metric that the network does not support.
     """
     if not names:
-        raise UserError(f"--metrics names none: choose of {', '.join([*KINDS, *ALIASES])}")
-    return list(dict.fromkeys(_wanted(name.strip().lower(), default) for name in names))
+        raise UserError(f"--metrics is empty: choose from {', '.join([*KINDS, *ALIASES])}")
+    return list(dict.fromkeys(_parse_metric(name.strip().lower(), default) for name in names))
 
 
-def _wanted(name: str, default: str) -> Wanted:
+def _parse_metric(name: str, default: str) -> MetricSpec:
     kind, network = _parts(name)
     if kind in ALIASES:
         kind, implied = ALIASES[kind]
         if implied is not None and network not in (None, implied):
-            raise UserError(f"metric {name!r}: that name is for the features of {implied} only; write {kind}-{network}")
+            raise UserError(f"metric {name!r}: that name means the features of {implied}; write {kind}-{network}")
         network = implied or network
     if kind == "reader":
-        return Wanted(kind, None)
+        return MetricSpec(kind, None)
     network = network or (CLIP if kind == "clip-score" else default)
     base = network.partition("@")[0]
     if base not in NETWORKS:
@@ -83,11 +83,11 @@ def _wanted(name: str, default: str) -> Wanted:
         )
     if kind == "clip-score" and base != CLIP:
         raise UserError(f"metric {name!r}: the agreement of images and captions needs {CLIP}")
-    return Wanted(kind, network)
+    return MetricSpec(kind, network)
 
 
 def _parts(name: str) -> tuple[str, str | None]:
-    """The metric and, behind a hyphen, the network."""
+    """Splits a name into the metric and, after a hyphen, the network."""
     known = sorted([*KINDS, *ALIASES], key=len, reverse=True)  # fd-inf before fd
     for kind in known:
         if name == kind or name.startswith(kind + "-"):

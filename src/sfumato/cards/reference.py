@@ -1,4 +1,4 @@
-"""The real images in feature space, read once: kept on disk by the content of data, network and protocol."""
+"""Features of the real images: computed once, cached on disk under a hash of data, network and protocol."""
 
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,17 +15,17 @@ from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.evaluation.frechet import GaussianStatistics
 
-KEPT = 50_000
-"""Rows whose features are kept; statistics are of all."""
-_EDITION = 1  # counted up whenever the same key would stand for other numbers
+MOST_FEATURES = 50_000
+"""Rows whose features are stored; the statistics cover all rows."""
+_EDITION = 1  # increased whenever the same key would stand for different numbers
 
 
 @dataclass(frozen=True)
 class Reference:
     """Real images as a network sees them.
 
-    `statistics`: of all; `features` (M, D) float32: of a random part, at most KEPT; `rows` (M,): which rows of the
-    data those are; `spatial`: statistics of the coarse map where the network has one.
+    `statistics`: of all images; `features` (M, D) float32: of a random part, at most MOST_FEATURES; `rows` (M,): their
+    rows in the data; `spatial`: statistics of the coarse feature map if the network has one.
     """
 
     statistics: GaussianStatistics
@@ -43,9 +43,9 @@ def reference(
     spatial: bool = False,
     progress: Progress | None = None,
 ) -> Reference:
-    """The features of a data set, or of `count` random rows of it; from `cache` where they are there already.
+    """The features of a dataset, or of `count` random rows of it; read from `cache` if they are there already.
 
-    Raises UserError where nothing can be read.
+    Raises UserError if no image can be read.
     """
     key = reference_key(network, dataset, count, spatial)
     place = None if cache is None else cache / f"features-{key}.safetensors"
@@ -53,23 +53,23 @@ def reference(
         try:
             return _from_tensors(load_tensors(place)[0])
         except (UserError, KeyError):
-            pass  # damaged: made anew
-    made = _read(network, dataset, chosen_rows(dataset, count), batch, spatial, progress)
+            pass  # damaged: computed again
+    result = _read(network, dataset, chosen_rows(dataset, count), batch, spatial, progress)
     if place is not None:
-        save_tensors(place, _tensors(made))
-    return made
+        save_tensors(place, _tensors(result))
+    return result
 
 
 def chosen_rows(dataset: Dataset, count: int | None) -> list[int]:
-    """`count` rows, or all, in a random order that depends on nothing but their number."""
+    """`count` rows, or all, in a random order that depends only on the dataset's length."""
     rows = torch.randperm(len(dataset), generator=rng.generator(0, "reference"))
     return [int(row) for row in rows[:count]]
 
 
 def reference_key(network: FeatureNetwork, dataset: Dataset, count: int | None, spatial: bool) -> str:
-    """Changes with whatever changes the features."""
-    known = (_EDITION, KEPT, dataset.fingerprint(), count, spatial, sorted(network.describe().items()))
-    return blake2b(repr(known).encode(), digest_size=12).hexdigest()
+    """A hash of everything that the features depend on."""
+    facts = (_EDITION, MOST_FEATURES, dataset.fingerprint(), count, spatial, sorted(network.describe().items()))
+    return blake2b(repr(facts).encode(), digest_size=12).hexdigest()
 
 
 def _read(
@@ -88,7 +88,7 @@ def _read(
     for read in sweep(dataset, batch, rows, unreadable=lambda row, error: reasons.append(error), progress=progress):
         found = network(read.images)
         statistics.update(found.pooled)
-        room = KEPT - len(kept)
+        room = MOST_FEATURES - len(kept)
         if room > 0:
             features.append(found.pooled[:room])
             kept += read.index[:room]
@@ -100,11 +100,11 @@ def _read(
     return Reference(statistics, torch.cat(features), torch.tensor(kept), layout)
 
 
-def _tensors(made: Reference) -> dict[str, Tensor]:
-    tensors = {f"statistics.{name}": value for name, value in made.statistics.tensors().items()}
-    if made.spatial is not None:
-        tensors |= {f"spatial.{name}": value for name, value in made.spatial.tensors().items()}
-    return tensors | {"features": made.features, "rows": made.rows}
+def _tensors(result: Reference) -> dict[str, Tensor]:
+    tensors = {f"statistics.{name}": value for name, value in result.statistics.tensors().items()}
+    if result.spatial is not None:
+        tensors |= {f"spatial.{name}": value for name, value in result.spatial.tensors().items()}
+    return tensors | {"features": result.features, "rows": result.rows}
 
 
 def _from_tensors(tensors: dict[str, Tensor]) -> Reference:

@@ -1,4 +1,4 @@
-"""The metrics of sets, from features: what is gathered of the samples, and the table of what each kind computes."""
+"""The metrics of image sets: the features collected from the samples, and a table of metric functions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfumato import rng
 from sfumato.cards.card import Metric
-from sfumato.cards.plan import Wanted
+from sfumato.cards.plan import MetricSpec
 from sfumato.cards.reference import Reference
 from sfumato.evaluation.classification import linear_accuracy
 from sfumato.evaluation.extrapolation import (
@@ -31,12 +31,12 @@ MOST_NEIGHBOURS_AMONG = 10_000
 NEIGHBOURS, NEIGHBOURS_DENSITY = 3, 5
 
 Labelled = tuple[Tensor, Tensor, int]
-"""Labels of the samples, labels of the reference's kept rows, number of classes."""
+"""Labels of the samples, labels of the reference's rows, number of classes."""
 
 
 @dataclass
-class Collected:
-    """What a network said of the samples so far: a few kilobytes an image, never the image."""
+class CollectedFeatures:
+    """A network's features of the samples so far: a few kilobytes per image, no pixels."""
 
     parts: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
@@ -57,12 +57,12 @@ class Collected:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One metric's materials."""
+class MetricInputs:
+    """The inputs of one metric."""
 
-    wanted: Wanted
+    spec: MetricSpec
     network: FeatureNetwork
-    samples: Collected
+    samples: CollectedFeatures
     reference: Reference | None
     resamples: int
     seed: int
@@ -76,102 +76,104 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What the number is called."""
-        return self.wanted.label(self.network.name)
+        """The metric's name."""
+        return self.spec.label(self.network.name)
 
     def generator(self) -> torch.Generator:
-        """Of this metric's random subsets."""
-        return rng.generator(self.seed, "evaluation", self.wanted.kind)
+        """A generator for this metric's random subsets."""
+        return rng.generator(self.seed, "evaluation", self.spec.kind)
 
 
-def scored(
-    wanted: Wanted,
+def compute_metrics(
+    spec: MetricSpec,
     network: FeatureNetwork,
-    samples: Collected,
+    samples: CollectedFeatures,
     reference: Reference | None,
     resamples: int,
     seed: int,
     labelled: Labelled | None = None,
 ) -> tuple[dict[str, Metric], list[str]]:
-    """The metrics of one kind by their full names, each with its protocol, and what the user should know of them."""
-    job = Job(wanted, network, samples, reference, resamples, seed, labelled)
-    metrics, settings = SCORES[wanted.kind](job)
+    """The metrics of one kind by their full names, each with its protocol, and warnings."""
+    inputs = MetricInputs(spec, network, samples, reference, resamples, seed, labelled)
+    metrics, settings = SCORES[spec.kind](inputs)
     protocol = {**network.describe(), **settings}
     named = {name: metric.model_copy(update={"protocol": protocol}) for name, metric in metrics.items()}
-    return named, warnings_of(job)
+    return named, warnings_of(inputs)
 
 
 Scored = tuple[dict[str, Metric], dict[str, object]]
 """Metrics by name, and the settings that belong to their protocol."""
 
 
-def _frechet(job: Job) -> Scored:
-    if not job.resamples:
-        value = frechet_distance(GaussianStatistics.of(job.samples.parts), job.real.statistics)
-        return {job.name: Metric(value=value, better="lower")}, {}
-    distance = SampledDistance(job.samples.pooled(), job.real.statistics)
-    return {job.name: _bounded(distance_interval(distance, job.generator(), job.resamples))}, {}
+def _frechet(inputs: MetricInputs) -> Scored:
+    if not inputs.resamples:
+        value = frechet_distance(GaussianStatistics.of(inputs.samples.parts), inputs.real.statistics)
+        return {inputs.name: Metric(value=value, better="lower")}, {}
+    distance = SampledDistance(inputs.samples.pooled(), inputs.real.statistics)
+    return {inputs.name: _bounded(distance_interval(distance, inputs.generator(), inputs.resamples))}, {}
 
 
-def _extrapolated(job: Job) -> Scored:
-    distance = SampledDistance(job.samples.pooled(), job.real.statistics)
-    if not job.resamples:
-        metric = Metric(value=extrapolate(distance, job.generator()), better="lower")
+def _extrapolated(inputs: MetricInputs) -> Scored:
+    distance = SampledDistance(inputs.samples.pooled(), inputs.real.statistics)
+    if not inputs.resamples:
+        metric = Metric(value=extrapolate(distance, inputs.generator()), better="lower")
     else:
-        metric = _bounded(extrapolated_interval(distance, job.generator(), job.resamples))
-    return {job.name: metric}, {"points": POINTS}
+        metric = _bounded(extrapolated_interval(distance, inputs.generator(), inputs.resamples))
+    return {inputs.name: metric}, {"points": POINTS}
 
 
 def _bounded(found: Interval) -> Metric:
     return Metric(value=found.value, better="lower", low=found.low, high=found.high)
 
 
-def _layout(job: Job) -> Scored:
-    assert job.samples.spatial is not None
-    assert job.real.spatial is not None
-    return {job.name: Metric(value=frechet_distance(job.samples.spatial, job.real.spatial), better="lower")}, {}
+def _layout(inputs: MetricInputs) -> Scored:
+    assert inputs.samples.spatial is not None
+    assert inputs.real.spatial is not None
+    return {
+        inputs.name: Metric(value=frechet_distance(inputs.samples.spatial, inputs.real.spatial), better="lower")
+    }, {}
 
 
-def _kernel(job: Job) -> Scored:
-    found = kernel_distance(job.samples.pooled(), job.real.features, job.generator(), SUBSETS, SUBSET_SIZE)
+def _kernel(inputs: MetricInputs) -> Scored:
+    found = kernel_distance(inputs.samples.pooled(), inputs.real.features, inputs.generator(), SUBSETS, SUBSET_SIZE)
     metric = Metric(value=found.mean, better="lower", std=found.std)
-    return {job.name: metric}, {"subsets": found.subsets, "subset_size": found.subset_size}
+    return {inputs.name: metric}, {"subsets": found.subsets, "subset_size": found.subset_size}
 
 
-def _inception_score(job: Job) -> Scored:
-    logits = torch.cat(job.samples.logits)
+def _inception_score(inputs: MetricInputs) -> Scored:
+    logits = torch.cat(inputs.samples.logits)
     counted = InceptionScore(len(logits), SPLITS)
     counted.update(logits)
     found = counted.finish()
-    return {job.name: Metric(value=found.mean, better="higher", std=found.std)}, {"splits": min(SPLITS, len(logits))}
+    return {inputs.name: Metric(value=found.mean, better="higher", std=found.std)}, {"splits": min(SPLITS, len(logits))}
 
 
-def _precision_recall(job: Job) -> Scored:
-    samples, real = job.samples.pooled(), job.real.features
+def _precision_recall(inputs: MetricInputs) -> Scored:
+    samples, real = inputs.samples.pooled(), inputs.real.features
     rows = min(len(samples), len(real), MOST_NEIGHBOURS_AMONG)
-    # equal numbers on both sides: radii, and with them all four, depend on them
+    # equal numbers on both sides: the radii, and so all four metrics, depend on them
     found = precision_recall(real[:rows], samples[:rows], NEIGHBOURS, NEIGHBOURS_DENSITY)
     values = {"precision": found.precision, "recall": found.recall, "density": found.density}
     values["coverage"] = found.coverage
-    metrics = {f"{name}-{job.network.name}": Metric(value=v, better="higher") for name, v in values.items()}
+    metrics = {f"{name}-{inputs.network.name}": Metric(value=v, better="higher") for name, v in values.items()}
     return metrics, {"rows": rows, "neighbours": NEIGHBOURS, "neighbours_density": NEIGHBOURS_DENSITY}
 
 
-def _classification(job: Job) -> Scored:
-    assert job.labelled is not None
-    labels, known, classes = job.labelled
+def _classification(inputs: MetricInputs) -> Scored:
+    assert inputs.labelled is not None
+    labels, known, classes = inputs.labelled
     half = len(known) // 2
-    test, test_labels = job.real.features[half:], known[half:]
-    ours = linear_accuracy(job.samples.pooled(), labels, test, test_labels, classes)
-    ceiling = linear_accuracy(job.real.features[:half], known[:half], test, test_labels, classes)
+    test, test_labels = inputs.real.features[half:], known[half:]
+    ours = linear_accuracy(inputs.samples.pooled(), labels, test, test_labels, classes)
+    ceiling = linear_accuracy(inputs.real.features[:half], known[:half], test, test_labels, classes)
     metrics = {
-        job.name: Metric(value=ours, better="higher"),
-        f"{job.name}-of-real": Metric(value=ceiling),
+        inputs.name: Metric(value=ours, better="higher"),
+        f"{inputs.name}-of-real": Metric(value=ceiling),
     }
-    return metrics, {"tested": len(test_labels), "real_taught": half}
+    return metrics, {"tested": len(test_labels), "real_training": half}
 
 
-SCORES: Mapping[str, Callable[[Job], Scored]] = {
+SCORES: Mapping[str, Callable[[MetricInputs], Scored]] = {
     "fd": _frechet,
     "fd-inf": _extrapolated,
     "sfd": _layout,
@@ -182,19 +184,21 @@ SCORES: Mapping[str, Callable[[Job], Scored]] = {
 }
 
 
-def warnings_of(job: Job) -> list[str]:
-    """What a reader of the number must know."""
-    if job.wanted.kind not in ("fd", "sfd", "fd-inf"):
+def warnings_of(inputs: MetricInputs) -> list[str]:
+    """Warnings about the metric's reliability."""
+    if inputs.spec.kind not in ("fd", "sfd", "fd-inf"):
         return []
-    layout = job.samples.spatial if job.wanted.kind == "sfd" else None
-    D = job.network.dim if layout is None else layout.dim
-    n = sum(len(part) for part in job.samples.parts)
-    if job.wanted.kind == "fd-inf":
-        hint = f"{n} samples are few for a line through parts of them over {D} dimensions: take {job.name} for a hint"
+    layout = inputs.samples.spatial if inputs.spec.kind == "sfd" else None
+    D = inputs.network.dim if layout is None else layout.dim
+    n = sum(len(part) for part in inputs.samples.parts)
+    if inputs.spec.kind == "fd-inf":
+        hint = f"{n} samples are few for an extrapolation over {D} dimensions: {inputs.name} is only a rough indication"
         return [hint] if n < 2 * D else []
-    worth = "compare it only with cards of the same counts, and trust KD more"
-    counts = ((n, "samples"), (job.real.statistics.count, "real images"))
+    advice = "compare it only with cards of the same counts, and trust KD more"
+    counts = ((n, "samples"), (inputs.real.statistics.count, "real images"))
     few = " and ".join(f"{count} {what}" for count, what in counts if count < D)
     return (
-        [f"{few} are fewer than the {D} dimensions of {job.name}, which is far too large then: {worth}"] if few else []
+        [f"{few} are fewer than the {D} dimensions of {inputs.name}, which is then far too large: {advice}"]
+        if few
+        else []
     )

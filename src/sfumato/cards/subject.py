@@ -1,4 +1,4 @@
-"""What is judged: a model that draws, or a folder of anyone's images. Images come in batches and are not kept."""
+"""What is evaluated: a model's samples, or a folder of images. Images come in batches and are not stored."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ LabelPolicy = Literal["data", "balanced"]
 
 @dataclass(frozen=True)
 class Sampled:
-    """A batch: images uint8 (B, 3, H, W), and the texts and labels they were drawn for, where there are any."""
+    """A batch: images uint8 (B, 3, H, W), and the texts and labels they were generated from, if any."""
 
     images: Tensor
     text: list[str] | None = None
@@ -30,7 +30,7 @@ class Sampled:
 
 
 class Subject(Protocol):
-    """A numbered set of images: the same number is the same image whenever it is asked for."""
+    """A numbered set of images: the same number is always the same image."""
 
     @property
     def count(self) -> int: ...
@@ -40,24 +40,24 @@ class Subject(Protocol):
 
     @property
     def fields(self) -> Sequence[str]:
-        """What every image comes with: text, label."""
+        """The fields of every image: text, label."""
 
     def batches(self, batch: int) -> Iterator[Sampled]:
         """All images in order."""
 
     def images(self, numbers: Sequence[int]) -> Tensor:
-        """Some of them, uint8 (N, 3, H, W)."""
+        """The images with these numbers, uint8 (N, 3, H, W)."""
 
     def describe(self) -> dict[str, Any]:
-        """What it is."""
+        """Kind, path and digest of the subject."""
 
-    def drawing(self) -> dict[str, Any]:
-        """How the images were made."""
+    def sampling(self) -> dict[str, Any]:
+        """How the images were generated."""
 
 
 @dataclass(frozen=True)
 class SampleConditions:
-    """The conditions of n samples, one each; None where the model is not conditioned on it."""
+    """The conditions of n samples; None if the model is not conditioned on the field."""
 
     text: list[str] | None = None
     label: list[int] | None = None
@@ -66,19 +66,19 @@ class SampleConditions:
 def sample_conditions(
     model: LatentDiffusion, dataset: Dataset, n: int, labels: LabelPolicy = "data"
 ) -> SampleConditions:
-    """Conditions as the data has them: those of random rows, each row once before any comes again.
+    """Conditions of random rows of the data, every row once before any repeats.
 
-    `labels` "balanced" gives every class the same number of samples instead. Raises UserError where the model is
-    conditioned on something the data lacks, or that no evaluation can give.
+    `labels` "balanced" uses every class equally often instead. Raises UserError if the model is conditioned on a field
+    that the data lacks, or that an evaluation cannot provide.
     """
     second = model.second
     if second is None:
-        raise UserError("this model is an autoencoder only: judge it with sfumato evaluate-autoencoder")
+        raise UserError("this model is an autoencoder only: evaluate it with sfumato evaluate-autoencoder")
     reads = () if second.conditioner is None else second.conditioner.reads
     foreign = [name for name in reads if name not in ("text", "label")]
     if foreign:
         raise UserError(
-            f"this model is conditioned on {foreign[0]}: draw its images yourself and evaluate their folder"
+            f"this model is conditioned on {foreign[0]}: generate its images yourself and evaluate their folder"
         )
     missing = [name for name in reads if name not in dataset.fields and not (name == "label" and labels == "balanced")]
     if missing:
@@ -101,9 +101,9 @@ def sample_conditions(
 
 
 def _numbers_of(model: LatentDiffusion, dataset: Dataset) -> dict[int, int]:
-    """The model's number of each class of the data, by name: a folder numbers the classes that occur in it.
+    """The model's class number for each class number of the data, matched by name: a folder numbers its own classes.
 
-    Empty where either has no names. Raises UserError for a class that the model does not know.
+    Empty if either has no class names. Raises UserError for a class that is not among the model's.
     """
     ours, theirs = model.config.classes, dataset.classes
     if ours is None or theirs is None or ours == theirs:
@@ -111,14 +111,15 @@ def _numbers_of(model: LatentDiffusion, dataset: Dataset) -> dict[int, int]:
     unknown = [name for name in theirs if name not in ours]
     if unknown:
         raise UserError(
-            f"the data has the class {unknown[0]!r}, which this model does not know: it knows {', '.join(ours[:12])}"
+            f"the data has the class {unknown[0]!r}, which this model was not trained on; its classes are "
+            + ", ".join(ours[:12])
             + (", ..." if len(ours) > 12 else "")
         )
     return {number: ours.index(name) for number, name in enumerate(theirs)}
 
 
 def _fields(dataset: Dataset, row: int) -> dict[str, Any]:
-    """The row's fields; a folder's image is not decoded for them."""
+    """The row's fields, without decoding the image in a folder."""
     return dataset.describe(row) if isinstance(dataset, FolderDataset) else dataset[row].fields
 
 
@@ -126,16 +127,16 @@ def _fields(dataset: Dataset, row: int) -> dict[str, Any]:
 class ModelSubject:
     """A model's samples; number i has the seed `seed` + i.
 
-    `options` are fields of a `SampleRequest`; `facts` what the card says of them.
+    `options` are fields of a `SampleRequest`; `sampling_settings` is how the card reports them.
     """
 
     model: LatentDiffusion
     path: str
     count: int
-    asked: SampleConditions
+    conditions: SampleConditions
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    sampling_settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -143,17 +144,17 @@ class ModelSubject:
 
     @property
     def fields(self) -> Sequence[str]:
-        known = {"text": self.asked.text, "label": self.asked.label}
+        known = {"text": self.conditions.text, "label": self.conditions.label}
         return [name for name, values in known.items() if values is not None]
 
     def batches(self, batch: int) -> Iterator[Sampled]:
         for start in range(0, self.count, batch):
             numbers = range(start, min(start + batch, self.count))
-            text, label = self._asked(numbers)
+            text, label = self._conditions_of(numbers)
             yield Sampled(self.images(numbers), text, label)
 
     def images(self, numbers: Sequence[int]) -> Tensor:
-        text, label = self._asked(numbers)
+        text, label = self._conditions_of(numbers)
         request = SampleRequest(
             prompt=text,
             label=label,
@@ -164,30 +165,32 @@ class ModelSubject:
         )
         return to_uint8(pipeline.sample(self.model, request).images).cpu()
 
-    def _asked(self, numbers: Sequence[int]) -> tuple[list[str] | None, list[int] | None]:
-        text, label = self.asked.text, self.asked.label
+    def _conditions_of(self, numbers: Sequence[int]) -> tuple[list[str] | None, list[int] | None]:
+        text, label = self.conditions.text, self.conditions.label
         return (
             None if text is None else [text[i] for i in numbers],
             None if label is None else [label[i] for i in numbers],
         )
 
     def describe(self) -> dict[str, Any]:
-        about = {stage: told.get("steps") for stage, told in self.model.config.about.items() if isinstance(told, dict)}
+        about = {
+            stage: facts.get("steps") for stage, facts in self.model.config.about.items() if isinstance(facts, dict)
+        }
         return {"kind": "model", "path": self.path, "digest": self.model.digest, "trained_steps": about}
 
-    def drawing(self) -> dict[str, Any]:
+    def sampling(self) -> dict[str, Any]:
         last = self.seed + self.count - 1
-        return {**self.facts, "seeds": f"{self.seed}..{last}"}
+        return {**self.sampling_settings, "seeds": f"{self.seed}..{last}"}
 
 
 @dataclass(frozen=True)
 class FolderSubject:
-    """The first `count` images of a folder, in a random order that is always the same."""
+    """The first `count` images of a folder, in a fixed random order."""
 
     dataset: FolderDataset
     count: int
     _readable: list[int] = field(default_factory=list)
-    """Rows in the order in which they were read: numbers refer to these."""
+    """Rows in the order in which they were read; image numbers are indices into this list."""
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -218,5 +221,5 @@ class FolderSubject:
             "images": len(self.dataset),
         }
 
-    def drawing(self) -> dict[str, Any]:
+    def sampling(self) -> dict[str, Any]:
         return {}

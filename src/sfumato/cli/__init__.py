@@ -12,7 +12,7 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import study, train
-from sfumato.cli.arguments import Command, check_texts
+from sfumato.cli.arguments import Command, Group, check_texts
 from sfumato.cli.bench import bench
 from sfumato.cli.compare import compare
 from sfumato.cli.data import data
@@ -34,7 +34,6 @@ from sfumato.cli.outpaint import outpaint
 from sfumato.cli.reconstruct import reconstruct
 from sfumato.cli.replace_decoder import replace_decoder
 from sfumato.cli.sample import sample
-from sfumato.cli.sample_codes import sample_codes
 from sfumato.cli.samplers import samplers
 from sfumato.cli.semantic_to_image import semantic_to_image
 from sfumato.cli.train_transformer import transformer
@@ -45,6 +44,7 @@ from sfumato.foreign import printable
 
 app = typer.Typer(
     name="sfumato",
+    cls=Group,
     help="Latent diffusion models you can train from a folder of images.",
     no_args_is_help=True,
     add_completion=False,
@@ -64,7 +64,6 @@ COMMANDS = (
     data,
     demo,
     sample,
-    sample_codes,
     semantic_to_image,
     layout_to_image,
     upscale,

@@ -10,15 +10,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from sfumato.errors import UserError
 
 _ZOO = "zoo:"
+COMMON = (
+    "out",
+    "label",
+    "count",
+    "seed",
+    "size",
+    "negative",
+    "guidance",
+    "sampler",
+    "steps",
+    "batch",
+    "device",
+    "precision",
+)
+"""The options that a help text shows first, where it shows options in groups; in this order."""
+GROUPS = ("Arguments", "Options", "What to sample", "Guidance", "Sampler", "Output", "Machine")
+"""The sections of a help text."""
 
 
 class MaybePath:
     """Marks a text that may be a path, such as the configuration: a YAML file, or a name of the zoo."""
+
+
+class Group(TyperGroup):
+    """A group of commands whose help option is False where it is not given: for None typer imports pydantic."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
 
 
 class Command(TyperCommand):
@@ -33,6 +60,20 @@ class Command(TyperCommand):
         for name in self.paths():
             ctx.params[name] = _expanded(ctx.params.get(name), name)
         return super().invoke(ctx)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The help: arguments, the common options, then the others by group."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in sorted(self.get_params(ctx), key=_place):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                panel = getattr(param, "rich_help_panel", None) or "Options"
+                title = "Arguments" if param.param_type_name == "argument" else str(panel)
+                sections.setdefault(title, []).append(record)
+        for title in GROUPS:
+            if sections.get(title):
+                with formatter.section(title):
+                    formatter.write_dl(sections[title])
 
     def paths(self) -> frozenset[str]:
         """The names of the parameters that are paths."""
@@ -99,6 +140,12 @@ def _title(param: Any) -> str:
     if param.param_type_name == "option":
         return str(max(param.opts, key=len))
     return str(param.metavar or param.name.upper().rstrip("_")).strip("[].")
+
+
+def _place(param: Any) -> tuple[bool, int]:
+    """Where a parameter goes in a help text: required ones, the common ones, the others as they are declared."""
+    place = COMMON.index(param.name) if param.name in COMMON else len(COMMON)
+    return (not param.required, place)
 
 
 def _is_path(hint: Any) -> bool:

@@ -1,29 +1,13 @@
 """`sfumato edit`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
-from sfumato.cli.task import Given, read_image, run
-from sfumato.cli.task_options import (
-    MEMORY,
-    OUT,
-    OVERLAP,
-    CountOption,
-    GuidanceOption,
-    LabelOption,
-    MemoryOption,
-    NegativeOption,
-    OutOption,
-    OverlapOption,
-    PromptArgument,
-    SamplerOption,
-    SeedOption,
-    StepsOption,
-    WindowOption,
-)
+from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.forms import request_flag, task_flags
+from sfumato.cli.task import TaskFlags, read_image, run, words_of
+from sfumato.pipeline.request import SHARE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,56 +16,36 @@ if TYPE_CHECKING:
     from sfumato.pipeline.request import SampleRequest
 
 
-def edit(
-    model: ModelArgument,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image of any size.")],
-    out: OutOption = OUT,
-    prompt: PromptArgument = None,
-    strength: Annotated[
-        float, typer.Option("--strength", help="From 0 (the image as the first stage keeps it) to 1 (forgets it).")
-    ] = 0.6,
-    style: Annotated[
-        Path | None, typer.Option("--style", help="An image whose latent statistics are taken on: its colours.")
-    ] = None,
-    style_amount: Annotated[float, typer.Option("--style-amount", help="How much of them, 0 to 1.")] = 1.0,
-    label: LabelOption = None,
-    negative: NegativeOption = None,
-    count: CountOption = 1,
-    seed: SeedOption = 0,
-    steps: StepsOption = 30,
-    sampler: SamplerOption = "dpmpp-2m",
-    guidance: GuidanceOption = None,
-    window: WindowOption = "auto",
-    overlap: OverlapOption = OVERLAP,
-    memory: MemoryOption = MEMORY,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EditFlags(TaskFlags):
+    """The options of `sfumato edit`."""
+
+    image: Path = flag(REQUIRED, "what to sample", "An image of any size.", metavar="IMAGE", argument=True)
+    strength: float = request_flag("strength", 0.6, hint="`initial` is the image's latent.")
+    style: Path | None = flag(
+        None, "what to sample", "An image whose latent statistics the result has: its colours and contrast."
+    )
+    style_amount: float = flag(1.0, "what to sample", "Share of these statistics.", SHARE)
+
+
+@command(EditFlags, task_flags("prompt", "label", "negative", steps=30))
+def edit(flags: EditFlags, options: dict[str, Any]) -> None:
     """Change an image by a prompt, or by colours.
 
-    It is noised as far as --strength says and drawn again; --style gives it the colours of another image.
+    It is noised as far as --strength and sampled again; --style gives it the colours of another image.
 
     Writes OUT/0000.png ... and OUT/grid.png.
     """
     from sfumato import tasks
 
-    given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
-    opened = read_image(image, "the image")
-    other = None if style is None else read_image(style, "the style image")
+    image = read_image(flags.image, "the image")
+    style = None if flags.style is None else read_image(flags.style, "the style image")
+    settings: dict[str, Any] = {"strength": flags.strength, "style": style, "style_amount": flags.style_amount}
 
-    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
-        return tasks.edit(
-            loaded,
-            opened,
-            prompt,
-            strength=strength,
-            style=other,
-            style_amount=style_amount,
-            label=label,
-            negative=negative,
-            options=options,
-        )
+    def make(model: "LatentDiffusion", request: "SampleRequest") -> "list[Image]":
+        return tasks.edit(model, image, **words_of(options), **settings, options=request)
 
-    facts = {"prompt": prompt, "label": label, "negative": negative, "image": image.name, "strength": strength}
-    styled = {} if style is None else {"style": style.name, "style_amount": style_amount}
-    run(given, "edit", make, {**facts, **styled}, [opened] if other is None else [opened, other])
+    facts = {"image": flags.image.name, "strength": flags.strength}
+    if flags.style is not None:
+        facts |= {"style": flags.style.name, "style_amount": flags.style_amount}
+    run(flags, options, "edit", make, facts, [image] if style is None else [image, style])

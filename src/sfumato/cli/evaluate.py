@@ -31,21 +31,21 @@ MetricsOption = Annotated[
 ]
 FeaturesOption = Annotated[
     str,
-    typer.Option("--features", help="Of metrics that name no network: efficientnet-lite0, inception, dinov2, clip."),
+    typer.Option("--features", help="Default network of the metrics: efficientnet-lite0, inception, dinov2, clip."),
 ]
 WeightsOption = Annotated[
     list[str] | None,
-    typer.Option("--weights", metavar="NAME=PATH", help="Where a network's weights are; for inception a file."),
+    typer.Option("--weights", metavar="NAME=PATH", help="A network's weights: a folder; for inception a file."),
 ]
 HashOption = Annotated[
-    list[str] | None, typer.Option("--sha256", metavar="NAME=HEX", help="The hash that those weights must have.")
+    list[str] | None, typer.Option("--sha256", metavar="NAME=HEX", help="The expected hash of those weights.")
 ]
 ResizeOption = Annotated[
     str | None,
-    typer.Option("--resize", help="To the network's size: bicubic, bilinear, tensorflow [default: as the network's]."),
+    typer.Option("--resize", help="Resize filter: bicubic, bilinear, tensorflow [default: the network's]."),
 ]
 CacheOption = Annotated[
-    Path | None, typer.Option("--cache", help="Where features of DATA are kept [default: ~/.cache/sfumato].")
+    Path | None, typer.Option("--cache", help="Cache folder for features of DATA [default: ~/.cache/sfumato].")
 ]
 
 
@@ -53,7 +53,7 @@ def evaluate(
     subject: Annotated[Path, typer.Argument(metavar="MODEL_OR_FOLDER", help="A model, or a folder of images.")],
     data: DataArgument,
     out: OutOption,
-    n: Annotated[int, typer.Option("--n", help="Images to judge.")] = 5000,
+    n: Annotated[int, typer.Option("--n", help="Images to evaluate.")] = 5000,
     metrics: MetricsOption = "fd,kd,prdc",
     features: FeaturesOption = "efficientnet-lite0",
     weights: WeightsOption = None,
@@ -62,13 +62,13 @@ def evaluate(
     reference: Annotated[int | None, typer.Option("--reference", help="Real images to use [default: all].")] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples for the intervals of fd and fd-inf.")] = 0,
     labels: Annotated[
-        str, typer.Option("--labels", help="Of class models: data (as it has them) or balanced.")
+        str, typer.Option("--labels", help="Labels for class-conditional models: data (its distribution) or balanced.")
     ] = "data",
     sampler: Annotated[str, typer.Option("--sampler", help="auto, or one that `sfumato samplers` lists.")] = "auto",
     steps: Annotated[int, typer.Option("--steps", help="Steps of the sampler.")] = 20,
     eta: Annotated[float | None, typer.Option("--eta", help="Fresh noise of ddim and dpmpp-2m-sde.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="1 is off [default: 3].")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the first sample; the next one takes the next number.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the first sample; sample i uses seed + i.")] = 0,
     size: SizeOption = None,
     pad: Annotated[bool, typer.Option("--pad", help="Pad real images to the frame instead of cropping.")] = False,
     background: Annotated[str, typer.Option("--background", help="Behind transparent images.")] = "white",
@@ -77,14 +77,14 @@ def evaluate(
     precision: PrecisionOption = "auto",
     cache: CacheOption = None,
 ) -> None:
-    """Measure a model, or images, against real ones.
+    """Measure a model's samples, or a folder of images, against real images.
 
     Writes OUT/card.json and OUT/index.html: the numbers with everything they depend on, samples, nearest neighbours.
     """
     from sfumato.cards.card import PAGE_FILE
     from sfumato.cards.measure import Settings, measure
     from sfumato.cards.page import page
-    from sfumato.cards.plan import planned
+    from sfumato.cards.plan import parse_metrics
     from sfumato.checkpoint import write_text
     from sfumato.cli.networks import cache_folder, loaded_clip, loaded_networks
     from sfumato.cli.options import (
@@ -104,7 +104,7 @@ def evaluate(
     from sfumato.pipeline.request import SampleRequest
     from sfumato.training.workers import use_all_cores
 
-    wanted = planned(metrics.split(","), features)
+    requested = parse_metrics(metrics.split(","), features)
     check_names(SampleRequest(sampler=sampler, eta=eta, steps=steps, guidance=guidance, seed=seed, batch=batch))
     at_least("--n", n, 2, MOST_IMAGES)
     at_least("--batch", batch, 1, MOST_AT_ONCE)
@@ -113,34 +113,34 @@ def evaluate(
     at_least("--seed", seed, 0, LARGEST_SEED)
     use_all_cores()
     place = chosen_device(device)
-    drawing = Drawing(sampler, steps, eta, guidance, seed, _policy(labels), precision)
+    sampling = SamplingOptions(sampler, steps, eta, guidance, seed, _policy(labels), precision)
     folder = out_folder(out)
-    names = [one.network for one in wanted if one.network is not None]
+    names = [one.network for one in requested if one.network is not None]
     networks = loaded_networks(names, weights, sha256, resize, place)
     with bars() as (_, progress):
         frame = Frame(parse_size(size), pad, background)
-        judged = opened(subject, data, n, frame, drawing, place, progress("scanning"))
+        evaluation = open_subject(subject, data, n, frame, sampling, place, progress("scanning"))
         settings = Settings(
-            wanted=wanted,
+            metrics=requested,
             networks=networks,
-            clip=loaded_clip(networks, weights) if any(one.kind == "clip-score" for one in wanted) else None,
+            clip=loaded_clip(networks, weights) if any(one.kind == "clip-score" for one in requested) else None,
             batch=batch,
             reference=reference,
             resamples=bootstrap,
             cache=cache_folder(cache),
         )
-        with judged.computing, enough_memory(batch):
-            result = measure(judged.subject, judged.dataset, settings, progress)
-    card = made_card(judged, data, settings, result, labels, place)
+        with evaluation.computing, enough_memory(batch):
+            result = measure(evaluation.subject, evaluation.dataset, settings, progress)
+    card = build_card(evaluation, data, settings, result, labels, place)
     with one_set_of_files(folder):
         card.save(folder)
         write_text(folder / PAGE_FILE, page(card, result.samples, result.captions, result.closest))
-    tell(card, folder)
+    print_card(card, folder)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How images are brought to one size; None: the model's, or the images' own."""
+    """How images are brought to one size; None: the model's, or that of the images."""
 
     size: tuple[int, int] | None
     pad: bool
@@ -148,8 +148,8 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How a model draws."""
+class SamplingOptions:
+    """How a model's images are sampled."""
 
     sampler: str
     steps: int
@@ -161,8 +161,8 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What is measured, against what, at which size (H, W), and what the model computes within."""
+class Evaluation:
+    """What is measured, against what, at which size (H, W), and the autocast context of the model."""
 
     subject: "Subject"
     dataset: "Dataset"
@@ -170,26 +170,26 @@ class Judged:
     computing: "AbstractContextManager[object]"
 
 
-def opened(
-    path: Path, data: str, n: int, frame: Frame, drawing: Drawing, device: "torch.device", scanning: "Progress"
-) -> Judged:
-    """A model where the path is a model's or a run's folder, else the images in it; and the data at their size."""
+def open_subject(
+    path: Path, data: str, n: int, frame: Frame, sampling: SamplingOptions, device: "torch.device", scanning: "Progress"
+) -> Evaluation:
+    """Opens a model if the path is a model's or a run's folder, else the images in it; and the data at their size."""
     from contextlib import nullcontext
 
     from sfumato.cards.subject import FolderSubject
     from sfumato.cli.real_images import opened_data, opened_folder, own_size
 
     if (path / "config.yaml").exists() or not path.is_dir():
-        return _opened_model(path, data, n, frame, drawing, device, scanning)
+        return _open_model(path, data, n, frame, sampling, device, scanning)
     size = frame.size or own_size(path)
     images = opened_folder(path, size, frame.pad, frame.background)
     dataset = opened_data(data, size, frame.pad, frame.background, None, scanning)
-    return Judged(FolderSubject(images, min(n, len(images))), dataset, size, nullcontext())
+    return Evaluation(FolderSubject(images, min(n, len(images))), dataset, size, nullcontext())
 
 
-def _opened_model(
-    path: Path, data: str, n: int, frame: Frame, drawing: Drawing, device: "torch.device", scanning: "Progress"
-) -> Judged:
+def _open_model(
+    path: Path, data: str, n: int, frame: Frame, sampling: SamplingOptions, device: "torch.device", scanning: "Progress"
+) -> Evaluation:
     from sfumato.cards.subject import ModelSubject, sample_conditions
     from sfumato.cli.options import chosen_autocast, made_fast
     from sfumato.cli.real_images import opened_data
@@ -199,45 +199,45 @@ def _opened_model(
     from sfumato.pipeline.parts import second_stage
     from sfumato.pipeline.plan import guidance_scale
 
-    sampler = named_sampler(drawing.sampler, drawing.eta)
-    computing = chosen_autocast(device, drawing.precision)
+    sampler = named_sampler(sampling.sampler, sampling.eta)
+    computing = chosen_autocast(device, sampling.precision)
     model = load(path, device)
     size = frame.size or model.config.image_size
     dataset = opened_data(data, size, frame.pad, frame.background, model, scanning)
-    asked = sample_conditions(model, dataset, n, drawing.labels)
-    given = asked.text is not None or asked.label is not None
-    scale = guidance_scale(source_of(model), drawing.guidance, given)
-    choice = chosen(second_stage(model), sampler, None, drawing.steps, scale)
+    conditions = sample_conditions(model, dataset, n, sampling.labels)
+    conditioned = conditions.text is not None or conditions.label is not None
+    scale = guidance_scale(source_of(model), sampling.guidance, conditioned)
+    choice = chosen(second_stage(model), sampler, None, sampling.steps, scale)
     config = choice.sampler
-    options = {"steps": drawing.steps, "sampler": config, "grid": choice.grid, "guidance": scale, "size": size}
+    options = {"steps": sampling.steps, "sampler": config, "grid": choice.grid, "guidance": scale, "size": size}
     facts = {
         **{"sampler" if key == "kind" else key: value for key, value in config.model_dump().items()},
         "grid": choice.grid.kind,
-        "steps": drawing.steps,
+        "steps": sampling.steps,
         "guidance": scale,
         "precision": "bfloat16" if computing._enabled else "float32",
         "device": device.type,
     }
-    within = made_fast(model, computing)
-    return Judged(ModelSubject(model, str(path), n, asked, drawing.seed, options, facts), dataset, size, within)
+    subject = ModelSubject(model, str(path), n, conditions, sampling.seed, options, facts)
+    return Evaluation(subject, dataset, size, made_fast(model, computing))
 
 
-def made_card(
-    judged: Judged, data: str, settings: "Settings", result: "Measured", labels: str, device: "torch.device"
+def build_card(
+    evaluation: Evaluation, data: str, settings: "Settings", result: "Measured", labels: str, device: "torch.device"
 ) -> "Card":
-    """Everything in its place."""
+    """The card of an evaluation."""
     from sfumato.cards.card import new_card
     from sfumato.cards.measure import protocol_of
 
-    of_model = judged.subject.describe()["kind"] == "model"
+    of_model = evaluation.subject.describe()["kind"] == "model"
     policy = labels if of_model and result.labels else "none" if not result.labels else "as they are"
     return new_card(
         "samples",
         device,
-        subject=judged.subject.describe(),
-        data={"path": data, "images": len(judged.dataset)},
-        protocol=protocol_of(judged.dataset, result.count, settings.reference, judged.size, policy),
-        drawing=judged.subject.drawing(),
+        subject=evaluation.subject.describe(),
+        data={"path": data, "images": len(evaluation.dataset)},
+        protocol=protocol_of(evaluation.dataset, result.count, settings.reference, evaluation.size, policy),
+        sampling=evaluation.subject.sampling(),
         metrics=result.metrics,
         labels=result.labels,
         memorisation=result.memorisation,
@@ -246,17 +246,17 @@ def made_card(
     )
 
 
-def tell(card: "Card", folder: Path | None) -> None:
-    """Prints the numbers, the warnings on stderr."""
+def print_card(card: "Card", folder: Path | None) -> None:
+    """Prints the metrics, and the warnings on stderr."""
     from sfumato.cards.card import PAGE_FILE
     from sfumato.cards.page import with_spread
     from sfumato.cli.tables import show
-    from sfumato.report.format import value as in_words
+    from sfumato.report.format import value as formatted
 
     for warning in card.warnings:
         typer.echo(f"warning: {warning}", err=True)
     rows = [[name, with_spread(metric), metric.better or ""] for name, metric in card.metrics.items()]
-    rows += [[name.replace("_", " "), in_words(value), ""] for name, value in card.details.items()]
+    rows += [[name.replace("_", " "), formatted(value), ""] for name, value in card.details.items()]
     if card.memorisation is not None:
         rows.append(["authenticity", f"{card.memorisation['authenticity']:.4f}", ""])
     show(["metric", "value", "better"], rows)

@@ -20,7 +20,8 @@ def evaluate_autoencoder(
     out: Annotated[Path | None, typer.Option("--out", help="A folder for card.json and index.html.")] = None,
     n: Annotated[int | None, typer.Option("--n", help="Images to use [default: all, 10,000 of the toy world].")] = None,
     features: Annotated[
-        str, typer.Option("--features", help="Networks of rFD, separated by commas, such as inception; none for none.")
+        str,
+        typer.Option("--features", help="Networks of rFD, comma-separated, such as inception; none to skip it."),
     ] = "efficientnet-lite0",
     weights: WeightsOption = None,
     sha256: HashOption = None,
@@ -32,9 +33,9 @@ def evaluate_autoencoder(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Measure what a first stage keeps, and its latent.
+    """Measure an autoencoder's reconstructions and its latent.
 
-    rFD, PSNR, SSIM, LPIPS where its weights are given (vgg16 and lpips), latent statistics, share of high frequencies,
+    rFD, PSNR, SSIM, LPIPS if its weights are given (vgg16 and lpips), latent statistics, share of high frequencies,
     equivariance, bits per dimension.
     """
     from sfumato.cards.card import PAGE_FILE, new_card
@@ -42,7 +43,7 @@ def evaluate_autoencoder(
     from sfumato.cards.measure import protocol_of
     from sfumato.cards.page import page
     from sfumato.checkpoint import write_text
-    from sfumato.cli.evaluate import tell
+    from sfumato.cli.evaluate import print_card
     from sfumato.cli.networks import loaded_networks
     from sfumato.cli.options import (
         MOST_AT_ONCE,
@@ -86,7 +87,7 @@ def evaluate_autoencoder(
         subject={"kind": "model", "path": str(model), "digest": loaded.digest},
         data={"path": data, "images": len(dataset)},
         protocol=protocol_of(dataset, result.count, result.count, frame, "none"),
-        drawing={"precision": "bfloat16" if computing._enabled else "float32", "device": place.type},
+        sampling={"precision": "bfloat16" if computing._enabled else "float32", "device": place.type},
         metrics=result.metrics,
         details=result.details,
         warnings=result.warnings,
@@ -96,11 +97,11 @@ def evaluate_autoencoder(
         with one_set_of_files(folder):
             card.save(folder)
             write_text(folder / PAGE_FILE, page(card, result.pairs))
-    tell(card, folder)
+    print_card(card, folder)
 
 
 def _lpips(weights: Sequence[str] | None, sha256: Sequence[str] | None) -> "LPIPS | None":
-    """LPIPS where both of its files are given. Raises UserError where it is one of them only."""
+    """LPIPS if both of its files are given. Raises UserError if only one of them is."""
     from sfumato.autoencoder.perceptual import load_lpips
     from sfumato.cli.networks import FILES, named_values
     from sfumato.errors import UserError

@@ -30,7 +30,7 @@ def _of_codes(model: "CodeModel") -> dict[str, Any]:
     counts["autoencoder"] = sum(p.numel() for p in model.first.autoencoder.parameters())
     reads = {} if model.conditioner is None else {"reads": list(model.conditioner.reads)}
     return {
-        "what": "a transformer over codes; draw with sfumato sample-codes",
+        "what": "a transformer over codes; sample from it with sfumato sample",
         "image size": list(config.image_size),
         "f": model.first.autoencoder.factor,
         "codes": {"an image": h * w, "rows": h, "columns": w, "codebook": codes},

@@ -26,11 +26,11 @@ def number_of(path: Path) -> int:
     return int(path.stem)
 
 
-def beside(folder: Path, kind: str, first: int) -> Iterator[Path]:
+def beside(folder: Path, kind: str, first: int, suffix: str = ".png") -> Iterator[Path]:
     """The names of what belongs to the images from number `first` on, such as `strip-0004.png`."""
-    yield folder / f"{kind}-{first:04d}.png"
+    yield folder / f"{kind}-{first:04d}{suffix}"
     for again in count(2):
-        yield folder / f"{kind}-{first:04d}-{again}.png"
+        yield folder / f"{kind}-{first:04d}-{again}{suffix}"
 
 
 def sheets(folder: Path, first: int) -> Iterator[Path]:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, PrecisionOption, SizeOption
-from sfumato.cli.task_options import MEMORY, MemoryOption
+from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.forms import request_flags
+from sfumato.cli.machine import ModelFlags
 from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
@@ -35,52 +36,40 @@ class Fidelity:
     ssim: float | None
 
 
-def reconstruct(
-    model: ModelArgument,
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, or a folder of images.")],
-    out: Annotated[Path, typer.Option("--out", help="The folder for grid.png and metrics.jsonl.")],
-    size: SizeOption = None,
-    background: Annotated[str, typer.Option("--background", help="Behind transparent images.")] = "white",
-    memory: MemoryOption = MEMORY,
-    batch: BatchOption = 16,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-) -> None:
-    """Show what the first stage keeps of images.
+@dataclass(frozen=True, kw_only=True)
+class ReconstructFlags(ModelFlags):
+    """The options of `sfumato reconstruct` beside those of a request."""
+
+    images: Path = flag(REQUIRED, "what to sample", "An image, or a folder of images.", metavar="IMAGES", argument=True)
+    out: Path = flag(REQUIRED, "output", "The folder for grid.png and metrics.jsonl.")
+    background: str = flag("white", "what to sample", "Colour behind transparent images.")
+
+
+@command(ReconstructFlags, request_flags("size", "memory", "batch"))
+def reconstruct(flags: ReconstructFlags, options: dict[str, Any]) -> None:
+    """Show what the autoencoder preserves of images.
 
     Images of any size are padded to a multiple of f and cropped back; --size resizes and crops them instead. Writes
     OUT/grid.png, originals beside reconstructions, and OUT/metrics.jsonl with PSNR and SSIM of every image.
     """
-    from sfumato.cli.options import (
-        MOST_AT_ONCE,
-        at_least,
-        chosen_autocast,
-        chosen_device,
-        enough_memory,
-        made_fast,
-        out_folder,
-        parse_size,
-    )
-    from sfumato.cli.task_options import parse_memory
+    from sfumato.cli.options import chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
     from sfumato.data.reading import colour
     from sfumato.model_folder import load
     from sfumato.training.workers import use_all_cores
 
-    frame, behind = parse_size(size), colour(background)
-    at_least("--batch", batch, 1, MOST_AT_ONCE)
-    bound = parse_memory(memory)
+    size, batch, background = options["size"], options["batch"], colour(flags.background)
     use_all_cores()
-    place = chosen_device(device)
-    computing = chosen_autocast(place, precision)
-    root, names = _listed(images)
-    folder = out_folder(out)
-    loaded = load(model, place)
-    if frame is not None:
-        loaded.latent_shape_of(frame)
+    device = chosen_device(flags.device)
+    computing = chosen_autocast(device, flags.precision)
+    root, names = _listed(flags.images)
+    folder = out_folder(flags.out)
+    model = load(flags.model, device)
+    if size is not None:
+        model.latent_shape_of(size)
     unreadable: list[str] = []
-    loaded_images = _affordable(loaded, _read(root, names, frame, behind, unreadable), place.type)
-    with made_fast(loaded, computing), enough_memory(min(batch, len(names))):
-        results, sheet = measure(loaded, loaded_images, len(names), batch, bound)
+    images = _affordable(model, _read(root, names, size, background, unreadable), device.type)
+    with made_fast(model, computing), enough_memory(min(batch, len(names))):
+        results, sheet = measure(model, images, len(names), batch, options["memory"])
     _report(folder, results, sheet, unreadable, root)
 
 

@@ -1,78 +1,85 @@
-"""`sfumato sample-codes`."""
+"""`sfumato sample` of the baseline: a transformer over codes."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.options import BatchOption, DeviceOption
+from sfumato.cli.flags import flag
+from sfumato.cli.sample_rows import SampleSpec
+from sfumato.cli.writing import NumberedImages, images_in, sheet_of
+from sfumato.errors import UserError
+from sfumato.pipeline.options import Range
+
+if TYPE_CHECKING:
+    from sfumato.baselines.model import CodeModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeFlags:
+    """How a code is chosen: `sfumato.baselines.sampling.Choice`."""
+
+    temperature: float = flag(
+        1.0,
+        "sampler",
+        "Transformers over codes: 0 chooses the likeliest code each time.",
+        Range(0.0, 1000.0),
+    )
+    top_k: int = flag(
+        0,
+        "sampler",
+        "Transformers over codes: choose among so many codes; 0: all.",
+        Range(0, 1_048_576, whole=True),
+    )
+    top_p: float = flag(
+        1.0,
+        "sampler",
+        "Transformers over codes: choose among the likeliest whose probabilities reach this together.",
+        Range(0.0, 1.0, above=True),
+    )
+
+    def settings(self) -> dict[str, float]:
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+
+
+def one_scale(flag: str, guidance: Any) -> float | None:
+    """The one scale for all images. Raises UserError for several."""
+    if guidance is None or isinstance(guidance, float):
+        return guidance
+    listed = guidance.items() if isinstance(guidance, dict) else guidance
+    shown = ",".join(f"{one[0]}={one[1]:g}" if isinstance(one, tuple) else f"{one:g}" for one in listed)
+    raise UserError(f"{flag} {shown!r}: give one number for all images")
 
 
 def sample_codes(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A transformer's run or model folder.")],
-    out: Annotated[Path, typer.Option("--out", help="The folder for the images; numbering goes on in one in use.")],
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Texts, or none.")] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", help="A class by name or number.")] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Images of each prompt or label.")] = 4,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest code each time.")] = 1.0,
-    top_k: Annotated[int, typer.Option("--top-k", help="Choose among so many codes; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Choose among the likeliest that reach this together.")] = 1.0,
-    guidance: Annotated[float, typer.Option("--guidance", help="How strongly to follow the prompt; 1 is off.")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the first image; the next takes the next number.")] = 0,
-    batch: BatchOption = 16,
-    device: DeviceOption = "auto",
+    model: "CodeModel", spec: SampleSpec, choice: CodeFlags, guidance: float, batch: int, folder: Path
 ) -> None:
-    """Draw with a transformer over codes, the baseline.
+    """Samples the images batch by batch, each batch on disk before the next begins, and prints where they are.
 
-    Writes OUT/0000.png ..., each with its prompt, seed and settings inside, and OUT/grid.png.
+    Raises UserError for a condition that the model does not have.
     """
-    import torch
-
     from sfumato import __version__
-    from sfumato.baselines.model import load_code_model
     from sfumato.baselines.sampling import Choice
-    from sfumato.cli.numbering import next_number, number_of, numbered, sheets
-    from sfumato.cli.options import chosen_device, columns_of, enough_memory, notes, out_folder
+    from sfumato.cli.options import enough_memory, notes
     from sfumato.cli.progress import counting
-    from sfumato.cli.sample import wanted
-    from sfumato.images import image_grid, save_first_free, to_uint8
-    from sfumato.pipeline.options import Range, check_number
-    from sfumato.pipeline.request import MOST_IMAGES, SCALE
-    from sfumato.training.workers import use_all_cores
+    from sfumato.images import to_uint8
 
-    asked = wanted(prompts, label, count, seed)
-    check_number("--batch", batch, Range(1, MOST_IMAGES, whole=True))
-    check_number("--guidance", guidance, SCALE)
-    choice = Choice(temperature, top_k, top_p)
-    use_all_cores()
-    loaded = load_code_model(model, chosen_device(device))
-    folder = out_folder(out)
-    first = next_number(folder)
-    written: list[Path] = []
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-    about: dict[str, Any] = {**settings, "sfumato": __version__}
-    n = len(asked.seeds)
+    images = NumberedImages(folder)
+    facts: dict[str, Any] = {**choice.settings(), "guidance": guidance, "sfumato": __version__}
+    how = Choice(choice.temperature, choice.top_k, choice.top_p)
+    n = len(spec.seeds)
     batches = [slice(i, min(i + batch, n)) for i in range(0, n, batch)]
-    h, w = loaded.network.size
+    h, w = model.network.size
     sheet = []
     t_start = time.monotonic()
-    with enough_memory(min(batch, n)), notes(), counting("writing codes", h * w * len(batches), "positions") as advance:
+    with enough_memory(min(batch, n)), notes(), counting("sampling codes", h * w * len(batches), "codes") as advance:
         for rows in batches:
-            texts = None if asked.prompts is None else asked.prompts[rows]
-            labels = None if asked.labels is None else asked.labels[rows]
-            images = loaded.sample_tensor(
-                texts, labels, asked.seeds[rows], choice, guidance, lambda position: advance(1)
-            )
-            for row, pixels in zip(range(n)[rows], to_uint8(images).cpu(), strict=True):
-                prompt = None if asked.prompts is None else asked.prompts[row]
-                of_class = None if asked.labels is None else asked.labels[row]
-                own = {"prompt": prompt, "label": of_class, "seed": asked.seeds[row]}
-                known = {name: value for name, value in own.items() if value is not None}
-                names = numbered(folder, number_of(written[-1]) + 1 if written else first)
-                written.append(save_first_free(names, pixels, {**known, **about}))
-                sheet.append(pixels)
-    elapsed = time.monotonic() - t_start
-    made = image_grid(torch.stack(sheet), columns_of(len(sheet)))
-    name = save_first_free(sheets(folder, number_of(written[0])), made, about)
-    typer.echo(f"{n} images in {elapsed:.1f} s, {n / elapsed:.1f} a second; sheet: {name}")
+            part = spec.rows(rows)
+            pixels = model.sample_tensor(part.prompts, part.labels, part.seeds, how, guidance, lambda _: advance(1))
+            for row, image in enumerate(to_uint8(pixels).cpu()):
+                images.add(image, {**part.rows(slice(row, row + 1)).facts(), **facts})
+                sheet.append(image)
+    path = images.add_sheet(sheet_of(sheet), facts)
+    typer.echo(f"{images_in(n, time.monotonic() - t_start)}: {folder}/{images.names}; sheet: {path}")

@@ -1,28 +1,12 @@
 """`sfumato semantic-to-image`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
-from sfumato.cli.task import Given, read_values, run
-from sfumato.cli.task_options import (
-    MEMORY,
-    OUT,
-    OVERLAP,
-    CountOption,
-    GuidanceOption,
-    MemoryOption,
-    NegativeOption,
-    OutOption,
-    OverlapOption,
-    PromptArgument,
-    SamplerOption,
-    SeedOption,
-    StepsOption,
-    WindowOption,
-)
+from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.forms import task_flags
+from sfumato.cli.task import TaskFlags, read_values, run, words_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,34 +15,31 @@ if TYPE_CHECKING:
     from sfumato.pipeline.request import SampleRequest
 
 
-def semantic_to_image(
-    model: ModelArgument,
-    map_: Annotated[Path, typer.Argument(metavar="MAP", help="An image of class ids, or of the classes' colours.")],
-    out: OutOption = OUT,
-    prompt: PromptArgument = None,
-    negative: NegativeOption = None,
-    count: CountOption = 1,
-    seed: SeedOption = 0,
-    steps: StepsOption = 20,
-    sampler: SamplerOption = "dpmpp-2m",
-    guidance: GuidanceOption = None,
-    window: WindowOption = "auto",
-    overlap: OverlapOption = OVERLAP,
-    memory: MemoryOption = MEMORY,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-) -> None:
-    """Paint images of a label map, of the map's size.
+@dataclass(frozen=True, kw_only=True)
+class SemanticFlags(TaskFlags):
+    """The options of `sfumato semantic-to-image`."""
+
+    map_: Path = flag(
+        REQUIRED,
+        "what to sample",
+        "An image of class ids, or of the classes' colours.",
+        metavar="MAP",
+        argument=True,
+    )
+
+
+@command(SemanticFlags, task_flags("prompt", "negative"))
+def semantic_to_image(flags: SemanticFlags, options: dict[str, Any]) -> None:
+    """Sample images for a semantic map, of the map's size.
 
     Writes OUT/0000.png ... and OUT/grid.png.
     """
     from sfumato import tasks
 
-    given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
-    drawn = read_values(map_, "the map")
+    label_map = read_values(flags.map_, "the map")
 
-    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
-        return tasks.paint(loaded, drawn, prompt, negative=negative, options=options)
+    def make(model: "LatentDiffusion", request: "SampleRequest") -> "list[Image]":
+        return tasks.paint(model, label_map, **words_of(options), options=request)
 
-    facts = {"prompt": prompt, "negative": negative, "map": map_.name}
-    run(given, "paint", make, facts, [drawn] if drawn.mode in ("P", "RGB", "RGBA") else [])
+    before = [label_map] if label_map.mode in ("P", "RGB", "RGBA") else []
+    run(flags, options, "semantic-to-image", make, {"map": flags.map_.name}, before)

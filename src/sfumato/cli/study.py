@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfumato.cli.arguments import Command, MaybePath
+from sfumato.cli.arguments import Command, Group, MaybePath
 from sfumato.cli.options import DeviceOption, PrecisionOption, SizeOption
 
 if TYPE_CHECKING:
     from sfumato.data.table import DataConfig
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 OutOption = Annotated[Path, typer.Option("--out", help="The study's folder; an interrupted study there goes on.")]
 DataOption = Annotated[
@@ -25,22 +25,23 @@ DataOption = Annotated[
     MaybePath(),
 ]
 BudgetOption = Annotated[
-    str, typer.Option("--budget", help="Training time of each way (and seed), both stages: 90s, 30m, 2h, 1d.")
+    str, typer.Option("--budget", help="Training time per method and seed, both stages together: 90s, 30m, 2h, 1d.")
 ]
-SeedsOption = Annotated[int, typer.Option("--seeds", help="Trainings of each way.")]
+SeedsOption = Annotated[int, typer.Option("--seeds", help="Training runs per method.")]
 ParametersOption = Annotated[
-    int, typer.Option("--parameters", help="Of every second stage's network, about: the same for all.")
+    int, typer.Option("--parameters", help="Approximate parameters of every second-stage network.")
 ]
-ChannelsOption = Annotated[int, typer.Option("--channels", help="Of every autoencoder's first level.")]
+ChannelsOption = Annotated[int, typer.Option("--channels", help="Channels of every autoencoder's first level.")]
 PerceptualOption = Annotated[
-    bool, typer.Option("--perceptual", help="Train stage 1 with the judge's own features too: sharper, less fair.")
+    bool, typer.Option("--perceptual", help="Train stage 1 with the evaluator's features too: sharper, less fair.")
 ]
-SamplesOption = Annotated[int, typer.Option("--samples", help="Images drawn for each judgement.")]
+SamplesOption = Annotated[int, typer.Option("--samples", help="Images generated for each evaluation.")]
 SamplingStepsOption = Annotated[
-    str, typer.Option("--sampling-steps", help="Numbers of steps at which the speed of drawing is judged.")
+    str, typer.Option("--sampling-steps", help="Numbers of sampling steps at which speed and quality are measured.")
 ]
-JudgeSideOption = Annotated[
-    int, typer.Option("--judge-side", help="Images are judged at this size; 64 is ten times cheaper than 224.")
+FeatureSizeOption = Annotated[
+    int,
+    typer.Option("--feature-size", help="Resolution at which features are computed; 64 is ten times cheaper than 224."),
 ]
 LengthOption = Annotated[int, typer.Option("--length", help="Images of the toy world.")]
 MOST_SECONDS = 365 * 86400.0
@@ -61,7 +62,7 @@ def downsampling(
     factors: Annotated[
         str, typer.Option("--factors", help="Downsampling factors; 1 is pixel space [default: those that fit].")
     ] = "",
-    equal: Annotated[str, typer.Option("--equal", help="What all factors get alike: time, or compute.")] = "time",
+    equal: Annotated[str, typer.Option("--equal", help="Budget held equal across factors: time or compute.")] = "time",
     seeds: SeedsOption = 1,
     size: SizeOption = None,
     parameters: ParametersOption = 1_500_000,
@@ -69,14 +70,14 @@ def downsampling(
     perceptual: PerceptualOption = False,
     samples: SamplesOption = 512,
     sampling_steps: SamplingStepsOption = "5,10,20,50",
-    judge_side: JudgeSideOption = 64,
+    feature_size: FeatureSizeOption = 64,
     length: LengthOption = 10_000,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
     """Find the downsampling factor that suits the data.
 
-    Trains both stages for every factor with the same budget and judges them; OUT/study.html shows what was found.
+    Trains both stages for every factor with the same budget and evaluates them; OUT/study.html shows the results.
     """
     from sfumato.cli.options import parse_size
     from sfumato.training.data import height_width
@@ -87,7 +88,7 @@ def downsampling(
         "equal": equal,
     }
     shared = Shared(budget, seeds, parameters, channels, perceptual, samples, sampling_steps, precision)
-    run(out, {**shared.settings(source), **chosen}, judge_side, device, precision)
+    run(out, {**shared.settings(source), **chosen}, feature_size, device, precision)
 
 
 @app.command("baselines", cls=Command)
@@ -106,7 +107,7 @@ def baselines(
     perceptual: PerceptualOption = False,
     samples: SamplesOption = 512,
     sampling_steps: SamplingStepsOption = "5,10,20,50",
-    judge_side: JudgeSideOption = 64,
+    feature_size: FeatureSizeOption = 64,
     length: LengthOption = 10_000,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -124,7 +125,7 @@ def baselines(
     source = data_config(data, parse_size(size), length)
     chosen = {"factors": [factor, 1], "codes": [factor], "codebook": codebook}
     shared = Shared(budget, seeds, parameters, channels, perceptual, samples, sampling_steps, precision)
-    run(out, {**shared.settings(source), **chosen}, judge_side, device, precision)
+    run(out, {**shared.settings(source), **chosen}, feature_size, device, precision)
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Shared:
         return {**asdict(self), **read, "data": data.model_dump(mode="json")}
 
 
-def run(out: Path, settings: dict[str, Any], judge_side: int, device: str, precision: str) -> None:
+def run(out: Path, settings: dict[str, Any], feature_size: int, device: str, precision: str) -> None:
     """Runs a study, or what is left of it. Raises UserError."""
     from sfumato.cli.options import at_least, chosen_autocast, chosen_device
     from sfumato.cli.phases import clock
@@ -154,26 +155,26 @@ def run(out: Path, settings: dict[str, Any], judge_side: int, device: str, preci
     from sfumato.config import parse
     from sfumato.evaluation.features import efficientnet_lite0
     from sfumato.outputs import written
-    from sfumato.studies.bench import Stopped
+    from sfumato.studies.context import Stopped
     from sfumato.studies.plan import StudyConfig, arms
     from sfumato.studies.run import PAGE_FILE, run_study
     from sfumato.training.workers import Workers, use_all_cores
 
-    at_least("--judge-side", judge_side, 8, 4096)
+    at_least("--feature-size", feature_size, 8, 4096)
     place = chosen_device(device)
     chosen_autocast(place, precision)
     config = parse(settings, StudyConfig, "study")
     count = len(arms(config))
-    told = f"{count} trainings of {clock(config.budget)} each: {clock(count * config.budget)} of training in all"
-    typer.echo(f"{told}, and encoding and judging besides", err=True)
+    plan = f"{count} training runs of {clock(config.budget)} each: {clock(count * config.budget)} of training in all"
+    typer.echo(f"{plan}, plus encoding and evaluation", err=True)
     use_all_cores()
-    network = efficientnet_lite0(judge_side)
+    network = efficientnet_lite0(feature_size)
     workers = Workers("cpu" if place.type == "cpu" else None)
     command = shlex.join(["sfumato", *sys.argv[1:]])
     try:
         with bars() as (say, progress), written(out, begun=lambda: any(out.rglob("log.jsonl"))):
             run_study(config, out, network, workers, command, say, progress)
-    except Stopped as stopped:  # the training has said how to go on
+    except Stopped as stopped:  # the training has printed how to continue
         raise typer.Exit(128 + stopped.number) from None
     typer.echo(f"page: {out / PAGE_FILE}")
 

@@ -1,7 +1,7 @@
-"""What the commands of the paper's tasks do alike: open, sample, save, report."""
+"""What the commands of the paper's tasks have in common: open the model, sample, save, report."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,158 +9,129 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sfumato.cli.flags import flag
+from sfumato.cli.machine import Machine, ModelFlags
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from sfumato.model import LatentDiffusion
+    from sfumato.pipeline.record import SampleRecord
     from sfumato.pipeline.request import SampleRequest
 
 Make = Callable[["LatentDiffusion", "SampleRequest"], "list[Image]"]
-"""A task with everything but the model and how to sample already given."""
+"""A task with everything but the model and the sampling options already given."""
+WORDS = ("prompt", "label", "negative")
+"""Options that are given to the task itself."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """The common options, as typed."""
+@dataclass(frozen=True, kw_only=True)
+class TaskFlags(ModelFlags):
+    """The options of every task beside those of a request."""
 
-    model: Path
-    out: Path
-    count: int
-    seed: int
-    steps: int
-    sampler: str
-    guidance: str | None
-    window: str
-    overlap: float
-    memory: int
-    device: str
-    precision: str
+    out: Path = flag(Path("out"), "output", "The folder for the images; numbering goes on in one in use.")
 
-    def options(self) -> "SampleRequest":
-        """Checked. Raises UserError."""
-        from sfumato.cli.task_options import parse_guidance, parse_memory, parse_window
-        from sfumato.pipeline.choices import check_names
-        from sfumato.pipeline.options import check_number
-        from sfumato.pipeline.request import SEED
-        from sfumato.tasks.requests import task_options
 
-        made = task_options(
-            count=self.count,
-            seed=self.seed,
-            steps=self.steps,
-            sampler=self.sampler,
-            guidance=parse_guidance(self.guidance),
-            window=parse_window(self.window),
-            overlap=self.overlap,
-            memory=parse_memory(self.memory),
-        )
-        check_number("the last image's seed", self.seed + self.count - 1, SEED)
-        check_names(made)
-        return made
+def words_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompt, label and negative prompt, as far as the task has them."""
+    return {name: options[name] for name in WORDS if name in options}
+
+
+def sampling_of(options: Mapping[str, Any]) -> "SampleRequest":
+    """The sampling options of a task, checked. Raises UserError."""
+    from sfumato.pipeline.choices import check_names
+    from sfumato.pipeline.options import check_number
+    from sfumato.pipeline.request import SEED
+    from sfumato.tasks.requests import task_options
+
+    request = task_options(**{name: value for name, value in options.items() if name not in WORDS})
+    check_number("the last image's seed", request.seed + (request.count or 1) - 1, SEED)
+    check_names(request)
+    return request
 
 
 @contextmanager
-def opened(given: Given) -> "Iterator[LatentDiffusion]":
-    """The model, made fast; within the block its calls have the wanted precision, and lack of memory is told."""
+def opened(model: Path, machine: Machine) -> "Iterator[LatentDiffusion]":
+    """The model, packed; within the block its calls have the precision that is asked for.
+
+    A lack of memory is UserError.
+    """
     from sfumato.cli.options import chosen_autocast, chosen_device, enough_memory, made_fast
     from sfumato.model_folder import load
     from sfumato.training.workers import use_all_cores
 
     use_all_cores()
-    place = chosen_device(given.device)
-    computing = chosen_autocast(place, given.precision)
-    loaded = load(given.model, place)
+    device = chosen_device(machine.device)
+    computing = chosen_autocast(device, machine.precision)
+    loaded = load(model, device)
     with made_fast(loaded, computing), enough_memory(1, "a smaller --window or --memory, or --device cpu"):
         yield loaded
 
 
 def run(
-    given: Given,
+    flags: TaskFlags,
+    options: Mapping[str, Any],
     task: str,
     make: Make,
-    facts: dict[str, Any],
+    facts: Mapping[str, Any],
     before: "Sequence[Image]" = (),
     check: "Callable[[Image], str] | None" = None,
 ) -> None:
-    """Makes the images one by one, each on disk before the next begins, and says where they are.
+    """Makes the images one by one, each on disk before the next begins, and prints where they are.
 
     Args:
-        given: the common options.
+        flags: the model, the folder and the device.
+        options: the parsed options of the request.
         task: the command's name.
         make: the task, for one image.
-        facts: what is written into every image beside the common options.
-        before: what was given, shown before the results on the sheet.
-        check: what is said of each finished image.
+        facts: what is written into every image beside the pipeline's record; None is left out.
+        before: the user's images, shown before the results on the sheet.
+        check: makes a line about each finished image.
     """
-    from sfumato import __version__
-    from sfumato.cli.numbering import next_number, number_of, sheets
     from sfumato.cli.options import notes, out_folder
     from sfumato.cli.progress import counting
+    from sfumato.cli.writing import NumberedImages
 
-    options = given.options()
-    folder = out_folder(given.out)
-    first = next_number(folder)
-    with opened(given) as model:
-        about = {
-            **{name: value for name, value in facts.items() if value is not None},
-            "task": task,
-            "sampler": given.sampler,
-            "steps": given.steps,
-            **(
-                {}
-                if options.guidance is None
-                else {"guidance": given.guidance if isinstance(options.guidance, dict) else options.guidance}
-            ),
-            "model": model.digest,
-            "sfumato": __version__,
-        }
-        made: list[Image] = []
-        written: list[Path] = []
-        t_start = time.monotonic()
-        with counting(task, given.steps * given.count, "steps") as advance, notes():
-            for index in range(given.count):
-                one = replace(
-                    options,
-                    count=1,
-                    seed=given.seed + index,
-                    callback=lambda step: advance(1, step.total * given.count),
-                )
-                (image,) = make(model, one)
-                if first and not made:
-                    typer.echo(f"{folder} already holds images: numbering goes on at {first:04d}", err=True)
-                number = number_of(written[-1]) + 1 if written else first
-                written.append(save(image, folder, number, {**about, "seed": one.seed}))
-                made.append(image)
-                if check is not None:
-                    typer.echo(f"{written[-1].name}: {check(image)}")
-        elapsed = time.monotonic() - t_start
-    name = sheet([*before, *made], sheets(folder, number_of(written[0])), about)
-    told = written[0].name + (f" to {written[-1].name}" if len(written) > 1 else "")
-    plural = "s" if len(made) > 1 else ""
-    typer.echo(f"{len(made)} image{plural} in {elapsed:.1f} s: {folder}/{told}; sheet: {name}")
+    request = sampling_of(options)
+    count, steps = request.count or 1, request.steps or 1
+    images = NumberedImages(out_folder(flags.out))
+    # the loop's own number of steps follows from what is typed, strength and jumps
+    facts = {**{name: value for name, value in facts.items() if value is not None}, "task": task, "steps": steps}
+    made: list[Image] = []
+    records: list[SampleRecord] = []
+    t_start = time.monotonic()
+    with opened(flags.model, flags) as model, counting(task, steps * count, "steps") as advance, notes():
+        for index in range(count):
+            one = replace(
+                request,
+                count=1,
+                seed=request.seed + index,
+                callback=lambda step: advance(1, step.total * count),
+                on_record=records.append,
+            )
+            (image,) = make(model, one)
+            path = images.add(image, {**records[-1].of(0), **facts})
+            made.append(image)
+            if check is not None:
+                typer.echo(f"{path.name}: {check(image)}")
+    elapsed = time.monotonic() - t_start
+    sheet = images.add_sheet(thumbnail_sheet([*before, *made]), {**records[0].shared(), **facts})
+    plural = "s" if count > 1 else ""
+    typer.echo(f"{count} image{plural} in {elapsed:.1f} s: {images.folder}/{images.names}; sheet: {sheet}")
 
 
-def save(image: "Image", folder: Path, number: int, facts: dict[str, Any]) -> Path:
-    """Writes the image in its mode under the first free number: PNG where that has it, else TIFF, without facts."""
-    from sfumato.cli.numbering import numbered
-    from sfumato.images import PNG_MODES, save_first_free
-
-    suffix = ".png" if image.mode in PNG_MODES else ".tif"
-    return save_first_free(numbered(folder, number, suffix), image, facts)
-
-
-def sheet(images: "Sequence[Image]", paths: Iterator[Path], facts: dict[str, Any]) -> Path:
-    """What was given beside what was made, shrunk to cells of one size, under the first free name."""
+def thumbnail_sheet(images: "Sequence[Image]") -> "Tensor":
+    """The user's images beside the results, shrunk to cells of one size."""
     from sfumato.data.reading import to_rgb
-    from sfumato.images import from_pil, image_grid, save_first_free, thumbnails
+    from sfumato.images import from_pil, image_grid, thumbnails
 
-    shown = [from_pil(to_rgb(image, (255, 255, 255))) for image in images]
-    columns = min(len(shown), 8)
-    return save_first_free(paths, image_grid(thumbnails(shown), columns), facts)
+    cells = [from_pil(to_rgb(image, (255, 255, 255))) for image in images]
+    return image_grid(thumbnails(cells), min(len(cells), 8))
 
 
 def read_image(path: Path, what: str) -> "Image":
-    """The image in its own mode with sRGB colours; says what was done to it. Raises UserError naming `what`."""
+    """The image in its own mode with sRGB colours; prints what was done to it. Raises UserError naming `what`."""
     from sfumato.cli.options import refused
     from sfumato.data.reading import open_image
 

@@ -1,27 +1,12 @@
 """`sfumato upscale`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from sfumato.cli.options import DeviceOption, ModelArgument, PrecisionOption
-from sfumato.cli.task import Given, read_image, run
-from sfumato.cli.task_options import (
-    MEMORY,
-    OUT,
-    OVERLAP,
-    CountOption,
-    GuidanceOption,
-    MemoryOption,
-    OutOption,
-    OverlapOption,
-    PromptArgument,
-    SamplerOption,
-    SeedOption,
-    StepsOption,
-    WindowOption,
-)
+from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.forms import task_flags
+from sfumato.cli.task import TaskFlags, read_image, run, words_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,35 +15,30 @@ if TYPE_CHECKING:
     from sfumato.pipeline.request import SampleRequest
 
 
-def upscale(
-    model: ModelArgument,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A small image, of any size.")],
-    out: OutOption = OUT,
-    prompt: PromptArgument = None,
-    keep_colours: Annotated[
-        bool, typer.Option("--keep-colours/--free-colours", help="Take off slow drift against the small image.")
-    ] = True,
-    count: CountOption = 1,
-    seed: SeedOption = 0,
-    steps: StepsOption = 20,
-    sampler: SamplerOption = "dpmpp-2m",
-    guidance: GuidanceOption = None,
-    window: WindowOption = "auto",
-    overlap: OverlapOption = OVERLAP,
-    memory: MemoryOption = MEMORY,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class UpscaleFlags(TaskFlags):
+    """The options of `sfumato upscale`."""
+
+    image: Path = flag(REQUIRED, "what to sample", "A small image, of any size.", metavar="IMAGE", argument=True)
+    keep_colours: bool = flag(
+        True,
+        "what to sample",
+        "Remove slow drift of the colours against the small image.",
+        names=("--keep-colours/--free-colours",),
+    )
+
+
+@command(UpscaleFlags, task_flags("prompt"))
+def upscale(flags: UpscaleFlags, options: dict[str, Any]) -> None:
     """Enlarge an image by the model's factor.
 
-    Large images are drawn in overlapping windows without seams. Writes OUT/0000.png ... and OUT/grid.png.
+    Large images are sampled in overlapping windows without seams. Writes OUT/0000.png ... and OUT/grid.png.
     """
     from sfumato import tasks
 
-    given = Given(model, out, count, seed, steps, sampler, guidance, window, overlap, memory, device, precision)
-    opened = read_image(image, "the image")
+    image = read_image(flags.image, "the image")
 
-    def make(loaded: "LatentDiffusion", options: "SampleRequest") -> "list[Image]":
-        return tasks.upscale(loaded, opened, prompt, keep_colours=keep_colours, options=options)
+    def make(model: "LatentDiffusion", request: "SampleRequest") -> "list[Image]":
+        return tasks.upscale(model, image, **words_of(options), keep_colours=flags.keep_colours, options=request)
 
-    run(given, "upscale", make, {"prompt": prompt, "image": image.name}, [opened])
+    run(flags, options, "upscale", make, {"image": flags.image.name}, [image])

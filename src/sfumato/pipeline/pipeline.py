@@ -19,7 +19,8 @@ from sfumato.pipeline.denoise import Guidance, Network, guided, guided_by_image,
 from sfumato.pipeline.latents import check_finite
 from sfumato.pipeline.parts import Model, SecondStage, second_stage, tiny_decoder
 from sfumato.pipeline.plan import Plan, plan
-from sfumato.pipeline.record import SampleRecord, record_of
+from sfumato.pipeline.record import SampleRecord
+from sfumato.pipeline.recording import record_of
 from sfumato.pipeline.request import SampleRequest
 from sfumato.rng import SampleNoise
 from sfumato.sampling.guidance import Trajectory, autoguidance, toward
@@ -56,6 +57,8 @@ class Batch:
 def sample(model: Model, request: SampleRequest) -> Samples:
     """All images of a request. Raises UserError for a request that does not fit, before any network is called."""
     planned = plan(model, request)
+    if request.on_record is not None:
+        request.on_record(record_of(model, request, planned))
     images = torch.cat([batch.images for batch in batches(model, request, planned)])
     return Samples(images, model, request, planned)
 

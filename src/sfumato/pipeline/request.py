@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sfumato.conditioning.condition import Condition
     from sfumato.pipeline.parts import Model
+    from sfumato.pipeline.record import SampleRecord
     from sfumato.sampling.grids import GridConfig
     from sfumato.sampling.loop import Step
     from sfumato.sampling.table import SamplerConfig
@@ -95,9 +96,7 @@ class SampleRequest:
     raises UserError for a number outside its range and for images that this machine's memory cannot hold.
     """
 
-    prompt: str | Sequence[str] | None = option(
-        None, "what to sample", "Prompts, one for each image or one for all; none: unconditional samples."
-    )
+    prompt: str | Sequence[str] | None = option(None, "what to sample", "Prompts; omit for unconditional samples.")
     label: int | str | Sequence[int | str] | None = option(
         None, "what to sample", "Classes by number or name, one for each image or one for all."
     )
@@ -171,7 +170,7 @@ class SampleRequest:
     sampler: "str | SamplerConfig" = option(
         AUTO, "sampler", "Sampler by name, with settings as in unipc:order=3; auto chooses."
     )
-    steps: int | None = option(None, "sampler", "Sampling steps [default: 20, or as many as `times` lists].", STEPS)
+    steps: int | None = option(None, "sampler", "Sampling steps; by default 20, or as many as `times` lists.", STEPS)
     eta: float | None = option(
         None, "sampler", "Amount of new noise in ddim and dpmpp-2m-sde: 0 is deterministic.", SHARE
     )
@@ -193,18 +192,23 @@ class SampleRequest:
         None, "output", "Called after every step of every batch with its times, latents and expected clean latents."
     )
 
+    on_record: "Callable[[SampleRecord], None] | None" = option(
+        None, "output", "Called with the record of the request once it is planned, before the first step."
+    )
+
     batch: int = option(16, "machine", "Images computed at once.", Range(1, MOST_IMAGES, whole=True))
     memory: int = option(
         DEFAULT_MEMORY,
         "machine",
-        "Bytes of feature maps while encoding and decoding; larger images are split into bands, with the same result.",
+        "Memory for feature maps while encoding and decoding (in Python bytes, on the command line MiB); beyond it, "
+        "images are computed in bands, with the same numbers.",
         Range(1, 2**60, whole=True),
     )
     window: int | None = option(
         0,
         "machine",
-        "Side in pixels of the overlapping windows of large images; 0: none; by default of the training size where "
-        "the image has more than four times its area.",
+        "Side in pixels of the overlapping windows of large images; 0: none; auto (in Python None): the training size, "
+        "where the image has more than four times its area.",
         Range(0, LONGEST_SIDE, whole=True),
     )
     overlap: float = option(

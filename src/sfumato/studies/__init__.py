@@ -1,1 +1,1 @@
-"""Studies: several ways to spend the same budget on the same data, trained, measured, and set beside each other."""
+"""Studies: several methods trained with the same budget on the same data, measured and compared."""

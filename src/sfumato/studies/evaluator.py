@@ -1,4 +1,4 @@
-"""The judge of a study: images against the data, in the features of one named network."""
+"""The evaluator of a study: compares images with the data in the features of one named network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from sfumato.evaluation.kernel import kernel_distance
 from sfumato.rng import generator
 
 REFERENCE = 2048
-"""Images of the data at most that samples are compared with."""
+"""At most so many images of the data are compared with the samples."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """The kernel distance (KID: 0 where both sets come from one source), its deviation over subsets, and FD."""
+    """The kernel distance (KID: 0 if both sets come from one distribution), its deviation over subsets, and FD."""
 
     kernel: float
     kernel_std: float
@@ -32,8 +32,8 @@ class Score:
 class Evaluator:
     """A feature network and the features (N, D) of the data's images.
 
-    A study draws hundreds of images, not tens of thousands: the kernel distance, unbiased for any number, decides;
-    a Fréchet distance of so few says as much about the number as about the images and stands beside it.
+    A study generates hundreds of images, not tens of thousands: the kernel distance, unbiased for any number, decides.
+    A Fréchet distance of so few images depends as much on their number as on their content and is reported beside it.
     """
 
     network: FeatureNetwork
@@ -41,7 +41,7 @@ class Evaluator:
 
     @classmethod
     def of(cls, network: FeatureNetwork, data: Dataset, cache: Path) -> "Evaluator":
-        """Against evenly spread images of the data; their features are kept in the file `cache`."""
+        """An evaluator against evenly spread images of the data; their features are cached in the file `cache`."""
         key = f"{network.name} {network.sha256} {data.fingerprint()}"
         if cache.exists():
             tensors, numbers = load_tensors(cache)
@@ -52,7 +52,7 @@ class Evaluator:
         return cls(network, found)
 
     def __call__(self, images: Tensor, frechet: bool = False) -> Score:
-        """Of images (N, 3, H, W) in [-1, 1]."""
+        """The score of images (N, 3, H, W) in [-1, 1]."""
         found = pooled(self.network, images.split(32))
         kernel = kernel_distance(found, self.reference, generator(0, "study", "kernel"), subsets=20, subset_size=1000)
         distance = None

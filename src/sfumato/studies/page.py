@@ -1,4 +1,4 @@
-"""A study's page: one HTML file with the paper's two charts, a table, images, and what follows for this data."""
+"""A study's page: one HTML file with the paper's two charts, a table, images, and the conclusion for this data."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ from torch import Tensor
 from sfumato.images import from_pil
 from sfumato.report.svg import Series, line_chart
 from sfumato.report.templating import render as fill
-from sfumato.studies.bench import sheet_name
-from sfumato.studies.plan import Arm, StudyConfig, Way, named, ways
-from sfumato.studies.result import ArmResult, comparison, recommendation, standings, ways_of
+from sfumato.studies.context import sheet_name
+from sfumato.studies.plan import Arm, Method, StudyConfig, methods, named
+from sfumato.studies.result import ArmResult, comparison, methods_of, recommendation, standings
 
 CHANNELS_SHOWN = 8
 
@@ -21,29 +21,29 @@ CHANNELS_SHOWN = 8
 def render(
     config: StudyConfig, results: Sequence[ArmResult], folder: Path, network: str, machine: str, command: str
 ) -> str:
-    """The whole page, of the arms that are finished so far; their images are read from the study's `folder`.
+    """The whole page for the arms that are finished so far; their images are read from the study's `folder`.
 
     Args:
         network: the name of the feature network of the distances.
-        machine: where it was run, for the reader.
-        command: what to type to repeat the study.
+        machine: where the study ran, for the reader.
+        command: the command line that repeats the study.
     """
     headline, summary = comparison(results) if config.codes else recommendation(results)
-    best = standings(results)[0].way
+    best = standings(results)[0].method
     return fill(
         "study.html",
         config=config,
         headline=headline,
         summary=summary,
         finished=len(results),
-        trainings=len(ways(config)) * config.seeds,
+        total=len(methods(config)) * config.seeds,
         network=network,
         training_chart=_chart(config, results, _while_training, "minutes of training, stage 1 included"),
         sampling_chart=_chart(config, results, _while_sampling, "images a second", log_x=True),
         numbers=[_numbers(config, result) for result in results],
-        marked=[place for place, result in enumerate(results) if result.way == best],
+        marked=[place for place, result in enumerate(results) if result.method == best],
         latents=[_latent(config, result) for result in results],
-        galleries=[_gallery(config, results, folder, way) for way in ways_of(results)],
+        galleries=[_gallery(config, results, folder, method) for method in methods_of(results)],
         machine=machine,
         command=command,
     )
@@ -61,28 +61,28 @@ def _chart(
 ) -> Markup:
     """The kernel distance of every arm; further seeds of an arm are fainter and share its name in the legend."""
     series = []
-    for tone, way in enumerate(ways_of(results)):
-        own = [result for result in results if result.way == way]
+    for tone, method in enumerate(methods_of(results)):
+        own = [result for result in results if result.method == method]
         for result in own:
             first = result is own[0]
-            series.append(Series(named(config, way) if first else "", points_of(result), tone, faint=not first))
+            series.append(Series(named(config, method) if first else "", points_of(result), tone, faint=not first))
     return line_chart(series, x_label, "kernel distance", True, 1036, 380, log_x)
 
 
 def _while_training(result: ArmResult) -> Points:
     """Figure 6 of the paper."""
-    return [(moment.seconds / 60, moment.kernel) for moment in result.curve]
+    return [(point.seconds / 60, point.kernel) for point in result.curve]
 
 
 def _while_sampling(result: ArmResult) -> Points:
     """Figure 7 of the paper."""
-    return sorted((drawing.images_per_second, drawing.score.kernel) for drawing in result.drawings)
+    return sorted((one.images_per_second, one.score.kernel) for one in result.sampling)
 
 
 def _numbers(config: StudyConfig, result: ArmResult) -> list[str]:
     ceiling, final = result.ceiling, result.final
     return [
-        f"{named(config, result.way)}, seed {result.seed}",
+        f"{named(config, result.method)}, seed {result.seed}",
         f"{final.score.kernel:.4f}",
         f"{final.score.frechet or 0:.1f}",
         f"{final.images_per_second:.3g}",
@@ -98,7 +98,7 @@ def _numbers(config: StudyConfig, result: ArmResult) -> list[str]:
 
 def _latent(config: StudyConfig, result: ArmResult) -> list[str]:
     return [
-        f"{named(config, result.way)}, seed {result.seed}",
+        f"{named(config, result.method)}, seed {result.seed}",
         " × ".join(map(str, result.latent)),
         f"{3 * result.factor**2 / result.latent[0]:.3g}",
         _by_channel(result.latent_mean),
@@ -111,13 +111,13 @@ def _by_channel(values: Sequence[float]) -> str:
     return shown + (f" … ({len(values)} in all)" if len(values) > CHANNELS_SHOWN else "")
 
 
-def _gallery(config: StudyConfig, results: Sequence[ArmResult], folder: Path, way: Way) -> dict[str, Any]:
+def _gallery(config: StudyConfig, results: Sequence[ArmResult], folder: Path, method: Method) -> dict[str, Any]:
     """Samples and reconstructions of an arm's first seed."""
-    result = next(result for result in results if result.way == way)
-    home = folder / Arm(way, result.seed).name
+    result = next(result for result in results if result.method == method)
+    home = folder / Arm(method, result.seed).name
     return {
-        "name": named(config, way),
-        "codes": way.codes,
+        "name": named(config, method),
+        "codes": method.codes,
         "steps": result.final.steps,
         "samples": _read(home / sheet_name(result.final.steps)),
         "reconstructions": None if result.ceiling is None else _read(home / "reconstructions.png"),

@@ -1,4 +1,4 @@
-"""What a study compares: its configuration, and the trainings that follow from it."""
+"""What a study compares: its configuration, and the training runs that follow from it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -20,47 +20,47 @@ from sfumato.training.optim import OptimiserConfig
 from sfumato.training.transformer import TransformerRun, TransformerTraining
 
 SAVE_SECONDS = 30.0
-"""About so much work is lost by a kill."""
+"""Seconds between saves: about so much work is lost by a kill."""
 
 
 class StudyData(Schema):
-    """What of another configuration a study can take over."""
+    """The part of another configuration that a study can reuse."""
 
     data: DataConfig
 
 
 class StudyConfig(Schema):
-    """`study.yaml`: every arm sees the same data, and has the same time or compute for its two stages together."""
+    """`study.yaml`: every arm sees the same data, and has the same time or compute for both stages together."""
 
     data: DataConfig
     held_out: HeldOut = HeldOut()
     factors: tuple[int, ...] = Field((1, 2, 4, 8, 16, 32), min_length=1)
     codes: tuple[int, ...] = ()
-    """Factors at which the other baseline is trained too: a VQ autoencoder, and a transformer over its codes."""
+    """Factors at which the other baseline is trained too: a VQ autoencoder and a transformer over its codes."""
     codebook: int = Field(512, ge=2)
     """Entries of every codebook."""
     budget: float = Field(gt=0)
-    """Seconds of training of an arm, once for each seed; what compute they buy follows from the reference arm."""
+    """Training seconds of an arm, for each seed; the reference arm converts them into compute."""
     equal: Literal["time", "compute"] = "time"
     seeds: int = Field(1, ge=1)
     first_share: float = Field(0.3, gt=0, lt=1)
-    """Of the budget that goes to stage 1, where there is one."""
+    """Share of the budget that goes to stage 1, where there is one."""
     parameters: int = Field(1_500_000, ge=1)
-    """Of every denoiser and transformer, about."""
+    """Approximate parameters of every denoiser and transformer."""
     channels: int = Field(24, ge=8, multiple_of=8)
-    """Of every autoencoder's first level."""
+    """Channels of every autoencoder's first level."""
     perceptual: bool = False
-    """Train stage 1 with the feature distance too, whose network is also the judge's: pixel space has no such help."""
+    """Train stage 1 with the feature distance too. Its network is also the evaluator's, which favours latent spaces."""
     first_batch: int = Field(8, ge=1)
     batch: int = Field(32, ge=1)
     method: Literal["adamw", "muon"] = "muon"
-    """Of the optimiser, of every stage."""
+    """The optimiser of every stage."""
     learning_rate: float = Field(4e-3, gt=0)
-    """The peak; AdamW wants about a quarter of Muon's."""
+    """The peak; AdamW needs about a quarter of Muon's."""
     points: int = Field(5, ge=1)
-    """How often an arm is judged while it trains."""
+    """How often an arm is evaluated during training."""
     samples: int = Field(512, ge=2)
-    """Images drawn for a judgement."""
+    """Images generated for each evaluation."""
     sampling_steps: tuple[int, ...] = Field((5, 10, 20, 50), min_length=1)
     precision: Precision = "auto"
 
@@ -78,32 +78,32 @@ class StudyConfig(Schema):
                 raise ValueError(f"factor {f} leaves no latent of 2x2 of images of {H}x{W}: leave it out")
         for factors in (self.factors, self.codes):
             if len(set(factors)) < len(factors):
-                raise ValueError(f"factors {factors} name one twice")
+                raise ValueError(f"factors {factors} contain one twice")
         return self
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to spend the budget: diffusion at a downsampling factor, or a transformer over codes there."""
+class Method:
+    """A method to compare: diffusion at a downsampling factor, or a transformer over codes at that factor."""
 
     factor: int
     codes: bool = False
 
     @property
     def key(self) -> str:
-        """What the study's files call it."""
+        """The name in the study's files."""
         return f"codes-{self.factor}" if self.codes else str(self.factor)
 
     @property
     def name(self) -> str:
-        """Among ways that differ in the factor."""
+        """A short name, for methods that differ in the factor only."""
         if self.codes:
             return f"codes, f = {self.factor}"
         return "f = 1 (pixels)" if self.factor == 1 else f"f = {self.factor}"
 
     @property
-    def method(self) -> str:
-        """Among ways that differ in the method."""
+    def long_name(self) -> str:
+        """A full name, for different kinds of methods."""
         if self.codes:
             return f"transformer over codes, f = {self.factor}"
         return "pixel diffusion" if self.factor == 1 else f"latent diffusion, f = {self.factor}"
@@ -111,46 +111,46 @@ class Way:
 
 @dataclass(frozen=True)
 class Arm:
-    """One training of a study."""
+    """One method trained with one seed."""
 
-    way: Way
+    method: Method
     seed: int
 
     @property
     def name(self) -> str:
-        """The folder's."""
-        return f"{'' if self.way.codes else 'f'}{self.way.key}-seed{self.seed}"
+        """The name of its folder."""
+        return f"{'' if self.method.codes else 'f'}{self.method.key}-seed{self.seed}"
 
 
-def ways(config: StudyConfig) -> list[Way]:
-    """All that a study compares."""
-    return [*(Way(factor) for factor in config.factors), *(Way(factor, codes=True) for factor in config.codes)]
+def methods(config: StudyConfig) -> list[Method]:
+    """All methods that a study compares."""
+    return [*(Method(factor) for factor in config.factors), *(Method(factor, codes=True) for factor in config.codes)]
 
 
 def arms(config: StudyConfig) -> list[Arm]:
-    """All ways with the first seed, then with the next one: an unfinished study is still a comparison."""
-    return [Arm(way, seed) for seed in range(config.seeds) for way in ways(config)]
+    """All methods with the first seed, then with the next one: an unfinished study is still a comparison."""
+    return [Arm(method, seed) for seed in range(config.seeds) for method in methods(config)]
 
 
-def named(config: StudyConfig, way: Way) -> str:
-    """What a study calls a way: by its method where several are compared."""
-    return way.method if config.codes else way.name
+def named(config: StudyConfig, method: Method) -> str:
+    """A method's name in a study: the full one if the study compares different kinds of methods."""
+    return method.long_name if config.codes else method.name
 
 
-def reference(config: StudyConfig) -> Way:
-    """The way whose pace turns the budget's time into compute: diffusion at factor 4, or at the middle one."""
-    return Way(4 if 4 in config.factors else sorted(config.factors)[len(config.factors) // 2])
+def reference(config: StudyConfig) -> Method:
+    """The method whose speed converts the budget's time into compute: diffusion at factor 4, or the middle one."""
+    return Method(4 if 4 in config.factors else sorted(config.factors)[len(config.factors) // 2])
 
 
 def first_run(config: StudyConfig, arm: Arm, steps: int, step_seconds: float = 1.0) -> AutoencoderRun | None:
     """Stage 1 of an arm; None in pixel space."""
-    way = arm.way
-    if way.factor == 1:
+    method = arm.method
+    if method.factor == 1:
         return None
     perceptual = EfficientNetConfig(weight=0.1) if config.perceptual else NoPerceptual()
-    variational = autoencoder_for(way.factor, config.channels)
+    variational = autoencoder_for(method.factor, config.channels)
     return AutoencoderRun(
-        model=codes_autoencoder_for(variational, config.codebook) if way.codes else variational,
+        model=codes_autoencoder_for(variational, config.codebook) if method.codes else variational,
         data=config.data,
         held_out=config.held_out,
         loss=LossConfig(pixel="l2", kl_weight=1e-6, perceptual=perceptual),
@@ -173,7 +173,7 @@ def second_run(
         objective=ObjectiveConfig(prediction="v", stratified=True),
         data=config.data,
         held_out=config.held_out,
-        train=DiffusionTraining(**_shared(config, arm, steps, step_seconds), **_judged_on_the_way(config, steps)),
+        train=DiffusionTraining(**_shared(config, arm, steps, step_seconds), **_evaluation_schedule(config, steps)),
     )
 
 
@@ -185,18 +185,18 @@ def codes_run(
         transformer=transformer_for(latent[1:], config.codebook, config.parameters),
         data=config.data,
         held_out=config.held_out,
-        train=TransformerTraining(**_shared(config, arm, steps, step_seconds), **_judged_on_the_way(config, steps)),
+        train=TransformerTraining(**_shared(config, arm, steps, step_seconds), **_evaluation_schedule(config, steps)),
     )
 
 
-def latent_of(config: StudyConfig, way: Way) -> tuple[int, int, int]:
-    """(C, h, w) of the images at a factor; codes have the channels of their vectors."""
+def latent_of(config: StudyConfig, method: Method) -> tuple[int, int, int]:
+    """(C, h, w) of the images at a factor; codes have the channels of their codebook vectors."""
     H, W = height_width(config.data)
-    return (LATENT_CHANNELS.get(way.factor, 3), H // way.factor, W // way.factor)
+    return (LATENT_CHANNELS.get(method.factor, 3), H // method.factor, W // method.factor)
 
 
 def _shared(config: StudyConfig, arm: Arm, steps: int, step_seconds: float) -> dict[str, Any]:
-    """What the trainings of all stages have alike."""
+    """The training settings that all stages share."""
     warmup = max(1, min(100, steps // 10))
     return {
         "steps": steps,
@@ -210,7 +210,7 @@ def _shared(config: StudyConfig, arm: Arm, steps: int, step_seconds: float) -> d
     }
 
 
-def _judged_on_the_way(config: StudyConfig, steps: int) -> dict[str, Any]:
-    """What both kinds of stage 2 have alike."""
+def _evaluation_schedule(config: StudyConfig, steps: int) -> dict[str, Any]:
+    """EMA, logging and evaluation settings of both kinds of stage 2."""
     every = max(1, steps // config.points)
     return {"ema_decay": 0.99 if steps < 2000 else 0.998, "log_every": every, "preview_every": every}

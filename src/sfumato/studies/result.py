@@ -1,4 +1,4 @@
-"""What a study found: an arm's numbers, and what follows from all of them."""
+"""The results of a study: the numbers of each arm, and the conclusion from all of them."""
 
 import json
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from statistics import mean
 from sfumato.checkpoint import write_text
 from sfumato.plain_json import to_json
 from sfumato.studies.evaluator import Score
-from sfumato.studies.plan import Way
+from sfumato.studies.plan import Method
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A judgement while stage 2 trained: seconds of training of both stages so far, and the score."""
+class CurvePoint:
+    """A score during the training of stage 2, with the training seconds of both stages so far."""
 
     seconds: float
     step: int
@@ -22,8 +22,8 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A judgement of the finished model at a number of sampling steps."""
+class SamplingResult:
+    """Speed and score of the finished model at a number of sampling steps."""
 
     steps: int
     images_per_second: float
@@ -32,7 +32,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Of reconstructions: what no second stage on these latents can exceed, nearly."""
+    """Scores of reconstructions: approximately the best that a second stage on these latents can reach."""
 
     score: Score
     psnr: float
@@ -53,115 +53,115 @@ class ArmResult:
     first_seconds: float
     second_seconds: float
     encoding_seconds: float
-    """Of the whole data set once, foreseen from a few batches; not part of the budget."""
+    """Of the whole dataset once, forecast from a few batches; not part of the budget."""
     operations: int
     """Of both trainings."""
     latent_mean: tuple[float, ...]
     latent_std: tuple[float, ...]
-    curve: tuple[Moment, ...]
-    drawings: tuple[Drawing, ...]
+    curve: tuple[CurvePoint, ...]
+    sampling: tuple[SamplingResult, ...]
     ceiling: Ceiling | None
-    """None in pixel space, where nothing is lost."""
+    """None in pixel space, which has no reconstruction error."""
     codes: bool = False
-    """Stage 2 is a transformer over codes; its parameters stand for the denoiser's, an image's codes for steps."""
+    """Stage 2 is a transformer over codes: `denoiser_parameters` are its, sampling steps an image's codes."""
 
     @property
-    def way(self) -> Way:
-        """What was trained."""
-        return Way(self.factor, self.codes)
+    def method(self) -> Method:
+        """The method that was trained."""
+        return Method(self.factor, self.codes)
 
     @property
-    def final(self) -> Drawing:
-        """The drawing with the best score."""
-        return min(self.drawings, key=lambda drawing: drawing.score.kernel)
+    def final(self) -> SamplingResult:
+        """The sampling result with the best score."""
+        return min(self.sampling, key=lambda one: one.score.kernel)
 
     def save(self, path: Path) -> None:
-        """As JSON, atomically."""
+        """Writes JSON, atomically."""
         write_text(path, to_json(asdict(self), indent=1) + "\n")
 
 
 def load_result(path: Path) -> ArmResult:
-    """What `ArmResult.save` wrote."""
+    """Reads what `ArmResult.save` wrote."""
     raw = json.loads(path.read_text(encoding="utf-8"))
     ceiling = raw.pop("ceiling")
-    drawings = [Drawing(**{**d, "score": Score(**d["score"])}) for d in raw.pop("drawings")]
-    curve = [Moment(**moment) for moment in raw.pop("curve")]
+    sampling = [SamplingResult(**{**d, "score": Score(**d["score"])}) for d in raw.pop("sampling")]
+    curve = [CurvePoint(**point) for point in raw.pop("curve")]
     for name in ("latent", "latent_mean", "latent_std"):
         raw[name] = tuple(raw[name])
     return ArmResult(
         **raw,
         curve=tuple(curve),
-        drawings=tuple(drawings),
+        sampling=tuple(sampling),
         ceiling=None if ceiling is None else Ceiling(Score(**ceiling["score"]), ceiling["psnr"], ceiling["ssim"]),
     )
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A way over its seeds."""
+    """A method's mean result over its seeds."""
 
-    way: Way
+    method: Method
     kernel: float
-    """Mean over seeds of the best drawing's distance."""
+    """Mean over seeds of the distance at the best number of sampling steps."""
     spread: float
-    """Between the seeds, largest less smallest; with one seed, the distance's deviation over subsets."""
+    """Largest minus smallest over the seeds; with one seed, the deviation of the distance over subsets."""
     images_per_second: float
     seeds: int
 
 
-def ways_of(results: Sequence[ArmResult]) -> list[Way]:
-    """What was trained, by factor, the transformers last."""
-    return sorted({result.way for result in results}, key=lambda way: (way.codes, way.factor))
+def methods_of(results: Sequence[ArmResult]) -> list[Method]:
+    """The methods that were trained, by factor, transformers last."""
+    return sorted({result.method for result in results}, key=lambda method: (method.codes, method.factor))
 
 
 def standings(results: Sequence[ArmResult]) -> list[Standing]:
-    """Of every way that has a result, the best first."""
+    """The standing of every method that has a result, the best first."""
     found = []
-    for way in ways_of(results):
-        own = [result.final for result in results if result.way == way]
-        values = [drawing.score.kernel for drawing in own]
+    for method in methods_of(results):
+        own = [result.final for result in results if result.method == method]
+        values = [one.score.kernel for one in own]
         spread = max(values) - min(values) if len(values) > 1 else own[0].score.kernel_std
-        rate = mean(drawing.images_per_second for drawing in own)
-        found.append(Standing(way, mean(values), spread, rate, len(own)))
+        rate = mean(one.images_per_second for one in own)
+        found.append(Standing(method, mean(values), spread, rate, len(own)))
     return sorted(found, key=lambda standing: standing.kernel)
 
 
 def close_to_best(ranked: Sequence[Standing]) -> list[Standing]:
-    """The best, and those that cannot be told from it: within the larger of both spreads."""
+    """The best, and those that are indistinguishable from it: within the larger of both spreads."""
     best = ranked[0]
     return [s for s in ranked if s.kernel - best.kernel <= max(best.spread, s.spread)]
 
 
 def recommendation(results: Sequence[ArmResult]) -> tuple[str, str]:
-    """A headline and a sentence for this data and this budget. Needs one result at least."""
+    """A headline and a sentence for this data and this budget. Requires at least one result."""
     ranked = standings(results)
     best, close = ranked[0], close_to_best(ranked)
     quick = max(close, key=lambda standing: standing.images_per_second)
-    headline = f"f = {quick.way.factor} suits this data"
-    said = f"f = {best.way.factor} came closest to the data (kernel distance {best.kernel:.4f})"
+    headline = f"f = {quick.method.factor} suits this data"
+    summary = f"f = {best.method.factor} came closest to the data (kernel distance {best.kernel:.4f})"
     if len(close) > 1:
-        others = ", ".join(f"f = {s.way.factor}" for s in close if s is not best)
-        said += f"; {others} cannot be told from it by this study"
+        others = ", ".join(f"f = {s.method.factor}" for s in close if s is not best)
+        summary += f"; {others} {'is' if len(close) == 2 else 'are'} indistinguishable from it in this study"
     if quick is not best:
         ratio = quick.images_per_second / best.images_per_second
-        said += f", and f = {quick.way.factor} draws {ratio:.1f} times as fast"
-    return headline, said + _of_chance(best)
+        summary += f", and f = {quick.method.factor} samples {ratio:.1f} times as fast"
+    return headline, summary + _seeds_note(best)
 
 
 def comparison(results: Sequence[ArmResult]) -> tuple[str, str]:
-    """As `recommendation`, of methods: which came closest, and where the others are."""
+    """As `recommendation`, but compares methods: which came closest, and how far off the others are."""
     ranked = standings(results)
     best, close = ranked[0], close_to_best(ranked)
     if len(close) > 1:
-        headline = f"{' and '.join(s.way.method for s in close)} cannot be told apart"
+        headline = f"{' and '.join(s.method.long_name for s in close)} are indistinguishable"
     else:
-        headline = f"{best.way.method} comes closest to this data"
-    said = f"{best.way.method} has a kernel distance of {best.kernel:.4f}"
+        headline = f"{best.method.long_name} comes closest to this data"
+    summary = f"{best.method.long_name} has a kernel distance of {best.kernel:.4f}"
     for other in ranked[1:]:
         ratio = best.images_per_second / other.images_per_second
-        said += f"; {other.way.method} {other.kernel:.4f}, and draws {1 / ratio:.3g} times as fast"
-    return headline[0].upper() + headline[1:], said[0].upper() + said[1:] + _of_chance(best)
+        summary += f"; {other.method.long_name} {other.kernel:.4f}, sampling {1 / ratio:.3g} times as fast"
+    return headline[0].upper() + headline[1:], summary[0].upper() + summary[1:] + _seeds_note(best)
 
 
-def _of_chance(best: Standing) -> str:
-    return "." if best.seeds > 1 else ". One seed was run: --seeds 3 tells chance from difference."
+def _seeds_note(best: Standing) -> str:
+    return "." if best.seeds > 1 else ". One seed was run: --seeds 3 shows whether the difference is chance."

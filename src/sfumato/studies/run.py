@@ -1,4 +1,4 @@
-"""A whole study: its folder, its arms one after the other, and the page after each of them."""
+"""Runs a whole study: its folder, its arms one after the other, and the page after each of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +10,12 @@ from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.report.machine import describe
 from sfumato.studies.arm import run_arm
-from sfumato.studies.bench import Bench
+from sfumato.studies.context import StudyContext
 from sfumato.studies.evaluator import Evaluator
-from sfumato.studies.pace import paces, steps
 from sfumato.studies.page import render
 from sfumato.studies.plan import StudyConfig, arms, named
 from sfumato.studies.result import ArmResult, comparison, recommendation
+from sfumato.studies.step_cost import step_costs, steps
 from sfumato.training.data import open_data
 from sfumato.training.workers import Workers
 
@@ -32,22 +32,22 @@ def run_study(
     say: Callable[[str], None],
     progress: Callable[[str], Progress],
 ) -> list[ArmResult]:
-    """Runs what is left of a study in `folder`, and writes its page after every arm.
+    """Runs the unfinished arms of a study in `folder`, and writes its page after each.
 
-    Raises UserError where the folder holds another study, Stopped after a signal.
+    Raises UserError if the folder contains another study, Stopped after a signal.
     """
     claim(config, folder)
     data = open_data(config.data, config.held_out, folder, folder / "cache", say, progress)
-    judge = Evaluator.of(network.to(workers.device), data.training, folder / "reference.safetensors")
-    known = paces(config, data.training, folder, workers, say)
+    evaluator = Evaluator.of(network.to(workers.device), data.training, folder / "reference.safetensors")
+    known = step_costs(config, data.training, folder, workers, say)
     machine = describe(workers.device)
-    bench = Bench(config, data, judge, workers, progress)
+    context = StudyContext(config, data, evaluator, workers, progress)
     results: list[ArmResult] = []
     todo = arms(config)
     for number, arm in enumerate(todo, start=1):
-        bought = steps(config, known, arm.way)
-        say(f"[{number}/{len(todo)}] {named(config, arm.way)}, seed {arm.seed}: {bought.first} + {bought.second} steps")
-        results.append(run_arm(bench, arm, known[arm.way], bought, folder / arm.name))
+        counts, name = steps(config, known, arm.method), named(config, arm.method)
+        say(f"[{number}/{len(todo)}] {name}, seed {arm.seed}: {counts.first} + {counts.second} steps")
+        results.append(run_arm(context, arm, known[arm.method], counts, folder / arm.name))
         where = f"{machine.device}, {machine.threads} threads, torch {machine.torch}"
         write_text(folder / PAGE_FILE, render(config, results, folder, network.name, where, command))
     say((comparison(results) if config.codes else recommendation(results))[1])
@@ -55,7 +55,7 @@ def run_study(
 
 
 def claim(config: StudyConfig, folder: Path) -> None:
-    """Makes the folder, or checks that the study in it is this one; more seeds than before go on with it.
+    """Creates the folder, or checks that it contains this study; only the number of seeds may have grown.
 
     Raises UserError naming what differs.
     """
@@ -68,7 +68,7 @@ def claim(config: StudyConfig, folder: Path) -> None:
             old, new = getattr(before, name), getattr(config, name)
             if old != new and not (name == "seeds" and new > old):
                 raise UserError(
-                    f"--out {str(folder)!r} holds a study with {name} = {old!r}, not {new!r}: give the same command to "
-                    "go on with it, or another folder"
+                    f"--out {str(folder)!r} contains a study with {name} = {old!r}, not {new!r}: give the same command "
+                    "to continue it, or another folder"
                 )
     write_text(file, to_yaml(config))

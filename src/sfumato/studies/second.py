@@ -1,4 +1,4 @@
-"""The second stages of a study: diffusion on the latents, or a transformer on their codes; trained, and judged."""
+"""The second stages of a study: diffusion on the latents, or a transformer over their codes; trained and evaluated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from sfumato.model import LatentDiffusion
 from sfumato.model_folder import load
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.request import SampleRequest
-from sfumato.studies.bench import SAMPLED_TOGETHER, Bench, finished
-from sfumato.studies.pace import Pace
+from sfumato.studies.context import SAMPLED_TOGETHER, StudyContext, finished
 from sfumato.studies.plan import Arm, codes_run, latent_of, second_run
-from sfumato.studies.result import Drawing
+from sfumato.studies.result import SamplingResult
+from sfumato.studies.step_cost import StepCost
 from sfumato.training import transformer
 from sfumato.training.diffusion import ConditionalDenoiser, train_diffusion
 from sfumato.training.export import save_diffusion, save_transformer
@@ -32,28 +32,34 @@ Values = Mapping[str, float | list[float]]
 
 @dataclass(frozen=True)
 class Second:
-    """A finished second stage: the size of its network, its training, and what it draws."""
+    """A finished second stage: the size of its network, its training, and its samples' scores."""
 
     parameters: int
     steps: int
     seconds: float
-    drawings: tuple[Drawing, ...]
+    sampling: tuple[SamplingResult, ...]
 
 
 def diffusion(
-    bench: Bench, arm: Arm, steps: int, pace: Pace, first: LatentDiffusion, latents: LatentDataset, folder: Path
+    context: StudyContext,
+    arm: Arm,
+    steps: int,
+    cost: StepCost,
+    first: LatentDiffusion,
+    latents: LatentDataset,
+    folder: Path,
 ) -> Second:
-    """Trains so many steps of diffusion in the arm's folder, or what is left of them; judged on the way and after."""
-    config, workers = bench.config, bench.workers
-    run = second_run(config, arm, latent_of(config, arm.way), steps, pace.second_seconds)
+    """Trains diffusion for `steps` steps in the arm's folder, or resumes it; evaluated during and after training."""
+    config, workers = context.config, context.workers
+    run = second_run(config, arm, latent_of(config, arm.method), steps, cost.second_seconds)
     model = build_model(run, first, latents).to(workers.device)
     assert model.second is not None
     home = RunFolder(second_folder(folder))
 
-    def judged(networks: ConditionalDenoiser, step: int) -> Values:
+    def evaluated(networks: ConditionalDenoiser, step: int) -> Values:
         with autocast(workers.device, config.precision):
             images = _sampled(with_networks(model, networks), config.samples)
-        return {"kernel_distance": bench.judge(images).kernel}
+        return {"kernel_distance": context.evaluator(images).kernel}
 
     with home.session(workers):
         home.claim(run)
@@ -65,7 +71,7 @@ def diffusion(
             model.scaling,
             latents,
             home,
-            judged,
+            evaluated,
             lambda networks, state: save_diffusion(model, networks, run, home, state),
             workers,
         )
@@ -73,21 +79,31 @@ def diffusion(
     trained = load(home.path, workers.device)
     assert trained.second is not None
     size = parameters([trained.second.denoiser])
-    return Second(size, steps, seconds, tuple(_diffusion_drawings(bench, trained, folder)))
+    return Second(size, steps, seconds, tuple(_sampling_results(context, trained, folder)))
 
 
 def codes(
-    bench: Bench, arm: Arm, steps: int, pace: Pace, first: LatentDiffusion, latents: LatentDataset, folder: Path
+    context: StudyContext,
+    arm: Arm,
+    steps: int,
+    cost: StepCost,
+    first: LatentDiffusion,
+    latents: LatentDataset,
+    folder: Path,
 ) -> Second:
-    """As `diffusion`, of a transformer over the codes of the latents."""
-    config, workers = bench.config, bench.workers
-    run = codes_run(config, arm, latent_of(config, arm.way), steps, pace.second_seconds)
+    """As `diffusion`, for a transformer over the codes of the latents."""
+    config, workers = context.config, context.workers
+    run = codes_run(config, arm, latent_of(config, arm.method), steps, cost.second_seconds)
     model = transformer.build_transformer(run, first, latents).to(workers.device)
     assert first.autoencoder.quantize is not None
     home = RunFolder(second_folder(folder))
 
-    def judged(networks: ConditionalTransformer, step: int) -> Values:
-        return {"kernel_distance": bench.judge(_written(with_code_networks(model, networks), config.samples)).kernel}
+    def evaluated(networks: ConditionalTransformer, step: int) -> Values:
+        return {
+            "kernel_distance": context.evaluator(
+                _sampled_codes(with_code_networks(model, networks), config.samples)
+            ).kernel
+        }
 
     with home.session(workers):
         home.claim(run)
@@ -97,44 +113,44 @@ def codes(
             first.autoencoder.quantize,
             latents,
             home,
-            judged,
+            evaluated,
             lambda networks, state: save_transformer(model, networks, run, home, state),
             workers,
         )
     seconds = finished(state)
     trained = load_code_model(home.path, workers.device)
-    _written(trained, 1)  # whatever is compiled on first use
+    _sampled_codes(trained, 1)  # warm-up: some kernels are compiled on first use
     h, w = trained.network.size
-    drawing = bench.drawing(lambda: _written(trained, config.samples), h * w, folder)
-    return Second(parameters([trained.network]), steps, seconds, (drawing,))
+    sampling = context.evaluate_sampling(lambda: _sampled_codes(trained, config.samples), h * w, folder)
+    return Second(parameters([trained.network]), steps, seconds, (sampling,))
 
 
 def second_folder(folder: Path) -> Path:
-    """Of the second stage's run, in an arm's folder."""
+    """The run folder of the second stage, in an arm's folder."""
     return folder / "diffusion"
 
 
-def _diffusion_drawings(bench: Bench, model: LatentDiffusion, folder: Path) -> list[Drawing]:
-    """At every number of sampling steps, as `sfumato sample` draws: packed."""
-    config = bench.config
+def _sampling_results(context: StudyContext, model: LatentDiffusion, folder: Path) -> list[SamplingResult]:
+    """Results at every configured number of sampling steps, with weights packed as in `sfumato sample`."""
+    config = context.config
     model.for_inference(torch.bfloat16 if autocast(model.device, config.precision)._enabled else torch.float32)
     found = []
     for steps in config.sampling_steps:
-        _sampled(model, 1, 1)  # whatever is compiled on first use
+        _sampled(model, 1, 1)  # warm-up: some kernels are compiled on first use
 
-        def draw(steps: int = steps) -> Tensor:
+        def sample(steps: int = steps) -> Tensor:
             return _sampled(model, config.samples, steps)
 
-        found.append(bench.drawing(draw, steps, folder))
+        found.append(context.evaluate_sampling(sample, steps, folder))
     return found
 
 
 def _sampled(model: LatentDiffusion, count: int, steps: int | None = None) -> Tensor:
-    """Images (count, 3, H, W) of the seeds from 0 on."""
+    """Images (count, 3, H, W) with seeds 0, 1, ..., count - 1."""
     return pipeline.sample(model, SampleRequest(count=count, steps=steps, batch=SAMPLED_TOGETHER)).images
 
 
-def _written(model: CodeModel, count: int) -> Tensor:
-    """Images (count, 3, H, W) of the seeds from 0 on."""
+def _sampled_codes(model: CodeModel, count: int) -> Tensor:
+    """Images (count, 3, H, W) with seeds 0, 1, ..., count - 1."""
     parts = torch.arange(count).split(SAMPLED_TOGETHER)
     return torch.cat([model.sample_tensor(seeds=part.tolist()).cpu() for part in parts])

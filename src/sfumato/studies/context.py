@@ -1,4 +1,4 @@
-"""What all arms of a study share, and what they all do: stop when asked to, and judge a finished model's images."""
+"""What all arms of a study share, and what they all do: stop on a signal, and evaluate a finished model."""
 
 import time
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from sfumato.data.dataset import Progress
 from sfumato.images import image_grid, save_png
 from sfumato.studies.evaluator import Evaluator
 from sfumato.studies.plan import StudyConfig
-from sfumato.studies.result import Drawing
+from sfumato.studies.result import SamplingResult
 from sfumato.training.data import RunData
 from sfumato.training.state import TrainState
 from sfumato.training.workers import Workers
 
 SHEET = 32
-"""Images that are kept to be looked at."""
+"""Images on a saved sheet."""
 SAMPLED_TOGETHER = 64
-"""Images of a batch."""
+"""Batch size of sampling."""
 
 
-class Stopped(Exception):  # noqa: N818 - what was asked for, no mistake
-    """A signal, of this number, asked the training to stop; it has been saved."""
+class Stopped(Exception):  # noqa: N818 - requested by the user, not an error
+    """The signal of this number stopped the training; its state has been saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -31,31 +31,31 @@ class Stopped(Exception):  # noqa: N818 - what was asked for, no mistake
 
 
 @dataclass(frozen=True)
-class Bench:
+class StudyContext:
     """What all arms of a study share."""
 
     config: StudyConfig
     data: RunData
-    judge: Evaluator
+    evaluator: Evaluator
     workers: Workers
     progress: Callable[[str], Progress]
 
-    def drawing(self, draw: Callable[[], Tensor], steps: int, folder: Path) -> Drawing:
-        """Times and judges `draw`, whose images take so many steps each; keeps a sheet of them."""
+    def evaluate_sampling(self, sample: Callable[[], Tensor], steps: int, folder: Path) -> SamplingResult:
+        """Times `sample`, whose images take `steps` steps each, evaluates the images and saves a sheet of them."""
         t_start = time.perf_counter()
-        images = draw().cpu()
+        images = sample().cpu()
         elapsed = time.perf_counter() - t_start
         save_png(folder / sheet_name(steps), image_grid(images[:SHEET], columns=8))
-        return Drawing(steps, len(images) / elapsed, self.judge(images, frechet=True))
+        return SamplingResult(steps, len(images) / elapsed, self.evaluator(images, frechet=True))
 
 
 def sheet_name(steps: int) -> str:
-    """The file of the samples drawn in so many steps."""
+    """The file of the samples that were generated with `steps` steps."""
     return f"samples-{steps}.png"
 
 
 def finished(state: TrainState) -> float:
-    """The seconds that a training took. Raises Stopped where a signal stopped it."""
+    """The training time in seconds. Raises Stopped if a signal stopped the training."""
     if state.stopped_by:
         raise Stopped(state.stopped_by)
     return state.seconds

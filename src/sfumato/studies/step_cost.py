@@ -1,4 +1,4 @@
-"""How many steps the budget buys each way: measured once, kept in the study's folder, the same for every seed."""
+"""How many steps each method can afford: measured once, stored in the study's folder, the same for every seed."""
 
 import json
 from collections.abc import Callable
@@ -14,27 +14,27 @@ from sfumato.model import ModelConfig, build, pixel_space
 from sfumato.plain_json import to_json
 from sfumato.studies.plan import (
     Arm,
+    Method,
     StudyConfig,
-    Way,
     codes_run,
     first_run,
     latent_of,
+    methods,
     named,
     reference,
     second_run,
-    ways,
 )
 from sfumato.training.data import height_width
 from sfumato.training.workers import Workers
 
-PACE_FILE = "pace.json"
+STEP_COST_FILE = "step-costs.json"
 TIMED = 5
 """Steps that are measured of each stage."""
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds and operations of a step of both stages (0 in pixel space's first), seconds of encoding an image."""
+class StepCost:
+    """Seconds and operations of a step of both stages (0 for stage 1 of pixel space), seconds of encoding an image."""
 
     first_seconds: float
     first_operations: int
@@ -45,30 +45,30 @@ class Pace:
 
 @dataclass(frozen=True)
 class Steps:
-    """What the budget buys."""
+    """Training steps of both stages within the budget."""
 
     first: int
     second: int
 
 
-def paces(
+def step_costs(
     config: StudyConfig, data: Dataset, folder: Path, workers: Workers, say: Callable[[str], None]
-) -> dict[Way, Pace]:
-    """Of every way, from the folder or measured."""
-    file = folder / PACE_FILE
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    known = {way: Pace(**kept[way.key]) for way in ways(config) if way.key in kept}
-    for way in ways(config):
-        if way not in known:
-            say(f"timing a few steps of {named(config, way)}")
-            known[way] = measured(config, way, data, workers)
-            write_text(file, to_json({w.key: asdict(pace) for w, pace in known.items()}, indent=1) + "\n")
+) -> dict[Method, StepCost]:
+    """The step costs of every method, read from the folder or measured."""
+    file = folder / STEP_COST_FILE
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    known = {method: StepCost(**stored[method.key]) for method in methods(config) if method.key in stored}
+    for method in methods(config):
+        if method not in known:
+            say(f"timing a few steps of {named(config, method)}")
+            known[method] = measure_step_cost(config, method, data, workers)
+            write_text(file, to_json({m.key: asdict(cost) for m, cost in known.items()}, indent=1) + "\n")
     return known
 
 
-def measured(config: StudyConfig, way: Way, data: Dataset, workers: Workers) -> Pace:
-    """From the real loops, on stage 1 as it begins."""
-    arm, size, latent = Arm(way, 0), height_width(config.data), latent_of(config, way)
+def measure_step_cost(config: StudyConfig, method: Method, data: Dataset, workers: Workers) -> StepCost:
+    """Runs a few steps of the real training loops, with an untrained stage 1."""
+    arm, size, latent = Arm(method, 0), height_width(config.data), latent_of(config, method)
     first = first_run(config, arm, 1)
     seconds, operations = 0.0, 0
     if first is not None:
@@ -76,7 +76,7 @@ def measured(config: StudyConfig, way: Way, data: Dataset, workers: Workers) -> 
         operations = config.first_batch * work.first_stage(first, "generator").total
     model = pixel_space(size) if first is None else build(ModelConfig(autoencoder=first.model, image_size=size))
     model = model.to(workers.device)
-    if way.codes:
+    if method.codes:
         codes = codes_run(config, arm, latent, 1)
         step = measure.code_step_seconds(codes, model, data, TIMED, workers)
         each = work.code_stage(codes, model.config.autoencoder, latent[1] * latent[2]).total
@@ -85,18 +85,18 @@ def measured(config: StudyConfig, way: Way, data: Dataset, workers: Workers) -> 
         step = measure.time_second_stage(second, model, data, TIMED, workers)[0].step
         each = work.second_stage(described(second), latent, ConditionSpec()).total
     encoding = measure.encoding_seconds(model, data, config.precision)
-    return Pace(seconds, operations, step, config.batch * each, encoding)
+    return StepCost(seconds, operations, step, config.batch * each, encoding)
 
 
-def steps(config: StudyConfig, known: dict[Way, Pace], way: Way) -> Steps:
-    """Of both stages of an arm: by the time of its steps, or by their operations at the reference arm's pace."""
-    pace = known[way]
-    share = 0.0 if way.factor == 1 else config.first_share
+def steps(config: StudyConfig, known: dict[Method, StepCost], method: Method) -> Steps:
+    """Steps of both stages of an arm: by the time of its steps, or by their operations at the reference arm's speed."""
+    cost = known[method]
+    share = 0.0 if method.factor == 1 else config.first_share
     if config.equal == "time":
-        first, second = pace.first_seconds, pace.second_seconds
+        first, second = cost.first_seconds, cost.second_seconds
     else:
         other = known[reference(config)]
         rate = other.second_operations / other.second_seconds
-        first, second = pace.first_operations / rate, pace.second_operations / rate
-    bought = max(1, round(share * config.budget / first)) if first else 0
-    return Steps(bought, max(1, round((1 - share) * config.budget / second)))
+        first, second = cost.first_operations / rate, cost.second_operations / rate
+    counts = max(1, round(share * config.budget / first)) if first else 0
+    return Steps(counts, max(1, round((1 - share) * config.budget / second)))

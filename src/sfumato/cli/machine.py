@@ -1,0 +1,29 @@
+"""Options that most commands share: the model, the device and the precision it computes in, the folder for results."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.cli.flags import REQUIRED, flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where networks compute."""
+
+    device: str = flag("auto", "machine", "auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Device):
+    """Where networks compute, and in which precision."""
+
+    precision: str = flag("auto", "machine", "auto (bfloat16 where fast), float32 or bfloat16.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(Machine):
+    """A model, and where it computes."""
+
+    model: Path = flag(
+        REQUIRED, "what to sample", "A model folder, or the folder of a run.", metavar="MODEL", argument=True
+    )

@@ -1,0 +1,127 @@
+"""Flags declared by a field of a run configuration: its default, range and help are read from the class's source.
+
+The source is parsed instead of imported, because a configuration class needs pydantic and torch, and a help text must
+not wait for them. A test compares what is read here with the imported classes.
+"""
+
+import ast
+from dataclasses import MISSING, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sfumato.cli.flags import flag
+from sfumato.pipeline.options import Group, Range
+
+SOURCE = Path(__file__).parents[1]
+LOW = {"ge": False, "gt": True}
+HIGH = {"le": False, "lt": True}
+LARGEST_FLOAT = 1e6
+
+
+@dataclass(frozen=True)
+class SchemaField:
+    """A field as its class declares it; `default` is MISSING where there is none, or none that is a literal."""
+
+    annotation: str
+    default: Any
+    limits: dict[str, Any]
+    help: str
+
+
+def schema_flag(schema: str, name: str, group: Group, default: Any = MISSING, help: str = "", **form: Any) -> Any:
+    """A dataclass field of a command that a configuration declares; default and help replace what is declared there.
+
+    Args:
+        schema: module and class, such as training.distillation:Distillation.
+        name: of the field.
+        group: of the option.
+        default: where the command has another one.
+        help: where the field has no docstring.
+        form: the fields of a Form.
+    """
+    declared = schema_fields(schema)[name]
+    value = declared.default if default is MISSING else default
+    return flag(value, group, help or declared.help, range_of(name, declared), **form)
+
+
+def range_of(name: str, declared: SchemaField) -> Range | None:
+    """The numbers that a field accepts; None for what is no number."""
+    kind = declared.annotation.split(" | ")[0]
+    if kind not in ("int", "float"):
+        return None
+    whole = kind == "int"
+    most = _most().get(name, _most()[""]) if whole else LARGEST_FLOAT
+    low = next(((value, LOW[key]) for key, value in declared.limits.items() if key in LOW), (0, False))
+    high = next(((value, HIGH[key]) for key, value in declared.limits.items() if key in HIGH), (most, False))
+    return Range(low[0], high[0], above=low[1], below=high[1], whole=whole)
+
+
+@cache
+def schema_fields(schema: str) -> dict[str, SchemaField]:
+    """The fields of a class by their names."""
+    module, _, wanted = schema.partition(":")
+    tree = _tree(module)
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == wanted)
+    found = {}
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            default, limits = _default(node.value)
+            found[node.target.id] = SchemaField(
+                ast.unparse(node.annotation), default, limits, " ".join(str(text).split())
+            )
+    return found
+
+
+def _default(value: ast.expr | None) -> tuple[Any, dict[str, Any]]:
+    """The default, and the limits of a `Field(default, ge=..., le=...)`."""
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Field":
+        limits = {one.arg: _literal(one.value) for one in value.keywords if one.arg in {**LOW, **HIGH}}
+        return (_literal(value.args[0]) if value.args else MISSING), {str(key): each for key, each in limits.items()}
+    return (MISSING if value is None else _literal(value)), {}
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return MISSING
+
+
+@cache
+def _most() -> dict[str, int]:
+    """The largest whole number of a field by its name, as `sfumato.schema.MOST`; "" for all others."""
+    values: dict[str, int] = {}
+    for node in _tree("schema").body:
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else node.targets[0]
+            if isinstance(node, ast.Assign)
+            else None
+        )
+        if not isinstance(target, ast.Name) or not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        if target.id == "MOST" and isinstance(node.value, ast.Call):
+            pairs = node.value.args[0]
+            assert isinstance(pairs, ast.Dict)
+            for key, number in zip(pairs.keys, pairs.values, strict=True):
+                assert isinstance(key, ast.Constant)
+                values[str(key.value)] = _number(number)
+        if target.id == "MOST_OTHERWISE":
+            values[""] = _number(node.value)
+    return values
+
+
+def _number(node: ast.expr | None) -> int:
+    """A whole number, or a power or difference of such."""
+    if isinstance(node, ast.BinOp):
+        left, right = _number(node.left), _number(node.right)
+        return int(left**right) if isinstance(node.op, ast.Pow) else left - right
+    assert isinstance(node, ast.Constant)
+    return int(node.value)  # type: ignore[arg-type]  # of a number
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse((SOURCE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))

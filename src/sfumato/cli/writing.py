@@ -1,0 +1,70 @@
+"""Images as numbered files of a folder: each under the first free number, then a sheet of them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sfumato.cli.numbering import beside, next_number, number_of, numbered, sheets
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+class NumberedImages:
+    """The images that a command writes into a folder, which may be in use: what is there stays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.first = next_number(folder)
+        self.written: list[Path] = []
+
+    def add(self, image: "Tensor | Image", facts: Mapping[str, Any]) -> Path:
+        """Writes an image in its mode: PNG where that has it, else TIFF, which holds no facts."""
+        from torch import Tensor
+
+        from sfumato.images import PNG_MODES, save_first_free
+
+        if self.first and not self.written:
+            typer.echo(f"{self.folder} already holds images: numbering goes on at {self.first:04d}", err=True)
+        suffix = ".png" if isinstance(image, Tensor) or image.mode in PNG_MODES else ".tif"
+        number = number_of(self.written[-1]) + 1 if self.written else self.first
+        self.written.append(save_first_free(numbered(self.folder, number, suffix), image, facts))
+        return self.written[-1]
+
+    def add_sheet(self, image: "Tensor", facts: Mapping[str, Any]) -> Path:
+        """Writes the sheet of the images under the number of the first of them."""
+        from sfumato.images import save_first_free
+
+        return save_first_free(sheets(self.folder, number_of(self.written[0])), image, facts)
+
+    def beside(self, kind: str, suffix: str = ".png") -> Iterator[Path]:
+        """The names of what belongs to the images, such as `strip.png`, or `strip-0004.png` of those from 4 on."""
+        number = number_of(self.written[0])
+        if number == 0:
+            yield self.folder / f"{kind}{suffix}"
+        yield from beside(self.folder, kind, number, suffix)
+
+    @property
+    def names(self) -> str:
+        """The first and the last."""
+        names = [path.name for path in self.written]
+        return names[0] + (f" to {names[-1]}" if len(names) > 1 else "")
+
+
+def sheet_of(images: "Iterable[Tensor]", columns: int | None = None) -> "Tensor":
+    """Images (3, H, W) of one size as one; nearly square, rather wide, where no number of columns is given."""
+    import torch
+
+    from sfumato.cli.options import columns_of
+    from sfumato.images import image_grid
+
+    stacked = torch.stack(list(images))
+    return image_grid(stacked, columns or columns_of(len(stacked)))
+
+
+def images_in(count: int, seconds: float) -> str:
+    """How many were made in which time."""
+    return f"{count} image{'s' if count > 1 else ''} in {seconds:.1f} s, {count / seconds:.1f} a second"
