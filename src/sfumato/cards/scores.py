@@ -192,9 +192,7 @@ def warnings_of(inputs: MetricInputs) -> list[str]:
     D = inputs.network.dim if layout is None else layout.dim
     n = sum(len(part) for part in inputs.samples.parts)
     if inputs.spec.kind == "fd-inf":
-        hint = (
-            f"{n} samples are few for an extrapolation over {D} dimensions: {inputs.name} is only a rough indication"
-        )
+        hint = f"{n} samples are few for an extrapolation over {D} dimensions: {inputs.name} is only a rough indication"
         return [hint] if n < 2 * D else []
     advice = "compare it only with cards of the same counts, and trust KD more"
     counts = ((n, "samples"), (inputs.real.statistics.count, "real images"))
