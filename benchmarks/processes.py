@@ -52,7 +52,7 @@ def prepare(root: Path, denoiser: UNetConfig, autoencoder: AutoencoderConfig, si
 
 
 def sample_arguments(root: Path, out: Path, steps: int, dtype: str) -> list[str]:
-    """Of `sfumato`, for the image that `diffusers_image` draws."""
+    """Of `sfumato`, for the image that `diffusers_image` generates."""
     model = ["sample", str(root / "model"), "--out", str(out), "-n", "1", "--device", "cpu", "--precision", dtype]
     return [*model, "--steps", str(steps), "--sampler", "ddim", "--grid", "trailing"]
 

@@ -1,1 +1,1 @@
-"""A built-in world of captioned scenes, generated from a seed, and a reader that reports what an image shows."""
+"""A built-in synthetic world of captioned scenes, generated from a seed, and a reader that recognises image content."""

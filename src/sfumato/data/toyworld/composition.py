@@ -1,11 +1,12 @@
-"""The compositions that are reserved for the held-out split.
+"""Which compositions are reserved for the held-out split.
 
 Two rules, both fixed and independent of the seed:
 
-- *bindings*: eight (shape, colour) pairs, one for every shape and every colour, so each shape and colour still occurs
-in training with all seven other partners; - *constellations*: one in eight of the combinations in an image with several
-objects, by hash: (shape, colour, relation, shape, colour) of a pair or of two neighbours in a row, with "A above B" and
-"B below A" the same constellation, and (count, shape, colour) of a group.
+- *bindings*: eight (shape, colour) pairs, one for every shape and every colour, so each atom is still seen in training
+  with all seven other partners;
+- *combinations*: one in eight of the combinations in an image with several objects, by hash: (shape, colour,
+  relation, shape, colour) of a pair or of two neighbours in a row, with "A above B" and "B below A" the same
+  combination, and (count, shape, colour) of a group.
 
 A training scene contains none of them, a held-out scene at least one.
 """

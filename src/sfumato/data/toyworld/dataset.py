@@ -1,4 +1,4 @@
-"""The toy world as a data set: images are rendered at each reading, nothing is on disk."""
+"""The toy world as a dataset: images rendered on the fly, nothing on disk."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from sfumato.errors import UserError
 from sfumato.schema import Schema
 
 FIELDS: tuple[str, ...] = ("text", "label", "map", "boxes")
-# Incremented whenever the same configuration would give other images or captions.
+# Increased whenever the same configuration would give different images or captions.
 _EDITION = 1
 _CAPTION_SAMPLE = 4096
 
 
 class ToyWorldConfig(Schema):
-    """A toy world: `size` is H = W or (H, W), at least 32; `fields` are those of an example beside the image."""
+    """A toy world: `size` is H = W or (H, W), at least 32; `fields` are what an example carries beside the image."""
 
     kind: Literal["toy"] = "toy"
     size: int | tuple[int, int] = 64
@@ -32,7 +32,7 @@ class ToyWorldConfig(Schema):
     vocabulary: Vocabulary = FULL
 
     def build(self) -> "ToyWorld":
-        """The data set described."""
+        """The dataset of this configuration."""
         return ToyWorld(self.size, self.seed, self.split, self.length, self.fields, self.vocabulary)
 
 
@@ -40,8 +40,7 @@ class ToyWorld:
     """Captioned scenes by index. Fields of an example:
 
     - `text`: the caption; `label`: class index into `classes` (texture and shape of the first-named object)
-    - `map`: uint8 (H, W), indices into `render.MAP_NAMES`; `boxes`: [(index into `MAP_NAMES`, x0, y0, x1, y1 in [0,
-    1])]
+    - `map`: uint8 (H, W), indices into `render.MAP_NAMES`; `boxes`: [(index into it, x0, y0, x1, y1 in [0, 1])]
 
     Raises UserError for an unusable size, length, split or field.
     """
@@ -87,22 +86,22 @@ class ToyWorld:
         images = render(scenes, self.size)
         maps = semantic_maps(scenes, self.size) if "map" in self.fields else torch.empty(len(scenes), 0)
         examples = []
-        for one, image, semantic_map in zip(scenes, images, maps, strict=True):
+        for item, image, semantic_map in zip(scenes, images, maps, strict=True):
             fields: dict[str, Any] = {}
             for name in self.fields:
                 if name == "text":
-                    fields[name] = caption(one)
+                    fields[name] = caption(item)
                 elif name == "label":
-                    fields[name] = one.label
+                    fields[name] = item.label
                 elif name == "map":
                     fields[name] = semantic_map.clone()
                 else:
-                    fields[name] = boxes(one, self.size)
+                    fields[name] = boxes(item, self.size)
             examples.append(Example(image.clone(), fields))
         return examples
 
     def fingerprint(self) -> str:
-        """A key of the content: equal for equal worlds on every machine."""
+        """A hash of the content: equal for equal worlds on every machine."""
         facts = (
             _EDITION,
             self.size,
@@ -115,5 +114,5 @@ class ToyWorld:
         return "toy-" + hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
 
     def captions(self) -> list[str] | None:
-        """Captions to fit a tokenizer on: the first few thousand, which contain every word that this world uses."""
+        """Captions for building a vocabulary: the first few thousand, which contain every word of this world."""
         return [caption(self.scene(index)) for index in range(min(self._length, _CAPTION_SAMPLE))]

@@ -1,4 +1,4 @@
-"""Where objects go: every arrangement keeps them apart and inside the image.
+"""Places objects: every arrangement keeps them apart and inside the image.
 
 Coordinates are fractions of width and height; radii are fractions of the shorter side, so in an image that is not
 square objects can only be further apart than here.
@@ -19,7 +19,7 @@ NARROW_GAP = 0.05  # between three in a row, which would not fit otherwise
 
 
 class RandomStream:
-    """A stream of uniform numbers from a seed and keys: hashed, so the same on every machine."""
+    """A stream of uniform random numbers from a seed and keys; computed by hashing, so equal on every machine."""
 
     def __init__(self, seed: int, *keys: int | str) -> None:
         self._key = derive(seed, *keys).to_bytes(8, "little")
@@ -35,12 +35,12 @@ class RandomStream:
         return low + (high - low) * self._values.pop() / 2**32
 
     def choice(self, items: Sequence[Item]) -> Item:
-        """One of the items, all equally likely."""
+        """A random item, uniformly."""
         return items[int(self.uniform() * len(items))]
 
 
 def line(stream: RandomStream, radii: Sequence[float]) -> list[float]:
-    """Centres along one axis, in order, with the slack shared out at random."""
+    """Centres along one axis, in order, with random gaps."""
     gap = GAP if len(radii) < 3 else NARROW_GAP
     slack = 1.0 - 2 * MARGIN - 2 * sum(radii) - gap * (len(radii) - 1)
     shares = [stream.uniform(0.15, 1.0) for _ in range(len(radii) + 1)]
@@ -54,20 +54,20 @@ def line(stream: RandomStream, radii: Sequence[float]) -> list[float]:
     return centres
 
 
-def beside(stream: RandomStream, radii: Sequence[float], wander: float) -> list[float]:
-    """Centres along the other axis: near the middle, inside the image."""
-    common = stream.uniform(-wander, wander)
+def across_axis(stream: RandomStream, radii: Sequence[float], jitter: float) -> list[float]:
+    """Centres along the other axis, near the middle and inside the image."""
+    common = stream.uniform(-jitter, jitter)
     centres = []
     for radius in radii:
         room = 0.5 - MARGIN - radius
-        offset = common + stream.uniform(-wander, wander) / 2
+        offset = common + stream.uniform(-jitter, jitter) / 2
         centres.append(0.5 + max(-room, min(room, offset)))
     return centres
 
 
-def on_axis(stream: RandomStream, radii: Sequence[float], vertical: bool, wander: float = 0.12) -> list[Point]:
-    """Objects from left to right, or from top to bottom."""
-    along, across = line(stream, radii), beside(stream, radii, wander)
+def on_axis(stream: RandomStream, radii: Sequence[float], vertical: bool, jitter: float = 0.12) -> list[Point]:
+    """Positions from left to right, or from top to bottom."""
+    along, across = line(stream, radii), across_axis(stream, radii, jitter)
     return [(a, b) if not vertical else (b, a) for a, b in zip(along, across, strict=True)]
 
 
@@ -84,7 +84,7 @@ _GROUPS: dict[int, tuple[tuple[Point, ...], ...]] = {
 
 
 def group(stream: RandomStream, count: int, radius: float) -> list[Point]:
-    """`count` equal objects loosely on a pattern, or three in a row."""
+    """Positions of `count` equal objects: a jittered pattern, or three in a row."""
     pattern = stream.choice(_GROUPS[count])
     if not pattern:
         return on_axis(stream, [radius] * count, vertical=stream.uniform() < 0.5)
@@ -94,7 +94,7 @@ def group(stream: RandomStream, count: int, radius: float) -> list[Point]:
 
 
 def spot(stream: RandomStream, centre: Point, radius: float) -> Point:
-    """Near the named position, inside the image."""
+    """A position near `centre`, inside the image."""
     return _inside(stream, centre, 0.04, radius)
 
 

@@ -1,4 +1,4 @@
-"""A scene: what is where. `scene(seed, index, split)` is a pure function, so the world needs no files."""
+"""A scene: objects and their positions. `scene(seed, index, split)` is a pure function, so the world needs no files."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,12 +20,12 @@ from sfumato.errors import UserError
 Split = Literal["train", "validation", "held-out"]
 
 FULL = Vocabulary()
-# Frequency of each arrangement, relative to the others of the vocabulary.
+# Relative frequency of each arrangement among those of the vocabulary.
 _WEIGHTS: dict[Arrangement, float] = {"single": 0.3, "pair": 0.35, "group": 0.2, "row": 0.15}
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One object. `x`, `y`: centre as fractions of width and height; `diameter`: fraction of the shorter side."""
 
     shape: str
@@ -41,12 +41,12 @@ class Thing:
 class Scene:
     """Objects in the order in which the caption names them, on a background.
 
-    `relation` binds the first of a pair to the second, and each of a row to its follower ("left of" or "above");
-    `position` is where a single object is. `wording` picks among equivalent captions and never changes the image.
+    `relation` binds the first of a pair to the second, and each of a row to the next ("left of" or "above");
+    `position` is where a single object is. `wording` selects among equivalent captions and never changes the image.
     """
 
     arrangement: Arrangement
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     background: str
     relation: str | None = None
     position: str | None = None
@@ -55,7 +55,7 @@ class Scene:
     @property
     def label(self) -> int:
         """The class: texture and shape of the first-named object, an index into `CLASSES`."""
-        return class_index(self.things[0].shape, self.things[0].texture)
+        return class_index(self.objects[0].shape, self.objects[0].texture)
 
 
 CLASSES: tuple[str, ...] = tuple(f"{texture} {shape}" for shape in FULL.shapes for texture in FULL.textures)
@@ -67,8 +67,8 @@ def class_index(shape: str, texture: str) -> int:
 
 
 def reserved(scene: Scene) -> bool:
-    """Whether the scene contains a composition that is held out of training."""
-    kinds = [(thing.shape, thing.colour) for thing in scene.things]
+    """Whether the scene contains a composition that never occurs in training."""
+    kinds = [(item.shape, item.colour) for item in scene.objects]
     if any(reserved_binding(*kind) for kind in kinds):
         return True
     if scene.arrangement == "group":
@@ -123,9 +123,9 @@ def _random_scene(stream: RandomStream, vocabulary: Vocabulary) -> Scene:
     kinds = _kinds(stream, vocabulary, background, count if arrangement != "group" else 1)
     if arrangement == "group":
         kinds *= count
-    # Half of the objects are plain: textures are the finest detail of the world.
+    # Half of the objects are plain, because textures are the finest detail of the world.
     textures = tuple(t for t in vocabulary.textures for _ in range(2 if t == "plain" else 1))
-    # Three or more only fit when they are small; a vocabulary without "small" gets them small all the same.
+    # Three or more objects fit only if they are small, even in a vocabulary without "small".
     sizes = vocabulary.sizes if count <= 2 else ("small",)
     if arrangement == "group":
         looks = [(stream.choice(sizes), stream.choice(textures))] * count
@@ -145,8 +145,8 @@ def _random_scene(stream: RandomStream, vocabulary: Vocabulary) -> Scene:
         backwards = relation in ("below", "right of")
         points = on_axis(stream, radii[:: -1 if backwards else 1], relation in ("above", "below"))
         points = points[:: -1 if backwards else 1]
-    things = tuple(
-        Thing(shape, colour, size, texture, x, y, diameter)
+    objects = tuple(
+        SceneObject(shape, colour, size, texture, x, y, diameter)
         for (shape, colour), (size, texture), (x, y), diameter in zip(kinds, looks, points, diameters, strict=True)
     )
-    return Scene(arrangement, things, background, relation, position, wording)
+    return Scene(arrangement, objects, background, relation, position, wording)
