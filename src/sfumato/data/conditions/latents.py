@@ -49,7 +49,7 @@ class LowResolution:
         return {"low_resolution": to_unit(torch.from_numpy(small))}
 
     def fingerprint(self) -> str:
-        return f"{self.fingerprint()}-{self.config.model_dump_json()}-{self.latent_size}"
+        return f"{self.images.fingerprint()}-{self.config.model_dump_json()}-{self.latent_size}"
 
 
 class MaskedLatents:
