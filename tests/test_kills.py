@@ -1,7 +1,7 @@
 """Trainings killed again and again, at any moment: resumed they are the straight run, and nothing is left over.
 
-`SFUMATO_KILLS=50 pytest tests/test_kills.py` kills fifty times; the suite once a stage. After a random time every second
-kill waits for a file that is being written: it lands inside a save.
+`SFUMATO_KILLS=50 pytest tests/test_kills.py` kills fifty times; the suite once a stage. After a random time every
+second kill waits for a file that is being written: it lands inside a save.
 """
 
 import os

@@ -1,10 +1,13 @@
 """What steers a model beside text and class, as its config.yaml records it: the contract between training and use."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sfumato.schema import Schema
 
-Rgb = tuple[int, int, int]
+Level = Annotated[int, Field(ge=0, le=255)]
+Rgb = tuple[Level, Level, Level]
 DegradationName = Literal["bicubic", "bsr", "bsr-light"]
 
 
@@ -25,7 +28,7 @@ class LayoutInput(Schema):
 class LowResolutionInput(Schema):
     """Small images: how much smaller they were made, and how. The field has them in [-1, 1] at the latent's size."""
 
-    factor: int
+    factor: int = Field(ge=1, le=65536)
     degradation: DegradationName
 
 

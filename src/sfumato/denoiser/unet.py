@@ -41,8 +41,8 @@ class UNetConfig(Schema):
     attention_factors: tuple[int, ...] = Field(
         default=(1, 2, 4), description="downsampling factors whose blocks attend; the middle block always does"
     )
-    heads: int | None = Field(default=None, gt=0, description="number of heads; give this or head_channels")
-    head_channels: int | None = Field(default=32, gt=0, description="channels of a head; give this or heads")
+    heads: int | None = Field(default=None, gt=0, le=65536, description="number of heads; give this or head_channels")
+    head_channels: int | None = Field(default=32, gt=0, le=65536, description="channels of a head; give this or heads")
     transformer_depth: int = Field(
         default=1, gt=0, le=64, description="blocks of each spatial transformer (with tokens only)"
     )
@@ -55,7 +55,10 @@ class UNetConfig(Schema):
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     norm_groups: int = Field(
-        default=32, gt=0, description="groups of every norm; few channels want fewer groups, so that each holds several"
+        default=32,
+        gt=0,
+        le=65536,
+        description="groups of every norm; few channels want fewer groups, so that each holds several",
     )
 
     @model_validator(mode="before")

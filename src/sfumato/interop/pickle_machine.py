@@ -19,8 +19,8 @@ from sfumato.interop.lazy import Storage, StoredTensor, view
 
 MAX_PICKLE = 256 << 20  # a structure without tensor values is far smaller; more is an attack or no checkpoint
 MAX_INT_BITS = 4096
-MAX_STEPS = 1_000_000
-"""Opcodes of a program. A tensor takes some forty, so this is room for far more than any checkpoint holds."""
+MAX_STEPS = 400_000
+"""Opcodes of a program, a second's work. A tensor takes some forty: this is room for 10,000 of them."""
 MAX_TUPLE_KEY = 8
 SPARE = 10_000
 """Entries that may be copied in any program: hyperparameters refer to each other."""
