@@ -115,6 +115,14 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["--window", "--count", "--seed", "--size", "--guidance", "--steps", "--times"])
+def test_a_number_of_thousands_of_digits_is_refused(command: Command, option: str) -> None:
+    done = command("sample", "model", "a text", f"{option}={'9' * 5000}", "--out", "out")
+    assert done.code == 2
+    assert "holds a number of 5000 digits" in done.err
+    assert len(done.err) < 300
+
+
 def test_a_nul_is_refused(command: Command) -> None:
     assert "holds a NUL character" in command("info", "a\0b").err
     assert "is not UTF-8 text" in command("info", "a\ud800b").err

@@ -21,6 +21,7 @@ from sfumato.denoiser.classifier import ClassifierConfig, NoisyClassifier
 from sfumato.diffusion.process import timestep_like
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.errors import UserError
+from sfumato.foreign import reading
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.conditions import class_number
 from sfumato.pipeline.request import ClassifierGuidance
@@ -40,8 +41,8 @@ class LatentClassifierConfig(Schema):
 
     format: Literal[2] = FORMAT
     classifier: ClassifierConfig
-    latent_channels: int = Field(gt=0)
-    classes: int = Field(ge=2)
+    latent_channels: int = Field(gt=0, le=65536)
+    classes: int = Field(ge=2, le=10_000_000)
     names: tuple[str, ...] | None = None
     schedule: ScheduleConfig
     autoencoder: str
@@ -156,9 +157,10 @@ def _find_folder(path: Path) -> Path:
 
 def _load(folder: Path) -> LatentClassifier:
     """The classifier in a folder, on the CPU."""
-    config = load_config(str(folder / CONFIG_FILE), [], LatentClassifierConfig)
-    with torch.device("meta"):
-        classifier = build_classifier(config)
-    load_into(classifier.network, load_tensors(folder / WEIGHTS_FILE)[0], str(folder / WEIGHTS_FILE))
+    with reading(folder):
+        config = load_config(str(folder / CONFIG_FILE), [], LatentClassifierConfig)
+        with torch.device("meta"):
+            classifier = build_classifier(config)
+        load_into(classifier.network, load_tensors(folder / WEIGHTS_FILE)[0], str(folder / WEIGHTS_FILE))
     classifier.network.eval().requires_grad_(False)
     return classifier

@@ -10,7 +10,7 @@ from sfumato.autoencoder.tiny_file import load_distilled
 from sfumato.checkpoint import check_finite, load_into, load_tensors
 from sfumato.conditioning.pretrained import PretrainedText
 from sfumato.conditioning.sources import MAX_TOKENIZER
-from sfumato.conditioning.table import text_config
+from sfumato.conditioning.table import ConditionerConfig, text_config
 from sfumato.config import load_config
 from sfumato.documents import read_text
 from sfumato.errors import UserError
@@ -73,11 +73,7 @@ def _load(folder: Path) -> LatentDiffusion:
 
 def _opened(folder: Path) -> LatentDiffusion:
     config = with_own_encoders(load_config(str(folder / CONFIG_FILE), [], ModelConfig), folder)
-    tokenizer_file = folder / TOKENIZER_FILE
-    tokenizer = read_text(tokenizer_file, "the tokenizer ", MAX_TOKENIZER) if tokenizer_file.exists() else None
-    text = text_config(config.diffusion.conditioner) if config.diffusion else None
-    if tokenizer is None and text is not None and text.tokenizer == "fitted":
-        raise UserError(f"the model folder {str(folder)!r} is incomplete: it lacks {TOKENIZER_FILE}")
+    tokenizer = tokenizer_of(folder, config.diffusion.conditioner if config.diffusion else None)
     with torch.device("meta"):
         model = build(config, tokenizer)
     for name, part in model.parts().items():
@@ -86,6 +82,17 @@ def _opened(folder: Path) -> LatentDiffusion:
         part.eval().requires_grad_(False)
     _check_encoders(model)
     return replace(model, tiny=load_distilled(folder, model.autoencoder))
+
+
+def tokenizer_of(folder: Path, conditioner: ConditionerConfig | None) -> str | None:
+    """The text of the tokenizer in a model folder. Raises UserError where it is none, or a fitted one is missing."""
+    file = folder / TOKENIZER_FILE
+    if file.exists():
+        return read_text(file, "the tokenizer ", MAX_TOKENIZER)
+    text = text_config(conditioner) if conditioner is not None else None
+    if text is not None and text.tokenizer == "fitted":
+        raise UserError(f"the model folder {str(folder)!r} is incomplete: it lacks {TOKENIZER_FILE}")
+    return None
 
 
 def _check_encoders(model: LatentDiffusion) -> None:

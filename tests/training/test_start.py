@@ -8,12 +8,14 @@ import torch
 import sfumato
 from command_line import TEXT, Command, Runs
 from runs import Hooks, Images, first_run
-from sfumato.autoencoder.model import Autoencoder, same_latents
+from sfumato.autoencoder.model import Autoencoder, VQConfig, same_latents
 from sfumato.checkpoint import load_into, load_tensors, newest
 from sfumato.conditioning.layout import LayoutConfig, LayoutTransformer
 from sfumato.config import apply_overrides, parse, read_source
+from sfumato.data.dataset import Example
 from sfumato.errors import UserError
 from sfumato.training.autoencoder import AutoencoderRun, build_stage1, train_autoencoder
+from sfumato.training.codebook import CodeCounts, tell_of_dead_codes
 from sfumato.training.data import RunData, open_data
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.encode import cached_latents
@@ -22,6 +24,14 @@ from sfumato.training.log import read_lines
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import build_model
 from sfumato.training.workers import Workers
+
+
+class OneColour(Images):
+    """The same grey everywhere."""
+
+    def __getitem__(self, index: int) -> Example:
+        example = super().__getitem__(index)
+        return Example(torch.full_like(example.image, 7), example.fields)
 
 
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -153,6 +163,22 @@ def test_a_decoder_learns_while_the_latents_stay(bottleneck: str, tmp_path: Path
     assert all(share > 0 for share in used), "codes are counted though they stay"
     torch.nn.init.zeros_(trained.quant_conv.weight)
     assert not same_latents(trained, refined)
+
+
+def test_a_dead_codebook_is_told_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[str] = []
+    counts = CodeCounts(256)
+    for step, one in ((1, 0), (300, 1), (301, 0), (302, 0)):  # young, in use, dead, dead still
+        counts.add((torch.arange(256) * one).view(1, 16, 16), Workers())
+        tell_of_dead_codes(VQConfig(codes=256), counts, step, 0.5, told.append)
+        counts.used_in_epoch()
+    assert len(told) == 1
+    assert "256 latents used 1 of 256 codes" in told[0]
+    config = first_run("model.bottleneck={kind: vq, codes: 8192}", "train.steps=10", "train.log_every=1")
+    folder = RunFolder(tmp_path)
+    folder.claim(config)
+    train_autoencoder(config, OneColour(), folder, Hooks().preview, lambda *_: None)
+    assert capsys.readouterr().err.count("nearly dead") == 1
 
 
 def test_a_decoder_alone_wants_an_autoencoder_to_begin_with() -> None:

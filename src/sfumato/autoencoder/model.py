@@ -61,7 +61,7 @@ class AutoencoderConfig(Schema):
     embed_channels: int | None = Field(None, ge=1, le=65536)
     """Channels of the latent itself; None: latent_channels."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    norm_groups: int = Field(32, ge=1)
+    norm_groups: int = Field(32, ge=1, le=65536)
     """Groups of every norm; use fewer with few channels, so that a group has several channels."""
     bottleneck: Annotated[KLConfig | VQConfig | PixelsConfig, Field(discriminator="kind")] = KLConfig()
 

@@ -14,11 +14,13 @@ from sfumato.baselines.network import CodeTransformer, CodeTransformerConfig
 from sfumato.baselines.sampling import Choice, sample_codes
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import Conditioner, ConditionSpec
-from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer, text_config
+from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer
 from sfumato.config import load_config, to_yaml
 from sfumato.errors import UserError
+from sfumato.foreign import reading
 from sfumato.model import TOKENIZER_FILE, LatentDiffusion
-from sfumato.model_folder import load
+from sfumato.model_config import Side
+from sfumato.model_folder import load, tokenizer_of
 from sfumato.pipeline.conditions import ConditionInputs, ConditionSource, conditions_for
 from sfumato.pipeline.latents import check_finite
 from sfumato.pipeline.plan import notes_of, spread, warn_of
@@ -37,7 +39,7 @@ class CodeModelConfig(Schema):
     transformer: CodeTransformerConfig
     conditioner: ConditionerConfig = NoneConfig()
     condition_dropout: float = Field(0.0, ge=0, le=1)
-    image_size: tuple[int, int]
+    image_size: tuple[Side, Side]
     classes: tuple[str, ...] | None = None
     about: dict[str, Any] = Field(default_factory=dict)
 
@@ -165,15 +167,12 @@ def _find_folder(path: Path) -> Path:
 
 def _load(folder: Path) -> CodeModel:
     """The model in a folder, on the CPU."""
-    config = load_config(str(folder / CONFIG_FILE), [], CodeModelConfig)
-    file = folder / TOKENIZER_FILE
-    part = text_config(config.conditioner)
-    if not file.exists() and part is not None and part.tokenizer == "fitted":
-        raise UserError(f"the model folder {str(folder)!r} is incomplete: it lacks {TOKENIZER_FILE}")
-    first = load(folder / FIRST_STAGE)
-    model = build_code_model(config, first, file.read_text(encoding="utf-8") if file.exists() else None)
-    for name, module in model.parts().items():
-        where = folder / f"{name}.safetensors"
-        load_into(module, load_tensors(where)[0], str(where))
-        module.eval().requires_grad_(False)
+    with reading(folder):
+        config = load_config(str(folder / CONFIG_FILE), [], CodeModelConfig)
+        tokenizer = tokenizer_of(folder, config.conditioner)
+        model = build_code_model(config, load(folder / FIRST_STAGE), tokenizer)
+        for name, module in model.parts().items():
+            where = folder / f"{name}.safetensors"
+            load_into(module, load_tensors(where)[0], str(where))
+            module.eval().requires_grad_(False)
     return model

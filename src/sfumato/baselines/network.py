@@ -22,9 +22,9 @@ KeysValues = tuple[Tensor, Tensor]
 class CodeTransformerConfig(Schema):
     """Width and depth of the transformer over codes."""
 
-    dim: int = Field(256, gt=0)
-    depth: int = Field(6, gt=0)
-    head_dim: int = Field(32, gt=0)
+    dim: int = Field(256, gt=0, le=65536)
+    depth: int = Field(6, gt=0, le=256)
+    head_dim: int = Field(32, gt=0, le=65536)
     """Channels of a head; must divide dim."""
     dropout: float = Field(0.0, ge=0, lt=1)
 

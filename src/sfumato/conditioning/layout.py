@@ -22,7 +22,7 @@ class LayoutConfig(Schema):
     """The tokens of objects, and the transformer that encodes them."""
 
     kind: Literal["layout"] = "layout"
-    classes: int = Field(ge=0, description="0: as many as the data has")
+    classes: int = Field(ge=0, le=10_000_000, description="0: as many as the data has")
     objects: int = Field(default=30, gt=0, le=65536, description="most objects of an image; further ones are left out")
     box: Literal["corners", "center"] = Field(default="corners", description="two tokens for a box, or one")
     crop_tokens: bool = Field(

@@ -1,10 +1,13 @@
 """Conditions of a model beside text and class, as its config.yaml records them: the contract of training and use."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sfumato.schema import Schema
 
-Rgb = tuple[int, int, int]
+Level = Annotated[int, Field(ge=0, le=255)]
+Rgb = tuple[Level, Level, Level]
 DegradationName = Literal["bicubic", "bsr", "bsr-light"]
 
 
@@ -25,7 +28,7 @@ class LayoutInput(Schema):
 class LowResolutionInput(Schema):
     """Low-resolution images: factor and kind of degradation. The field has them in [-1, 1] at the latent's size."""
 
-    factor: int
+    factor: int = Field(ge=1, le=65536)
     degradation: DegradationName
 
 

@@ -21,8 +21,10 @@ class ClassifierConfig(Schema):
 
     encoder: UNetConfig = UNetConfig(channels=64, scale_shift_norm=True)
     """The U-Net whose lower half it is."""
-    classes: int | None = Field(default=None, ge=2, description="by default as many as the data has")
-    pooling_head_channels: int = Field(default=32, gt=0, description="channels of a head of the attention pooling")
+    classes: int | None = Field(default=None, ge=2, le=10_000_000, description="by default as many as the data has")
+    pooling_head_channels: int = Field(
+        default=32, gt=0, le=65536, description="channels of a head of the attention pooling"
+    )
 
 
 class AttentionPool(nn.Module):

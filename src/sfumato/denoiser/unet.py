@@ -42,8 +42,8 @@ class UNetConfig(Schema):
         default=(1, 2, 4),
         description="downsampling factors whose blocks have attention; the middle block always has it",
     )
-    heads: int | None = Field(default=None, gt=0, description="number of heads; give this or head_channels")
-    head_channels: int | None = Field(default=32, gt=0, description="channels of a head; give this or heads")
+    heads: int | None = Field(default=None, gt=0, le=65536, description="number of heads; give this or head_channels")
+    head_channels: int | None = Field(default=32, gt=0, le=65536, description="channels of a head; give this or heads")
     transformer_depth: int = Field(
         default=1, gt=0, le=64, description="blocks of each spatial transformer (with tokens only)"
     )
@@ -58,6 +58,7 @@ class UNetConfig(Schema):
     norm_groups: int = Field(
         default=32,
         gt=0,
+        le=65536,
         description="groups of every norm; use fewer groups for few channels, so that each has several",
     )
 

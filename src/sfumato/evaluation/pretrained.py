@@ -1,6 +1,5 @@
 """DINOv2 and CLIP as feature networks, through the library transformers, and the CLIP score of images and texts."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.conditioning.sources import LOCAL, check_runs_no_code, model_folder, weights_hash
+from sfumato.documents import read_json_object
 from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork, Features
 from sfumato.evaluation.resize import ResizeFilter
@@ -111,14 +111,22 @@ def _load(loader: str, kind: str, source: str, sha256: str | None) -> tuple[Any,
     )
 
 
-def _moments(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of the pixels in [0, 1] from the model's preprocessor_config.json; UserError without one."""
+def _moments(folder: Path) -> tuple[list[float], list[float]]:
+    """Mean and deviation of the pixels in [0, 1] by the model's preprocessor_config.json; UserError without one."""
     file = folder / "preprocessor_config.json"
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        return settings["image_mean"], settings["image_std"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{str(file)!r} lacks image_mean and image_std, which the network needs") from error
+    found = read_json_object(file)
+    mean, std = (_three_numbers(found.get(name)) for name in ("image_mean", "image_std"))
+    if mean is None or std is None or not all(value > 0 for value in std):
+        raise UserError(
+            f"{str(file)!r} does not give image_mean and image_std as three numbers each, which the network needs"
+        )
+    return mean, std
+
+
+def _three_numbers(value: Any) -> list[float] | None:
+    if not isinstance(value, list) or len(value) != 3 or not all(type(part) in (int, float) for part in value):
+        return None
+    return [float(part) for part in value]
 
 
 # ---- CLIP score

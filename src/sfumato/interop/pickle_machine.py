@@ -19,8 +19,8 @@ from sfumato.interop.lazy import Storage, StoredTensor, view
 
 MAX_PICKLE = 256 << 20  # a structure without tensor values is far smaller; more is an attack or not a checkpoint
 MAX_INT_BITS = 4096
-MAX_STEPS = 1_000_000
-"""Largest number of opcodes of a program. A tensor needs about forty, so this exceeds any checkpoint by far."""
+MAX_STEPS = 400_000
+"""Largest number of opcodes of a program, about a second's work: room for 10,000 tensors of about forty each."""
 MAX_TUPLE_KEY = 8
 SPARE = 10_000
 """Number of entries that any program may copy: hyperparameters refer to each other."""

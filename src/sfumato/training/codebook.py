@@ -1,5 +1,7 @@
 """The codebook of a VQ autoencoder during training: initialisation, usage counts, revival of unused codes."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,10 @@ from sfumato.data.dataset import Dataset
 from sfumato.data.loader import Loader
 from sfumato.training.step_noise import Batches
 from sfumato.training.workers import Workers
+
+FEW_CODES = 0.05
+"""The share of the codes below which a codebook counts as dead, once it had the time to spread."""
+SPREAD_STEPS = 200
 
 
 class CodeCounts(nn.Module):
@@ -22,6 +28,8 @@ class CodeCounts(nn.Module):
         super().__init__()
         self.register_buffer("epoch", torch.zeros(codes, dtype=torch.long))
         self.register_buffer("recent", torch.zeros(codes, dtype=torch.long))
+        self.told = False
+        """Whether this session has told of a dead codebook."""
 
     def add(self, indices: Tensor, workers: Workers) -> None:
         """Counts the codes of a step over all processes, so that the counts agree on all ranks."""
@@ -34,6 +42,25 @@ class CodeCounts(nn.Module):
         used = (self.epoch > 0).float().mean().item()
         self.epoch.zero_()
         return used
+
+
+def tell_of_dead_codes(
+    bottleneck: object, counts: CodeCounts, step: int, done: float, say: Callable[[str], None]
+) -> None:
+    """Tells `say`, once a session, of a codebook of which this epoch's latents used hardly any of what they could.
+
+    It has the time until a revival of its unused codes, or to the end of the run (`done` 1), to come into use.
+    """
+    if not isinstance(bottleneck, VQConfig) or counts.told:
+        return
+    codes, used, latents = len(counts.epoch), int((counts.epoch > 0).sum()), int(counts.epoch.sum())
+    spread = done == 1 or step > max(SPREAD_STEPS, bottleneck.revive_every)
+    if spread and latents and used < max(2.0, FEW_CODES * min(codes, latents)):
+        say(
+            f"the codebook is nearly dead: {latents} latents used {used} of {codes} codes; do the images differ? else "
+            "set model.bottleneck.kmeans_init, revive_every and normalise, or fewer codes"
+        )
+        counts.told = True
 
 
 @torch.no_grad()
