@@ -55,7 +55,8 @@ def test_bands_are_the_whole(form: str, tmp_path: Path, monkeypatch: pytest.Monk
     read = decode_reduced(tmp_path / name, WHITE, (40, 40))
     assert read.size == (203, 301)
     shrunk = np.asarray(whole.reduce(5)).astype(int)
-    assert np.abs(np.asarray(read.image) - shrunk).max() <= 1
+    # colours that were weighted by their alpha have been rounded once more
+    assert np.abs(np.asarray(read.image) - shrunk).max() <= (2 if mode in ("RGBA", "LA") else 1)
 
 
 def test_an_image_above_the_limit_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +147,7 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("depth", [1, 8])
 def test_bands_of_a_png_take_little_once_they_are_converted(tmp_path: Path, depth: int) -> None:
-    Image.new("1" if depth == 1 else "P", (9000, 1500)).save(tmp_path / "x.png")
+    Image.new("1" if depth == 1 else "L", (9000, 1500)).save(tmp_path / "x.png")
     with (tmp_path / "x.png").open("rb") as stream, Image.open(stream) as image:
         bands = bands_of(image, stream)
         assert bands is not None
