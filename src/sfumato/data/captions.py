@@ -19,9 +19,11 @@ Lines = Literal["first", "all", "each"]
 Choices = tuple[tuple[str, float], ...]
 """The captions of one image with their weights above 0; the first is the one of evaluations and previews."""
 
-ALIASES = ("text", "caption", "captions", "prompt", "texts")
+ALIASES = ("text", "caption", "captions", "prompt", "texts", "txt", "description")
 ENDINGS = (".txt", ".caption")
 """Of caption files; the first wins where an image has both."""
+_TWICE = ".txt.txt"
+"""What comes of typing an ending where the system hides it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def captions_of(
     beside = SideCars(found)
     choices: list[Choices] = []
     files: set[str] = set()
+    empty: list[str] = []
     cut = 0
     for row in rows:
         given = _given(row, columns)
@@ -80,6 +83,8 @@ def captions_of(
             text = read_text(root / file, encoding, LARGEST_CAPTION).strip()
             files.add(file)
             texts = _parted(text, lines)
+            if not texts:
+                empty.append(file)
             cut += lines == "first" and len(_parted(text, "each")) > 1
             given = tuple((one, 1.0) for one in texts)
         choices.append(given)
@@ -89,6 +94,8 @@ def captions_of(
             f"{cut} caption files have further lines, of which only the first is read: data.caption_lines=all joins "
             "them, each makes every line a caption of its own",
         )
+    if empty:
+        notes += (f"{len(empty)} caption files are empty, such as {shown(empty[0])}",)
     return Captions(tuple(choices) if any(choices) else None, tuple(columns), frozenset(files), notes)
 
 
@@ -120,7 +127,7 @@ class SideCars:
 
 def _beside(image: str) -> list[str]:
     stem = PurePosixPath(image).with_suffix("").as_posix()
-    return [base + ending for ending in ENDINGS for base in (stem, image)]
+    return [*(base + ending for ending in ENDINGS for base in (stem, image)), stem + _TWICE]
 
 
 def _parted(text: str, lines: Lines) -> list[str]:
