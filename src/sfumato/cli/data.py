@@ -99,8 +99,8 @@ def lines(found: "Survey", settings: Sequence[str] = ()) -> list[str]:
     told += [f"  {name:>14}  {'#' * max(1, 40 * n // longest)} {n}" for name, n in found.sizes().items()]
     told.append("formats: " + ", ".join(f"{ending} {n}" for ending, n in found.formats().items()))
     captions, texts = found.captions(), list(dict.fromkeys(found.texts()))
-    if captions:
-        count = caption_tokens(found)
+    count = caption_tokens(found)
+    if count is not None:
         told.append(
             f"captions: {len(captions)} images have some, {len(texts)} different ones of {count['shortest']} to "
             f"{count['longest']} tokens, half of at most {count['median']}; {count['too_long']} are longer than the "
