@@ -42,7 +42,7 @@ def test_which_file_counts_and_what_is_left_over_is_told(tmp_path: Path) -> None
     assert captions == {"0.png": "0.txt", "A.png": "a.txt", "B.png": "", "b.png": "b.txt"}
     assert [name for name, _ in data.scan.left_out] == ["0.caption", "about.md", "captions.csv", "notes.txt"]
     (note,) = (note for note in data.notes if "not read" in note)
-    assert note.startswith("4 text files are not read: 1 .caption ('0.caption': ")
+    assert note.startswith("4 other files are not read: 1 .caption ('0.caption': ")
     assert "metadata.csv" in note
 
 

@@ -19,9 +19,11 @@ Lines = Literal["first", "all", "each"]
 Choices = tuple[tuple[str, float], ...]
 """The captions of one image with their weights above 0; the first is the one of evaluations and previews."""
 
-ALIASES = ("text", "caption", "captions", "prompt", "texts")
+ALIASES = ("text", "caption", "captions", "prompt", "texts", "txt", "description")
 ENDINGS = (".txt", ".caption")
 """Endings of caption files; the first is used if an image has both."""
+_TWICE = ".txt.txt"
+"""An ending typed again where the system hides it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def captions_of(
     beside = SideCars(found)
     choices: list[Choices] = []
     files: set[str] = set()
+    empty: list[str] = []
     cut = 0
     for row in rows:
         captions = _from_columns(row, columns)
@@ -81,6 +84,8 @@ def captions_of(
             text = read_text(root / file, encoding, LARGEST_CAPTION).strip()
             files.add(file)
             texts = _split(text, lines)
+            if not texts:
+                empty.append(file)
             cut += lines == "first" and len(_split(text, "each")) > 1
             captions = tuple((one, 1.0) for one in texts)
         choices.append(captions)
@@ -90,6 +95,8 @@ def captions_of(
             f"{cut} caption files have further lines, of which only the first is read: data.caption_lines=all joins "
             "them, each makes every line a separate caption",
         )
+    if empty:
+        notes += (f"{len(empty)} caption files are empty, such as {shown(empty[0])}",)
     return Captions(tuple(choices) if any(choices) else None, tuple(columns), frozenset(files), notes)
 
 
@@ -121,7 +128,7 @@ class SideCars:
 
 def _beside(image: str) -> list[str]:
     stem = PurePosixPath(image).with_suffix("").as_posix()
-    return [base + ending for ending in ENDINGS for base in (stem, image)]
+    return [*(base + ending for ending in ENDINGS for base in (stem, image)), stem + _TWICE]
 
 
 def _split(text: str, lines: Lines) -> list[str]:

@@ -69,12 +69,19 @@ def label_column(rows: Sequence[Row], column: str) -> str | None:
 
 
 def near_twins(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Names that differ only in letter case, blanks, hyphens or Unicode form."""
+    """Names that differ in letter case, blanks, hyphens, invisible marks or Unicode form alone, or are one number."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
-        groups[key].append(name)
+        groups[_plain(name)].append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _plain(name: str) -> str:
+    """A name for comparison."""
+    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    if re.fullmatch(r"\s*\d{1,18}(\.0*)?\s*", visible):
+        return str(int(visible.split(".")[0]))
+    return re.sub(r"[\s_-]+", " ", visible.casefold()).strip()
 
 
 def counted(counts: dict[str, int]) -> str:
@@ -94,6 +101,8 @@ def _label(row: Row, column: str) -> str | int | None:
     value: Any = row.values.get(column)
     if isinstance(value, list | dict):
         raise UserError(f"{row.where} has the {column} {shown(str(value))}, which is not a single name: give text")
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # JSON has one kind of number, and tables with gaps are written with 1.0 for 1
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
             raise UserError(
@@ -126,8 +135,9 @@ def _from_folders(files: Sequence[str]) -> Labels:
         notes = (
             f"{named} split the set and are not classes; all of it is read, unless data.leave_out names some of them",
         )
-    if any(not folder for folder in folders) or len({folder[0] for folder in folders}) < 2:
-        return Labels(notes=notes)
+    loose = [file for file, folder in zip(files, folders, strict=True) if not folder]
+    if loose or len({folder[0] for folder in folders}) < 2:
+        return Labels(notes=(*notes, *_why_none(folders, loose)))
     found = _numbered([folder[0] for folder in folders])
     mixed = [name for name in found[1] if name.casefold() in SPLITS]
     if mixed:
@@ -135,9 +145,36 @@ def _from_folders(files: Sequence[str]) -> Labels:
     return Labels(*found, notes=(*notes, *_notes(*found)))
 
 
+def _why_none(folders: Sequence[Sequence[str]], loose: Sequence[str]) -> tuple[str, ...]:
+    """A note where folders look like classes, and are none because of others beside or above them."""
+    firsts = {folder[0] for folder in folders if folder}
+    if loose and len(firsts) > 1:
+        return (
+            f"{len(loose)} of {len(folders)} images are in no sub-folder, such as {shown(loose[0])}, so the folders "
+            "are no classes",
+        )
+    below = {folder[1] for folder in folders if len(folder) > 1}
+    if not loose and len(below) > 1 and all(len(folder) > 1 for folder in folders):
+        return (
+            f"all images are below the folder {shown(min(firsts))}, so the folders in it are no classes: give that "
+            "folder as the data if they are meant",
+        )
+    return ()
+
+
+_NO_VALUE = frozenset({"nan", "null", "none", "n/a", "na", "<na>", "#n/a", "nil"})
+"""What programs write where a value is missing."""
+
+
 def _notes(numbers: Sequence[int], classes: Sequence[str]) -> tuple[str, ...]:
     counts = Labels(tuple(numbers), tuple(classes)).counts()
     notes = [classes_note(counts)]
+    unnamed = [name for name in classes if name.casefold() in _NO_VALUE]
+    if unnamed:
+        notes.append(
+            f"the class {shown(unnamed[0])} of {counts[unnamed[0]]} images is named as missing values are: leave the "
+            "label empty where there is none"
+        )
     for group in near_twins(classes)[:3]:
         notes.append(f"the classes {' and '.join(map(shown, group))} differ only in spelling: are they one?")
     return tuple(notes)

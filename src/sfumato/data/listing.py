@@ -19,8 +19,8 @@ _EXAMPLES = 3
 class Listing:
     """Relative posix paths, sorted.
 
-    `files` are regular files and dangling links; `special` anything else, with what it is; `runs` the
-    folders of runs and models with the number of images in each, which are not among the files.
+    `files` are regular files and dangling links; `special` anything else, and folders that cannot be opened, with what
+    it is; `runs` the folders of runs and models with the number of images in each, which are not among the files.
     """
 
     files: tuple[str, ...]
@@ -43,7 +43,12 @@ def listing(root: Path) -> Listing:
     special: list[tuple[str, str]] = []
     runs: list[tuple[str, int]] = []
     seen: set[str] = set()
-    for place, folders, names in os.walk(root, followlinks=True):
+
+    def closed(error: OSError) -> None:
+        place = os.path.relpath(error.filename, root) if error.filename else "."
+        special.append((Path(place).as_posix(), f"a folder that cannot be opened ({error.strerror})"))
+
+    for place, folders, names in os.walk(root, onerror=closed, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:  # a link to a parent folder would never end
             folders.clear()

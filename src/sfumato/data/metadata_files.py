@@ -207,6 +207,8 @@ def _delimiter(text: str) -> str:
 
 def _headings(fields: Sequence[str], where: str) -> list[str]:
     headings = [field.strip() for field in fields]
+    if len(headings) > 1 and not headings[0] and "index" not in headings:
+        headings[0] = "index"  # pandas leaves the heading of its row numbers empty
     if _file_column(headings, where) is None:
         raise UserError(
             f"{where} has no file_name among its headings {', '.join(map(shown, headings[:8]))}: the first line names "

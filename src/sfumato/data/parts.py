@@ -93,7 +93,7 @@ def _png(image: Image.Image, stream: IO[bytes], multiple: int) -> Bands | None:
 def _png_bands(stream: IO[bytes], width: int, height: int, depth: int, colour: int, multiple: int) -> Bands:
     """Rows are filtered by the rows above, so each band's file begins with the last row of the band before."""
     stride = 1 + -(-width * depth * _PNG_CHANNELS[colour] // 8)
-    rows, left, above = _rows(stride, multiple), height, b""
+    rows, left, above = _rows(max(stride, 4 * width), multiple), height, b""  # a bit takes four bytes once converted
     facts: list[bytes] = []
     pending = bytearray()
     for piece in _inflated(stream, facts):

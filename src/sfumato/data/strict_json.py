@@ -18,6 +18,9 @@ def parse_json(text: str, where: str) -> Any:
     def refuse(what: str) -> NoReturn:
         raise UserError(f"{where} {what}")
 
+    if not text.strip():
+        refuse("is empty: write its values, or remove it")
+
     def number(digits: str) -> float:
         value = float(digits)
         return value if math.isfinite(value) else refuse(f"holds {digits[:20]}, which is not a finite number")

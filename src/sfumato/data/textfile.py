@@ -25,7 +25,8 @@ _NO_TEXT = frozenset({"idna", "punycode", "undefined", "unicode_escape", "raw_un
 _BEFORE_UTF8 = ("utf-16", "utf-32", "utf-7", "iso2022", "hz")
 """Encodings whose bytes may be valid UTF-8: once declared, they are tried first."""
 _LOST = "\ufffd"
-_NEVER = re.compile("[\0\ufffd\ud800-\udfff]")
+_NEVER = re.compile("[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ud800-\udfff]")
+"""Control characters other than blanks and line ends, lost letters, halves of pairs."""
 _SHOWN = 60
 _PART = 2**20
 
@@ -73,7 +74,10 @@ def lines_of(text: str) -> list[str]:
 
 
 def check_characters(text: str, where: str) -> None:
-    """Raises UserError for characters that no text should hold: NUL, half of a surrogate pair, U+FFFD."""
+    """Raises UserError for characters that no text should hold: controls, half of a surrogate pair, U+FFFD.
+
+    Controls are what text becomes that is read in another encoding than its own: UTF-16, ISO 2022, cp1252 as latin-1.
+    """
     found = _NEVER.search(text)
     if found is None:
         return
@@ -83,6 +87,11 @@ def check_characters(text: str, where: str) -> None:
         problem = "U+FFFD, which replaces letters that an earlier conversion lost: restore the text"
     elif character == "\0":
         problem = "a NUL character, which no text contains: save it as UTF-8 text"
+    elif character < "\xa0":
+        problem = (
+            f"the control character U+{ord(character):04X}, which no text contains: is it in another encoding? Save it "
+            "as UTF-8, or declare data.encoding"
+        )
     else:
         problem = f"U+{ord(character):04X}, half of a surrogate pair: write the whole character"
     raise UserError(f"{where} holds, at character {place} (line {line}), {problem}")
