@@ -39,14 +39,15 @@ def out_is_free(out: Path, sources: Sequence[Path] = (), overwrite: bool = False
 
 
 def _checked(out: Path, sources: Sequence[Path], overwrite: bool, single_file: bool) -> Path:
-    if out.is_symlink() and not out.exists():
-        raise UserError(f"the output {str(out)!r} is a dangling link: remove it or give another path")
     place = Path(os.path.realpath(out))  # Path.resolve raises RuntimeError for a link to itself
     for source in sources:
         _apart(out, place, source)
     if single_file:
+        if out.is_symlink() and not out.exists():
+            raise UserError(f"the output {str(out)!r} is a link to {str(out.readlink())!r}, which is not there")
         _free_file(out, place, overwrite)
     else:
+        check_folder(out, "the output")
         _free_folder(out, place, overwrite)
     parent = next(folder for folder in place.parents if folder.exists())
     if not parent.is_dir():

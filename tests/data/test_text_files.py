@@ -61,7 +61,7 @@ def test_other_encodings_are_refused_by_byte_or_declared(tmp_path: Path) -> None
         read_text(path)
     assert read_text(path, "cp1252") == "un café"
     assert read_text(path, "latin-1") == "un café"
-    with pytest.raises(UserError, match=r"no ascii text, byte 6 is 0xe9"):
+    with pytest.raises(UserError, match=r"not ascii text, byte 6 is 0xe9"):
         read_text(path, "ascii")
     assert read_text(written(tmp_path / "1.txt", "un café".encode()), "cp1252") == "un café"  # UTF-8 goes first
     for encoding in ("shift-jis", "gb18030", "euc-jp", "iso2022_jp", "utf-7"):

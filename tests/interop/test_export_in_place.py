@@ -96,9 +96,9 @@ def test_links_lead_to_what_they_name(tmp_path: Path) -> None:
     (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
     with pytest.raises(UserError, match="is what is read"):
         export_model(tmp_path / "model", tmp_path / "link", "diffusers", overwrite=True)
-    with pytest.raises(UserError, match="is a dangling link"):
+    with pytest.raises(UserError, match="is a link to"):
         export_model(tmp_path / "model", tmp_path / "nowhere", "diffusers")
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(UserError, match="cannot be created: File name too long"):
         export_model(tmp_path / "model", tmp_path / ("x" * 300), "diffusers")
 
 
