@@ -240,7 +240,7 @@ def test_an_unknown_key_is_listed_and_given_back(tmp_path: Path) -> None:
         (lambda p: p["unet_config"]["params"].pop("model_channels"), "lacks the parameter 'model_channels'"),
         (lambda p: p.update(beta_schedule="bumpy"), "beta_schedule 'bumpy' is not supported"),
         (lambda p: p["unet_config"]["params"].update(model_channels=30), "must be a multiple of norm_groups = 32"),
-        (lambda p: p["unet_config"]["params"].update(out_channels=4), "the U-Net gives 4 channels"),
+        (lambda p: p["unet_config"]["params"].update(out_channels=4), "the U-Net outputs 4 channels"),
         (lambda p: p["unet_config"]["params"].update(channel_mult=[1, 2, 3, 5]), r"has shape .* requires"),
     ],
 )
