@@ -230,7 +230,7 @@ CASES: dict[str, tuple[Maker, str]] = {
     "device": (special("/dev/zero", "x.safetensors"), "not a regular file"),
     "pipe as configuration": (special_config("fifo"), "not a regular file"),
     "device as configuration": (special_config("/dev/zero"), "not a regular file"),
-    "link to itself": (special("x.ckpt", "x.ckpt"), "is no file"),
+    "link to itself": (special("x.ckpt", "x.ckpt"), "is not a file"),
     "escapes in keys": (state({"a\x1b[31mb": torch.ones(4)}), r"a\\x1b\[31mb"),
 }  # fmt: skip
 

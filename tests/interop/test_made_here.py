@@ -267,5 +267,5 @@ def test_sources_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="is not a diffusers folder"):
         import_model(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         import_model(tmp_path / "absent.ckpt", tmp_path / "out")

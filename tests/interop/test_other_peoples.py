@@ -230,8 +230,8 @@ def copied(vae: Path, folder: Path, names: dict[str, float]) -> Path:
 @pytest.mark.parametrize(
     ("names", "taken", "said"),
     [
-        ({f"{NAME}.fp16.safetensors": 2}, 2, "the variant fp16 is taken"),
-        ({f"{NAME}.non_ema.safetensors": 2}, 2, "the variant non_ema .live weights, not averaged. is taken"),
+        ({f"{NAME}.fp16.safetensors": 2}, 2, "the variant fp16 is used"),
+        ({f"{NAME}.non_ema.safetensors": 2}, 2, "the variant non_ema .live weights, not averaged. is used"),
         ({f"{NAME}.non_ema.bin": 2}, 2, "the variant non_ema"),
         ({f"{NAME}.fp16.bin": 2, f"{NAME}.non_ema.safetensors": 4}, 2, "the variant fp16"),
         ({f"{NAME}.fp16.safetensors": 2, f"{NAME}.bin": 4}, 4, None),
@@ -261,7 +261,7 @@ def test_shards_of_a_variant_are_read(vae: Path, tmp_path: Path, index: str) -> 
         save_file({key: tensors[key].half() for key in keys}, folder / name)
         table |= dict.fromkeys(keys, name)
     (folder / index).write_text(json.dumps({"weight_map": table}))
-    assert any("the variant fp16 is taken" in note for note in import_model(folder, tmp_path / "out").notes)
+    assert any("the variant fp16 is used" in note for note in import_model(folder, tmp_path / "out").notes)
 
 
 def test_links_that_lead_out_and_files_of_no_use_stay_behind(vae: Path, tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_a_single_autoencoder_of_diffusers_is_read_by_its_keys(vae: Path, tmp_pa
     assert alone.config.autoencoder == whole.config.autoencoder
     found, expected = (load_file(tmp_path / name / "autoencoder.safetensors") for name in ("alone", "whole"))
     assert all(torch.equal(found[key], value) for key, value in expected.items())
-    assert "scale factor: taking Stable Diffusion's, 0.18215" in alone.notes[-1]
+    assert "scale factor: using Stable Diffusion's, 0.18215" in alone.notes[-1]
     save_file(
         {"down_blocks.0.resnets.0.conv1.weight": torch.ones(1), "conv_in.weight": torch.ones(1)}, tmp_path / "u.bin"
     )

@@ -450,7 +450,7 @@ def test_other_files_are_named(tmp_path: Path, content: bytes, message: str) -> 
 
 
 def test_what_is_no_state_dict_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         open_checkpoint(tmp_path / "absent.ckpt")
     with pytest.raises(UserError, match=r"torch.nn.modules.linear.Linear.*state_dict"):
         open_checkpoint(save(torch.nn.Linear(2, 2), tmp_path / "module.pt", False))

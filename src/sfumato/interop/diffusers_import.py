@@ -294,7 +294,7 @@ def _second_stage(
     read = read_unet(component.config)
     if unet.latent_channels != autoencoder.latent_channels:
         raise UserError(
-            f"{path}: the U-Net gives {unet.latent_channels} channels, the latent has {autoencoder.latent_channels}"
+            f"{path}: the U-Net outputs {unet.latent_channels} channels, the latent has {autoencoder.latent_channels}"
         )
     save_tensors(out / "denoiser.safetensors", unet.state_dict())
     manifest["dtypes"]["denoiser"] = component.dtype
