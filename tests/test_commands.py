@@ -289,6 +289,39 @@ def test_a_way_between_prompts_and_seeds(command: Command, runs: Runs, tmp_path:
         assert moving.n_frames == 4  # type: ignore[attr-defined]  # there and back
 
 
+def test_interpolation_replaces_no_image(command: Command, runs: Runs, tmp_path: Path) -> None:
+    (tmp_path / "0001.png").write_bytes(b"mine")
+    done = command("interpolate", runs.plain, "--frames", 2, "--steps", 1, "--sampler", "ddim", "--out", tmp_path)
+    assert done.code == 0, done.err
+    assert names(tmp_path) == ["0001.png", "0002.png", "0003.png", "interpolation-0002.gif", "strip-0002.png"]
+    assert (tmp_path / "0001.png").read_bytes() == b"mine"
+    told = facts(tmp_path / "0003.png")
+    assert (told["frame"], told["seeds"], told["sampler"]) == ("2 of 2", "0,1", "ddim")
+    assert told["model"] == sfumato.load(runs.plain).digest
+
+
+def test_why_explains_the_sampler(command: Command, runs: Runs, tmp_path: Path) -> None:
+    common = ("sample", runs.plain, "-n", 1, "--steps", 2, "--out", tmp_path)
+    assert "2 steps (auto: 2 steps are few, where" in command(*common, "--why").out
+    assert "sampler: ddim, leading grid, 2 steps (as requested)" in command(*common, "--why", "--sampler", "ddim").out
+    assert "sampler:" not in command(*common, "--sampler", "ddim").out
+
+
+def test_a_seed_for_each_image(command: Command, runs: Runs, tmp_path: Path) -> None:
+    common = ("sample", runs.plain, "--steps", 1, "--out", tmp_path)
+    assert command(*common, "--seeds", "9,4").code == 0
+    assert [facts(tmp_path / f"000{i}.png")["seed"] for i in range(2)] == ["9", "4"]
+    assert "2 seeds do not go with" in command(*common, "--seeds", "9,4", "-n", 3).err
+    assert "--seeds and --seed both choose seeds" in command(*common, "--seeds", "9,4", "--seed", 1).err
+
+
+def test_a_snapshot_is_a_model(command: Command, runs: Runs, tmp_path: Path) -> None:
+    snapshot = min((runs.plain / "snapshots").iterdir())
+    done = command("sample", snapshot, "-n", 1, "--steps", 1, "--out", tmp_path)
+    assert done.code == 0, done.err
+    assert facts(tmp_path / "0000.png")["model"] == sfumato.load_snapshot(snapshot).digest
+
+
 def test_inversion_is_measured(command: Command, runs: Runs, tmp_path: Path) -> None:
     save(tmp_path, ["a.png", "b.png"], 32, 32)
     out = tmp_path / "out"

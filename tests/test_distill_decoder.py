@@ -78,7 +78,7 @@ def test_the_data_is_by_default_what_the_autoencoder_learnt_from(command: Comman
     [
         (("--steps", 2, "--minutes", 1), "--minutes and --steps both say how long to train"),
         (("--minutes", 0), "--minutes is 0: give a time in minutes"),
-        (("--channels", 2), "--channels is 2: give at least 4"),
+        (("--channels", 2), "--channels is 2: give a whole number from 4"),
         (("--perceptual", -1), "--perceptual is -1"),
         (("--perceptual", "inf"), "--perceptual is inf: give"),
         (("--data", "nowhere"), "nowhere does not exist"),

@@ -32,7 +32,8 @@ MODEL = (
 )
 
 ALLOWED: dict[str, set[str]] = {
-    "schema": set(),
+    "limits": set(),
+    "schema": {"limits"},
     "errors": set(),
     "rng": set(),
     "locks": {"errors"},

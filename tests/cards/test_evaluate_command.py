@@ -205,7 +205,7 @@ def test_files_that_are_not_cards_are_refused(command: Command, tmp_path: Path) 
         (("--metrics", "fid", "--weights", "inception=absent.pth"), "do not exist: fetch"),
         (("--resize", "area"), "--resize 'area' is not one of"),
         (("--labels", "even"), "--labels 'even' is not one of"),
-        (("--n", 1), "--n is 1: give at least 2"),
+        (("--n", 1), "--n is 1: give a whole number from 2"),
     ],
 )
 def test_wrong_options_are_one_sentence(

@@ -156,3 +156,26 @@ def test_the_common_options_come_first_in_a_long_help(command: Command) -> None:
     assert found == sorted(found)
     assert "--eta" not in common
     assert "Prompts; omit for unconditional samples." in shown
+
+
+def test_flags_of_a_configuration_are_its_fields() -> None:
+    from sfumato.cli.distill_decoder import DistillFlags
+    from sfumato.cli.schema_flags import range_of, schema_fields
+    from sfumato.cli.study import StudyFlags
+    from sfumato.limits import MOST
+    from sfumato.studies.plan import StudyConfig
+    from sfumato.training.distillation import Distillation
+
+    for flags, schema, names in (
+        (DistillFlags, Distillation, ("channels", "batch", "seed")),
+        (StudyFlags, StudyConfig, ("seeds", "parameters", "channels", "perceptual", "samples")),
+    ):
+        options = {one.option.name: one.option for one in flags_of(flags)}
+        source = f"{schema.__module__.removeprefix('sfumato.')}:{schema.__name__}"
+        for name in names:
+            assert options[name].default == schema.model_fields[name].default
+            assert options[name].range == range_of(name, schema_fields(source)[name])
+            if name in MOST:
+                assert options[name].range.high == MOST[name]  # type: ignore[union-attr]  # a whole number
+    assert options["channels"].range == Range(8, 16_384, whole=True)
+    assert schema_fields("training.distillation:Distillation")["minutes"].help.startswith("Train for ")

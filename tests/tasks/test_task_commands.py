@@ -109,6 +109,10 @@ def test_a_task_from_the_command_line(command: Command, room: Path, tmp_path: Pa
     facts = image.text  # type: ignore[attr-defined]
     assert (facts["task"], facts["seed"], facts["steps"], facts["sampler"]) == (command_name, "3", "2", "dpmpp-2m")
     assert facts.get("prompt") == ("a red apple" if "=a red apple" in words else None)
+    assert facts["grid"]  # the pipeline's record
+    assert len(facts["model"]) == 12
+    if command_name == "edit":
+        assert facts["strength"] == ("0.5" if "--strength" in words else "0.6")
     assert (tmp_path / "grid.png").exists()
     assert "sheet:" in done.out
     if command_name in ("inpaint", "outpaint"):

@@ -1,13 +1,14 @@
 """`sfumato bench`."""
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.arguments import MaybePath
 from sfumato.cli.estimate import duration, first_stage_of, parsed, short
-from sfumato.cli.options import DeviceOption
+from sfumato.cli.flags import command, flag
+from sfumato.cli.machine import Device
+from sfumato.pipeline.options import Range
 from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
@@ -21,42 +22,49 @@ STANDARD = "zoo:toy/text"
 """Small and shipped, so that two machines can be compared without a trained model."""
 
 
-def bench(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="[MODEL]", help="A model folder, a run, or a stage 2 configuration."),
-        MaybePath(),
-    ] = STANDARD,
-    count: Annotated[int, typer.Option("-n", "--count", help="Images sampling at once.")] = 4,
-    autoencoder: Annotated[
-        str | None,
-        typer.Option("--autoencoder", help="For a configuration: its first stage, as for `sfumato estimate`."),
-        MaybePath(),
-    ] = None,
-    device: DeviceOption = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Measure this machine, and what an image costs.
+@dataclass(frozen=True, kw_only=True)
+class BenchFlags(Device):
+    """The options of `sfumato bench`."""
 
-    Arithmetic, memory and native kernels, then the usual way of `sfumato sample` with MODEL. A configuration is timed
-    without training: how fast a network is does not depend on what it has learnt.
+    model: str = flag(
+        STANDARD,
+        "what to sample",
+        "A model folder, a run, or a stage 2 configuration.",
+        metavar="[MODEL]",
+        argument=True,
+        path=True,
+    )
+    count: int = flag(
+        4, "what to sample", "Images sampled at once.", Range(1, 65_536, whole=True), names=("-n", "--count")
+    )
+    autoencoder: str | None = flag(
+        None, "what to sample", "For a configuration: its first stage, as for `sfumato estimate`.", path=True
+    )
+    as_json: bool = flag(False, "output", "Print JSON.", names=("--json",))
+
+
+@command(BenchFlags)
+def bench(flags: BenchFlags) -> None:
+    """Measure this machine, and the cost of an image.
+
+    Arithmetic, memory and native kernels, then the usual sampling of `sfumato sample` with MODEL. A configuration is
+    timed without training: the speed of a network does not depend on its weights.
     """
-    from sfumato.cli.options import MOST_AT_ONCE, at_least, chosen_device, enough_memory
+    from sfumato.cli.options import chosen_device, enough_memory
     from sfumato.estimate.machine import reach
     from sfumato.estimate.sampling import forecast_sampling
     from sfumato.training.workers import use_all_cores
 
-    at_least("--count", count, 1, MOST_AT_ONCE)
     use_all_cores()
-    chosen = chosen_device(device)
-    opened = _opened(model, autoencoder).to(chosen)
+    chosen = chosen_device(flags.device)
+    opened = _opened(flags.model, flags.autoencoder).to(chosen)
     found = reach(chosen)
-    with enough_memory(count, "a smaller --count or a smaller model"):
-        sampling = forecast_sampling(opened, count, found.speeds[found.best].convolution)
-    if as_json:
-        typer.echo(to_json(facts(found, model, sampling), indent=2))
+    with enough_memory(flags.count, "a smaller --count or a smaller model"):
+        sampling = forecast_sampling(opened, flags.count, found.speeds[found.best].convolution)
+    if flags.as_json:
+        typer.echo(to_json(facts(found, flags.model, sampling), indent=2))
     else:
-        show_bench(found, model, sampling)
+        show_bench(found, flags.model, sampling)
 
 
 def _opened(name: str, autoencoder: str | None) -> "LatentDiffusion":

@@ -1,34 +1,38 @@
 """`sfumato demo`: both stages on the built-in toy world, samples, scores, and a page that shows it all."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-MOST_MINUTES = 100_000
+from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.pipeline.options import Range
 
 
-def demo(
-    out: Annotated[Path, typer.Option("--out", help="The demo's folder; an interrupted demo there is resumed.")],
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A shortened run: shows that everything works, not how well.")
-    ] = False,
-    minutes: Annotated[
-        float | None,
-        typer.Option("--minutes", help="About how long it may take; slow machines train fewer steps. [12]"),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE")] = "auto",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DemoFlags:
+    """The options of `sfumato demo`."""
+
+    out: Path = flag(REQUIRED, "output", "The demo's folder; an interrupted demo there is resumed.")
+    quick: bool = flag(
+        False, "machine", "A shortened run: shows that everything works, not how well.", names=("--quick",)
+    )
+    minutes: float | None = flag(
+        None,
+        "machine",
+        "About how long it may take; slow machines train fewer steps. [12]",
+        Range(1.0, 100_000.0),
+    )
+    device: str = flag("auto", "machine", "auto, cpu or cuda.", metavar="DEVICE")
+
+
+@command(DemoFlags)
+def demo(flags: DemoFlags) -> None:
     """Go through the whole paper on a small scale.
 
-    Trains both stages on the toy world, draws, scores, and writes OUT/report.html.
+    Trains both stages on the toy world, samples, scores, and writes OUT/report.html.
     """
     from dataclasses import replace
 
     from sfumato.cli.demo_run import FULL, QUICK, run_demo
-    from sfumato.cli.options import within
 
-    if minutes is not None:
-        within("--minutes", minutes, 1, MOST_MINUTES, "about how many minutes it may take")
-    plan = QUICK if quick else FULL
-    run_demo(plan if minutes is None else replace(plan, minutes=minutes), out, device)
+    plan = QUICK if flags.quick else FULL
+    run_demo(plan if flags.minutes is None else replace(plan, minutes=flags.minutes), flags.out, flags.device)

@@ -2,13 +2,16 @@
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.arguments import MaybePath
-from sfumato.cli.options import ModelArgument, OverwriteOption, PrecisionOption
+from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.forms import SAMPLES
+from sfumato.cli.schema_flags import schema_flag
+from sfumato.pipeline.options import Range
 
 if TYPE_CHECKING:
     import torch
@@ -27,45 +30,58 @@ ROUNDS = 5
 SHEET = "compare.png"
 OWN_FILES = {SHEET, "log.jsonl"}
 """What the command leaves in its own folder."""
-MOST_PERCEPTUAL = 1e6
-MOST_CHANNELS = 1024
-MOST_MINUTES = 1e6
+SCHEMA = "training.distillation:Distillation"
 
 
-def distill_decoder(
-    model: ModelArgument,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="A folder of images, or toy [default: what the autoencoder was trained on]."),
-        MaybePath(),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The folder for the log and a sheet to look at [default: MODEL/tiny-decoder]."),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option("--minutes", help=f"How long it may take in all [default: {MINUTES:g}].")
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Train for so many steps instead.")] = None,
-    images: Annotated[int, typer.Option("--images", help="How many are encoded and decoded to learn from.")] = 1024,
-    channels: Annotated[
-        int | None,
-        typer.Option("--channels", help="Its width [default: the widest with a twentieth of the operations]."),
-    ] = None,
-    perceptual: Annotated[
-        float,
-        typer.Option("--perceptual", metavar="W", help="Weight of EfficientNet-Lite0's distance; 0 is pixels only."),
-    ] = 0.0,
-    batch: Annotated[int, typer.Option("--batch", help="Cut-outs a step.")] = 16,
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of images, the weights and the steps.")] = 0,
-    background: Annotated[str, typer.Option("--background", help="Behind transparent images.")] = "white",
-    precision: PrecisionOption = "auto",
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Give a model a tiny decoder, for previews.
+@dataclass(frozen=True, kw_only=True)
+class DistillFlags:
+    """The options of `sfumato distill-decoder`; most are fields of a `Distillation`."""
 
-    It learns what the model's own decoder makes of your images, and lies in the model folder beside it, which stays
-    as it is. `sfumato sample --decoder tiny` decodes with it, and previews while drawing do so by themselves.
+    model: Path = flag(
+        REQUIRED, "what to sample", "A model folder, or the folder of a run.", metavar="MODEL", argument=True
+    )
+    data: str | None = flag(
+        None,
+        "what to sample",
+        "A folder of images, or toy [default: what the autoencoder was trained on].",
+        path=True,
+    )
+    out: Path | None = flag(
+        None, "output", "The folder for the log and a sheet to look at [default: MODEL/tiny-decoder]."
+    )
+    minutes: float | None = flag(
+        None, "machine", f"How long it may take in all [default: {MINUTES:g}].", Range(1e-3, 1e6)
+    )
+    steps: int | None = schema_flag(SCHEMA, "steps", "machine", None, "Train for so many steps instead.")
+    images: int = flag(
+        1024,
+        "what to sample",
+        "Number of images that are encoded and decoded to train on.",
+        Range(2, SAMPLES, whole=True),
+    )
+    channels: int | None = schema_flag(SCHEMA, "channels", "machine", names=("--channels",))
+    perceptual: float = flag(
+        0.0,
+        "machine",
+        "Weight of EfficientNet-Lite0's distance; 0 is pixels only.",
+        Range(0.0, 1e6),
+        metavar="W",
+    )
+    batch: int = schema_flag(SCHEMA, "batch", "machine", help="Crops of a step.")
+    seed: int = schema_flag(
+        SCHEMA, "seed", "what to sample", help="Seed of the choice of images, the initial weights and the steps."
+    )
+    background: str = flag("white", "what to sample", "Colour behind transparent images.")
+    precision: str = flag("auto", "machine", "auto (bfloat16 where fast), float32 or bfloat16.")
+    overwrite: bool = flag(False, "output", "Replace what the output folder holds.", names=("--overwrite",))
+
+
+@command(DistillFlags)
+def distill_decoder(flags: DistillFlags) -> None:
+    """Train a tiny decoder of a model, for previews.
+
+    It learns the output of the model's own decoder on your images, and is stored in the model folder beside it, which
+    stays as it is. `sfumato sample --decoder tiny` decodes with it, and previews while sampling use it as well.
     """
     from sfumato.autoencoder.tiny_file import FILE, DistilledDecoder
     from sfumato.cli.options import chosen_autocast, enough_memory, made_fast, out_folder
@@ -82,20 +98,20 @@ def distill_decoder(
     from sfumato.training.workers import use_all_cores
 
     t_start = time.monotonic()
-    limit = _limit(minutes, steps)
-    config = _config(steps, images, channels, perceptual, batch, seed, precision)
+    limit = _limit(flags.minutes, flags.steps)
+    config = _config(flags)
     use_all_cores()
     workers = _one_worker()
-    computing = chosen_autocast(workers.device, precision)
-    folder = _writable(find_folder(model))
+    computing = chosen_autocast(workers.device, flags.precision)
+    folder = _writable(find_folder(flags.model))
     with inside_model(folder):
         loaded = load(folder, workers.device)
         description = tiny_decoder_config(config, loaded)
-        place = out_folder(_log_folder(model, folder, out, overwrite))
+        place = out_folder(_log_folder(flags.model, folder, flags.out, flags.overwrite))
         # packing uses the model up: nothing of it is saved from here on
-        with made_fast(loaded, computing), enough_memory(batch):
+        with made_fast(loaded, computing), enough_memory(flags.batch):
             with bars() as (say, progress):
-                training, aside = _opened(data, background, loaded, seed, progress("scanning"))
+                training, aside = _opened(flags.data, flags.background, loaded, flags.seed, progress("scanning"))
                 half = None if limit is None else 30 * limit
                 pairs = gather_pairs(config, loaded, training, half, progress("decoding"))
                 say(f"{len(pairs)} images encoded and decoded to learn from")
@@ -121,44 +137,25 @@ def distill_decoder(
 
 def _limit(minutes: float | None, steps: int | None) -> float | None:
     """Minutes in all; None where steps say how long. Raises UserError for both, or for none at all."""
-    from sfumato.cli.options import within
     from sfumato.errors import UserError
 
     if minutes is not None and steps is not None:
         raise UserError("--minutes and --steps both say how long to train: give one of them")
-    if minutes is not None:
-        within("--minutes", minutes, 1e-3, MOST_MINUTES, "a time in minutes such as 10")
     return None if steps is not None else MINUTES if minutes is None else minutes
 
 
-def _config(
-    steps: int | None,
-    images: int,
-    channels: int | None,
-    perceptual: float,
-    batch: int,
-    seed: int,
-    precision: str,
-) -> "Distillation":
-    """The options, checked. Raises UserError."""
-    from sfumato.cli.options import LARGEST_SEED, MOST_AT_ONCE, MOST_IMAGES, MOST_STEPS, at_least, within
+def _config(flags: DistillFlags) -> "Distillation":
+    """The options as the loop has them. Raises UserError."""
     from sfumato.config import parse
     from sfumato.training.distillation import Distillation
 
-    if channels is not None:
-        at_least("--channels", channels, 4, MOST_CHANNELS)
-    within("--perceptual", perceptual, 0, MOST_PERCEPTUAL, "0 for none, or a weight such as 0.1")
     given: dict[str, Any] = {
-        "images": at_least("--images", images, 2, MOST_IMAGES),
-        "batch": at_least("--batch", batch, 1, MOST_AT_ONCE),
-        "channels": channels,
-        "seed": at_least("--seed", seed, 0, LARGEST_SEED),
-        "precision": precision,
+        name: getattr(flags, name) for name in ("images", "batch", "channels", "seed", "precision")
     }
-    if steps is not None:
-        given["steps"] = at_least("--steps", steps, 1, MOST_STEPS)
-    if perceptual > 0:
-        given["perceptual"] = {"kind": "efficientnet-lite0", "weight": perceptual}
+    if flags.steps is not None:
+        given["steps"] = flags.steps
+    if flags.perceptual > 0:
+        given["perceptual"] = {"kind": "efficientnet-lite0", "weight": flags.perceptual}
     return parse(given, Distillation, "distill-decoder")
 
 

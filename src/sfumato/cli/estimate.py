@@ -2,13 +2,13 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from sfumato.cli.arguments import MaybePath
-from sfumato.cli.options import DeviceOption
-from sfumato.cli.train import ConfigArgument, OverridesArgument
+from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.machine import Device
+from sfumato.pipeline.options import Range
 from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
@@ -21,34 +21,46 @@ if TYPE_CHECKING:
     from sfumato.training.diffusion import DiffusionRun
 
 Run = TypeVar("Run", "AutoencoderRun", "DiffusionRun")
-MOST_TIMED = 10_000
 PLACEHOLDER = Path("a-folder-of-images")
 
 
-def estimate(
-    config: ConfigArgument,
-    overrides: OverridesArgument = None,
-    autoencoder: Annotated[
-        str | None,
-        typer.Option("--autoencoder", help="For stage 2: a run, a model folder, a stage 1 configuration, or pixels."),
-        MaybePath(),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="The folder of images: its number counts, and how fast it is read.")
-    ] = None,
-    device: DeviceOption = "auto",
-    measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Time a few steps here and foresee the training.")
-    ] = True,
-    steps: Annotated[int, typer.Option("--steps", help="Steps to time of each kind.")] = 6,
-    sampling_steps: Annotated[int, typer.Option("--sampling-steps", help="Steps of the samplers' images.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Say what a training will cost.
+@dataclass(frozen=True, kw_only=True)
+class EstimateFlags(Device):
+    """The options of `sfumato estimate`."""
+
+    config: str = flag(
+        REQUIRED,
+        "what to sample",
+        "A YAML file, or a zoo name such as zoo:toy/text.",
+        metavar="CONFIG",
+        argument=True,
+        path=True,
+    )
+    overrides: list[str] | None = flag(
+        None, "what to sample", "Settings to change, such as train.steps=2000.", metavar="[a.b=c]...", argument=True
+    )
+    autoencoder: str | None = flag(
+        None,
+        "what to sample",
+        "For stage 2: a run, a model folder, a stage 1 configuration, or pixels.",
+        path=True,
+    )
+    data: Path | None = flag(None, "what to sample", "The folder of images: its size counts, and the time to read it.")
+    measure: bool = flag(
+        True, "machine", "Time a few steps here and forecast the training.", names=("--measure/--no-measure",)
+    )
+    steps: int = flag(6, "machine", "Steps to time of each kind.", Range(1, 10_000, whole=True))
+    sampling_steps: int = flag(20, "sampler", "Sampling steps of the images.", Range(1, 100_000, whole=True))
+    as_json: bool = flag(False, "output", "Print JSON.", names=("--json",))
+
+
+@command(EstimateFlags)
+def estimate(flags: EstimateFlags) -> None:
+    """Estimate the cost of a training.
 
     Operations, parameters, memory, time and energy of CONFIG's training, and of an image by every sampler.
     """
-    from sfumato.cli.options import MOST_SAMPLING_STEPS, at_least, chosen_device
+    from sfumato.cli.options import chosen_device
     from sfumato.cli.train import with_overrides
     from sfumato.config import read_source
     from sfumato.errors import UserError
@@ -56,21 +68,26 @@ def estimate(
     from sfumato.training.diffusion import DiffusionRun
     from sfumato.training.workers import use_all_cores
 
-    at_least("--steps", steps, 1, MOST_TIMED)
-    at_least("--sampling-steps", sampling_steps, 1, MOST_SAMPLING_STEPS)
     use_all_cores()
-    timed = Timed(chosen_device(device).type, steps) if measure else None
-    schema = DiffusionRun if "denoiser" in read_source(config) else AutoencoderRun
-    raw = with_overrides(config, overrides or [], schema)
+    timed = Timed(chosen_device(flags.device).type, flags.steps) if flags.measure else None
+    schema = DiffusionRun if "denoiser" in read_source(flags.config) else AutoencoderRun
+    raw = with_overrides(flags.config, flags.overrides or [], schema)
     if "denoiser" in raw:
-        estimated = _second_stage(raw, config, first_stage_of(autoencoder, config, raw), data, sampling_steps, timed)
+        estimated = _second_stage(
+            raw,
+            flags.config,
+            first_stage_of(flags.autoencoder, flags.config, raw),
+            flags.data,
+            flags.sampling_steps,
+            timed,
+        )
     elif "model" in raw:
-        if autoencoder is not None:
-            raise UserError(f"--autoencoder belongs to stage 2, and {config!r} describes stage 1: leave it out")
-        estimated = _first_stage(raw, config, data, timed)
+        if flags.autoencoder is not None:
+            raise UserError(f"--autoencoder belongs to stage 2, and {flags.config!r} describes stage 1: leave it out")
+        estimated = _first_stage(raw, flags.config, flags.data, timed)
     else:
-        raise UserError(f"config {config!r} describes no training: it has neither a model nor a denoiser section")
-    if as_json:
+        raise UserError(f"config {flags.config!r} describes no training: it has neither a model nor a denoiser section")
+    if flags.as_json:
         typer.echo(to_json(facts(estimated), indent=2))
     else:
         print_estimate(estimated)

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.arguments import MaybePath
-from sfumato.cli.options import BatchOption, DeviceOption, PrecisionOption, SizeOption
+from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.forms import SAMPLES, request_flags
+from sfumato.cli.machine import Machine
+from sfumato.cli.sample_codes import one_scale
+from sfumato.pipeline.options import Range
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -19,64 +22,60 @@ if TYPE_CHECKING:
     from sfumato.cards.subject import LabelPolicy, Subject
     from sfumato.data.dataset import Dataset, Progress
 
-DataArgument = Annotated[
-    str,
-    typer.Argument(metavar="DATA", help="The folder of real images; toy or toy:held-out for the toy world."),
-    MaybePath(),
-]
-OutOption = Annotated[Path, typer.Option("--out", help="The folder for card.json and index.html.")]
-MetricsOption = Annotated[
-    str,
-    typer.Option("--metrics", help="fd, fd-inf, sfd, kd, is, prdc, cas, clip-score, reader, fid, kid; fd-dinov2, ..."),
-]
-FeaturesOption = Annotated[
-    str,
-    typer.Option("--features", help="Default network of the metrics: efficientnet-lite0, inception, dinov2, clip."),
-]
-WeightsOption = Annotated[
-    list[str] | None,
-    typer.Option("--weights", metavar="NAME=PATH", help="A network's weights: a folder; for inception a file."),
-]
-HashOption = Annotated[
-    list[str] | None, typer.Option("--sha256", metavar="NAME=HEX", help="The expected hash of those weights.")
-]
-ResizeOption = Annotated[
-    str | None,
-    typer.Option("--resize", help="Resize filter: bicubic, bilinear, tensorflow [default: the network's]."),
-]
-CacheOption = Annotated[
-    Path | None, typer.Option("--cache", help="Cache folder for features of DATA [default: ~/.cache/sfumato].")
-]
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureFlags(Machine):
+    """The options of both evaluations: networks, and how real images are read."""
+
+    weights: list[str] | None = flag(
+        None, "machine", "A network's weights: a folder; for inception a file.", metavar="NAME=PATH"
+    )
+    sha256: list[str] | None = flag(None, "machine", "The expected hash of those weights.", metavar="NAME=HEX")
+    resize: str | None = flag(None, "machine", "Resize filter: bicubic, bilinear, tensorflow [default: the network's].")
+    pad: bool = flag(False, "what to sample", "Pad real images to the frame instead of cropping.", names=("--pad",))
+    background: str = flag("white", "what to sample", "Colour behind transparent images.")
 
 
-def evaluate(
-    subject: Annotated[Path, typer.Argument(metavar="MODEL_OR_FOLDER", help="A model, or a folder of images.")],
-    data: DataArgument,
-    out: OutOption,
-    n: Annotated[int, typer.Option("--n", help="Images to evaluate.")] = 5000,
-    metrics: MetricsOption = "fd,kd,prdc",
-    features: FeaturesOption = "efficientnet-lite0",
-    weights: WeightsOption = None,
-    sha256: HashOption = None,
-    resize: ResizeOption = None,
-    reference: Annotated[int | None, typer.Option("--reference", help="Real images to use [default: all].")] = None,
-    bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples for the intervals of fd and fd-inf.")] = 0,
-    labels: Annotated[
-        str, typer.Option("--labels", help="Labels for class-conditional models: data (its distribution) or balanced.")
-    ] = "data",
-    sampler: Annotated[str, typer.Option("--sampler", help="auto, or one that `sfumato samplers` lists.")] = "auto",
-    steps: Annotated[int, typer.Option("--steps", help="Steps of the sampler.")] = 20,
-    eta: Annotated[float | None, typer.Option("--eta", help="Fresh noise of ddim and dpmpp-2m-sde.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="1 is off [default: 3].")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the first sample; sample i uses seed + i.")] = 0,
-    size: SizeOption = None,
-    pad: Annotated[bool, typer.Option("--pad", help="Pad real images to the frame instead of cropping.")] = False,
-    background: Annotated[str, typer.Option("--background", help="Behind transparent images.")] = "white",
-    batch: BatchOption = 32,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    cache: CacheOption = None,
-) -> None:
+def data_flag() -> Any:
+    """The real images that are measured against."""
+    text = "The folder of real images; toy or toy:held-out for the toy world."
+    return flag(REQUIRED, "what to sample", text, metavar="DATA", argument=True, path=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFlags(MeasureFlags):
+    """The options of `sfumato evaluate` beside those of a request."""
+
+    subject: Path = flag(
+        REQUIRED, "what to sample", "A model, or a folder of images.", metavar="MODEL_OR_FOLDER", argument=True
+    )
+    data: str = data_flag()
+    out: Path = flag(REQUIRED, "output", "The folder for card.json and index.html.")
+    n: int = flag(5000, "what to sample", "Images to evaluate.", Range(2, SAMPLES, whole=True))
+    metrics: str = flag(
+        "fd,kd,prdc", "output", "fd, fd-inf, sfd, kd, is, prdc, cas, clip-score, reader, fid, kid; fd-dinov2, ..."
+    )
+    features: str = flag(
+        "efficientnet-lite0",
+        "output",
+        "Default network of the metrics: efficientnet-lite0, inception, dinov2, clip.",
+    )
+    reference: int | None = flag(
+        None, "what to sample", "Real images to use [default: all].", Range(2, SAMPLES, whole=True)
+    )
+    bootstrap: int = flag(0, "output", "Resamples for the intervals of fd and fd-inf.", Range(0, 1_000_000, whole=True))
+    labels: str = flag(
+        "data",
+        "what to sample",
+        "Labels for class-conditional models: data (its distribution) or balanced.",
+    )
+    cache: Path | None = flag(None, "machine", "Cache folder for features of DATA [default: ~/.cache/sfumato].")
+
+
+@command(
+    EvaluateFlags, request_flags("sampler", "steps", "eta", "guidance", "seed", "size", "batch", steps=20, batch=32)
+)
+def evaluate(flags: EvaluateFlags, options: dict[str, Any]) -> None:
     """Measure a model's samples, or a folder of images, against real images.
 
     Writes OUT/card.json and OUT/index.html: the numbers with everything they depend on, samples, nearest neighbours.
@@ -87,55 +86,49 @@ def evaluate(
     from sfumato.cards.plan import parse_metrics
     from sfumato.checkpoint import write_text
     from sfumato.cli.networks import cache_folder, loaded_clip, loaded_networks
-    from sfumato.cli.options import (
-        LARGEST_SEED,
-        MOST_AT_ONCE,
-        MOST_IMAGES,
-        MOST_RESAMPLES,
-        at_least,
-        chosen_device,
-        enough_memory,
-        out_folder,
-        parse_size,
-    )
+    from sfumato.cli.options import chosen_device, enough_memory, out_folder
     from sfumato.cli.progress import bars
     from sfumato.outputs import one_set_of_files
-    from sfumato.pipeline.choices import check_names
-    from sfumato.pipeline.request import SampleRequest
     from sfumato.training.workers import use_all_cores
 
-    requested = parse_metrics(metrics.split(","), features)
-    check_names(SampleRequest(sampler=sampler, eta=eta, steps=steps, guidance=guidance, seed=seed, batch=batch))
-    at_least("--n", n, 2, MOST_IMAGES)
-    at_least("--batch", batch, 1, MOST_AT_ONCE)
-    at_least("--bootstrap", bootstrap, 0, MOST_RESAMPLES)
-    at_least("--reference", 2 if reference is None else reference, 2, MOST_IMAGES)
-    at_least("--seed", seed, 0, LARGEST_SEED)
+    requested = parse_metrics(flags.metrics.split(","), flags.features)
+    sampling = _sampling(flags, options)
     use_all_cores()
-    place = chosen_device(device)
-    sampling = SamplingOptions(sampler, steps, eta, guidance, seed, _policy(labels), precision)
-    folder = out_folder(out)
+    device = chosen_device(flags.device)
+    folder = out_folder(flags.out)
     names = [one.network for one in requested if one.network is not None]
-    networks = loaded_networks(names, weights, sha256, resize, place)
+    networks = loaded_networks(names, flags.weights, flags.sha256, flags.resize, device)
     with bars() as (_, progress):
-        frame = Frame(parse_size(size), pad, background)
-        evaluation = open_subject(subject, data, n, frame, sampling, place, progress("scanning"))
+        frame = Frame(options["size"], flags.pad, flags.background)
+        evaluation = open_subject(flags.subject, flags.data, flags.n, frame, sampling, device, progress("scanning"))
+        with_clip = any(one.kind == "clip-score" for one in requested)
         settings = Settings(
             metrics=requested,
             networks=networks,
-            clip=loaded_clip(networks, weights) if any(one.kind == "clip-score" for one in requested) else None,
-            batch=batch,
-            reference=reference,
-            resamples=bootstrap,
-            cache=cache_folder(cache),
+            clip=loaded_clip(networks, flags.weights) if with_clip else None,
+            batch=options["batch"],
+            reference=flags.reference,
+            resamples=flags.bootstrap,
+            cache=cache_folder(flags.cache),
         )
-        with evaluation.computing, enough_memory(batch):
+        with evaluation.computing, enough_memory(settings.batch):
             result = measure(evaluation.subject, evaluation.dataset, settings, progress)
-    card = build_card(evaluation, data, settings, result, labels, place)
+    card = build_card(evaluation, flags.data, settings, result, flags.labels, device)
     with one_set_of_files(folder):
         card.save(folder)
         write_text(folder / PAGE_FILE, page(card, result.samples, result.captions, result.closest))
     print_card(card, folder)
+
+
+def _sampling(flags: EvaluateFlags, options: dict[str, Any]) -> "SamplingOptions":
+    """How the model's images are sampled, checked. Raises UserError."""
+    from sfumato.pipeline.choices import check_names
+    from sfumato.pipeline.request import SampleRequest
+
+    check_names(SampleRequest(**options | {"count": 1}))
+    guidance = one_scale("--guidance", options["guidance"])
+    how = {name: options[name] for name in ("sampler", "steps", "eta", "seed")}
+    return SamplingOptions(**how, guidance=guidance, labels=_policy(flags.labels), precision=flags.precision)
 
 
 @dataclass(frozen=True)

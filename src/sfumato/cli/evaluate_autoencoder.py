@@ -2,37 +2,43 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from sfumato.cli.evaluate import DataArgument, HashOption, ResizeOption, WeightsOption
-from sfumato.cli.options import BatchOption, DeviceOption, ModelArgument, PrecisionOption, SizeOption
+from sfumato.cli.evaluate import MeasureFlags, data_flag
+from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.forms import SAMPLES, request_flags
+from sfumato.pipeline.options import Range
 
 if TYPE_CHECKING:
     from sfumato.autoencoder.perceptual import LPIPS
 
 
-def evaluate_autoencoder(
-    model: ModelArgument,
-    data: DataArgument,
-    out: Annotated[Path | None, typer.Option("--out", help="A folder for card.json and index.html.")] = None,
-    n: Annotated[int | None, typer.Option("--n", help="Images to use [default: all, 10,000 of the toy world].")] = None,
-    features: Annotated[
-        str,
-        typer.Option("--features", help="Networks of rFD, comma-separated, such as inception; none to skip it."),
-    ] = "efficientnet-lite0",
-    weights: WeightsOption = None,
-    sha256: HashOption = None,
-    resize: ResizeOption = None,
-    size: SizeOption = None,
-    pad: Annotated[bool, typer.Option("--pad", help="Pad images to the frame instead of cropping.")] = False,
-    background: Annotated[str, typer.Option("--background", help="Behind transparent images.")] = "white",
-    batch: BatchOption = 16,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateAutoencoderFlags(MeasureFlags):
+    """The options of `sfumato evaluate-autoencoder` beside those of a request."""
+
+    model: Path = flag(
+        REQUIRED, "what to sample", "A model folder, or the folder of a run.", metavar="MODEL", argument=True
+    )
+    data: str = data_flag()
+    out: Path | None = flag(None, "output", "A folder for card.json and index.html.")
+    n: int | None = flag(
+        None,
+        "what to sample",
+        "Images to use [default: all, 10,000 of the toy world].",
+        Range(1, SAMPLES, whole=True),
+    )
+    features: str = flag(
+        "efficientnet-lite0",
+        "output",
+        "Networks of rFD, comma-separated, such as inception; none to skip it.",
+    )
+
+
+@command(EvaluateAutoencoderFlags, request_flags("size", "batch"))
+def evaluate_autoencoder(flags: EvaluateAutoencoderFlags, options: dict[str, Any]) -> None:
     """Measure an autoencoder's reconstructions and its latent.
 
     rFD, PSNR, SSIM, LPIPS if its weights are given (vgg16 and lpips), latent statistics, share of high frequencies,
@@ -45,49 +51,36 @@ def evaluate_autoencoder(
     from sfumato.checkpoint import write_text
     from sfumato.cli.evaluate import print_card
     from sfumato.cli.networks import loaded_networks
-    from sfumato.cli.options import (
-        MOST_AT_ONCE,
-        MOST_IMAGES,
-        at_least,
-        chosen_autocast,
-        chosen_device,
-        enough_memory,
-        made_fast,
-        out_folder,
-        parse_size,
-    )
+    from sfumato.cli.options import chosen_autocast, chosen_device, enough_memory, made_fast, out_folder
     from sfumato.cli.progress import bars
     from sfumato.cli.real_images import opened_data
     from sfumato.model_folder import load
     from sfumato.outputs import one_set_of_files
     from sfumato.training.workers import use_all_cores
 
-    at_least("--n", 1 if n is None else n, 1, MOST_IMAGES)
-    at_least("--batch", batch, 1, MOST_AT_ONCE)
     use_all_cores()
-    place = chosen_device(device)
-    computing = chosen_autocast(place, precision)
-    names = [] if features == "none" else [name.strip() for name in features.split(",")]
-    networks = loaded_networks(names, weights, sha256, resize, place)
-    lpips = _lpips(weights, sha256)
-    loaded = load(model, place)
-    frame = parse_size(size) or loaded.config.image_size
-    loaded.latent_shape_of(frame)
-    folder = None if out is None else out_folder(out)
+    device = chosen_device(flags.device)
+    computing = chosen_autocast(device, flags.precision)
+    names = [] if flags.features == "none" else [name.strip() for name in flags.features.split(",")]
+    networks = loaded_networks(names, flags.weights, flags.sha256, flags.resize, device)
+    lpips = _lpips(flags.weights, flags.sha256)
+    model = load(flags.model, device)
+    size, batch = options["size"] or model.config.image_size, options["batch"]
+    model.latent_shape_of(size)
+    folder = None if flags.out is None else out_folder(flags.out)
     t_start = time.monotonic()
     with bars() as (_, progress):
-        dataset = opened_data(data, frame, pad, background, loaded, progress("scanning"))
-        with made_fast(loaded, computing), enough_memory(batch):
-            result = measure_autoencoder(
-                loaded, dataset, n, networks, None if lpips is None else lpips.to(place), batch, progress("images")
-            )
+        dataset = opened_data(flags.data, size, flags.pad, flags.background, model, progress("scanning"))
+        perceptual = None if lpips is None else lpips.to(device)
+        with made_fast(model, computing), enough_memory(batch):
+            result = measure_autoencoder(model, dataset, flags.n, networks, perceptual, batch, progress("images"))
     card = new_card(
         "autoencoder",
-        place,
-        subject={"kind": "model", "path": str(model), "digest": loaded.digest},
-        data={"path": data, "images": len(dataset)},
-        protocol=protocol_of(dataset, result.count, result.count, frame, "none"),
-        sampling={"precision": "bfloat16" if computing._enabled else "float32", "device": place.type},
+        device,
+        subject={"kind": "model", "path": str(flags.model), "digest": model.digest},
+        data={"path": flags.data, "images": len(dataset)},
+        protocol=protocol_of(dataset, result.count, result.count, size, "none"),
+        sampling={"precision": "bfloat16" if computing._enabled else "float32", "device": device.type},
         metrics=result.metrics,
         details=result.details,
         warnings=result.warnings,

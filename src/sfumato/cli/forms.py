@@ -10,6 +10,8 @@ from sfumato.pipeline.options import Range, check_number, options_of
 from sfumato.pipeline.request import DEFAULT_MEMORY, SIDE, Projection, SampleRequest
 
 MEBIBYTE = 1 << 20
+SAMPLES = 10_000_000
+"""Of an evaluation, at most."""
 ONE_SCALE = "neither a number such as 3 nor scales of parts such as text=3,mask=1.5"
 
 

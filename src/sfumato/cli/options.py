@@ -1,7 +1,6 @@
 """Options that several commands share, and what their values mean."""
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -15,43 +14,7 @@ if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the folder of a run.")]
-SizeOption = Annotated[
-    str | None,
-    typer.Option("--size", metavar="HxW", help="Height x width in pixels, such as 64x96, or one number for a square."),
-]
-BatchOption = Annotated[int, typer.Option("--batch", help="Images computed at once.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="auto (bfloat16 where fast), float32 or bfloat16.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
-
-MOST_IMAGES = 10_000_000
-MOST_RESAMPLES = 1_000_000
-MOST_AT_ONCE = 65_536
-MOST_STEPS = 1_000_000_000
-MOST_SAMPLING_STEPS = 100_000
-LARGEST_SEED = (1 << 63) - 1
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """(H, W) of "64x96", or of "64" for a square."""
-    from sfumato.errors import UserError
-    from sfumato.pipeline.memory import check_memory
-    from sfumato.pipeline.options import check_number
-    from sfumato.pipeline.request import SIDE
-
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip().lower())
-    digits = [side for side in found.groups() if side] if found is not None else []
-    if not digits or any(len(side) > 1000 or int(side) == 0 for side in digits):
-        given = text if len(text) < 60 else f"{text[:57]}..."
-        raise UserError(
-            f"--size {given!r} is not a size: give height x width such as 64x96, or one number for a square"
-        )
-    size = (int(digits[0]), int(digits[-1]))
-    check_number("--size", size, SIDE)
-    check_memory(size, 1)
-    return size
 
 
 def chosen_device(name: str) -> "torch.device":
@@ -91,27 +54,6 @@ def made_fast(model: "LatentDiffusion", computing: "torch.autocast") -> "Abstrac
         return computing
     model.for_inference(torch.bfloat16 if computing._enabled else torch.float32)
     return nullcontext()
-
-
-def at_least(name: str, value: int, least: int, most: int = 10_000_000) -> int:
-    """The value, or a UserError where it is too small, or so large that it can only be a slip of the hand."""
-    from sfumato.errors import UserError
-    from sfumato.pipeline.options import shown
-
-    if value < least:
-        raise UserError(f"{name} is {shown(value)}: give at least {least}")
-    if value > most:
-        raise UserError(f"{name} is {shown(value)}: give at most {most:,}")
-    return value
-
-
-def within(name: str, value: float, least: float, most: float, advice: str) -> float:
-    """The value, or a UserError where it is not finite or lies outside [least, most]; `advice` says what to give."""
-    from sfumato.errors import UserError
-
-    if not (math.isfinite(value) and least <= value <= most):
-        raise UserError(f"{name} is {value:g}: give {advice}, from {least:g} to {most:g}")
-    return value
 
 
 def out_folder(path: Path) -> Path:

@@ -17,7 +17,7 @@ def replace_decoder(
     out: Annotated[Path, typer.Option("--out", help="The model folder to write.")],
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Give a model a decoder that was trained on.
+    """Replace a model's decoder with a fine-tuned one.
 
     The encoder must be the model's own, bit for bit: then its latents mean the same, and the second stage stays as it
     is. A tiny decoder is left out, for it imitates the one before.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.cli.flags import flag
+from sfumato.limits import MOST, MOST_OTHERWISE
 from sfumato.pipeline.options import Group, Range
 
 SOURCE = Path(__file__).parents[1]
@@ -51,7 +52,7 @@ def range_of(name: str, declared: SchemaField) -> Range | None:
     if kind not in ("int", "float"):
         return None
     whole = kind == "int"
-    most = _most().get(name, _most()[""]) if whole else LARGEST_FLOAT
+    most = MOST.get(name, MOST_OTHERWISE) if whole else LARGEST_FLOAT
     low = next(((value, LOW[key]) for key, value in declared.limits.items() if key in LOW), (0, False))
     high = next(((value, HIGH[key]) for key, value in declared.limits.items() if key in HIGH), (most, False))
     return Range(low[0], high[0], above=low[1], below=high[1], whole=whole)
@@ -87,40 +88,6 @@ def _literal(node: ast.expr) -> Any:
         return ast.literal_eval(node)
     except ValueError:
         return MISSING
-
-
-@cache
-def _most() -> dict[str, int]:
-    """The largest whole number of a field by its name, as `sfumato.schema.MOST`; "" for all others."""
-    values: dict[str, int] = {}
-    for node in _tree("schema").body:
-        target = (
-            node.target
-            if isinstance(node, ast.AnnAssign)
-            else node.targets[0]
-            if isinstance(node, ast.Assign)
-            else None
-        )
-        if not isinstance(target, ast.Name) or not isinstance(node, ast.Assign | ast.AnnAssign):
-            continue
-        if target.id == "MOST" and isinstance(node.value, ast.Call):
-            pairs = node.value.args[0]
-            assert isinstance(pairs, ast.Dict)
-            for key, number in zip(pairs.keys, pairs.values, strict=True):
-                assert isinstance(key, ast.Constant)
-                values[str(key.value)] = _number(number)
-        if target.id == "MOST_OTHERWISE":
-            values[""] = _number(node.value)
-    return values
-
-
-def _number(node: ast.expr | None) -> int:
-    """A whole number, or a power or difference of such."""
-    if isinstance(node, ast.BinOp):
-        left, right = _number(node.left), _number(node.right)
-        return int(left**right) if isinstance(node.op, ast.Pow) else left - right
-    assert isinstance(node, ast.Constant)
-    return int(node.value)  # type: ignore[arg-type]  # of a number
 
 
 def _tree(module: str) -> ast.Module:
