@@ -206,6 +206,9 @@ def test_what_is_no_card(command: Command, tmp_path: Path) -> None:
         (("--resize", "area"), "--resize 'area' is not one of"),
         (("--labels", "even"), "--labels 'even' is not one of"),
         (("--n", 1), "--n is 1: give at least 2"),
+        (("--n", 5, "--metrics", "prdc"), "'prdc' needs 6 images on each side, here are 5"),
+        (("--reference", 5, "--metrics", "prdc"), "and 5 real ones"),
+        (("--n", 5, "--metrics", "fd-inf"), "'fd-inf' needs"),
     ],
 )
 def test_wrong_options_are_one_sentence(
@@ -216,7 +219,8 @@ def test_wrong_options_are_one_sentence(
     options: tuple[object, ...],
     sentence: str,
 ) -> None:
-    given = ("evaluate", folders[1], folders[0], "--features", NET, "--cache", cache, "--out", tmp_path / "out")
+    features = () if "--features" in options else ("--features", NET)
+    given = ("evaluate", folders[1], folders[0], *features, "--cache", cache, "--out", tmp_path / "out")
     done = command(*given, *options)
     assert done.code == 2
     assert sentence in done.err

@@ -182,6 +182,10 @@ SCORES: Mapping[str, Callable[[Job], Scored]] = {
 }
 
 
+FEWEST: Mapping[str, int] = {"prdc": max(NEIGHBOURS, NEIGHBOURS_DENSITY) + 1, "fd-inf": 2 * POINTS}
+"""Images that a metric needs on each side, where two are too few."""
+
+
 def warnings_of(job: Job) -> list[str]:
     """What a reader of the number must know."""
     if job.wanted.kind not in ("fd", "sfd", "fd-inf"):
