@@ -206,6 +206,9 @@ def test_files_that_are_not_cards_are_refused(command: Command, tmp_path: Path) 
         (("--resize", "area"), "--resize 'area' is not one of"),
         (("--labels", "even"), "--labels 'even' is not one of"),
         (("--n", 1), "--n is 1: give a whole number from 2"),
+        (("--n", 5, "--metrics", "prdc"), "'prdc' needs 6 images on each side, here are 5"),
+        (("--reference", 5, "--metrics", "prdc"), "and 5 real ones"),
+        (("--n", 5, "--metrics", "fd-inf"), "'fd-inf' needs"),
     ],
 )
 def test_wrong_options_are_one_sentence(

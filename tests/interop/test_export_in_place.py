@@ -108,6 +108,17 @@ def test_one_export_writes_at_a_time(tmp_path: Path) -> None:
         export_model(tmp_path / "model", tmp_path / "out", "diffusers")
 
 
+def test_one_import_writes_at_a_time(tmp_path: Path) -> None:
+    model_at(tmp_path / "model")
+    export_model(tmp_path / "model", tmp_path / "foreign", "diffusers")
+    with exclusive(tmp_path / "out"), pytest.raises(UserError, match="is being written by process"):
+        import_model(tmp_path / "foreign", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    import_model(tmp_path / "foreign", tmp_path / "out")
+    assert (tmp_path / "out" / "config.yaml").exists()
+    assert not list(tmp_path.glob(".*.lock"))
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """The operating system refuses to write more, as on a full disk."""

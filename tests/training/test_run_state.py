@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.training.optim import OptimiserConfig, build_optimiser
-from sfumato.training.state import TrainState
+from sfumato.training.state import TrainState, _checked
 
 
 def network(seed: int) -> nn.Module:
@@ -51,3 +51,10 @@ def test_a_state_of_other_parts_is_refused() -> None:
     state = state_of(network(0))
     with pytest.raises(RuntimeError, match="Missing key"):
         state.load({}, {})
+
+
+@pytest.mark.parametrize("counter", ["step", "images", "skipped", "skipped_in_a_row"])
+def test_a_counter_that_no_run_reaches_is_refused(counter: str) -> None:
+    with pytest.raises(ValueError, match="which no run counts"):
+        _checked({counter: 10**30})
+    assert _checked({counter: 10**12}) == {counter: 10**12}

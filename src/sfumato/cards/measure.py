@@ -16,7 +16,7 @@ from torch import Tensor
 from sfumato.cards.card import Metric
 from sfumato.cards.plan import WITHOUT_DATA, MetricSpec
 from sfumato.cards.reference import Reference, reference
-from sfumato.cards.scores import CollectedFeatures, compute_metrics
+from sfumato.cards.scores import FEWEST, CollectedFeatures, compute_metrics
 from sfumato.cards.subject import Sampled, Subject
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
@@ -140,6 +140,13 @@ def check(subject: Subject, dataset: Dataset, settings: Settings) -> None:
     kinds = {spec.kind for spec in settings.metrics}
     if subject.count < 2:
         raise UserError(f"{subject.count} image is not a distribution: give at least two, better thousands")
+    real = len(dataset) if settings.reference is None else min(settings.reference, len(dataset))
+    for kind, fewest in FEWEST.items():
+        if kind in kinds and (subject.count < fewest or (real < fewest and kind == "prdc")):
+            raise UserError(
+                f"metric {kind!r} needs {fewest} images on each side, here are {subject.count} and {real} real ones: "
+                "give more, or leave it out of --metrics"
+            )
     if "cas" in kinds and not ("label" in dataset.fields and "label" in subject.fields):
         raise UserError("metric 'cas' needs labels of samples and data: class sub-folders, or a class model")
     if "reader" in kinds and not isinstance(dataset, ToyWorld):

@@ -184,6 +184,10 @@ SCORES: Mapping[str, Callable[[MetricInputs], Scored]] = {
 }
 
 
+FEWEST: Mapping[str, int] = {"prdc": max(NEIGHBOURS, NEIGHBOURS_DENSITY) + 1, "fd-inf": 2 * POINTS}
+"""Images that a metric needs on each side, where two are too few."""
+
+
 def warnings_of(inputs: MetricInputs) -> list[str]:
     """Warnings about the metric's reliability."""
     if inputs.spec.kind not in ("fd", "sfd", "fd-inf"):

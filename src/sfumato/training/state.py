@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 COUNTERS = ("step", "skipped", "skipped_in_a_row", "images")
+MOST = 1 << 53
+"""No counter of a run, nor its seconds, comes near; greater ones do not fit into the log."""
 PAIRS = ("logits", "best")
 """Notes that are two numbers."""
 
@@ -72,9 +74,9 @@ def _checked(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers, if they are those of a state: known names, each with its type. Raises ValueError otherwise."""
     for name, value in numbers.items():
         if name in COUNTERS:
-            fits = type(value) is int and value >= 0
+            fits = type(value) is int and 0 <= value < MOST
         elif name == "seconds":
-            fits = _is_number(value) and value >= 0
+            fits = _is_number(value) and 0 <= value < MOST
         elif name == "notes":
             fits = isinstance(value, dict) and all(_is_note(key, note) for key, note in value.items())
         else:
