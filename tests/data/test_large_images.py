@@ -1,7 +1,8 @@
 """Images above the limit of pixels, read a band of rows at a time: the same pixels as decoded at once."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -133,17 +134,26 @@ def test_what_is_decoded_as_a_whole_may_have_fewer_pixels(tmp_path: Path, name: 
         read_header(tmp_path / name, enough - 1)
 
 
-def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads of the scan and of the reading ahead would add up what each image takes."""
-    monkeypatch.setattr(reading, "_AT_ONCE", 1000)
-    monkeypatch.setattr(reading, "_ONE_LARGE", lock := Lock())
-    held = []
-    monkeypatch.setattr(reading, "to_rgb", lambda image, background: held.append(lock.locked()) or image)
-    pixels(40, 50, "RGB").save(tmp_path / "large.png")
-    pixels(4, 5, "RGB").save(tmp_path / "small.png")
-    for name in ("large.png", "small.png"):
-        decode(tmp_path / name, WHITE)
-    assert held == [True, False]
+def test_threads_share_the_memory_of_what_they_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three images only two fit at a time; one that exceeds the whole room is decoded alone."""
+    monkeypatch.setattr(reading, "_ROOM", room := reading._Room(2 * 40 * 50 * 5))
+    taken: list[int] = []
+
+    def slow(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+        time.sleep(0.02)
+        taken.append(room.taken)
+        return image
+
+    monkeypatch.setattr(reading, "to_rgb", slow)
+    pixels(40, 50, "RGB").save(tmp_path / "fits.png")
+    pixels(80, 90, "RGB").save(tmp_path / "large.png")
+    with ThreadPoolExecutor(4) as pool:
+        for name in ["fits.png"] * 4 + ["large.png", "fits.png"]:
+            pool.submit(decode, tmp_path / name, WHITE)
+    assert len(taken) == 6
+    assert set(taken) <= {10_000, 20_000, 36_000}
+    assert taken.count(36_000) == 1
+    assert room.taken == 0
 
 
 @pytest.mark.parametrize("depth", [1, 8])

@@ -1,10 +1,10 @@
 """From an image file to 8-bit sRGB pixels: any mode Pillow opens, profiles, EXIF rotation, transparency."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Condition
 from typing import IO
 
 from PIL import Image, ImageColor, ImageOps
@@ -27,8 +27,30 @@ _PLAIN_BYTES = 3
 _WHOLE_BYTES = {"JPEG": 3, "WEBP": 16, "JPEG2000": 19, "AVIF": 10, "F": 17, "TIFF": 7}
 """Bytes a pixel that decoding as a whole takes at its peak, as measured, by format or mode; other formats take 5."""
 _OTHER_BYTES = 5
-_AT_ONCE = 2**27  # bytes: images that take more are decoded one at a time, whatever the number of threads
-_ONE_LARGE = Lock()
+_AT_ONCE = 2**28  # bytes that the images take which are decoded at a time, whatever the number of threads
+
+
+class _Room:
+    """Bytes of memory that threads share: each waits until what it needs is free, or until nobody holds any."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.taken = size, 0
+        self._changed = Condition()
+
+    @contextmanager
+    def holding(self, count: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self.taken == 0 or self.taken + count <= self.size)
+            self.taken += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.taken -= count
+                self._changed.notify_all()
+
+
+_ROOM = _Room(_AT_ONCE)
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
 
@@ -221,12 +243,9 @@ def _is_whole(image: Image.Image, stream: IO[bytes]) -> bool:
     return image.mode not in ("1", "L", "P") and bands_of(image, stream) is None
 
 
-@contextmanager
-def _decoding(image: Image.Image) -> Iterator[None]:
-    """Lets no two large images be decoded at a time: threads would add up what each takes."""
-    large = image.width * image.height * _bytes_of(image) > _AT_ONCE
-    with _ONE_LARGE if large else nullcontext():
-        yield
+def _decoding(image: Image.Image) -> AbstractContextManager[None]:
+    """Keeps what threads decode at a time within `_AT_ONCE` bytes: they would add up what each image takes."""
+    return _ROOM.holding(image.width * image.height * _bytes_of(image))
 
 
 @dataclass(frozen=True)
