@@ -21,7 +21,7 @@ def test_a_model_is_timed_as_sample_draws(command: Command, tmp_path: Path) -> N
     done = command("bench", tmp_path / "model", "-n", 2, "--device", "cpu", "--json")
     assert done.code == 0, done.err
     told = json.loads(done.out)
-    drawn, speed = told["drawing"], told["speeds"][told["precision"]]
+    drawn, speed = told["sampling"], told["speeds"][told["precision"]]
     assert (drawn["sampler"], drawn["calls"], drawn["guided"]) == ("dpmpp-2m", 20, True)
     assert drawn["seconds"] == pytest.approx(20 * drawn["call_seconds"] + drawn["decode_seconds"])
     assert drawn["utilisation"] * speed["convolution"] * drawn["call_seconds"] == pytest.approx(

@@ -125,7 +125,7 @@ def test_maps_cannot_be_made_up(command: Command, tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump(raw))
     done = command("estimate", config, "--autoencoder", "zoo:toy/autoencoder", *SMALL, "--json")
     assert done.code == 0, done.err
-    assert "no times, for conditions.map cannot be made up: give the images by --data" in done.err
+    assert "no times, for conditions.map cannot be synthesised: give the images by --data" in done.err
     assert json.loads(done.out)["foreseen"] is None
 
 

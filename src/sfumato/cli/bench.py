@@ -95,8 +95,8 @@ def _opened(name: str, autoencoder: str | None) -> "LatentDiffusion":
 
 def facts(found: "MachineSpeed", model: str, sampling: "SamplingForecast") -> dict[str, Any]:
     """All of it as JSON."""
-    told = {**asdict(sampling), "seconds": sampling.seconds, "utilisation": _utilisation(found, sampling)}
-    return {**asdict(found), "precision": found.best, "model": model, "drawing": told}
+    sampled = {**asdict(sampling), "seconds": sampling.seconds, "utilisation": _utilisation(found, sampling)}
+    return {**asdict(found), "precision": found.best, "model": model, "sampling": sampled}
 
 
 def show_bench(found: "MachineSpeed", model: str, sampling: "SamplingForecast") -> None:

@@ -95,29 +95,29 @@ def lines(found: "Survey", settings: Sequence[str] = ()) -> list[str]:
     from sfumato.data.textfile import shown
 
     scan = found.dataset.scan
-    told = [f"{len(scan.files)} images in {scan.root}"]
+    report = [f"{len(scan.files)} images in {scan.root}"]
     longest = max(found.sizes().values())
-    told += [f"  {name:>14}  {'#' * max(1, 40 * n // longest)} {n}" for name, n in found.sizes().items()]
-    told.append("formats: " + ", ".join(f"{ending} {n}" for ending, n in found.formats().items()))
+    report += [f"  {name:>14}  {'#' * max(1, 40 * n // longest)} {n}" for name, n in found.sizes().items()]
+    report.append("formats: " + ", ".join(f"{ending} {n}" for ending, n in found.formats().items()))
     captions, texts = found.captions(), list(dict.fromkeys(found.texts()))
     count = caption_tokens(found)
     if count is not None:
-        told.append(
+        report.append(
             f"captions: {len(captions)} images have some, {len(texts)} different ones of {count['shortest']} to "
             f"{count['longest']} tokens, half of at most {count['median']}; {count['too_long']} are longer than the "
             f"{MAX_TOKENS} that zoo:emoji/text reads"
             + (f": conditioner.max_tokens={count['longest']}" if count["too_long"] else "")
         )
-        told += [f"  {shown(text)}" for text in texts[:CAPTIONS_SHOWN]]
+        report += [f"  {shown(text)}" for text in texts[:CAPTIONS_SHOWN]]
     else:
-        told.append("captions: none")
+        report.append("captions: none")
     counts = found.dataset.label_counts()
-    told.append(f"classes: {len(counts)}: {counted(counts)}" if counts else "classes: none")
-    told += [f"! {warning}" for warning in found.warnings()]
-    told += [f"  {name}: {reason}" for name, reason in found.unreadable[:CAPTIONS_SHOWN]]
+    report.append(f"classes: {len(counts)}: {counted(counts)}" if counts else "classes: none")
+    report += [f"! {warning}" for warning in found.warnings()]
+    report += [f"  {name}: {reason}" for name, reason in found.unreadable[:CAPTIONS_SHOWN]]
     advice = recommended(found, settings)
-    told.append(
+    report.append(
         f"recommended: size {advice['size']}, f = {advice['f']}, conditioner {advice['conditioner']}; "
         "about this folder in full: --json"
     )
-    return [*told, f"  {advice['command']}"]
+    return [*report, f"  {advice['command']}"]

@@ -125,7 +125,7 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu or a torch built for CUDA")
     if name == "cpu":
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # this is how accelerate, and so both trainings, are told
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # accelerate, and so both trainings, read this
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -123,12 +123,12 @@ def distill_decoder(flags: DistillFlags) -> None:
             about = _about(config, outcome, state.step, len(pairs))
             made = DistilledDecoder(description.model_copy(update={"about": about}), network)
             made.save(folder)
-            told = _faster(loaded, made, computing)
+            speedup = _faster(loaded, made, computing)
     typer.echo(
         f"PSNR on {len(outcome.images[0])} held-out images: tiny against full decoder {outcome.tiny_to_full:.2f} dB; "
         f"against the image {outcome.tiny_to_image:.2f} dB, the full one {outcome.full_to_image:.2f} dB"
     )
-    typer.echo(f"{told}; learnt in {state.step} steps on {len(pairs)} images")
+    typer.echo(f"{speedup}; trained for {state.step} steps on {len(pairs)} images")
     typer.echo(f"tiny decoder: {folder / FILE}; sheet of image, full, tiny: {_sheet(place, outcome)}")
     if state.stopped_by:
         typer.echo(f"stopped after step {state.step}; the same command trains it anew, for as long as asked", err=True)

@@ -131,8 +131,10 @@ def _second_stage(
     estimated = from_config.second_stage(run, first, name, sampling_steps)
     read = [name for name in ("map", "boxes") if getattr(run.conditions, name) is not None]
     if timed is not None and read and is_placeholder(run.data):
-        told = f"no times, for conditions.{' and conditions.'.join(read)} cannot be made up: give the images by --data"
-        typer.echo(f"{told}; operations, parameters and memory follow", err=True)
+        described = (
+            f"no times, for conditions.{' and conditions.'.join(read)} cannot be synthesised: give the images by --data"
+        )
+        typer.echo(f"{described}; operations, parameters and memory follow", err=True)
         timed = None
     if timed is None:
         return estimated
@@ -176,7 +178,7 @@ def _means(
 
 
 def first_stage_of(autoencoder: str | None, config: str, raw: dict[str, Any]) -> "LatentDiffusion":
-    """The first stage under a second one, trained or not. Raises UserError where it cannot be told which."""
+    """The first stage under a second one, trained or not. Raises UserError where it cannot be described which."""
     from sfumato.config import ZOO_PREFIX, read_source
     from sfumato.model import ModelConfig, build, pixel_space
     from sfumato.model_folder import load
@@ -222,16 +224,16 @@ def facts(estimated: "Estimate") -> dict[str, Any]:
     """The estimate as JSON."""
     from sfumato.estimate.report import equivalents
 
-    told = asdict(estimated)
-    for phase, told_phase in zip(estimated.phases, told["phases"], strict=True):
-        told_phase["work"]["total"] = phase.work.total
-        told_phase["utilisation"] = estimated.utilisation(phase)
-    told["memory"]["total"] = estimated.memory.total
-    told |= {"steps": estimated.steps, "operations": estimated.operations}
-    told["equivalents"] = None if estimated.operations is None else asdict(equivalents(estimated.operations))
+    described = asdict(estimated)
+    for phase, phase_facts in zip(estimated.phases, described["phases"], strict=True):
+        phase_facts["work"]["total"] = phase.work.total
+        phase_facts["utilisation"] = estimated.utilisation(phase)
+    described["memory"]["total"] = estimated.memory.total
+    described |= {"steps": estimated.steps, "operations": estimated.operations}
+    described["equivalents"] = None if estimated.operations is None else asdict(equivalents(estimated.operations))
     forecast = estimated.forecast
-    told["foreseen"] = None if forecast is None else {**asdict(forecast), "total": forecast.total}
-    return told
+    described["foreseen"] = None if forecast is None else {**asdict(forecast), "total": forecast.total}
+    return described
 
 
 def print_estimate(estimated: "Estimate") -> None:
@@ -269,15 +271,15 @@ def _training(estimated: "Estimate") -> list[list[str]]:
         rows.append([f"step, {phase.name}", f"{each}; {estimated.samples} samples; {steps}"])
     memory = estimated.memory
     shares = {name: count for name, count in asdict(memory).items() if count}
-    told = ", ".join(f"{name} {size(count)}" for name, count in shares.items())
-    return [*rows, ["training", _length(estimated)], ["memory", f"{size(memory.total)}: {told}"]]
+    listed = ", ".join(f"{name} {size(count)}" for name, count in shares.items())
+    return [*rows, ["training", _length(estimated)], ["memory", f"{size(memory.total)}: {listed}"]]
 
 
 def _length(estimated: "Estimate") -> str:
     """The training in operations; of one of minutes, what they buy here."""
     steps, operations = estimated.steps or 0, estimated.operations
     if operations is None:
-        return f"{estimated.minutes:g} minutes: how many steps that is depends on the machine and is told by measuring"
+        return f"{estimated.minutes:g} minutes: how many steps that is depends on the machine: measure it"
     if estimated.minutes is None:
         return f"{short(operations)}FLOPs"
     bought = f"{steps} steps, {steps * estimated.samples} samples, {short(operations)}FLOPs"
@@ -306,9 +308,9 @@ def _here(estimated: "Estimate") -> list[list[str]]:
         rows.append([f"step, {phase.name}", f"{phase.timing.step:.3g} s, {rate:.3g} samples/s, {share}"])
     parts = {"steps": forecast.training, "encoding": forecast.encoding, "previews": forecast.previews}
     parts |= {"saving": forecast.saving, "start": forecast.start}
-    told = ", ".join(f"{name} {duration(value)}" for name, value in parts.items() if value)
+    listed = ", ".join(f"{name} {duration(value)}" for name, value in parts.items() if value)
     unknown = "; and the encoding: give --data" if estimated.stage == "diffusion" and estimated.images is None else ""
-    rows.append(["the training will take", f"{duration(forecast.total)}: {told}{unknown}"])
+    rows.append(["the training will take", f"{duration(forecast.total)}: {listed}{unknown}"])
     rows.append(["and at its peak", f"{size(forecast.peak_memory)} of memory, all of the process"])
     return rows
 

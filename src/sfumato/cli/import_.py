@@ -27,7 +27,8 @@ def import_(
         MaybePath(),
     ] = None,
     prediction: Annotated[
-        Literal["eps", "v"] | None, typer.Option("--prediction", help="Where nothing else tells it.")
+        Literal["eps", "v"] | None,
+        typer.Option("--prediction", help="Prediction, if the file does not record it."),
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:

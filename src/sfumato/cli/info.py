@@ -157,7 +157,7 @@ def _costs(model: "LatentDiffusion") -> dict[str, int]:
 
 
 def _rows(facts: dict[str, Any]) -> list[list[str]]:
-    """A row for each fact; groups are told in one line, or in one line for each of their groups."""
+    """A row for each fact; a group is one line, or one line for each group in it."""
     rows = []
     for name, value in facts.items():
         if name == "trained on":

@@ -13,9 +13,11 @@ from sfumato.conditioning.sources import fetching
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from sfumato.data.dataset import LatentSource
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
     from sfumato.training.classifier import ClassifierRun
+    from sfumato.training.data import RunData
     from sfumato.training.diffusion import DiffusionRun
     from sfumato.training.run import RunFolder
     from sfumato.training.state import TrainState
@@ -262,53 +264,15 @@ def _diffusion(
     workers: "Workers",
     retype: Callable[[str], str] | None,
 ) -> "TrainState":
-    from sfumato.cli.progress import bars
-    from sfumato.data.conditions.captions import texts_of
-    from sfumato.training.conditions import with_conditions
-    from sfumato.training.data import open_data
     from sfumato.training.diffusion import train_diffusion
-    from sfumato.training.encode import cached_latents
     from sfumato.training.evaluation import SampleEvaluation
     from sfumato.training.export import save_diffusion
-    from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import samples_of
-    from sfumato.training.second_stage import build_model, caption_notes, conditional_denoiser
+    from sfumato.training.second_stage import conditional_denoiser
 
     first = first.to(workers.device)
-    place = cache or folder.path / "cache"
-    with bars(active=workers.leads) as (say, progress):
-        with workers.leader_first():
-            folder.claim(config)
-            data = open_data(config.data, config.held_out, folder.path, place, say, progress, config.conditions)
-            check_needs(config.conditioner, data, retype or same_command)
-        latents = cached_latents(
-            first,
-            data.training,
-            place,
-            config.mirrored,
-            precision=config.train.precision,
-            progress=progress("encoding"),
-            workers=workers,
-            log=say,
-        )
-        source = with_conditions(
-            latents,
-            data.training,
-            first,
-            config.data,
-            config.conditions,
-            place,
-            config.train.precision,
-            progress("encoding masked images"),
-            workers,
-            say,
-        )
-        texts = texts_of(data.training)
-        model = build_model(config, first, latents, source.fields, data.conditioning_metadata, texts).to(workers.device)
-        assert model.second is not None
-        for note in caption_notes(model.second.conditioner, texts):
-            say(note)
-        folder.describe(say)
+    model, data, source = _model_and_data(config, first, folder, cache or folder.path / "cache", workers, retype)
+    assert model.second is not None
     preview = samples_of(model, data, folder.previews, config)
     evaluate = None
     if config.train.evaluation.every and workers.leads:
@@ -334,6 +298,53 @@ def _diffusion(
     )
     conclude(state, workers, f"model: {folder.model}")
     return state
+
+
+def _model_and_data(
+    config: "DiffusionRun",
+    first: "LatentDiffusion",
+    folder: "RunFolder",
+    cache: Path,
+    workers: "Workers",
+    retype: Callable[[str], str] | None,
+) -> "tuple[LatentDiffusion, RunData, LatentSource]":
+    """The model before training, the data of the run, and the encoded latents with their conditions."""
+    from sfumato.cli.progress import bars
+    from sfumato.data.conditions.captions import texts_of
+    from sfumato.training.conditions import with_conditions
+    from sfumato.training.data import open_data
+    from sfumato.training.encode import cached_latents
+    from sfumato.training.needs import check_needs, same_command
+    from sfumato.training.second_stage import build_model, caption_notes
+
+    precision = config.train.precision
+    with bars(active=workers.leads) as (say, progress):
+        with workers.leader_first():
+            folder.claim(config)
+            data = open_data(config.data, config.held_out, folder.path, cache, say, progress, config.conditions)
+            check_needs(config.conditioner, data, retype or same_command)
+        encoding = progress("encoding")
+        latents = cached_latents(
+            first,
+            data.training,
+            cache,
+            config.mirrored,
+            precision=precision,
+            progress=encoding,
+            workers=workers,
+            log=say,
+        )
+        masked = progress("encoding masked images")
+        source = with_conditions(
+            latents, data.training, first, config.data, config.conditions, cache, precision, masked, workers, say
+        )
+        texts = texts_of(data.training)
+        model = build_model(config, first, latents, source.fields, data.conditioning_metadata, texts).to(workers.device)
+        assert model.second is not None
+        for note in caption_notes(model.second.conditioner, texts):
+            say(note)
+        folder.describe(say)
+    return model, data, source
 
 
 def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":

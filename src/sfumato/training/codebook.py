@@ -28,8 +28,8 @@ class CodeCounts(nn.Module):
         super().__init__()
         self.register_buffer("epoch", torch.zeros(codes, dtype=torch.long))
         self.register_buffer("recent", torch.zeros(codes, dtype=torch.long))
-        self.told = False
-        """Whether this session has told of a dead codebook."""
+        self.reported = False
+        """Whether this session has reported a dead codebook."""
 
     def add(self, indices: Tensor, workers: Workers) -> None:
         """Counts the codes of a step over all processes, so that the counts agree on all ranks."""
@@ -51,7 +51,7 @@ def tell_of_dead_codes(
 
     It has the time until a revival of its unused codes, or to the end of the run (`done` 1), to come into use.
     """
-    if not isinstance(bottleneck, VQConfig) or counts.told:
+    if not isinstance(bottleneck, VQConfig) or counts.reported:
         return
     codes, used, latents = len(counts.epoch), int((counts.epoch > 0).sum()), int(counts.epoch.sum())
     spread = done == 1 or step > max(SPREAD_STEPS, bottleneck.revive_every)
@@ -60,7 +60,7 @@ def tell_of_dead_codes(
             f"the codebook is nearly dead: {latents} latents used {used} of {codes} codes; do the images differ? else "
             "set model.bottleneck.kmeans_init, revive_every and normalise, or fewer codes"
         )
-        counts.told = True
+        counts.reported = True
 
 
 @torch.no_grad()
