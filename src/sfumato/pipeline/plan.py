@@ -254,7 +254,7 @@ def _part_scales(
             )
     if inputs.negatives is not None:
         raise UserError(
-            f"guidance {listed} guides away from missing parts, not from a negative prompt: give one of the two"
+            f"guidance {listed} moves away from missing parts, not from a negative prompt: give one of the two"
         )
     if request.rescale or request.projection is not None:
         raise UserError(f"guidance {listed} for parts cannot be combined with rescale or projection: give one number")

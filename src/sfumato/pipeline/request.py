@@ -151,7 +151,7 @@ class SampleRequest:
         SCALE,
     )
     negative: str | Sequence[str] | None = option(
-        None, "guidance", "Negative prompts: what guidance guides away from, one for each image or one for all."
+        None, "guidance", "Negative prompts: what guidance moves away from, one for each image or one for all."
     )
     interval: tuple[float, float] = option(
         (0.0, 1.0), "guidance", "Times from 0 (clean) to 1 (noise) between which guidance is applied.", SHARE
@@ -161,7 +161,7 @@ class SampleRequest:
     )
     projection: Projection | None = option(None, "guidance", "Adaptive projected guidance (Sadat et al. 2025).")
     autoguide: "Model | None" = option(
-        None, "guidance", "A weaker version of the model that guidance guides away from (Karras et al. 2024)."
+        None, "guidance", "A weaker version of the model that guidance moves away from (Karras et al. 2024)."
     )
     autoguide_scale: float = option(2.0, "guidance", "Scale of the guidance by the weaker model; 1 is off.", SCALE)
     classifier: ClassifierGuidance | None = option(None, "guidance", "Guidance by a classifier of noisy latents.")
