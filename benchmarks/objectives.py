@@ -214,15 +214,15 @@ def _steps_for(options: argparse.Namespace, raw: dict[str, Any], name: str, firs
 
 def _scores(options: argparse.Namespace, config: DiffusionRun, run: Path, per_step: float) -> tuple[Point, ...]:
     """Of each snapshot, on the same captions and seeds."""
-    asked = _questions(config, options.prompts)
-    distance, device = _judge(asked.real), Workers().device
+    prompt_set = _questions(config, options.prompts)
+    distance, device = _judge(prompt_set.real), Workers().device
     points = []
     for snapshot in snapshots_of(run):
         model = load_snapshot(snapshot.path, device=device).for_inference()
-        images = measure.draw(model, asked.captions, options.guidance, options.sampling_steps)
+        images = measure.sample(model, prompt_set.captions, options.guidance, options.sampling_steps)
         facts = None
-        if asked.prompts is not None:
-            facts = round(measure.score_row("", asked.prompts, images, options.guidance).rates["facts"], 4)
+        if prompt_set.prompts is not None:
+            facts = round(measure.score_row("", prompt_set.prompts, images, options.guidance).rates["facts"], 4)
         seconds = round(snapshot.step * per_step, 2)
         points.append(Point(snapshot.step, seconds, facts, distance(images)))
     return tuple(points)
@@ -231,8 +231,8 @@ def _scores(options: argparse.Namespace, config: DiffusionRun, run: Path, per_st
 def _questions(config: DiffusionRun, n: int) -> Questions:
     """Held-out scenes of the toy world, or captions of a folder, evenly spread, and four times as many images."""
     if isinstance(config.data, ToyWorldConfig):
-        asked = measure.ask(config.data, n)
-        return Questions(asked.captions, asked.prompts, asked.images)
+        prompt_set = measure.build_prompts(config.data, n)
+        return Questions(prompt_set.captions, prompt_set.prompts, prompt_set.images)
     dataset = open_dataset(config.data)
     captions = dataset.captions()
     if captions is None:

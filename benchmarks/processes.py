@@ -52,7 +52,7 @@ def prepare(root: Path, denoiser: UNetConfig, autoencoder: AutoencoderConfig, si
 
 
 def sample_arguments(root: Path, out: Path, steps: int, dtype: str) -> list[str]:
-    """Of `sfumato`, for the image that `diffusers_image` draws."""
+    """Of `sfumato`, for the image that `diffusers_image` generates."""
     model = ["sample", str(root / "model"), "--out", str(out), "-n", "1", "--device", "cpu", "--precision", dtype]
     return [*model, "--steps", str(steps), "--sampler", "ddim", "--grid", "trailing"]
 
@@ -65,7 +65,7 @@ def _environment() -> dict[str, str]:
 
 def _theirs(root: Path, steps: int, dtype: str) -> Child:
     target = root / f"diffusers-{dtype}.png"
-    arguments = ["-m", "benchmarks.diffusers_picture", str(root), str(target), str(steps), dtype]
+    arguments = ["-m", "benchmarks.diffusers_image", str(root), str(target), str(steps), dtype]
     return Child([sys.executable, *arguments], _environment(), lambda: read(target))
 
 

@@ -36,7 +36,7 @@ from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 from sfumato.errors import UserError
 from sfumato.images import to_uint8, to_unit
 from sfumato.schema import Schema
-from sfumato.training.conditions import with_room
+from sfumato.training.conditions import data_config_for
 from sfumato.training.data import groups_of
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.optim import build_optimiser, clip_, gradients_norm, learning_rate, read, set_rate
@@ -103,7 +103,7 @@ def load_regression(folder: Path, device: torch.device | str = "cpu") -> Regress
 def pairs_of(run: DiffusionRun, most: int) -> Pairs:
     """Up to `most` images of the training data, each degraded once. Raises UserError where none can be read."""
     asked = run.conditions.low_resolution or LowResolutionConfig()
-    dataset = open_dataset(with_room(run.data, run.conditions))
+    dataset = open_dataset(data_config_for(run.data, run.conditions))
     if isinstance(dataset, FolderDataset):
         training, _ = split(dataset, run.held_out.amount, run.held_out.seed, groups_of(dataset, run.held_out.by))
     else:

@@ -39,7 +39,7 @@ from sfumato.pipeline.choices import chosen
 from sfumato.pipeline.parts import second_stage
 from sfumato.pipeline.request import DEFAULT_GUIDANCE, SampleRequest
 from sfumato.report.machine import describe
-from sfumato.report.measure import ask, score_row
+from sfumato.report.measure import build_prompts, score_row
 from sfumato.sampling.grids import build_grid
 from sfumato.sampling.loop import sample as walk
 from sfumato.sampling.table import SAMPLERS, SamplerConfig, build_sampler
@@ -121,21 +121,23 @@ def steps_within(name: str, second: SecondStage, budget: int) -> int:
     return 0
 
 
-def measured(model: LatentDiffusion, cell: Cell, asked: Asked, network: FeatureNetwork, batch: int) -> dict[str, Any]:
+def measured(
+    model: LatentDiffusion, cell: Cell, prompt_set: Asked, network: FeatureNetwork, batch: int
+) -> dict[str, Any]:
     """The scores of one cell: images are drawn from seeds 0, 1, ... whatever the sampler."""
     statistics = GaussianStatistics(network.dim)
     shown: list[Tensor] = []
     config: str | SamplerConfig = cell.sampler
     seconds = 0.0
-    for first in range(0, asked.count, batch):
-        n = min(batch, asked.count - first)
+    for first in range(0, prompt_set.count, batch):
+        n = min(batch, prompt_set.count - first)
         request = SampleRequest(
-            prompt=None if asked.texts is None else asked.texts[first : first + n],
+            prompt=None if prompt_set.texts is None else prompt_set.texts[first : first + n],
             count=n,
             seeds=list(range(first, first + n)),
             steps=cell.steps,
             sampler=config,
-            guidance=cell.guidance if asked.texts is not None else None,
+            guidance=cell.guidance if prompt_set.texts is not None else None,
             interval=cell.interval,
             batch=batch,
         )
@@ -144,9 +146,12 @@ def measured(model: LatentDiffusion, cell: Cell, asked: Asked, network: FeatureN
         seconds += time.perf_counter() - t_start
         statistics.update(network(images).pooled)
         shown.append(to_uint8(images))
-    row: dict[str, Any] = {"frechet": frechet_distance(statistics, asked.real), "seconds": seconds / asked.count}
-    if asked.prompts is not None:
-        rates = score_row(cell.sampler, asked.prompts, to_unit(torch.cat(shown))).rates
+    row: dict[str, Any] = {
+        "frechet": frechet_distance(statistics, prompt_set.real),
+        "seconds": seconds / prompt_set.count,
+    }
+    if prompt_set.prompts is not None:
+        rates = score_row(cell.sampler, prompt_set.prompts, to_unit(torch.cat(shown))).rates
         row |= {"facts": rates["facts"], "prompts": rates["prompts"]}
     return row
 
@@ -162,7 +167,7 @@ def asked_of(model: LatentDiffusion, options: argparse.Namespace, network: Featu
         config = ToyWorldConfig.model_validate(
             {**known, "kind": "toy", "size": model.config.image_size, "seed": about.get("seed", 0)}
         )
-        toy = ask(config, n)
+        toy = build_prompts(config, n)
         real = GaussianStatistics.of(network(images).pooled for images in toy.images.split(options.batch))
         return Asked(toy.captions, toy.prompts, real, n)
     texts = None
@@ -179,16 +184,16 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
     network = load_network(options.features)
     model = load(options.model, options.device)
     second = second_stage(model)
-    asked = asked_of(model, options, network)
-    guidance = options.guidance if asked.texts is not None else 1.0
+    prompt_set = asked_of(model, options, network)
+    guidance = options.guidance if prompt_set.texts is not None else 1.0
     about = {
         "model": model.digest,
-        "images": asked.count,
+        "images": prompt_set.count,
         "features": network.describe(),
         "guidance": guidance,
         "machine": asdict(describe(model.device)),
     }
-    key = f"{about['model']}, {asked.count} images, {network.name}"
+    key = f"{about['model']}, {prompt_set.count} images, {network.name}"
     model.for_inference(dtype_of(options.precision, model.device))
     wanted = list(cells(options.calls, options.samplers, second, guidance, options.sweeps, options.sweep_steps))
     path = options.out / "measurements.jsonl"
@@ -205,7 +210,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
             "took": choice.sampler.kind,
             "grid": choice.grid.kind,
             "calls": calls_of(cell.sampler, second, cell.steps),
-            **measured(model, cell, asked, network, options.batch),
+            **measured(model, cell, prompt_set, network, options.batch),
         }
         with path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")

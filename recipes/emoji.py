@@ -1,10 +1,10 @@
-"""Assembles a captioned set of emoji from npm packages: five drawing styles, one WebP an emoji, names as captions.
+"""Assembles a captioned dataset of emoji from npm packages: five drawing styles, one WebP an emoji, names as captions.
 
     pip install resvg-py pillow        # and npm on the PATH
     python recipes/emoji.py emoji-128 --size 128
 
 writes emoji-128/STYLE/HEXCODE.webp, metadata.jsonl (file_name, text, label, style, subgroup, tags, skintone, license)
-and SOURCES.txt, which credits the packages as their licences ask. `sfumato` reads the folder as it is.
+and SOURCES.txt, which credits the packages as their licences require. `sfumato` reads the folder directly.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Drawings = Iterator[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class Style:
-    """A package of drawings, its licence, who is to be credited, and how its files are found."""
+    """A package of drawings: its licence, whom to credit, and the function that finds its files."""
 
     package: str
     license: str
@@ -44,7 +44,7 @@ def normal(hexcode: str) -> str:
 
 
 def slug(name: str) -> str:
-    """The name as icon sets spell it: 'red apple' -> 'red-apple'."""
+    """The name in the spelling of icon sets: 'red apple' -> 'red-apple'."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("’", "")).strip("-")
 
 
@@ -56,7 +56,7 @@ def member(package: tarfile.TarFile, name: str) -> bytes:
 
 
 def files(package: tarfile.TarFile, folder: str, _: Mapping[str, str]) -> Drawings:
-    """Drawings that are files called HEXCODE.svg or .webp."""
+    """Drawings stored as files HEXCODE.svg or .webp."""
     for entry in package:
         path = Path(entry.name)
         if entry.isfile() and path.parent.as_posix() == f"package/{folder}":
@@ -64,7 +64,7 @@ def files(package: tarfile.TarFile, folder: str, _: Mapping[str, str]) -> Drawin
 
 
 def icons(package: tarfile.TarFile, slugs: Mapping[str, str]) -> Drawings:
-    """Drawings of an Iconify set: its table of characters, else the emoji's name, tells which icon is which."""
+    """Drawings of an Iconify set, identified by its table of characters, else by the emoji's name."""
     data = json.loads(member(package, "icons.json"))
     chars: dict[str, str] = json.loads(member(package, "chars.json"))
     named = {hexcode: icon for icon, hexcode in slugs.items()} | {normal(code): icon for code, icon in chars.items()}
@@ -92,19 +92,19 @@ STYLES = {
 
 
 def fetch(name: str, into: Path) -> Path:
-    """The package's newest archive, by the npm client."""
+    """Downloads the newest archive of a package with the npm client; returns its path."""
     command = ["npm", "pack", name, "--silent", "--pack-destination", str(into)]
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
-        raise SystemExit("npm is not installed: it fetches the drawings") from None
+        raise SystemExit("npm is not installed: it downloads the drawings") from None
     except subprocess.CalledProcessError as error:
-        raise SystemExit(f"npm could not fetch {name}: {error.stderr.strip()}") from None
+        raise SystemExit(f"npm could not download {name}: {error.stderr.strip()}") from None
     return into / done.stdout.split()[-1]
 
 
 def names(archive: Path) -> dict[str, dict[str, Any]]:
-    """What is known of every emoji, by normal hexcode."""
+    """Metadata of every emoji by normalised hexcode."""
     with tarfile.open(archive) as package:
         rows = json.loads(member(package, "data/openmoji.json"))
     tags = {row["hexcode"]: _tags(row) for row in rows}
@@ -125,8 +125,8 @@ def names(archive: Path) -> dict[str, dict[str, Any]]:
 
 
 def _tags(row: Mapping[str, str]) -> list[str]:
-    given = f"{row['tags']},{row['openmoji_tags']}".split(",")
-    return sorted({tag.strip() for tag in given if tag.strip()})
+    listed = f"{row['tags']},{row['openmoji_tags']}".split(",")
+    return sorted({tag.strip() for tag in listed if tag.strip()})
 
 
 def render(drawing: bytes, size: int, background: str) -> Image.Image:
@@ -150,7 +150,7 @@ def render(drawing: bytes, size: int, background: str) -> Image.Image:
 
 
 def assemble(out: Path, styles: list[str], size: int, limit: int | None, background: str) -> list[dict[str, Any]]:
-    """Fetches, renders and saves; returns the rows of metadata.jsonl."""
+    """Downloads, renders and saves; returns the rows of metadata.jsonl."""
     rows: list[dict[str, Any]] = []
     sources: list[str] = []
     with TemporaryDirectory() as scratch:
@@ -162,14 +162,14 @@ def assemble(out: Path, styles: list[str], size: int, limit: int | None, backgro
             (out / name).mkdir(parents=True, exist_ok=True)
             with tarfile.open(archive) as package:
                 version = json.loads(member(package, "package.json"))["version"]
-                wanted = {code: drawing for code, drawing in style.drawings(package, slugs) if code in known}
-            for code in sorted(wanted)[:limit]:
+                selected = {code: drawing for code, drawing in style.drawings(package, slugs) if code in known}
+            for code in sorted(selected)[:limit]:
                 file = f"{name}/{code}.webp"
-                render(wanted[code], size, background).save(out / file, lossless=True, method=4)
+                render(selected[code], size, background).save(out / file, lossless=True, method=4)
                 about = {"file_name": file, **known[code], "style": name, "license": style.license}
                 rows.append({column: about[column] for column in COLUMNS})
             sources.append(f"{name}: {style.credit}, {style.license}, npm package {style.package} {version}")
-            print(f"{name}: {min(len(wanted), limit or len(wanted))} of {len(wanted)} drawings", file=sys.stderr)
+            print(f"{name}: {min(len(selected), limit or len(selected))} of {len(selected)} drawings", file=sys.stderr)
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (out / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
     sources.append(f"names and groups: OpenMoji, CC-BY-SA-4.0, npm package {NAMES}")
@@ -178,15 +178,15 @@ def assemble(out: Path, styles: list[str], size: int, limit: int | None, backgro
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Assembles a captioned set of emoji from npm packages.")
+    parser = argparse.ArgumentParser(description="Assembles a captioned dataset of emoji from npm packages.")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--size", type=int, default=128, help="side in pixels (default 128)")
     parser.add_argument("--styles", nargs="+", choices=list(STYLES), default=list(STYLES))
     parser.add_argument("--limit", type=int, help="at most this many drawings of each style")
     parser.add_argument("--background", default="white", help="white, black or #rrggbb")
-    given = parser.parse_args(arguments)
-    rows = assemble(given.out, given.styles, given.size, given.limit, given.background)
-    print(f"{len(rows)} images in {given.out}", file=sys.stderr)
+    options = parser.parse_args(arguments)
+    rows = assemble(options.out, options.styles, options.size, options.limit, options.background)
+    print(f"{len(rows)} images in {options.out}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from sfumato.training.diffusion import DiffusionRun, train_diffusion
 from sfumato.training.encode import cached_latents
 from sfumato.training.log import read_lines
 from sfumato.training.run import RunFolder
-from sfumato.training.second_stage import begin, steered
+from sfumato.training.second_stage import build_model, conditional_denoiser
 from sfumato.training.state import TrainState
 from sfumato.training.workers import Workers
 
@@ -151,13 +151,13 @@ def train_second(path: Path, config: DiffusionRun, cache: Path, hooks: Hooks | N
     torch.seed()
     first = first_model()
     latents = latents_of(first, cache)
-    model = begin(config, first, latents)
+    model = build_model(config, first, latents)
     assert model.second is not None
     folder = RunFolder(path)
     folder.claim(config)
     return train_diffusion(
         config,
-        steered(model),
+        conditional_denoiser(model),
         model.second.schedule,
         model.autoencoder,
         model.scaling,

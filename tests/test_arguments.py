@@ -71,7 +71,9 @@ def test_the_home_folder_is_known_to_every_command(command: Command, tmp_path: P
     assert f"'{tmp_path}/none' does not exist" in done.err
     done = command("train", "autoencoder", "zoo:toy/small-autoencoder", "--data=~/none", "--out", tmp_path / "o")
     assert f"{tmp_path}/none" in done.err
-    assert command("info", "~nobody-of-that-name/x").err.endswith("home folder of nobody here: give the whole path\n")
+    assert command("info", "~nobody-of-that-name/x").err.endswith(
+        "home folder of an unknown user: give the full path\n"
+    )
     (tmp_path / "d").mkdir()
     assert parse({"path": "~/d"}, FolderConfig, "x").path == tmp_path / "d"
 
@@ -111,6 +113,14 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         assert "is not UTF-8 text" in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--window", "--count", "--seed", "--size", "--guidance", "--steps", "--times"])
+def test_a_number_of_thousands_of_digits_is_refused(command: Command, option: str) -> None:
+    done = command("sample", "model", "a text", f"{option}={'9' * 5000}", "--out", "out")
+    assert done.code == 2
+    assert "holds a number of 5000 digits" in done.err
+    assert len(done.err) < 300
 
 
 def test_a_nul_is_refused(command: Command) -> None:

@@ -52,25 +52,28 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         lambda runs, tmp: ["sample", runs.first, "--out", tmp / "out"],
         "first.yaml' is neither a model folder nor",
     ),
-    "no-checkpoint": (lambda runs, tmp: ["info", runs.first], "first.yaml is no checkpoint"),
+    "no-checkpoint": (lambda runs, tmp: ["info", runs.first], "first.yaml is not a checkpoint"),
     "folder-without-model": (lambda runs, tmp: ["info", runs.root / "cache"], "neither a model folder nor"),
     "autoencoder-only": (sampling("autoencoder"), "autoencoder only: train a diffusion model"),
-    "prompt-to-unconditional": (sampling("plain", "a cat"), "takes no text: it was trained without any condition"),
-    "label-to-text-model": (sampling("text", "--label", 1), "takes no label: it is conditioned on text"),
-    "prompt-to-class-model": (sampling("label", "a cat"), "takes no text: it is conditioned on label"),
-    "guidance-on-unconditional": (sampling("plain", "--guidance", 3), "guidance 3 needs a condition"),
+    "prompt-to-unconditional": (sampling("plain", "a cat"), "not trained with text conditioning; it is unconditional"),
+    "label-to-text-model": (sampling("text", "--label", 1), "not trained with label conditioning; it takes: text"),
+    "prompt-to-class-model": (sampling("label", "a cat"), "not trained with text conditioning; it takes: label"),
+    "guidance-on-unconditional": (sampling("plain", "--guidance", 3), "guidance 3 requires a condition"),
     "guidance-without-dropout": (
         sampling("undropped", "a cat", "--guidance", 3),
-        "guidance 3 cannot work: .* without condition dropout .*; use guidance 1",
+        "guidance 3 is not possible: .* without condition dropout .*; use guidance 1",
     ),
     "no-prompt-without-dropout": (
         sampling("undropped"),
         "conditioned on text: give a prompt; .* without condition dropout",
     ),
-    "negative-to-unconditional": (sampling("plain", "--negative", "x"), "takes no negative prompt"),
+    "negative-to-unconditional": (
+        sampling("plain", "--negative", "x"),
+        "negative prompt: this model was not trained with text",
+    ),
     "negative-without-guidance": (
         sampling("text", "a", "--negative", "x", "--guidance", 1),
-        "negative prompts work through guidance, which is off",
+        "negative prompts act through guidance, which is off",
     ),
     "infinite-guidance": (
         sampling("text", "a", "--guidance", "inf"),
@@ -100,9 +103,12 @@ SAMPLING: dict[str, tuple[Case, str]] = {
     ),
     "eta-elsewhere": (
         sampling("plain", "--eta", 1, "--sampler", "plms"),
-        "does not fit the sampler plms: it belongs to ddim and",
+        "does not apply to the sampler plms, only to ddim and",
     ),
-    "eta-without-sampler": (sampling("plain", "--eta", 1), "eta does not fit the sampler auto, .*: name a sampler"),
+    "eta-without-sampler": (
+        sampling("plain", "--eta", 1),
+        "eta does not apply to the sampler auto, .*: name a sampler",
+    ),
     "eta-of-the-other": (
         sampling("plain", "--sampler", "dpmpp-2m-sde:eta=-1"),
         r"sampler dpmpp-2m-sde.*eta: .*greater than or equal to 0 \(got -1\)",
@@ -147,7 +153,7 @@ SAMPLING: dict[str, tuple[Case, str]] = {
     "size-in-words": (sampling("plain", "--size", "big"), "--size 'big' is not a size: give height x width"),
     "no-such-device": (sampling("plain", "--device", "abacus"), "--device 'abacus' is not available here: choose auto"),
     "no-such-precision": (sampling("plain", "--precision", "half"), "'half' is not one of auto, float32, bfloat16"),
-    "huge-seed": (sampling("plain", "--seed", 10**30), r"--seed is 10\^30 or so: give a whole number"),
+    "huge-seed": (sampling("plain", "--seed", 10**30), r"--seed is about 10\^30: give a whole number"),
     "no-prompt-file": (sampling("text", "--prompts", "none.txt"), "--prompts 'none.txt' cannot be read: No such file"),
     "out-is-a-file": (
         lambda runs, tmp: ["sample", runs.plain, "--out", runs.second],
@@ -155,7 +161,7 @@ SAMPLING: dict[str, tuple[Case, str]] = {
     ),
     "out-below-a-file": (
         lambda runs, tmp: ["sample", runs.plain, "--out", runs.second / "out"],
-        "second.yaml/out' cannot be made: Not a directory",
+        "second.yaml/out' cannot be created: Not a directory",
     ),
 }
 
@@ -196,7 +202,7 @@ def test_sampling(command: Command, runs: Runs, tmp_path: Path, name: str) -> No
 def test_images_that_are_there_survive_a_mistake(command: Command, runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "0000.png").write_bytes(b"mine")
     (tmp_path / "grid.png").write_bytes(b"mine too")
-    check(command("sample", runs.plain, "--guidance", 3, "--out", tmp_path), "guidance 3 needs a condition")
+    check(command("sample", runs.plain, "--guidance", 3, "--out", tmp_path), "guidance 3 requires a condition")
     assert command("sample", runs.plain, "-n", 1, "--steps", 1, "--out", tmp_path).code == 0
     assert (tmp_path / "0000.png").read_bytes() == b"mine"
     assert (tmp_path / "grid.png").read_bytes() == b"mine too"
@@ -227,7 +233,7 @@ def test_reconstructing_nothing(command: Command, runs: Runs, tmp_path: Path) ->
         command("reconstruct", runs.autoencoder, tmp_path / "good", "--size", 30, *out),
         "30x30 .* not a multiple of f = 4",
     )
-    check(command("reconstruct", runs.autoencoder, tmp_path / "good", "--background", "x", *out), "'x' is no colour")
+    check(command("reconstruct", runs.autoencoder, tmp_path / "good", "--background", "x", *out), "'x' is not a colour")
     check(command("reconstruct", runs.autoencoder, tmp_path / "good", "--out", runs.first), "is a file: give a folder")
     assert not list((tmp_path / "out").rglob("*.*"))
 

@@ -76,7 +76,9 @@ def unet() -> nn.Module:
 
 def text() -> nn.Module:
     return TextTransformer(
-        TextConfig(dim=8, depth=1, heads=2, head_dim=4, tokenizer="none", vocabulary=9, max_tokens=5)
+        TextConfig(
+            dim=8, depth=1, heads=2, head_dim=4, tokenizer="none", vocabulary=9, max_tokens=5, empty_tokens=(1, 2)
+        )
     )
 
 

@@ -206,11 +206,11 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
         return command("sample", runs.plain, "--out", tmp_path / "none", *options).err
 
     assert "--class and --classifier go together" in refused("--class", 1)
-    assert "give it to `sfumato sample` as --classifier" in command("sample", run, "--out", tmp_path / "none").err
+    assert "pass it to `sfumato sample` as --classifier" in command("sample", run, "--out", tmp_path / "none").err
     told = json.loads(command("info", run, "--json").out)
     assert told["classes"] == list(names)
     assert told["parameters"]["classifier"] > 0
-    assert "holds no classifier.safetensors" in refused("--class", 1, "--classifier", runs.plain)
+    assert "contains no classifier.safetensors" in refused("--class", 1, "--classifier", runs.plain)
     assert "class 99 is outside 0 to" in refused("--class", 99, "--classifier", run)
     assert "is not one of the classifier's" in refused("--class", names[1] + "x", "--classifier", run)
     assert "--classifier-scale is nan: give a number" in refused(
@@ -226,8 +226,8 @@ def test_a_model_of_other_latents_is_refused(runs: Runs) -> None:
     for changed, said in (
         ({"schedule": ScaledLinearConfig(steps=500)}, "another noise schedule"),
         ({"autoencoder": "0" * 12}, "another autoencoder"),
-        ({"scale": tuple(1.1 * s for s in mine.scale)}, "scaled unlike"),
-        ({"shift": tuple(s + 0.2 / k for s, k in zip(mine.shift, mine.scale, strict=True))}, "scaled unlike"),
+        ({"scale": tuple(1.1 * s for s in mine.scale)}, "scaled differently"),
+        ({"shift": tuple(s + 0.2 / k for s, k in zip(mine.shift, mine.scale, strict=True))}, "scaled differently"),
     ):
         with pytest.raises(UserError, match=said):
             build_classifier(mine.model_copy(update=changed)).check_fits(model)

@@ -96,4 +96,4 @@ def test_mistakes_are_told_before_anything_is_written(
 def test_a_model_without_one_says_how_to_get_it(command: Command, text: Path, tmp_path: Path) -> None:
     done = command("sample", text, "a ring", "--decoder", "tiny", "--out", tmp_path / "out")
     assert done.code == 2
-    assert "no tiny decoder: make one with `sfumato distill-decoder MODEL --data DIR`" in done.err
+    assert "no tiny decoder: create one with `sfumato distill-decoder MODEL --data DIR`" in done.err

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -17,6 +17,7 @@ import yaml
 
 from sfumato.cli import app
 from sfumato.config import parse, zoo_names
+from sfumato.model_config import ModelConfig
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.diffusion import DiffusionRun
 from test_imports import ALLOWED, SOURCE
@@ -191,6 +192,19 @@ def test_configurations_are_valid_and_json_is_well_formed(page: Path) -> None:
             parse(given, AutoencoderRun if "model" in given else DiffusionRun, name(page))
         if language == "json":
             assert all(json.loads(line) for line in block.splitlines()), name(page)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "tasks").glob("*.md")), ids=name)
+def test_entries_of_a_model_s_configuration_that_are_named_exist(page: Path) -> None:
+    """`conditioning_metadata.mask` and its like are paths in the `config.yaml` of a model folder."""
+    for text in quoted(page):
+        assert not re.match(r"inputs\b", text), f"{name(page)} names {text}, which format 2 calls conditioning_metadata"
+        if re.fullmatch(r"conditioning_metadata[\w.]*", text):
+            model: Any = ModelConfig
+            for key in text.split("."):
+                assert key in model.model_fields, f"{name(page)} names {text}, but there is no {key}"
+                below = [part for part in get_args(model.model_fields[key].annotation) if part is not type(None)]
+                model = below[0] if below else model.model_fields[key].annotation
 
 
 def module_name(block: str) -> str | None:

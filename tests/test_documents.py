@@ -85,8 +85,8 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     (tmp_path / "nothing.yaml").symlink_to("absent")
     for name, sentence in (
-        ("pipe.yaml", "no regular file"),
-        ("zero.yaml", "no regular file"),
+        ("pipe.yaml", "not a regular file"),
+        ("zero.yaml", "not a regular file"),
         ("loop.yaml", "cannot be opened"),
         ("nothing.yaml", "link to nothing"),
         (".", "is a folder"),

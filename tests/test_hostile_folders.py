@@ -1,6 +1,7 @@
 """Model folders made to harm: one sentence at `info`, nothing hangs."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,14 @@ import torch
 import yaml
 
 import tiny
+from sfumato.baselines.model import CodeModelConfig, build_code_model
 from sfumato.checkpoint import load_tensors, save_tensors
+from sfumato.classifier import build_classifier, described
 from sfumato.cli import main
+from sfumato.conditioning.tokenizer import fit_tokenizer
+from sfumato.denoiser.classifier import ClassifierConfig
+from sfumato.denoiser.unet import UNetConfig
+from sfumato.diffusion.schedule import ScaledLinearConfig
 from sfumato.model import LatentDiffusion
 
 
@@ -64,9 +71,9 @@ CASES: dict[str, tuple[Any, str]] = {
         ),
         "token id 900000|not a tokenizer.json",
     ),
-    "pipe as configuration": (lambda f: piped(f, "config.yaml"), "no regular file"),
-    "pipe as weights": (lambda f: piped(f, "denoiser.safetensors"), "no regular file"),
-    "pipe as tokenizer": (lambda f: piped(f, "tokenizer.json"), "no regular file"),
+    "pipe as configuration": (lambda f: piped(f, "config.yaml"), "not a regular file"),
+    "pipe as weights": (lambda f: piped(f, "denoiser.safetensors"), "not a regular file"),
+    "pipe as tokenizer": (lambda f: piped(f, "tokenizer.json"), "not a regular file"),
     "empty configuration": (lambda f: (f / "config.yaml").write_text(""), "is empty"),
     "hub source": (
         lambda f: configured(f, "diffusion.conditioner", {"kind": "pretrained-text", "source": "someone/some-model"}),
@@ -93,3 +100,70 @@ def test_a_hostile_model_folder_is_one_sentence(
     assert ended.value.code == 2
     assert err.count("\n") == 1
     assert any(part in err for part in sentence.split("|")), err
+
+
+def code_model(folder: Path) -> None:
+    first = tiny.model(tiny.VQ)
+    first = LatentDiffusion(first.config.model_copy(update={"diffusion": None}), first.autoencoder, first.scaling, None)
+    config = CodeModelConfig.model_validate(
+        {
+            "transformer": {"dim": 8, "depth": 1, "head_dim": 4},
+            "conditioner": tiny.CONFIG["diffusion"]["conditioner"],
+            "image_size": [16, 24],
+        }
+    )
+    build_code_model(config, first, fit_tokenizer(tiny.TEXTS, 512)).save(folder)
+
+
+def latent_classifier(folder: Path) -> None:
+    unet = UNetConfig(channels=32, channel_multipliers=(1,), blocks_per_level=1, attention_factors=())
+    small = ClassifierConfig(encoder=unet, pooling_head_channels=16)
+    first = tiny.model()
+    build_classifier(described(small, first, first.scaling, ScaledLinearConfig(), 2, None)).save(folder)
+
+
+OTHERS: dict[str, tuple[Callable[[Path], None], str, Callable[[Path], Any], str]] = {
+    "codes, binary tokenizer": (code_model, "tokenizer.json", lambda p: p.write_bytes(b"\0\xff"), "no UTF-8 text"),
+    "codes, pipe as tokenizer": (code_model, "tokenizer.json", os.mkfifo, "no regular file"),
+    "codes, no tokenizer": (code_model, "tokenizer.json", lambda p: None, "lacks tokenizer.json"),
+    "codes, device as tokenizer": (
+        code_model,
+        "tokenizer.json",
+        lambda p: p.symlink_to("/dev/zero"),
+        "no regular file",
+    ),
+    "codes, pipe as weights": (code_model, "transformer.safetensors", os.mkfifo, "no regular file"),
+    "classifier, pipe as weights": (latent_classifier, "classifier.safetensors", os.mkfifo, "no regular file"),
+    "classifier, many channels": (
+        latent_classifier,
+        "config.yaml",
+        lambda p: p.write_text(p.read_text().replace("latent_channels: 3", f"latent_channels: {10**12}")),
+        "latent_channels",
+    ),
+    "classifier, many classes": (
+        latent_classifier,
+        "config.yaml",
+        lambda p: p.write_text(p.read_text().replace("classes: 2", f"classes: {10**25}")),
+        "classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_hostile_folder_of_another_kind_is_one_sentence(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, file, harm, sentence = OTHERS[name]
+    make(tmp_path / "model")
+    place = tmp_path / "model" / file
+    text = place.read_bytes()
+    place.unlink()
+    if file == "config.yaml":
+        place.write_bytes(text)
+    harm(place)
+    with pytest.raises(SystemExit) as ended:
+        main(["info", str(tmp_path / "model")])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert err.count("\n") == 1
+    assert sentence in err

@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "denoiser": {"nn", "conditioning.condition"} | BASE,
     "sampling": {"diffusion"} | BASE,
     "data": {"rng", "conditioning.metadata", "locks", "plain_json", "checkpoint"} | BASE,
-    "evaluation": {"errors", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
+    "evaluation": {"errors", "documents", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
     "checkpoint": {"plain_json", "foreign"} | BASE,
     "images": {"checkpoint"},
     "flops": {"autoencoder", "baselines.network", "denoiser", "conditioning"},
@@ -71,6 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "model": MODEL - {"model_folder"},
     "model_folder": MODEL,
     "classifier": {
+        "foreign",
         "stored_format",
         "model",
         "model_folder",

@@ -1,6 +1,7 @@
 """Trainings killed again and again, at any moment: resumed they are the straight run, and nothing is left over.
 
-`SFUMATO_KILLS=50 pytest tests/test_kills.py` kills fifty times; the suite once a stage.
+`SFUMATO_KILLS=50 pytest tests/test_kills.py` kills fifty times; the suite once a stage. After a random time every
+second kill waits for a file that is being written: it lands inside a save.
 """
 
 import os
@@ -60,6 +61,18 @@ def finish(path: Path, stage: str) -> float:
     return time.monotonic() - t_start
 
 
+def unfinished(path: Path) -> bool:
+    """Whether something of a save lies there, begun and not at its place."""
+    found = [entry for folder in (path, path / "states") if folder.is_dir() for entry in os.scandir(folder)]
+    return any(entry.name.startswith((".step", ".tmp", ".model.new", ".model.old")) for entry in found)
+
+
+def kill_inside_a_save(process: subprocess.Popen[str], path: Path) -> None:
+    while process.poll() is None and not unfinished(path):
+        pass
+    process.kill()
+
+
 def files(path: Path) -> set[str]:
     """But for the cache, whose leftovers are its own matter, and TensorBoard's, named after processes."""
     found = {str(file.relative_to(path)) for file in path.rglob("*")}
@@ -71,12 +84,15 @@ def test_a_run_that_is_killed_again_and_again_is_the_straight_one(stage: str, tm
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     whole = finish(straight, stage)
     moments, left = random.Random(0), 0
-    for _ in range(KILLS // 2):
+    for kill in range(KILLS // 2):
         process = start(broken, stage)
         time.sleep(moments.uniform(0.1, 1.0) * whole)
-        process.kill()
+        if kill % 2 == 0:
+            kill_inside_a_save(process, broken)
+        else:
+            process.kill()
         process.wait()
-        left += any(path.name.startswith((".step", ".tmp", ".model")) for path in broken.rglob(".*"))
+        left += unfinished(broken)
         if len(list(broken.glob("states/step-00000014*"))):  # it was done already: once more
             assert_same_tensors(saved(straight)[0], saved(broken)[0])
             shutil.rmtree(broken)

@@ -2,22 +2,25 @@
 
 import json
 import time
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 import sfumato
 from command_line import Command
 from sfumato import checkpoint
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.autoencoder.scaling import Scaling
+from sfumato.baselines.model import CodeModelConfig
 from sfumato.cards.card import Metric
+from sfumato.classifier import LatentClassifierConfig
 from sfumato.cli.reconstruct import check_affordable
-from sfumato.config import parse, read_source
+from sfumato.config import _models_in, parse, read_source
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, ModelConfig, build
 from sfumato.plain_json import to_json
@@ -82,6 +85,8 @@ def test_images_that_overflow_are_an_error(what: str, tmp_path: Path, command: C
     tensors["post_quant_conv.bias"].fill_(3e38)
     tensors["decoder.conv_in.weight"].fill_(3e38)
     checkpoint.save_tensors(path, tensors)
+    listed = model / "config.yaml"  # without the checksums, which are of the weights before
+    listed.write_text("".join(line for line in listed.open() if not line.startswith("#")))
     sfumato.load(model)  # every weight is finite
     out = tmp_path / "out"
     done = command(what, model, images_at(tmp_path / "images"), "--out", out, "--precision", "float32")
@@ -142,7 +147,7 @@ def test_floats_of_a_configuration_are_finite(name: str, number: float) -> None:
 )
 def test_whole_numbers_of_a_configuration_are_of_a_sensible_size(name: str, number: Any) -> None:
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"give at most|has 40 levels") as caught:
+    with pytest.raises(UserError, match=r"give at most|has 40 levels|less than or equal to") as caught:
         first_stage(**{name: number})
     assert name.split("__")[1] in str(caught.value)
     assert len(str(caught.value)) < 300
@@ -251,3 +256,44 @@ def test_an_image_whose_attention_takes_hours_is_refused(tmp_path: Path, command
     assert done.code == 2
     assert "--size" in done.err
     assert time.monotonic() - started < 20
+
+
+CHECKED_ELSEWHERE = {
+    "channel_multipliers", "attention_levels", "attention_factors",  # by a validator of their configuration
+    "revive_every", "classes_seen", "void", "pad_token", "empty_tokens",  # size nothing
+}  # fmt: skip
+
+
+def whole_numbers(annotation: Any) -> bool:
+    """Whether a field may hold a whole number of any size."""
+    if typing.get_origin(annotation) is typing.Annotated and any(hasattr(m, "le") for m in _metadata(annotation)):
+        return False
+    return annotation is int or (
+        typing.get_origin(annotation) is not typing.Literal and any(map(whole_numbers, typing.get_args(annotation)))
+    )
+
+
+def _metadata(annotation: Any) -> list[Any]:
+    return [inner for given in annotation.__metadata__ for inner in getattr(given, "metadata", [given])]
+
+
+def configurations(start: type[BaseModel], found: set[type[BaseModel]]) -> set[type[BaseModel]]:
+    if start not in found:
+        found.add(start)
+        for field in start.model_fields.values():
+            for below in _models_in(field.annotation):
+                configurations(below, found)
+    return found
+
+
+@pytest.mark.parametrize("folder", [ModelConfig, CodeModelConfig, LatentClassifierConfig])
+def test_every_size_in_the_configuration_of_a_model_folder_is_bounded(folder: type[BaseModel]) -> None:
+    open_ended = [
+        f"{config.__name__}.{name}"
+        for config in configurations(folder, set())
+        for name, field in config.model_fields.items()
+        if name not in CHECKED_ELSEWHERE
+        and whole_numbers(field.annotation)
+        and not any(hasattr(given, "le") for given in field.metadata)
+    ]
+    assert open_ended == []

@@ -31,7 +31,7 @@ def test_stage_1_trains_on_any_folder(tmp_path: Path, command: Command, kind: st
         "train", "autoencoder", "zoo:emoji/autoencoder", "--data", data, "--out", tmp_path / "r", *SMALL, *FIRST
     )
     assert done.code == 0, done.err
-    told = "held_out.by is 'text', but the images have no text: each image is held out for itself"
+    told = "held_out.by is 'text', but the images have no text: images are held out one by one"
     assert done.err.count(told) == (kind != "captioned")
     lines = read_lines(tmp_path / "r" / "log.jsonl")
     assert any("psnr" in line for line in lines)
@@ -43,9 +43,7 @@ def test_numbers_of_training_images_say_so(tmp_path: Path, command: Command) -> 
     common = ("train", "autoencoder", "zoo:emoji/autoencoder", "--data", data, *SMALL, *FIRST)
     done = command(*common, "--out", tmp_path / "none", "held_out.amount=0")
     assert done.code == 0, done.err
-    assert (
-        "nothing is held out (held_out.amount is 0): previews and numbers are measured on training images" in done.err
-    )
+    assert "nothing is held out (held_out.amount is 0): previews and metrics use training images" in done.err
     lines = [line for line in read_lines(tmp_path / "none" / "log.jsonl") if "psnr" in line]
     assert [line["measured_on_training_images"] for line in lines] == [True]
 

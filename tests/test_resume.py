@@ -254,10 +254,41 @@ def test_another_autoencoder_or_data_is_refused(tmp_path: Path) -> None:
     file = checkpoint.newest(tmp_path / "run" / "states", print)
     assert file is not None
     tensors, numbers = checkpoint.load_tensors(file)
-    numbers["notes"]["source"] = "another"
+    numbers["notes"]["source"] = "2:another"
     checkpoint.save_tensors(file, tensors, numbers)
     with pytest.raises(UserError, match="its data or its autoencoder has changed"):
         train_second(tmp_path / "run", config, tmp_path / "cache")
+
+
+def _with_source(run: Path, source: str) -> None:
+    """Rewrites the newest state with another key of its data."""
+    file = checkpoint.newest(run / "states", print)
+    assert file is not None
+    tensors, numbers = checkpoint.load_tensors(file)
+    assert numbers["notes"]["source"].startswith("2:")
+    numbers["notes"]["source"] = source
+    checkpoint.save_tensors(file, {name: tensor.clone() for name, tensor in tensors.items()}, numbers)
+
+
+def test_a_second_stage_of_an_earlier_version_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    train_second(run, second_run("train.steps=2"), cache)
+    assert "could not be checked" not in capsys.readouterr().err
+    _with_source(run, "0123456789abcdef")
+    assert train_second(run, second_run("train.steps=3"), cache).step == 3
+    assert capsys.readouterr().err.count("could not be checked") == 1
+    train_second(run, second_run("train.steps=4"), cache)
+    assert "could not be checked" not in capsys.readouterr().err, "the new state has a key that can be checked"
+
+
+def test_a_first_stage_of_an_earlier_version_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    train_first(run, quiet_run("train.steps=1"))
+    _with_source(run, "0123456789abcdef")
+    assert train_first(run, quiet_run("train.steps=2")).step == 2
+    told = capsys.readouterr().err
+    assert told.count("could not be checked") == 1
+    assert "the data has changed" not in told
 
 
 def quiet_run(*overrides: str) -> AutoencoderRun:
@@ -307,7 +338,7 @@ def test_only_settings_that_do_no_harm_may_change(tmp_path: Path) -> None:
     train_first(tmp_path, first_run("train.steps=2"))
     with pytest.raises(UserError, match=r"train.batch = 2, not 3; give the same configuration"):
         train_first(tmp_path, first_run("train.batch=3"))
-    with pytest.raises(UserError, match=r"a run that this command cannot go on with.*give another folder"):
+    with pytest.raises(UserError, match=r"a run that this command cannot resume.*give another folder"):
         RunFolder(tmp_path).claim(second_run())
     assert train_first(tmp_path, first_run("train.steps=3", "train.optimiser.learning_rate=1e-4")).step == 3
 

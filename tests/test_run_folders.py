@@ -225,7 +225,7 @@ def test_a_damaged_newest_state_costs_the_steps_since_the_one_before(
     folder.describe(print)
     said = capsys.readouterr().out
     assert "checkpoint step-00000004.safetensors is damaged" in said
-    assert "going on after step 2" in said
+    assert "resuming after step 2" in said
     train_first(tmp_path / "straight", first_run("train.steps=6"))
     assert _resumed(run).step == 6
     one, other = saved(run), saved(tmp_path / "straight")
@@ -243,9 +243,7 @@ def test_states_that_are_all_damaged_are_refused_and_nothing_is_touched(
         _zeroed(path)
     before = contents(tmp_path)
     done = command("train", "autoencoder", config, "--out", out, "train.steps=6")
-    check(
-        done, "is damaged (the newest is step-00000004.safetensors): bring one back from a copy, or remove that folder"
-    )
+    check(done, "is damaged (the newest is step-00000004.safetensors): restore one from a copy, or remove that folder")
     assert "going on" not in done.err + done.out
     assert contents(tmp_path) == before
 
@@ -397,7 +395,7 @@ def test_lines_that_are_none_are_set_aside_and_told_of(
     assert read_lines(log) == whole
     _resumed(run)
     told = " ".join(capsys.readouterr().err.split())
-    assert f"1 lines of {log} are no lines of a log, the first is line 1" in told
+    assert f"1 lines of {log} are not lines of a log, the first is line 1" in told
     assert (run / "log.damaged-1.jsonl").read_bytes() == damaged
     lines = read_lines(log)
     assert lines[: len(whole)] == whole
@@ -411,13 +409,13 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
     "data": (lambda runs, out: ["train", "autoencoder", runs.first, *NOWHERE, "--out", out], "no-such-folder"),
     "data-of-a-list": (
         lambda runs, out: ["train", "autoencoder", runs.first, "data=[1]", "--out", out],
-        "data is '[1]', no group of settings",
+        "data is '[1]', not a group of settings",
     ),
     "data-of-a-text": (
         lambda runs, out: ["train", "autoencoder", runs.first, "data=toy", "--out", out],
-        "data is 'toy', no group of settings",
+        "data is 'toy', not a group of settings",
     ),
-    "cost-data": (lambda runs, out: ["estimate", runs.first, "data=[1]"], "data is '[1]', no group of settings"),
+    "cost-data": (lambda runs, out: ["estimate", runs.first, "data=[1]"], "data is '[1]', not a group of settings"),
     "start": (lambda runs, out: ["train", "autoencoder", runs.first, "--start", "none", "--out", out], "'none' does"),
     "conditioner": (
         lambda runs, out: ["train", "diffusion", runs.second, "--autoencoder", runs.autoencoder, "--out", out,
@@ -435,7 +433,7 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
     ),
     "transformer": (
         lambda runs, out: ["train", "transformer", runs.second, "--autoencoder", runs.autoencoder, "--out", out],
-        "a transformer writes codes",
+        "a transformer requires a VQ autoencoder",
     ),
     "cache": (
         lambda runs, out: ["train", "autoencoder", runs.first, "--cache", runs.first, "--out", out],
@@ -445,9 +443,9 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
         lambda runs, out: ["evaluate", runs.plain, "toy", "--n", 2, "--metrics", "psnr", "--out", out],
         "psnr",
     ),
-    "sample": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out], "takes no text"),
+    "sample": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out], "not trained with text"),
     "sample-model": (lambda runs, out: ["sample", "none", "--out", out], "'none' does not exist"),
-    "sample-below": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out / "a" / "b"], "takes no text"),
+    "sample-below": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out / "a" / "b"], "not trained with"),
     "sample-codes": (lambda runs, out: ["sample", runs.plain, "--top-k", 3, "--out", out], "--top-k is an option of"),
     "inpaint": (lambda runs, out: ["inpaint", runs.plain, "no.png", "no.png", "--out", out], "no.png"),
     "edit": (lambda runs, out: ["edit", runs.text, "no.png", "a", "--out", out], "no.png"),
@@ -500,20 +498,20 @@ def test_a_refusal_leaves_a_run_as_it_was(command: Command, runs: Runs, tmp_path
     newest = checkpoint.newest(out / "states", print)
     assert newest is not None
     tensors, numbers = checkpoint.load_tensors(newest)
-    numbers["notes"]["source"] = "other latents"
+    numbers["notes"]["source"] = "2:other latents"
     checkpoint.save_tensors(newest, {name: tensor.clone() for name, tensor in tensors.items()}, numbers)
     before = contents(tmp_path)
-    check(command(*line, "train.steps=8", "train.save_every=3"), "has learnt from something else")
+    check(command(*line, "train.steps=8", "train.save_every=3"), "was trained on something else")
     assert contents(tmp_path) == before
 
 
 PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "dangling link": (lambda tmp: _linked(tmp / "link", tmp / "nowhere"), "is a link to "),
-    "long name": (lambda tmp: tmp / ("x" * 300), "cannot be made: File name too long"),
-    "below a long name": (lambda tmp: tmp / ("x" * 300) / "y", "cannot be made: File name too long"),
-    "proc": (lambda tmp: Path("/proc/x"), "cannot be made: "),
+    "long name": (lambda tmp: tmp / ("x" * 300), "cannot be created: File name too long"),
+    "below a long name": (lambda tmp: tmp / ("x" * 300) / "y", "cannot be created: File name too long"),
+    "proc": (lambda tmp: Path("/proc/x"), "cannot be created: "),
     "file": (lambda tmp: _touched(tmp / "file"), "is a file"),
-    "below a file": (lambda tmp: _touched(tmp / "file") / "out", "cannot be made: Not a directory"),
+    "below a file": (lambda tmp: _touched(tmp / "file") / "out", "cannot be created: Not a directory"),
     "device": (lambda tmp: Path("/dev/null"), "is a file"),
 }
 

@@ -21,7 +21,7 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.rng import numpy_generator
 from sfumato.training.optim import OptimiserConfig
-from tasks import steered
+from tasks import conditioned
 
 ROOT = Path(__file__).parents[1]
 WORDS = Vocabulary(arrangements=("single", "pair", "group"), textures=("plain", "striped"))
@@ -91,7 +91,7 @@ def test_facts_of_what_was_hidden() -> None:
         assert not (hidden.holes & ~whole.holes).any()
         assert all(restored(some, hidden, before, before)[name] == 1 for name in ("hidden", "elsewhere", "shape"))
     holes = over_objects(some, SIZE, False, 0)
-    ground = render([replace(one, things=()) for one in some], SIZE)
+    ground = render([replace(one, objects=()) for one in some], SIZE)
     emptied = torch.where(holes.holes[:, None], ground, shown)
     gone = restored(some, holes, before, read_batch(emptied))
     assert gone["count"] == 0
@@ -108,11 +108,11 @@ def test_changes_that_are_made_count_as_made() -> None:
     for one, change in zip(some, changes, strict=True):
         told = parse(change.caption)
         assert [fact.kind for fact, new in zip(change.stated, change.new, strict=True) if new] == [change.kind]
-        things = tuple(
-            replace(thing, shape=said.shape, colour=said.colour, texture=said.texture)
-            for thing, said in zip(one.things, told.mentions, strict=True)
+        objects = tuple(
+            replace(item, shape=said.shape, colour=said.colour, texture=said.texture)
+            for item, said in zip(one.objects, told.mentions, strict=True)
         )
-        made.append(replace(one, things=things, background=told.background or one.background))
+        made.append(replace(one, objects=objects, background=told.background or one.background))
     before, after = read_batch(render(some, 64)), read_batch(render(made, 64))
     asked, stays, both, by_kind = held(changes, before, after)
     assert min(asked, both) > 0.9
@@ -187,8 +187,8 @@ SIDE = "image_size=[32, 32]"
 MODELS: dict[str, tuple[str, ...]] = {
     "semantic": (SEMANTIC,),
     "layout": (LAYOUT,),
-    "super-res": (steered.SMALL, steered.NOT_DROPPED),
-    "inpainting": (steered.STABLE, steered.NOT_DROPPED, TEXT_DROPPED),
+    "super-res": (conditioned.SMALL, conditioned.NOT_DROPPED),
+    "inpainting": (conditioned.STABLE, conditioned.NOT_DROPPED, TEXT_DROPPED),
     "edit": (),
 }
 

@@ -128,7 +128,7 @@ def test_a_reader_waits_while_a_folder_is_between_two_names(tmp_path: Path, monk
     def too_slowly(folder: Path) -> None:
         _with(1).save(folder)
 
-    with pytest.raises(UserError, match="is replaced again and again while it is read"):
+    with pytest.raises(UserError, match="is replaced repeatedly while it is read"):
         versions.read_one_version(lambda: tmp_path / "model", too_slowly)
 
 

@@ -9,7 +9,7 @@ from sfumato.conditioning.condition import Condition
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.config import apply_overrides, parse
 from sfumato.model import LatentDiffusion, ModelConfig, build
-from sfumato.pipeline.conditions import Words, conditions_for, source_of
+from sfumato.pipeline.conditions import ConditionInputs, conditions_for, source_of
 
 TEXTS = ["a red apple", "two blue discs", "a flat green hill"]
 CONFIG: dict[str, Any] = {
@@ -48,5 +48,5 @@ def conditions(
     model: LatentDiffusion, n: int, prompts: Sequence[str] | None = None
 ) -> tuple[Condition, Condition | None]:
     """The condition of n samples of the training size, and the unconditional one."""
-    made = conditions_for(source_of(model), n, model.latent_shape[1:], Words(prompts))
+    made = conditions_for(source_of(model), n, model.latent_shape[1:], ConditionInputs(prompts))
     return made.condition, made.null

@@ -91,7 +91,7 @@ def _options(one: Scene, source: Description, vocabulary: Vocabulary, kind: str)
     """All descriptions that differ in one fact of a kind and can be drawn."""
     if kind == "background":
         others = [name for name in vocabulary.backgrounds if name != one.background]
-        fit = [name for name in others if all((thing.colour, name) not in CLASHES for thing in one.things)]
+        fit = [name for name in others if all((item.colour, name) not in CLASHES for item in one.objects)]
         return [replace(source, background=name) for name in fit]
     values = {"colour": vocabulary.colours, "shape": vocabulary.shapes, "texture": vocabulary.textures}[kind]
     found = []
@@ -142,7 +142,7 @@ def _share(values: Sequence[bool]) -> float:
 
 
 def overlap(scenes: Sequence[Scene], size: tuple[int, int], readings: Sequence[Reading]) -> float:
-    """The mean IoU of the scenes' objects with those that are read: whether things are still where they were."""
+    """The mean IoU of the scenes' objects with those that are read: whether objects are still where they were."""
     found: list[float] = []
     for one, reading in zip(scenes, readings, strict=True):
         layout = [(category, (x0, y0, x1, y1)) for category, x0, y0, x1, y1 in boxes(one, size)]

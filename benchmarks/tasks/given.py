@@ -27,7 +27,7 @@ from sfumato.errors import UserError
 from sfumato.images import from_pil, to_pil, to_uint8, to_unit
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.request import DEFAULT_STEPS, SampleRequest
-from sfumato.training.conditions import with_room
+from sfumato.training.conditions import data_config_for
 from sfumato.training.data import HeldOut, groups_of
 from sfumato.training.diffusion import DiffusionRun
 
@@ -126,10 +126,10 @@ def folder_images(
     held_out, kinds = HeldOut(amount=0), HOLES
     if raw is not None:
         run = parse(with_data(raw, folder, (size[0], size[1])), DiffusionRun, "the model's run")
-        config, held_out, kinds = with_room(run.data, run.conditions), run.held_out, _holes(run)
+        config, held_out, kinds = data_config_for(run.data, run.conditions), run.held_out, _holes(run)
     dataset = open_dataset(config)
     assert isinstance(dataset, FolderDataset)
-    _, aside = split(dataset, held_out.amount, held_out.seed, groups_of(dataset, held_out.by))
+    _, aside = split(dataset, held_out.amount, held_out.seed, groups_of(dataset, held_out.by, print))
     source, what = (aside, "held-out images") if len(aside) else (dataset, "images, none known as held out,")
     images: list[Tensor] = []
     texts: list[str] = []

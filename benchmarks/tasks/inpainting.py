@@ -35,10 +35,10 @@ KINDS = ("count", "shape", "colour", "texture", "size", "relation", "position")
 
 @dataclass(frozen=True)
 class Hidden:
-    """A hole (H, W) bool in each scene, and which of the things it lies over."""
+    """A hole (H, W) bool in each scene, and which of the objects it lies over."""
 
     holes: Tensor
-    things: tuple[int, ...]
+    objects: tuple[int, ...]
 
 
 def measure(given: Given) -> Outcome:
@@ -131,13 +131,13 @@ def fill(given: Given, holes: Tensor, texts: Sequence[str] | None) -> tuple[Tens
 
 
 def over_objects(scenes: Sequence[Scene], size: tuple[int, int], half: bool, seed: int) -> Hidden:
-    """A box around one thing of each scene, or over one half of it; which thing and which half are drawn."""
+    """A box around one item of each scene, or over one half of it; which item and which half are drawn."""
     H, W = size
     holes = torch.zeros(len(scenes), H, W, dtype=torch.bool)
-    things = []
+    objects = []
     for i, one in enumerate(scenes):
         rng = numpy_generator(seed, "hidden", i)
-        number = int(rng.integers(len(one.things)))
+        number = int(rng.integers(len(one.objects)))
         _, x0, y0, x1, y1 = boxes(one, size)[number]
         left, top, right, bottom = x0 * W - MARGIN, y0 * H - MARGIN, x1 * W + MARGIN, y1 * H + MARGIN
         if half:
@@ -147,15 +147,15 @@ def over_objects(scenes: Sequence[Scene], size: tuple[int, int], half: bool, see
             top, bottom = (middle_y, bottom) if side == 2 else (top, middle_y) if side == 3 else (top, bottom)
         rows = slice(max(0, round(top)), min(H, round(bottom)))
         holes[i, rows, max(0, round(left)) : min(W, round(right))] = True
-        things.append(number)
-    return Hidden(holes, tuple(things))
+        objects.append(number)
+    return Hidden(holes, tuple(objects))
 
 
-def about_hidden(fact: Fact, one: Scene, thing: int) -> bool:
-    """Whether a fact of the caption is of the hidden thing, or of how many there are."""
+def about_hidden(fact: Fact, one: Scene, item: int) -> bool:
+    """Whether a fact of the caption is of the hidden item, or of how many there are."""
     if fact.kind in ("count", "background"):
         return fact.kind == "count"
-    subject = 0 if one.arrangement == "group" else thing
+    subject = 0 if one.arrangement == "group" else item
     return fact.subject == subject or (fact.kind == "relation" and fact.subject == subject - 1)
 
 
@@ -164,13 +164,13 @@ def restored(
 ) -> dict[str, float]:
     """Shares of the caption's facts that hold of those that did: `hidden`, `elsewhere`, and the hidden ones by kind."""
     found: dict[str, list[bool]] = {}
-    for one, thing, before, after in zip(scenes, hidden.things, originals, readings, strict=True):
+    for one, item, before, after in zip(scenes, hidden.objects, originals, readings, strict=True):
         said = facts(stated(one))
         held, holds = score(said, before).holds, score(said, after).holds
         for fact, then, now in zip(said, held, holds, strict=True):
             if not then:
                 continue
-            inside = about_hidden(fact, one, thing)
+            inside = about_hidden(fact, one, item)
             found.setdefault("hidden" if inside else "elsewhere", []).append(now)
             if inside:
                 found.setdefault(fact.kind, []).append(now)

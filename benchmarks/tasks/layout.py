@@ -62,7 +62,7 @@ def recovery(layouts: Sequence[Layout], readings: Sequence[Reading]) -> tuple[fl
 def matched(layout: Layout, reading: Reading) -> list[tuple[float, int | None]]:
     """For each box its IoU with an object of its own, and which; the best pairs first. Without one 0 and None."""
     pairs = sorted(
-        ((iou(box, thing.box), i, j) for i, (_, box) in enumerate(layout) for j, thing in enumerate(reading.objects)),
+        ((iou(box, item.box), i, j) for i, (_, box) in enumerate(layout) for j, item in enumerate(reading.objects)),
         reverse=True,
     )
     found: dict[int, tuple[float, int]] = {}

@@ -24,7 +24,7 @@ _HOMES = {
 }
 
 _ROOMS = ("tasks",)
-"""Rooms whose names are used through the package, as in `sfumato.tasks.inpaint`."""
+"""Subpackages available as attributes, as in `sfumato.tasks.inpaint`."""
 
 __all__ = ["__version__", *_HOMES]
 

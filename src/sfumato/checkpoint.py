@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written to a temporary name, synced, renamed. Tensors as safetensors."""
+"""Atomic files: written to a temporary name, synced, renamed. Tensors as safetensors."""
 
 import contextlib
 import errno
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from sfumato.errors import UserError
 from sfumato.foreign import check_regular
+from sfumato.plain_json import to_json
 
 _TORCH_SAVE_FAILED = ("PytorchStreamWriter", "unexpected pos", "enforce fail at inline_container", "cannot be opened")
-"""How torch.save, which writes by itself, tells of a full or read-only disk: a RuntimeError without a number."""
+"""Parts of torch.save's messages for a full or read-only disk: a RuntimeError without an error number."""
 
 CHECKSUM = "checksum"
 """The name of a file's checksum among the numbers in its header."""
@@ -27,14 +28,14 @@ NUMBERS = "numbers"
 _STEP = re.compile(r"step-(\d+)\.safetensors$")
 _PART = re.compile(r"\..+\.(\d+)\.part$")
 _SAFETENSORS_PART = re.compile(r"\.tmp[A-Za-z0-9]{6}$")
-"""What safetensors writes to before it renames."""
+"""Temporary names of safetensors."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed over it, on failure removed.
 
-    Raises UserError where the disk is full or not writable; what stood at `path` before is untouched then.
+    Raises UserError if the disk is full or not writable; an existing file at `path` is unchanged then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -70,10 +71,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_first_free(paths: Iterable[Path], write: Callable[[Path], object]) -> Path:
-    """Writes a file, whole, under the first of `paths` that nothing has yet, and returns that path.
+    """Writes a file atomically under the first free one of `paths`, and returns that path.
 
-    Of several processes that ask for the same name at once each gets another one, and no file is replaced. The paths
-    are of one folder. Raises UserError as `replacing` does.
+    Several processes that request the same name at once get different ones, and no file is replaced. The paths are
+    in one folder. Raises UserError as `replacing` does.
     """
     names = iter(paths)
     path = next(names)
@@ -99,7 +100,7 @@ def _placed(temporary: Path, path: Path) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
-    except OSError:  # a file system without links: the name is claimed by an empty file
+    except OSError:  # a file system without links: an empty file reserves the name
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         except FileExistsError:
@@ -109,9 +110,10 @@ def _placed(temporary: Path, path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path, alone: bool = True) -> None:
-    """Removes what writes that a kill interrupted have left in a folder; files that are no leftover stay.
+    """Removes leftovers of interrupted writes from a folder; other files stay.
 
-    alone: nobody else writes here, as whoever holds the folder's lock knows; else only those of dead processes go.
+    alone: no other process writes here, which the holder of the folder's lock knows; else only leftovers of dead
+    processes are removed.
     """
     if not folder.is_dir():
         return
@@ -141,9 +143,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str
         if t.numel() and t.data_ptr() in seen:
             flat[name] = t.clone()
         seen[t.data_ptr()] = name
-    given = dict(numbers or {})
+    values = dict(numbers or {})
     # one entry of the header: the order of several would differ from file to file
-    text = json.dumps({**given, CHECKSUM: checksum(flat, given)})
+    text = to_json({**values, CHECKSUM: checksum(flat, values)})
     with replacing(path) as temporary:
         save_file(flat, temporary, metadata={NUMBERS: text})
 
@@ -151,7 +153,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str
 def checksum(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> str:
     """CRC-32 of the bytes of CPU tensors with their names, types and shapes, and of `numbers`; eight hex digits.
 
-    It finds damage, not malice; two GiB take about a second.
+    It detects damage, not manipulation; two GiB take about a second.
     """
     value = zlib.crc32(json.dumps(dict(numbers)).encode())
     for name in sorted(tensors):
@@ -164,7 +166,7 @@ def checksum(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> str:
 
 
 def stored_checksum(path: Path) -> str | None:
-    """The checksum in the header of a file; None where that has none. Raises UserError as `load_tensors` does."""
+    """The checksum in the header of a file; None if it has none. Raises UserError as `load_tensors` does."""
     try:
         with safe_open(path, framework="pt") as file:
             return _numbers(path, file.metadata())[1]
@@ -173,13 +175,13 @@ def stored_checksum(path: Path) -> str | None:
 
 
 def _numbers(path: Path, metadata: Mapping[str, str] | None) -> tuple[dict[str, Any], str | None]:
-    """The numbers in a header, and the checksum among them. Raises UserError where they are none."""
+    """The numbers in a header, and the checksum among them. Raises UserError if they are invalid."""
     try:
         numbers = json.loads((metadata or {}).get(NUMBERS, "{}"))
     except (ValueError, RecursionError):
         numbers = None
     if not isinstance(numbers, dict):
-        raise UserError(f"{str(path)!r} is damaged: the numbers in its header are no JSON object")
+        raise UserError(f"{str(path)!r} is damaged: the numbers in its header are not a JSON object")
     stored = numbers.pop(CHECKSUM, None)
     return numbers, stored if isinstance(stored, str) else None
 
@@ -187,8 +189,8 @@ def _numbers(path: Path, metadata: Mapping[str, str] | None) -> tuple[dict[str, 
 def load_tensors(path: Path, device: str = "cpu", verify: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and numbers of a file written by `save_tensors`.
 
-    CPU tensors are read from the file when they are first looked at, and keep it open. `verify` compares all with the
-    checksum, where the file has one (older ones do not). Raises UserError on a missing or damaged file.
+    CPU tensors are read from the file at their first use, and keep it open. `verify` compares all with the checksum,
+    if the file has one (older ones do not). Raises UserError on a missing or damaged file.
     """
     check_regular(path)
     try:
@@ -208,10 +210,10 @@ def load_tensors(path: Path, device: str = "cpu", verify: bool = False) -> tuple
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raises UserError naming the first tensor that holds NaN or infinity, how many numbers, and how many such tensors.
+    """Raises UserError with the first tensor that contains NaN or infinity, how many, and the number of such tensors.
 
-    One pass over each tensor, without a copy: a sum is finite only where every number in it is. Only a tensor whose
-    sum is not (large numbers can overflow it) is looked at number by number. Integers and meta tensors pass.
+    One pass over each tensor, without a copy: a sum is finite only if every number in it is. Only a tensor whose sum
+    is not (large numbers can overflow it) is checked number by number. Integers and meta tensors pass.
 
     Args:
         tensors: by name, of any shape and type, also memory-mapped.
@@ -222,7 +224,7 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
         return
     name, tensor = damaged[0]
     count = int((~torch.isfinite(_widened(tensor))).sum())
-    others = f", and {len(damaged) - 1} more tensors hold such numbers too" if len(damaged) > 1 else ""
+    others = f", and {len(damaged) - 1} more tensors contain such numbers" if len(damaged) > 1 else ""
     raise UserError(
         f"{where}: tensor {name!r} holds {count} of {tensor.numel()} numbers that are not finite (NaN or infinity)"
         f"{others}; the training diverged, or the file is damaged: take an earlier checkpoint"
@@ -238,12 +240,12 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _widened(tensor: Tensor) -> Tensor:
-    """float32 of the eight-bit types, which have no arithmetic; others as they are."""
+    """float32 for the eight-bit types, which have no arithmetic; others unchanged."""
     return tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Loads tensors by name: every weight of a model folder passes here.
+    """Loads tensors by name; all weights of model folders are loaded here.
 
     Raises UserError naming the first missing, unknown or misshapen key with both shapes, or the first tensor with
     numbers that are not finite.
@@ -261,8 +263,8 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
             )
         kind = tensors[name].dtype
         if tensor.is_floating_point() and not (kind.is_floating_point and kind.itemsize > 1):
-            given = str(kind).removeprefix("torch.")
-            raise UserError(f"{where}: key {name!r} holds {given} numbers, weights are float32, float16 or bfloat16")
+            found = str(kind).removeprefix("torch.")
+            raise UserError(f"{where}: key {name!r} has {found} numbers, weights are float32, float16 or bfloat16")
     unknown = sorted(set(tensors) - set(own))
     if unknown:
         raise UserError(
@@ -273,7 +275,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
 
 
 def step_path(folder: Path, step: int) -> Path:
-    """Where the state after `step` steps is kept."""
+    """The path of the state after `step` steps."""
     return folder / f"step-{step:08d}.safetensors"
 
 
@@ -286,9 +288,9 @@ def saved_steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest state whose file is whole, by its checksum; damaged newer ones are told of through `warn`.
+    """The newest state with an intact file, by its checksum; damaged newer ones are reported to `warn`.
 
-    None where there is no state. Raises UserError where there are some, and all are damaged.
+    None if there is no state. Raises UserError if there are some, and all are damaged.
     """
     states = saved_steps(folder)
     for _, path in reversed(states):
@@ -298,29 +300,29 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
         warn(f"checkpoint {path.name} is damaged ({reason}); going back to the one before")
     if states:
         raise UserError(
-            f"every saved state in {str(folder)!r} is damaged (the newest is {states[-1][1].name}): bring one back "
-            "from a copy, or remove that folder to begin the run anew"
+            f"every saved state in {str(folder)!r} is damaged (the newest is {states[-1][1].name}): restore one "
+            "from a copy, or remove that folder to start the run anew"
         )
     return None
 
 
 def _damage(path: Path, warn: Callable[[str], None]) -> str | None:
-    """What is wrong with a state's file; None for a whole one."""
+    """What is wrong with a state's file; None for an intact one."""
     if not path.is_file():
-        return "it is no file"
+        return "it is not a file"
     try:
         load_tensors(path, verify=True)
         if stored_checksum(path) is None:
-            warn(f"checkpoint {path.name} was saved without a checksum: whether it is whole cannot be told")
+            warn(f"checkpoint {path.name} was saved without a checksum: whether it is intact cannot be checked")
     except UserError as error:
         return str(error)
     return None
 
 
 def prune(folder: Path, keep: int, newest: int | None = None) -> None:
-    """Removes all but the newest `keep` states, and what an interrupted save left behind.
+    """Removes all but the newest `keep` states, and leftovers of an interrupted save.
 
-    newest: the step of the newest state that counts; later ones, which a run that went back has left, go too.
+    newest: the step of the newest valid state; later ones, left by a run that was set back, are removed, too.
     """
     saved = saved_steps(folder)
     stale = [path for step, path in saved if newest is not None and step > newest]

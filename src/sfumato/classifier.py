@@ -1,4 +1,4 @@
-"""A trained classifier of noisy latents: its folder, and how it leads a diffusion model to a class (ADM-G).
+"""A trained classifier of noisy latents: its folder, and classifier guidance of a diffusion model (ADM-G).
 
 A classifier folder is `config.yaml` and `classifier.safetensors`. It belongs to the autoencoder on whose latents it was
 trained, to their scaling and to a noise schedule: a model that differs in one of them is refused.
@@ -21,6 +21,7 @@ from sfumato.denoiser.classifier import ClassifierConfig, NoisyClassifier
 from sfumato.diffusion.process import timestep_like
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.errors import UserError
+from sfumato.foreign import reading
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.conditions import class_number
 from sfumato.pipeline.request import ClassifierGuidance
@@ -30,16 +31,18 @@ from sfumato.versions import CONFIG_FILE, OLD, read_one_version, replacing_folde
 
 WEIGHTS_FILE = "classifier.safetensors"
 SCALING_TOLERANCE = 0.05
-"""How far two scalings may differ, in standard deviations of the latent: other images of one kind give a percent."""
+"""Largest difference of two scalings, in standard deviations of the latent: other images of the same kind differ by 1
+%."""
 
 
 class LatentClassifierConfig(Schema):
-    """`config.yaml` of a classifier folder. `autoencoder` names the first stage's weights, `about` the training."""
+    """`config.yaml` of a classifier folder. `autoencoder` identifies the first stage's weights, `about` describes the
+    training."""
 
     format: Literal[2] = FORMAT
     classifier: ClassifierConfig
-    latent_channels: int = Field(gt=0)
-    classes: int = Field(ge=2)
+    latent_channels: int = Field(gt=0, le=65536)
+    classes: int = Field(ge=2, le=10_000_000)
     names: tuple[str, ...] | None = None
     schedule: ScheduleConfig
     autoencoder: str
@@ -50,14 +53,14 @@ class LatentClassifierConfig(Schema):
 
 @dataclass(frozen=True)
 class LatentClassifier:
-    """A classifier ready for use. Made by `load_classifier` or by training."""
+    """A classifier ready for use. Created by `load_classifier` or by training."""
 
     config: LatentClassifierConfig
     network: NoisyClassifier
     schedule: Schedule
 
     def save(self, folder: Path) -> None:
-        """Writes the folder; one that stood there is replaced only once the new one is whole."""
+        """Writes the folder; an existing one is replaced only once the new one is complete."""
         with replacing_folder(folder) as fresh:
             save_tensors(fresh / WEIGHTS_FILE, self.network.state_dict())
             write_text(fresh / CONFIG_FILE, to_yaml(self.config))
@@ -67,11 +70,11 @@ class LatentClassifier:
         return class_number(label, self.config.names or (), self.config.classes, "class", "the classifier")
 
     def check_fits(self, model: LatentDiffusion) -> None:
-        """Raises UserError where the model's latents or noise are not those that the classifier knows."""
+        """Raises UserError where the model's latents or noise differ from the classifier's training."""
         if model.second is None:
             raise UserError("a classifier guides a diffusion model, but this model is an autoencoder only")
         if model.second.config.schedule != self.config.schedule:
-            raise UserError("the classifier was trained under another noise schedule than this model: train it anew")
+            raise UserError("the classifier was trained with another noise schedule than this model's: train a new one")
         if autoencoder_digest(model.autoencoder) != self.config.autoencoder:
             raise UserError("the classifier was trained on the latents of another autoencoder: train it on this one's")
         shift, scale = model.scaling.shift.cpu(), model.scaling.scale.cpu()
@@ -80,7 +83,9 @@ class LatentClassifier:
             float((torch.tensor(self.config.scale) / scale - 1).abs().max()),
         )
         if drift > SCALING_TOLERANCE:
-            raise UserError("the classifier's latents are scaled unlike this model's: train it on the same data")
+            raise UserError(
+                "the classifier's latents are scaled differently from this model's: train it on the same data"
+            )
 
     def log_likelihood(self, label: int | Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """(x_t (B, C, h, w), t) -> log p(label | x_t) (B,), differentiable in x_t; label one number, or (B,)."""
@@ -95,7 +100,7 @@ class LatentClassifier:
     def guide(self, label: int | str, scale: float = 1.0) -> ClassifierGuidance:
         """Guidance to the class (Dhariwal & Nichol 2021, Algorithm 2), for `SampleRequest.classifier`.
 
-        scale: of the gradient of log p; 0 is off. Raises UserError for an unknown class or a scale out of range.
+        scale: factor of the gradient of log p; 0 is off. Raises UserError for an unknown class or a scale out of range.
         """
         return ClassifierGuidance(self.log_likelihood(self.class_index(label)), scale)
 
@@ -122,7 +127,7 @@ def described(
 
 
 def build_classifier(config: LatentClassifierConfig) -> LatentClassifier:
-    """A classifier with fresh weights."""
+    """A classifier with newly initialised weights."""
     network = NoisyClassifier(config.classifier, config.latent_channels, config.classes)
     with torch.device("cpu"):
         schedule = build_schedule(config.schedule)
@@ -134,27 +139,28 @@ def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Lat
 
     Raises UserError naming what is missing.
     """
-    loaded = read_one_version(lambda: _found(Path(path)), _load)
+    loaded = read_one_version(lambda: _find_folder(Path(path)), _load)
     loaded.network.to(device)
     return loaded
 
 
-def _found(path: Path) -> Path:
+def _find_folder(path: Path) -> Path:
     """The classifier folder at a path. Raises UserError where there is none."""
     replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
     folders = (path / "model", path, *replaced)
     folder = next((f for f in folders if (f / WEIGHTS_FILE).exists() and (f / CONFIG_FILE).exists()), None)
     if folder is None:
-        known = "the folder of a run of `sfumato train classifier`" if path.exists() else "an existing folder"
-        raise UserError(f"classifier {str(path)!r} holds no {WEIGHTS_FILE} with a {CONFIG_FILE}: give {known}")
+        expected = "the folder of a run of `sfumato train classifier`" if path.exists() else "an existing folder"
+        raise UserError(f"classifier {str(path)!r} contains no {WEIGHTS_FILE} with a {CONFIG_FILE}: give {expected}")
     return folder
 
 
 def _load(folder: Path) -> LatentClassifier:
     """The classifier in a folder, on the CPU."""
-    config = load_config(str(folder / CONFIG_FILE), [], LatentClassifierConfig)
-    with torch.device("meta"):
-        classifier = build_classifier(config)
-    load_into(classifier.network, load_tensors(folder / WEIGHTS_FILE)[0], str(folder / WEIGHTS_FILE))
+    with reading(folder):
+        config = load_config(str(folder / CONFIG_FILE), [], LatentClassifierConfig)
+        with torch.device("meta"):
+            classifier = build_classifier(config)
+        load_into(classifier.network, load_tensors(folder / WEIGHTS_FILE)[0], str(folder / WEIGHTS_FILE))
     classifier.network.eval().requires_grad_(False)
     return classifier

@@ -34,7 +34,7 @@ def zoo_names() -> list[str]:
 
 
 def zoo_text(name: str) -> str:
-    """The YAML of a shipped configuration; its first line is a comment that says what it is."""
+    """The YAML of a shipped configuration; its first line is a comment that describes it."""
     if name not in zoo_names():
         raise UserError(
             f"config {ZOO_PREFIX + name!r} is not in the zoo{nearest(name, zoo_names())}; `sfumato zoo` lists all"
@@ -45,7 +45,7 @@ def zoo_text(name: str) -> str:
 def read_source(source: str) -> dict[str, Any]:
     """The raw mapping of a YAML file, or of a shipped configuration named `zoo:room/name`.
 
-    Raises UserError where the file is missing, is not YAML or is not a mapping.
+    Raises UserError if the file is missing, is not YAML or is not a mapping.
     """
     if source.startswith(ZOO_PREFIX):
         text = zoo_text(source[len(ZOO_PREFIX) :])
@@ -62,17 +62,17 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
     """YAML text as a mapping; `source` names it in errors. Raises UserError for anything else, an empty text too."""
     raw = parse_yaml(text, f"config {source!r}")
     if raw is None:
-        raise UserError(f"config {source!r} is empty: it holds no settings; give a YAML file with some, or a zoo name")
+        raise UserError(f"config {source!r} is empty: it has no settings; give a YAML file with some, or a zoo name")
     if not isinstance(raw, dict):
         raise UserError(f"config {source!r} must be a mapping of keys to values, not {short(raw)}")
     return raw
 
 
 def section(raw: dict[str, Any], name: str) -> dict[str, Any]:
-    """A copy of a group of settings, empty where there is none. Raises UserError where it is no group."""
+    """A copy of a group of settings, empty if there is none. Raises UserError if it is not a group."""
     group = raw.get(name)
     if group is not None and not isinstance(group, dict):
-        raise UserError(f"{name} is {str(group)[:60]!r}, no group of settings: write {name}: {{key: value}}")
+        raise UserError(f"{name} is {str(group)[:60]!r}, not a group of settings: write {name}: {{key: value}}")
     return dict(group or {})
 
 
@@ -84,7 +84,7 @@ def apply_overrides(
 ) -> dict[str, Any]:
     """A copy of `raw` with each `a.b=value` set; values are read as YAML. Raises UserError on a malformed override.
 
-    With `schema` an override of a `kind` drops the settings in `raw` that only the kind before has, and tells `log`.
+    With `schema`, an override of a `kind` drops settings in `raw` that only the previous kind has, reported to `log`.
     """
     overrides, result = list(overrides), _copy(raw)
     for override in overrides:
@@ -119,7 +119,7 @@ def _drop_other_kinds(
     schema: type[BaseModel],
     log: Callable[[str], None] | None,
 ) -> None:
-    """Removes from the group at `path` what stood there in `raw`, no override sets, and its new kind does not know."""
+    """Removes from the group at `path` settings of `raw` that no override sets and its new kind does not have."""
     group, before = _at(result, path), _at(raw, path)
     known = _fields_of_kind(schema, path, group.get("kind"))
     set_by_hand = {override.partition("=")[0] for override in overrides}
@@ -133,7 +133,7 @@ def _drop_other_kinds(
 
 
 def _at(tree: dict[str, Any], path: str) -> dict[str, Any]:
-    """The group of settings at a dotted path, empty where there is none."""
+    """The group of settings at a dotted path, empty if there is none."""
     node: Any = tree
     for key in path.split("."):
         node = node.get(key) if isinstance(node, dict) else None
@@ -141,7 +141,7 @@ def _at(tree: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _fields_of_kind(schema: type[BaseModel], path: str, kind: object) -> set[str]:
-    """The settings of the class that the schema admits at a dotted path for a `kind`; empty where there is none."""
+    """The settings of the class that the schema admits at a dotted path for a `kind`; empty if there is none."""
     annotations: list[Any] = [schema]
     for key in path.split("."):
         annotations = [found for annotation in annotations for found in _under(annotation, key)]
@@ -205,8 +205,8 @@ def _describe(schema: type[BaseModel], problem: Any) -> str:
     message = message.removeprefix("Value error, ")
     if kind == "value_error":
         return f"{_dotted(schema, location)}: {message}" if location else message
-    given = problem.get("input")
-    shown = f" (got {short(given)})" if isinstance(given, str | int | float | bool | None) and kind != "missing" else ""
+    value = problem.get("input")
+    shown = f" (got {short(value)})" if isinstance(value, str | int | float | bool | None) and kind != "missing" else ""
     return f"{_dotted(schema, location)}: {message}{shown}"
 
 
@@ -225,7 +225,7 @@ def _tag_of(model: type[BaseModel]) -> Any:
     return field.default if field else None
 
 
-def _walk(schema: type[BaseModel], location: Sequence[Any]) -> tuple[list[type[BaseModel]], list[str]]:
+def _follow(schema: type[BaseModel], location: Sequence[Any]) -> tuple[list[type[BaseModel]], list[str]]:
     """Follows a pydantic error location; returns the classes it ends in and the path without union tags."""
     candidates, path = [schema], []
     for part in location:
@@ -242,8 +242,8 @@ def _walk(schema: type[BaseModel], location: Sequence[Any]) -> tuple[list[type[B
 
 
 def _known_keys(schema: type[BaseModel], location: Sequence[Any]) -> set[str]:
-    return {name for model in _walk(schema, location)[0] for name in model.model_fields}
+    return {name for model in _follow(schema, location)[0] for name in model.model_fields}
 
 
 def _dotted(schema: type[BaseModel], location: Sequence[Any]) -> str:
-    return ".".join(_walk(schema, location)[1])
+    return ".".join(_follow(schema, location)[1])

@@ -1,6 +1,6 @@
-"""YAML and JSON of anyone, read strictly and within bounds: size, depth, count, length of numbers, no repeated keys.
+"""Reading untrusted YAML and JSON within bounds: size, depth, count, length of numbers, no repeated keys.
 
-PyYAML and json build what a text asks for; here a text is measured first. Aliases count as often as they are used, so
+PyYAML and json build whatever a text describes; here it is measured first. Aliases count as often as they are used, so
 ten lines that repeat each other ten times are refused before anything is built.
 """
 
@@ -21,12 +21,12 @@ from sfumato.errors import UserError
 from sfumato.foreign import check_regular, short
 
 MAX_TEXT = 8 << 20
-"""Bytes of a configuration. The largest real ones list some thousand names."""
+"""Most bytes of a configuration. The largest real ones list some thousand names."""
 MAX_DEPTH = 64
 MAX_VALUES = 200_000
 MAX_DIGITS = 100
 MAX_KEY = 1 << 60
-"""Whole numbers beyond it share their hash with others, which makes a table of them slow."""
+"""Larger whole numbers share their hash with others, which makes a dictionary of them slow."""
 
 
 def read_text(path: Path | str, what: str = "", limit: int = MAX_TEXT) -> str:
@@ -44,7 +44,7 @@ def read_text(path: Path | str, what: str = "", limit: int = MAX_TEXT) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{what}{str(path)!r} is no UTF-8 text (byte {error.start} is "
+            f"{what}{str(path)!r} is not UTF-8 text (byte {error.start} is "
             f"0x{data[error.start]:02x}); is it the right file?"
         ) from None
 
@@ -55,7 +55,7 @@ def read_text(path: Path | str, what: str = "", limit: int = MAX_TEXT) -> str:
 def parse_json(text: str, source: str) -> Any:
     """A JSON value; `source` names it in errors.
 
-    Raises UserError where it is damaged, too deep, repeats a key, or holds a number that nothing can use.
+    Raises UserError if it is damaged, too deep, repeats a key, or contains a number out of range.
     """
     try:
         value = json.loads(
@@ -63,14 +63,14 @@ def parse_json(text: str, source: str) -> Any:
             object_pairs_hook=_once,
             parse_int=_whole,
             parse_float=_finite,
-            parse_constant=lambda name: _refuse(f"holds {name}, which is no number of JSON"),
+            parse_constant=lambda name: _refuse(f"holds {name}, which is not a number in JSON"),
         )
     except RecursionError:
         raise UserError(f"{source} is nested deeper than {MAX_DEPTH} levels") from None
     except UserError as error:
         raise UserError(f"{source} {error}") from None
     except ValueError as error:
-        raise UserError(f"{source} is no readable JSON ({error})") from None
+        raise UserError(f"{source} is not readable JSON ({error})") from None
     level, depth = [value], 0
     while level := [child for item in level for child in _children(item)]:
         depth += 1
@@ -80,7 +80,7 @@ def parse_json(text: str, source: str) -> Any:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; raises UserError if the file is missing, is no regular one, or holds none."""
+    """The JSON object in a file; raises UserError if the file is missing, is not a regular file, or contains none."""
     value = parse_json(read_text(path), str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, not {short(value)}")
@@ -122,11 +122,11 @@ def _finite(text: str) -> float:
 
 
 class _YamlError(Exception):
-    """What is wrong with a YAML text, without its name."""
+    """A problem of a YAML text, without its name."""
 
 
 class _PythonParser(Reader, Scanner, Parser):
-    """PyYAML's own parser, by the same constructor as the C one."""
+    """PyYAML's own parser, with the same constructor as the C one."""
 
     def __init__(self, text: str) -> None:
         Reader.__init__(self, text)
@@ -135,7 +135,7 @@ class _PythonParser(Reader, Scanner, Parser):
 
 
 _Parser: Any = _PythonParser
-try:  # ten times as fast, where PyYAML was built with it
+try:  # ten times as fast, if PyYAML was built with it
     from yaml.cyaml import CParser  # type: ignore[attr-defined]
 
     _Parser = CParser
@@ -144,7 +144,7 @@ except ImportError:
 
 
 class _Loader(Composer, _Parser, SafeConstructor, Resolver):
-    """The safe loader with bounds: what a node holds is counted, aliases included, when the node is composed."""
+    """The safe loader with bounds: the values in a node are counted, aliases included, when the node is composed."""
 
     def __init__(self, text: str) -> None:
         _Parser.__init__(self, text)
@@ -193,7 +193,7 @@ class _Loader(Composer, _Parser, SafeConstructor, Resolver):
         super().flatten_mapping(node)
 
     def check_keys(self, node: Any) -> None:
-        """Raises _YamlError where two keys of one mapping are the same; keys that a merge brings may be overridden."""
+        """Raises _YamlError if two keys of one mapping are the same; keys from a merge may be overridden."""
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -217,7 +217,7 @@ class _Loader(Composer, _Parser, SafeConstructor, Resolver):
 def parse_yaml(text: str, source: str) -> Any:
     """The value of a YAML text of one document, plain types only; None for a text without any.
 
-    `source` names it in errors, as "config 'x.yaml'". Raises UserError where it is damaged, repeats a key (naming both
+    `source` names it in errors, as "config 'x.yaml'". Raises UserError if it is damaged, repeats a key (naming both
     lines), refers to itself, or exceeds the bounds of this module.
     """
     if len(text) > MAX_TEXT:
@@ -227,11 +227,11 @@ def parse_yaml(text: str, source: str) -> Any:
     except _YamlError as error:
         raise UserError(f"{source} {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {_told(error)}") from None
+        raise UserError(f"{source} is not valid YAML: {_one_line(error)}") from None
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, AttributeError) as error:
-        raise UserError(f"{source} is not valid YAML: {_told(error)}") from None
+        raise UserError(f"{source} is not valid YAML: {_one_line(error)}") from None
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 400 else f"{text[:397]}..."

@@ -1,4 +1,4 @@
-"""Mistakes of the user, told in one sentence; the command line prints that and exits with code 2."""
+"""Errors of the user, explained in one sentence, which the command line prints before it exits with code 2."""
 
 import errno
 
@@ -12,7 +12,7 @@ SURROUNDINGS = {
     errno.ELOOP: "a link there leads back to itself: choose another path",
     errno.ENOTDIR: "a part of that path is a file: choose another folder",
 }
-"""What a user can do about errors that are the machine's, not the program's."""
+"""Advice for errors of the machine, not of the program."""
 
 
 class UserError(ValueError):
@@ -20,7 +20,7 @@ class UserError(ValueError):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM while nothing finishes its step first; `number` is the signal's."""
+    """SIGINT or SIGTERM outside a training loop, or a second one; `number` is the signal's."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -1,7 +1,7 @@
 """Floating-point operations of the networks, counted by torch on the meta device: nothing is computed or allocated.
 
-A multiplication and an addition are two operations. Convolutions, matrix products and attention count, norms,
-activations and resampling do not: a percent or so. All numbers are of one sample.
+A multiplication and an addition are two operations. Convolutions, matrix products and attention are counted;
+norms, activations and resampling are not: about a percent. All numbers are per sample.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def forward_flops(call: Callable[[], object]) -> int:
 
 
 def backward_flops(call: Callable[[], Tensor]) -> int:
-    """Operations of the gradients of a call's result: of those weights and inputs that require them."""
+    """Operations of the backward pass of a call's result, to the weights and inputs that require gradients."""
     with META, FlopCounterMode(display=False) as counter:
         result = call()
         forward = counter.get_total_flops()
@@ -69,7 +69,7 @@ def decode_tiny(config: TinyDecoderConfig, size: tuple[int, int]) -> int:
 
 
 def code_search(config: AutoencoderConfig, positions: int) -> int:
-    """Distances of so many positions to all codes, one matrix product; 0 without a codebook."""
+    """Distances of `positions` vectors to all codes, one matrix product; 0 without a codebook."""
     if not isinstance(config.bottleneck, VQConfig):
         return 0
     return 2 * positions * config.raw_channels * config.bottleneck.codes
@@ -78,7 +78,7 @@ def code_search(config: AutoencoderConfig, positions: int) -> int:
 def denoise(
     config: DenoiserConfig, latent_channels: int, spec: ConditionSpec, latent: tuple[int, int], tokens: int = 0
 ) -> int:
-    """One call of the denoiser on a latent of size (h, w), with a condition of so many tokens."""
+    """One call of the denoiser on a latent of size (h, w), with the given number of condition tokens."""
     with META:
         network = build_denoiser(config, latent_channels, spec)
         x_t, timestep = images(latent_channels, latent), torch.zeros(1)
@@ -91,7 +91,7 @@ def denoise(
 
 
 def code_transformer(config: CodeTransformerConfig, codes: int, positions: int) -> int:
-    """The transformer's logits of so many codes at once, as it trains, without a condition before them."""
+    """The transformer's logits of `positions` codes in one pass, as in training, without a condition prefix."""
     with META:
         network = CodeTransformer(config, codes, (positions, 1), ConditionSpec())
         written = torch.zeros(1, positions, dtype=torch.long)
@@ -99,7 +99,7 @@ def code_transformer(config: CodeTransformerConfig, codes: int, positions: int) 
 
 
 def condition(config: ConditionerConfig) -> int:
-    """One sample's condition; pretrained encoders are frozen and left out, tables and rescaling cost nothing."""
+    """One sample's condition; pretrained encoders are frozen and not counted, tables and rescaling are free."""
     if isinstance(config, CompositeConfig):
         return sum(condition(part) for part in config.parts.values())
     if not isinstance(config, TextConfig | LayoutConfig):
@@ -112,7 +112,7 @@ def condition(config: ConditionerConfig) -> int:
 
 
 def condition_tokens(config: ConditionerConfig) -> int:
-    """How many tokens a condition has; 0 where that is only known at run time, or there are none."""
+    """The number of tokens of a condition; 0 where it is only known at run time, or there are none."""
     match config:
         case CompositeConfig():
             return sum(condition_tokens(part) for part in config.parts.values())
@@ -134,7 +134,8 @@ def discriminate(config: AdversarialConfig, image_channels: int, size: tuple[int
 
 
 def perceptual_features(config: PerceptualConfig, size: tuple[int, int]) -> int:
-    """One image's features in the perceptual distance. Raises UserError where a package with the network is absent."""
+    """One image's features in the perceptual distance. Raises UserError where the package with the network is not
+    installed."""
     if isinstance(config, NoPerceptual):
         return 0
     network, image = perceptual_network(config), images(3, size)

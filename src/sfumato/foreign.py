@@ -1,4 +1,4 @@
-"""What every reader of other people's files shares: regular files only, bounded texts of their values, one guard."""
+"""Shared by readers of foreign files: regular files only, bounded representations of values, one guard for errors."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from typing import Any
 from sfumato.errors import UserError
 
 MAX_SHOWN = 200
-"""Characters of a foreign value in a message."""
+"""Most characters of a foreign value in a message."""
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 """Errors of the machine rather than of a file's content; the command line has a sentence for each."""
 _UNPRINTABLE = re.compile(
@@ -49,7 +49,7 @@ def short(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, terminal escapes and invisible marks written as escapes; newlines stay."""
+    """`text` with control characters, terminal escapes and invisible marks written as escapes; newlines are kept."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
@@ -59,7 +59,7 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def check_regular(path: Path) -> None:
-    """Raises UserError unless `path` is a regular file: a pipe, a device or a link to one would never end."""
+    """Raises UserError unless `path` is a regular file: reading a pipe, a device or a link to one might never end."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -70,15 +70,15 @@ def check_regular(path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise UserError(f"{str(path)!r} is a folder, not a file")
     if not stat.S_ISREG(mode):
-        raise UserError(f"{str(path)!r} is no regular file but a pipe, a socket or a device; it is not opened")
+        raise UserError(f"{str(path)!r} is not a regular file but a pipe, a socket or a device; it is not opened")
 
 
 @contextlib.contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """The guard at the door of foreign files: whatever malformed content raises in here becomes one UserError.
+    """Turns any exception from malformed content of a foreign file within the block into one UserError.
 
-    It stands beside the specific checks, which name the value and the way out; this one names the file and the error.
-    Errors of the machine (full disk, no permission) pass through.
+    It complements specific checks, which name the value and the way out; this one names the file and the error.
+    Errors of the machine (full disk, no permission) are not converted.
     """
     try:
         yield

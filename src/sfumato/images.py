@@ -1,4 +1,4 @@
-"""Tensors <-> images: PIL images, grids, PNG files that say how they were made."""
+"""Tensors <-> images: PIL images, grids, PNG files with metadata on how they were made."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +14,11 @@ from sfumato.checkpoint import replacing, write_first_free
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 SHEET_SIDE = 256
-"""The longest side of an image on a sheet of images of different sizes."""
+"""Longest side of an image in a grid of images of different sizes."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """(..., 3, H, W) in [-1, 1], clipped beyond, -> uint8, rounded to the nearest."""
+    """(..., 3, H, W), clipped to [-1, 1] -> uint8, rounded to the nearest."""
     return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
@@ -66,9 +66,9 @@ def save_png(
 def save_first_free(
     paths: Iterable[Path], image: Tensor | Image.Image, facts: Mapping[str, object] | None = None
 ) -> Path:
-    """As `save_png`, under the first of `paths`, all of one folder, that nothing has yet; returns that path.
+    """As `save_png`, under the first unused one of `paths`, all in one folder; returns that path.
 
-    An image whose mode PNG does not have becomes a TIFF, which holds no facts: give its paths that suffix.
+    An image whose mode PNG does not have becomes a TIFF without facts: give its paths that suffix.
     """
     pil_image = to_pil(image) if isinstance(image, Tensor) else image
 
@@ -89,7 +89,7 @@ def _text_chunks(facts: Mapping[str, object] | None) -> PngInfo:
 
 
 def png_bytes(image: Tensor, scale: int = 1) -> bytes:
-    """A PNG in memory, for pages that carry their images."""
+    """A PNG in memory, for pages with embedded images."""
     pil_image = to_pil(image)
     if scale > 1:
         pil_image = pil_image.resize((pil_image.width * scale, pil_image.height * scale), Image.Resampling.NEAREST)
@@ -104,7 +104,8 @@ def interleave(*columns: Tensor) -> Tensor:
 
 
 def thumbnails(images: Sequence[Tensor]) -> Tensor:
-    """Images (3, H, W) of any sizes as uint8 cells (N, 3, H, W) of one: at most SHEET_SIDE long, white around."""
+    """Images (3, H, W) of any sizes as uint8 cells (N, 3, H, W) of one size: at most SHEET_SIDE long, with a white
+    border."""
     small = []
     for image in images:
         pil_image = to_pil(image)
@@ -119,9 +120,9 @@ def thumbnails(images: Sequence[Tensor]) -> Tensor:
 
 
 def pad_to_multiple(images: Tensor, factor: int) -> Tensor:
-    """(B, C, H, W) grown at the bottom and the right to multiples of `factor`, by reflection however small it is.
+    """(B, C, H, W) padded at the bottom and the right to multiples of `factor` by reflection, for any size.
 
-    To two of them at least: norms need more than one position.
+    At least to 2 · factor: norms need more than one position.
     """
     for axis in (-2, -1):
         length = images.shape[axis]
@@ -129,8 +130,8 @@ def pad_to_multiple(images: Tensor, factor: int) -> Tensor:
     return images
 
 
-def _mirrored(length: int, wanted: int) -> Tensor:
-    """`wanted` indices that run from 0 to length - 1, and back and forth from there."""
+def _mirrored(length: int, count: int) -> Tensor:
+    """`count` indices from 0 to length - 1 and back, repeatedly."""
     period = max(1, 2 * (length - 1))
-    i = torch.arange(wanted) % period
+    i = torch.arange(count) % period
     return torch.where(i < length, i, period - i)

@@ -1,4 +1,4 @@
-"""Who writes to a folder: one process at a time, held by a lock of the operating system that dies with its holder."""
+"""Exclusive writing to a folder, by a lock of the operating system that is released when its holder ends."""
 
 import contextlib
 import errno
@@ -16,24 +16,24 @@ POLL_SECONDS = 0.2
 
 
 def lock_path(folder: Path) -> Path:
-    """The lock of a folder lies beside it, so that the folder itself can be replaced while the lock is held."""
+    """The lock of a folder, beside it, so that the folder itself can be replaced while the lock is held."""
     return folder.with_name(f".{folder.name}.lock")
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path, *, wait: bool = False, log: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Holds the only writer's lock of `folder` within the block; the folder itself need not exist.
+    """Holds the exclusive lock of `folder` within the block; the folder itself need not exist.
 
     The operating system releases the lock when the process ends, however it ends: a dead holder never blocks.
 
     Args:
-        folder: what is written to.
-        wait: wait for another holder instead of refusing; `log` is then told once whom the process waits for.
-        log: receives that sentence.
+        folder: the folder to write to.
+        wait: wait for another holder instead of raising; `log` is then called once with a message that names it.
+        log: receives that message.
 
     Raises:
-        UserError: another process holds the lock, named by its number, host and command; or the place cannot be
-            written to.
+        UserError: another process holds the lock, named by its number, host and command; or the folder
+            cannot be written to.
     """
     path = lock_path(folder.absolute())
     try:
@@ -47,7 +47,7 @@ def exclusive(folder: Path, *, wait: bool = False, log: Callable[[str], None] | 
         yield
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()  # while the lock is held: whoever waits finds another file here, or none, and opens anew
+            path.unlink()  # while the lock is held: a waiting process then opens a new file here
         os.close(file)
 
 
@@ -74,7 +74,7 @@ def _acquired(path: Path, folder: Path, wait: bool, log: Callable[[str], None] |
             continue
         if _is_still(file, path):
             return file
-        os.close(file)  # its holder removed it between our opening and locking it
+        os.close(file)  # its holder removed it after it was opened here and before it was locked
 
 
 def _is_still(file: int, path: Path) -> bool:
@@ -89,7 +89,7 @@ def _identity() -> dict[str, str | int]:
 
 
 def _holder(file: int) -> str:
-    """Who holds the lock, as its file says."""
+    """The holder of the lock, as recorded in its file."""
     try:
         about = json.loads(os.pread(file, 4096, 0))
         return f"process {int(about['process'])} on {about['host']}"

@@ -1,4 +1,4 @@
-"""A trained model: its parts, its configuration, and the folder both live in (YAML + safetensors, no pickle)."""
+"""A trained model: its parts, its configuration, and their folder (YAML + safetensors, no pickle)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -39,18 +39,18 @@ TOKENIZER_FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class LatentDiffusion:
-    """A model ready for use; an autoencoder alone has no `second` stage. Made by `load` or by training."""
+    """A model ready for use; an autoencoder alone has no `second` stage. Created by `load` or by training."""
 
     config: ModelConfig
     autoencoder: Autoencoder
     scaling: Scaling
     second: SecondStage | None = None
     tiny: DistilledDecoder | None = None
-    """A decoder for previews; neither one of the parts nor in the digest."""
+    """A decoder for previews; not one of the parts and not in the digest."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device of the weights."""
         return self.scaling.shift.device
 
     @property
@@ -82,9 +82,10 @@ class LatentDiffusion:
     def for_inference(self, dtype: torch.dtype | None = None) -> Self:
         """Packs the networks for fast calls and returns the model, which can no longer be trained, saved or moved.
 
-        None chooses bfloat16 where processor or GPU multiply it natively; float32 gives the plain numbers to rounding.
+        None chooses bfloat16 where processor or GPU multiply it natively; float32 equals the unpacked model to
+        rounding.
         """
-        _ = self.digest  # packing uses the weights up
+        _ = self.digest  # packing discards the plain weights
         for_inference(self.autoencoder, dtype)
         if self.second is not None:
             for_inference(self.second.denoiser, dtype)
@@ -94,7 +95,7 @@ class LatentDiffusion:
 
     @cached_property
     def digest(self) -> str:
-        """Twelve hex digits that name these weights and this configuration."""
+        """Twelve hex digits that identify these weights and this configuration."""
         identity = self.config.model_dump(mode="json", exclude={"conditioning_metadata", "classes_seen"}) | {
             "about": {}
         }
@@ -106,7 +107,7 @@ class LatentDiffusion:
         return key.hexdigest()[:12]
 
     def save(self, folder: Path | str) -> None:
-        """Writes the model folder; one that stood there is replaced only once the new one is whole."""
+        """Writes the model folder; an existing one is replaced only once the new one is complete."""
         folder = Path(folder)
         with replacing_folder(folder) as fresh:
             for name, part in self.parts().items():
@@ -139,20 +140,20 @@ class LatentDiffusion:
         return images if as_tensor else [to_pil(image) for image in images]
 
     def sample_tensor(self, prompt: Sequence[str] | str | None = None, **options: Any) -> Tensor:
-        """As `sample`: images (N, 3, H, W) in about [-1, 1]. Warns of prompts that are cut."""
+        """As `sample`: images (N, 3, H, W) in about [-1, 1]. Warns of truncated prompts."""
         samples = pipeline.sample(self, SampleRequest(prompt=prompt, **options))
         warn_of(samples.plan.notes)
         return samples.images
 
     def decode(self, latents: Tensor, decoder: DecoderName = "full", memory: int = DEFAULT_MEMORY) -> Tensor:
-        """Model latents (N, C, h, w), as a step of sampling shows them, -> images (N, 3, H, W) in about [-1, 1].
+        """Model latents (N, C, h, w), as in a sampling callback -> images (N, 3, H, W) in about [-1, 1].
 
-        decoder: "tiny" takes the one for previews; UserError where the model has none. memory: as in a request.
+        decoder: "tiny" uses the one for previews; UserError where the model has none. memory: as in a request.
         """
         return pipeline.decode(self, latents, SampleRequest(decoder=decoder, memory=memory))
 
     def encode(self, images: Tensor, memory: int = DEFAULT_MEMORY) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1] -> model latents (N, C, h, w), by the posterior's mean."""
+        """Images (N, 3, H, W) in [-1, 1] -> model latents (N, C, h, w), the posterior's mean."""
         return codec.encode(self.autoencoder, self.scaling, images.to(self.device), memory=memory)
 
     def reconstruct(self, images: Tensor, batch: int = 16, memory: int = DEFAULT_MEMORY) -> Tensor:
@@ -166,7 +167,7 @@ class LatentDiffusion:
 
 
 def build(config: ModelConfig, tokenizer: str | None = None) -> LatentDiffusion:
-    """The model of a configuration with fresh weights."""
+    """The model of a configuration with newly initialised weights."""
     autoencoder = Autoencoder(config.autoencoder)
     scaling = Scaling.from_factor(autoencoder.latent_channels, 1.0)
     second = None
@@ -174,13 +175,13 @@ def build(config: ModelConfig, tokenizer: str | None = None) -> LatentDiffusion:
         conditioner = build_conditioner(config.diffusion.conditioner, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.diffusion.denoiser, autoencoder.latent_channels, spec)
-        with torch.device("cpu"):  # its tables are looked at, also where the networks are on the meta device
+        with torch.device("cpu"):  # its values are read, also where the networks are on the meta device
             schedule = build_schedule(config.diffusion.schedule)
         second = SecondStage(config.diffusion, denoiser, conditioner, schedule)
     return LatentDiffusion(config, autoencoder, scaling, second)
 
 
 def pixel_space(size: tuple[int, int]) -> LatentDiffusion:
-    """What stands for the first stage of a diffusion model in pixel space (the paper's LDM-1), at a size (H, W)."""
+    """The identity first stage of a diffusion model in pixel space (the paper's LDM-1), at a size (H, W)."""
     config = AutoencoderConfig(channel_multipliers=(1,), bottleneck=PixelsConfig())
     return build(ModelConfig(autoencoder=config, image_size=size))

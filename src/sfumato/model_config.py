@@ -24,13 +24,13 @@ class DiffusionConfig(Schema):
     schedule: ScheduleConfig
     prediction: PredictionKind = "eps"
     condition_dropout: float = Field(0.0, ge=0, le=1)
-    """How often the condition was dropped in training; 0: the model does not know the case without, guidance is off."""
+    """Condition dropout in training; 0: the model has no unconditional mode, and guidance is off."""
     part_dropout: dict[str, float] = Field(default_factory=dict)
-    """The same for single parts of a composite conditioner, which may then have a guidance scale each."""
+    """The same for single parts of a composite conditioner, which may then have separate guidance scales."""
 
 
 class ModelConfig(Schema):
-    """`config.yaml` of a model folder. `about` records what it was trained on, for people."""
+    """`config.yaml` of a model folder. `about` describes the training, for readers."""
 
     format: Literal[2] = FORMAT
     autoencoder: AutoencoderConfig
@@ -38,8 +38,8 @@ class ModelConfig(Schema):
     """(H, W) of the training images."""
     classes: tuple[str, ...] | None = None
     classes_seen: tuple[int, ...] | None = None
-    """The numbers of the classes that training images had; others are refused. None: not recorded."""
+    """The class numbers of the training images; others are refused. None: not recorded."""
     conditioning_metadata: ConditioningMetadata = ConditioningMetadata()
-    """What conditions the model beside text and class: names, colours, factors, the values of masks."""
+    """Metadata of the conditions besides text and class: names, colours, factors, the values of masks."""
     diffusion: DiffusionConfig | None = None
     about: dict[str, Any] = Field(default_factory=dict)

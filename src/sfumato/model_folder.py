@@ -10,7 +10,7 @@ from sfumato.autoencoder.tiny_file import load_distilled
 from sfumato.checkpoint import check_finite, load_into, load_tensors
 from sfumato.conditioning.pretrained import PretrainedText
 from sfumato.conditioning.sources import MAX_TOKENIZER
-from sfumato.conditioning.table import text_config
+from sfumato.conditioning.table import ConditionerConfig, text_config
 from sfumato.config import load_config
 from sfumato.documents import read_text
 from sfumato.errors import UserError
@@ -25,17 +25,17 @@ def _check_kind(path: Path) -> None:
     folders = (path / "model", path)
     if any((folder / "transformer.safetensors").exists() for folder in folders):
         raise UserError(
-            f"{str(path)!r} is a transformer over codes, no diffusion model: sample from it with `sfumato sample`"
+            f"{str(path)!r} is a transformer over codes, not a diffusion model: sample from it with `sfumato sample`"
         )
     if any((folder / "classifier.safetensors").exists() for folder in folders):
         raise UserError(
-            f"{str(path)!r} is a classifier of noisy latents, no diffusion model: give it to `sfumato sample` as "
-            "--classifier, beside the model that it guides"
+            f"{str(path)!r} is a classifier of noisy latents, not a diffusion model: pass it to `sfumato sample` "
+            "as --classifier, with the model that it guides"
         )
 
 
 def find_folder(path: Path | str) -> Path:
-    """The model folder at a path, or the `model` folder of a run there. Raises UserError where there is neither."""
+    """The model folder at a path, or the `model` folder of a run there. Raises UserError if there is neither."""
     path = Path(path)
     replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
     for folder in (path / "model", path, *replaced):
@@ -47,13 +47,13 @@ def find_folder(path: Path | str) -> Path:
     damaged = next((folder for folder in (path / "model", path) if any(folder.glob("*.safetensors"))), None)
     if damaged is not None:
         lost = CONFIG_FILE if (damaged / "autoencoder.safetensors").exists() else "autoencoder.safetensors"
-        raise UserError(f"the model folder {str(damaged)!r} is not whole: it lacks {lost}")
+        raise UserError(f"the model folder {str(damaged)!r} is incomplete: it lacks {lost}")
     if (path / "states").is_dir():
         raise UserError(
             f"the run in {str(path)!r} has not saved a model yet; let it reach its first train.save_every steps"
         )
     raise UserError(
-        f"{str(path)!r} is neither a model folder nor the folder of a run: it holds no {CONFIG_FILE} with weights"
+        f"{str(path)!r} is neither a model folder nor the folder of a run: it contains no {CONFIG_FILE} with weights"
     )
 
 
@@ -73,11 +73,7 @@ def _load(folder: Path) -> LatentDiffusion:
 
 def _opened(folder: Path) -> LatentDiffusion:
     config = with_own_encoders(load_config(str(folder / CONFIG_FILE), [], ModelConfig), folder)
-    tokenizer_file = folder / TOKENIZER_FILE
-    tokenizer = read_text(tokenizer_file, "the tokenizer ", MAX_TOKENIZER) if tokenizer_file.exists() else None
-    text = text_config(config.diffusion.conditioner) if config.diffusion else None
-    if tokenizer is None and text is not None and text.tokenizer == "fitted":
-        raise UserError(f"the model folder {str(folder)!r} is not whole: it lacks {TOKENIZER_FILE}")
+    tokenizer = tokenizer_of(folder, config.diffusion.conditioner if config.diffusion else None)
     with torch.device("meta"):
         model = build(config, tokenizer)
     for name, part in model.parts().items():
@@ -88,8 +84,19 @@ def _opened(folder: Path) -> LatentDiffusion:
     return replace(model, tiny=load_distilled(folder, model.autoencoder))
 
 
+def tokenizer_of(folder: Path, conditioner: ConditionerConfig | None) -> str | None:
+    """The text of the tokenizer in a model folder. Raises UserError where it is none, or a fitted one is missing."""
+    file = folder / TOKENIZER_FILE
+    if file.exists():
+        return read_text(file, "the tokenizer ", MAX_TOKENIZER)
+    text = text_config(conditioner) if conditioner is not None else None
+    if text is not None and text.tokenizer == "fitted":
+        raise UserError(f"the model folder {str(folder)!r} is incomplete: it lacks {TOKENIZER_FILE}")
+    return None
+
+
 def _check_encoders(model: LatentDiffusion) -> None:
-    """Raises UserError for a pretrained text encoder, which is no part of the model, with weights not finite."""
+    """Raises UserError for a pretrained text encoder (not part of the model's files) with non-finite weights."""
     conditioner = None if model.second is None else model.second.conditioner
     for module in () if conditioner is None else conditioner.modules():
         if isinstance(module, PretrainedText):
@@ -97,7 +104,7 @@ def _check_encoders(model: LatentDiffusion) -> None:
 
 
 def _place_buffers(part: nn.Module) -> None:
-    """Buffers that no file holds (they only remember the device) leave the meta device too."""
+    """Moves buffers that are in no file (they only record the device) off the meta device too."""
     for module in part.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
@@ -105,7 +112,7 @@ def _place_buffers(part: nn.Module) -> None:
 
 
 def with_own_encoders(config: ModelConfig, folder: Path) -> ModelConfig:
-    """The configuration with the pretrained encoders that lie in the model folder named by their full paths."""
+    """The configuration with full paths of the pretrained encoders inside the model folder."""
     raw = config.model_dump()
     if raw["diffusion"] is None:
         return config

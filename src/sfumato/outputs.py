@@ -14,23 +14,23 @@ from sfumato.versions import tidy
 
 CACHE = "cache"
 LASTING = 60.0
-"""Seconds of work from which on a refused command leaves the cache that it has filled: only repeating is cheap."""
+"""A failed command that worked longer than this many seconds leaves its cache: shorter work is cheap to repeat."""
 _SMALL = 1 << 20
 RUN_MARK = "states"
-"""What a run's folder holds and no model's."""
+"""A sub-folder of every run, and of no model."""
 
 
 def out_is_free(out: Path, sources: Sequence[Path] = (), overwrite: bool = False, single_file: bool = False) -> Path:
     """The absolute place of an output that may be written, links resolved.
 
     Args:
-        out: the folder that the command makes, or the file.
-        sources: what the command reads; the output may neither be, contain nor lie inside any of them.
-        overwrite: the user asked for what stands there to be replaced. A run, the current folder and the home folder
+        out: the folder or file that the command creates.
+        sources: what the command reads; the output may neither be, contain nor be inside any of them.
+        overwrite: the user requested that existing output be replaced. A run, the current folder and the home folder
             are never replaced.
         single_file: the output is a file.
 
-    Raises UserError naming the place and the way out; nothing is made or changed.
+    Raises UserError with the path and the way out; nothing is created or changed.
     """
     try:
         return _checked(out, sources, overwrite, single_file)
@@ -39,29 +39,30 @@ def out_is_free(out: Path, sources: Sequence[Path] = (), overwrite: bool = False
 
 
 def _checked(out: Path, sources: Sequence[Path], overwrite: bool, single_file: bool) -> Path:
-    if out.is_symlink() and not out.exists():
-        raise UserError(f"the output {str(out)!r} is a link that leads nowhere: remove it or give another place")
     place = Path(os.path.realpath(out))  # Path.resolve raises RuntimeError for a link to itself
     for source in sources:
         _apart(out, place, source)
     if single_file:
+        if out.is_symlink() and not out.exists():
+            raise UserError(f"the output {str(out)!r} is a link to {str(out.readlink())!r}, which is not there")
         _free_file(out, place, overwrite)
     else:
+        check_folder(out, "the output")
         _free_folder(out, place, overwrite)
     parent = next(folder for folder in place.parents if folder.exists())
     if not parent.is_dir():
-        raise UserError(f"the output {str(out)!r} would lie inside {str(parent)!r}, which is a file")
+        raise UserError(f"the output {str(out)!r} would be inside {str(parent)!r}, which is a file")
     return place
 
 
 def _apart(out: Path, place: Path, source: Path) -> None:
     read = Path(os.path.realpath(source))
     if place == read:
-        raise UserError(f"the output {str(out)!r} is what is read: give another place")
+        raise UserError(f"the output {str(out)!r} is what is read: give another path")
     if place in read.parents:
-        raise UserError(f"the output {str(out)!r} contains what is read, {str(source)!r}: give another place")
+        raise UserError(f"the output {str(out)!r} contains what is read, {str(source)!r}: give another path")
     if read in place.parents:
-        raise UserError(f"the output {str(out)!r} lies inside what is read, {str(source)!r}: give another place")
+        raise UserError(f"the output {str(out)!r} is inside what is read, {str(source)!r}: give another path")
 
 
 def _free_file(out: Path, place: Path, overwrite: bool) -> None:
@@ -91,7 +92,7 @@ def _free_folder(out: Path, place: Path, overwrite: bool) -> None:
 
 
 def check_folder(path: Path, name: str = "--out") -> Path:
-    """The path, if a folder is there that may be written to, or can be made; nothing is left behind.
+    """The path, if it is a writable folder or one that can be created; nothing is left behind.
 
     Raises UserError that names the option `name`.
     """
@@ -109,7 +110,7 @@ def check_folder(path: Path, name: str = "--out") -> Path:
             folder.rmdir()
     except OSError as error:
         advice = SURROUNDINGS.get(error.errno or 0, "give another folder")
-        raise UserError(f"{shown} cannot be made: {error.strerror or error}; {advice}") from None
+        raise UserError(f"{shown} cannot be created: {error.strerror or error}; {advice}") from None
     return path
 
 
@@ -119,7 +120,7 @@ def _short(path: Path) -> str:
 
 
 def _made(path: Path) -> list[Path]:
-    """Makes a folder with all above it that are missing, and lists them, outermost first."""
+    """Creates a folder and its missing parents, and lists them, outermost first."""
     made: list[Path] = []
     try:
         for folder in reversed(_missing(path)):
@@ -133,7 +134,7 @@ def _made(path: Path) -> list[Path]:
 
 
 def _missing(path: Path) -> list[Path]:
-    """What is not there of a path and the folders above it, innermost first."""
+    """The missing folders among a path and its parents, innermost first."""
     missing: list[Path] = []
     for folder in (path, *path.parents):
         if folder.exists():
@@ -146,16 +147,16 @@ def _missing(path: Path) -> list[Path]:
 def written(
     folder: Path, name: str = "--out", cache: Path | None = None, begun: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Within the block this process alone writes to `folder`: what dead ones left in it is removed before.
+    """Within the block only this process writes to `folder`; leftovers of dead processes are removed before.
 
-    Where the block ends in a UserError before the work has `begun`, what it made in `folder` and `cache` is removed
-    again, and so are folders above them that it made.
+    If the block raises UserError before the work has `begun`, what it created in `folder` and `cache` is removed again,
+    and so are the parents that it created.
 
     Args:
         folder: need not exist.
         name: the option that named it, for errors.
-        cache: another folder that is filled on the way, which other processes may use, too.
-        begun: whether what was made is worth keeping.
+        cache: another folder that is filled meanwhile, which other processes may use, too.
+        begun: whether the output so far is worth keeping.
 
     Raises:
         UserError: the folder cannot be written to, or another process writes to it.
@@ -185,9 +186,9 @@ def no_new_parents_on_error(*places: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_set_of_files(folder: Path) -> Iterator[None]:
-    """Within the block this process alone writes to the folder: files of fixed names there are of one command.
+    """Within the block only this process writes to the folder, so that files of fixed names are from one command.
 
-    It waits for others that do. Raises UserError where the folder cannot be written to.
+    It waits for other writers. Raises UserError if the folder cannot be written to.
     """
     with exclusive(folder.resolve(), wait=True):
         remove_leftovers(folder)
@@ -196,9 +197,9 @@ def one_set_of_files(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def inside_model(folder: Path) -> Iterator[None]:
-    """Within the block no other process replaces a model folder, nor trains the run that it is in.
+    """Within the block no other process replaces a model folder, or trains the run that contains it.
 
-    Raises UserError where one does, or the folder cannot be written to.
+    Raises UserError if one does, or the folder cannot be written to.
     """
     folder = folder.resolve()
     with contextlib.ExitStack() as held:
@@ -234,7 +235,8 @@ def _entries(folder: Path) -> set[str] | None:
 
 
 def _restore(folder: Path, entries: set[str] | None, lasting: bool) -> None:
-    """Removes from a folder what was not among its `entries`, and the folder where it had none and is empty."""
+    """Removes from a folder what is not among its `entries`, and the folder itself if it did not exist before
+    (None)."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():

@@ -1,4 +1,4 @@
-"""The one writer of JSON: numbers that are not finite have no place in it."""
+"""Writing JSON, which refuses numbers that are not finite."""
 
 import json
 import math

@@ -1,7 +1,7 @@
-"""Every random draw has a named source: a generator derived from a seed and the keys that say what it is for.
+"""Named sources of randomness: generators derived from a seed and keys that name their purpose.
 
-Nothing here is stored in a checkpoint: the generator of step n derives from (seed, rank, n, purpose), so a resumed run
-draws what the uninterrupted one would have drawn.
+No generator state is stored in a checkpoint: the generator of step n derives from (seed, rank, n, purpose), so a
+resumed run has the same random numbers as an uninterrupted one.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 _WORDS = slice(3, 3 + 624)
-"""Where the words of the Mersenne Twister stand in a generator's state, in units of 8 bytes: behind the seed, two flags
-and the place of the next word."""
+"""The words of the Mersenne Twister in a generator's state, in units of 8 bytes: after the seed, two flags and the
+index of the next word."""
 
 
 def derive(seed: int, *keys: int | str) -> int:
@@ -24,10 +24,10 @@ def derive(seed: int, *keys: int | str) -> int:
 
 
 def generator(seed: int, *keys: int | str) -> torch.Generator:
-    """A CPU generator for the draw named by `keys`.
+    """A CPU generator for the purpose named by `keys`.
 
     `torch.Generator.manual_seed` keeps 32 bits of a seed on the CPU, so that two of 50,000 samples would share their
-    noise with probability 0.25. Here the whole state of the Mersenne Twister follows from the derived seed instead.
+    noise with probability 0.25. Here the whole state of the Mersenne Twister is derived from the seed instead.
     """
     made = torch.Generator()
     made.set_state(_twister_state(derive(seed, *keys)))
@@ -35,15 +35,15 @@ def generator(seed: int, *keys: int | str) -> torch.Generator:
 
 
 def numpy_generator(seed: int, *keys: int | str) -> np.random.Generator:
-    """The same for draws made with numpy: in reading threads, where torch would start a team of its own."""
+    """The same with numpy, for reading threads, in which torch would start a thread pool of its own."""
     return np.random.default_rng(derive(seed, *keys))
 
 
 @contextmanager
 def seeded(seed: int, *keys: int | str, device: torch.device) -> Iterator[None]:
-    """Within the block torch's own generators stand at the draw named by `keys`; after it where they stood before.
+    """Within the block torch's global generators are seeded for `keys`; afterwards they are as before.
 
-    For what takes no generator: dropout layers and the initialisation of weights.
+    For operations that accept no generator: dropout layers and the initialisation of weights.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive(seed, *keys))  # the GPU's generators keep all 64 bits
@@ -52,7 +52,7 @@ def seeded(seed: int, *keys: int | str, device: torch.device) -> Iterator[None]:
 
 
 def _twister_state(seed: int) -> Tensor:
-    """The state (bytes) of a CPU generator whose 624 words are all made from `seed`, by numpy's SeedSequence."""
+    """The state (bytes) of a CPU generator whose 624 words are all derived from `seed` by numpy's SeedSequence."""
     state = torch.Generator().manual_seed(0).get_state()
     words = state.numpy().view(np.uint64)
     words[_WORDS] = np.random.SeedSequence(seed).generate_state(_WORDS.stop - _WORDS.start, np.uint32)
@@ -60,7 +60,7 @@ def _twister_state(seed: int) -> Tensor:
 
 
 class SampleNoise:
-    """Gaussian noise with one generator per sample, drawn on the CPU: sample i depends on its own seed alone.
+    """Gaussian noise with one generator per sample, on the CPU: sample i depends on its own seed alone.
 
     Call it with a shape (B, ...) where B is the number of seeds; successive calls continue the streams.
     """
@@ -77,6 +77,6 @@ class SampleNoise:
     def __call__(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Noise of the given shape (B, ...); raises ValueError if B is not the number of seeds."""
         if shape[0] != len(self._generators):
-            raise ValueError(f"noise for {shape[0]} samples was asked of {len(self._generators)} generators")
-        draws = [torch.randn(tuple(shape[1:]), generator=g, dtype=dtype) for g in self._generators]
-        return torch.stack(draws).to(self.device, non_blocking=True)
+            raise ValueError(f"noise for {shape[0]} samples was requested from {len(self._generators)} generators")
+        noise = [torch.randn(tuple(shape[1:]), generator=g, dtype=dtype) for g in self._generators]
+        return torch.stack(noise).to(self.device, non_blocking=True)

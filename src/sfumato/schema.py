@@ -17,9 +17,9 @@ MOST_LEVELS = 16
 class Schema(BaseModel):
     """A typed, immutable configuration; an unknown key is an error (sfumato.config names the nearest known one).
 
-    Raises pydantic's ValidationError also for a float that is not finite, and for a whole number above MOST: a slip of
-    the keyboard is to be a sentence, not a machine without memory. A path may begin with ~, the home folder; an empty
-    one or a URL is an error.
+    Raises pydantic's ValidationError also for a float that is not finite, and for a whole number above MOST, so that
+    a typing error gives a message and does not exhaust the memory. A path may start with ~, the home folder; an empty
+    path or a URL is an error.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -39,7 +39,7 @@ class Schema(BaseModel):
             most = MOST.get(name, MOST_OTHERWISE)
             for number in _whole_numbers(getattr(self, name)):
                 if abs(number) > most:
-                    raise ValueError(f"{name} is {_told(number)}: give at most {most}")
+                    raise ValueError(f"{name} is {_shown(number)}: give at most {most}")
         levels = getattr(self, "channel_multipliers", ())
         if len(levels) > MOST_LEVELS:
             raise ValueError(f"channel_multipliers has {len(levels)} levels: give at most {MOST_LEVELS}")
@@ -56,8 +56,8 @@ def _whole_numbers(value: Any) -> Iterator[int]:
             yield from _whole_numbers(item)
 
 
-def _told(number: int) -> str:
-    """The number; one of very many digits by their count."""
+def _shown(number: int) -> str:
+    """The number, or its size if it has very many digits."""
     return str(number) if abs(number) < 10**30 else "a number of more than 30 digits"
 
 
@@ -66,14 +66,15 @@ def _members(field: Any) -> tuple[Any, ...]:
 
 
 def checked_path(text: str, name: str) -> str:
-    """The text with a leading ~ expanded. Raises ValueError for what is no path of this machine; `name` names it."""
+    """The text with a leading ~ expanded. Raises ValueError for a text that is not a local path; `name` is used in the
+    message."""
     if not text.strip():
         raise ValueError(f"{name} is empty: give a path; was a variable of the shell not set?")
     if "\0" in text:
         raise ValueError(f"{name} {text!r} holds a NUL character, which no path may have")
     if _URL.match(text):
-        raise ValueError(f"{name} {text!r} is a URL: download what is there, and give the path of the file or folder")
+        raise ValueError(f"{name} {text!r} is a URL: download it, and give the path of the file or folder")
     expanded = os.path.expanduser(text)
     if expanded.startswith("~") and not os.path.exists(text):
-        raise ValueError(f"{name} {text!r} names the home folder of nobody here: give the whole path")
+        raise ValueError(f"{name} {text!r} names the home folder of an unknown user: give the full path")
     return expanded

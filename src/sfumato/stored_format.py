@@ -6,20 +6,20 @@ from typing import Any, Final
 from sfumato.errors import UserError
 
 FORMAT: Final = 2
-"""What is written now. Format 1 called the paper's schedule "linear" and the linear one "sqrt-linear", and kept what
-conditions a model beside text and class under `inputs`; a run of format 1 names no format."""
+"""The current format. Format 1 called the paper's schedule "linear" and the linear one "sqrt-linear", and had the
+conditioning metadata under `inputs`; a run of format 1 has no format key."""
 KEY = "format"
 _SCHEDULES = {"linear": "scaled-linear", "sqrt-linear": "linear"}
 
 
 def upgraded(raw: Mapping[str, Any], source: str, of_run: bool = False) -> dict[str, Any]:
-    """The mapping of a configuration file in today's words, without its format.
+    """The mapping of a configuration file in the current format, without its format key.
 
     Args:
         raw: as read.
         source: names the file in errors.
-        of_run: the file was written by a training: without a format it is of format 1. A user's own file without a
-            format is in today's words.
+        of_run: the file was written by a training: without a format key it is of format 1. A user's own file without
+            one is of the current format.
 
     Raises:
         UserError: the format is unknown, as that of a later version.
@@ -40,7 +40,7 @@ def upgraded(raw: Mapping[str, Any], source: str, of_run: bool = False) -> dict[
 
 
 def _converted(value: Any) -> Any:
-    """With the schedules of format 1 under their names of today."""
+    """The value with the schedules of format 1 under their current names."""
     if not isinstance(value, dict):
         return value
     made = {key: _converted(item) for key, item in value.items()}

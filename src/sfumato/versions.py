@@ -1,8 +1,8 @@
 """Folders that are replaced as a whole: writing a new version, and reading one version while others are written.
 
-A version is written beside the folder, as `.NAME.new`, and takes its place by two renames; in between the one before
-lies at `.NAME.old`. `config.yaml` of a version lists the checksums of its safetensors files in comments, so that a
-folder whose files belong to several versions, as a copy made during a save, is known for what it is.
+A version is written beside the folder, as `.NAME.new`, and replaces it by two renames; in between the previous one
+is at `.NAME.old`. `config.yaml` of a version lists the checksums of its safetensors files in comments, so that a folder
+with files of several versions, such as a copy made during a save, is recognised.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from sfumato.errors import UserError
 
 CONFIG_FILE = "config.yaml"
 NEW, OLD = ".{}.new", ".{}.old"
-"""The names of a folder's next version while it is written, and of the one before while it is replaced."""
+"""The names of a folder's next version while it is written, and of the previous one while it is replaced."""
 TINY_DECODER_FILE = "tiny_decoder.safetensors"
-"""Is written into a version that is there already, and knows itself which autoencoder it belongs to."""
+"""Is added to an existing version, and contains the digest of its autoencoder itself."""
 PATIENCE = 20.0
-"""Seconds for which a reader begins again when the folder was replaced meanwhile."""
+"""Seconds for which a reader retries if the folder was replaced meanwhile."""
 READERS = 10.0
-"""Seconds for which a finished version waits at most for those who read the one before."""
+"""Most seconds for which a finished version waits for readers of the previous one."""
 PAUSE = 0.005
 _LISTED = re.compile(r"^# ([^\s].*\.safetensors) ([0-9a-f]{8})$", re.MULTILINE)
 T = TypeVar("T")
@@ -34,9 +34,9 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder to fill, which then takes the place of `folder`; on failure all stays as it was.
+    """Yields an empty folder to fill, which then replaces `folder`; on failure nothing changes.
 
-    Raises UserError where it cannot be made or put there.
+    Raises UserError if it cannot be created or moved there.
     """
     folder = folder.resolve()
     fresh = folder.with_name(NEW.format(folder.name))
@@ -54,9 +54,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def tidy(folder: Path) -> None:
-    """Removes what a dead writer left beside a folder and in it, and brings back the version that it was replacing.
+    """Removes leftovers of a dead writer beside a folder and in it, and restores the version that it was replacing.
 
-    For the one process that may write here.
+    To be called only by the one process that may write here.
     """
     folder = folder.resolve()
     shutil.rmtree(folder.with_name(NEW.format(folder.name)), ignore_errors=True)
@@ -71,7 +71,7 @@ def tidy(folder: Path) -> None:
 
 
 def swap_folder(fresh: Path, folder: Path) -> None:
-    """Puts a finished folder in the place of another. Raises UserError where it cannot; the other stays then."""
+    """Replaces a folder by a finished one. Raises UserError if that fails; the old one stays then."""
     old = folder.with_name(OLD.format(folder.name))
     try:
         with _locked(folder, fcntl.LOCK_EX, READERS):
@@ -88,9 +88,8 @@ def swap_folder(fresh: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, kind: int, patience: float) -> Iterator[None]:
-    """Holds the folder's own lock: readers share it, and whoever replaces the folder waits for them, but not for ever.
-
-    Where there is none to be had, as on some network drives, the block is entered without.
+    """Holds the folder's own lock: readers share it, and a writer that replaces the folder waits for them for a limited
+    time. Where locks are not supported, as on some network drives, the block is entered without.
     """
     try:
         place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -107,7 +106,7 @@ def _locked(folder: Path, kind: int, patience: float) -> Iterator[None]:
 
 
 def _takes(place: int, kind: int) -> bool:
-    """Whether a lock was taken, or cannot be had at all."""
+    """Whether a lock was acquired, or locks are not supported."""
     try:
         fcntl.flock(place, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -129,10 +128,9 @@ def _list_checksums(fresh: Path) -> None:
 
 
 def read_one_version(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
-    """What `read` makes of the folder that `find` finds: begun again where the folder was replaced meanwhile.
+    """The result of `read` for the folder that `find` returns; retried if the folder was replaced meanwhile.
 
-    Raises UserError as the two do, where the folder's files belong to several versions, or where it is replaced again
-    and again.
+    Raises UserError as the two do, if the folder's files belong to several versions, or if it is replaced repeatedly.
     """
     limit = time.monotonic() + PATIENCE
     while True:
@@ -150,12 +148,12 @@ def read_one_version(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
                     raise failure
                 return result
         if time.monotonic() > limit:
-            raise UserError(f"{str(folder)!r} is replaced again and again while it is read: try later, or copy it")
+            raise UserError(f"{str(folder)!r} is replaced repeatedly while it is read: try later, or copy it")
         time.sleep(PAUSE)
 
 
 def _found(find: Callable[[], Path]) -> Path:
-    """The folder; looked for twice, as the first time may have been between the two renames."""
+    """The folder; searched for twice, as the first search may have been between the two renames."""
     try:
         return find()
     except UserError:
@@ -164,7 +162,7 @@ def _found(find: Callable[[], Path]) -> Path:
 
 
 def _stamp(find: Callable[[], Path]) -> tuple[int, ...] | None:
-    """What changes whenever another version takes a folder's place; None where there is no folder."""
+    """Numbers that change whenever another version replaces a folder; None if there is no folder."""
     try:
         folder = find()
         place, config = folder.stat(), (folder / CONFIG_FILE).stat()
@@ -174,7 +172,7 @@ def _stamp(find: Callable[[], Path]) -> tuple[int, ...] | None:
 
 
 def _check_checksums(folder: Path) -> None:
-    """Raises UserError where a file's checksum is not the one that `config.yaml` lists."""
+    """Raises UserError if a file's checksum is not the one that `config.yaml` lists."""
     text = (folder / CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
     for name, listed in _LISTED.findall(text):
         found = stored_checksum(folder / name)

@@ -77,7 +77,7 @@ def test_a_half_precision_model_takes_float_images() -> None:
     ("fields", "message"),
     [
         ({"attention_levels": (0, 4)}, r"attention_levels \[4\] do not exist: channel_multipliers has levels 0 to 3"),
-        ({"channel_multipliers": (1, 0)}, r"channel_multipliers \(1, 0\) must be positive"),
+        ({"channel_multipliers": (1, 0)}, r"channel_multipliers \(1, 0\) must be between 1 and 1024"),
         ({"channel_multipliers": ()}, "channel_multipliers"),
         ({"bottleneck": {"kind": "vae"}}, "bottleneck"),
         ({"chanels": 3}, "chanels"),

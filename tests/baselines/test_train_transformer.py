@@ -19,7 +19,7 @@ from sfumato.model_folder import load
 from sfumato.training.encode import cached_latents
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
-from sfumato.training.transformer import Prompted, TransformerRun, begin, train_transformer
+from sfumato.training.transformer import ConditionalTransformer, TransformerRun, build_transformer, train_transformer
 
 VQ = "model.bottleneck={kind: vq, codes: 16}"
 
@@ -38,10 +38,10 @@ def train(path: Path, cache: Path, hooks: Hooks) -> TrainState:
     torch.seed()
     run, first = config(), runs.first_model(VQ)
     latents = cached_latents(first, Images(), cache, mirrored=True, precision="float32")
-    model = begin(run, first, latents)
+    model = build_transformer(run, first, latents)
     folder = RunFolder(path)
     folder.claim(run)
-    networks = Prompted(model.network, model.conditioner)
+    networks = ConditionalTransformer(model.network, model.conditioner)
     assert first.autoencoder.quantize is not None
     return train_transformer(run, networks, first.autoencoder.quantize, latents, folder, hooks.preview, hooks.export)
 
@@ -61,7 +61,7 @@ def test_an_interrupted_run_is_the_straight_one(tmp_path: Path) -> None:
 
 def test_an_autoencoder_without_codes_is_refused() -> None:
     with pytest.raises(UserError, match=r"bottleneck.kind is kl: train one with vq"):
-        begin(config(), runs.first_model(), None)  # type: ignore[arg-type]  # refused before it is looked at
+        build_transformer(config(), runs.first_model(), None)  # type: ignore[arg-type]  # refused before it is looked at
 
 
 def test_the_commands_end_to_end(command: Command, tmp_path: Path) -> None:
@@ -89,14 +89,14 @@ def test_the_commands_end_to_end(command: Command, tmp_path: Path) -> None:
     assert np.abs(np.asarray(image).astype(int) - alone).max() <= 1
     model_of = load_code_model(tmp_path / "run")
     assert model_of.config.about["transformer"]["steps"] == 2
-    with pytest.raises(UserError, match="takes no text"):
+    with pytest.raises(UserError, match="not trained with text conditioning"):
         model_of.sample_tensor(["a ring"])
     told = json.loads(command("info", tmp_path / "run", "--json").out)
     assert told["codes"] == {"an image": 64, "rows": 8, "columns": 8, "codebook": 16}
     assert told["parameters"]["transformer"] == sum(p.numel() for p in model_of.network.parameters())
     assert "sfumato sample" in command("info", tmp_path / "run").out
     with pytest.raises(
-        UserError, match="is a transformer over codes, no diffusion model: sample from it with `sfumato sample`"
+        UserError, match="is a transformer over codes, not a diffusion model: sample from it with `sfumato sample`"
     ):
         load(tmp_path / "run")
     for option, value in (("--steps", 3), ("--negative", "a"), ("--strip", 2), ("--decoder", "tiny")):

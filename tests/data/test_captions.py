@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from data.make_images import metadata, save
 from sfumato.data.captions import chosen_caption
-from sfumato.data.conditions.captions import DrawnCaptions, texts_of, with_drawn_captions
+from sfumato.data.conditions.captions import SampledCaptions, texts_of, with_sampled_captions
 from sfumato.data.dataset import LatentExample
 from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
@@ -42,7 +42,7 @@ def test_which_file_counts_and_what_is_left_over_is_told(tmp_path: Path) -> None
     assert captions == {"0.png": "0.txt", "A.png": "a.txt", "B.png": "", "b.png": "b.txt"}
     assert [name for name, _ in data.scan.left_out] == ["0.caption", "about.md", "captions.csv", "notes.txt"]
     (note,) = (note for note in data.notes if "not read" in note)
-    assert note.startswith("4 text files are not read: 1 .caption ('0.caption': ")
+    assert note.startswith("4 other files are not read: 1 .caption ('0.caption': ")
     assert "metadata.csv" in note
 
 
@@ -110,7 +110,7 @@ def test_training_draws_while_the_image_is_cached_once(tmp_path: Path) -> None:
     part = Subset(data, [1, 0])
     cached = cached_latents(pixel_space((8, 8)), part, tmp_path / "cache", precision="float32")
     assert len(cached) == 2
-    source = with_drawn_captions(cached, part)
+    source = with_sampled_captions(cached, part)
     assert texts_of(part) == ["1.png0", "1.png1", "1.png2", "0.png0", "0.png1", "0.png2"]
     assert source.captions() == ["1.png0", "0.png0"]
     assert source[0].fields["text"] == "1.png0"
@@ -130,7 +130,7 @@ def test_a_set_with_one_caption_an_image_stays_as_it_was(tmp_path: Path) -> None
     (tmp_path / "d/0.txt").write_text("a")
     data = opened(tmp_path / "d")
     cached = cached_latents(pixel_space((8, 8)), data, tmp_path / "cache", precision="float32")
-    assert with_drawn_captions(cached, data) is cached
+    assert with_sampled_captions(cached, data) is cached
 
 
 class One:
@@ -153,6 +153,6 @@ class One:
 
 
 def test_another_set_of_captions_is_another_source() -> None:
-    one, other = (DrawnCaptions(One(), [(("first", 1.0), (text, 1.0))]) for text in ("a", "b"))
+    one, other = (SampledCaptions(One(), [(("first", 1.0), (text, 1.0))]) for text in ("a", "b"))
     assert one.fingerprint() != other.fingerprint()
     assert one[0].fields == {"text": "first"}

@@ -171,7 +171,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, what: str) -> None:
     assert data.scan.files == ("a.png",)
     if what != "folder":
         assert [name for name, _ in data.unreadable] == ["b.png"]
-        assert any("no regular files: the first is b.png" in note for note in data.notes)
+        assert any("not regular files: the first is b.png" in note for note in data.notes)
     if listener is not None:
         listener.close()
 

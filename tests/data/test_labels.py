@@ -1,4 +1,4 @@
-"""Classes: named, counted, never sized by a value; splits are no classes; near-twins are noticed."""
+"""Classes: named, counted, independent of their values; splits are not classes; near-twins are noticed."""
 
 import tracemalloc
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_labels_are_stripped_and_twins_noticed(tmp_path: Path) -> None:
     data = labelled(tmp_path, ["cat", "cat ", "Cat", "caf\u00e9", "cafe\u0301"])
     assert data.classes == ("Cat", "caf\u00e9", "cat")
     assert data.label_counts() == {"Cat": 1, "caf\u00e9": 2, "cat": 2}
-    assert "the classes 'Cat' and 'cat' differ in spelling alone: are they one?" in data.notes
+    assert "the classes 'Cat' and 'cat' differ only in spelling: are they one?" in data.notes
 
 
 def test_near_twins() -> None:
@@ -79,7 +79,7 @@ def test_folders_of_a_split_are_no_classes(tmp_path: Path) -> None:
     save(tmp_path, ["train/cats/0.png", "train/dogs/1.png", "Test/cats/2.png"])
     data = opened(tmp_path)
     assert data.label_counts() == {"cats": 2, "dogs": 1}
-    assert any(note.startswith("the folders Test, train part the set") for note in data.notes)
+    assert any(note.startswith("the folders Test, train split the set") for note in data.notes)
     assert opened(tmp_path, leave_out=["Test"]).label_counts() == {"cats": 1, "dogs": 1}
 
 
@@ -87,9 +87,9 @@ def test_splits_without_classes(tmp_path: Path) -> None:
     save(tmp_path, ["train/0.png", "val/1.png"])
     data = opened(tmp_path)
     assert data.classes is None
-    assert any("train, val part the set" in note for note in data.notes)
+    assert any("train, val split the set" in note for note in data.notes)
 
 
 def test_a_split_beside_classes_is_named(tmp_path: Path) -> None:
     save(tmp_path, ["test/0.png", "cats/1.png", "dogs/2.png"])
-    assert "the folder test is taken for a class, as others beside it are" in opened(tmp_path).notes
+    assert "the folder test is used as a class, like the others beside it" in opened(tmp_path).notes

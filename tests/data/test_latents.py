@@ -144,7 +144,7 @@ def test_keys_that_differ_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         LatentWriter(tmp_path / "c", header())
     LatentWriter(tmp_path / "n", header()).close()
-    with pytest.raises(UserError, match="begun with another"):
+    with pytest.raises(UserError, match="started with another"):
         LatentWriter(tmp_path / "n", header(autoencoder="bbbb"))
     with pytest.raises(UserError, match="does not exist"):
         LatentDataset(tmp_path / "nowhere")
@@ -191,7 +191,7 @@ def test_damage_is_noticed_on_opening(tmp_path: Path, damage: str) -> None:
     finished(tmp_path / "c")
     file = tmp_path / "c" / damage
     file.write_bytes(file.read_bytes().split(b"\n", 1)[1] if damage == "fields.jsonl" else file.read_bytes()[:-8])
-    with pytest.raises(UserError, match=r"damaged|no latent cache"):
+    with pytest.raises(UserError, match=r"damaged|not a latent cache"):
         LatentDataset(tmp_path / "c")
 
 

@@ -235,4 +235,4 @@ def test_a_resumed_run_with_other_ranks_reads_no_sample_again(before: int, after
     assert [*first, *more] == [index_at(0, place, n) for place in range(len(first) + len(more))]
     told = changed_batch(state, batch * after)
     assert (told is None) == (before == after)
-    assert told is None or f"each step sees {batch * after} images instead of {batch * before};" in told
+    assert told is None or f"each step uses {batch * after} images instead of {batch * before};" in told

@@ -108,8 +108,8 @@ def test_a_image_of_two_colours_given_for_the_mask_is_found_by_the_mask_given_fo
     [
         (of(0, 0), "the mask has no hole: paint white .* black everywhere"),
         (of(7, 7), "the mask has no hole: .* of the value 7 everywhere"),
-        (of(255, 255), "the mask has nothing but hole: it is white everywhere"),
-        (of(65535, 65535, np.uint16), "nothing but hole"),
+        (of(255, 255), "the mask is all hole: it is white everywhere"),
+        (of(65535, 65535, np.uint16), "is all hole"),
         (of(0, float("nan"), np.float32), "the mask holds 100 values that are not finite"),
     ],
 )

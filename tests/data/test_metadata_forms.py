@@ -118,9 +118,9 @@ def test_parquet_is_named_with_its_way_out(tmp_path: Path, monkeypatch: pytest.M
     [
         ('{"file_name": "0.png", "text": "a", "text": "b"}', r"line 1 of .* has the key 'text' twice"),
         ('{"file_name": "0.png", "label": NaN}', r"line 1 of .* holds NaN"),
-        ('{"file_name": "0.png", "text": {"en": "a"}}', r"line 1 of .* has the text .* which is no text"),
-        ('{"file_name": "0.png", "text": ["a", ["b"]]}', r"line 1 of .* has the text .* which is no text"),
-        ('{"file_name": "0.png", "label": ["a"]}', r"line 1 of .* has the label .* which is no single name"),
+        ('{"file_name": "0.png", "text": {"en": "a"}}', r"line 1 of .* has the text .* which is not text"),
+        ('{"file_name": "0.png", "text": ["a", ["b"]]}', r"line 1 of .* has the text .* which is not text"),
+        ('{"file_name": "0.png", "label": ["a"]}', r"line 1 of .* has the label .* which is not a single name"),
         ('{"file_name": 7}', r"line 1 of .* has no file_name"),
         ('{"file_name": "0.png", "x": ' + "[" * 50 + "]" * 50 + "}", r"line 1 of .* is nested deeper"),
         ("[1]", r"line 1 of .* is not a JSON object"),
@@ -172,7 +172,7 @@ def test_unicode_forms_of_one_name(tmp_path: Path, here: str, there: str) -> Non
     ],
 )
 def test_nothing_is_guessed(tmp_path: Path, files: list[str], names: list[str]) -> None:
-    with pytest.raises(UserError, match=r"names none of its \d images: it names .*the folder holds"):
+    with pytest.raises(UserError, match=r"names none of its \d images: it names .*the folder contains"):
         named(tmp_path, files, names)
 
 
@@ -183,7 +183,7 @@ def test_an_exact_name_goes_before_a_likeness(tmp_path: Path) -> None:
     assert data.captions() == ["0.png", "1.PNG"]
     assert data.scan.missing == ("old/0.png",)
     assert data.notes[0] == (
-        "1 names in the metadata are not those of the files, but one alone can be meant: '1.PNG' is '1.png'"
+        "1 names in the metadata are not exactly those of files, but match one each: '1.PNG' is '1.png'"
     )
 
 
@@ -193,7 +193,7 @@ def test_several_metadata_files_that_name_one_image(tmp_path: Path) -> None:
     metadata(tmp_path, [{"file_name": "0.png", "text": "b"}])
     data = opened(tmp_path)
     assert data.captions() == ["b"]
-    assert data.notes[0] == "1 images, such as '0.png', are named by several metadata files: metadata.jsonl counts"
+    assert data.notes[0] == "1 images, such as '0.png', are named by several metadata files: metadata.jsonl is used"
 
 
 def test_columns_that_nothing_reads_are_known(tmp_path: Path) -> None:

@@ -160,5 +160,5 @@ def test_glance_reads_the_header_alone(tmp_path: Path) -> None:
 def test_colours() -> None:
     assert colour("white") == WHITE
     assert colour("#102030") == (16, 32, 48)
-    with pytest.raises(UserError, match="background 'plaid' is no colour"):
+    with pytest.raises(UserError, match="background 'plaid' is not a colour"):
         colour("plaid")

@@ -119,6 +119,18 @@ def test_the_command(command: Command, tmp_path: Path) -> None:
     assert command("data", root, "data.sise=64").code == 2
 
 
+def test_captions_are_measured_in_tokens(command: Command, tmp_path: Path) -> None:
+    """Start, end, and a token a word, as words that occur are one each."""
+    for number, text in enumerate(("a red apple", "green", "word " * 40)):
+        scene(number).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(text)
+    told = json.loads(command("data", tmp_path, "data.size=64", "--json").out)["caption_tokens"]
+    assert told == {"shortest": 3, "median": 5, "longest": 42, "max_tokens": 24, "too_long": 1}
+    out = command("data", tmp_path, "data.size=64").out
+    assert "of 3 to 42 tokens, half of at most 5; 1 are longer than the 24 that zoo:emoji/text reads" in out
+    assert "conditioner.max_tokens=42" in out
+
+
 def test_names_that_are_no_unicode_stop_nothing(command: Command, tmp_path: Path) -> None:
     root = tmp_path / "d"
     root.mkdir()

@@ -57,11 +57,11 @@ def test_utf_16_without_a_mark_is_read_as_written_or_not_at_all(text: str) -> No
 
 def test_other_encodings_are_refused_by_byte_or_declared(tmp_path: Path) -> None:
     path = written(tmp_path / "0.txt", b"un caf\xe9")
-    with pytest.raises(UserError, match=r"0\.txt is no UTF-8 text, byte 6 is 0xe9: .*data\.encoding=cp1252"):
+    with pytest.raises(UserError, match=r"0\.txt is not UTF-8 text, byte 6 is 0xe9: .*data\.encoding=cp1252"):
         read_text(path)
     assert read_text(path, "cp1252") == "un café"
     assert read_text(path, "latin-1") == "un café"
-    with pytest.raises(UserError, match=r"no ascii text, byte 6 is 0xe9"):
+    with pytest.raises(UserError, match=r"not ascii text, byte 6 is 0xe9"):
         read_text(path, "ascii")
     assert read_text(written(tmp_path / "1.txt", "un café".encode()), "cp1252") == "un café"  # UTF-8 goes first
     for encoding in ("shift-jis", "gb18030", "euc-jp", "iso2022_jp", "utf-7"):
@@ -74,7 +74,7 @@ def test_other_encodings_are_refused_by_byte_or_declared(tmp_path: Path) -> None
         (b"a\0b", "byte 1 is NUL"),
         (b"\xef\xbb\xbfa\0b", "character 1 .line 1., a NUL character"),
         ("a\n\ufffd".encode(), "character 2 .line 2., U.FFFD"),
-        (b"\xff\xfea", "is no utf-16-le text, byte 2"),
+        (b"\xff\xfea", "is not utf-16-le text, byte 2"),
         (b"\xed\xa0\x80", "byte 0 is 0xed"),  # half of a surrogate pair
         (b"\0" * 64, "byte 0 is NUL"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\r", "no UTF-8 text"),
@@ -92,7 +92,7 @@ def test_nul_does_not_pass_by_a_declared_encoding(tmp_path: Path) -> None:
 
 def test_only_regular_files_of_a_bounded_size(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
-    for path, message in ((tmp_path / "pipe.txt", "no regular file"), (Path("/dev/zero"), "no regular file")):
+    for path, message in ((tmp_path / "pipe.txt", "not a regular file"), (Path("/dev/zero"), "not a regular file")):
         with pytest.raises(UserError, match=message):
             read_text(path)
     with pytest.raises(UserError, match="No such file"):
@@ -142,13 +142,13 @@ def test_every_kind_of_text_file_goes_through_it(tmp_path: Path) -> None:
         ("metadata.json", b'[{"file_name": "0.png", "text": "'),
     ):
         path = written(tmp_path / "d" / name, head + b"caf\xe9" + (b'"}]' if name.startswith("metadata.j") else b""))
-        with pytest.raises(UserError, match=rf"{name} is no UTF-8 text, byte {len(head) + 3} is 0xe9"):
+        with pytest.raises(UserError, match=rf"{name} is not UTF-8 text, byte {len(head) + 3} is 0xe9"):
             opened(tmp_path / "d")
         path.unlink()
     bad = written(tmp_path / "list.txt", b"caf\xe9\n")
-    with pytest.raises(UserError, match=r"list\.txt is no UTF-8 text, byte 3"):
+    with pytest.raises(UserError, match=r"list\.txt is not UTF-8 text, byte 3"):
         read_class_names(bad)
-    with pytest.raises(UserError, match=r"--prompts '.*list\.txt' is no UTF-8 text, byte 3"):
+    with pytest.raises(UserError, match=r"--prompts '.*list\.txt' is not UTF-8 text, byte 3"):
         read_prompts(bad)
     assert read_prompts(written(bad, "café\n\nthé\n".encode("utf-16"))) == ["café", "thé"]
 

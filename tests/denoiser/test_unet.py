@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sfumato.conditioning.condition import Condition, ConditionSpec
-from sfumato.denoiser.blocks import AttentionBlock, ResBlock, SpatialTransformer, Steering
+from sfumato.denoiser.blocks import AttentionBlock, BlockInputs, ResBlock, SpatialTransformer
 from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNet, UNetConfig
 
@@ -139,18 +139,18 @@ def test_attention_orders_are_the_same_function_of_permuted_weights() -> None:
     for name in ("qkv.weight", "qkv.bias"):
         weights[name] = weights[name].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
     b.load_state_dict(weights)
-    x, steering = draw(B, channels, 2, 3), Steering(torch.zeros(B, 1))
-    torch.testing.assert_close(a(x, steering), b(x, steering))
+    x, inputs = draw(B, channels, 2, 3), BlockInputs(torch.zeros(B, 1))
+    torch.testing.assert_close(a(x, inputs), b(x, inputs))
     b.load_state_dict(a.state_dict())
-    assert not torch.allclose(a(x, steering), b(x, steering), atol=1e-3)
+    assert not torch.allclose(a(x, inputs), b(x, inputs), atol=1e-3)
 
 
 def test_linear_projections_are_the_same_function() -> None:
     conv, linear = SpatialTransformer(32, 2, 1, 6), SpatialTransformer(32, 2, 1, 6, linear=True)
     filled(conv)
     linear.load_state_dict({k: v.flatten(1) if v.dim() == 4 else v for k, v in conv.state_dict().items()})
-    x, steering = draw(B, 32, 2, 3), Steering(torch.zeros(B, 1), draw(B, 7, 6))
-    torch.testing.assert_close(conv(x, steering), linear(x, steering), atol=1e-5, rtol=1e-4)
+    x, inputs = draw(B, 32, 2, 3), BlockInputs(torch.zeros(B, 1), draw(B, 7, 6))
+    torch.testing.assert_close(conv(x, inputs), linear(x, inputs), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("resample", [None, "up", "down"])
@@ -171,7 +171,7 @@ def test_residual_block_is_the_formula(resample: Literal["up", "down"] | None) -
     h = F.silu(F.group_norm(h, 32, w["out_layers.0.weight"], w["out_layers.0.bias"]))
     h = F.conv2d(h, w["out_layers.3.weight"], w["out_layers.3.bias"], padding=1)
     skip = F.conv2d(resized(x), w["skip_connection.weight"], w["skip_connection.bias"])
-    torch.testing.assert_close(block(x, Steering(embedding)), skip + h, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(block(x, BlockInputs(embedding)), skip + h, atol=1e-5, rtol=1e-4)
 
 
 def test_scale_comes_before_shift() -> None:
@@ -182,7 +182,7 @@ def test_scale_comes_before_shift() -> None:
         block.emb_layers[1].bias[:32] = -1.0  # scale: 1 + (-1) wipes the branch out
         block.emb_layers[1].bias[32:] = 0.0
     x = draw(B, 32, 4, 6)
-    out = block(x, Steering(draw(B, 8)))
+    out = block(x, BlockInputs(draw(B, 8)))
     torch.testing.assert_close(out, x + block.out_layers[3].bias[:, None, None])
 
 

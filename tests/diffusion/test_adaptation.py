@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig, check_objective
 from sfumato.diffusion.schedule import CosineConfig, FlowConfig, ScaledLinearConfig, build_schedule
-from sfumato.diffusion.times import LogitNormalTimes, LossHistory, LossHistoryTimes, RandomTimes, UniformTimes, draw
+from sfumato.diffusion.times import LogitNormalTimes, LossHistory, LossHistoryTimes, RandomTimes, UniformTimes, sample
 from sfumato.diffusion.weighting import LearnedWeighting, LogVariance, MinSnrWeighting, error_scale, weight
 from sfumato.errors import UserError
 
@@ -21,7 +21,7 @@ def learnt(config: LossHistoryTimes) -> LossHistory:
     """A history in which the loss rises along the parts, from 1 to 3."""
     history = LossHistory(config)
     parts = torch.arange(config.bins).repeat(config.memory)
-    history.learn(parts, 1 + 2 * parts / (config.bins - 1))
+    history.update(parts, 1 + 2 * parts / (config.bins - 1))
     return history
 
 
@@ -30,23 +30,23 @@ def learnt(config: LossHistoryTimes) -> LossHistory:
 
 def test_nothing_is_preferred_until_every_part_was_seen_often_enough() -> None:
     history = LossHistory(LossHistoryTimes(bins=4, memory=2))
-    history.learn(torch.tensor([0, 0, 1, 1, 2, 2, 3]), torch.tensor([9.0, 9, 1, 1, 1, 1, 1]))
+    history.update(torch.tensor([0, 0, 1, 1, 2, 2, 3]), torch.tensor([9.0, 9, 1, 1, 1, 1, 1]))
     assert torch.equal(history.probabilities(), torch.full((4,), 0.25, dtype=torch.float64))
-    history.learn(torch.tensor([3]), torch.tensor([1.0]))
+    history.update(torch.tensor([3]), torch.tensor([1.0]))
     expected = 0.1 / 4 + 0.9 * torch.tensor([9.0, 1, 1, 1], dtype=torch.float64) / 12
     torch.testing.assert_close(history.probabilities(), expected)
 
 
 def test_losses_enter_a_running_mean_of_their_squares_in_any_order() -> None:
     history = LossHistory(LossHistoryTimes(bins=2, memory=4))
-    history.learn(torch.tensor([0, 0, 1]), torch.tensor([1.0, 2.0, 5.0]))
+    history.update(torch.tensor([0, 0, 1]), torch.tensor([1.0, 2.0, 5.0]))
     torch.testing.assert_close(history.mean_square, torch.tensor([2.5, 25.0], dtype=torch.float64))
-    history.learn(torch.tensor([0, 0]), torch.tensor([3.0, 4.0]))
+    history.update(torch.tensor([0, 0]), torch.tensor([3.0, 4.0]))
     torch.testing.assert_close(history.mean_square[0].item(), 7.5)  # the plain mean while there are few
-    history.learn(torch.tensor([0]), torch.tensor([1.0]))
+    history.update(torch.tensor([0]), torch.tensor([1.0]))
     torch.testing.assert_close(history.mean_square[0].item(), 0.75 * 7.5 + 0.25)
     before = history.mean_square.clone()
-    history.learn(torch.tensor([0, 1]), torch.tensor([float("nan"), float("inf")]))
+    history.update(torch.tensor([0, 1]), torch.tensor([float("nan"), float("inf")]))
     assert torch.equal(history.mean_square, before)
     assert history.count.tolist() == [5, 1]
 
@@ -61,8 +61,8 @@ def test_the_density_is_normalised_and_importance_leaves_the_expected_loss_as_it
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-12)
     assert probabilities.min() >= 0.2 / 7
     n = 20000
-    drawn = draw(config, n, source(), LINEAR, stratified=True, history=history)
-    plain = draw(base, n, source(), LINEAR, stratified=True)
+    drawn = sample(config, n, source(), LINEAR, stratified=True, history=history)
+    plain = sample(base, n, source(), LINEAR, stratified=True)
     assert drawn.part is not None
     assert drawn.importance is not None
     shares = torch.bincount(drawn.part, minlength=7) / n
@@ -83,17 +83,17 @@ def test_weighed_losses_vary_less_than_those_of_the_base_density() -> None:
         return t**6
 
     for step in range(30):
-        drawn = draw(config, 64, source(step), LINEAR, history=history)
+        drawn = sample(config, 64, source(step), LINEAR, history=history)
         assert drawn.part is not None
-        history.learn(drawn.part, loss(drawn.t))
-    drawn, plain = (draw(c, 5000, source(99), LINEAR, history=history) for c in (config, UniformTimes()))
+        history.update(drawn.part, loss(drawn.t))
+    drawn, plain = (sample(c, 5000, source(99), LINEAR, history=history) for c in (config, UniformTimes()))
     assert drawn.importance is not None
     assert (drawn.importance * loss(drawn.t)).var() < 0.2 * loss(plain.t).var()
 
 
 def test_a_history_is_needed_and_the_base_is_checked() -> None:
-    with pytest.raises(ValueError, match="needs its history"):
-        draw(LossHistoryTimes(), 3, source(), LINEAR)
+    with pytest.raises(ValueError, match="requires its history"):
+        sample(LossHistoryTimes(), 3, source(), LINEAR)
     wrong = ObjectiveConfig(times=LossHistoryTimes(base=UniformTimes(low=0.8, high=0.2)))
     with pytest.raises(UserError, match="swap"):
         check_objective(wrong, LINEAR)

@@ -28,7 +28,7 @@ def source(seed: int = 0) -> torch.Generator:
 
 
 def draw_times(config, n, generator, schedule):
-    return densities.draw(config.times, n, generator, schedule, config.stratified).t
+    return densities.sample(config.times, n, generator, schedule, config.stratified).t
 
 
 def test_the_default_draws_training_indices_uniformly():

@@ -70,7 +70,7 @@ def test_sampling_calls_fewer_blocks(model: LatentDiffusion, monkeypatch: pytest
     assert type(unet) is UNet, "the model stays as it was"
     for wrong, said in (
         ({"reuse": 0}, "reuse is 0: give a whole number from 1"),
-        ({"reuse": 2, "window": 16}, "does not go with windows"),
+        ({"reuse": 2, "window": 16}, "cannot be combined with windows"),
     ):
         with pytest.raises(UserError, match=said):
             model.sample("a red apple", **options, **wrong)

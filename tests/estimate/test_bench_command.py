@@ -56,7 +56,7 @@ def test_what_cannot_be_timed(command: Command, tmp_path: Path, monkeypatch: pyt
     assert "leave it out" in command("bench", tmp_path / "model", "--autoencoder", "pixels").err
     assert "not a stage 2 configuration" in command("bench", "zoo:toy/autoencoder").err
     assert "--count is 0: give a whole number from 1" in command("bench", "-n", 0).err
-    monkeypatch.setattr(from_config, "PATIENCE", 0.0)
+    monkeypatch.setattr(from_config, "MOST_SECONDS", 0.0)
     refused = command("bench", tmp_path / "model", "--device", "cpu")
     assert refused.code == 2
     assert "give a smaller --count, or a smaller model" in refused.err

@@ -7,43 +7,46 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from command_line import Command, Runs
 from sfumato.config import read_source
 from sfumato.estimate.memory import saved_for_backward
-from sfumato.estimate.report import bought, equivalents
+from sfumato.estimate.report import affordable_steps, equivalents
 from sfumato.sampling.table import SAMPLERS
 
 
-def account(command: Command, *arguments: object) -> dict[str, Any]:
+def estimate(command: Command, *arguments: object) -> dict[str, Any]:
     done = command("estimate", *arguments, "--json")
     assert done.code == 0, done.err
-    told: dict[str, Any] = json.loads(done.out)
-    return told
+    estimated: dict[str, Any] = json.loads(done.out)
+    return estimated
 
 
 def test_the_papers_class_conditional_model_is_its_271_days(command: Command) -> None:
     """Table 18 of the paper; the width, batch and steps are those of its published configuration."""
-    told = account(command, "zoo:ldm/cin256-v2", "--no-measure")
-    assert told["equivalents"]["v100_days"] == pytest.approx(271, rel=0.02)
-    assert told["parameters"]["denoiser"] == pytest.approx(400.9e6, rel=0.002)
-    assert told["parameters"]["autoencoder"] == pytest.approx(55.3e6, rel=0.002)
-    assert {p["sampler"] for p in told["images"]} == set(SAMPLERS)
-    assert told["memory"]["optimiser"] == 2 * told["memory"]["gradients"]
-    assert told["foreseen"] is None
+    estimated = estimate(command, "zoo:ldm/cin256-v2", "--no-measure")
+    assert estimated["equivalents"]["v100_days"] == pytest.approx(271, rel=0.02)
+    assert estimated["parameters"]["denoiser"] == pytest.approx(400.9e6, rel=0.002)
+    assert estimated["parameters"]["autoencoder"] == pytest.approx(55.3e6, rel=0.002)
+    assert {p["sampler"] for p in estimated["sample_costs"]} == set(SAMPLERS)
+    assert estimated["memory"]["optimiser"] == 2 * estimated["memory"]["gradients"]
+    assert estimated["foreseen"] is None
 
 
 def test_both_stages_are_measured_and_foreseen(command: Command, runs: Runs, tmp_path: Path) -> None:
-    told = account(command, runs.first, "--steps", 2, "train.steps=50", "train.preview_every=10", "train.save_every=25")
-    forecast, (phase,) = told["foreseen"], told["phases"]
+    estimated = estimate(
+        command, runs.first, "--steps", 2, "train.steps=50", "train.preview_every=10", "train.save_every=25"
+    )
+    forecast, (phase,) = estimated["foreseen"], estimated["phases"]
     assert forecast["training"] == pytest.approx(50 * phase["timing"]["step"])
     assert forecast["previews"] == pytest.approx(6 * phase["timing"]["preview"])
     assert forecast["saving"] == pytest.approx(3 * phase["timing"]["save"])
     assert 0 < phase["utilisation"] < 1
-    assert told["images"] == 64
-    told = account(command, runs.second, "--autoencoder", runs.autoencoder, "--steps", 2, "train.steps=50")
-    assert told["foreseen"]["encoding"] == pytest.approx(64 * told["encoding_seconds"])
-    assert all(image["seconds"] > 0 for image in told["images"])
+    assert estimated["images"] == 64
+    estimated = estimate(command, runs.second, "--autoencoder", runs.autoencoder, "--steps", 2, "train.steps=50")
+    assert estimated["foreseen"]["encoding"] == pytest.approx(64 * estimated["encoding_seconds"])
+    assert all(image["seconds"] > 0 for image in estimated["sample_costs"])
     shown = command("estimate", runs.second, "--autoencoder", runs.first, "--no-measure").out
     assert "V100 days" in shown
     assert "dpmpp-2m" in shown
@@ -51,29 +54,34 @@ def test_both_stages_are_measured_and_foreseen(command: Command, runs: Runs, tmp
 
 def test_minutes_buy_as_many_steps_as_they_are_long(command: Command, runs: Runs) -> None:
     given = ("train.minutes=5", "train.preview_every=10", "train.save_every=25")
-    told = account(command, runs.first, "--steps", 2, *given)
-    (phase,) = told["phases"]
-    assert told["steps"] == phase["steps"] == math.ceil(300 / phase["timing"]["step"])
-    assert told["foreseen"]["training"] == 300
-    assert told["foreseen"]["previews"] == pytest.approx((told["steps"] // 10 + 1) * phase["timing"]["preview"])
-    assert told["operations"] == told["steps"] * told["samples"] * phase["work"]["total"]
-    unknown = account(command, runs.second, "--autoencoder", runs.first, "--no-measure", *given)
+    estimated = estimate(command, runs.first, "--steps", 2, *given)
+    (phase,) = estimated["phases"]
+    assert estimated["steps"] == phase["steps"] == math.ceil(300 / phase["timing"]["step"])
+    assert estimated["foreseen"]["training"] == 300
+    assert estimated["foreseen"]["previews"] == pytest.approx(
+        (estimated["steps"] // 10 + 1) * phase["timing"]["preview"]
+    )
+    assert estimated["operations"] == estimated["steps"] * estimated["samples"] * phase["work"]["total"]
+    unknown = estimate(command, runs.second, "--autoencoder", runs.first, "--no-measure", *given)
     assert (unknown["steps"], unknown["operations"], unknown["equivalents"]) == (None, None, None)
     shown = command("estimate", runs.first, "--no-measure", *given).out
     assert "5 minutes: how many steps that is depends on the machine" in shown
     assert "V100" not in shown
     # a line-up that the time does not reach has no step; the step in which the time ends is finished
-    assert bought([3, 2, 10**9], [1.0, 2.0, 4.0], 8.0) == [3, 2, 1]
-    assert bought([3, 2, 10**9], [1.0, 2.0, 4.0], 6.5) == [3, 2, 0]
-    assert bought([3, 2, 10**9], [1.0, 2.0, 4.0], 15.0) == [3, 2, 2]
+    assert affordable_steps([3, 2, 10**9], [1.0, 2.0, 4.0], 8.0) == [3, 2, 1]
+    assert affordable_steps([3, 2, 10**9], [1.0, 2.0, 4.0], 6.5) == [3, 2, 0]
+    assert affordable_steps([3, 2, 10**9], [1.0, 2.0, 4.0], 15.0) == [3, 2, 2]
 
 
-def test_what_cannot_be_accounted_for(command: Command, runs: Runs) -> None:
-    told = command("estimate", runs.second, "--no-measure")
-    assert told.code == 2
-    assert "--autoencoder is missing" in told.err
+def test_what_cannot_be_accounted_for(command: Command, runs: Runs, tmp_path: Path) -> None:
+    estimated = command("estimate", runs.second, "--no-measure")
+    assert estimated.code == 2
+    assert "--autoencoder is missing" in estimated.err
     assert "leave it out" in command("estimate", runs.first, "--autoencoder", "pixels").err
-    assert "too long to measure: give --no-measure" in command("estimate", "zoo:ldm/cin256-v2", "--data", runs.root).err
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "0.png")
+    long = command("estimate", "zoo:ldm/cin256-v2", "--data", tmp_path)
+    assert "too long to measure: give --no-measure" in long.err
 
 
 SMALL = ("train.batch=1", "denoiser.channels=32", "denoiser.channel_multipliers=[1]", "--sampling-steps", 1)
@@ -81,10 +89,10 @@ SMALL = ("train.batch=1", "denoiser.channels=32", "denoiser.channel_multipliers=
 
 @pytest.mark.parametrize("task", ["semantic", "layout", "super-res", "inpainting"])
 def test_steered_models_are_timed_on_the_conditions_of_their_data(command: Command, task: str) -> None:
-    told = account(command, f"zoo:toy/{task}", *SMALL, "data.length=70", "train.steps=10", "--steps", 2)
-    (phase,) = told["phases"]
-    assert told["foreseen"]["training"] == pytest.approx(10 * phase["timing"]["step"])
-    assert told["foreseen"]["encoding"] == pytest.approx(70 * told["encoding_seconds"])
+    estimated = estimate(command, f"zoo:toy/{task}", *SMALL, "data.length=70", "train.steps=10", "--steps", 2)
+    (phase,) = estimated["phases"]
+    assert estimated["foreseen"]["training"] == pytest.approx(10 * phase["timing"]["step"])
+    assert estimated["foreseen"]["encoding"] == pytest.approx(70 * estimated["encoding_seconds"])
     assert phase["timing"]["preview"] > 0
 
 
@@ -93,17 +101,17 @@ def test_holes_are_drawn_on_made_up_images_too_and_encoded_each(command: Command
     raw = read_source("zoo:toy/inpainting") | {"data": {"kind": "folder", "size": 64}}
     config.write_text(yaml.safe_dump(raw))
     given = ("--autoencoder", "zoo:toy/autoencoder", "conditions.mask.variants=2", *SMALL, "--steps", 2)
-    told = account(command, config, *given)
-    assert told["phases"][0]["timing"]["step"] > 0
-    once = account(command, "zoo:toy/autoencoder", "--no-measure")["encoding_operations"]
-    assert told["encoding_operations"] == 3 * once, "each image, and with two holes"
+    estimated = estimate(command, config, *given)
+    assert estimated["phases"][0]["timing"]["step"] > 0
+    once = estimate(command, "zoo:toy/autoencoder", "--no-measure")["encoding_operations"]
+    assert estimated["encoding_operations"] == 3 * once, "each image, and with two holes"
 
 
 def test_stage_2_may_have_another_size_than_its_first_stage(command: Command) -> None:
     """The toy world's small recipes are of 32 pixels, its first stage of 64; the small one is found by its name."""
     given = ("zoo:toy/small-text", "train.batch=2", "--steps", 2)
-    other = account(command, *given, "--autoencoder", "zoo:toy/autoencoder")
-    own = account(command, *given)
+    other = estimate(command, *given, "--autoencoder", "zoo:toy/autoencoder")
+    own = estimate(command, *given)
     assert (other["image_size"], other["latent"]) == ([32, 32], [3, 8, 8])
     assert (own["image_size"], own["latent"]) == ([32, 32], [3, 8, 8])
     assert own["parameters"]["autoencoder"] < other["parameters"]["autoencoder"] / 2

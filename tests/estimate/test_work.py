@@ -49,10 +49,10 @@ def run(kind: str, perceptual: dict[str, Any], **more: Any) -> AutoencoderRun:
     return parse(raw | more, AutoencoderRun, "x")
 
 
-@pytest.mark.parametrize("players", ["generator", "discriminator learns", "both"])
+@pytest.mark.parametrize("step_kind", ["generator", "discriminator warm-up", "both"])
 @pytest.mark.parametrize(("kind", "perceptual"), [("kl", "none"), ("vq", "efficientnet-lite0")])
-def test_a_step_of_stage_one(kind: str, perceptual: str, players: work.Stage1Step) -> None:
-    count_a_step(run(kind, {"kind": perceptual}), players)
+def test_a_step_of_stage_one(kind: str, perceptual: str, step_kind: work.Stage1Step) -> None:
+    count_a_step(run(kind, {"kind": perceptual}), step_kind)
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
@@ -71,22 +71,22 @@ def test_a_step_of_the_decoder_alone(kind: str, tmp_path: Path) -> None:
     assert alone.activations < 0.8 * whole.activations
 
 
-def count_a_step(config: AutoencoderRun, players: work.Stage1Step) -> None:
+def count_a_step(config: AutoencoderRun, step_kind: work.Stage1Step) -> None:
     built = build_stage1(config, Workers("cpu"))
     image = torch.rand(2, 3, *SIZE)
     with FlopCounterMode(display=False) as counter:
         encoding = built.autoencoder.encode(image)
         output = built.autoencoder.decode(encoding.z, quantize=False)
-        strength = float(players == "both")
+        strength = float(step_kind == "both")
         total, _ = generator_losses(config.loss, built, image, output, encoding, strength, Workers("cpu"))
         total.backward()
-        if players != "generator":
+        if step_kind != "generator":
             assert built.discriminator is not None
             adversarial = config.loss.adversarial
             real, fake = DiscriminatorPass(built.discriminator)(image, output)
             total, _ = discriminator_losses(adversarial, real, fake, LogitAverages())
             total.backward()
-    assert work.first_stage(config, players).total * 2 == pytest.approx(counter.get_total_flops(), rel=TOLERANCE)
+    assert work.first_stage(config, step_kind).total * 2 == pytest.approx(counter.get_total_flops(), rel=TOLERANCE)
 
 
 def test_the_perceptual_networks() -> None:
@@ -136,8 +136,8 @@ def test_a_step_of_stage_two(name: str) -> None:
 
 def test_the_line_ups_of_a_run() -> None:
     adversarial = run("kl", {"kind": "none"}).loss.adversarial
-    assert list(work.phases(adversarial, 100)) == [("generator", 15), ("discriminator learns", 5), ("both", 80)]
-    assert list(work.phases(adversarial, 18)) == [("generator", 15), ("discriminator learns", 3)]
+    assert list(work.phases(adversarial, 100)) == [("generator", 15), ("discriminator warm-up", 5), ("both", 80)]
+    assert list(work.phases(adversarial, 18)) == [("generator", 15), ("discriminator warm-up", 3)]
     assert list(work.phases(adversarial.model_copy(update={"weight": 0.0}), 18)) == [("generator", 18)]
 
 

@@ -1,5 +1,6 @@
 """Networks whose weights users bring: structure and keys of the published files, hashes, wrong files."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from sfumato.errors import UserError
 from sfumato.evaluation import inception
 from sfumato.evaluation.inception import FIDInception, load_inception
-from sfumato.evaluation.pretrained import ClipScore, load_dinov2
+from sfumato.evaluation.pretrained import ClipScore, _moments, load_dinov2
 from sfumato.evaluation.table import load_network
 
 
@@ -65,7 +66,7 @@ def test_averages_leave_the_padding_out() -> None:
 def test_another_file_than_the_published_one_is_refused(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not pt_inception-2015-12-05-6726825d\.pth: its sha256 is"):
         load_inception(weights)
-    with pytest.raises(UserError, match="do not exist: fetch https"):
+    with pytest.raises(UserError, match="do not exist: download https"):
         load_inception(tmp_path / "absent.pth")
     torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"must have the shape \[32, 3, 3, 3\], it has of shape \[8, 3, 3, 3\]"):
@@ -98,6 +99,25 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             '{"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}'
         )
     return {"dinov2": root / "dinov2-tiny", "clip": root / "clip-tiny"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{}", "image_mean and image_std"),
+        ('{"image_mean": [0.4, 0.5], "image_std": [1, 1, 1]}', "three numbers each"),
+        ('{"image_mean": [0.4, 0.5, 0.6], "image_std": [0, 1, 1]}', "three numbers each"),
+        ('{"image_mean": [0.4, 0.5, "a"], "image_std": [1, 1, 1]}', "three numbers each"),
+        ('{"image_mean": [0.4, 0.5, 1e999], "image_std": [1, 1, 1]}', "too large"),
+        ("[" * 100_000, "nested deeper"),
+        (None, "no regular file"),
+    ],
+)
+def test_what_the_preprocessing_must_say(text: str | None, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "preprocessor_config.json"
+    os.mkfifo(file) if text is None else file.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        _moments(tmp_path)
 
 
 def test_dinov2_gives_the_class_token(folders: dict[str, Path]) -> None:

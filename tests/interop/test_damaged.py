@@ -53,7 +53,7 @@ BIAS = "model.diffusion_model.out.2.bias"
 TENSORS: dict[str, tuple[dict[str, Tensor], str]] = {
     "flat table": ({"cond_stage_model.embedding.weight": torch.ones(5)}, "cond_stage_model.embedding.weight|no known"),
     "whole numbers": ({BIAS: torch.ones(4, dtype=torch.int64)}, f"the key '{BIAS}' holds int64 numbers"),
-    "wrong width": ({BIAS: torch.ones(7)}, rf"the key '{BIAS}' has shape \(7,\), its configuration asks for \(4,\)"),
+    "wrong width": ({BIAS: torch.ones(7)}, rf"the key '{BIAS}' has shape \(7,\), its configuration requires \(4,\)"),
     "no scale": ({"scale_factor": torch.zeros(())}, "the scale factor is 0, it must be positive"),
     "two scales": ({"scale_factor": torch.ones(2)}, r"'scale_factor' has shape \(2,\), it should be \(\)"),
     "endless scale": ({"scale_factor": torch.tensor(torch.inf)}, "the scale factor is inf"),
@@ -71,7 +71,7 @@ def test_tensors_that_do_not_fit_are_named(case: str, state: dict[str, Tensor], 
 UNSEEN: dict[str, tuple[dict[str, Tensor], str]] = {
     "flat table": ({"cond_stage_model.embedding.weight": torch.ones(5)}, "no known network"),
     "no channels": ({"first_stage_model.encoder.conv_in.weight": torch.ones(0, 3, 3, 3)}, "no known network"),
-    "odd width": ({"model.diffusion_model.time_embed.0.weight": torch.ones(4, 30)}, "is no published model"),
+    "odd width": ({"model.diffusion_model.time_embed.0.weight": torch.ones(4, 30)}, "is not a published model"),
 }
 
 
@@ -131,7 +131,7 @@ def test_half_a_file_never_becomes_a_model(state: dict[str, Tensor], tmp_path: P
         part = tmp_path / "part.ckpt"
         part.write_bytes(content[: len(content) * cut // 12])
         for act in (describe, lambda path: import_model(path, tmp_path / "out")):
-            with pytest.raises(UserError, match=r"half a download|damaged|cut off|no checkpoint"):
+            with pytest.raises(UserError, match=r"half a download|damaged|cut off|not a checkpoint"):
                 act(part)
     assert not (tmp_path / "out").exists()
 

@@ -338,11 +338,11 @@ def test_schedules_have_the_same_noise_levels(
     [
         ({"act_fn": "relu"}, "act_fn = 'relu' has no counterpart"),
         ({"norm_num_groups": 24}, "norm_num_groups 24 does not divide"),
-        ({"_class_name": "AutoencoderDC"}, "the autoencoder AutoencoderDC is not known here"),
+        ({"_class_name": "AutoencoderDC"}, "the autoencoder AutoencoderDC is not supported"),
         ({"down_block_types": ["Odd"] * 2}, "the block Odd has no counterpart"),
         ({"layers_per_block": 2}, "lacks the key 'encoder.down_blocks.0.resnets.1"),
-        ({"block_out_channels": [32, 64]}, r"has shape \(32,.*asks for \(64,"),
-        ({"latent_channels": 5}, r"has shape \(.*asks for \("),
+        ({"block_out_channels": [32, 64]}, r"has shape \(32,.*requires \(64,"),
+        ({"latent_channels": 5}, r"has shape \(.*requires \("),
     ],
 )
 def test_options_without_counterpart_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

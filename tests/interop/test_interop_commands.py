@@ -24,7 +24,7 @@ def test_import_and_export(checkpoint: Callable[[str], Path], tmp_path: Path) ->
     done = runner.invoke(app, ["import", str(source), str(tmp_path / "model")])
     assert done.exit_code == 0, done.output
     assert f"wrote {tmp_path / 'model'}" in done.output
-    assert f"configuration: {source.with_suffix('.yaml')}, found beside the checkpoint" in done.output
+    assert f"configuration: {source.with_suffix('.yaml')}, found next to the checkpoint" in done.output
     assert sfumato.load(tmp_path / "model").autoencoder.factor == 4
     done = runner.invoke(app, ["export", str(tmp_path / "model"), str(tmp_path / "out"), "--format", "original"])
     assert done.exit_code == 0, done.output
@@ -44,7 +44,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert exit_.value.code == 2
     assert (
         capsys.readouterr().err
-        == f"sfumato: {tmp_path / 'x.ckpt'} holds no tensors by name; it is no model checkpoint\n"
+        == f"sfumato: {tmp_path / 'x.ckpt'} contains no named tensors; it is not a model checkpoint\n"
     )
 
 

@@ -265,7 +265,7 @@ def test_sources_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="already a model folder"):
         import_model(tmp_path / "ours", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="is no diffusers folder"):
+    with pytest.raises(UserError, match="is not a diffusers folder"):
         import_model(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         import_model(tmp_path / "absent.ckpt", tmp_path / "out")

@@ -66,7 +66,7 @@ def test_buffers_that_overflowed_are_passed_over_and_unknown_ones_refused() -> N
     said: list[str] = []
     found = infer_stored({key: tuple(v.shape) for key, v in buffers.items()}, lambda key: buffers[key], said.append)
     assert found == {"steps": 1000, "kind": "scaled-linear", "start": 0.00085, "end": 0.012}
-    assert "'betas' holds values that are not finite" in said[0]
+    assert "'betas' contains values that are not finite" in said[0]
     assert "read from 'alphas_cumprod' in float16" in said[1]
     with pytest.raises(UserError, match="stored in bfloat16, follow no known schedule"):
         match("betas", torch.linspace(1e-4, 0.02, 1000).flip(0).cumsum(0).div(20).bfloat16().double())
@@ -230,8 +230,8 @@ def copied(vae: Path, folder: Path, names: dict[str, float]) -> Path:
 @pytest.mark.parametrize(
     ("names", "taken", "said"),
     [
-        ({f"{NAME}.fp16.safetensors": 2}, 2, "the variant fp16 is taken"),
-        ({f"{NAME}.non_ema.safetensors": 2}, 2, "the variant non_ema .live weights, not averaged. is taken"),
+        ({f"{NAME}.fp16.safetensors": 2}, 2, "the variant fp16 is used"),
+        ({f"{NAME}.non_ema.safetensors": 2}, 2, "the variant non_ema .live weights, not averaged. is used"),
         ({f"{NAME}.non_ema.bin": 2}, 2, "the variant non_ema"),
         ({f"{NAME}.fp16.bin": 2, f"{NAME}.non_ema.safetensors": 4}, 2, "the variant fp16"),
         ({f"{NAME}.fp16.safetensors": 2, f"{NAME}.bin": 4}, 4, None),
@@ -261,7 +261,7 @@ def test_shards_of_a_variant_are_read(vae: Path, tmp_path: Path, index: str) -> 
         save_file({key: tensors[key].half() for key in keys}, folder / name)
         table |= dict.fromkeys(keys, name)
     (folder / index).write_text(json.dumps({"weight_map": table}))
-    assert any("the variant fp16 is taken" in note for note in import_model(folder, tmp_path / "out").notes)
+    assert any("the variant fp16 is used" in note for note in import_model(folder, tmp_path / "out").notes)
 
 
 def test_links_that_lead_out_and_files_of_no_use_stay_behind(vae: Path, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_links_that_lead_out_and_files_of_no_use_stay_behind(vae: Path, tmp_path
     (folder / "secret.txt").symlink_to(tmp_path / "secret")
     (folder / "evil.py").write_text("raise SystemExit")
     done = import_model(folder, tmp_path / "out")
-    assert "left out 2 files of no use here: evil.py, secret.txt" in done.notes
+    assert "left out 2 files not used here: evil.py, secret.txt" in done.notes
     assert not {"evil.py", "secret.txt"} & {path.name for path in (tmp_path / "out").rglob("*")}
     (folder / f"{NAME}.safetensors").unlink()
     (folder / f"{NAME}.safetensors").symlink_to(vae / f"{NAME}.safetensors")
@@ -320,7 +320,7 @@ def test_code_beside_a_text_encoder_is_never_run(tmp_path: Path, known: bool) ->
     if known:
         assert done.returncode == 0, done.stderr
     else:
-        assert "asks to run code of its own" in done.stderr
+        assert "requires running its own code" in done.stderr
 
 
 def test_the_hub_is_asked_only_within_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +369,7 @@ def test_a_single_autoencoder_of_diffusers_is_read_by_its_keys(vae: Path, tmp_pa
     assert alone.config.autoencoder == whole.config.autoencoder
     found, expected = (load_file(tmp_path / name / "autoencoder.safetensors") for name in ("alone", "whole"))
     assert all(torch.equal(found[key], value) for key, value in expected.items())
-    assert "scale factor: taking Stable Diffusion's, 0.18215" in alone.notes[-1]
+    assert "scale factor: using Stable Diffusion's, 0.18215" in alone.notes[-1]
     save_file(
         {"down_blocks.0.resnets.0.conv1.weight": torch.ones(1), "conv_in.weight": torch.ones(1)}, tmp_path / "u.bin"
     )

@@ -368,8 +368,8 @@ LIES: dict[str, tuple[bytes, str]] = {
     "shape and stride differ": (program_of(("storage", FLOAT, "0", "cpu", 4), stride=(1, 1)), "is no tensor"),
     "other storage": (program_of(("storage", FLOAT, "7", "cpu", 4)), "named but not in the archive"),
     "path as key": (program_of(("storage", FLOAT, "../../etc/passwd", "cpu", 4)), "named but not in the archive"),
-    "odd class": (program_of(("storage", Global("os", "FloatStorage"), "0", "cpu", 4)), "no plain torch storage"),
-    "quantised": (program_of(("storage", Global("torch", "QInt8Storage"), "0", "cpu", 4)), "no plain torch storage"),
+    "odd class": (program_of(("storage", Global("os", "FloatStorage"), "0", "cpu", 4)), "not a plain torch storage"),
+    "quantised": (program_of(("storage", Global("torch", "QInt8Storage"), "0", "cpu", 4)), "not a plain torch storage"),
     "odd reference": (program_of("posix.system"), "refers to something outside"),
     "cut off": (program_of(("storage", FLOAT, "0", "cpu", 4))[:-30], "damaged or cut off"),
     "no end": (program_of(("storage", FLOAT, "0", "cpu", 4))[:-1], "cut off"),
@@ -434,13 +434,13 @@ def test_half_a_download_says_so(tmp_path: Path, legacy: bool, keep: float) -> N
     path = save({"state_dict": {"w": torch.ones(100, 100), "v": torch.ones(3)}}, tmp_path / "x.ckpt", legacy)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(UserError, match=r"cut off|half a download|is no checkpoint") as caught:
+    with pytest.raises(UserError, match=r"cut off|half a download|is not a checkpoint") as caught:
         open_checkpoint(path)
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "is empty"), (b"\x89PNG\r\n\x1a\n" + b"\0" * 300, "is no checkpoint")]
+    ("content", "message"), [(b"", "is empty"), (b"\x89PNG\r\n\x1a\n" + b"\0" * 300, "is not a checkpoint")]
 )
 def test_other_files_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "x.ckpt"
@@ -450,11 +450,11 @@ def test_other_files_are_named(tmp_path: Path, content: bytes, message: str) -> 
 
 
 def test_what_is_no_state_dict_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         open_checkpoint(tmp_path / "absent.ckpt")
     with pytest.raises(UserError, match=r"torch.nn.modules.linear.Linear.*state_dict"):
         open_checkpoint(save(torch.nn.Linear(2, 2), tmp_path / "module.pt", False))
-    with pytest.raises(UserError, match="holds no tensors by name"):
+    with pytest.raises(UserError, match="contains no named tensors"):
         open_checkpoint(save({"a": 1}, tmp_path / "none.pt", False))
     with zipfile.ZipFile(tmp_path / "any.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
@@ -470,7 +470,7 @@ def test_lies_in_a_stream_and_a_tar(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="should hold 100 elements"):
         open_checkpoint(path)
     base = torch.arange(6, dtype=torch.float32)
-    for change, message in (({"elements": 2**50}, "more than the archive holds"), ({"offset": 1}, "needs 28")):
+    for change, message in (({"elements": 2**50}, "more than the archive contains"), ({"offset": 1}, "needs 28")):
         write_tar(tmp_path / "x.pth", base, **change)
         with pytest.raises(UserError, match=message):
             open_checkpoint(tmp_path / "x.pth")
@@ -492,7 +492,7 @@ def test_a_safetensors_file_is_read_lazily_and_refused_when_cut(tmp_path: Path) 
     assert source.shapes() == {"w": (2, 3)}
     assert torch.equal(source.tensors["w"].load(), torch.arange(6.0).reshape(2, 3))
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(UserError, match="no whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         open_checkpoint(path)
 
 

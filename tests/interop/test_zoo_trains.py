@@ -75,7 +75,7 @@ def test_a_published_model_learns_small_and_draws(file: Path) -> None:
     g = torch.Generator().manual_seed(1)
     x0 = torch.randn(B, autoencoder.latent_channels, SIDE, SIDE, generator=g)
     noise = objective.sample_noise(config.objective, tuple(x0.shape), g)
-    t = times.draw(config.objective.times, B, g, schedule, config.objective.stratified).t
+    t = times.sample(config.objective.times, B, g, schedule, config.objective.stratified).t
     x_t = add_noise(schedule, x0, noise, t)
     losses: list[Tensor] = []
     for _ in range(4):  # the same batch: the loss must fall

@@ -32,15 +32,15 @@ SAMPLE: dict[str, tuple[list[object], str]] = {
     "batch": (["--batch", HUGE], "--batch is 1000000000000: give a whole number from 1"),
     "batch-of-large": (["-n", 900_000, "--batch", 900_000, "--size", 1024], "batch 900,000 of 1024x1024"),
     "side": (["--size", 10**9], "--size is 1000000000: give a whole number from 1 to 65,536"),
-    "side-of-31-digits": (["--size", "1" * 31], "--size is 10^30 or so: give a whole number"),
-    "side-of-5000-digits": (["--size", "1" * 5000], "is not a size: give height x width"),
+    "side-of-31-digits": (["--size", "1" * 31], "--size is about 10^30: give a whole number"),
+    "side-of-5000-digits": (["--size", "1" * 5000], "an argument holds a number of 5000 digits"),
     "image": (["-n", 1, "--size", "60000x60000"], "for one image, and this machine has"),
     "steps": (["--steps", HUGE], "--steps is 1000000000000: give a whole number from 1 to 10,000"),
     "window": (["--window", HUGE], "--window is 1000000000000: give a whole number"),
     "reuse": (["--reuse", HUGE], "--reuse is 1000000000000: give a whole number"),
     "strip": (["--strip", HUGE], "--strip is 1000000000000: give a whole number from 0 to 10,000"),
     "seed": (["--seed", 2**63 - 1, "-n", 2], "the last image's seed is 9223372036854775808"),
-    "memory": (["--memory", 10**20], "--memory is 10^20 or so: give a whole number from 1"),
+    "memory": (["--memory", 10**20], "--memory is about 10^20: give a whole number from 1"),
 }
 
 
@@ -82,7 +82,9 @@ def test_sample(command: Command, tmp_path: Path, name: str) -> None:
 )  # fmt: skip
 def test_other_commands(command: Command, tmp_path: Path, words: list[object], sentence: str) -> None:
     Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(tmp_path / "photo.png")
-    Image.fromarray(np.full((16, 24), 255, np.uint8)).save(tmp_path / "mask.png")
+    mask = np.zeros((16, 24), np.uint8)
+    mask[4:8] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
     boxes = {"width": 10**9, "height": 10**9, "boxes": [{"label": 1, "bbox": [0, 0, 10**9, 10**9]}]}
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     named = {"MODEL": tmp_path / "no-model"}

@@ -32,7 +32,7 @@ def five() -> LatentDiffusion:
 def test_a_class_without_training_images_is_refused(five: LatentDiffusion, command: Command, tmp_path: Path) -> None:
     model = seen(five, 0, 2)
     for label in (4, "4", "e"):
-        with pytest.raises(UserError, match=rf"label {label}: no training image had this class; .* learnt a, c$"):
+        with pytest.raises(UserError, match=rf"label {label}: no training image had this class; .* trained on a, c$"):
             plan(model, SampleRequest(label=[0, label]))
     plan(model, SampleRequest(label=[0, "c"]))
     plan(five, SampleRequest(label=4))
@@ -52,7 +52,7 @@ def test_prompts_that_are_cut_are_told_once(command: Command, tmp_path: Path) ->
     assert [(one.limit, one.tokens > 100) for one in cut] == [(8, True), (8, True)]
     (note,) = plan(model, SampleRequest(prompt=[LONG, LONG, LONG + "!", "a"])).notes
     assert note.startswith(
-        "2 prompts are longer than the 8 tokens that this model reads, and cut there: for example 'a red"
+        "2 prompts are longer than the 8 tokens that this model reads, and truncated: for example 'a red"
     )
     assert plan(model, SampleRequest(prompt="a red apple")).notes == ()
     assert pipeline.sample(model, SampleRequest(prompt=LONG, steps=1)).record.notes

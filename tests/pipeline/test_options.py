@@ -49,7 +49,7 @@ def test_images_that_the_machine_cannot_hold_are_refused_before_a_model_is_opene
 ) -> None:
     there = 16 << 30
     monkeypatch.setattr(memory, "machine_memory", lambda: there)
-    with pytest.raises(UserError, match=r"size 60000x60000 .* takes at least .* GiB for one image, .*a smaller size"):
+    with pytest.raises(UserError, match=r"size 60000x60000 .* needs at least .* GiB for one image, .*a smaller size"):
         SampleRequest(size=(60_000, 60_000), count=1)
     side = 1 + math.isqrt(there // (4 * 36))
     SampleRequest(size=(side, side), count=1)

@@ -118,7 +118,7 @@ def test_a_weaker_model_of_another_latent_space_is_refused(model: LatentDiffusio
 
 
 @pytest.mark.parametrize("kind", ["low-res", "features", "both"])
-def test_steering_makes_images_like_what_is_wished(plain: LatentDiffusion, kind: str) -> None:
+def test_image_guidance_approaches_its_target(plain: LatentDiffusion, kind: str) -> None:
     low = torch.rand(1, 3, 2, 3, generator=torch.Generator().manual_seed(0)) - 0.5
     red = torch.tensor([0.3, -0.3, -0.2])
     losses = {
@@ -138,7 +138,7 @@ def test_steering_makes_images_like_what_is_wished(plain: LatentDiffusion, kind:
         assert torch.equal(nothing, free)
 
 
-def test_packed_networks_cannot_be_steered() -> None:
+def test_packed_networks_refuse_image_guidance() -> None:
     packed = tiny.model(tiny.UNCONDITIONAL).for_inference(torch.float32)
     with pytest.raises(UserError, match="without for_inference"):
         drawn(packed, None, image_guidance=ImageGuidance(Colour(torch.zeros(3))))
@@ -176,9 +176,9 @@ def test_any_sampler_keeps_a_known_region(plain: LatentDiffusion, name: str) -> 
 def test_the_known_region_says_what_it_lacks(plain: LatentDiffusion) -> None:
     known, keep = torch.zeros(1, 3, 8, 12), torch.ones(1, 1, 8, 12)
     for options, message in (
-        ({"known": known}, "known and keep go together"),
+        ({"known": known}, "known and keep require each other"),
         ({"known": known, "keep": keep[..., :8]}, r"keep has the shape \(1, 1, 8, 8\), 1 samples need \(1, 1, 8, 12\)"),
-        ({"jumps": (2, 2)}, "jumps go with known and keep"),
+        ({"jumps": (2, 2)}, "jumps require known and keep"),
         (
             {"known": known.expand(3, -1, -1, -1), "keep": keep, "count": 2},
             r"known has the shape \(3, 3, 8, 12\), 2 samples need",

@@ -1,4 +1,4 @@
-"""A made-up finished demo: real scenes stand in for what a model would draw, so that pages can be built at once."""
+"""A synthetic finished demo: real scenes replace a model's samples, so that pages can be built at once."""
 
 import math
 
@@ -8,46 +8,46 @@ from torch import Tensor
 
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.report.gallery import Gallery, prompts_shown
-from sfumato.report.measure import Asked, Strip, ask, chance_row, score_row
+from sfumato.report.measure import DenoisingStrip, PromptSet, build_prompts, chance_row, score_row
 from sfumato.report.result import DemoResult, FirstStage, LatentChannel, Machine, Sampling, Training
 
 WORLD = ToyWorldConfig(size=64, length=64)
 
 
 def blurred(images: Tensor) -> Tensor:
-    """What a middling autoencoder would leave."""
+    """Stands in for the reconstructions of a mediocre autoencoder."""
     return F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
-def wrong_now_and_then(asked: Asked, every: int) -> Tensor:
+def wrong_now_and_then(prompt_set: PromptSet, every: int) -> Tensor:
     """The scenes, one in `every` replaced by its neighbour."""
-    images = asked.images.clone()
-    images[::every] = asked.images.roll(1, 0)[::every]
+    images = prompt_set.images.clone()
+    images[::every] = prompt_set.images.roll(1, 0)[::every]
     return images
 
 
-def gallery(asked: Asked, shown: int = 4, sheet: int = 8) -> Gallery:
-    drawn = [wrong_now_and_then(asked, every) for every in (2, 5, 3)]
+def gallery(prompt_set: PromptSet, shown: int = 4, sheet: int = 8) -> Gallery:
+    samples = [wrong_now_and_then(prompt_set, every) for every in (2, 5, 3)]
     coarse = [
-        F.interpolate(F.adaptive_avg_pool2d(asked.images[:2], side), size=64, mode="bilinear")
+        F.interpolate(F.adaptive_avg_pool2d(prompt_set.images[:2], side), size=64, mode="bilinear")
         for side in (1, 2, 3, 5, 9, 16, 32, 64)
     ]
     return Gallery(
-        originals=asked.images,
-        reconstructions=blurred(asked.images),
+        originals=prompt_set.images,
+        reconstructions=blurred(prompt_set.images),
         latent_maps=torch.randint(0, 256, (4, 1, 16, 16), dtype=torch.uint8).expand(4, 3, 16, 16),
         guidance=(1.0, 3.0, 6.0),
-        prompts=prompts_shown(asked, drawn, shown),
-        sheet=drawn[1][shown : shown + sheet],
-        sheet_captions=tuple(asked.captions[shown : shown + sheet]),
-        strip=Strip(
-            tuple(range(1, 9)), tuple(1 - k / 8 for k in range(8)), torch.stack(coarse), tuple(asked.captions[:2])
+        prompts=prompts_shown(prompt_set, samples, shown),
+        sheet=samples[1][shown : shown + sheet],
+        sheet_captions=tuple(prompt_set.captions[shown : shown + sheet]),
+        strip=DenoisingStrip(
+            tuple(range(1, 9)), tuple(1 - k / 8 for k in range(8)), torch.stack(coarse), tuple(prompt_set.captions[:2])
         ),
     )
 
 
-def result(asked: Asked) -> DemoResult:
-    prompts = asked.prompts
+def result(prompt_set: PromptSet) -> DemoResult:
+    prompts = prompt_set.prompts
     channels = tuple(LatentChannel(0.1 * c, 1.2 + c, 0.4 - c, 0.1 * c, 1 / (1.25 + c)) for c in range(4))
     return DemoResult(
         version="0.0",
@@ -60,20 +60,20 @@ def result(asked: Asked) -> DemoResult:
         diffusion=Training("zoo:toy/text", 4000, 128_000, 395.0, 5_402_116),
         first_stage=FirstStage(len(prompts), 31.25, 0.9731, (3, 64, 64), (4, 16, 16), 2.31, channels),
         sampling=Sampling("dpmpp-2m", 20, 3.0, 64, 0.41, 0.083),
-        facts=asked.facts_by_kind(),
-        generated=score_row("guidance 3", prompts, wrong_now_and_then(asked, 5), 3.0),
+        facts=prompt_set.facts_by_kind(),
+        generated=score_row("guidance 3", prompts, wrong_now_and_then(prompt_set, 5), 3.0),
         other_generated=(
-            score_row("guidance 1", prompts, wrong_now_and_then(asked, 2), 1.0),
-            score_row("guidance 6", prompts, wrong_now_and_then(asked, 3), 6.0),
+            score_row("guidance 1", prompts, wrong_now_and_then(prompt_set, 2), 1.0),
+            score_row("guidance 6", prompts, wrong_now_and_then(prompt_set, 3), 6.0),
         ),
-        real=score_row("real scenes", prompts, asked.images),
-        reconstructed=score_row("reconstructions", prompts, blurred(asked.images)),
-        chance=chance_row("chance", asked),
+        real=score_row("real scenes", prompts, prompt_set.images),
+        reconstructed=score_row("reconstructions", prompts, blurred(prompt_set.images)),
+        chance=chance_row("chance", prompt_set),
     )
 
 
 def logs() -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Lines such as both loops write."""
+    """Log lines like those of both training loops."""
     first: list[dict[str, float]] = []
     for step in range(10, 2501, 10):
         wobble = 1 + 0.2 * math.sin(step * 1.7)
@@ -97,5 +97,5 @@ COMMANDS = [
 ]
 
 
-def asked(count: int = 24) -> Asked:
-    return ask(WORLD, count)
+def prompt_set(count: int = 24) -> PromptSet:
+    return build_prompts(WORLD, count)

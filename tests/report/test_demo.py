@@ -74,12 +74,12 @@ def test_the_same_command_goes_on_where_it_stopped(finished: Path) -> None:
 def test_phases_say_what_they_do_and_add_up(finished: Path, plan: DemoPlan, capsys: pytest.CaptureFixture[str]) -> None:
     before = json.loads((finished / "phases.json").read_text())
     result = run_demo(plan, finished, "cpu")
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     after = json.loads((finished / "phases.json").read_text())
-    assert "[1/5] training stage 1" in said.err
-    assert "[5/5] drawing and scoring" in said.err
-    assert str(finished / "report.html") in said.out
-    assert "facts right" in said.out
+    assert "[1/5] training stage 1" in printed.err
+    assert "[5/5] sampling and scoring" in printed.err
+    assert str(finished / "report.html") in printed.out
+    assert "facts right" in printed.out
     assert all(after[name] >= before[name] for name in before)
     assert result.seconds == pytest.approx(sum(result.phases.values()), abs=0.05)
 
@@ -121,11 +121,11 @@ def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_picks_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
-    monkeypatch.setattr(demo_run, "run_demo", lambda plan, out, device: asked.append((plan, out, device)))
+    prompt_set = []
+    monkeypatch.setattr(demo_run, "run_demo", lambda plan, out, device: prompt_set.append((plan, out, device)))
     for extra in ([], ["--quick", "--device", "cpu"]):
         assert CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *extra]).exit_code == 0
-    assert asked == [(FULL, tmp_path, "auto"), (QUICK, tmp_path, "cpu")]
+    assert prompt_set == [(FULL, tmp_path, "auto"), (QUICK, tmp_path, "cpu")]
     assert FULL.extent.prompts >= 256
 
 

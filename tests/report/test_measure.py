@@ -1,4 +1,4 @@
-"""Measuring: what is asked, what chance is, which steps a strip shows; on an untrained model of a few weights."""
+"""Measuring: the prompts, the chance level, the steps of a strip; on a tiny untrained model."""
 
 import pytest
 import torch
@@ -13,7 +13,15 @@ from sfumato.diffusion.schedule import CosineConfig
 from sfumato.evaluation.image_quality import psnr
 from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig, build
 from sfumato.report.machine import describe, processor
-from sfumato.report.measure import ask, chance_row, denoising_strip, draw, first_stage, latent_maps, score_row
+from sfumato.report.measure import (
+    build_prompts,
+    chance_row,
+    denoising_strip,
+    first_stage,
+    latent_maps,
+    sample,
+    score_row,
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,41 +47,41 @@ def model() -> LatentDiffusion:
     return made
 
 
-def test_asked_prompts_are_the_captions_of_the_scenes_beside_them() -> None:
-    asked = ask(WORLD, 12)
+def test_prompts_are_the_captions_of_their_scenes() -> None:
+    prompt_set = build_prompts(WORLD, 12)
     world = WORLD.model_copy(update={"split": "held-out", "length": 12}).build()
-    assert asked.captions == [world[i].fields["text"] for i in range(12)]
+    assert prompt_set.captions == [world[i].fields["text"] for i in range(12)]
     assert torch.equal(
-        ((asked.images + 1) * 127.5).round().byte(), torch.stack([e.image for e in world.examples(range(12))])
+        ((prompt_set.images + 1) * 127.5).round().byte(), torch.stack([e.image for e in world.examples(range(12))])
     )
     assert all(reserved(world.scene(i)) for i in range(12))
     assert not any(reserved(WORLD.build().scene(i)) for i in range(12))
-    assert score_row("real", asked.prompts, asked.images).rates["facts"] == 1
-    assert sum(asked.facts_by_kind().values()) == sum(len(p.facts) for p in asked.prompts)
+    assert score_row("real", prompt_set.prompts, prompt_set.images).rates["facts"] == 1
+    assert sum(prompt_set.facts_by_kind().values()) == sum(len(p.facts) for p in prompt_set.prompts)
 
 
-def test_chance_is_far_below_the_truth_and_never_holds_a_prompt_against_itself() -> None:
-    assert chance_row("chance", ask(WORLD, 48)).rates["facts"] < 0.4
-    assert chance_row("chance", ask(WORLD, 2)).rates["prompts"] < 1
+def test_chance_is_far_below_one_and_never_compares_a_prompt_with_its_own_scene() -> None:
+    assert chance_row("chance", build_prompts(WORLD, 48)).rates["facts"] < 0.4
+    assert chance_row("chance", build_prompts(WORLD, 2)).rates["prompts"] < 1
 
 
 def test_first_stage_numbers_are_those_of_its_images(model: LatentDiffusion) -> None:
-    asked = ask(WORLD, 6)
-    numbers, output = first_stage(model, asked.images)
-    assert output.shape == asked.images.shape
+    prompt_set = build_prompts(WORLD, 6)
+    numbers, output = first_stage(model, prompt_set.images)
+    assert output.shape == prompt_set.images.shape
     assert output.abs().max() <= 1
-    assert numbers.psnr == pytest.approx(psnr(output, asked.images).mean().item())
+    assert numbers.psnr == pytest.approx(psnr(output, prompt_set.images).mean().item())
     assert (numbers.latent_shape, numbers.factor, numbers.compression) == ((4, 16, 16), 4, 12)
     assert len(numbers.channels) == 4
     assert numbers.bits_per_dimension is not None
     assert numbers.bits_per_dimension > 0
-    mean = torch.stack([model.autoencoder.encode(i[None]).z[0] for i in asked.images]).mean(dim=(0, 2, 3))
+    mean = torch.stack([model.autoencoder.encode(i[None]).z[0] for i in prompt_set.images]).mean(dim=(0, 2, 3))
     assert [c.mean for c in numbers.channels] == pytest.approx(mean.tolist(), abs=1e-5)
-    assert latent_maps(model, asked.images[0]).shape == (4, 3, 16, 16)
+    assert latent_maps(model, prompt_set.images[0]).shape == (4, 3, 16, 16)
 
 
-def test_a_strip_begins_in_noise_and_ends_in_the_sample(model: LatentDiffusion) -> None:
-    captions, seeds = ask(WORLD, 2).captions, [5, 6]
+def test_a_strip_starts_in_noise_and_ends_in_the_sample(model: LatentDiffusion) -> None:
+    captions, seeds = build_prompts(WORLD, 2).captions, [5, 6]
     strip = denoising_strip(model, captions, seeds, 3.0, 6, 4)
     assert 2 <= len(strip.times) == len(strip.images) <= 4
     assert strip.images.shape[1:] == (2, 3, 64, 64)
@@ -84,9 +92,11 @@ def test_a_strip_begins_in_noise_and_ends_in_the_sample(model: LatentDiffusion) 
     torch.testing.assert_close(strip.images[-1], final, atol=1e-4, rtol=0)
 
 
-def test_a_image_depends_on_its_place_alone(model: LatentDiffusion) -> None:
-    captions = ask(WORLD, 3).captions
-    torch.testing.assert_close(draw(model, captions, 1.0, 2)[:2], draw(model, captions[:2], 1.0, 2), atol=1e-4, rtol=0)
+def test_an_image_depends_on_its_index_alone(model: LatentDiffusion) -> None:
+    captions = build_prompts(WORLD, 3).captions
+    torch.testing.assert_close(
+        sample(model, captions, 1.0, 2)[:2], sample(model, captions[:2], 1.0, 2), atol=1e-4, rtol=0
+    )
 
 
 def test_a_machine_has_a_name_and_cores(tmp_path) -> None:

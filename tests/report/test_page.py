@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from fabricated import COMMANDS, asked, gallery, logs, result
+from fabricated import COMMANDS, gallery, logs, prompt_set, result
 
 from sfumato.data.toyworld.facts import Fact, Score
 from sfumato.report.curves import running_mean
@@ -15,13 +15,13 @@ from sfumato.report.result import DemoResult
 from sfumato.report.verdict import verdict_of
 
 TITLES = (
-    "Stage 1: what the latent keeps",
-    "Stage 2: samples beside their prompts",
+    "Stage 1: reconstruction",
+    "Stage 2: samples and their prompts",
     "From noise to an image",
-    "How it learned",
+    "Training curves",
     "Does the image show what the prompt says?",
     "Speed and size",
-    "Repeat it, and go on",
+    "Commands: repeat and continue",
 )
 
 
@@ -55,42 +55,42 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[DemoResult, str]:
-    scenes = asked()
+def page() -> tuple[DemoResult, str]:
+    scenes = prompt_set()
     numbers = result(scenes)
     return numbers, render(numbers, gallery(scenes), *logs(), COMMANDS)
 
 
 @pytest.fixture(scope="module")
-def read(made: tuple[DemoResult, str]) -> Reader:
+def read(page: tuple[DemoResult, str]) -> Reader:
     reader = Reader()
-    reader.feed(made[1])
+    reader.feed(page[1])
     reader.close()
     return reader
 
 
-def test_tags_nest_and_all_sections_are_there(made: tuple[DemoResult, str], read: Reader) -> None:
+def test_tags_nest_and_all_sections_are_there(page: tuple[DemoResult, str], read: Reader) -> None:
     assert read.open == []
-    assert made[1].startswith("<!doctype html>")
-    places = [made[1].index(f"<h2>{title}</h2>") for title in TITLES]
+    assert page[1].startswith("<!doctype html>")
+    places = [page[1].index(f"<h2>{title}</h2>") for title in TITLES]
     assert places == sorted(places)
 
 
-def test_the_page_asks_no_other_file(made: tuple[DemoResult, str], read: Reader) -> None:
+def test_the_page_fetches_no_other_file(page: tuple[DemoResult, str], read: Reader) -> None:
     assert read.addresses
     for tag, address in read.addresses:
         assert address.startswith("data:image/png;base64,") or (tag, address) == ("a", PAPER)
-    assert not re.search(r"@import|url\(|<script|<link", made[1])
+    assert not re.search(r"@import|url\(|<script|<link", page[1])
 
 
-def test_every_image_says_what_it_is_and_is_counted(read: Reader) -> None:
+def test_every_image_has_a_description(read: Reader) -> None:
     assert all(image["alt"] for image in read.images)
     pairs, latent, prompts, sheet, strip = 2 * 8, 1 + 4, 4 * (3 + 1), 8, 8 * 2
     assert len(read.images) == pairs + latent + prompts + sheet + strip
 
 
-def test_the_numbers_are_those_of_the_json(made: tuple[DemoResult, str], read: Reader) -> None:
-    numbers, words = json.loads(json.dumps(made[0].to_json())), " ".join(read.words)
+def test_the_numbers_are_those_of_the_json(page: tuple[DemoResult, str], read: Reader) -> None:
+    numbers, words = json.loads(json.dumps(page[0].to_json())), " ".join(read.words)
     headline = numbers["headline"]
     assert f"{100 * headline['facts_right']:.1f} %" in words
     assert f"{headline['psnr']:.1f} dB" in words
@@ -105,15 +105,15 @@ def test_the_numbers_are_those_of_the_json(made: tuple[DemoResult, str], read: R
     assert str(sum(numbers["facts"].values())) in words
 
 
-def test_real_scenes_score_above_wrong_images_and_those_above_chance(made: tuple[DemoResult, str]) -> None:
-    numbers = made[0]
+def test_real_scenes_score_above_wrong_images_and_those_above_chance(page: tuple[DemoResult, str]) -> None:
+    numbers = page[0]
     assert numbers.real.rates["facts"] == 1
     assert numbers.chance.rates["facts"] < 0.5 < numbers.generated.rates["facts"] < 1
 
 
-def test_what_users_wrote_is_escaped(made: tuple[DemoResult, str], read: Reader) -> None:
+def test_text_of_users_is_escaped(page: tuple[DemoResult, str], read: Reader) -> None:
     assert "a <red> & blue star" in " ".join(read.words)
-    assert "<red>" not in made[1]
+    assert "<red>" not in page[1]
 
 
 def test_a_verdict_marks_every_fact() -> None:
@@ -123,22 +123,22 @@ def test_a_verdict_marks_every_fact() -> None:
     assert verdict.lines == ((("red", False), ("star", True)), (("1 object", True), ("navy background", True)))
 
 
-def test_relations_in_a_row_say_between_which() -> None:
+def test_relations_in_a_row_are_numbered() -> None:
     facts = (Fact("relation", "above", 0), Fact("relation", "above", 1))
     (line,) = verdict_of(Score(facts, (True, False))).lines
     assert line == (("1 above 2", True), ("2 above 3", False))
 
 
-def test_wrong_facts_are_marked(made: tuple[DemoResult, str]) -> None:
-    assert made[1].count('<span class="fact wrong"><b>✗</b>') > 0
-    assert made[1].count('<span class="fact"><b>✓</b>') > 0
+def test_wrong_facts_are_marked(page: tuple[DemoResult, str]) -> None:
+    assert page[1].count('<span class="fact wrong"><b>✗</b>') > 0
+    assert page[1].count('<span class="fact"><b>✓</b>') > 0
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(4.25, "4.2 s"), (48, "48 s"), (712.4, "11 min 52 s"), (3 * 3600 + 300, "3 h 05 min")]
+    ("seconds", "text"), [(4.25, "4.2 s"), (48, "48 s"), (712.4, "11 min 52 s"), (3 * 3600 + 300, "3 h 05 min")]
 )
-def test_durations(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_a_running_mean_of_a_constant_is_that_constant() -> None:

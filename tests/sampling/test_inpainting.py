@@ -74,7 +74,7 @@ def test_the_kept_region_is_noised_to_the_level_of_the_step():
         torch.testing.assert_close((x * keep_left()), expected * keep_left())
 
 
-def test_jumps_walk_each_stretch_again():
+def test_jumps_repeat_each_stretch():
     grid = torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.0], dtype=torch.float64)
     assert with_jumps(grid, 2, 1).tolist() == grid.tolist()
     path = [1.0, 0.8, 0.6, 0.8, 1.0, 0.8, 0.6, 0.4, 0.2, 0.4, 0.6, 0.4, 0.2, 0.0, 0.2, 0.0]

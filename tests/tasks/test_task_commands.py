@@ -12,16 +12,16 @@ import icc
 import tiny
 from command_line import Command
 from sfumato.model import LatentDiffusion
-from tasks import steered
+from tasks import conditioned
 from test_bad_input import check
 
 MODELS = {
-    "plain": steered.plain,
+    "plain": conditioned.plain,
     "text": tiny.model,
-    "masked": steered.masked,
-    "small": steered.enlarging,
-    "map": steered.semantic,
-    "boxes": steered.layout,
+    "masked": conditioned.masked,
+    "small": conditioned.enlarging,
+    "map": conditioned.semantic,
+    "boxes": conditioned.layout,
 }
 FAST = ("--steps", 2, "--precision", "float32")
 
@@ -134,7 +134,7 @@ def test_images_are_numbered_on_and_do_not_depend_on_each_other(command: Command
     [
         (
             "erased.png",
-            "the mask has transparency, which is taken for the mask: the 88 transparent pixels are the hole",
+            "the mask has transparency, which is used as the mask: the 88 transparent pixels are the hole",
         ),
         ("zero-one.png", "the mask holds values from 0 to 1: those above 0.5, 88 pixels, are the hole"),
     ],
@@ -210,12 +210,15 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "pixels-of-what": (
         ["layout-to-image", "boxes", "no-frame.json"],
-        "the file gives no width and height of the image",
+        "the file has no width and height of the image",
     ),
     "no-box": (["layout-to-image", "boxes", "no-box.json"], 'box 1 is {"label": 1}: give an object such as'),
-    "too-many-boxes": (["layout-to-image", "boxes", "many.json"], "4 boxes are given, but this model takes at most 3"),
-    "no-list": (["layout-to-image", "boxes", "nothing.json"], "hold no list: give"),
-    "no-json": (["layout-to-image", "boxes", "map.png"], "map.png' is no UTF-8 text, byte 0 is 0x89"),
+    "too-many-boxes": (
+        ["layout-to-image", "boxes", "many.json"],
+        "4 boxes are given, but this model accepts at most 3",
+    ),
+    "no-list": (["layout-to-image", "boxes", "nothing.json"], "contains no list: give"),
+    "no-json": (["layout-to-image", "boxes", "map.png"], "map.png' is not UTF-8 text, byte 0 is 0x89"),
     "mask-of-another-size": (
         ["inpaint", "masked", "image.png", "other-mask.png"],
         r"the mask is 18x27 \(height x width\) but the image is 19x27: give a mask of the image's size",
@@ -224,15 +227,15 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "thin-image": (["edit", "plain", "thin.png"], "the image is 1x9 .* smaller than one latent cell of 2x2"),
     "prompt-to-no-text": (
         ["inpaint", "masked", "image.png", "mask.png", "=a cat"],
-        "takes no text: it is conditioned",
+        "not trained with text conditioning",
     ),
-    "prompt-to-nothing": (["edit", "plain", "image.png", "=a cat"], "takes no text: it was trained without any"),
-    "prompt-at-no-strength": (["edit", "plain", "image.png", "=a cat", "--strength", "0"], "takes no text"),
+    "prompt-to-nothing": (["edit", "plain", "image.png", "=a cat"], "not trained with text conditioning; it is unc"),
+    "prompt-at-no-strength": (["edit", "plain", "image.png", "=a cat", "--strength", "0"], "not trained with text"),
     "much-strength": (
         ["edit", "plain", "image.png", "--strength", "1.5"],
         "--strength is 1.5: give a number from 0 to 1",
     ),
-    "editing-by-maps": (["edit", "map", "image.png", "--negative", "x"], "takes no negative prompt"),
+    "editing-by-maps": (["edit", "map", "image.png", "--negative", "x"], "negative prompt: this model was not trained"),
     "enlarging-elsewhere": (
         ["upscale", "plain", "image.png"],
         "not conditioned on small images: it was trained",
@@ -247,7 +250,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["edit", "plain", "image.png", "--memory", "0"],
         "--memory is 0: give a whole number from 1 to 10,000,000",
     ),
-    "guidance-without-dropout": (["upscale", "small", "image.png", "--guidance", "3"], "guidance 3 cannot work"),
+    "guidance-without-dropout": (["upscale", "small", "image.png", "--guidance", "3"], "guidance 3 is not possible"),
     "half-a-jump": (
         ["inpaint", "plain", "image.png", "mask.png", "--jumps", "5"],
         "--jumps '5' is not LENGTH",

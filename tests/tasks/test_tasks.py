@@ -40,7 +40,7 @@ from sfumato.tasks.editing import with_statistics
 from sfumato.tasks.inpainting import hole_of, masked_fields, raw_latent
 from sfumato.tasks.outpainting import extended
 from sfumato.tasks.semantic import read_map
-from tasks import steered
+from tasks import conditioned
 
 FAST = task_options(steps=2)
 ODD = (19, 27)
@@ -59,7 +59,9 @@ def square(size: tuple[int, int] = ODD) -> Image.Image:
 
 
 def with_inputs(model: LatentDiffusion, **inputs: Any) -> LatentDiffusion:
-    return replace(model, config=model.config.model_copy(update={"inputs": ConditioningMetadata(**inputs)}))
+    return replace(
+        model, config=model.config.model_copy(update={"conditioning_metadata": ConditioningMetadata(**inputs)})
+    )
 
 
 def arrays(images: list[Image.Image]) -> list[list[int]]:
@@ -74,7 +76,7 @@ def off(one: Image.Image, other: Image.Image) -> int:
 # ---- inpaint and outpaint
 
 
-@pytest.mark.parametrize("make", [steered.masked, steered.plain], ids=["trained for it", "known region"])
+@pytest.mark.parametrize("make", [conditioned.masked, conditioned.plain], ids=["trained for it", "known region"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
 def test_inpainting_leaves_the_outside_as_it_was(make: Callable[[], LatentDiffusion], mode: str) -> None:
     original = photo().convert(mode)
@@ -90,7 +92,7 @@ def test_what_was_in_the_hole_does_not_matter() -> None:
     one = np.asarray(photo()).copy()
     other = one.copy()
     other[np.asarray(square()) > 0] = 200
-    for model in (steered.masked(), steered.plain()):
+    for model in (conditioned.masked(), conditioned.plain()):
         first, second = (
             inpaint(model, Image.fromarray(pixels), square(), feather=0, options=FAST)[0] for pixels in (one, other)
         )
@@ -103,22 +105,22 @@ def test_masked_fields_follow_the_convention_of_the_model() -> None:
     hole[..., 5:8, 6:9] = 1
     cells = torch.zeros(1, 1, image.shape[2] // 2, image.shape[3] // 2)
     cells[..., 2:4, 3:5] = 1  # any cell that a pixel of the hole touches
-    original = steered.masked()
+    original = conditioned.masked()
     found = masked_fields(original, image, hole, cells, LEAST_MEMORY)
     black = torch.where(hole > 0, -1.0, image)
     assert torch.equal(found["mask"], 2 * cells - 1)
     torch.testing.assert_close(found["masked_latent"], raw_latent(original, black, LEAST_MEMORY))
-    stable = tiny.model(steered.STABLE, steered.NOT_DROPPED)
+    stable = tiny.model(conditioned.STABLE, conditioned.NOT_DROPPED)
     found = masked_fields(stable, image, hole, cells, LEAST_MEMORY)
     grey = raw_latent(stable, torch.where(hole > 0, 0.0, image), LEAST_MEMORY)
     assert torch.equal(found["mask"], cells)
     torch.testing.assert_close(found["masked_latent"], stable.scaling.to_model(grey))
-    ours = with_inputs(steered.masked(), mask=MaskInput(keep=0, hole=3, fill="grey"))
+    ours = with_inputs(conditioned.masked(), mask=MaskInput(keep=0, hole=3, fill="grey"))
     assert torch.equal(masked_fields(ours, image, hole, cells, LEAST_MEMORY)["mask"], 3 * cells)
 
 
 def test_of_a_large_image_only_the_surroundings_of_the_hole_are_looked_at() -> None:
-    model = steered.masked()
+    model = conditioned.masked()
     assert model.second is not None
     sizes: set[tuple[int, int]] = set()
     model.second.denoiser.register_forward_pre_hook(lambda _, given: sizes.add(tuple(given[0].shape[2:])))
@@ -132,20 +134,20 @@ def test_of_a_large_image_only_the_surroundings_of_the_hole_are_looked_at() -> N
     assert (np.asarray(result) != np.asarray(original)).any(-1)[mask > 0].mean() > 0.5
 
 
-def test_jumps_walk_more_steps() -> None:
+def test_jumps_take_more_steps() -> None:
     seen: list[int] = []
     options = replace(FAST, callback=lambda step: seen.append(step.total))
-    inpaint(steered.plain(), photo(), square(), jumps=(1, 2), options=options)
+    inpaint(conditioned.plain(), photo(), square(), jumps=(1, 2), options=options)
     assert len(seen) == seen[0] == 6, "both steps twice, and each time up again"
     with pytest.raises(UserError, match="jumps are for models that were not trained to inpaint"):
-        inpaint(steered.masked(), photo(), square(), jumps=(1, 2), options=FAST)
+        inpaint(conditioned.masked(), photo(), square(), jumps=(1, 2), options=FAST)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 def test_outpainting_keeps_the_image(mode: str) -> None:
     original = photo().convert(mode)
     extent = Extent(left=6, top=0, right=3, bottom=5)
-    (result,) = outpaint(steered.masked(), original, extent, options=FAST)
+    (result,) = outpaint(conditioned.masked(), original, extent, options=FAST)
     assert result.size == (ODD[1] + 9, ODD[0] + 5)
     canvas, new = extended(original, extent)
     assert result.mode == canvas.mode == {"P": "RGB"}.get(mode, mode)
@@ -153,7 +155,7 @@ def test_outpainting_keeps_the_image(mode: str) -> None:
     kept = result.crop((6, 0, 6 + ODD[1], ODD[0]))
     assert np.array_equal(np.asarray(kept), np.asarray(original.convert(kept.mode)))
     with pytest.raises(UserError, match=r"extend is 0,0,0,0: give the pixels"):
-        outpaint(steered.masked(), original, Extent(), options=FAST)
+        outpaint(conditioned.masked(), original, Extent(), options=FAST)
 
 
 # ---- edit
@@ -172,7 +174,7 @@ def test_strength_0_is_the_reconstruction_and_1_a_sample() -> None:
 
 
 def test_a_little_strength_stays_nearer_than_much() -> None:
-    model, image = steered.plain(), photo()
+    model, image = conditioned.plain(), photo()
     near, far = (
         np.asarray(edit(model, image, strength=s, options=task_options(steps=10))[0]).astype(float) for s in (0.1, 1)
     )
@@ -187,7 +189,7 @@ def test_a_style_is_the_other_latents_mean_and_spread() -> None:
     torch.testing.assert_close(moved.mean((2, 3)), other.mean((2, 3)))
     torch.testing.assert_close(moved.std((2, 3)), other.std((2, 3)))
     torch.testing.assert_close(with_statistics(latent, other, 0.0), latent)
-    model = steered.plain()
+    model = conditioned.plain()
     plain, styled = (edit(model, photo(), strength=0, style=style) for style in (None, photo((8, 12), seed=4)))
     assert arrays(plain) != arrays(styled)
 
@@ -197,13 +199,13 @@ def test_a_style_is_the_other_latents_mean_and_spread() -> None:
 
 def test_upscaling_any_size_by_the_models_factor() -> None:
     small = photo((11, 7))
-    (result,) = upscale(steered.enlarging(), small, options=FAST)
+    (result,) = upscale(conditioned.enlarging(), small, options=FAST)
     assert (result.mode, result.size) == ("RGB", (14, 22))
-    other = with_inputs(steered.enlarging(), low_resolution=LowResolutionInput(factor=4, degradation="bicubic"))
+    other = with_inputs(conditioned.enlarging(), low_resolution=LowResolutionInput(factor=4, degradation="bicubic"))
     assert upscale(other, small, options=FAST)[0].size == (28, 44)
     grey = small.convert("LA")
     grey.putalpha(Image.new("L", grey.size, 77))
-    (result,) = upscale(steered.enlarging(), grey, options=FAST)
+    (result,) = upscale(conditioned.enlarging(), grey, options=FAST)
     assert (result.mode, result.getchannel("A").getextrema()) == ("LA", (77, 77))
 
 
@@ -213,7 +215,7 @@ def test_colours_do_not_drift() -> None:
     wanted = np.asarray(small, np.float64).mean((0, 1))
 
     def moved(keep: bool) -> float:
-        (result,) = upscale(steered.enlarging(), small, keep_colours=keep, options=FAST)
+        (result,) = upscale(conditioned.enlarging(), small, keep_colours=keep, options=FAST)
         return float(np.abs(np.asarray(result, np.float64).mean((0, 1)) - wanted).max())
 
     assert moved(True) < 0.35 * moved(False)
@@ -222,8 +224,8 @@ def test_colours_do_not_drift() -> None:
 # ---- paint and compose
 
 
-def test_maps_steer_and_any_size_is_kept() -> None:
-    model = steered.semantic()
+def test_maps_condition_and_any_size_is_kept() -> None:
+    model = conditioned.semantic()
     ids = torch.zeros(*ODD, dtype=torch.long)
     ids[:, 9:] = 3
     one, two = paint(model, ids, options=FAST), paint(model, 4 - ids, options=FAST)
@@ -236,7 +238,7 @@ def test_maps_steer_and_any_size_is_kept() -> None:
 
 def test_maps_are_read_as_ids_palettes_or_colours() -> None:
     palette = ((10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200), (9, 9, 9))
-    model = with_inputs(steered.semantic(), map=MapInput(names=tuple("abcde"), palette=palette, void=255))
+    model = with_inputs(conditioned.semantic(), map=MapInput(names=tuple("abcde"), palette=palette, void=255))
     ids = np.array([[0, 1, 2], [3, 1, 255]], np.uint8)
     grey = Image.fromarray(ids)
     indexed = Image.fromarray(np.where(ids == 255, 4, ids).astype(np.uint8)).convert("P")
@@ -250,32 +252,32 @@ def test_maps_are_read_as_ids_palettes_or_colours() -> None:
     reordered = indexed.remap_palette([4, 3, 2, 1, 0])
     assert read_map(model, reordered).tolist() == [[0, 1, 2], [3, 1, 4]]
     coloured.putpixel((0, 0), (1, 2, 3))
-    with pytest.raises(UserError, match="the colour #010203 at row 0, column 0, which is no class of this model"):
+    with pytest.raises(UserError, match="the colour #010203 at row 0, column 0, which is not a class of this model"):
         read_map(model, coloured)
     with pytest.raises(UserError, match="records no colours of classes"):
-        read_map(steered.semantic(), coloured)
+        read_map(conditioned.semantic(), coloured)
 
 
-def test_boxes_steer_and_names_are_known() -> None:
-    model = with_inputs(steered.layout(), layout=LayoutInput(names=("cat", "dog", "sun", "sea")))
+def test_boxes_condition_and_names_are_known() -> None:
+    model = with_inputs(conditioned.layout(), layout=LayoutInput(names=("cat", "dog", "sun", "sea")))
     boxes = [Box("dog", (0.1, 0.2, 0.5, 0.5)), Box(3, (0.5, 0.0, 0.5, 1.0))]
     one = compose(model, boxes, options=FAST)
     assert one[0].size == (24, 16)
     assert arrays(one) == arrays(compose(model, [Box(1, boxes[0].box), boxes[1]], options=FAST))
     assert arrays(one) != arrays(compose(model, boxes[:1], options=FAST))
     assert compose(model, boxes, size=(18, 30), options=FAST)[0].size == (30, 18)
-    with pytest.raises(UserError, match=r"box 1 has the category 'dgo', which is none of cat, dog.*mean 'dog'"):
+    with pytest.raises(UserError, match=r"box 1 has the category 'dgo', which is not one of cat, dog.*mean 'dog'"):
         compose(model, [Box("dgo", boxes[0].box)], options=FAST)
     with pytest.raises(UserError, match=r"records no names .*: give its number, 0 to 3"):
-        compose(steered.layout(), boxes, options=FAST)
+        compose(conditioned.layout(), boxes, options=FAST)
 
 
 # ---- canvases
 
 
 def test_large_canvases_go_in_windows_that_see_their_part() -> None:
-    """A map on a wide canvas: with windows a network call is never larger than one, and the map still steers it."""
-    model = steered.semantic()
+    """A map on a wide canvas: with windows a network call is never larger than one, and the map still conditions it."""
+    model = conditioned.semantic()
     assert model.second is not None
     ids = torch.zeros(32, 96, dtype=torch.long)
     ids[:, 48:] = 2
@@ -293,7 +295,7 @@ def test_large_canvases_go_in_windows_that_see_their_part() -> None:
 
 
 def test_windows_of_a_layout_see_it_through_their_crop() -> None:
-    model = steered.layout()
+    model = conditioned.layout()
     seen: list[Tensor] = []
     assert model.second is not None
     assert model.second.conditioner is not None
@@ -306,7 +308,7 @@ def test_windows_of_a_layout_see_it_through_their_crop() -> None:
 
 
 def test_sampling_in_windows_that_cover_all_is_plain_sampling() -> None:
-    model = steered.plain()
+    model = conditioned.plain()
     plain, covered = (model.sample(steps=2, size=(16, 24), window=window, as_tensor=True) for window in (0, 24))
     assert torch.equal(plain, covered)
     large = model.sample(steps=2, size=(32, 48), window=16, memory=LEAST_MEMORY, as_tensor=True)
@@ -321,7 +323,7 @@ ALL_DROPPED = "diffusion.part_dropout={mask: 0.1, masked_image: 0.1, tokens: 0.1
 
 def test_equal_scales_of_all_parts_are_one_scale() -> None:
     """The differences between the conditions of Brooks et al. (2023), eq. 3, add up to that of guidance."""
-    model = tiny.model(steered.STABLE, ALL_DROPPED)
+    model = tiny.model(conditioned.STABLE, ALL_DROPPED)
 
     def drawn(guidance: Any) -> Image.Image:
         return inpaint(model, photo(), square(), "a red ring", options=replace(FAST, guidance=guidance))[0]
@@ -338,13 +340,13 @@ def test_scales_of_parts_that_a_model_does_not_know() -> None:
         with pytest.raises(UserError, match=said):
             inpaint(model, photo(), square(), options=replace(FAST, guidance=guidance), **options)
 
-    known = tiny.model(steered.STABLE, "diffusion.part_dropout={tokens: 0.1}")
+    known = tiny.model(conditioned.STABLE, "diffusion.part_dropout={tokens: 0.1}")
     refused(known, {"token": 3}, "'token' is not one of the parts mask, masked_image, tokens")
     refused(known, {"mask": 3}, r"without dropping 'mask' alone \(train.part_dropout has tokens\)")
     refused(known, {"tokens": 3}, "not from a negative prompt", prompt="a", negative="b")
     refused(known, {"tokens": math.nan}, "guidance is nan: give a number")
     refused(known, {}, "names no parts")
-    refused(steered.plain(), {"text": 3}, "this one's condition has none: give one number")
+    refused(conditioned.plain(), {"text": 3}, "this one has none: give one number")
 
 
 def test_guidance_as_it_is_typed() -> None:
@@ -364,8 +366,8 @@ def test_many_at_once_are_those_of_one_by_one() -> None:
     ids = [torch.full(ODD, value, dtype=torch.long) for value in range(3)]
     boxes = [[Box(k, (0.1, 0.1, 0.5, 0.2 + 0.1 * k))] * (k + 1) for k in range(3)]
     texts = list(tiny.TEXTS)
-    stable = tiny.model(steered.STABLE)
-    small, semantic, layout, text = steered.enlarging(), steered.semantic(), steered.layout(), tiny.model()
+    stable = tiny.model(conditioned.STABLE)
+    small, semantic, layout, text = conditioned.enlarging(), conditioned.semantic(), conditioned.layout(), tiny.model()
     masks = [square()] * 3
 
     def all_of(options: SampleRequest, k: slice) -> list[list[Image.Image]]:
@@ -387,7 +389,7 @@ def test_many_at_once_are_those_of_one_by_one() -> None:
 
 
 def test_canvases_of_different_sizes_do_not_share_a_batch() -> None:
-    model = steered.enlarging()
+    model = conditioned.enlarging()
     assert model.second is not None
     batches: list[int] = []
     model.second.denoiser.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
@@ -400,17 +402,17 @@ def test_canvases_of_different_sizes_do_not_share_a_batch() -> None:
     with pytest.raises(UserError, match="prompts: 2 for 4 images; give a list with one for each"):
         upscale_each(model, shown, ["a", "b"])
     with pytest.raises(UserError, match="1 masks for 4 images: give one for each"):
-        inpaint_each(steered.plain(), shown, [square()])
+        inpaint_each(conditioned.plain(), shown, [square()])
     with pytest.raises(UserError, match="batch is 0: give a whole number from 1"):
         upscale(model, shown[0], options=replace(FAST, batch=0))
 
 
 def test_a_part_that_was_dropped_alone_can_be_left_out() -> None:
-    known = tiny.model(steered.STABLE, steered.NOT_DROPPED, "diffusion.part_dropout={tokens: 0.1}")
+    known = tiny.model(conditioned.STABLE, conditioned.NOT_DROPPED, "diffusion.part_dropout={tokens: 0.1}")
     (without,) = inpaint(known, photo(), square(), options=FAST)
     (empty,) = inpaint(known, photo(), square(), "", options=FAST)
     assert arrays([without]) == arrays([empty])
     (told,) = inpaint(known, photo(), square(), "a red apple", options=FAST)
     assert arrays([without]) != arrays([told])
     with pytest.raises(UserError, match="give a prompt"):
-        inpaint(tiny.model(steered.STABLE, steered.NOT_DROPPED), photo(), square(), options=FAST)
+        inpaint(tiny.model(conditioned.STABLE, conditioned.NOT_DROPPED), photo(), square(), options=FAST)

@@ -130,7 +130,7 @@ def test_a_run_s_average_is_a_model(command: Command, runs: Runs, tmp_path: Path
     done = command("ema", runs.plain, "--width", 0.1, "--out", tmp_path / "model")
     assert (done.code, done.err) == (0, "")
     made = sfumato.load(tmp_path / "model")
-    assert made.config.about["diffusion"]["ema"] == {"width": 0.1, "step": 4}
+    assert made.config.about["diffusion"]["average"] == {"width": 0.1, "step": 4}
     tracked = sfumato.load_snapshot(runs.plain, step=4, width=0.1)
     assert made.second is not None
     assert tracked.second is not None
@@ -158,6 +158,6 @@ def test_what_no_snapshot_gives_is_said(command: Command, runs: Runs, tmp_path: 
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("keep")
     refused = command("ema", runs.plain, "--width", 0.1, "--out", tmp_path / "used")
-    assert (refused.code, "no model folder" in refused.err) == (2, True)
+    assert (refused.code, "is in use, it holds 'mine.txt'" in refused.err) == (2, True)
     with pytest.raises(UserError, match="is not a snapshot"):
         sfumato.load_snapshot(runs.plain / "config.yaml")

@@ -23,7 +23,7 @@ from sfumato.model import LatentDiffusion, ModelConfig, build, pixel_space
 from sfumato.model_folder import load
 from sfumato.rng import numpy_generator
 from sfumato.training import previews
-from sfumato.training.conditions import with_conditions, with_fields, with_room
+from sfumato.training.conditions import data_config_for, with_conditions, with_fields
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.encode import cached_latents
 
@@ -140,7 +140,7 @@ ALL = ConditionsConfig.model_validate(
 
 def pixels_with(conditions: ConditionsConfig, cache: Path) -> tuple[LatentSource, list[Example]]:
     """The toy world in pixel space, where the latent is the image itself; and its examples."""
-    config = with_room(ToyWorldConfig(size=SIZE, length=5), conditions)
+    config = data_config_for(ToyWorldConfig(size=SIZE, length=5), conditions)
     assert isinstance(config, ToyWorldConfig)
     world, _, _ = with_fields(config.build(), conditions)
     first = pixel_space((SIZE, SIZE))
@@ -154,8 +154,8 @@ def test_conditions_stay_on_their_latent(tmp_path: Path) -> None:
     seen: set[tuple[bool, bytes]] = set()
     for seed in range(24):
         index = seed % 5
-        example, image = source.variant(index, seed), plain[index]  # type: ignore[attr-defined]
-        image = to_unit(image.image)
+        example, original = source.variant(index, seed), plain[index]  # type: ignore[attr-defined]
+        image = to_unit(original.image)
         mirrored = not torch.allclose(example.moments.float(), image, atol=1e-3)
 
         def placed(value: Tensor, mirrored: bool = mirrored) -> Tensor:
@@ -163,8 +163,8 @@ def test_conditions_stay_on_their_latent(tmp_path: Path) -> None:
 
         fields = example.fields
         torch.testing.assert_close(example.moments.float(), placed(image), atol=1e-3, rtol=0)
-        assert torch.equal(fields["map"], placed(image.fields["map"]))
-        expected = degrade(placed(image.image).numpy().copy(), 2, "bicubic", numpy_generator(0))
+        assert torch.equal(fields["map"], placed(original.fields["map"]))
+        expected = degrade(placed(original.image).numpy().copy(), 2, "bicubic", numpy_generator(0))
         grown = fields["low_resolution"]
         assert grown.shape == image.shape, "at the latent's size"
         assert (
@@ -175,7 +175,7 @@ def test_conditions_stay_on_their_latent(tmp_path: Path) -> None:
         torch.testing.assert_close(
             fields["masked_latent"], torch.where(hole, -1.0, placed(image)), atol=1e-3, rtol=0, msg=f"seed {seed}"
         )
-        for (x, _, width, _), (x0, _, w0, _) in zip(fields["boxes"].tolist(), image.fields["boxes"], strict=True):
+        for (x, _, width, _), (x0, _, w0, _) in zip(fields["boxes"].tolist(), original.fields["boxes"], strict=True):
             assert width == pytest.approx(w0)
             assert x == pytest.approx(1 - x0 - w0 if mirrored else x0, abs=1e-6)
         seen.add((mirrored, placed(hole).numpy().tobytes()))
@@ -234,7 +234,7 @@ MISTAKES = [
     (
         "toy/semantic",
         "conditions.map=null",
-        r"conditioner.classes is 0, .*the data names no classes: set conditions.map=\{\}",
+        r"conditioner.classes is 0, .*the data has no class names: set conditions.map=\{\}",
     ),
     (
         "toy/inpainting",
@@ -253,8 +253,12 @@ MISTAKES = [
         r"the data has 9 classes, the conditioner 5: set conditioner.classes=9, or 0",
     ),
     ("toy/super-res", "conditions.low_resolution.factor=5", r"32x32 is not a multiple of .*low_resolution.factor 5"),
-    ("toy/inpainting", "conditioner.parts.masked_image.channels=4", r"masked latents of 4 channels, .*gives 3: set"),
-    ("toy/inpainting", "conditions.mask.folder=masks", r"conditions.mask.folder is 'masks', but the data is no folder"),
+    ("toy/inpainting", "conditioner.parts.masked_image.channels=4", r"masked latents of 4 channels, .*have 3: set"),
+    (
+        "toy/inpainting",
+        "conditions.mask.folder=masks",
+        r"conditions.mask.folder is 'masks', but the data is not a folder",
+    ),
 ]
 
 
@@ -272,6 +276,6 @@ def test_part_dropout_names_parts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train.part_dropout names 'map', but conditioner.kind is not composite"):
         small("toy/semantic", None, "train.part_dropout={map: 0.1}")
     with pytest.raises(
-        UserError, match=r"train.evaluation draws from captions and labels alone, but conditions gives map"
+        UserError, match=r"train.evaluation samples from captions and labels alone, but conditions sets map"
     ):
         small("toy/semantic", None, "train.evaluation.every=5")

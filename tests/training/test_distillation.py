@@ -18,9 +18,17 @@ from sfumato.autoencoder.tiny_file import FILE, DistilledDecoder
 from sfumato.errors import UserError
 from sfumato.images import to_uint8, to_unit
 from sfumato.model import LatentDiffusion, ModelConfig, build, pixel_space
-from sfumato.training.distillation import Distillation, Pairs, begin, described, distil, gather_pairs, judge
+from sfumato.training.distillation import (
+    Distillation,
+    Pairs,
+    build_tiny_decoder,
+    compare_decoders,
+    distil,
+    gather_pairs,
+    tiny_decoder_config,
+)
 from sfumato.training.optim import OptimiserConfig
-from sfumato.training.second_stage import begin as begin_second
+from sfumato.training.second_stage import build_model
 
 QUICK = Distillation(
     channels=16,
@@ -51,7 +59,7 @@ def pairs(model: LatentDiffusion) -> Pairs:
 
 def with_tiny(model: LatentDiffusion) -> LatentDiffusion:
     """The model with a tiny decoder that has learnt nothing."""
-    config = described(QUICK, model)
+    config = tiny_decoder_config(QUICK, model)
     torch.manual_seed(3)
     network = TinyDecoder(config.decoder, Scaling(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.0, 2.0])))
     return replace(model, tiny=DistilledDecoder(config, network.eval().requires_grad_(False)))
@@ -98,7 +106,7 @@ FULL = {
 def test_it_takes_at_most_a_twentieth_of_the_decoders_operations(name: str) -> None:
     weights = first_model()  # whichever: they are only named
     whole = replace(weights, config=weights.config.model_copy(update={"autoencoder": FULL[name]}))
-    chosen = described(Distillation(), whole).decoder
+    chosen = tiny_decoder_config(Distillation(), whole).decoder
     size = (96, 64)
     assert chosen.factor == FULL[name].factor
     assert flops.decode(FULL[name], size) >= 20 * flops.decode_tiny(chosen, size)
@@ -151,10 +159,10 @@ def test_gathering_ends_in_time(model: LatentDiffusion) -> None:
 
 
 def test_learning_brings_it_near_the_decoder(model: LatentDiffusion, pairs: Pairs, tmp_path: Path) -> None:
-    fresh = begin(QUICK, described(QUICK, model), pairs).eval()
-    before = judge(model, fresh, Images())
-    network, state = distil(QUICK, begin(QUICK, described(QUICK, model), pairs), pairs, tmp_path)
-    after = judge(model, network, Images())
+    fresh = build_tiny_decoder(QUICK, tiny_decoder_config(QUICK, model), pairs).eval()
+    before = compare_decoders(model, fresh, Images())
+    network, state = distil(QUICK, build_tiny_decoder(QUICK, tiny_decoder_config(QUICK, model), pairs), pairs, tmp_path)
+    after = compare_decoders(model, network, Images())
     assert state.step == QUICK.steps
     assert after.full_to_image == pytest.approx(before.full_to_image)
     assert after.tiny_to_full > before.tiny_to_full + 5
@@ -166,14 +174,14 @@ def test_learning_brings_it_near_the_decoder(model: LatentDiffusion, pairs: Pair
 
 def test_the_same_seed_learns_the_same(model: LatentDiffusion, pairs: Pairs, tmp_path: Path) -> None:
     short = QUICK.model_copy(update={"steps": 3})
-    description = described(short, model)
-    one, other = (distil(short, begin(short, description, pairs), pairs, tmp_path)[0] for _ in range(2))
+    description = tiny_decoder_config(short, model)
+    one, other = (distil(short, build_tiny_decoder(short, description, pairs), pairs, tmp_path)[0] for _ in range(2))
     assert_same_tensors(one.state_dict(), other.state_dict())
 
 
 def test_minutes_end_it_instead_of_steps(model: LatentDiffusion, pairs: Pairs, tmp_path: Path) -> None:
     brief = QUICK.model_copy(update={"minutes": 1e-9})
-    _, state = distil(brief, begin(brief, described(brief, model), pairs), pairs, tmp_path)
+    _, state = distil(brief, build_tiny_decoder(brief, tiny_decoder_config(brief, model), pairs), pairs, tmp_path)
     assert state.step == 1
 
 
@@ -206,7 +214,7 @@ def test_it_lies_beside_the_model_which_stays_as_it_is(model: LatentDiffusion, t
 
 def test_a_second_stage_takes_it_along(model: LatentDiffusion, tmp_path: Path) -> None:
     whole = with_tiny(model)
-    assert begin_second(second_run(), whole, latents_of(model, tmp_path)).tiny is whole.tiny
+    assert build_model(second_run(), whole, latents_of(model, tmp_path)).tiny is whole.tiny
 
 
 def test_one_of_another_autoencoder_is_refused(model: LatentDiffusion, tmp_path: Path) -> None:
@@ -221,9 +229,9 @@ def test_one_of_another_autoencoder_is_refused(model: LatentDiffusion, tmp_path:
 
 def test_what_cannot_be_distilled_is_told(model: LatentDiffusion) -> None:
     with pytest.raises(UserError, match="no decoder to distil"):
-        described(QUICK, pixel_space((SIZE, SIZE)))
+        tiny_decoder_config(QUICK, pixel_space((SIZE, SIZE)))
     minute = AutoencoderConfig(channels=1, channel_multipliers=(1, 1), bottleneck=KLConfig())
-    with pytest.raises(UserError, match=r"so small that none has a 20th .*with channels"):
-        described(Distillation(), build(ModelConfig(autoencoder=minute, image_size=(16, 16))))
-    with pytest.raises(UserError, match=r"no tiny decoder: make one with `sfumato distill-decoder MODEL --data DIR`"):
+    with pytest.raises(UserError, match=r"so small that n.* has a 20th .*with channels"):
+        tiny_decoder_config(Distillation(), build(ModelConfig(autoencoder=minute, image_size=(16, 16))))
+    with pytest.raises(UserError, match=r"no tiny decoder: create one with `sfumato distill-decoder MODEL --data DIR`"):
         model.decode(torch.zeros(1, 3, 4, 4), "tiny")

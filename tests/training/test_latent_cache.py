@@ -16,7 +16,7 @@ from sfumato.model import LatentDiffusion
 from sfumato.training import encode
 from sfumato.training.diffusion import train_diffusion
 from sfumato.training.run import RunFolder
-from sfumato.training.second_stage import begin, steered
+from sfumato.training.second_stage import build_model, conditional_denoiser
 
 VQ = "model.bottleneck={kind: vq, codes: 8}"
 
@@ -76,11 +76,11 @@ def test_a_run_goes_on_when_its_decoder_was_replaced(tmp_path: Path) -> None:
     def train(first: LatentDiffusion, steps: int) -> int:
         config = second_run("conditioner={kind: none}", f"train.steps={steps}")
         latents = latents_of(first, tmp_path / "cache")
-        model = begin(config, first, latents)
+        model = build_model(config, first, latents)
         assert model.second is not None
         folder, hooks = RunFolder(tmp_path / "run"), Hooks()
         folder.claim(config)
-        networks, schedule = steered(model), model.second.schedule
+        networks, schedule = conditional_denoiser(model), model.second.schedule
         parts = (model.autoencoder, model.scaling, latents, folder, hooks.preview, hooks.export)
         return train_diffusion(config, networks, schedule, *parts).step
 

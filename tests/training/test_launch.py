@@ -38,7 +38,7 @@ def test_rank_and_world_are_read_as_each_launcher_names_them() -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        (ACCELERATE, r"accelerate launch was asked for several .* started one.*torch.distributed.run"),
+        (ACCELERATE, r"accelerate launch should start several .* started one.*torch.distributed.run"),
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, r"srun started 2 processes"),
         ({"WORLD_SIZE": "2"}, r"WORLD_SIZE is 2, but no rank is set"),
         ({"WORLD_SIZE": "two"}, r"WORLD_SIZE.*'two', no number"),

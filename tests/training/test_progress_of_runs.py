@@ -58,7 +58,7 @@ def test_a_distillation_without_one_good_step_is_an_error(tmp_path: Path, monkey
     model = first_model()
     pairs = distillation.gather_pairs(config, model, runs.Images())
     monkeypatch.setattr(losses, "reconstruction", Spoilt(losses.reconstruction, lambda call: True))
-    network = distillation.begin(config, distillation.described(config, model), pairs)
+    network = distillation.build_tiny_decoder(config, distillation.tiny_decoder_config(config, model), pairs)
     with pytest.raises(UserError, match=r"no step of 3 succeeded"):
         distillation.distil(config, network, pairs, tmp_path)
 

@@ -8,20 +8,30 @@ import torch
 import sfumato
 from command_line import TEXT, Command, Runs
 from runs import Hooks, Images, first_run
-from sfumato.autoencoder.model import Autoencoder, same_latents
+from sfumato.autoencoder.model import Autoencoder, VQConfig, same_latents
 from sfumato.checkpoint import load_into, load_tensors, newest
 from sfumato.conditioning.layout import LayoutConfig, LayoutTransformer
 from sfumato.config import apply_overrides, parse, read_source
+from sfumato.data.dataset import Example
 from sfumato.errors import UserError
 from sfumato.training.autoencoder import AutoencoderRun, build_stage1, train_autoencoder
+from sfumato.training.codebook import CodeCounts, tell_of_dead_codes
 from sfumato.training.data import RunData, open_data
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.encode import cached_latents
 from sfumato.training.export import save_autoencoder
 from sfumato.training.log import read_lines
 from sfumato.training.run import RunFolder
-from sfumato.training.second_stage import begin
+from sfumato.training.second_stage import build_model
 from sfumato.training.workers import Workers
+
+
+class OneColour(Images):
+    """The same grey everywhere."""
+
+    def __getitem__(self, index: int) -> Example:
+        example = super().__getitem__(index)
+        return Example(torch.full_like(example.image, 7), example.fields)
 
 
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -46,7 +56,7 @@ def second(runs: Runs, tmp: Path, *overrides: str) -> sfumato.LatentDiffusion:
     config = parse(apply_overrides(raw, [TEXT, "data.length=6", "data.size=32", *overrides]), DiffusionRun, "second")
     data = open_data(config.data, config.held_out, tmp, tmp / "cache", print, None, config.conditions)
     first = sfumato.load(runs.autoencoder)
-    return begin(config, first, cached_latents(first, data.training, tmp / "cache", precision="float32"))
+    return build_model(config, first, cached_latents(first, data.training, tmp / "cache", precision="float32"))
 
 
 def test_stage_2_begins_with_the_model_s_weights_tokenizer_and_scale(runs: Runs, tmp_path: Path) -> None:
@@ -91,7 +101,7 @@ def test_what_does_not_fit_is_named(name: str, runs: Runs, tmp_path: Path) -> No
 
 
 def test_an_autoencoder_is_no_start_of_stage_2(runs: Runs, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is an autoencoder, and stage 2 begins with a whole model"):
+    with pytest.raises(UserError, match="is an autoencoder, but stage 2 needs a whole model"):
         second(runs, tmp_path, f"start={runs.autoencoder}")
 
 
@@ -155,8 +165,24 @@ def test_a_decoder_learns_while_the_latents_stay(bottleneck: str, tmp_path: Path
     assert not same_latents(trained, refined)
 
 
+def test_a_dead_codebook_is_told_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[str] = []
+    counts = CodeCounts(256)
+    for step, one in ((1, 0), (300, 1), (301, 0), (302, 0)):  # young, in use, dead, dead still
+        counts.add((torch.arange(256) * one).view(1, 16, 16), Workers())
+        tell_of_dead_codes(VQConfig(codes=256), counts, step, 0.5, told.append)
+        counts.used_in_epoch()
+    assert len(told) == 1
+    assert "256 latents used 1 of 256 codes" in told[0]
+    config = first_run("model.bottleneck={kind: vq, codes: 8192}", "train.steps=10", "train.log_every=1")
+    folder = RunFolder(tmp_path)
+    folder.claim(config)
+    train_autoencoder(config, OneColour(), folder, Hooks().preview, lambda *_: None)
+    assert capsys.readouterr().err.count("nearly dead") == 1
+
+
 def test_a_decoder_alone_wants_an_autoencoder_to_begin_with() -> None:
-    with pytest.raises(UserError, match=r"train.part is decoder, and start names no autoencoder"):
+    with pytest.raises(UserError, match=r"train.part is decoder, but start is not set"):
         first_run("train.part=decoder")
 
 
@@ -221,7 +247,7 @@ def test_the_conditioner_of_a_layout_run_begins_on_another_grid(tmp_path: Path) 
         config = parse(apply_overrides(raw, more), DiffusionRun, "layout")
         data = open_data(config.data, config.held_out, tmp_path, tmp_path, print, lambda _: print, config.conditions)
         latents = cached_latents(first, data.training, tmp_path / "cache", precision="float32")
-        made.append(begin(config, first, latents, latents.fields, data.conditioning_metadata))
+        made.append(build_model(config, first, latents, latents.fields, data.conditioning_metadata))
         made[0].save(tmp_path / "model")
     coarse, fine = (one.second.conditioner for one in made if one.second is not None)
     assert isinstance(coarse, LayoutTransformer)

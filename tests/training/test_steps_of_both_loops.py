@@ -22,7 +22,7 @@ from runs import (
 from sfumato.autoencoder import losses
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.data.dataset import Example
-from sfumato.denoiser.blocks import Block, Steering
+from sfumato.denoiser.blocks import Block, BlockInputs
 from sfumato.diffusion import objective
 from sfumato.errors import UserError
 from sfumato.rng import generator, seeded
@@ -135,9 +135,9 @@ def test_checkpointing_repeats_the_blocks_and_changes_no_number(
     calls = [0]
     forward = Block.forward
 
-    def counted(self: Block, h: Tensor, steering: Steering) -> Tensor:
+    def counted(self: Block, h: Tensor, inputs: BlockInputs) -> Tensor:
         calls[0] += torch.is_grad_enabled()
-        return forward(self, h, steering)
+        return forward(self, h, inputs)
 
     monkeypatch.setattr(Block, "forward", counted)
     count = {}

@@ -18,7 +18,7 @@ from sfumato.data.split import Subset
 from sfumato.model import LatentDiffusion, pixel_space
 from sfumato.training.data import HeldOut, RunData, open_data
 from sfumato.training.encode import cached_latents
-from sfumato.training.second_stage import begin, caption_notes
+from sfumato.training.second_stage import build_model, caption_notes
 
 
 def images(root: Path, names: list[str]) -> None:
@@ -40,7 +40,7 @@ def model_of(data: RunData, tmp: Path, *overrides: str) -> LatentDiffusion:
     """Stage 2 in the space of pixels, as a run begins it."""
     first = pixel_space((16, 16))
     latents = cached_latents(first, data.training, tmp / "cache", precision="float32")
-    return begin(second_run(*overrides), first, latents, texts=texts_of(data.training))
+    return build_model(second_run(*overrides), first, latents, texts=texts_of(data.training))
 
 
 def test_classes_counts_and_unread_columns_are_told_at_the_start(tmp_path: Path) -> None:
@@ -49,8 +49,8 @@ def test_classes_counts_and_unread_columns_are_told_at_the_start(tmp_path: Path)
     (tmp_path / "d/metadata.csv").write_text("file_name,label,title,boxes,text\n" + "\n".join(rows))
     _, told = data_of(tmp_path / "d", tmp_path)
     assert "2 classes: Cat 1, cat 2" in told
-    assert "the classes 'Cat' and 'cat' differ in spelling alone: are they one?" in told
-    assert "columns of the metadata that nothing reads: 'boxes', 'title'" in told
+    assert "the classes 'Cat' and 'cat' differ only in spelling: are they one?" in told
+    assert "columns of the metadata that are not used: 'boxes', 'title'" in told
     (tmp_path / "d/metadata.csv").unlink()
     (tmp_path / "d/metadata.jsonl").write_text(
         '{"file_name": "0.png", "boxes": [{"label": 1000000000, "bbox": [0, 0, 4, 4]}]}\n{"file_name": "gone.png"}\n'
@@ -59,7 +59,7 @@ def test_classes_counts_and_unread_columns_are_told_at_the_start(tmp_path: Path)
     assert data.conditioning_metadata.layout is not None
     assert data.conditioning_metadata.layout.names == ("1000000000",)
     assert not any("nothing reads" in note for note in told)
-    assert any("1 files that the metadata names are not there, the first is gone.png; the folder" in n for n in told)
+    assert any("1 files named in the metadata do not exist, the first is gone.png; the folder" in n for n in told)
 
 
 def test_long_captions_are_counted_once_with_an_example() -> None:

@@ -18,14 +18,14 @@ _DISTANCES_AT_ONCE = 1 << 22  # 16 MiB of float32: a bound on the memory of a co
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the autoencoder's encoder gives."""
+    """The encoder's output."""
 
     z: Tensor
-    """(B, C, h, w), what the decoder takes; KL: a draw or the mean; VQ: the code, gradients passed straight through."""
+    """(B, C, h, w), the decoder's input; KL: a sample or the mean; VQ: the code, with straight-through gradients."""
     regulariser: Tensor
     """Scalar; KL: nats summed over C, h, w, averaged over B; VQ: codebook and commitment term, means over all."""
     moments: Tensor
-    """What a latent cache keeps; KL: (B, 2C, h, w) mean, clamped log variance; VQ: (B, C, h, w) before quantisation."""
+    """Stored in latent caches; KL: (B, 2C, h, w) mean, clamped log variance; VQ: (B, C, h, w) before quantisation."""
     indices: Tensor | None
     """(B, h, w) long, the codes; None for KL."""
 
@@ -59,7 +59,7 @@ def gaussian_kl(moments: Tensor) -> Tensor:
 
 
 def bits_per_dimension(moments: Tensor) -> Tensor:
-    """The posterior's KL in bits per latent number, mean over the batch: a scalar; near 0 nothing is carried."""
+    """The posterior's KL in bits per latent number, mean over the batch: a scalar; near 0: no information."""
     _, C2, h, w = moments.shape
     return gaussian_kl(moments).mean() / (C2 // 2 * h * w * math.log(2))
 
@@ -76,7 +76,7 @@ class VectorQuantizer(nn.Module):
         beta: weight of one of the two loss terms, see legacy.
         legacy: True: ‖sg(e) − z‖² + beta ‖e − sg(z)‖², as the published models were trained; False: the paper's form
             with beta on the commitment, ‖e − sg(z)‖² + beta ‖sg(e) − z‖².
-        normalise: latents and codes lie on the unit sphere (Yu et al. 2022), so that the search is by cosine.
+        normalise: project latents and codes to the unit sphere (Yu et al. 2022), so that the search is by cosine.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class VectorQuantizer(nn.Module):
 
 
 def codebook_digest(quantize: VectorQuantizer) -> str:
-    """32 hex digits that name the codes: with the latents they determine what indices are found."""
+    """32 hex digits that identify the codes: together with the latents they determine the indices."""
     codes = quantize.codebook().detach().cpu().contiguous()
     return hashlib.sha256(codes.view(torch.uint8).numpy().tobytes()).hexdigest()[:32]
 
@@ -134,25 +134,25 @@ def codebook_digest(quantize: VectorQuantizer) -> str:
 def nearest_codes(points: Tensor, codebook: Tensor) -> Tensor:
     """For points (N, C) the index of the nearest row of the codebook (K, C), by squared distance: (N,) long.
 
-    The points are taken in slices, so that the distances never need more than a fixed amount of memory.
+    The points are processed in slices, so that the distances never need more than a fixed amount of memory.
     """
     points, codebook = widen(points), widen(codebook)
     rows = max(1, _DISTANCES_AT_ONCE // codebook.shape[0])
     with torch.autocast(points.device.type, enabled=False):
         half_norm = 0.5 * codebook.square().sum(dim=1)
         # argmin |z − e|² = argmin |e|²/2 − z·e: |z|² is the same for every code.
-        found = [torch.addmm(half_norm, part, codebook.t(), alpha=-1.0).argmin(dim=1) for part in points.split(rows)]
-    return torch.cat(found)
+        indices = [torch.addmm(half_norm, part, codebook.t(), alpha=-1.0).argmin(dim=1) for part in points.split(rows)]
+    return torch.cat(indices)
 
 
 @dataclass(frozen=True)
 class CodebookUsage:
-    """How well a codebook is used."""
+    """Statistics of how a codebook is used."""
 
     used: float
     """Share of codes that occurred, in (0, 1]."""
     perplexity: float
-    """exp of the entropy of the code frequencies: the number of codes that equal use would need."""
+    """exp of the entropy of the code frequencies: the number of equally used codes with the same entropy."""
 
 
 def code_counts(indices: Tensor, codes: int) -> Tensor:
@@ -173,7 +173,7 @@ def codebook_usage(counts: Tensor) -> CodebookUsage:
 def revive_dead_codes(
     codebook: Tensor, counts: Tensor, latents: Tensor, generator: torch.Generator, at_most: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Puts codes that are hardly used where latents are (random restart; Dhariwal et al. 2020).
+    """Moves rarely used codes onto random latents (random restart; Dhariwal et al. 2020).
 
     Args:
         codebook: (K, C).
@@ -183,8 +183,8 @@ def revive_dead_codes(
         at_most: codes counted no more often than this are dead.
 
     Returns:
-        The new codebook (K, C), detached, and which rows were revived (K,) bool. The optimiser's moments of those rows
-        are the caller's to reset.
+        The new codebook (K, C), detached, and which rows were revived (K,) bool. The caller must reset the optimiser's
+        moments of those rows.
     """
     points = as_points(latents).to(codebook)
     dead = (counts <= at_most).to(codebook.device)

@@ -19,7 +19,7 @@ AttentionKind = Literal["softmax", "linear", "none"]
 class GroupNorm(nn.GroupNorm):
     """Group normalisation with float32 statistics whatever the input's type; 32 groups, or gcd(32, channels).
 
-    The cast is also the fast way: the reduced-precision channels-last kernel of the CPU takes more than twice as long.
+    The cast is also faster: the reduced-precision channels-last kernel of the CPU takes more than twice as long.
     """
 
     def __init__(self, channels: int, groups: int = 32) -> None:
@@ -128,7 +128,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, each followed by attention where the level attends, then the way to the next."""
+    """The blocks of one resolution, each followed by attention where the level has it, then resampling."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""PatchGAN: judges overlapping patches of an image as real or reconstructed (Isola et al. 2017)."""
+"""PatchGAN: classifies overlapping patches of an image as real or reconstructed (Isola et al. 2017)."""
 
 import math
 from collections.abc import Iterator
@@ -48,9 +48,9 @@ class PatchDiscriminator(nn.Module):
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """What is computed inside gives the module's parameters no gradient; gradients to its inputs flow.
+    """Inside, the module's parameters receive no gradients; its inputs do.
 
-    For the generator's step: the discriminator judges, and its own gradients stay untouched.
+    For the generator's step: the discriminator is evaluated, and its own gradients stay untouched.
     """
     learning = [p for p in module.parameters() if p.requires_grad]
     for p in learning:

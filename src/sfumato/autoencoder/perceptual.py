@@ -1,6 +1,6 @@
 """Perceptual distances between images, (B,), for the reconstruction loss: fixed networks, always in eval mode.
 
-LPIPS (Zhang et al. 2018) is the published models' choice; its weights are two files that the user brings.
+LPIPS (Zhang et al. 2018) is the published models' choice; its weights are two files supplied by the user.
 EfficientNet-Lite0's come from a package of the extra `offline`.
 """
 
@@ -49,14 +49,14 @@ PerceptualConfig = NoPerceptual | LPIPSConfig | EfficientNetConfig
 
 
 class FeatureDistance(nn.Module):
-    """What both distances share: frozen weights, eval mode for ever, three channels in."""
+    """Base of both distances: frozen weights, always in eval mode, three input channels."""
 
     def _freeze(self) -> None:
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode: a distance must not change with its surroundings' mode."""
+        """Stays in eval mode: a distance must not change with the mode of the parent module."""
         return super().train(False)
 
 
@@ -64,7 +64,9 @@ def as_colour(image: Tensor) -> Tensor:
     """(B, 1 or 3, H, W) -> (B, 3, H, W); raises UserError for other channel counts."""
     C = image.shape[1]
     if C not in (1, 3):
-        raise UserError(f"a perceptual distance takes images of 1 or 3 channels, not {C}: set perceptual.kind to none")
+        raise UserError(
+            f"a perceptual distance requires images of 1 or 3 channels, not {C}: set perceptual.kind to none"
+        )
     return image.expand(-1, 3, -1, -1)
 
 
@@ -131,7 +133,8 @@ class InputScaling(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """Non-negative weights of one layer's channels. The original's dropout is left out: it never ran in evaluation."""
+    """Non-negative weights of one layer's channels. The original's dropout is left out: it is inactive in
+    evaluation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Raw latent of the autoencoder <-> model latent of the diffusion model: zero mean and unit variance per channel.
 
-Rombach et al. 2022, App. G, divide by one number, the latent's standard deviation; this includes that.
+Rombach et al. 2022, App. G, divide by one number, the latent's standard deviation; that is a special case of this.
 """
 
 from typing import Self
@@ -12,7 +12,7 @@ from sfumato.autoencoder.bottleneck import widen
 
 
 class Scaling(nn.Module):
-    """model = (raw − shift) · scale, per channel. Two buffers (C,), so that it travels in a checkpoint."""
+    """model = (raw − shift) · scale, per channel. Two buffers (C,), so that it is saved in checkpoints."""
 
     shift: Tensor
     scale: Tensor
@@ -36,7 +36,7 @@ class Scaling(nn.Module):
 
     @classmethod
     def from_statistics(cls, mean: Tensor, std: Tensor) -> Self:
-        """Whitens latents of the given mean and standard deviation, both (C,)."""
+        """Whitens latents with this mean and standard deviation, both (C,)."""
         return cls(mean, 1.0 / std.double())
 
     def to_model(self, raw: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from sfumato.autoencoder.scaling import Scaling
 from sfumato.schema import Schema
 
 REACH = 3.0
-"""Standard deviations beyond which the latent is bent back, 3 · tanh(z / 3): a preview may meet any latent."""
+"""Standard deviations beyond which the latent is bent back, 3 · tanh(z / 3): a preview may receive any latent."""
 
 
 class TinyDecoderConfig(Schema):
-    """Topology of a tiny decoder; the first three follow from the autoencoder that it stands for."""
+    """Topology of a tiny decoder; the first three follow from the autoencoder whose decoder it replaces."""
 
     latent_channels: int = Field(ge=1)
     image_channels: int = Field(3, ge=1)
@@ -31,7 +31,7 @@ class TinyDecoderConfig(Schema):
     channels: int = Field(64, ge=1)
     """Width at the latent's resolution."""
     blocks: int = Field(3, ge=1)
-    """Residual blocks at the latent's resolution; each one above has one."""
+    """Residual blocks at the latent's resolution; every higher resolution has one."""
 
     @model_validator(mode="after")
     def _factor_is_a_power_of_two(self) -> Self:
@@ -41,12 +41,12 @@ class TinyDecoderConfig(Schema):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels at each resolution, the latent's first; the image's own has none, for f = 1 the latent's is it."""
+        """Channels at each resolution from the latent's up, except the image's; a single width for f = 1."""
         doublings = max(1, self.factor.bit_length() - 1)
         return tuple(max(1, self.channels >> level) for level in range(doublings))
 
     def bytes_needed(self, size: tuple[int, int]) -> int:
-        """About how many bytes of feature maps a latent (h, w) takes: input and output of the largest convolution."""
+        """Approximate bytes of feature maps for a latent (h, w): input and output of the largest convolution."""
         h, w = size
         positions = [h * w * 4**level for level in range(len(self.widths))]
         largest = max(width * count for width, count in zip(self.widths, positions, strict=True))
@@ -67,7 +67,7 @@ class TinyBlock(nn.Module):
 
 
 class SubPixel(nn.Module):
-    """A 3×3 convolution that gives `factor`² positions for each of its own."""
+    """A 3×3 convolution that outputs `factor`² positions for each input position."""
 
     def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class SubPixel(nn.Module):
 
 
 class TinyDecoder(nn.Module):
-    """Its latents are raw ones, which it brings to zero mean and unit variance by a scaling of its own."""
+    """Decodes raw latents, which it first normalises to zero mean and unit variance by its own scaling."""
 
     def __init__(self, config: TinyDecoderConfig, scaling: Scaling | None = None) -> None:
         super().__init__()

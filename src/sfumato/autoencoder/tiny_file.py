@@ -1,7 +1,8 @@
-"""A tiny decoder distilled from a model's own, for previews: its file in the model folder, and whose it is.
+"""A tiny decoder distilled from a model's decoder, for previews: its file in the model
+folder.
 
-It is one file beside the others, its configuration in the file's header: a folder without it means what it meant, and
-the model's digest does not know of it.
+It is one separate file with its configuration in the header: the rest of the folder is unchanged by it, and the model's
+digest does not include it.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ FILE = TINY_DECODER_FILE
 
 
 class DistilledConfig(Schema):
-    """The header of the file. `autoencoder` names the first stage's weights, `about` the training and its outcome."""
+    """The header of the file. `autoencoder` identifies the first stage's weights, `about` describes its training."""
 
     format: Literal[1] = 1
     decoder: TinyDecoderConfig
@@ -33,13 +34,13 @@ class DistilledConfig(Schema):
 
 @dataclass(frozen=True)
 class DistilledDecoder:
-    """A tiny decoder ready for use. Made by `load_distilled` or by training."""
+    """A tiny decoder ready for use. Created by `load_distilled` or by training."""
 
     config: DistilledConfig
     network: TinyDecoder
 
     def save(self, folder: Path) -> None:
-        """Writes its file into a model folder, in the place of one that is there."""
+        """Writes its file into a model folder, replacing an existing one."""
         save_tensors(folder / FILE, self.network.state_dict(), self.config.model_dump(mode="json"))
 
 
@@ -55,8 +56,8 @@ def load_distilled(folder: Path, autoencoder: Autoencoder) -> DistilledDecoder |
     config = parse(header, DistilledConfig, str(path))
     if config.autoencoder != autoencoder_digest(autoencoder):
         raise UserError(
-            f"{str(path)!r} was distilled from another autoencoder than the one beside it: remove the file, and make "
-            "it anew with `sfumato distill-decoder`"
+            f"{str(path)!r} was distilled from another autoencoder than the one in this folder: remove the file and "
+            "create a new one with `sfumato distill-decoder`"
         )
     with torch.device("meta"):
         network = TinyDecoder(config.decoder)

@@ -1,1 +1,1 @@
-"""The baseline of the paper's comparison: a transformer that writes an image's codes one after the other (VQGAN)."""
+"""The baseline of the paper's comparison: a transformer that generates an image's codes one after the other (VQGAN)."""

@@ -1,4 +1,4 @@
-"""A trained transformer over codes: its parts, and the folder they live in, with the VQ autoencoder inside."""
+"""A trained transformer over codes: its parts, and their folder, with the VQ autoencoder inside."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,14 @@ from sfumato.baselines.network import CodeTransformer, CodeTransformerConfig
 from sfumato.baselines.sampling import Choice, sample_codes
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import Conditioner, ConditionSpec
-from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer, text_config
+from sfumato.conditioning.table import ConditionerConfig, NoneConfig, build_conditioner, stored_tokenizer
 from sfumato.config import load_config, to_yaml
 from sfumato.errors import UserError
+from sfumato.foreign import reading
 from sfumato.model import TOKENIZER_FILE, LatentDiffusion
-from sfumato.model_folder import load
-from sfumato.pipeline.conditions import ConditionSource, Words, conditions_for
+from sfumato.model_config import Side
+from sfumato.model_folder import load, tokenizer_of
+from sfumato.pipeline.conditions import ConditionInputs, ConditionSource, conditions_for
 from sfumato.pipeline.latents import check_finite
 from sfumato.pipeline.plan import notes_of, spread, warn_of
 from sfumato.schema import Schema
@@ -37,14 +39,14 @@ class CodeModelConfig(Schema):
     transformer: CodeTransformerConfig
     conditioner: ConditionerConfig = NoneConfig()
     condition_dropout: float = Field(0.0, ge=0, le=1)
-    image_size: tuple[int, int]
+    image_size: tuple[Side, Side]
     classes: tuple[str, ...] | None = None
     about: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class CodeModel:
-    """A model ready to draw. Made by `load_code_model` or by training."""
+    """A model ready to sample. Created by `load_code_model` or by training."""
 
     config: CodeModelConfig
     first: LatentDiffusion
@@ -53,11 +55,11 @@ class CodeModel:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the weights."""
         return self.network.code_emb.weight.device
 
     def parts(self) -> dict[str, nn.Module]:
-        """The modules by the name of their file, the first stage aside."""
+        """The modules by the name of their file, except the first stage."""
         parts: dict[str, nn.Module] = {"transformer": self.network}
         return parts if self.conditioner is None else {**parts, "conditioner": self.conditioner}
 
@@ -69,7 +71,7 @@ class CodeModel:
         return self
 
     def save(self, folder: Path | str) -> None:
-        """Writes the model folder; one that stood there is replaced only once the new one is whole."""
+        """Writes the model folder; an existing one is replaced only once the new one is complete."""
         with replacing_folder(Path(folder)) as fresh:
             self.first.save(fresh / FIRST_STAGE)
             for name, part in self.parts().items():
@@ -88,12 +90,12 @@ class CodeModel:
         guidance: float = 1.0,
         callback: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1], one a seed, drawn together.
+        """Images (N, 3, H, W) in [-1, 1], one per seed, sampled in one batch.
 
         Args:
             text, label: one each, or one for all.
-            guidance: of the logits; 1 is off.
-            callback: called with the number of every position that is written.
+            guidance: scale on the logits; 1 is off.
+            callback: called with the index of every generated position.
 
         Raises:
             UserError: for a condition that the model is not conditioned on, or lacks.
@@ -108,11 +110,11 @@ class CodeModel:
             self.device,
         )
         n = len(seeds)
-        words = Words(spread(text, n, "prompts"), spread(label, n, "labels"))
-        warn_of(notes_of(source, words))
-        made = conditions_for(source, n, self.network.size, words)
+        inputs = ConditionInputs(spread(text, n, "prompts"), spread(label, n, "labels"))
+        warn_of(notes_of(source, inputs))
+        made = conditions_for(source, n, self.network.size, inputs)
         if guidance != 1 and made.null is None:
-            raise UserError(f"guidance {guidance:g} cannot work: this model was trained without condition dropout")
+            raise UserError(f"guidance {guidance:g} is not possible: this model was trained without condition dropout")
         codes = sample_codes(self.network, made.condition, made.null, seeds, choice, guidance, callback)
         with torch.no_grad():
             return check_finite(self.first.autoencoder.decode_indices(codes).float(), "decoder", "images")
@@ -123,14 +125,15 @@ def codebook_of(first: LatentDiffusion) -> int:
     bottleneck = first.config.autoencoder.bottleneck
     if not isinstance(bottleneck, VQConfig):
         raise UserError(
-            f"a transformer writes codes, and this autoencoder's bottleneck.kind is {bottleneck.kind}: train one with "
-            "vq, such as zoo:toy/vq-autoencoder"
+            f"a transformer requires a VQ autoencoder, and this one's bottleneck.kind is {bottleneck.kind}: train one "
+            "with vq, such as zoo:toy/vq-autoencoder"
         )
     return bottleneck.codes
 
 
 def build_code_model(config: CodeModelConfig, first: LatentDiffusion, tokenizer: str | None = None) -> CodeModel:
-    """With fresh weights. Raises UserError where the first stage has no codebook or the condition does not suit."""
+    """With newly initialised weights. Raises UserError where the first stage has no codebook or the condition is
+    spatial."""
     _, h, w = first.latent_shape_of(config.image_size)
     conditioner = build_conditioner(config.conditioner, tokenizer)
     spec = ConditionSpec() if conditioner is None else conditioner.spec
@@ -147,30 +150,29 @@ def load_code_model(path: Path | str, device: torch.device | str = "cpu") -> Cod
 
     Raises UserError naming what is missing.
     """
-    return read_one_version(lambda: _found(Path(path)), _load).to(device)
+    return read_one_version(lambda: _find_folder(Path(path)), _load).to(device)
 
 
-def _found(path: Path) -> Path:
+def _find_folder(path: Path) -> Path:
     """The transformer's folder at a path. Raises UserError where there is none."""
     replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
     folders = (path / "model", path, *replaced)
     folder = next((f for f in folders if (f / "transformer.safetensors").exists()), None)
     if folder is None or not (folder / CONFIG_FILE).exists():
-        raise UserError(f"{str(path)!r} is no transformer: give the run or model folder of `sfumato train transformer`")
+        raise UserError(
+            f"{str(path)!r} is not a transformer: give the run or model folder of `sfumato train transformer`"
+        )
     return folder
 
 
 def _load(folder: Path) -> CodeModel:
     """The model in a folder, on the CPU."""
-    config = load_config(str(folder / CONFIG_FILE), [], CodeModelConfig)
-    file = folder / TOKENIZER_FILE
-    part = text_config(config.conditioner)
-    if not file.exists() and part is not None and part.tokenizer == "fitted":
-        raise UserError(f"the model folder {str(folder)!r} is not whole: it lacks {TOKENIZER_FILE}")
-    first = load(folder / FIRST_STAGE)
-    model = build_code_model(config, first, file.read_text(encoding="utf-8") if file.exists() else None)
-    for name, module in model.parts().items():
-        where = folder / f"{name}.safetensors"
-        load_into(module, load_tensors(where)[0], str(where))
-        module.eval().requires_grad_(False)
+    with reading(folder):
+        config = load_config(str(folder / CONFIG_FILE), [], CodeModelConfig)
+        tokenizer = tokenizer_of(folder, config.conditioner)
+        model = build_code_model(config, load(folder / FIRST_STAGE), tokenizer)
+        for name, module in model.parts().items():
+            where = folder / f"{name}.safetensors"
+            load_into(module, load_tensors(where)[0], str(where))
+            module.eval().requires_grad_(False)
     return model

@@ -1,6 +1,7 @@
-"""A decoder-only transformer over the codes of a VQ autoencoder, row by row, behind a prefix that steers it.
+"""A decoder-only transformer over the codes of a VQ autoencoder, row by row, after a prefix that conditions it.
 
-Esser et al. 2021, section 3.2: the likelihood of an image's codes is the product of each one's given those before.
+Esser et al. 2021, section 3.2: the likelihood of an image's codes is the product of each one's conditional likelihood
+given the earlier ones.
 """
 
 from dataclasses import dataclass
@@ -21,16 +22,16 @@ KeysValues = tuple[Tensor, Tensor]
 class CodeTransformerConfig(Schema):
     """Width and depth of the transformer over codes."""
 
-    dim: int = Field(256, gt=0)
-    depth: int = Field(6, gt=0)
-    head_dim: int = Field(32, gt=0)
-    """Channels of a head; it divides dim."""
+    dim: int = Field(256, gt=0, le=65536)
+    depth: int = Field(6, gt=0, le=256)
+    head_dim: int = Field(32, gt=0, le=65536)
+    """Channels of a head; must divide dim."""
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """What the layers remember of the sequence so far: keys and values (B, H, S, D) each, and a mask (B, S)."""
+    """The keys and values of the sequence so far in each layer, (B, H, S, D) each, and a mask (B, S)."""
 
     layers: tuple[KeysValues, ...]
     mask: Tensor
@@ -50,7 +51,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
-        """x (B, T, dim), behind the `past`; mask (B, T, S) over past and x -> the same, and what to remember."""
+        """x (B, T, dim), after the `past`; mask (B, T, S) over past and x -> the same, and its keys and values."""
         q, k, v = (split_heads(part, self.heads) for part in self.to_qkv(self.norm1(x)).chunk(3, dim=-1))
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
@@ -77,10 +78,10 @@ class CodeTransformer(nn.Module):
             raise UserError(f"transformer.head_dim {config.head_dim} does not divide transformer.dim {config.dim}")
         if spec.spatial_channels:
             raise UserError(
-                "a transformer over codes takes texts, classes and layouts, no maps: choose another conditioner"
+                "a transformer over codes supports texts, classes and layouts, not maps: choose another conditioner"
             )
         self.codes, self.size, dim = codes, size, config.dim
-        self.code_emb = nn.Embedding(codes + 1, dim)  # the last row begins the sequence
+        self.code_emb = nn.Embedding(codes + 1, dim)  # the last row is the start of the sequence
         self.row_emb, self.column_emb = nn.Embedding(size[0], dim), nn.Embedding(size[1], dim)
         self.vector_in = None if spec.vector_dim is None else nn.Linear(spec.vector_dim, dim)
         self.tokens_in = None if spec.token_dim is None else nn.Linear(spec.token_dim, dim)
@@ -94,46 +95,46 @@ class CodeTransformer(nn.Module):
         """codes (B, T) long, row by row -> logits (B, T, K), those of position i from the codes before i."""
         B, T = codes.shape
         begin = torch.full_like(codes[:, :1], self.codes)
-        x, known = self._prefix(condition, B)
+        x, valid = self._prefix(condition, B)
         P = x.shape[1]
         x = torch.cat([x, self._embed(torch.cat([begin, codes[:, :-1]], 1), 0)], 1)
-        known = torch.cat([known, known.new_ones(B, T)], 1)
-        mask = self._causal(known)
+        valid = torch.cat([valid, valid.new_ones(B, T)], 1)
+        mask = self._causal(valid)
         for layer in self.layers:
             x, _ = layer(x, mask)
         out: Tensor = self.to_logits(self.norm(x[:, P:]))
         return out
 
     def begin(self, condition: Condition, n: int) -> tuple[Tensor, Cache]:
-        """Logits (B, K) of the first code of n sequences, and the memory with which to go on."""
-        x, known = self._prefix(condition, n)
+        """Logits (B, K) of the first code of n sequences, and the cache to continue with."""
+        x, valid = self._prefix(condition, n)
         start = torch.full((n, 1), self.codes, device=self.code_emb.weight.device)
         x = torch.cat([x, self._embed(start, 0)], 1)
-        known = torch.cat([known, known.new_ones(n, 1)], 1)
-        return self._advance(x, self._causal(known), known, [None] * len(self.layers))
+        valid = torch.cat([valid, valid.new_ones(n, 1)], 1)
+        return self._advance(x, self._causal(valid), valid, [None] * len(self.layers))
 
     def step(self, codes: Tensor, position: int, cache: Cache) -> tuple[Tensor, Cache]:
-        """codes (B,), those before `position` -> logits (B, K) of the code there, and the memory one longer."""
-        known = torch.cat([cache.mask, cache.mask.new_ones(len(codes), 1)], 1)
-        return self._advance(self._embed(codes[:, None], position), known[:, None], known, cache.layers)
+        """codes (B,), those before `position` -> logits (B, K) of the code there, and the cache, one longer."""
+        valid = torch.cat([cache.mask, cache.mask.new_ones(len(codes), 1)], 1)
+        return self._advance(self._embed(codes[:, None], position), valid[:, None], valid, cache.layers)
 
     def _advance(
-        self, x: Tensor, mask: Tensor, known: Tensor, past: "list[None] | tuple[KeysValues, ...]"
+        self, x: Tensor, mask: Tensor, valid: Tensor, past: "list[None] | tuple[KeysValues, ...]"
     ) -> tuple[Tensor, Cache]:
-        remembered = []
+        caches = []
         for layer, before in zip(self.layers, past, strict=True):
-            x, kept = layer(x, mask, before)
-            remembered.append(kept)
-        return self.to_logits(self.norm(x[:, -1])), Cache(tuple(remembered), known)
+            x, keys_values = layer(x, mask, before)
+            caches.append(keys_values)
+        return self.to_logits(self.norm(x[:, -1])), Cache(tuple(caches), valid)
 
     def _embed(self, codes: Tensor, first: int) -> Tensor:
-        """(B, T) codes that stand before the positions first, first + 1, ... -> (B, T, dim)."""
+        """(B, T) codes before the positions first, first + 1, ... -> (B, T, dim)."""
         at = torch.arange(first, first + codes.shape[1], device=codes.device)
         place: Tensor = self.row_emb(at // self.size[1]) + self.column_emb(at % self.size[1])
         return self.code_emb(codes) + place
 
     def _prefix(self, condition: Condition, n: int) -> tuple[Tensor, Tensor]:
-        """(n, P, dim) and which of it is no padding (n, P) bool; P is 0 without a condition."""
+        """(n, P, dim) and a mask (n, P) bool, False for padding; P is 0 without a condition."""
         weight = self.code_emb.weight
         parts, masks = (
             [weight.new_zeros(n, 0, weight.shape[1])],
@@ -149,8 +150,9 @@ class CodeTransformer(nn.Module):
         return torch.cat(parts, 1), torch.cat(masks, 1)
 
     @staticmethod
-    def _causal(known: Tensor) -> Tensor:
-        """(B, S) -> (B, S, S): what came before and is no padding, and itself, so that padding attends to something."""
-        S = known.shape[1]
-        before = torch.ones(S, S, dtype=torch.bool, device=known.device).tril()
-        return (before & known[:, None]) | torch.eye(S, dtype=torch.bool, device=known.device)
+    def _causal(valid: Tensor) -> Tensor:
+        """(B, S) -> (B, S, S): every earlier position that is not padding, and itself, so that padding attends to
+        something."""
+        S = valid.shape[1]
+        before = torch.ones(S, S, dtype=torch.bool, device=valid.device).tril()
+        return (before & valid[:, None]) | torch.eye(S, dtype=torch.bool, device=valid.device)

@@ -1,4 +1,4 @@
-"""Writing codes: which one, given the logits; and the loop over an image's positions."""
+"""Sampling codes: the choice of one from its logits, and the loop over an image's positions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from sfumato.rng import generator
 
 @dataclass(frozen=True)
 class Choice:
-    """How a code is drawn: `temperature` 0 takes the likeliest; `top_k` codes at most (0: all); of these the likeliest
-    whose probabilities reach `top_p` together."""
+    """How a code is sampled: `temperature` 0 chooses the likeliest; among at most `top_k` codes (0: all), and of these
+    the likeliest whose probabilities add up to `top_p`."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -37,7 +37,7 @@ def choose(logits: Tensor, uniform: Tensor, choice: Choice) -> Tensor:
     probability, order = (logits.double() / choice.temperature).softmax(-1).sort(stable=True, dim=-1, descending=True)
     if choice.top_k:
         probability[:, choice.top_k :] = 0
-    reached = probability.cumsum(-1) - probability  # by the likelier ones alone
+    reached = probability.cumsum(-1) - probability  # of the likelier ones alone
     total = probability.sum(-1, keepdim=True)
     probability = torch.where(reached < choice.top_p * total, probability, 0)
     edges = probability.cumsum(-1)
@@ -56,27 +56,27 @@ def sample_codes(
     guidance: float = 1.0,
     callback: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Codes (B, h, w), one generator a seed on the CPU: a seed draws the same image in any batch.
+    """Codes (B, h, w), one generator per seed on the CPU: a seed gives the same image in any batch.
 
-    With a `null` condition the logits are guided away from its own: null + guidance · (given − null); 1 is off.
+    With a `null` condition the logits are guided away from its own: null + guidance · (conditional − null); 1 is off.
     """
     h, w = network.size
     guided = null is not None and guidance != 1
     B = len(seeds)
     sources = [generator(seed, "codes") for seed in seeds]
-    steering = stack([null, condition]) if guided and null is not None else condition
-    logits, cache = network.begin(steering, 2 * B if guided else B)
-    drawn: list[Tensor] = []
+    prefix = stack([null, condition]) if guided and null is not None else condition
+    logits, cache = network.begin(prefix, 2 * B if guided else B)
+    codes: list[Tensor] = []
     for position in range(h * w):
         if position:
-            last = torch.cat([drawn[-1], drawn[-1]]) if guided else drawn[-1]
+            last = torch.cat([codes[-1], codes[-1]]) if guided else codes[-1]
             logits, cache = network.step(last, position, cache)
         if guided:
-            without, given = logits.chunk(2)
-            logits = without + guidance * (given - without)
+            null_logits, conditional = logits.chunk(2)
+            logits = null_logits + guidance * (conditional - null_logits)
         check_finite(logits, "transformer", "logits")
         uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in sources])
-        drawn.append(choose(logits.float().cpu(), uniform, choice).to(logits.device))
+        codes.append(choose(logits.float().cpu(), uniform, choice).to(logits.device))
         if callback is not None:
             callback(position)
-    return torch.stack(drawn, 1).reshape(B, h, w)
+    return torch.stack(codes, 1).reshape(B, h, w)

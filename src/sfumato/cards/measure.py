@@ -248,6 +248,7 @@ def _memorisation(
         "median_ratio": found.ratio.median().item(),
         "searched": float(len(real[name].features)),
     }
+    # duplicates in the data make ratios infinite
     figures = {key: value for key, value in figures.items() if math.isfinite(value)}
     return figures, _closest(found, real[name], subject, dataset)
 

@@ -6,6 +6,7 @@ or a text marked with `MaybePath`.
 
 import inspect
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -32,6 +33,9 @@ COMMON = (
 """The options that a help text shows first, where it shows options in groups; in this order."""
 GROUPS = ("Arguments", "Options", "What to sample", "Guidance", "Sampler", "Output", "Machine")
 """The sections of a help text."""
+MAX_DIGITS = 400
+"""Of a number in an argument; beyond some thousand Python itself refuses to read one."""
+_DIGITS = re.compile(r"\d+")
 
 
 class MaybePath:
@@ -114,8 +118,11 @@ def path_text(text: str, name: str) -> str:
 
 
 def check_texts(arguments: Sequence[str]) -> None:
-    """Raises UserError where an argument holds a NUL, or bytes that are no UTF-8 text."""
+    """Raises UserError where an argument holds a NUL, bytes that are no UTF-8 text, or a number that none can use."""
     for argument in arguments:
+        digits = max(map(len, _DIGITS.findall(argument)), default=0)
+        if digits > MAX_DIGITS:
+            raise UserError(f"an argument holds a number of {digits} digits: {argument[:60]!r}…; give a smaller one")
         if "\0" in argument:
             raise UserError(f"the argument {argument!r} holds a NUL character, which no text or path may have")
         try:

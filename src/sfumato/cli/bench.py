@@ -12,8 +12,8 @@ from sfumato.pipeline.options import Range
 from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
-    from sfumato.estimate.machine import Reach
-    from sfumato.estimate.sampling import Sampled
+    from sfumato.estimate.machine import MachineSpeed
+    from sfumato.estimate.sampling import SamplingForecast
     from sfumato.model import LatentDiffusion
 
 CALM = 0.9
@@ -60,11 +60,11 @@ def bench(flags: BenchFlags) -> None:
     opened = _opened(flags.model, flags.autoencoder).to(chosen)
     found = reach(chosen)
     with enough_memory(flags.count, "a smaller --count or a smaller model"):
-        drawn = forecast_sampling(opened, flags.count, found.speeds[found.best].convolution)
+        sampling = forecast_sampling(opened, flags.count, found.speeds[found.best].convolution)
     if flags.as_json:
-        typer.echo(to_json(facts(found, flags.model, drawn), indent=2))
+        typer.echo(to_json(facts(found, flags.model, sampling), indent=2))
     else:
-        show_bench(found, flags.model, drawn)
+        show_bench(found, flags.model, sampling)
 
 
 def _opened(name: str, autoencoder: str | None) -> "LatentDiffusion":
@@ -93,13 +93,13 @@ def _opened(name: str, autoencoder: str | None) -> "LatentDiffusion":
 # ---- telling
 
 
-def facts(found: "Reach", model: str, drawn: "Sampled") -> dict[str, Any]:
+def facts(found: "MachineSpeed", model: str, sampling: "SamplingForecast") -> dict[str, Any]:
     """All of it as JSON."""
-    told = {**asdict(drawn), "seconds": drawn.seconds, "utilisation": _utilisation(found, drawn)}
+    told = {**asdict(sampling), "seconds": sampling.seconds, "utilisation": _utilisation(found, sampling)}
     return {**asdict(found), "precision": found.best, "model": model, "drawing": told}
 
 
-def show_bench(found: "Reach", model: str, drawn: "Sampled") -> None:
+def show_bench(found: "MachineSpeed", model: str, sampling: "SamplingForecast") -> None:
     """All of it as tables."""
     from sfumato.cli.tables import show
 
@@ -118,25 +118,31 @@ def show_bench(found: "Reach", model: str, drawn: "Sampled") -> None:
         )
     show(None, rows)
     typer.echo("")
-    show(None, _drawing(found, model, drawn))
+    show(None, _sampling(found, model, sampling))
 
 
-def _drawing(found: "Reach", model: str, drawn: "Sampled") -> list[list[str]]:
-    H, W = drawn.image_size
-    twice = ", each with and without the condition" if drawn.guided else ""
-    share = _utilisation(found, drawn)
+def _sampling(found: "MachineSpeed", model: str, sampling: "SamplingForecast") -> list[list[str]]:
+    H, W = sampling.image_size
+    twice = ", each with and without the condition" if sampling.guided else ""
+    share = _utilisation(found, sampling)
     return [
-        ["model", f"{model}: {short(drawn.parameters)} parameters, {H} x {W} pixels, latent {_sides(drawn.latent)}"],
-        ["usual way", f"{drawn.sampler}, {drawn.steps} steps, {drawn.calls} network calls{twice}; {found.best}"],
-        ["a call", f"{drawn.call_seconds * 1e3:.3g} ms an image, {share:.0%} of the convolution's rate"],
-        ["decoding", f"{drawn.decode_seconds * 1e3:.3g} ms an image"],
-        ["an image", f"{duration(drawn.seconds)} of {drawn.batch} at once"],
-        [f"{drawn.batch} images", duration(drawn.batch * drawn.seconds)],
+        [
+            "model",
+            f"{model}: {short(sampling.parameters)} parameters, {H} x {W} pixels, latent {_sides(sampling.latent)}",
+        ],
+        [
+            "usual way",
+            f"{sampling.sampler}, {sampling.steps} steps, {sampling.calls} network calls{twice}; {found.best}",
+        ],
+        ["a call", f"{sampling.call_seconds * 1e3:.3g} ms an image, {share:.0%} of the convolution's rate"],
+        ["decoding", f"{sampling.decode_seconds * 1e3:.3g} ms an image"],
+        ["an image", f"{duration(sampling.seconds)} of {sampling.batch} at once"],
+        [f"{sampling.batch} images", duration(sampling.batch * sampling.seconds)],
     ]
 
 
-def _utilisation(found: "Reach", drawn: "Sampled") -> float:
-    return drawn.call_operations / drawn.call_seconds / found.speeds[found.best].convolution
+def _utilisation(found: "MachineSpeed", sampling: "SamplingForecast") -> float:
+    return sampling.call_operations / sampling.call_seconds / found.speeds[found.best].convolution
 
 
 def _sides(shape: tuple[int, ...]) -> str:

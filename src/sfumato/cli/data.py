@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 SIDES = (32, 64, 128, 256, 512)
 CAPTIONS_SHOWN = 5
-MAX_TOKENS = 77
+MAX_TOKENS = 24
+"""Tokens of a caption that zoo:emoji/text reads."""
+TEXTS_COUNTED = 50_000
+"""Captions at most that a tokenizer is fitted on and whose tokens are counted."""
 
 
 def data(
@@ -39,7 +42,7 @@ def data(
         aside = split_rows(dataset, held_out, groups_of(dataset, held_out.by, say))[1]
         found = survey(dataset, aside, progress=progress("looking at the pixels"))
     if as_json:
-        typer.echo(found.dumped(recommended=recommended(found, overrides or [])))
+        typer.echo(found.dumped(recommended=recommended(found, overrides or []), caption_tokens=caption_tokens(found)))
     else:
         text = "\n".join(lines(found, overrides or []))
         typer.echo(text.encode(errors="backslashreplace").decode())
@@ -66,6 +69,26 @@ def recommended(found: "Survey", settings: Sequence[str] = ()) -> dict[str, Any]
     return {"size": size, "f": 8 if size > 256 else 4, "conditioner": kind, "command": command}
 
 
+def caption_tokens(found: "Survey") -> dict[str, Any] | None:
+    """Tokens of the different captions, start and end included, by a tokenizer fitted on them as training fits one.
+
+    `too_long` are those that zoo:emoji/text would cut. None without captions.
+    """
+    from sfumato.conditioning.tokenizer import Texts, fit_tokenizer
+
+    texts = list(dict.fromkeys(found.texts()))[:TEXTS_COUNTED]
+    if not texts:
+        return None
+    counts = sorted(Texts(fit_tokenizer(texts), MAX_TOKENS).counts(texts))
+    return {
+        "shortest": counts[0],
+        "median": counts[len(counts) // 2],
+        "longest": counts[-1],
+        "max_tokens": MAX_TOKENS,
+        "too_long": sum(count > MAX_TOKENS for count in counts),
+    }
+
+
 def lines(found: "Survey", settings: Sequence[str] = ()) -> list[str]:
     """The form for people."""
     from sfumato.data.labels import counted
@@ -77,12 +100,13 @@ def lines(found: "Survey", settings: Sequence[str] = ()) -> list[str]:
     told += [f"  {name:>14}  {'#' * max(1, 40 * n // longest)} {n}" for name, n in found.sizes().items()]
     told.append("formats: " + ", ".join(f"{ending} {n}" for ending, n in found.formats().items()))
     captions, texts = found.captions(), list(dict.fromkeys(found.texts()))
-    if captions:
-        words = sorted(len(text.split()) for text in texts)
-        long = sum(count > MAX_TOKENS - 2 for count in words)
+    count = caption_tokens(found)
+    if count is not None:
         told.append(
-            f"captions: {len(captions)} images have some, {len(texts)} different ones of {words[0]} to {words[-1]} "
-            f"words, half of at most {words[len(words) // 2]}; {long} have too many words for {MAX_TOKENS} tokens"
+            f"captions: {len(captions)} images have some, {len(texts)} different ones of {count['shortest']} to "
+            f"{count['longest']} tokens, half of at most {count['median']}; {count['too_long']} are longer than the "
+            f"{MAX_TOKENS} that zoo:emoji/text reads"
+            + (f": conditioner.max_tokens={count['longest']}" if count["too_long"] else "")
         )
         told += [f"  {shown(text)}" for text in texts[:CAPTIONS_SHOWN]]
     else:

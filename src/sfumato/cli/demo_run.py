@@ -42,7 +42,7 @@ EXTENT = Extent()
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """What is trained, and how many images are drawn and judged."""
+    """What is trained, and how many images are sampled and scored."""
 
     autoencoder: str = "zoo:toy/small-autoencoder"
     diffusion: str = "zoo:toy/small-text"
@@ -100,10 +100,10 @@ def _demo(
 
     model = load(out / "diffusion", place)
     with phases("reconstructing held-out scenes"):
-        asked = measure.ask(world, plan.extent.prompts)
-        first_stage, reconstructed = measure.first_stage(model, asked.images)
-    with phases("drawing and scoring"), autocast(place, second_config.train.precision), bars() as (_, progress):
-        surveyed = survey(model, world, asked, reconstructed, plan.extent, progress)
+        prompt_set = measure.build_prompts(world, plan.extent.prompts)
+        first_stage, reconstructed = measure.first_stage(model, prompt_set.images)
+    with phases("sampling and scoring"), autocast(place, second_config.train.precision), bars() as (_, progress):
+        surveyed = survey(model, world, prompt_set, reconstructed, plan.extent, progress)
 
     trainings = (
         training(plan.autoencoder, first_state, [model.autoencoder], configured[0]),
@@ -241,11 +241,11 @@ def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) ->
     room = "emoji" if larger else "toy"
     return [
         (
-            "this page again; the same command goes on where it was interrupted",
+            "this demo again; an interrupted run resumes",
             [f"sfumato demo --out {out}" + (" --quick" if plan.quick else "")],
         ),
         (
-            "the two trainings by themselves",
+            "the two training runs on their own",
             [f"sfumato train autoencoder {first}", f"sfumato train diffusion {second}"],
         ),
         (
@@ -253,12 +253,12 @@ def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) ->
             [f'sfumato sample {out}/diffusion "{gallery.prompts[0].caption}" -n 16 --guidance 3 --out {out}/samples'],
         ),
         (
-            "a model of your own images: a folder, with captions in metadata.jsonl or .txt files beside the images",
+            "a model of your own images: a folder with captions in metadata.jsonl or in .txt files beside the images",
             [
                 f"sfumato train autoencoder zoo:{room}/autoencoder --data my-images --out runs/my-autoencoder",
                 f"sfumato train diffusion zoo:{room}/text --data my-images --autoencoder runs/my-autoencoder "
                 "--out runs/my-model",
-                'sfumato sample runs/my-model "a caption in the manner of yours" -n 16 --out samples',
+                'sfumato sample runs/my-model "a caption like yours" -n 16 --out samples',
             ],
         ),
     ]
@@ -272,7 +272,7 @@ def announce(result: DemoResult, out: Path) -> None:
         f"held-out prompts at guidance {result.sampling.guidance:g} (real scenes {result.real.rates['facts']:.1%}, "
         f"chance {result.chance.rates['facts']:.1%})",
         f"reconstruction {stage.psnr:.2f} dB PSNR, {stage.ssim:.4f} SSIM",
-        f"drawing        {result.headline['images_per_second']:.1f} images/s at {result.sampling.steps} steps",
+        f"sampling       {result.headline['images_per_second']:.1f} images/s at {result.sampling.steps} steps",
         f"time           {clock(result.seconds)} in all",
         f"report         {out / 'report.html'}",
     )

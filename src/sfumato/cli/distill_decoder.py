@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sfumato.autoencoder.tiny_file import DistilledDecoder
     from sfumato.data.dataset import Dataset, Progress
     from sfumato.model import LatentDiffusion
-    from sfumato.training.distillation import Distillation, Outcome
+    from sfumato.training.distillation import DecoderComparison, Distillation
     from sfumato.training.workers import Workers
 
 MINUTES = 10.0
@@ -88,7 +88,13 @@ def distill_decoder(flags: DistillFlags) -> None:
     from sfumato.cli.progress import bars
     from sfumato.model_folder import find_folder, load
     from sfumato.outputs import inside_model
-    from sfumato.training.distillation import begin, described, distil, gather_pairs, judge
+    from sfumato.training.distillation import (
+        build_tiny_decoder,
+        compare_decoders,
+        distil,
+        gather_pairs,
+        tiny_decoder_config,
+    )
     from sfumato.training.workers import use_all_cores
 
     t_start = time.monotonic()
@@ -100,7 +106,7 @@ def distill_decoder(flags: DistillFlags) -> None:
     folder = _writable(find_folder(flags.model))
     with inside_model(folder):
         loaded = load(folder, workers.device)
-        description = described(config, loaded)
+        description = tiny_decoder_config(config, loaded)
         place = out_folder(_log_folder(flags.model, folder, flags.out, flags.overwrite))
         # packing uses the model up: nothing of it is saved from here on
         with made_fast(loaded, computing), enough_memory(flags.batch):
@@ -112,8 +118,8 @@ def distill_decoder(flags: DistillFlags) -> None:
             if limit is not None:
                 left = limit - (time.monotonic() - t_start) / 60
                 config = config.model_copy(update={"minutes": max(left, limit / 4)})
-            network, state = distil(config, begin(config, description, pairs), pairs, place, workers)
-            outcome = judge(loaded, network, aside)
+            network, state = distil(config, build_tiny_decoder(config, description, pairs), pairs, place, workers)
+            outcome = compare_decoders(loaded, network, aside)
             about = _about(config, outcome, state.step, len(pairs))
             made = DistilledDecoder(description.model_copy(update={"about": about}), network)
             made.save(folder)
@@ -202,7 +208,7 @@ def _opened(
     return split(dataset, min(HELD_OUT, max(1, len(dataset) // 10)), seed)
 
 
-def _about(config: "Distillation", outcome: "Outcome", steps: int, images: int) -> dict[str, Any]:
+def _about(config: "Distillation", outcome: "DecoderComparison", steps: int, images: int) -> dict[str, Any]:
     """What the file says of how it came about, and how well."""
     from sfumato import __version__
 
@@ -218,7 +224,7 @@ def _about(config: "Distillation", outcome: "Outcome", steps: int, images: int) 
     }
 
 
-def _sheet(folder: Path, outcome: "Outcome") -> Path:
+def _sheet(folder: Path, outcome: "DecoderComparison") -> Path:
     """Writes a row of image, full and tiny for each of some held-out images."""
     from sfumato.images import image_grid, save_png, thumbnails
 

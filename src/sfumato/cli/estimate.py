@@ -14,7 +14,7 @@ from sfumato.plain_json import to_json
 if TYPE_CHECKING:
     from sfumato.data.conditions.config import ConditionsConfig
     from sfumato.data.table import DataConfig
-    from sfumato.estimate.from_config import Means
+    from sfumato.estimate.from_config import MeasurementOptions
     from sfumato.estimate.report import Estimate, SampleCost
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
@@ -73,7 +73,7 @@ def estimate(flags: EstimateFlags) -> None:
     schema = DiffusionRun if "denoiser" in read_source(flags.config) else AutoencoderRun
     raw = with_overrides(flags.config, flags.overrides or [], schema)
     if "denoiser" in raw:
-        account = _second_stage(
+        estimated = _second_stage(
             raw,
             flags.config,
             first_stage_of(flags.autoencoder, flags.config, raw),
@@ -84,13 +84,13 @@ def estimate(flags: EstimateFlags) -> None:
     elif "model" in raw:
         if flags.autoencoder is not None:
             raise UserError(f"--autoencoder belongs to stage 2, and {flags.config!r} describes stage 1: leave it out")
-        account = _first_stage(raw, flags.config, flags.data, timed)
+        estimated = _first_stage(raw, flags.config, flags.data, timed)
     else:
         raise UserError(f"config {flags.config!r} describes no training: it has neither a model nor a denoiser section")
     if flags.as_json:
-        typer.echo(to_json(facts(account), indent=2))
+        typer.echo(to_json(facts(estimated), indent=2))
     else:
-        print_estimate(account)
+        print_estimate(estimated)
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ def _first_stage(raw: dict[str, Any], name: str, data: Path | None, timed: Timed
     from sfumato.training.autoencoder import AutoencoderRun
 
     run = parsed(raw, data, AutoencoderRun, name, None)
-    account = from_config.first_stage(run, name)
+    estimated = from_config.first_stage(run, name)
     if timed is None:
-        return account
-    means, images = _means(run.data, timed)
-    return replace(from_config.measured_first_stage(account, run, means), images=images)
+        return estimated
+    options, images = _means(run.data, timed)
+    return replace(from_config.measured_first_stage(estimated, run, options), images=images)
 
 
 def _second_stage(
@@ -128,16 +128,16 @@ def _second_stage(
     run = parsed(raw, data, DiffusionRun, name, first.config.image_size)
     theirs = first.config.model_copy(update={"image_size": height_width(run.data)})
     first = replace(first, config=theirs)  # its images may have another size than those that stage 1 learnt
-    account = from_config.second_stage(run, first, name, sampling_steps)
+    estimated = from_config.second_stage(run, first, name, sampling_steps)
     read = [name for name in ("map", "boxes") if getattr(run.conditions, name) is not None]
     if timed is not None and read and is_placeholder(run.data):
         told = f"no times, for conditions.{' and conditions.'.join(read)} cannot be made up: give the images by --data"
         typer.echo(f"{told}; operations, parameters and memory follow", err=True)
         timed = None
     if timed is None:
-        return account
-    means, images = _means(run.data, timed, run.conditions)
-    return replace(from_config.measured_second_stage(account, run, first, means), images=images)
+        return estimated
+    options, images = _means(run.data, timed, run.conditions)
+    return replace(from_config.measured_second_stage(estimated, run, first, options), images=images)
 
 
 def parsed(raw: dict[str, Any], data: Path | None, schema: type[Run], name: str, size: tuple[int, int] | None) -> Run:
@@ -157,22 +157,22 @@ def is_placeholder(config: "DataConfig") -> bool:
 
 def _means(
     config: "DataConfig", timed: Timed, conditions: "ConditionsConfig | None" = None
-) -> tuple["Means", int | None]:
+) -> tuple["MeasurementOptions", int | None]:
     """What to measure with, and how many images the data set has: made-up ones, unknown, for a nameless folder."""
     from sfumato.data.conditions.config import ConditionsConfig
     from sfumato.data.table import open_dataset
-    from sfumato.estimate.from_config import Means
+    from sfumato.estimate.from_config import MeasurementOptions
     from sfumato.estimate.synthetic import SyntheticImages
-    from sfumato.training.conditions import with_fields, with_room
+    from sfumato.training.conditions import data_config_for, with_fields
     from sfumato.training.data import height_width
     from sfumato.training.workers import Workers
 
     conditions = conditions or ConditionsConfig()
     nameless = is_placeholder(config)
-    images = SyntheticImages(height_width(config)) if nameless else open_dataset(with_room(config, conditions))
+    images = SyntheticImages(height_width(config)) if nameless else open_dataset(data_config_for(config, conditions))
     data, inputs, _ = with_fields(images, conditions)
     workers = Workers("cpu" if timed.device == "cpu" else None)
-    return Means(workers, data, timed.steps, inputs), None if nameless else len(data)
+    return MeasurementOptions(workers, data, timed.steps, inputs), None if nameless else len(data)
 
 
 def first_stage_of(autoencoder: str | None, config: str, raw: dict[str, Any]) -> "LatentDiffusion":
@@ -218,96 +218,96 @@ def usual_first_stage(config: str) -> str:
 # ---- telling
 
 
-def facts(account: "Estimate") -> dict[str, Any]:
-    """The account as JSON."""
+def facts(estimated: "Estimate") -> dict[str, Any]:
+    """The estimate as JSON."""
     from sfumato.estimate.report import equivalents
 
-    told = asdict(account)
-    for phase, told_phase in zip(account.phases, told["phases"], strict=True):
+    told = asdict(estimated)
+    for phase, told_phase in zip(estimated.phases, told["phases"], strict=True):
         told_phase["work"]["total"] = phase.work.total
-        told_phase["utilisation"] = account.utilisation(phase)
-    told["memory"]["total"] = account.memory.total
-    told |= {"steps": account.steps, "operations": account.operations}
-    told["equivalents"] = None if account.operations is None else asdict(equivalents(account.operations))
-    forecast = account.forecast
+        told_phase["utilisation"] = estimated.utilisation(phase)
+    told["memory"]["total"] = estimated.memory.total
+    told |= {"steps": estimated.steps, "operations": estimated.operations}
+    told["equivalents"] = None if estimated.operations is None else asdict(equivalents(estimated.operations))
+    forecast = estimated.forecast
     told["foreseen"] = None if forecast is None else {**asdict(forecast), "total": forecast.total}
     return told
 
 
-def print_estimate(account: "Estimate") -> None:
-    """The account as tables."""
+def print_estimate(estimated: "Estimate") -> None:
+    """The estimate as tables."""
     from sfumato.cli.tables import show
 
-    show(None, [*_networks(account), *_training(account), *_elsewhere(account)])
-    if account.forecast is not None:
+    show(None, [*_networks(estimated), *_training(estimated), *_elsewhere(estimated)])
+    if estimated.forecast is not None:
         typer.echo("")
-        show(None, _here(account))
-    if account.sample_costs:
+        show(None, _here(estimated))
+    if estimated.sample_costs:
         typer.echo("")
         show(
             ["sampler", "steps", "calls", "operations an image", "time an image"],
-            [_image(p) for p in account.sample_costs],
+            [_image(p) for p in estimated.sample_costs],
         )
 
 
-def _networks(account: "Estimate") -> list[list[str]]:
-    H, W = account.image_size
-    parts = ", ".join(f"{name} {short(count)}" for name, count in account.parameters.items() if count)
+def _networks(estimated: "Estimate") -> list[list[str]]:
+    H, W = estimated.image_size
+    parts = ", ".join(f"{name} {short(count)}" for name, count in estimated.parameters.items() if count)
     return [
-        ["config", f"{account.config}, {account.stage}"],
-        ["image, latent", f"{H} x {W}, {' x '.join(map(str, account.latent))}"],
+        ["config", f"{estimated.config}, {estimated.stage}"],
+        ["image, latent", f"{H} x {W}, {' x '.join(map(str, estimated.latent))}"],
         ["parameters", parts],
     ]
 
 
-def _training(account: "Estimate") -> list[list[str]]:
+def _training(estimated: "Estimate") -> list[list[str]]:
     rows = []
-    for phase in account.phases:
+    for phase in estimated.phases:
         work = phase.work
         each = f"{short(work.forward)}FLOPs forward, {short(work.backward)}FLOPs backward, a sample"
         steps = "steps unknown" if phase.steps is None else f"{phase.steps} steps"
-        rows.append([f"step, {phase.name}", f"{each}; {account.samples} samples; {steps}"])
-    memory = account.memory
+        rows.append([f"step, {phase.name}", f"{each}; {estimated.samples} samples; {steps}"])
+    memory = estimated.memory
     shares = {name: count for name, count in asdict(memory).items() if count}
     told = ", ".join(f"{name} {size(count)}" for name, count in shares.items())
-    return [*rows, ["training", _length(account)], ["memory", f"{size(memory.total)}: {told}"]]
+    return [*rows, ["training", _length(estimated)], ["memory", f"{size(memory.total)}: {told}"]]
 
 
-def _length(account: "Estimate") -> str:
+def _length(estimated: "Estimate") -> str:
     """The training in operations; of one of minutes, what they buy here."""
-    steps, operations = account.steps or 0, account.operations
+    steps, operations = estimated.steps or 0, estimated.operations
     if operations is None:
-        return f"{account.minutes:g} minutes: how many steps that is depends on the machine and is told by measuring"
-    if account.minutes is None:
+        return f"{estimated.minutes:g} minutes: how many steps that is depends on the machine and is told by measuring"
+    if estimated.minutes is None:
         return f"{short(operations)}FLOPs"
-    bought = f"{steps} steps, {steps * account.samples} samples, {short(operations)}FLOPs"
-    return f"{account.minutes:g} minutes, which buy here {bought}"
+    bought = f"{steps} steps, {steps * estimated.samples} samples, {short(operations)}FLOPs"
+    return f"{estimated.minutes:g} minutes, which buy here {bought}"
 
 
-def _elsewhere(account: "Estimate") -> list[list[str]]:
+def _elsewhere(estimated: "Estimate") -> list[list[str]]:
     from sfumato.estimate.report import equivalents
 
-    if account.operations is None:
+    if estimated.operations is None:
         return []
-    there = equivalents(account.operations)
+    there = equivalents(estimated.operations)
     hours, energy = f"{there.h100_hours:.3g} H100 hours at 40 % of its peak", f"{there.h100_kwh:.3g} kWh at 700 W"
     days = f"{there.v100_days:.3g} V100 days, {there.a100_days:.3g} A100 days at the paper's rate"
     return [["elsewhere", f"{days}; {hours}, {energy}"]]
 
 
-def _here(account: "Estimate") -> list[list[str]]:
-    forecast, peak = account.forecast, account.peak or 0.0
+def _here(estimated: "Estimate") -> list[list[str]]:
+    forecast, peak = estimated.forecast, estimated.peak or 0.0
     assert forecast is not None
-    rows = [["measured on", f"{account.device}; a large matrix product runs at {short(peak)}FLOP/s"]]
-    for phase in account.phases:
+    rows = [["measured on", f"{estimated.device}; a large matrix product runs at {short(peak)}FLOP/s"]]
+    for phase in estimated.phases:
         assert phase.timing is not None
-        rate = account.samples / phase.timing.step
-        share = f"{account.utilisation(phase) or 0:.0%} of that peak"
+        rate = estimated.samples / phase.timing.step
+        share = f"{estimated.utilisation(phase) or 0:.0%} of that peak"
         rows.append([f"step, {phase.name}", f"{phase.timing.step:.3g} s, {rate:.3g} samples/s, {share}"])
     parts = {"steps": forecast.training, "encoding": forecast.encoding, "previews": forecast.previews}
     parts |= {"saving": forecast.saving, "start": forecast.start}
     told = ", ".join(f"{name} {duration(value)}" for name, value in parts.items() if value)
-    unknown = "; and the encoding: give --data" if account.stage == "diffusion" and account.images is None else ""
+    unknown = "; and the encoding: give --data" if estimated.stage == "diffusion" and estimated.images is None else ""
     rows.append(["the training will take", f"{duration(forecast.total)}: {told}{unknown}"])
     rows.append(["and at its peak", f"{size(forecast.peak_memory)} of memory, all of the process"])
     return rows

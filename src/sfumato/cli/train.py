@@ -272,7 +272,7 @@ def _diffusion(
     from sfumato.training.export import save_diffusion
     from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import samples_of
-    from sfumato.training.second_stage import begin, caption_notes, steered
+    from sfumato.training.second_stage import build_model, caption_notes, conditional_denoiser
 
     first = first.to(workers.device)
     place = cache or folder.path / "cache"
@@ -304,7 +304,7 @@ def _diffusion(
             say,
         )
         texts = texts_of(data.training)
-        model = begin(config, first, latents, source.fields, data.conditioning_metadata, texts).to(workers.device)
+        model = build_model(config, first, latents, source.fields, data.conditioning_metadata, texts).to(workers.device)
         assert model.second is not None
         for note in caption_notes(model.second.conditioner, texts):
             say(note)
@@ -321,7 +321,7 @@ def _diffusion(
         )
     state = train_diffusion(
         config,
-        steered(model),
+        conditional_denoiser(model),
         model.second.schedule,
         model.autoencoder,
         model.scaling,

@@ -76,14 +76,14 @@ def _transformer(
     retype: Callable[[str], str] | None,
 ) -> "TrainState":
     from sfumato.cli.progress import bars
-    from sfumato.data.conditions.captions import texts_of, with_drawn_captions
+    from sfumato.data.conditions.captions import texts_of, with_sampled_captions
     from sfumato.training.data import open_data
     from sfumato.training.encode import cached_latents
     from sfumato.training.export import save_transformer
     from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import CodeSamples
     from sfumato.training.second_stage import caption_notes
-    from sfumato.training.transformer import Prompted, begin, train_transformer
+    from sfumato.training.transformer import ConditionalTransformer, build_transformer, train_transformer
 
     first = first.to(workers.device)
     place = cache or folder.path / "cache"
@@ -103,16 +103,16 @@ def _transformer(
             log=say,
         )
         texts = texts_of(data.training)
-        model = begin(config, first, latents, texts).to(workers.device)
+        model = build_transformer(config, first, latents, texts).to(workers.device)
         for note in caption_notes(model.conditioner, texts):
             say(note)
         folder.describe(say)
     assert first.autoencoder.quantize is not None
     state = train_transformer(
         config,
-        Prompted(model.network, model.conditioner),
+        ConditionalTransformer(model.network, model.conditioner),
         first.autoencoder.quantize,
-        with_drawn_captions(latents, data.training),
+        with_sampled_captions(latents, data.training),
         folder,
         CodeSamples.of(model, data, folder.previews),
         lambda networks, state: save_transformer(model, networks, config, folder, state),

@@ -51,11 +51,11 @@ class ClassEmbedder(Conditioner):
             )
         return self._embed(torch.full((n,), self.config.classes, device=self.embedding.weight.device))
 
-    def _labels(self, given: Tensor | Sequence[int]) -> Tensor:
-        labels = torch.as_tensor(given)  # checked where it is given, on the host as a rule, and moved then
+    def _labels(self, values: Tensor | Sequence[int]) -> Tensor:
+        labels = torch.as_tensor(values)  # checked on the device they are on, usually the host, and moved then
         if labels.dim() != 1:
             raise ValueError(f"labels must have the shape (B,), not {tuple(labels.shape)}")
-        if labels.device.type == "cpu":  # a GPU would have to be waited for, and checks at the look-up
+        if labels.device.type == "cpu":  # on a GPU a check would have to wait; the look-up itself checks
             outside = labels[(labels < 0) | (labels >= self.rows)]
             if len(outside):
                 raise ValueError(f"label {int(outside[0])} is out of range, labels are 0 .. {self.rows - 1}")

@@ -12,7 +12,7 @@ class Composite(Conditioner):
     """Named parts, each reading its own fields. Tokens follow each other, vectors and spatial maps are concatenated.
 
     Raises:
-        ValueError: there are no parts, or two give tokens of different widths.
+        ValueError: there are no parts, or two have tokens of different widths.
     """
 
     def __init__(self, parts: Mapping[str, Conditioner]) -> None:
@@ -24,7 +24,7 @@ class Composite(Conditioner):
         self.spec = _merged({name: part.spec for name, part in parts.items()})
 
     def prepare(self, fields: Fields) -> dict[str, Any]:
-        """What the parts prepare; fields that two of them would prepare in their own ways stay as they are."""
+        """What the parts prepare; if two of them prepare the same field in different ways, the fields are unchanged."""
         made = [part.prepare(fields) for _, part in self._named()]
         new = [name for one in made for name in one if name not in fields]
         if len(set(new)) < len(new):
@@ -47,9 +47,9 @@ class Composite(Conditioner):
         return merge(chosen)
 
     def one_by_one(self, fields: Fields, n: int, size: tuple[int, int], names: Sequence[str]) -> list[Condition]:
-        """Conditions of n samples: all parts but the named ones given, then each of these added, in their order.
+        """Conditions of n samples: first all parts without the named ones, then each of these added in order.
 
-        Raises ValueError for a name that is no part.
+        Raises ValueError for a name that is not a part.
         """
         named = dict(self._named())
         if unknown := [name for name in names if name not in named]:
@@ -68,9 +68,9 @@ class Composite(Conditioner):
 def _merged(specs: Mapping[str, ConditionSpec]) -> ConditionSpec:
     widths = {name: spec.token_dim for name, spec in specs.items() if spec.token_dim is not None}
     if len(set(widths.values())) > 1:
-        told = ", ".join(f"{name} {width}" for name, width in widths.items())
+        listed = ", ".join(f"{name} {width}" for name, width in widths.items())
         raise ValueError(
-            f"parts of a composite conditioner must give tokens of one width, not {told}; change their dim"
+            f"parts of a composite conditioner must have tokens of one width, not {listed}; change their dim"
         )
     vectors = [spec.vector_dim for spec in specs.values() if spec.vector_dim is not None]
     return ConditionSpec(

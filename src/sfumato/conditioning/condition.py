@@ -1,4 +1,4 @@
-"""What steers a denoiser: a frozen bundle of optional tensors, and the interface of whatever makes one."""
+"""The condition of a denoiser: a frozen bundle of optional tensors, and the interface of conditioners."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ConditionSpec:
-    """What a conditioner gives and a denoiser takes; None or 0 means the field is absent."""
+    """What a conditioner returns and a denoiser accepts; None or 0 means the field is absent."""
 
     vector_dim: int | None = None
     token_dim: int | None = None
@@ -76,7 +76,7 @@ def select(keep: Tensor, condition: Condition, null: Condition) -> Condition:
 def stack(conditions: Sequence[Condition]) -> Condition:
     """Concatenates along the batch axis (the doubled batch of guidance); all must have the same fields.
 
-    Where their numbers of tokens differ, the shorter ones are padded with tokens that no one attends.
+    Where their numbers of tokens differ, the shorter ones are padded with tokens that are masked out.
     """
     lengths = [c.tokens.shape[1] for c in conditions if c.tokens is not None]
     if len(set(lengths)) > 1:
@@ -88,7 +88,7 @@ def stack(conditions: Sequence[Condition]) -> Condition:
 
 
 def _padded(condition: Condition, length: int) -> Condition:
-    """With `length` tokens, those beyond its own masked out."""
+    """The condition padded to `length` tokens, the added ones masked out."""
     tokens = condition.tokens
     if tokens is None:
         return condition
@@ -107,10 +107,10 @@ def take(condition: Condition, rows: slice) -> Condition:
 
 
 def between(a: Condition, b: Condition, weight: Tensor) -> Condition:
-    """Conditions at `weight` (N,) of the way from a to b, each of one sample: fields are mixed linearly, masks joined.
+    """Conditions interpolated by `weight` (N,) from a to b, each of one sample: fields linearly, masks joined.
 
-    Linear, since the vectors of a condition have no common length that an arc would keep. Raises ValueError where they
-    have different fields.
+    Linear, since the vectors of a condition have no common length that a spherical path would keep. Raises ValueError
+    if they have different fields.
     """
     if a.tensors().keys() != b.tensors().keys():
         raise ValueError(f"conditions of different fields: {sorted(a.tensors())} and {sorted(b.tensors())}")
@@ -126,8 +126,8 @@ def between(a: Condition, b: Condition, weight: Tensor) -> Condition:
 class Conditioner(nn.Module):
     """Interface: the batch's fields -> Condition.
 
-    `spec` says which fields of Condition come out, `reads` which of the batch's fields go in; `null(n, size)` is the
-    condition of n unconditional samples, with the same fields and shapes as `forward` gives; `size` is the latent's
+    `spec` lists the fields of Condition that it returns, `reads` the batch's fields that it uses; `null(n, size)` is
+    the condition of n unconditional samples, with the same fields and shapes as from `forward`; `size` is the latent's
     (h, w), which only spatial conditioners need.
     """
 
@@ -135,14 +135,14 @@ class Conditioner(nn.Module):
     reads: tuple[str, ...]
 
     def prepare(self, fields: Fields) -> dict[str, Any]:
-        """What `forward` needs of the fields, as far as the host can bring them: texts as ids, values checked.
+        """The fields that `forward` needs, prepared on the host: texts as ids, values checked.
 
-        Best called before the fields go to a device, which would have to be waited for otherwise.
+        Best called before the fields go to a device, since checks there would have to wait for it.
         """
         return {name: fields[name] for name in self.reads if name in fields}
 
     def forward(self, fields: Fields) -> Condition:
-        """Takes fields as they are, or as `prepare` gives them."""
+        """Accepts fields as they are, or as returned by `prepare`."""
         raise NotImplementedError  # abstract
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:

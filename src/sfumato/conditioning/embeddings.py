@@ -1,4 +1,4 @@
-"""Tokens embedded elsewhere and given with the batch: image or text embeddings (retrieval-augmented models)."""
+"""Precomputed tokens in the batch: image or text embeddings (retrieval-augmented models)."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from sfumato.schema import Schema
 
 
 class EmbeddingsConfig(Schema):
-    """Which field holds the tokens, and how wide they are."""
+    """The field with the tokens, and their width."""
 
     kind: Literal["embeddings"] = "embeddings"
     field: str = Field(default="embeddings", description="the batch's field to read")
@@ -20,7 +20,7 @@ class EmbeddingsConfig(Schema):
 
 
 class TokenIdentity(Conditioner):
-    """Hands one field through, (B, M, dim); the null one is zeros, (B, length, dim)."""
+    """Passes one field through, (B, M, dim); the null condition is zeros, (B, length, dim)."""
 
     def __init__(self, config: EmbeddingsConfig) -> None:
         super().__init__()
@@ -31,11 +31,11 @@ class TokenIdentity(Conditioner):
 
     def forward(self, fields: Fields) -> Condition:
         """Raises ValueError for tokens of another width."""
-        given: Tensor = fields[self.config.field]
-        if given.dim() != 3 or given.shape[2] != self.config.dim:
+        tokens: Tensor = fields[self.config.field]
+        if tokens.dim() != 3 or tokens.shape[2] != self.config.dim:
             expected = f"(B, M, {self.config.dim})"
-            raise ValueError(f"{self.config.field} must have the shape {expected}, not {tuple(given.shape)}")
-        return Condition(tokens=given.to(self.get_buffer("_device").device))
+            raise ValueError(f"{self.config.field} must have the shape {expected}, not {tuple(tokens.shape)}")
+        return Condition(tokens=tokens.to(self.get_buffer("_device").device))
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:
         return Condition(tokens=self.get_buffer("_device").new_zeros(n, self.config.length, self.config.dim))

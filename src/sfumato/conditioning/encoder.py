@@ -34,7 +34,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        # The identity stands where the original's dropout stood, for the key names.
+        # The identity replaces the original's dropout, to keep the key names.
         self.net = nn.Sequential(
             nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU()), nn.Identity(), nn.Linear(4 * dim, dim)
         )
@@ -101,7 +101,7 @@ class TokenEncoder(nn.Module):
         return out
 
     def check(self, ids: Tensor) -> None:
-        """Raises ValueError for ids that do not fit the tables; of ids on a device the shape alone is looked at."""
+        """Raises ValueError for ids that do not fit the tables; for ids on a GPU only the shape is checked."""
         rows, length = self.token_emb.num_embeddings, self.pos_emb.emb.num_embeddings
         if ids.dim() != 2 or ids.shape[1] > length:
             raise ValueError(f"token ids must have the shape (B, M) with M up to {length}, not {tuple(ids.shape)}")
@@ -110,7 +110,7 @@ class TokenEncoder(nn.Module):
 
 
 class OnDevices:
-    """Ids that never change, brought to a device once: a copy at each call would make the host wait for it."""
+    """Constant ids, copied to each device once: a copy at each call would make the host wait."""
 
     def __init__(self, make: Callable[[], Tensor]) -> None:
         self._make = make
@@ -118,11 +118,11 @@ class OnDevices:
 
     def __call__(self, device: torch.device) -> Tensor:
         if device not in self._copies:
-            with torch.device("cpu"):  # whatever a model around it is built on
+            with torch.device("cpu"):  # even if the model around it is built on another device
                 self._copies[device] = self._make().to(device)
         return self._copies[device]
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters are."""
+    """The device of a module's parameters."""
     return next(module.parameters()).device

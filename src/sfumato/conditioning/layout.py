@@ -19,10 +19,10 @@ TABLE = "transformer.token_emb.weight"
 
 
 class LayoutConfig(Schema):
-    """How objects become tokens, and the transformer that reads them."""
+    """The tokens of objects, and the transformer that encodes them."""
 
     kind: Literal["layout"] = "layout"
-    classes: int = Field(ge=0, description="0: as many as the data has")
+    classes: int = Field(ge=0, le=10_000_000, description="0: as many as the data has")
     objects: int = Field(default=30, gt=0, le=65536, description="most objects of an image; further ones are left out")
     box: Literal["corners", "center"] = Field(default="corners", description="two tokens for a box, or one")
     crop_tokens: bool = Field(
@@ -94,11 +94,11 @@ def batch_tokens(
     modifiers: Sequence[Tensor],
     crops: Sequence[Sequence[float]],
 ) -> Tensor:
-    """Token ids (B, length) of B layouts, each as `layout_tokens` has it."""
+    """Token ids (B, length) of B layouts, each as in `layout_tokens`."""
     for lengths in zip(map(len, boxes), map(len, categories), map(len, modifiers), strict=True):
         if len(set(lengths)) != 1:
-            told = "{} boxes, {} categories, {} modifiers".format(*lengths)
-            raise ValueError(f"a layout needs as many boxes as categories and modifiers, not {told}")
+            counts = "{} boxes, {} categories, {} modifiers".format(*lengths)
+            raise ValueError(f"a layout needs as many boxes as categories and modifiers, not {counts}")
     layout = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(one) for one in categories]))
     start, end = _corners(torch.cat([one.double().reshape(-1, 4) for one in boxes]))
     names = _names(config, torch.cat(tuple(categories)), torch.cat(tuple(modifiers)))
@@ -165,7 +165,8 @@ def stretched(table: Tensor, known: LayoutConfig, config: LayoutConfig) -> Tenso
 class LayoutTransformer(Conditioner):
     """Reads `boxes` and `categories`, B tensors each, and if present `modifiers` and `crop` (see `layout_tokens`).
 
-    Instead of these it takes `layout_tokens`, (B, length) ids. The unconditional layout is the whole image, no objects.
+    Instead of these it accepts `layout_tokens`, (B, length) ids. The unconditional layout is the whole image, no
+    objects.
     """
 
     reads = ("boxes", "categories")
@@ -190,7 +191,7 @@ class LayoutTransformer(Conditioner):
         return self._encode(self.prepare(fields)["layout_tokens"])
 
     def weights_of(self, trained: "LayoutTransformer") -> dict[str, Tensor]:
-        """The trained one's weights, its token table stretched where this one's grid is another."""
+        """The weights of a trained layout transformer, its token table resampled if this one has another grid."""
         weights = dict(trained.state_dict())
         if trained.config.vocabulary != self.config.vocabulary:
             weights[TABLE] = stretched(weights[TABLE], trained.config, self.config)

@@ -1,4 +1,4 @@
-"""Texts that are longer than a conditioner reads, and so are cut."""
+"""Texts that exceed the length that a conditioner reads, and are cut."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class CutText:
 
 
 def cut_texts(conditioner: Conditioner | None, texts: Sequence[str]) -> list[CutText]:
-    """Those of the texts that are cut by a text conditioner, or by one that is a part of a composite one.
+    """The texts that a text conditioner, also as a part of a composite one, would cut.
 
-    Of several text conditioners the one with the lowest limit counts.
+    With several text conditioners the lowest limit counts.
     """
     found: dict[str, CutText] = {}
     for module in [] if conditioner is None else conditioner.modules():

@@ -1,10 +1,13 @@
-"""What steers a model beside text and class, as its config.yaml records it: the contract between training and use."""
+"""Conditions of a model beside text and class, as its config.yaml records them: the contract of training and use."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sfumato.schema import Schema
 
-Rgb = tuple[int, int, int]
+Level = Annotated[int, Field(ge=0, le=255)]
+Rgb = tuple[Level, Level, Level]
 DegradationName = Literal["bicubic", "bsr", "bsr-light"]
 
 
@@ -23,14 +26,14 @@ class LayoutInput(Schema):
 
 
 class LowResolutionInput(Schema):
-    """Small images: how much smaller they were made, and how. The field has them in [-1, 1] at the latent's size."""
+    """Low-resolution images: factor and kind of degradation. The field has them in [-1, 1] at the latent's size."""
 
-    factor: int
+    factor: int = Field(ge=1, le=65536)
     degradation: DegradationName
 
 
 class MaskInput(Schema):
-    """Holes: the two values of the field `mask`, and what stands in the hole of the masked image that is encoded.
+    """Holes: the two values of the field `mask`, and the fill of the hole in the masked image that is encoded.
 
     A cell of the latent's grid is a hole where any of its pixels is. "black" is -1 in [-1, 1], "grey" 0.
     """
@@ -41,7 +44,7 @@ class MaskInput(Schema):
 
 
 class ConditioningMetadata(Schema):
-    """Those a model was trained with; None: not conditioned on it."""
+    """The conditions that a model was trained with; None: not conditioned on it."""
 
     map: MapInput | None = None
     layout: LayoutInput | None = None

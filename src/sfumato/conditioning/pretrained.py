@@ -17,7 +17,7 @@ from sfumato.schema import Schema
 
 
 class PretrainedTextConfig(Schema):
-    """Which encoder, and which of its layers."""
+    """The encoder and the layer to use."""
 
     kind: Literal["pretrained-text"] = "pretrained-text"
     source: str = Field(description="a folder, package:NAME, or a hub name")
@@ -38,8 +38,8 @@ class PretrainedText(Conditioner):
     in the state dict. It follows `.to(...)`, stays in evaluation mode, and gets no gradients.
 
     Args:
-        config: layer and length; the source is only remembered.
-        encoder: a transformers model that gives `last_hidden_state` and `hidden_states`.
+        config: layer and length; the source is only recorded.
+        encoder: a transformers model that returns `last_hidden_state` and `hidden_states`.
         tokenizer: a transformers tokenizer.
         sha256: hash of the encoder's weight files, kept in `provenance`.
     """
@@ -130,6 +130,6 @@ def _encoder(transformers: Any, folder: Path) -> nn.Module:
     kind = transformers.AutoConfig.from_pretrained(folder, **LOCAL).model_type
     towers = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
     loader = getattr(transformers, towers.get(kind, "AutoModel"))
-    with torch.device("cpu"):  # its weights are read here, also where the model around it is built on the meta device
+    with torch.device("cpu"):  # its weights are loaded even if the model around it is built on the meta device
         encoder: nn.Module = loader.from_pretrained(folder, **LOCAL)
     return encoder

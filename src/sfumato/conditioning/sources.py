@@ -1,6 +1,6 @@
 """Where pretrained encoders and tokenizers come from: a local folder, an installed package, or the model hub.
 
-The hub is asked only inside `fetching`, which the commands that train and sample enter; everything else finds what is
+The hub is contacted only inside `fetching`, which the commands that train and sample use; everything else uses what is
 on this machine. No code of a source is ever run.
 """
 
@@ -18,17 +18,18 @@ from sfumato.foreign import check_regular, short
 
 PACKAGE = "package:"
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""How transformers opens a folder: nothing is fetched, no code in it is run, nobody is asked."""
+"""How transformers opens a folder: without downloads, running code in it, or prompting."""
 MAX_TOKENIZER = 64 << 20
-"""Bytes of a tokenizer.json."""
+"""Most bytes of a tokenizer.json."""
 _ATTENTION = ("eager", "sdpa")
-"""Ways of attention that transformers computes by itself; others may load kernels from the hub."""
+"""Attention implementations within transformers; others may load kernels from the hub."""
 _FETCH: ContextVar[Callable[[str], None] | None] = ContextVar("fetch", default=None)
 
 
 @contextlib.contextmanager
 def fetching(say: Callable[[str], None]) -> Iterator[None]:
-    """Within the block sources that name a hub model may be downloaded; `say` is told each before it is."""
+    """Within the block sources that name a hub model may be downloaded; `say` receives a message before each
+    download."""
     token = _FETCH.set(say)
     try:
         yield
@@ -95,7 +96,7 @@ def _from_hub(source: str, revision: str | None) -> Path:
 
 
 def check_runs_no_code(folder: Path, types: Any) -> None:
-    """Raises UserError where a model folder of transformers cannot be used without running what came with it.
+    """Raises UserError if a model folder of transformers cannot be used without running code in it.
 
     An `auto_map` beside a model type that the library has itself (`types`) is harmless and ignored.
     """
@@ -108,7 +109,7 @@ def check_runs_no_code(folder: Path, types: Any) -> None:
             raise UserError(f"{path}: adapters are not loaded; merge it into its model first")
         if name == "config.json" and "auto_map" in config and config.get("model_type") not in types:
             raise UserError(
-                f"{path} asks to run code of its own (auto_map: {short(config['auto_map'])}), which is never done; "
+                f"{path} requires running its own code (auto_map: {short(config['auto_map'])}), which is never done; "
                 "give an encoder that the library transformers has itself"
             )
         for key in ("quantization_config", "attn_implementation", "_attn_implementation"):

@@ -12,7 +12,7 @@ from sfumato.schema import Schema
 
 
 class SemanticConfig(Schema):
-    """A label map at the image's size, brought to the latent's."""
+    """A label map at the image's size, resized to the latent's."""
 
     kind: Literal["semantic"] = "semantic"
     classes: int = Field(default=182, ge=0, le=65536, description="0: as many as the data has")
@@ -37,16 +37,16 @@ class SpatialRescaler(Conditioner):
         self.spec = ConditionSpec(spatial_channels=config.channels)
 
     def prepare(self, fields: Fields) -> dict[str, Any]:
-        """`map` as it is, ids checked: another part may read it by other classes."""
-        given: Tensor = fields["map"]
-        if not given.is_floating_point():
-            self._rows(given)
-        return {"map": given}
+        """`map` unchanged, ids checked: another part may read it with other classes."""
+        values: Tensor = fields["map"]
+        if not values.is_floating_point():
+            self._rows(values)
+        return {"map": values}
 
     def forward(self, fields: Fields) -> Condition:
         """spatial (B, channels, H / 2^stages, W / 2^stages); ValueError for other shapes or ids out of range."""
-        given: Tensor = fields["map"]
-        x = self.channel_mapper(self._soft(given)) if given.is_floating_point() else self._look_up(given)
+        values: Tensor = fields["map"]
+        x = self.channel_mapper(self._soft(values)) if values.is_floating_point() else self._look_up(values)
         factor = 2**self.config.stages
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(f"the map's size {x.shape[2]}x{x.shape[3]} must be a multiple of {factor} in H and W")
@@ -57,21 +57,21 @@ class SpatialRescaler(Conditioner):
     def null(self, n: int, size: tuple[int, int]) -> Condition:
         return Condition(spatial=self.channel_mapper.weight.new_zeros(n, self.config.channels, *size))
 
-    def _soft(self, given: Tensor) -> Tensor:
-        if given.dim() != 4 or given.shape[1] != self.config.classes:
-            raise ValueError(f"a float map must be (B, {self.config.classes}, H, W), not {tuple(given.shape)}")
-        return given.to(self.channel_mapper.weight.device)
+    def _soft(self, values: Tensor) -> Tensor:
+        if values.dim() != 4 or values.shape[1] != self.config.classes:
+            raise ValueError(f"a float map must be (B, {self.config.classes}, H, W), not {tuple(values.shape)}")
+        return values.to(self.channel_mapper.weight.device)
 
-    def _look_up(self, given: Tensor) -> Tensor:
-        ids = self._rows(given)
+    def _look_up(self, values: Tensor) -> Tensor:
+        ids = self._rows(values)
         rows = F.pad(self.channel_mapper.weight.flatten(1), (0, 1)).t()  # one more row of zeros for void
         return F.embedding(ids.to(rows.device), rows).permute(0, 3, 1, 2)
 
-    def _rows(self, given: Tensor) -> Tensor:
-        """Ids (B, H, W) with void as `classes`; those on a device are not looked at."""
-        ids = given[:, 0] if given.dim() == 4 and given.shape[1] == 1 else given
+    def _rows(self, values: Tensor) -> Tensor:
+        """Ids (B, H, W) with void as `classes`; those on a GPU are not checked."""
+        ids = values[:, 0] if values.dim() == 4 and values.shape[1] == 1 else values
         if ids.dim() != 3:
-            raise ValueError(f"a map of ids must be (B, H, W) or (B, 1, H, W), not {tuple(given.shape)}")
+            raise ValueError(f"a map of ids must be (B, H, W) or (B, 1, H, W), not {tuple(values.shape)}")
         classes, void = self.config.classes, self.config.void
         ids = ids.long()
         if void is not None:
@@ -92,7 +92,7 @@ class ImageConfig(Schema):
 
 
 class SpatialIdentity(Conditioner):
-    """Hands one field through, (B, channels, h, w); the null one is zeros. Several are put together by a composite."""
+    """Passes one field through, (B, channels, h, w); the null condition is zeros. A composite combines several."""
 
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
@@ -103,11 +103,11 @@ class SpatialIdentity(Conditioner):
 
     def forward(self, fields: Fields) -> Condition:
         """Raises ValueError for another number of channels."""
-        given: Tensor = fields[self.config.field]
-        if given.dim() != 4 or given.shape[1] != self.config.channels:
+        values: Tensor = fields[self.config.field]
+        if values.dim() != 4 or values.shape[1] != self.config.channels:
             expected = f"(B, {self.config.channels}, h, w)"
-            raise ValueError(f"{self.config.field} must have the shape {expected}, not {tuple(given.shape)}")
-        return Condition(spatial=given.to(self.get_buffer("_device").device))
+            raise ValueError(f"{self.config.field} must have the shape {expected}, not {tuple(values.shape)}")
+        return Condition(spatial=values.to(self.get_buffer("_device").device))
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:
         return Condition(spatial=self.get_buffer("_device").new_zeros(n, self.config.channels, *size))

@@ -1,4 +1,4 @@
-"""All conditioners to choose from, told apart by `kind`."""
+"""All conditioners to choose from, distinguished by `kind`."""
 
 from typing import Annotated, Literal, Self
 
@@ -62,7 +62,7 @@ def build_conditioner(config: ConditionerConfig, tokenizer: str | None = None) -
     Args:
         config: what to build.
         tokenizer: the text of a tokenizer.json for the part of kind text: fitted on the captions (`fit_tokenizer`) or
-            stored with the model (`stored_tokenizer`). None: read from where the configuration says.
+            stored with the model (`stored_tokenizer`). None: read from the configured source.
     """
     match config:
         case NoneConfig():

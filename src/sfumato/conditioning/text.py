@@ -15,7 +15,7 @@ from sfumato.schema import Schema
 
 
 class TextConfig(Schema):
-    """Width and depth of the text transformer, and where its tokenizer comes from."""
+    """Width and depth of the text transformer, and the source of its tokenizer."""
 
     kind: Literal["text"] = "text"
     dim: int = Field(default=256, gt=0, le=65536)
@@ -42,7 +42,7 @@ class TextConfig(Schema):
     )
     pooled: bool = Field(
         default=False,
-        description="also steer through the time embedding, by the mean of the real tokens: small models learn sooner",
+        description="also condition through the time embedding, by the mean of the real tokens: speeds up small models",
     )
     logits: bool = Field(default=False, description="hold the original's unused output layer, to fit its checkpoints")
 
@@ -52,7 +52,7 @@ class TextTransformer(Conditioner):
 
     Args:
         config: the topology.
-        tokenizer: text of a tokenizer.json; kept as `tokenizer_json` for whoever stores the model. None: ids only.
+        tokenizer: text of a tokenizer.json; available as `tokenizer_json` for saving the model. None: ids only.
 
     Raises:
         UserError: the tokenizer is fitted elsewhere but not given, or has more entries than the token table rows.
@@ -81,7 +81,7 @@ class TextTransformer(Conditioner):
         self._empty = OnDevices(self._empty_text)
 
     def _check_ids(self, rows: int) -> None:
-        """Raises UserError where a token id has no row in the table: it would only show when a text is encoded."""
+        """Raises UserError if a token id has no row in the table, which would otherwise fail when a text is encoded."""
         own = self.config.empty_tokens if self.texts is None else ()
         largest = -1 if self.texts is None else self.texts.largest
         if largest >= rows:
@@ -136,7 +136,7 @@ class TextTransformer(Conditioner):
 
 
 def real_tokens(ids: Tensor, pad: int) -> Tensor:
-    """(B, M) bool, False at padding; the first position always counts, so that no row attends to nothing."""
+    """(B, M) bool, False at padding; the first position is always True, so that every row attends to something."""
     mask = ids != pad
     mask[:, 0] = True
     return mask

@@ -10,14 +10,14 @@ from sfumato.errors import UserError
 
 PAD, START, END = "[PAD]", "[CLS]", "[SEP]"
 KEPT = 100_000
-"""Texts whose ids are remembered: captions come again in every epoch, and tokenising a batch costs milliseconds."""
+"""Texts whose ids are cached: captions repeat in every epoch, and tokenising a batch takes milliseconds."""
 
 
 def fit_tokenizer(captions: Iterable[str], vocabulary: int = 8192) -> str:
     """A tokenizer for these captions, as the text of a tokenizer.json.
 
-    Lower-cased byte-level pair encoding: frequent words become one token, rare and unseen ones fall into pieces, and
-    since all 256 bytes are in the vocabulary nothing is ever unknown. The result depends neither on the captions' order
+    Lower-cased byte-level pair encoding: frequent words become one token, rare and unseen ones are split, and since
+    all 256 bytes are in the vocabulary no text is ever unknown. The result depends neither on the captions' order
     nor on the number of threads. `[PAD]` has the id 0; a text is framed by `[CLS]` and `[SEP]`.
 
     Raises:

@@ -19,14 +19,16 @@ Lines = Literal["first", "all", "each"]
 Choices = tuple[tuple[str, float], ...]
 """The captions of one image with their weights above 0; the first is the one of evaluations and previews."""
 
-ALIASES = ("text", "caption", "captions", "prompt", "texts")
+ALIASES = ("text", "caption", "captions", "prompt", "texts", "txt", "description")
 ENDINGS = (".txt", ".caption")
-"""Of caption files; the first wins where an image has both."""
+"""Endings of caption files; the first is used if an image has both."""
+_TWICE = ".txt.txt"
+"""An ending typed again where the system hides it."""
 
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions of each row; None where no image has one. `columns` and `files` are those that were read."""
+    """The captions of each row; None if no image has one. `columns` and `files` are those that were read."""
 
     choices: tuple[Choices, ...] | None = None
     columns: tuple[str, ...] = ()
@@ -34,19 +36,19 @@ class Captions:
     notes: tuple[str, ...] = ()
 
     def first(self) -> tuple[str, ...] | None:
-        """One caption an image, "" where it has none."""
+        """One caption for each image, "" if it has none."""
         return None if self.choices is None else tuple(each[0][0] if each else "" for each in self.choices)
 
 
 @runtime_checkable
 class Captioned(Protocol):
-    """A source that knows all captions of its examples, row by row; None without text."""
+    """A source with all captions of its examples, row by row; None without text."""
 
     def caption_choices(self) -> Sequence[Choices] | None: ...
 
 
 def chosen_caption(choices: Choices, seed: int) -> str:
-    """The caption that a seed draws by weight; "" where there is none."""
+    """The caption sampled by weight from a seed; "" if there is none."""
     if len(choices) < 2:
         return choices[0][0] if choices else ""
     sums = list(accumulate(weight for _, weight in choices))
@@ -65,37 +67,43 @@ def captions_of(
 ) -> Captions:
     """Reads the captions of all rows.
 
-    `weights` names several columns, each with the weight at which training draws it; several texts of one column share
-    it. Raises UserError for a column that no row has, a text that cannot be decoded, and values that are no text.
+    `weights` names several columns, each with the weight at which training samples it; several texts of one column
+    share it. Raises UserError for a column that no row has, a text that cannot be decoded, and values that are not
+    text.
     """
     columns = _columns(rows, column, weights)
     beside = SideCars(found)
     choices: list[Choices] = []
     files: set[str] = set()
+    empty: list[str] = []
     cut = 0
     for row in rows:
-        given = _given(row, columns)
-        file = None if given else beside.of(row.file)
+        captions = _from_columns(row, columns)
+        file = None if captions else beside.of(row.file)
         if file is not None:
             text = read_text(root / file, encoding, LARGEST_CAPTION).strip()
             files.add(file)
-            texts = _parted(text, lines)
-            cut += lines == "first" and len(_parted(text, "each")) > 1
-            given = tuple((one, 1.0) for one in texts)
-        choices.append(given)
+            texts = _split(text, lines)
+            if not texts:
+                empty.append(file)
+            cut += lines == "first" and len(_split(text, "each")) > 1
+            captions = tuple((one, 1.0) for one in texts)
+        choices.append(captions)
     notes = _notes(choices, columns, column, weights)
     if cut:
         notes += (
             f"{cut} caption files have further lines, of which only the first is read: data.caption_lines=all joins "
-            "them, each makes every line a caption of its own",
+            "them, each makes every line a separate caption",
         )
+    if empty:
+        notes += (f"{len(empty)} caption files are empty, such as {shown(empty[0])}",)
     return Captions(tuple(choices) if any(choices) else None, tuple(columns), frozenset(files), notes)
 
 
 class SideCars:
     """Finds the text file beside an image: 0.txt, 0.caption, 0.png.txt, in any letter case and Unicode form.
 
-    Letter by letter first; else the only file of a like name that belongs to no other image letter by letter.
+    An exact name first; else the only file of a similar name that does not exactly belong to another image.
     """
 
     def __init__(self, found: Sequence[str]) -> None:
@@ -109,7 +117,7 @@ class SideCars:
                 self._alike.setdefault(folded(name), []).append(name)
 
     def of(self, image: str) -> str | None:
-        """The caption file of an image, None where there is none."""
+        """The caption file of an image, None if there is none."""
         names = _beside(image)
         exact = next((name for name in names if name in self._exact), None)
         if exact is not None:
@@ -120,10 +128,10 @@ class SideCars:
 
 def _beside(image: str) -> list[str]:
     stem = PurePosixPath(image).with_suffix("").as_posix()
-    return [base + ending for ending in ENDINGS for base in (stem, image)]
+    return [*(base + ending for ending in ENDINGS for base in (stem, image)), stem + _TWICE]
 
 
-def _parted(text: str, lines: Lines) -> list[str]:
+def _split(text: str, lines: Lines) -> list[str]:
     if lines == "all":
         return [text] if text else []
     parts = [line.strip() for line in lines_of(text) if line.strip()]
@@ -131,27 +139,27 @@ def _parted(text: str, lines: Lines) -> list[str]:
 
 
 def _columns(rows: Sequence[Row], column: str, weights: Mapping[str, float] | None) -> dict[str, float]:
-    """The columns to read, with their weights; empty where the metadata has none."""
+    """The columns to read, with their weights; empty if the metadata has none."""
     known = sorted({key for row in rows for key in row.values})
     if weights:
         for name in weights:
             if name not in known:
-                told = way_to_column(name, known)
-                raise UserError(f"data.captions names {name!r}, which is in no row of the metadata: {told}")
+                hint = way_to_column(name, known)
+                raise UserError(f"data.captions names {name!r}, which is in no row of the metadata: {hint}")
         return dict(weights)
     if column in known:
         return {column: 1.0}
-    for wanted in (folded_column(column), *(ALIASES if column == "text" else ())):
-        alike = [name for name in known if folded_column(name) == wanted]
+    for target in (folded_column(column), *(ALIASES if column == "text" else ())):
+        alike = [name for name in known if folded_column(name) == target]
         if len(alike) == 1:
             return {alike[0]: 1.0}
     if column != "text":
-        told = way_to_column(column, known)
-        raise UserError(f"text_column {column!r} is in no row of the metadata: {told}")
+        hint = way_to_column(column, known)
+        raise UserError(f"text_column {column!r} is in no row of the metadata: {hint}")
     return {}
 
 
-def _given(row: Row, columns: Mapping[str, float]) -> Choices:
+def _from_columns(row: Row, columns: Mapping[str, float]) -> Choices:
     """The row's captions from the metadata; those of a column share its weight."""
     out: list[tuple[str, float]] = []
     for column, weight in columns.items():
@@ -165,30 +173,30 @@ def _texts(value: Any, row: Row, column: str) -> list[str]:
     entries = value if isinstance(value, list) else [value]
     for entry in entries:
         if isinstance(entry, list | dict):
-            raise UserError(f"{row.where} has the {column} {shown(str(entry))}, which is no text: give text or a list")
+            raise UserError(f"{row.where} has the {column} {shown(str(entry))}, which is not text: give text or a list")
     return [text for entry in entries if entry is not None and (text := str(entry).strip())]
 
 
 def _notes(
     choices: Sequence[Choices], columns: Mapping[str, float], column: str, weights: Mapping[str, float] | None
 ) -> tuple[str, ...]:
-    told: list[str] = []
+    notes: list[str] = []
     without = sum(not each for each in choices)
     if without == len(choices):
         return ()
     other = [name for name in columns if name != column]
     if other and not weights:
-        told.append(f"captions come from the metadata's column {shown(other[0])}")
+        notes.append(f"captions come from the metadata's column {shown(other[0])}")
     if without:
-        told.append(f"{without} of {len(choices)} images have no caption and get an empty one")
+        notes.append(f"{without} of {len(choices)} images have no caption and get an empty one")
     several = sum(len(each) > 1 for each in choices)
     if several:
         most = max(Counter(map(len, choices)))
-        told.append(
-            f"{several} of {len(choices)} images have several captions, up to {most}: training draws one each time, "
-            "evaluation takes the first"
+        notes.append(
+            f"{several} of {len(choices)} images have several captions, up to {most}: training samples one each time, "
+            "evaluation uses the first"
         )
-    return tuple(told)
+    return tuple(notes)
 
 
 def all_texts(choices: Iterable[Choices]) -> list[str]:

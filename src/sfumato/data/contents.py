@@ -1,8 +1,8 @@
-"""Hashes of whole files: what makes two files the same, whatever they are called and whenever they were touched.
+"""Hashes of whole files, which identify content independently of names and times.
 
-A hash that was found once is kept beside the caches, so that a large folder is read once. It is used again for a file
-whose device, inode, size, times of modification and of change (ctime, which no program can set) are the same; one whose
-times are as young as the hash itself is read again, because a second change within the clock's tick would not show.
+Hashes are cached, so that a large folder is read once. A cached hash is used for a file whose device, inode, size,
+times of modification and of change (ctime, which no program can set) are the same. A file that changed as recently as
+it was hashed is read again, because a second change within the clock's tick would not be visible.
 """
 
 import os
@@ -20,10 +20,10 @@ from sfumato.errors import UserError
 from sfumato.locks import exclusive
 
 STORE = "contents.bin"
-"""The file of kept hashes in a cache: a line that says what it is, then 56 bytes a file."""
+"""The file of cached hashes: a title line, then 56 bytes a file."""
 
 _SMALL = 2**20
-"""Bytes up to which a file is read at once: `file_digest` makes a buffer of 256 KiB for each."""
+"""Bytes up to which a file is read at once: `file_digest` allocates a buffer of 256 KiB for each."""
 
 _CHUNK = 64  # files a task: handing one to a thread costs as much as reading a small file
 _THREADS = 8  # hashing releases the interpreter's lock, and waits for the disk
@@ -31,7 +31,7 @@ _TITLE = b"sfumato contents 1\n"
 _STAT = Struct("<5Q")
 _DIGEST = 16
 _MOST = 4_000_000
-"""Files whose hashes are kept, the newest: 224 MB."""
+"""Most hashes that are kept, the newest ones: 224 MB."""
 
 _SETTLED = 2 * 10**9
 """Nanoseconds: the coarsest clock of a file system in use (FAT) ticks every two seconds."""
@@ -48,7 +48,7 @@ def file_hash(path: Path) -> bytes:
 def file_hashes(paths: Sequence[Path], cache: Path | None = None, progress: Progress | None = None) -> list[bytes]:
     """`file_hash` of every file, in order; empty bytes for one that cannot be read.
 
-    With `cache` (a folder) the hashes kept there are used where they hold, and new ones are kept.
+    With `cache` (a folder), valid hashes in it are used, and new ones are added.
     """
     kept = {} if cache is None else _read(cache / STORE)
     fresh: dict[bytes, bytes] = {}
@@ -74,7 +74,7 @@ def file_hashes(paths: Sequence[Path], cache: Path | None = None, progress: Prog
             if progress is not None:
                 progress(len(hashes), len(paths))
     if fresh and cache is not None:
-        with suppress(UserError):  # a shortcut only: without room or rights the files are read again
+        with suppress(UserError):  # only a cache: without space or permission the files are read again
             _keep(cache / STORE, fresh)
     return hashes
 
@@ -89,7 +89,7 @@ def _settled(stat: os.stat_result, now: int) -> bool:
 
 
 def _read(store: Path) -> dict[bytes, bytes]:
-    """The kept hashes by the file's signature; none where the store is missing, damaged or of another version."""
+    """The cached hashes by the file's signature; none if the store is missing, damaged or of another version."""
     try:
         data = store.read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a set of examples is: the interface between whatever holds images or latents and the loader."""
+"""The interface of data sets of images or latents, as the loader uses it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total) while a long pass runs; drawing a bar is the caller's affair."""
+"""Called with (done, total) during a long pass; showing a progress bar is up to the caller."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image, uint8 (3, H, W), and what is known of it: text (str), label (int), further columns by name."""
+    """One image, uint8 (3, H, W), and its fields: text (str), label (int), further columns by name."""
 
     image: Tensor
     fields: dict[str, Any] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Source(Protocol[Item]):
 
     `fields` names the keys of every example's fields; `classes` the names of the labels, None without labels;
     `captions()` all texts in order, None without text; `fingerprint()` changes when any example does.
-    Indexing is free of chance. Reading may raise `UnreadableImage`, for which the loader takes another example.
+    Indexing is deterministic. Reading may raise `UnreadableImage`; the loader then uses another example.
     """
 
     @property
@@ -66,8 +66,8 @@ class Varied(Protocol[Item]):
     def variant(self, index: int, seed: int, /) -> Item: ...
 
 
-class UnreadableImage(Exception):  # noqa: N818 - names what was met, as UnidentifiedImageError does
-    """A file that cannot be decoded; `path` and `reason` say which and why."""
+class UnreadableImage(Exception):  # noqa: N818 - names what was found, as UnidentifiedImageError does
+    """A file that cannot be decoded, with its `path` and the `reason`."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -76,7 +76,7 @@ class UnreadableImage(Exception):  # noqa: N818 - names what was met, as Unident
 
 
 def example_or_variant(source: Source[Item], index: int, seed: int | None) -> Item:
-    """The example itself, or its random variant where a seed is given and the source has variants."""
+    """The example itself, or its random variant if a seed is given and the source has variants."""
     if seed is not None and isinstance(source, Varied):
         varied: Item = source.variant(index, seed)
         return varied

@@ -1,4 +1,4 @@
-"""Images that are the same or nearly so, by the 64-bit difference hash of their brightness."""
+"""Exact and near duplicates of images, by the 64-bit difference hash of their brightness."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 NEAR = 4
-"""Bits in which the hashes of near duplicates may differ."""
+"""Most bits in which the hashes of near duplicates differ."""
 _COUNTS = np.array([number.bit_count() for number in range(2**16)], np.uint8)
-"""Bits that are set in each number of 16 bits."""
+"""Number of set bits in each 16-bit number."""
 
 
 def difference_hash(image: Image.Image) -> int:
@@ -24,7 +24,7 @@ def difference_hash(image: Image.Image) -> int:
 def near_pairs(hashes: Sequence[int], most: int = NEAR) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, whose hashes differ in at most `most` bits.
 
-    Of most + 1 blocks of bits one at least is equal in such a pair, so only images that share a block are compared.
+    At least one of most + 1 blocks of bits is equal in such a pair, so only images that share a block are compared.
     """
     values = np.array(hashes, np.uint64)
     pairs: set[tuple[int, int]] = set()

@@ -35,8 +35,7 @@ class FolderDataset:
     ) -> None:
         """Scans the folder; raises UserError as `scan_folder` does.
 
-        The hashes of its files, which are found when they are asked for, are kept in `cache`; `hashing` is told of the
-        progress.
+        The hashes of its files are computed when needed and cached in `cache`; `hashing` is called with the progress.
         """
         self.config = config
         self.cache = cache
@@ -104,7 +103,7 @@ class FolderDataset:
             raise
 
     def reading(self, read: Callable[[str], Pixels], damaged: Mapping[str, str]) -> "FolderDataset":
-        """The same set with another way from a file's relative path to `decode`'s result."""
+        """The same set with another function from a file's relative path to `decode`'s result."""
         other = copy(self)
         other._read = read
         other._damaged = {**self._damaged, **damaged}
@@ -154,7 +153,7 @@ class FolderDataset:
         digest = blake2b(digest_size=16)
         digest.update(repr((framing.size, framing.resize, framing.crop, framing.filter, framing.background)).encode())
         for name, seen in zip(self.scan.files, self.scan.headers, strict=True):
-            # the remark says that pixels are converted, which they were not always
+            # the remark shows that pixels are converted, which earlier versions did not do
             digest.update(name.encode(errors="surrogateescape") + b"\0" + self.hashes[name] + seen.remark.encode())
         return digest.hexdigest()
 

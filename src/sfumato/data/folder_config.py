@@ -13,7 +13,7 @@ from sfumato.schema import Schema
 
 
 class FolderConfig(Schema):
-    """Where the images are and how they become (3, H, W); `size` is a side of the square or (H, W)."""
+    """A folder of images and their preprocessing to (3, H, W); `size` is the side of a square or (H, W)."""
 
     kind: Literal["folder"] = "folder"
     path: Path
@@ -27,12 +27,12 @@ class FolderConfig(Schema):
     """Larger images are left out; those that can be read reduced or in parts may have four times as many."""
     text_from: Literal["caption", "label"] = "caption"
     caption_lines: Literal["first", "all", "each"] = "first"
-    """Of a caption file: its first line, all of them as one text, or each as a caption of its own."""
+    """Lines of a caption file to use: the first, all as one text, or each as a separate caption."""
     text_column: str = "text"
     captions: dict[str, float] = Field(default_factory=dict)
-    """Several columns with captions, each with the weight at which training draws it; instead of `text_column`."""
+    """Several columns with captions, each with the weight at which training samples it; instead of `text_column`."""
     encoding: str | None = None
-    """Of text files that are neither UTF-8 nor marked, such as cp1252."""
+    """Encoding of text files that are neither UTF-8 nor have a byte-order mark, such as cp1252."""
     label_column: str = "label"
     columns: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class FolderConfig(Schema):
     def _sensible_weights(cls, value: dict[str, float]) -> dict[str, float]:
         for name, weight in value.items():
             if not (math.isfinite(weight) and weight > 0):
-                raise ValueError(f"captions gives {name!r} the weight {weight:g}: give a finite number above 0")
+                raise ValueError(f"captions has the weight {weight:g} for {name!r}: give a finite number above 0")
         return value
 
     @model_validator(mode="after")

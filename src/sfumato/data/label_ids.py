@@ -1,4 +1,4 @@
-"""One reader of class ids in the pixels of an image, for label maps in training and in use."""
+"""Reading class ids from the pixels of an image, for label maps in training and sampling."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ COLOURED = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 def ids_of(image: Image.Image, what: str) -> NDArray[np.int64] | None:
     """(H, W) ids: grey values of any depth, whole numbers in floats, indices of a palette; None for colours.
 
-    Raises UserError for floats that are no whole numbers and for modes that are neither; `what` names the map.
+    Raises UserError for floats that are not whole numbers and for other modes; `what` names the map.
     """
     if image.mode in COLOURED:
         return None
@@ -29,7 +29,7 @@ def ids_of(image: Image.Image, what: str) -> NDArray[np.int64] | None:
     if not whole.all():
         row, column = (int(v) for v in np.argwhere(~whole)[0])
         raise UserError(
-            f"{what} holds {float(values[row, column]):g} at row {row}, column {column}, which is no class id: "
+            f"{what} holds {float(values[row, column]):g} at row {row}, column {column}, which is not a class id: "
             "save it as a PNG of whole numbers"
         )
     return values.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Writing a latent cache: resumable row by row, there under its name only when it is finished."""
+"""Writing a latent cache: resumable row by row, and under its final name only when it is finished."""
 
 import errno
 import json
@@ -36,14 +36,14 @@ _FLUSH_SECONDS = 30.0
 
 
 class LatentWriter:
-    """Fills a cache; what was written before an interruption is kept, and `todo` lists what remains.
+    """Fills a cache; rows written before an interruption are kept, and `todo` lists the remaining ones.
 
     Several processes may write disjoint rows of one cache, each with its own `part`; part 0 must be opened first and be
     the one to finish, after the others were closed. Use as a context manager or call `close`.
     """
 
     def __init__(self, path: Path, header: LatentHeader, part: int = 0) -> None:
-        """Begins `path`.partial, or goes on with it; UserError if it belongs to another header or `path` exists."""
+        """Creates `path`.partial, or continues it; UserError if it belongs to another header or `path` exists."""
         if path.exists():
             raise UserError(f"latent cache {path} exists already: open it, or remove it to encode again")
         self.path = path
@@ -72,19 +72,21 @@ class LatentWriter:
 
         Raises UserError if the moments are not finite in float16, ValueError if shapes or fields do not fit the header.
         """
-        with np.errstate(over="ignore"):  # told below, by row
+        with np.errstate(over="ignore"):  # reported below, by row
             values = moments.detach().float().cpu().numpy().astype(np.float16)
         if values.shape != (len(rows), *self.header.shape):
             raise ValueError(f"moments {values.shape} do not fit {len(rows)} rows of shape {self.header.shape}")
         if not np.isfinite(values).all():
             bad = [row for row, value in zip(rows, values, strict=True) if not np.isfinite(value).all()]
-            raise UserError(f"the autoencoder's moments of rows {bad} exceed float16: check or go on with its training")
+            raise UserError(
+                f"the autoencoder's moments of rows {bad} exceed float16: check its training, or train it further"
+            )
         index = np.asarray(rows, dtype=np.int64)
         self._moments[variant, index] = values
         if variant == 0:
             with _room_in(self.path.parent, self.header):
                 self._write_fields(index, fields or {})
-        self._state[variant, index] = DONE  # last: a row that counts as done is whole
+        self._state[variant, index] = DONE  # last: a row that is marked as done is complete
         if time.monotonic() - self._t_flush > _FLUSH_SECONDS:
             self.flush()
 
@@ -95,7 +97,7 @@ class LatentWriter:
         self._state[:, row] = UNREADABLE
 
     def flush(self) -> None:
-        """Brings all to the disk, the state after what it speaks of."""
+        """Writes everything to the disk, the state after the data that it describes."""
         with _room_in(self.path.parent, self.header):
             self._moments.flush()
             for array in self._tensors.values():
@@ -106,7 +108,7 @@ class LatentWriter:
         self._t_flush = time.monotonic()
 
     def finish(self) -> LatentDataset:
-        """Computes the statistics, gives the cache its name and opens it; ValueError if rows are missing."""
+        """Computes the statistics, moves the cache to its final name and opens it; ValueError if rows are missing."""
         missing = int((self._state == TODO).sum())
         if missing:
             raise ValueError(f"{missing} rows of the latent cache {self.path} are not written yet")
@@ -140,11 +142,11 @@ class LatentWriter:
         self.close()
 
     def _create(self) -> None:
-        """Makes the folder with all its arrays, empty, or checks that the one there is of the same header."""
+        """Creates the folder with all its arrays, empty, or checks that an existing one has the same header."""
         if self._folder.exists():
             if read_header(self._folder) != self.header:
                 raise UserError(
-                    f"{self._folder} was begun with another autoencoder, data set or shape: remove it to encode again"
+                    f"{self._folder} was started with another autoencoder, data set or shape: remove it to encode again"
                 )
             with _room_in(self.path.parent, self.header):
                 for path in self._folder.glob("*.npy"):
@@ -165,13 +167,13 @@ class LatentWriter:
             shutil.rmtree(draft, ignore_errors=True)
 
     def _forget_rows_without_fields(self) -> None:
-        """Rows marked done whose line was lost with a crash of the machine are to be written again."""
+        """Marks rows as to do whose line of fields was lost in a crash of the machine."""
         known = np.zeros(self.header.count, dtype=bool)
         known[[row for row, _ in _field_lines(self._folder)]] = True
         self._state[:, ~known] = TODO
         for path in self._folder.glob("fields-*.jsonl"):
             text = path.read_bytes()
-            if text and not text.endswith(b"\n"):  # a line cut off would spoil the next one
+            if text and not text.endswith(b"\n"):  # a partial line would corrupt the next one
                 path.write_bytes(text[: text.rfind(b"\n") + 1])
 
     def _write_fields(self, index: NDArray[np.int64], fields: Mapping[str, Any]) -> None:
@@ -197,7 +199,7 @@ def _arrays(header: LatentHeader) -> dict[str, tuple[np.dtype[Any], tuple[int, .
 
 
 def _reserve(path: Path) -> None:
-    """Takes the file's room on the disk: a mapped page without would end the process by a signal when it is written."""
+    """Allocates the file on the disk: writing a mapped page without space would end the process by a signal."""
     if sys.platform == "darwin":  # has no posix_fallocate
         return
     with path.open("rb+") as file:
@@ -206,7 +208,7 @@ def _reserve(path: Path) -> None:
 
 @contextmanager
 def _room_in(cache: Path, header: LatentHeader) -> Iterator[None]:
-    """Turns a full disk into a UserError that says how much is needed."""
+    """Turns a full disk into a UserError with the space that is needed."""
     try:
         yield
     except OSError as error:
@@ -228,7 +230,7 @@ def _plain(value: Any) -> Any:
 
 
 def _field_lines(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row, fields) of all parts; a last line cut off by an interruption is passed over."""
+    """(row, fields) of all parts; a last line cut off by an interruption is skipped."""
     for path in sorted(folder.glob("fields-*.jsonl")):
         with path.open("rb") as lines:
             for line in lines:

@@ -1,4 +1,4 @@
-"""Cached latents: the posterior moments of a whole set in one memory-mapped file, every example's fields beside.
+"""Cached latents: the posterior moments of a whole set in one memory-mapped file, with every example's fields.
 
 A cache is a folder of
   header.json       `LatentHeader`: which autoencoder and data it belongs to, shapes, number of rows
@@ -7,7 +7,7 @@ A cache is a folder of
   fields.jsonl      one object a row: text, label, further columns
   field-NAME.npy    (N, ...) for every field that is a tensor
   statistics.json   per-channel mean and standard deviation of the sampled latent
-While it is written its name ends in .partial and fields stand in fields-PART.jsonl, a line a row as they come.
+While it is written its name ends in .partial and fields are in fields-PART.jsonl, a line a row in any order.
 """
 
 import json
@@ -39,10 +39,10 @@ class TensorField(Schema):
 
 
 class LatentHeader(Schema):
-    """What a cache belongs to and holds.
+    """What a cache belongs to, and its shapes.
 
     `autoencoder` is the hash of the encoder's weights, `data` the fingerprint of the set. `shape` is (M, h, w) of one
-    row; `variational` says that M = 2 C holds mean and log-variance, else M = C. `mirrored` adds a row for the
+    row; `variational`: M = 2 C, mean and log-variance; else M = C. `mirrored` adds a row for the
     flipped image. `about` is for the reader: image size, configuration names.
     """
 
@@ -69,7 +69,7 @@ class LatentHeader(Schema):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation (C,), float64, of a latent drawn from the cached posteriors."""
+    """Mean and standard deviation (C,), float64, of a latent sampled from the cached posteriors."""
 
     mean: Tensor
     std: Tensor
@@ -92,20 +92,20 @@ def read_header(folder: Path) -> LatentHeader:
     try:
         return LatentHeader.model_validate_json((folder / "header.json").read_text(encoding="utf-8"))
     except (OSError, ValidationError):
-        raise UserError(f"{folder} holds no latent cache of this version: encode the data again") from None
+        raise UserError(f"{folder} is not a latent cache of this version: encode the data again") from None
 
 
 def partial_path(path: Path) -> Path:
-    """Where the cache stands until it is finished."""
+    """The path of the cache until it is finished."""
     return path.with_name(path.name + ".partial")
 
 
 def compute_statistics(
     moments: NDArray[np.float16], state: NDArray[np.uint8], variational: bool, chunk: int = 256
 ) -> Statistics:
-    """Statistics of the rows that are done, over examples and places, in float64.
+    """Statistics of the rows that are done, over examples and positions, in float64.
 
-    Of a sampled latent: mean = E[mean], variance = Var[mean] + E[exp(logvar)] (law of total variance). Moments
+    For a sampled latent: mean = E[mean], variance = Var[mean] + E[exp(logvar)] (law of total variance). Moments
     (V, N, M, h, w), state (V, N). Raises UserError if no row is done.
     """
     V, N, M = moments.shape[:3]
@@ -142,20 +142,22 @@ class LatentDataset:
     """
 
     def __init__(self, path: Path, autoencoder: str | None = None, data: str | None = None) -> None:
-        """Opens and checks the cache; UserError if it is not finished, not whole, or of another autoencoder or data."""
+        """Opens and checks the cache; UserError if it is unfinished, damaged, or of another autoencoder or data."""
         if not path.is_dir():
             unfinished = partial_path(path).is_dir()
-            state = "is not finished: run the encoding again to go on" if unfinished else "does not exist: encode first"
+            state = (
+                "is not finished: run the encoding again to continue" if unfinished else "does not exist: encode first"
+            )
             raise UserError(f"latent cache {path} {state}")
         self.path = path
         self.header = header = read_header(path)
-        for name, given, stored in (
+        for name, expected, stored in (
             ("autoencoder", autoencoder, header.autoencoder),
             ("data", data, header.data),
         ):
-            if given is not None and given != stored:
+            if expected is not None and expected != stored:
                 raise UserError(
-                    f"latent cache {path} was made with {name} {stored[:12]}, but this is {name} {given[:12]}: "
+                    f"latent cache {path} was made with {name} {stored[:12]}, but this is {name} {expected[:12]}: "
                     "encode the data again"
                 )
         shape = (header.variants, header.count, *header.shape)

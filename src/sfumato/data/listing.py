@@ -1,4 +1,4 @@
-"""What lies below a folder: files to read, and what is passed over (runs, model folders, pipes and devices)."""
+"""The content of a folder: files to read, and what is skipped (runs, model folders, pipes and devices)."""
 
 import os
 import stat
@@ -19,8 +19,8 @@ _EXAMPLES = 3
 class Listing:
     """Relative posix paths, sorted.
 
-    `files` are regular files, and links that lead nowhere; `special` what is neither, with what it is; `runs` the
-    folders of runs and models with the number of images in each, which are not among the files.
+    `files` are regular files and dangling links; `special` anything else, and folders that cannot be opened, with what
+    it is; `runs` the folders of runs and models with the number of images in each, which are not among the files.
     """
 
     files: tuple[str, ...]
@@ -34,18 +34,23 @@ def list_files(root: Path) -> list[str]:
 
 
 def listing(root: Path) -> Listing:
-    """All that is below the folder; hidden files are ignored, links to folders followed.
+    """Everything below the folder; hidden files are ignored, links to folders followed.
 
-    Folders of runs and models below it are passed over as a whole; where the folder is that of a run itself, what
-    training writes into it is.
+    Folders of runs and models below it are skipped as a whole; if the folder is itself that of a run, only what
+    training writes into it is skipped.
     """
     files: list[str] = []
     special: list[tuple[str, str]] = []
     runs: list[tuple[str, int]] = []
     seen: set[str] = set()
-    for place, folders, names in os.walk(root, followlinks=True):
+
+    def closed(error: OSError) -> None:
+        place = os.path.relpath(error.filename, root) if error.filename else "."
+        special.append((Path(place).as_posix(), f"a folder that cannot be opened ({error.strerror})"))
+
+    for place, folders, names in os.walk(root, onerror=closed, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link back up would never end
+        if real in seen:  # a link to a parent folder would never end
             folders.clear()
             continue
         seen.add(real)
@@ -81,7 +86,7 @@ def is_run(names: Sequence[str], folders: Sequence[str]) -> bool:
 
 
 def _special(path: str) -> str:
-    """What a path leads to that is neither a regular file nor missing; "" otherwise."""
+    """The kind of a path that is neither a regular file nor missing; "" otherwise."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -96,30 +101,30 @@ def _images_in(places: Sequence[Path]) -> int:
 
 
 def left_out(found: Listing) -> list[tuple[str, str]]:
-    """(path, reason) of files that are images or no regular files, and cannot be read."""
+    """(path, reason) of images that cannot be read, and of files that are not regular."""
     foreign = [(name, reason) for name in found.files if (reason := why_not(name)) is not None]
-    special = [(name, f"it is {what}, no regular file") for name, what in found.special]
+    special = [(name, f"it is {what}, not a regular file") for name, what in found.special]
     return sorted([*foreign, *special])
 
 
 def notes_of(found: Listing) -> list[str]:
-    """Sentences on what is passed over, for the user."""
+    """Sentences for the user on what is skipped."""
     notes = []
     foreign = [(Path(name).suffix.lower(), reason) for name in found.files if (reason := why_not(name)) is not None]
     if foreign:
         kinds = Counter(foreign).most_common()
         many = len(kinds) > 1
-        told = ", ".join(f"{f'{count} ' if many else ''}{ending} ({reason})" for (ending, reason), count in kinds)
-        notes.append(f"{_files(len(foreign))} left out: {told}")
+        listed = ", ".join(f"{f'{count} ' if many else ''}{ending} ({reason})" for (ending, reason), count in kinds)
+        notes.append(f"{_files(len(foreign))} left out: {listed}")
     if found.special:
         name, what = found.special[0]
-        notes.append(f"{_files(len(found.special))} left out that are no regular files: the first is {name}, {what}")
+        notes.append(f"{_files(len(found.special))} left out that are not regular files: the first is {name}, {what}")
     inside = [(folder, count) for folder, count in found.runs if count]
     if inside:
         named = ", ".join(folder for folder, _ in inside[:_EXAMPLES]) + (", ..." if len(inside) > _EXAMPLES else "")
         total = sum(count for _, count in inside)
         notes.append(
-            f"{_images(total)} left out: in folders of runs and models ({named}), whose previews are no training images"
+            f"{_images(total)} left out: in folders of runs and models ({named}), whose previews are not training data"
         )
     return notes
 

@@ -1,4 +1,4 @@
-"""Batches read ahead by threads, the same ones in the same order whatever the number of threads."""
+"""Batches read ahead by threads, in an order that does not depend on the number of threads."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ _TRIES = 100
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step reads: `index` (B,) rows of the set; `values` the images or moments; `fields` collated by name.
+    """The data of one step: `index` (B,) rows of the set; `values` the images or moments; `fields` collated by name.
 
     text is a list of B str, label (B,) long, other numbers and tensors are stacked, all else is a list of B.
     """
@@ -93,11 +93,12 @@ def _column(values: list[Any]) -> Any:
 class Loader(Generic[Item]):
     """Endless iterator over batches from step `start` on; step s reads `batch_indices(seed, s, batch, len(source))`.
 
-    With `position` step `start` begins there in the stream: so many samples were read before, by any number of ranks.
-    Random variants are seeded by (seed, place in the stream); `variants=False` reads the plain examples. An unreadable
-    image is replaced by another one, drawn from its place in the stream, and noted in `unreadable`; batches
-    therefore do not depend on `workers` or on where a run was interrupted. `data_wait_seconds` sums the time `next` has
-    waited for data. workers = 0 reads in the calling thread. Use as a context manager or call `close`.
+    With `position`, step `start` begins at that position of the stream: so many samples were read before, by any number
+    of ranks. Random variants are seeded by (seed, position in the stream); `variants=False` reads the plain examples.
+    An unreadable image is replaced by another one, chosen by its position in the stream, and noted in `unreadable`;
+    batches therefore do not depend on `workers` or on where a run was interrupted. `data_wait_seconds` is the total
+    time that `next` has waited for data. workers = 0 reads in the calling thread. Use as a context manager or call
+    `close`.
     """
 
     def __init__(
@@ -156,8 +157,8 @@ class Loader(Generic[Item]):
     def _read(self, step: int) -> Batch:
         n = len(self._source)
         places = positions(step - self._start, self._batch, self._rank, self._world, self._first)
-        wanted = [index_at(self._seed, place, n) for place in places]
-        read = [self._example(step, index, place) for index, place in zip(wanted, places, strict=True)]
+        rows = [index_at(self._seed, place, n) for place in places]
+        read = [self._example(step, index, place) for index, place in zip(rows, places, strict=True)]
         batch = collate(step, [index for index, _ in read], [example for _, example in read])
         if not self._pin:
             return batch
@@ -177,15 +178,15 @@ class Loader(Generic[Item]):
 
 
 def read_one(source: Source[Item], index: int, step: int, seed: int | None) -> Item:
-    """An example or its variant; whatever goes wrong except UnreadableImage names example, step and file."""
+    """An example or its variant; errors other than UnreadableImage name example, step and file."""
     try:
         return example_or_variant(source, index, seed)
     except (UnreadableImage, UserError):
         raise
     except Exception as error:
         notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-        told = f"{type(error).__name__}: {error}"
-        raise RuntimeError(f"example {index} of step {step} could not be read ({told}{notes})") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise RuntimeError(f"example {index} of step {step} could not be read ({reason}{notes})") from error
 
 
 def sweep(

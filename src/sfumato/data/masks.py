@@ -1,7 +1,7 @@
-"""One reader of masks, for training and for use: which pixels of an image are the hole.
+"""Reading masks, for training and sampling: which pixels of an image are the hole.
 
-White is the hole. What editors and other programs save is read as well: an erased part of an image, 0 and 1, 16 bits, a
-colour on black. An image that is no mask is refused.
+White is the hole. Other forms that editors and programs save are read as well: an erased part of an image, 0 and 1,
+16 bits, a colour on black. An image that is not a mask is refused.
 """
 
 from collections.abc import Iterator
@@ -26,16 +26,16 @@ _MOSTLY = 0.1  # of all pixels: with as many of those, greys that change smoothl
 _AWAY = 40.0  # levels from the line between two colours
 _ORDER = "give the image first and its mask after it (IMAGE MASK), the mask white where the hole is"
 _ROUGH = 0.03
-_SIDE = 256  # masks are judged at this size at most
+_SIDE = 256  # masks are checked at this size at most
 _RADII = (0, 1, 2, 4, 8, 16, 32, 64, 128)
 _ONE_COLOUR = 12.0  # levels within which an opaque part is of one colour
 
 
 @dataclass(frozen=True)
 class Mask:
-    """`hole` (H, W) bool, and sentences on how it was read where that is not plain black and white.
+    """`hole` (H, W) bool, and sentences on how it was read if it is not plain black and white.
 
-    `perhaps_image`: it could as well be an image of two colours, or one with transparent parts.
+    `perhaps_image`: it could also be an image of two colours, or one with transparent parts.
     """
 
     hole: NDArray[np.bool_]
@@ -46,16 +46,16 @@ class Mask:
 def read_mask(image: Image.Image, what: str) -> Mask:
     """The hole of a mask of any mode.
 
-    Where the alpha varies it is the mask: what is transparent is the hole (of a single colour painted on a transparent
-    layer, the smaller of the two parts). Else what lies above half of the range of values that occur is the hole.
+    If the alpha varies, it is the mask: transparent pixels are the hole (for a single colour painted on a transparent
+    layer, the smaller of the two parts). Else the hole is what is above the middle of the range of values that occur.
 
     Args:
         image: as stored, without any conversion of colours.
-        what: how messages call the mask, such as "the mask".
+        what: name of the mask in messages, such as "the mask".
 
     Raises:
-        UserError: for an image of one value, one with values that are not finite, and one that is no mask: of more
-            than a few greys that are no soft edge.
+        UserError: for an image of one value, one with values that are not finite, and one that is not a mask: with
+            more than a few greys that are not a soft edge.
     """
     alpha = np.asarray(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
     if alpha is not None and alpha.min() != alpha.max():
@@ -65,7 +65,7 @@ def read_mask(image: Image.Image, what: str) -> Mask:
     if low == high:
         raise UserError(_of_one_value(what, low, _white(image)))
     _check_colours(image, what)
-    _doubt(values, low, high, what)
+    _check_greys(values, low, high, what)
     eight_bits = _white(image) == 255 and high >= _FULL and low <= _SLACK
     threshold = 127.5 if eight_bits else (low + high) / 2
     hole = values > threshold
@@ -87,7 +87,7 @@ def is_black_and_white(image: Image.Image) -> bool:
 
 def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], what: str) -> Mask:
     low, high = float(alpha.min()), float(alpha.max())
-    _doubt(alpha.astype(np.float32), low, high, what)
+    _check_greys(alpha.astype(np.float32), low, high, what)
     erased = alpha < 128
     if not erased.any() or erased.all():
         erased = alpha < (low + high) / 2
@@ -95,12 +95,12 @@ def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], what: str) -> Mask:
     painted = bool((np.ptp(opaque, axis=0) <= _ONE_COLOUR).all()) and bool(2 * erased.sum() > erased.size)
     hole = ~erased if painted else erased
     part = "painted on a transparent layer" if painted else "transparent"
-    note = f"{what} has transparency, which is taken for the mask: the {int(hole.sum())} {part} pixels are the hole"
+    note = f"{what} has transparency, which is used as the mask: the {int(hole.sum())} {part} pixels are the hole"
     return Mask(hole, (note,), perhaps_image=not painted)
 
 
 def _values(image: Image.Image, what: str) -> NDArray[np.floating[Any]]:
-    """(H, W) brightness: of palettes and colours their luminance, else the values as stored."""
+    """(H, W) brightness: the luminance of palettes and colours, else the values as stored."""
     if image.mode in WIDE or image.mode == "F":
         values: NDArray[np.floating[Any]] = np.asarray(image).astype(np.float64)
         if not np.isfinite(values).all():
@@ -122,15 +122,15 @@ def _white(image: Image.Image) -> float:
 def _of_one_value(what: str, value: float, white: float) -> str:
     colour = "black" if value == 0 else "white" if value >= 0.98 * white else f"of the value {value:g}"
     if colour == "white":
-        return f"{what} has nothing but hole: it is white everywhere; paint black what is to stay"
-    return f"{what} has no hole: paint white what is to be drawn anew (it is {colour} everywhere)"
+        return f"{what} is all hole: it is white everywhere; paint black what should be kept"
+    return f"{what} has no hole: paint white what should be generated anew (it is {colour} everywhere)"
 
 
-def _doubt(values: NDArray[np.floating[Any]], low: float, high: float, what: str) -> None:
+def _check_greys(values: NDArray[np.floating[Any]], low: float, high: float, what: str) -> None:
     """Raises UserError for greys that are neither few nor the soft edge between black and white.
 
-    A soft mask is its own black and white version, blurred, or smooth wherever it is grey: pixels are counted that are
-    neither.
+    A soft mask equals its blurred black and white version, or is smooth wherever it is grey; pixels that fit neither
+    are counted.
     """
     share = _shrunk(((values - low) / (high - low)).astype(np.float32))
     grey = (share > _GREY[0]) & (share < _GREY[1])
@@ -156,7 +156,7 @@ def _off_soft_edges(share: NDArray[np.float32]) -> Iterator[NDArray[np.bool_]]:
 
 
 def _check_colours(image: Image.Image, what: str) -> None:
-    """Raises UserError where the colours do not lie between two of them, as those of a mask do."""
+    """Raises UserError if the colours are not all mixtures of two colours, as those of a mask are."""
     if image.mode in ("1", "L", "LA", "F", "LAB", *WIDE):
         return
     step = max(1, max(image.size) // _SIDE)
@@ -176,6 +176,6 @@ def _rough(share: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _shrunk(share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Every n-th pixel, so that judging a large mask takes no longer than a small one's."""
+    """Every n-th pixel, so that checking a large mask takes no longer than a small one."""
     step = max(1, max(share.shape) // _SIDE)
     return share[::step, ::step]

@@ -1,4 +1,4 @@
-"""Which file of the folder a row of metadata means, where it does not name it letter by letter."""
+"""Matching names in metadata with files of the folder, also if they are not exactly equal."""
 
 import unicodedata
 from collections import defaultdict
@@ -14,12 +14,12 @@ def folded(text: str) -> str:
 
 
 class Names:
-    """Finds files by the names that rows give them.
+    """Finds files by the names in rows of metadata.
 
-    A name means the file of exactly that path, relative to the metadata. Else it means a file where that file alone
-    can be meant: the same path in other letters or another Unicode form, without its ending, with folders in front that
-    are not here (`/home/me/set/0.png`, `train/0.png`), or without the folders that are here. A file that some row names
-    exactly is not taken by such a likeness, and neither is one that two names resemble.
+    A name matches the file of exactly that path, relative to the metadata. Else it matches a file if that is the only
+    candidate: the same path in another letter case or Unicode form, without its ending, with leading folders that do
+    not exist here (`/home/me/set/0.png`, `train/0.png`), or without the folders that are here. A file that some row
+    names exactly is not matched by similarity, and neither is one that two names resemble.
     """
 
     def __init__(self, root: Path, files: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ class Names:
                 self._last[folded(path.stem) + "/"].append(name)  # apart from whole names: none holds a slash
 
     def resolve(self, base: str, given: Sequence[str]) -> dict[str, str]:
-        """The file of each given name that means one; `base` is the folder of the metadata, "" or ending in "/"."""
+        """The file of each name that matches one; `base` is the folder of the metadata, "" or ending in "/"."""
         exact = {name: file for name in given if (file := self._exact(base, name)) is not None}
         taken = set(exact.values())
         near: dict[str, set[str]] = defaultdict(set)
@@ -61,13 +61,13 @@ class Names:
         if not is_image(path.name):
             keys.append(folded(path.name) + "/")
         for key in keys:
-            asked = _parts(path, stem=key.endswith("/"))
+            named = _parts(path, stem=key.endswith("/"))
             fitting = [
                 file
                 for file in self._last.get(key, ())
                 if file.startswith(base)
                 and file not in taken
-                and _ends_alike(asked, _parts(PurePosixPath(file.removeprefix(base)), stem=key.endswith("/")))
+                and _ends_alike(named, _parts(PurePosixPath(file.removeprefix(base)), stem=key.endswith("/")))
             ]
             if len(fitting) == 1:
                 return fitting[0]
@@ -77,10 +77,10 @@ class Names:
 
 
 def common_reason(missing: Sequence[str], files: Iterable[str]) -> str:
-    """What the metadata names and what there is instead, for a message."""
+    """What the metadata names and what the folder contains instead, for a message."""
     there = [name for _, name in zip(range(3), files, strict=False)]
     named = ", ".join(map(repr, missing[:3])) + (", …" if len(missing) > 3 else "")
-    return f"it names {named}; the folder holds {', '.join(map(repr, there)) or 'no images'}"
+    return f"it names {named}; the folder contains {', '.join(map(repr, there)) or 'no images'}"
 
 
 def _slashes(given: str) -> str:

@@ -1,4 +1,4 @@
-"""The metadata of a folder: which images its files list, what they say of each, and which rows find no image."""
+"""The metadata of a folder: rows by image, and rows without an image."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,9 +14,9 @@ from sfumato.errors import UserError
 
 @dataclass(frozen=True)
 class Row:
-    """An image, by its path relative to the folder, and what its metadata says.
+    """An image, by its path relative to the folder, and its metadata.
 
-    `further` are the values of the other rows that name the same image; `where` says where the row stands.
+    `further` are the values of the other rows that name the same image; `where` is the row's place, for messages.
     """
 
     file: str
@@ -27,9 +27,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Metadata:
-    """All rows whose image exists, in the order of the files; the folders (path prefixes) that metadata speaks for.
+    """All rows whose image exists, in the order of the files; the folders (path prefixes) that metadata covers.
 
-    `missing` are the names that mean no file; `foreign` (file, reason) the metadata files that describe something else.
+    `missing` are the names without a file; `foreign` (file, reason) the metadata files that describe something else.
     """
 
     rows: tuple[Row, ...] = ()
@@ -42,7 +42,7 @@ class Metadata:
 
 @dataclass
 class _Reading:
-    """What is gathered while metadata files are read one after the other, the deepest last."""
+    """The results so far while metadata files are read one after the other, the deepest last."""
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     owners: list[str] = field(default_factory=list)
@@ -53,24 +53,24 @@ class _Reading:
     replaced: dict[str, list[str]] = field(default_factory=dict)
 
     def notes(self) -> tuple[str, ...]:
-        told = []
+        notes = []
         if self.near:
-            given, file = self.near[0]
-            told.append(
-                f"{len(self.near)} names in the metadata are not those of the files, but one alone can be meant: "
-                f"{shown(given)} is {shown(file)}"
+            name, file = self.near[0]
+            notes.append(
+                f"{len(self.near)} names in the metadata are not exactly those of files, but match one each: "
+                f"{shown(name)} is {shown(file)}"
             )
         for name, files in self.replaced.items():
-            told.append(
-                f"{len(files)} images, such as {shown(files[0])}, are named by several metadata files: {name} counts"
+            notes.append(
+                f"{len(files)} images, such as {shown(files[0])}, are named by several metadata files: {name} is used"
             )
-        return tuple(told)
+        return tuple(notes)
 
 
 def read_metadata(root: Path, found: Sequence[str], encoding: str | None = None) -> Metadata:
     """Reads every metadata file among those `found`.
 
-    A file named by several metadata files belongs to the deepest. Raises UserError for a line that cannot be understood
+    If several metadata files name a file, the deepest is used. Raises UserError for a line that cannot be understood
     and for a metadata file without rows.
     """
     reading, names = _Reading(), Names(root, found)
@@ -119,7 +119,7 @@ def _exactly(prefix: str, given: str) -> str:
 
 
 def merged(rows: Iterable[Row]) -> list[Row]:
-    """One row an image: the first one's values, what it lacks from the further ones, which are kept beside."""
+    """One row for each image: the first one's values, completed from the further ones, which are also kept."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.file, []).append(row)
@@ -138,7 +138,7 @@ def _joined(group: Sequence[Row]) -> Row:
 
 
 def columns_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """The asked columns by name, None where a row lacks one; UserError for a column that no row has."""
+    """The columns `names`, None where a row lacks one; UserError for a column that no row has."""
     known = sorted({key for row in rows for key in row.values})
     for name in names:
         if name in ("text", "label"):
@@ -151,14 +151,14 @@ def columns_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, tuple[Any
 
 
 def way_to_column(name: str, known: Sequence[str]) -> str:
-    """The end of a message about a column that is not there."""
+    """The end of a message about a column that does not exist."""
     near = get_close_matches(name, known, 1) or known
     return f"did you mean {near[0]!r}?" if near else "the folder has no metadata.jsonl or metadata.csv"
 
 
 def disagreements(rows: Sequence[Row], columns: Iterable[str]) -> tuple[str, ...]:
-    """Notes on columns in which the rows of one image differ, where one value alone is used: the first."""
-    told = []
+    """Notes on columns in which the rows of one image differ, although only the first value is used."""
+    notes = []
     for column in columns:
         differing = [
             row.file
@@ -166,8 +166,8 @@ def disagreements(rows: Sequence[Row], columns: Iterable[str]) -> tuple[str, ...
             if any(more.get(column) not in (None, row.values.get(column)) for more in row.further)
         ]
         if differing:
-            told.append(
+            notes.append(
                 f"the rows of {len(differing)} images, such as {shown(differing[0])}, differ in {column!r}: "
-                "the first one's is taken"
+                "the first one is used"
             )
-    return tuple(told)
+    return tuple(notes)

@@ -1,4 +1,4 @@
-"""The forms of a metadata file: CSV of any usual delimiter, JSON lines, one JSON value, Parquet."""
+"""Formats of metadata files: CSV with any usual delimiter, JSON lines, one JSON value, Parquet."""
 
 import csv
 import io
@@ -21,12 +21,12 @@ _MOST_DIGITS = 18
 
 
 class NotMetadata(Exception):  # noqa: N818 - a verdict on a file, not a failure
-    """A metadata.json that describes something else than images one by one; the text says what it holds."""
+    """A metadata.json that does not describe images one by one; the text says what it contains."""
 
 
 @dataclass(frozen=True)
 class FileRow:
-    """One row: where it stands, for messages; the image's name as written there; all else by column."""
+    """One row: its place, for messages; the image's name as written there; all else by column."""
 
     where: str
     file: str
@@ -40,7 +40,7 @@ def is_metadata(name: str) -> bool:
 
 
 def read_rows(path: Path, encoding: str | None = None) -> list[FileRow]:
-    """All rows. Raises UserError, naming the line, for whatever has no plain meaning, and for a file without a row;
+    """All rows. Raises UserError, naming the line, for anything ambiguous, and for a file without a row;
     NotMetadata for a metadata.json of another form."""
     ending = path.suffix.casefold()
     if ending in (".csv", ".tsv"):
@@ -53,7 +53,7 @@ def read_rows(path: Path, encoding: str | None = None) -> list[FileRow]:
         found = _parquet(path)
     rows = [_named(where, values) for where, values in found]
     if not rows:
-        raise UserError(f"{path} is empty: write one row an image, with its file_name, or remove it")
+        raise UserError(f"{path} is empty: write one row for each image, with its file_name, or remove it")
     return rows
 
 
@@ -63,7 +63,7 @@ def folded(column: str) -> str:
 
 
 def _named(where: str, values: dict[str, Any]) -> FileRow:
-    """The row with its image's name apart: in `file_name`, or in the only column that can be meant."""
+    """The row with its image's name separated: from `file_name`, or the only similar column."""
     column = _file_column(list(values), where)
     file = values.get(column) if column is not None else None
     if column is None or not isinstance(file, str) or not file.strip():
@@ -74,8 +74,8 @@ def _named(where: str, values: dict[str, Any]) -> FileRow:
 def _file_column(columns: Sequence[str], where: str) -> str | None:
     if "file_name" in columns:
         return "file_name"
-    for wanted in _FILE_COLUMNS:
-        found = [column for column in columns if folded(column) == wanted]
+    for target in _FILE_COLUMNS:
+        found = [column for column in columns if folded(column) == target]
         if len(found) > 1:
             raise UserError(f"{where} has the columns {' and '.join(map(repr, found))}: name one of them file_name")
         if found:
@@ -102,7 +102,7 @@ def _json_value(path: Path, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(value, list):
         for number, row in enumerate(value, 1):
             if not isinstance(row, dict):
-                raise NotMetadata("it is no list of objects")
+                raise NotMetadata("it is not a list of objects")
             yield f"entry {number} of {path}", row
         return
     if not isinstance(value, dict):
@@ -121,7 +121,9 @@ def _columns(path: Path, value: Mapping[str, Any]) -> Iterator[tuple[str, dict[s
     columns: dict[str, list[Any]] = {}
     for name, column in value.items():
         if not isinstance(column, list | dict):
-            raise UserError(f"the column {shown(name)} of {path} is no list: give a list of objects with a file_name")
+            raise UserError(
+                f"the column {shown(name)} of {path} is not a list: give a list of objects with a file_name"
+            )
         columns[name] = list(column.values()) if isinstance(column, dict) else column
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
@@ -146,7 +148,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         rows = parquet.read_table(path).to_pylist()
     except (ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path} is no Parquet file: {error}") from None
+        raise UserError(f"{path} is not a Parquet file: {error}") from None
     for number, row in enumerate(rows, 1):
         yield f"row {number} of {path}", row
 
@@ -158,10 +160,10 @@ def _csv(path: Path, encoding: str | None) -> Iterator[tuple[str, dict[str, Any]
     """Numbers stay text, except whole ones written as numbers are, so that labels can be compared with `data.where`."""
     text = read_text(path, encoding)
     skipped = 0
-    said = re.match(r"sep=(.)\r?\n", text)  # spreadsheets write it for each other
-    if said:
-        text, skipped = text[said.end() :], 1
-    delimiter = said.group(1) if said else _delimiter(text)
+    declared = re.match(r"sep=(.)\r?\n", text)  # spreadsheets write it for each other
+    if declared:
+        text, skipped = text[declared.end() :], 1
+    delimiter = declared.group(1) if declared else _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     headings: list[str] | None = None
     while True:
@@ -169,7 +171,7 @@ def _csv(path: Path, encoding: str | None) -> Iterator[tuple[str, dict[str, Any]
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"line {number} of {path} cannot be read as CSV, {_told(error)}") from None
+            raise UserError(f"line {number} of {path} cannot be read as CSV, {_explained(error)}") from None
         if fields is None:
             return
         if not any(field.strip() for field in fields):
@@ -180,7 +182,7 @@ def _csv(path: Path, encoding: str | None) -> Iterator[tuple[str, dict[str, Any]
             yield f"line {number} of {path}", _cells(fields, headings, f"line {number} of {path}", delimiter)
 
 
-def _told(error: csv.Error) -> str:
+def _explained(error: csv.Error) -> str:
     text = str(error)
     if "field larger" in text:
         return f"a field is longer than {csv.field_size_limit():,} characters: is a quotation mark left open?"
@@ -190,7 +192,7 @@ def _told(error: csv.Error) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """What separates the first line's fields: that under which a column names the images; a comma where none does."""
+    """The delimiter of the first line with which a column has the images' names; a comma if none does."""
     first = next((line for line in lines_of(text[:65536]) if line.strip()), "")
     found: dict[str, int] = {}
     for delimiter in _DELIMITERS:
@@ -205,6 +207,8 @@ def _delimiter(text: str) -> str:
 
 def _headings(fields: Sequence[str], where: str) -> list[str]:
     headings = [field.strip() for field in fields]
+    if len(headings) > 1 and not headings[0] and "index" not in headings:
+        headings[0] = "index"  # pandas leaves the heading of its row numbers empty
     if _file_column(headings, where) is None:
         raise UserError(
             f"{where} has no file_name among its headings {', '.join(map(shown, headings[:8]))}: the first line names "
@@ -217,7 +221,7 @@ def _headings(fields: Sequence[str], where: str) -> list[str]:
 
 
 def _cells(fields: Sequence[str], headings: Sequence[str], where: str, delimiter: str) -> dict[str, Any]:
-    """The row's values that are not empty. Raises UserError where one stands under no heading."""
+    """The row's values that are not empty. Raises UserError if one is under no heading."""
     surplus = [field for field in fields[len(headings) :] if field.strip()]
     bare = [field for field, heading in zip(fields, headings, strict=False) if field.strip() and not heading]
     if surplus or bare:

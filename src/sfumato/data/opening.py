@@ -1,4 +1,4 @@
-"""Which files are images, and how one is opened: regular files alone, by Pillow and the plug-ins that are installed."""
+"""Which files are images, and opening one: regular files only, by Pillow and its installed plug-ins."""
 
 import stat
 import struct
@@ -22,14 +22,14 @@ SUFFIXES = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "tga", "avif", "jp2", "j2k", "jpx", "ico", "pcx", "qoi"),
     )
 )
-"""File name endings taken for images, in lower case; a metadata file may name others. See `is_image`."""
+"""File name endings of images, in lower case; a metadata file may name others. See `is_image`."""
 
 _PLUGINS = {
     "pillow_heif": ("pillow-heif", "register_heif_opener", (".heic", ".heif", ".hif")),
     "pillow_avif": ("pillow-avif-plugin", "", (".avif", ".avifs")),
     "pillow_jxl": ("pillow-jxl-plugin", "", (".jxl",)),
 }
-"""Module, its package, what to call after importing it, the endings that it reads."""
+"""By module: its package, the function to call after importing it, the endings that it reads."""
 
 _CAMERA = "develop it and save it as PNG, TIFF or JPEG"
 _LAYERS = "flatten it and save it as PNG"
@@ -54,7 +54,7 @@ _OTHER = {
 """Endings of images that cannot be read here, and what to do with such a file."""
 
 _NO_FORMATS = frozenset({"EPS", "WMF", "FPX", "MIC", "BUFR", "GRIB", "HDF5", "MPEG"})
-"""What Pillow hands to other programs or only recognises."""
+"""Formats that Pillow passes to other programs or only recognises."""
 
 _IN_MEMORY = 2**24  # smaller files are read at once, larger ones as they are decoded
 
@@ -72,7 +72,7 @@ def suffixes() -> frozenset[str]:
     for module, (_, register, endings) in _PLUGINS.items():
         if find_spec(module) is None or set(endings) <= found:
             continue
-        with suppress(Exception):  # one that does not work is as good as none
+        with suppress(Exception):  # a plug-in that fails counts as missing
             plugin = import_module(module)
             if register:
                 getattr(plugin, register)()
@@ -81,7 +81,7 @@ def suffixes() -> frozenset[str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
+    """Whether a file of this name counts as an image."""
     return Path(name).suffix.lower() in suffixes()
 
 
@@ -101,10 +101,10 @@ def why_not(name: str) -> str | None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Turns whatever a decoder throws into UnreadableImage.
+    """Turns any exception of a decoder into UnreadableImage.
 
     A damaged file may raise nearly anything from inside Pillow's plug-ins (OSError, SyntaxError, struct.error,
-    IndexError), so all but lack of memory counts as the file's fault.
+    IndexError), so everything except lack of memory counts as a damaged file.
     """
     try:
         yield
@@ -125,21 +125,21 @@ def check_regular(path: Path) -> int:
     if stat.S_ISDIR(mode):
         raise UnreadableImage(str(path), "it is a folder: give one of its files")
     if not stat.S_ISREG(mode):
-        raise UnreadableImage(str(path), f"it is {kind_of(mode)}, no regular file")
+        raise UnreadableImage(str(path), f"it is {kind_of(mode)}, not a regular file")
     if status.st_size == 0:
         raise UnreadableImage(str(path), "the file is empty")
     return status.st_size
 
 
 def kind_of(mode: int) -> str:
-    """What a file that is not regular is, of its `st_mode`."""
+    """The kind of a file that is not regular, from its `st_mode`."""
     kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
     return next((name for test, name in kinds if test(mode)), "a device")
 
 
 @contextmanager
 def stream_of(path: Path) -> Iterator[IO[bytes]]:
-    """A regular file's bytes. Raises UnreadableImage, also for what is thrown within."""
+    """A regular file's bytes. Raises UnreadableImage, also for exceptions within the block."""
     size = check_regular(path)
     with named(path), path.open("rb", buffering=2**16) as stream:
         yield BytesIO(stream.read()) if size <= _IN_MEMORY else stream
@@ -149,8 +149,8 @@ def stream_of(path: Path) -> Iterator[IO[bytes]]:
 def opened(path: Path) -> Iterator[Image.Image]:
     """The first frame of an image file of any size: its header is read, its pixels are not yet decoded.
 
-    This is the one place where files of users are opened as images. Raises UnreadableImage for what is no regular
-    file or no image, and for what decoding throws within.
+    All files of users are opened as images here. Raises UnreadableImage for anything that is not a regular file or
+    not an image, and for exceptions of decoding within the block.
     """
     with stream_of(path) as stream, identified(stream) as image:
         yield image
@@ -170,7 +170,7 @@ def identified(stream: IO[bytes]) -> Image.Image:
             tried.add(name)
             factory, accept = Image.OPEN[name]
             accepted = True if accept is None else accept(prefix)
-            if not accepted or isinstance(accepted, str):  # a text says that the format is not built in
+            if not accepted or isinstance(accepted, str):  # a text: the format is not built in
                 continue
             stream.seek(0)
             with suppress(SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
@@ -195,7 +195,7 @@ _SIGNS = (
 
 
 def _recognised(path: Path) -> str:
-    """What a file that Pillow does not know is, by its first bytes."""
+    """What a file of a format unknown to Pillow is, by its first bytes."""
     try:
         with path.open("rb") as stream:
             head = stream.read(64)

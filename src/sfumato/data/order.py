@@ -1,4 +1,4 @@
-"""The order of the data, a pure function of (seed, position): nothing is stored, and a resumed run reads on."""
+"""The order of the data, a pure function of (seed, position): it needs no stored state to resume a run."""
 
 from functools import lru_cache
 
@@ -11,18 +11,18 @@ from sfumato.rng import generator
 
 @lru_cache(maxsize=4)
 def order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """The permutation of range(n) in which the epoch reads; read-only, shape (n,)."""
+    """The permutation of range(n) of an epoch; read-only, shape (n,)."""
     permutation: NDArray[np.int64] = torch.randperm(n, generator=generator(seed, "order", epoch)).numpy()
     permutation.flags.writeable = False
     return permutation
 
 
 def positions(step: int, batch: int, rank: int = 0, world: int = 1, first: int = 0) -> range:
-    """Places in the endless stream of examples that this rank reads at this step, where step 0 begins at `first`.
+    """Positions in the endless stream of examples that this rank reads at this step; step 0 begins at `first`.
 
     The global batch of a step is contiguous and ranks take consecutive slices of it: 2 ranks with batch b together read
     what 1 rank reads with batch 2 b. With gradient accumulation `step` counts micro-batches. A resumed run counts its
-    steps from 0 and gives the samples that were read before as `first`: it goes on there with any number of ranks.
+    steps from 0 and passes the number of samples read before as `first`: it continues there with any number of ranks.
     """
     if step < 0 or batch < 1 or not 0 <= rank < world or first < 0:
         raise ValueError(
@@ -33,7 +33,7 @@ def positions(step: int, batch: int, rank: int = 0, world: int = 1, first: int =
 
 
 def index_at(seed: int, position: int, n: int) -> int:
-    """The example at a place of the stream: epoch after epoch, each a permutation of range(n), without a gap."""
+    """The example at a position of the stream: epoch after epoch, each a permutation of range(n), without a gap."""
     epoch, place = divmod(position, n)
     return int(order(seed, epoch, n)[place])
 

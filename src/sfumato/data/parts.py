@@ -1,6 +1,6 @@
-"""Large images a band of rows at a time, so that no image is held as a whole: PNG, TIFF and plain pixels.
+"""Large images a band of rows at a time, so that no image is in memory as a whole: PNG, TIFF and plain pixels.
 
-Each reader makes small files of the bands' own compressed data and hands those to Pillow's decoders.
+Each reader builds small files of the bands' own compressed data and passes those to Pillow's decoders.
 """
 
 import struct
@@ -19,17 +19,17 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PLAIN = {"RGB": 3, "BGR": 3, "BGRX": 4, "RGBA": 4, "BGRA": 4}
 """Raw modes whose rows can be cut out of a file, and their bytes a pixel."""
 _STRIP_TAGS = (256, 258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 338, 339, 347, 529, 530, 531, 532)
-"""TIFF tags that say how the bytes of a strip become pixels."""
+"""TIFF tags that define how the bytes of a strip become pixels."""
 LENGTH, OFFSETS, ROWS, COUNTS, TILES = 257, 273, 278, 279, 322
 
 
 def bands_of(image: Image.Image, stream: IO[bytes], multiple: int = 1) -> Bands | None:
     """The image's rows as a sequence of images, in its mode, or None for a format that has to be decoded as a whole.
 
-    `image` is open but not decoded, `stream` its file, which stays where it is until the bands are read. Bands have a
-    multiple of `multiple` rows where the format lets us choose. Raises what a damaged file makes Pillow or zlib raise.
+    `image` is open but not decoded, `stream` its file, which must stay open until the bands are read. Bands have a
+    multiple of `multiple` rows if the format allows the choice. Raises what Pillow or zlib raise for a damaged file.
     """
-    place = stream.tell()  # Pillow goes on reading there
+    place = stream.tell()  # Pillow continues reading there
     found = _png(image, stream, multiple) or _tiff(image, stream) or _raw(image, stream, multiple)
     stream.seek(place)
     return found
@@ -41,7 +41,7 @@ def _rows(stride: int, multiple: int) -> int:
 
 
 def rows_of(image: Image.Image) -> Bands:
-    """A decoded image in the same form."""
+    """A decoded image as bands of rows."""
     rows = max(1, _BAND // (4 * image.width))
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(image.height, top + rows)))
@@ -52,7 +52,7 @@ def reduced(
 ) -> Image.Image:
     """The image (H, W) = `size` that the bands make up, shrunk by a whole number: means of by x by pixels.
 
-    Bands go through `convert`, which gives images of `mode`, before they are shrunk.
+    Bands are converted by `convert`, which returns images of `mode`, before they are shrunk.
     """
     height, width = size
     whole = Image.new(mode, (-(-width // by), -(-height // by)))
@@ -93,7 +93,7 @@ def _png(image: Image.Image, stream: IO[bytes], multiple: int) -> Bands | None:
 def _png_bands(stream: IO[bytes], width: int, height: int, depth: int, colour: int, multiple: int) -> Bands:
     """Rows are filtered by the rows above, so each band's file begins with the last row of the band before."""
     stride = 1 + -(-width * depth * _PNG_CHANNELS[colour] // 8)
-    rows, left, above = _rows(stride, multiple), height, b""
+    rows, left, above = _rows(max(stride, 4 * width), multiple), height, b""  # a bit takes four bytes once converted
     facts: list[bytes] = []
     pending = bytearray()
     for piece in _inflated(stream, facts):
@@ -116,7 +116,7 @@ def _png_bands(stream: IO[bytes], width: int, height: int, depth: int, colour: i
 
 
 def _inflated(stream: IO[bytes], facts: list[bytes]) -> Iterator[bytes]:
-    """The pixels' data of a PNG, piece by piece; palette and transparency are put into `facts` on the way."""
+    """The pixels' data of a PNG, piece by piece; palette and transparency chunks are added to `facts`."""
     stream.seek(len(_SIGNATURE))
     inflate = zlib.decompressobj()
     while len(head := stream.read(8)) == 8:
@@ -202,7 +202,7 @@ def _raw_bands(
     stride, direction = order
     for top in range(0, image.height, rows):
         n = min(rows, image.height - top)
-        first = top if direction > 0 else image.height - top - n  # else the last row stands first
+        first = top if direction > 0 else image.height - top - n  # else the last row comes first
         stream.seek(offset + first * stride)
         data = stream.read(n * stride)
         yield Image.frombuffer(image.mode, (image.width, n), data, "raw", kind, stride, direction)

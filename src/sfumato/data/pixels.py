@@ -1,4 +1,4 @@
-"""Decoded images kept in one memory-mapped file, so that no step of training decodes them again."""
+"""Decoded images kept in one memory-mapped file, so that training does not decode them again at each step."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ from sfumato.locks import exclusive
 from sfumato.plain_json import to_json
 
 BUDGET = 2 * 2**30
-"""Bytes that the kept images of one folder may take by default."""
+"""Default limit in bytes of the decoded images of one folder."""
 
 _FORMAT = 2
 _CHUNK = 64
@@ -47,7 +47,7 @@ class PixelCache:
 
 
 def prepared_bytes(folder: FolderDataset) -> int:
-    """What the decoded set takes, as estimated from the images' headers."""
+    """Bytes of the decoded set, estimated from the images' headers."""
     seen = dict(zip(folder.scan.files, folder.scan.headers, strict=True))
     sizes = (folder.framing.prepared_size(g.height, g.width) for g in seen.values())
     return sum(3 * h * w for h, w in sizes)
@@ -61,12 +61,12 @@ def keep_decoded(
     workers: int = 2,
     log: Callable[[str], None] | None = None,
 ) -> FolderDataset:
-    """The same folder, reading from kept pixels; the folder unchanged if they exceed the budget or the disk.
+    """The same folder, reading from cached pixels; the folder unchanged if they exceed the budget or the disk.
 
-    Examples and variants are the same bytes either way. The pixels lie in `cache`/pixels-KEY, made now unless they are
-    there and match: KEY is `FolderDataset.pixel_key`; length, checksum and three images decoded anew are compared.
-    One process makes them, others that want the same wait for it. `log` is told of that, and why nothing is kept.
-    Raises UserError where no image can be decoded, or a file changes meanwhile.
+    Examples and variants are the same bytes either way. The pixels are in `cache`/pixels-KEY, written now unless a
+    valid cache exists: KEY is `FolderDataset.pixel_key`; length, checksum and three newly decoded images are compared.
+    One process writes them, others that need the same wait for it. `log` reports that, and why nothing is cached.
+    Raises UserError if no image can be decoded, or a file changes meanwhile.
     """
     place = cache / f"pixels-{folder.pixel_key()}"
     kept = _open(place, folder) or _made(place, folder, budget, progress, workers, log or (lambda message: None))
@@ -81,17 +81,17 @@ def _made(
     workers: int,
     log: Callable[[str], None],
 ) -> PixelCache | None:
-    """The cache, made by this process or by another that it waited for; None where there is no room."""
+    """The cache, written by this process or by another that it waited for; None if there is no space."""
     needed = prepared_bytes(folder)
-    told = f"the decoded images would take {needed / 2**20:.0f} MiB, more than"
+    message = f"the decoded images would take {needed / 2**20:.0f} MiB, more than"
     if needed > budget:
-        log(f"{told} the {budget / 2**20:.0f} MiB that are kept: each is decoded whenever it is read")
+        log(f"{message} the limit of {budget / 2**20:.0f} MiB: each is decoded whenever it is read")
         return None
     with exclusive(place, wait=True, log=log):
         kept = _open(place, folder)
         if kept is not None:
             return kept
-        no_room = f"{told} there is room for in {place.parent}: each is decoded whenever it is read"
+        no_room = f"{message} the free space in {place.parent}: each is decoded whenever it is read"
         if shutil.disk_usage(place.parent).free <= needed + 2**26:
             log(no_room)
             return None
@@ -106,7 +106,7 @@ def _made(
 
 
 def _open(place: Path, folder: FolderDataset) -> PixelCache | None:
-    """The cache if it is whole and agrees with the folder, else None."""
+    """The cache if it is intact and agrees with the folder, else None."""
     try:
         header = json.loads((place / "header.json").read_text())
         table = np.load(place / "table.npy")
@@ -122,7 +122,7 @@ def _open(place: Path, folder: FolderDataset) -> PixelCache | None:
 
 
 def _agrees(kept: PixelCache, folder: FolderDataset, file: str) -> bool:
-    """Another version of the decoder may give other pixels."""
+    """Whether a cached image equals the decoded one: another version of the decoder may give other pixels."""
     try:
         fresh: Pixels | None = folder.decode(file)
     except UnreadableImage:
@@ -133,7 +133,7 @@ def _agrees(kept: PixelCache, folder: FolderDataset, file: str) -> bool:
 
 
 def _build(place: Path, folder: FolderDataset, progress: Progress | None, workers: int) -> None:
-    """Writes under a temporary name and renames: a cache is there as a whole or not at all. The lock is held."""
+    """Writes under a temporary name and renames, so that a cache is complete or absent. The lock is held."""
     files = list(dict.fromkeys(folder.scan.files))
     draft = draft_path(place, os.getpid())
     shutil.rmtree(draft, ignore_errors=True)
@@ -165,20 +165,20 @@ def _build(place: Path, folder: FolderDataset, progress: Progress | None, worker
             )
         _check_unchanged(folder)
         if place.exists():
-            shutil.rmtree(place, ignore_errors=True)  # damaged, or it would have been used
+            shutil.rmtree(place, ignore_errors=True)  # damaged, else it would have been used
         draft.rename(place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def _check_unchanged(folder: FolderDataset) -> None:
-    """Raises UserError where a file is another than when the key was made, so that its pixels belong under another."""
+    """Raises UserError if a file has changed since the key was computed, so that its pixels belong to another key."""
     now = file_hashes([folder.scan.root / file for file in folder.hashes], folder.cache)
     other = [file for file, found in zip(folder.hashes, now, strict=True) if found != folder.hashes[file]]
     if other:
         raise UserError(
             f"{len(other)} of {len(now)} images in {folder.scan.root} changed while they were decoded, the first is "
-            f"{other[0]}: run the same command again when they are in place"
+            f"{other[0]}: run the same command again when they no longer change"
         )
 
 

@@ -1,4 +1,4 @@
-"""Work done ahead of its use by threads, handed out in order."""
+"""Results computed ahead by threads, returned in order."""
 
 import time
 from collections import deque
@@ -12,8 +12,8 @@ Result = TypeVar("Result")
 class Prefetch(Generic[Result]):
     """Results of `work(n)` for n = start, start + 1, ... (below `end`), at most `ahead` of them computed in advance.
 
-    `next` raises what `work` raised, at that result's turn, and StopIteration at the end. `data_wait_seconds` sums its
-    waiting.
+    `next` raises what `work` raised for that result, and StopIteration at the end. `data_wait_seconds` is its total
+    waiting time.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Prefetch(Generic[Result]):
             self._fill()
 
     def close(self) -> None:
-        """Drops what is not begun and waits for the rest; may be called twice."""
+        """Cancels what has not started and waits for the rest; may be called twice."""
         self._closed = True
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)

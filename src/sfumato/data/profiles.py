@@ -18,12 +18,12 @@ _FITTING = {
     "Lab": ("LAB",),
 }
 _SAME = 2
-"""Levels of 255 by which a profile may differ from sRGB everywhere and still be taken for it."""
+"""Levels of 255 by which a profile may differ from sRGB and still count as sRGB."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a profile asks for: nothing (`transform` None) or a transform from images of `mode` to RGB; a `note`."""
+    """The conversion of a profile: none (`transform` None) or a transform from images of `mode` to RGB; a `note`."""
 
     transform: ImageCms.ImageCmsTransform | None = None
     mode: str = "RGB"
@@ -35,9 +35,9 @@ _NOTHING = Conversion()
 
 
 def conversion_of(image: Image.Image) -> Conversion:
-    """What becomes of an image's colours, by its header alone: pixels are not decoded."""
-    given = image.info.get("icc_profile")
-    profile = given if isinstance(given, bytes) else b""
+    """The conversion of an image's colours, from its header alone: pixels are not decoded."""
+    stored = image.info.get("icc_profile")
+    profile = stored if isinstance(stored, bytes) else b""
     if image.mode == "LAB" and not profile:
         return _lab()
     return _conversion(profile, image.mode) if profile else _NOTHING
@@ -52,7 +52,7 @@ def _conversion(data: bytes, mode: str) -> Conversion:
         if mode not in _FITTING.get(space, ()):
             return Conversion(note=f"its colour profile is for {space} and does not fit an image of the mode {mode}")
         transform = _transform(profile, _MODES[space])
-    except Exception as error:  # whatever LittleCMS says of a damaged profile
+    except Exception as error:  # anything that LittleCMS raises for a damaged profile
         return Conversion(note=f"its colour profile is damaged ({str(error) or type(error).__name__})")
     if _is_srgb(transform, _MODES[space]):
         return _NOTHING
@@ -81,7 +81,7 @@ def _transform(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCm
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether colours over the whole range come back as they are."""
+    """Whether colours over the whole range are unchanged."""
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)
     if mode == "RGB":
         probe = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
@@ -120,7 +120,7 @@ def _opaque(image: Image.Image, conversion: Conversion) -> Image.Image:
 
 
 def in_srgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """The image with sRGB colours and no other profile, and a note of what was done; "" where nothing was.
+    """The image with sRGB colours and no other profile, and a note of what was done; "" if nothing was.
 
     Mode, palette and transparency stay, but CMYK with a profile and Lab become RGB. The image itself is not changed.
     """
@@ -156,7 +156,7 @@ def _palette(image: Image.Image, conversion: Conversion) -> Image.Image:
 
 
 def _wide(image: Image.Image, conversion: Conversion) -> Image.Image:
-    """By the curve of 256 greys, interpolated."""
+    """Converted by the curve of 256 greys, interpolated."""
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     curve = np.asarray(_opaque(ramp, conversion).convert("L"), np.float64)[0]
     values, white = np.asarray(image), white_of(image)

@@ -1,9 +1,10 @@
 """From an image file to 8-bit sRGB pixels: any mode Pillow opens, profiles, EXIF rotation, transparency."""
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import IO
 
 from PIL import Image, ImageColor, ImageOps
@@ -18,18 +19,25 @@ from sfumato.errors import UserError
 MAX_PIXELS = 89_478_485
 """Pixels that are decoded at once by default: Pillow's limit."""
 IN_PARTS = 4
-"""How many times as many an image may have that is read reduced or in parts."""
+"""Images that are read reduced or in parts may have this many times more pixels."""
 
 _LARGE = 2**25  # pixels from which on an image is not held as a whole
+_PLAIN_BYTES = 3
+"""Bytes a pixel of the images that `max_pixels` is meant for: RGB, in one copy."""
+_WHOLE_BYTES = {"JPEG": 3, "WEBP": 16, "JPEG2000": 19, "AVIF": 10, "F": 17, "TIFF": 7}
+"""Bytes a pixel that decoding as a whole takes at its peak, as measured, by format or mode; other formats take 5."""
+_OTHER_BYTES = 5
+_AT_ONCE = 2**27  # bytes: images that take more are decoded one at a time, whatever the number of threads
+_ONE_LARGE = Lock()
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the header tells: width and height as stored.
+    """The header of an image: width and height as stored.
 
-    `remark` says what the user should know of the image, "" where that is nothing; `generated` whether sfumato made it.
+    `remark`: a note for the user on the image, or ""; `generated`: whether sfumato wrote the image.
     """
 
     width: int
@@ -40,7 +48,7 @@ class ImageHeader:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An RGB image, perhaps at reduced scale, and the size (H, W) of the whole it stands for, after rotation."""
+    """An RGB image, perhaps at reduced scale, and the size (H, W) of the original, after rotation."""
 
     image: Image.Image
     size: tuple[int, int]
@@ -51,11 +59,11 @@ def colour(name: str) -> tuple[int, int, int]:
     try:
         return ImageColor.getcolor(name, "RGB")  # type: ignore[return-value]
     except ValueError:
-        raise UserError(f"background {name!r} is no colour: give white, black or #rrggbb") from None
+        raise UserError(f"background {name!r} is not a colour: give white, black or #rrggbb") from None
 
 
 def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """Reads the header only, of float images also the pixels.
+    """Reads only the header, for float images also the pixels.
 
     Raises UnreadableImage for a file that is empty, foreign, or too large to be read at reduced scale.
     """
@@ -67,7 +75,12 @@ def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
 
 
 def _remark(image: Image.Image) -> str:
-    if image.mode == "F" and (count := not_finite(image)):
+    if image.mode == "F":
+        with _decoding(image):
+            count = not_finite(image)
+    else:
+        count = 0
+    if count:
         return f"{count} pixels are not finite: infinite ones are clipped, NaN is black"
     note = conversion_of(image).note
     return note if "converted" in note or not note else f"{note}: it is ignored"
@@ -86,7 +99,7 @@ def _upright(image: Image.Image) -> tuple[int, int]:
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info and image.width * image.height > _LARGE:
-        return 1  # Pillow would decode all pixels to look for a block behind them
+        return 1  # Pillow would decode all pixels to search for a block after them
     with suppress(Exception):  # a damaged EXIF block does not make the pixels unreadable
         return int(image.getexif().get(_ORIENTATION, 1))
     return 1
@@ -107,7 +120,7 @@ def decode_reduced(
 
     With `at_least` (H, W) a JPEG larger than that by a power of two is decoded at reduced scale, never below it, and
     any image of more than 2^25 pixels is shrunk by a whole number while it is decoded. Raises UnreadableImage, also
-    for more than `max_pixels` where that does not help.
+    for more than `max_pixels` if that cannot be avoided so.
     """
     with stream_of(path) as stream, identified(stream) as image:
         _check_size(image, stream, path, max_pixels, reducing=at_least is not None)
@@ -115,15 +128,22 @@ def decode_reduced(
         if at_least is not None and image.format == "JPEG":
             # a rotated image's sides are swapped only later, so both get the longer one
             image.draft(None, (max(at_least), max(at_least)))
-        if at_least is not None and image.width * image.height > _LARGE and image.mode != "F":
-            turned = _orientation(image) in _TURNED
-            small = _in_parts(image, stream, background, max(at_least))
-        else:
-            image.load()
-            turned = _orientation(image) in _TURNED
-            _turn(image)
-            small = to_rgb(image, background)
+        with _decoding(image):
+            small, turned = _small(image, stream, background, at_least)
         return Decoded(small, stored if turned else (stored[1], stored[0]))
+
+
+def _small(
+    image: Image.Image, stream: IO[bytes], background: tuple[int, int, int], at_least: tuple[int, int] | None
+) -> tuple[Image.Image, bool]:
+    """The pixels as RGB, upright, and whether its sides were swapped for that."""
+    if at_least is not None and image.width * image.height > _LARGE and image.mode != "F":
+        turned = _orientation(image) in _TURNED
+        return _in_parts(image, stream, background, max(at_least)), turned
+    image.load()
+    turned = _orientation(image) in _TURNED
+    _turn(image)
+    return to_rgb(image, background), turned
 
 
 def _turn(image: Image.Image) -> None:
@@ -132,10 +152,11 @@ def _turn(image: Image.Image) -> None:
 
 
 def _in_parts(image: Image.Image, stream: IO[bytes], background: tuple[int, int, int], least: int) -> Image.Image:
-    """The image as RGB, shrunk so that its shorter side is still `least`, a band of rows after the other."""
+    """The image as RGB, shrunk so that its shorter side is still at least `least`, one band of rows at a time."""
     size, by = (image.height, image.width), max(1, min(image.size) // least)
     orientation, mode, profile = _orientation(image), image.mode, image.info.get("icc_profile")
-    after = mode in ("RGB", "L") and not image.has_transparency_data  # converted when it is small, then
+    # converted when it is small, where that is the same: means of colours weighted by their alpha are what is composed
+    after = mode in ("RGBA", "LA") if image.has_transparency_data else mode in ("RGB", "L")
     bands = bands_of(image, stream, by)
     if bands is None:
         image.load()
@@ -161,19 +182,51 @@ def _in_parts(image: Image.Image, stream: IO[bytes], background: tuple[int, int,
 def _check_size(image: Image.Image, stream: IO[bytes], path: Path, max_pixels: int, reducing: bool) -> None:
     """Raises UnreadableImage for more pixels than `max_pixels`, or IN_PARTS as many where they are read in parts."""
     pixels = image.width * image.height
-    if pixels <= max_pixels:
+    most = max_pixels * _PLAIN_BYTES // _bytes_of(image)
+    if pixels <= most:
         return
     what = f"{image.width}x{image.height} pixels exceed data.max_pixels = {max_pixels}"
     if not reducing:
-        raise UnreadableImage(str(path), f"{image.width}x{image.height} pixels are more than {max_pixels}: shrink it")
+        if pixels > max_pixels:
+            what = f"{image.width}x{image.height} pixels are more than {max_pixels}: shrink it"
+            raise UnreadableImage(str(path), what)
+        return
     if pixels > IN_PARTS * max_pixels:
         raise UnreadableImage(str(path), f"{what} more than {IN_PARTS} times: raise it, or shrink the image")
-    at_once = image.format == "JPEG" and bool(image.info.get("progressive"))
-    reducible = image.mode in ("1", "L", "P") or image.format == "JPEG" or bands_of(image, stream) is not None
-    if at_once or image.mode == "F" or not reducible:
-        raise UnreadableImage(
-            str(path), f"{what}, and it cannot be read in parts: raise it, or save the image as PNG or plain JPEG"
-        )
+    if _is_whole(image, stream):
+        if pixels > max_pixels:
+            what = f"{what}, and it cannot be read in parts"
+        else:
+            kind = "float" if image.mode == "F" else image.format
+            what = (
+                f"{image.width}x{image.height} pixels exceed the {most} that data.max_pixels = {max_pixels} allows "
+                f"{kind} images, which cannot be read in parts and take {_bytes_of(image)} bytes a pixel"
+            )
+        raise UnreadableImage(str(path), f"{what}: raise it, or save the image as PNG or plain JPEG")
+
+
+def _bytes_of(image: Image.Image) -> int:
+    """Bytes a pixel at the peak of decoding the image as a whole."""
+    if image.mode == "F":
+        return _WHOLE_BYTES["F"]
+    return _WHOLE_BYTES.get(image.format or "", _OTHER_BYTES)
+
+
+def _is_whole(image: Image.Image, stream: IO[bytes]) -> bool:
+    """Whether the image can only be decoded as a whole, at several bytes a pixel."""
+    if image.mode == "F" or image.format in ("WEBP", "JPEG2000", "AVIF"):
+        return True
+    if image.format == "JPEG":
+        return bool(image.info.get("progressive"))
+    return image.mode not in ("1", "L", "P") and bands_of(image, stream) is None
+
+
+@contextmanager
+def _decoding(image: Image.Image) -> Iterator[None]:
+    """Lets no two large images be decoded at a time: threads would add up what each takes."""
+    large = image.width * image.height * _bytes_of(image) > _AT_ONCE
+    with _ONE_LARGE if large else nullcontext():
+        yield
 
 
 @dataclass(frozen=True)
@@ -185,7 +238,7 @@ class OpenedImage:
 
 
 def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> OpenedImage:
-    """The file's first frame in its own mode, palette and transparency kept, EXIF rotation done, profile converted.
+    """The file's first frame in its own mode, palette and transparency kept, EXIF rotation applied, profile converted.
 
     CMYK with a profile and Lab become RGB. Raises UnreadableImage.
     """
@@ -227,7 +280,7 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Bands of rows, so that what is made of them stays small."""
+    """Bands of rows, so that intermediate images stay small."""
     top = 0
     for band in rows_of(image):
         yield top, band

@@ -27,13 +27,13 @@ _SCAN_THREADS = 8  # the scan waits for the disk more than it computes
 
 @dataclass(frozen=True)
 class Scan:
-    """What stands in a folder: readable files with what is known of each, in order of their relative paths.
+    """The content of a folder: readable files with their metadata, in order of their relative paths.
 
     `unreadable` lists (path, reason); `missing` the files that metadata names and the folder lacks; `left_out` (path,
-    reason) of files of text that nothing reads and of images that the metadata does not list; `unread_columns` those of
-    the metadata; `notes` are sentences for the user. `texts` and `labels` are None where no file has one. `captions`
-    are all captions of each file with their weights, the first of which is in `texts`. `metadata` is all that stands in
-    the row of each file.
+    reason) of text files that are not used and of images that the metadata does not list; `unread_columns` unused
+    columns of the metadata; `notes` are sentences for the user. `texts` and `labels` are None if no file has one.
+    `captions` are all captions of each file with their weights, the first of which is in `texts`. `metadata` is the
+    whole row of each file.
     """
 
     root: Path
@@ -109,7 +109,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
 
 
 def _captions(root: Path, rows: Sequence[Row], found: Sequence[str], config: FolderConfig, labels: Labels) -> Captions:
-    """Those that the configuration asks for. Raises UserError where there are none of that kind."""
+    """The captions as configured. Raises UserError if they should come from labels and there are none."""
     if config.text_from == "caption":
         return captions_of(
             root, rows, found, config.text_column, config.captions, config.caption_lines, config.encoding
@@ -129,9 +129,9 @@ def _unread(rows: Sequence[Row], read: set[str]) -> tuple[str, ...]:
 def _nothing(root: Path, known: Metadata, own: Listing, unlisted: Sequence[str]) -> str:
     """Why there is no image in the folder."""
     if unlisted:
-        told = common_reason(known.missing, unlisted)
+        reason = common_reason(known.missing, unlisted)
         return (
-            f"the metadata of {root} names none of its {len(unlisted)} images: {told}; "
+            f"the metadata of {root} names none of its {len(unlisted)} images: {reason}; "
             "names are relative to the metadata file"
         )
     named = f", though its metadata names {len(known.missing)} that are missing" if known.missing else ""
@@ -144,7 +144,7 @@ def _nothing(root: Path, known: Metadata, own: Listing, unlisted: Sequence[str])
 
 
 def _rows(known: Metadata, found: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """Rows in order of their files, and the images that the metadata passes over."""
+    """Rows in order of their files, and the images that the metadata does not list."""
     images = [name for name in found if is_image(name)]
     named = {row.file for row in known.rows}
     owned = [name for name in images if name not in named and name.startswith(known.owners)]
@@ -155,7 +155,7 @@ def _rows(known: Metadata, found: Sequence[str]) -> tuple[list[Row], list[str]]:
 
 
 def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
-    """The rows whose columns have the values asked for. Raises UserError where a column or every row is missing."""
+    """The rows whose columns have the values of `where`. Raises UserError if a column does not exist or no row fits."""
     for column in where:
         if all(column not in row.values for row in rows):
             raise UserError(f"data.where names the column {column!r}, which is in no row of the metadata")
@@ -166,7 +166,7 @@ def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
 
 
 def _own(there: Listing, config: FolderConfig) -> Listing:
-    """What is not in the folders and files that are left out."""
+    """The listing without the folders and files that are left out."""
     aside = tuple(f"{name.rstrip('/')}/" for name in config.leave_out)
     return Listing(
         tuple(name for name in there.files if not f"{name}/".startswith(aside)),
@@ -176,7 +176,7 @@ def _own(there: Listing, config: FolderConfig) -> Listing:
 
 
 def _remarks(headers: Mapping[str, ImageHeader], config: FolderConfig) -> list[str]:
-    """Sentences on what is done to images before they are trained on: one a kind, with an example."""
+    """Sentences on how images are changed before training: one for each kind, with an example."""
     found: dict[str, list[str]] = {}
     for name, seen in headers.items():
         if seen.remark:
@@ -186,7 +186,7 @@ def _remarks(headers: Mapping[str, ImageHeader], config: FolderConfig) -> list[s
     if made and len(made) < len(headers):
         notes.append(
             f"{_count(made)} made by sfumato itself, trained on like the others: the first is {made[0]}; "
-            "name their folders in data.leave_out if that is not meant"
+            "name their folders in data.leave_out if that is not intended"
         )
     H, W = config.height_width
     ratio = W / H

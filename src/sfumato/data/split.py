@@ -1,4 +1,4 @@
-"""Holding examples out of training: a pure function of (seed, size), the same for images and their cached latents."""
+"""The held-out split: a pure function of (seed, size), the same for images and their cached latents."""
 
 from collections.abc import Hashable, Sequence
 from typing import Generic
@@ -55,32 +55,32 @@ def held_out_rows(
     """(training rows, held-out rows) of n examples, each ascending.
 
     `held_out` is a number of examples (int) or a share of them (float below 1), at least one of two or more; 0 holds
-    out none. Examples with equal entries in `groups` (n) stay on one side, so the number held out is met up to a group:
-    of two groups or more the smallest at least is held out. Raises UserError if no example would be left for training.
+    out none. Examples with equal entries in `groups` (n) stay on one side, so the number is met up to a group; of two
+    groups or more at least the smallest is held out. Raises UserError if no example would be left for training.
     """
     if held_out < 0 or (isinstance(held_out, float) and held_out >= 1):
         raise UserError(f"held_out {held_out} must be a share below 1, such as 0.05, or a whole number of examples")
-    wanted = round(n * held_out) if isinstance(held_out, float) else held_out
+    target = round(n * held_out) if isinstance(held_out, float) else held_out
     if held_out > 0 and n > 1:
-        wanted = max(1, wanted)
-    if wanted >= n:
+        target = max(1, target)
+    if target >= n:
         raise UserError(f"held_out {held_out} leaves none of the {n} examples for training: choose a smaller number")
     keys: Sequence[Hashable] = range(n) if groups is None else groups
     number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    # by the groups' own draws, not by a permutation: examples added at the end move few of the others
+    # by a random number for each group, not by a permutation: added examples then move few of the others
     ranked = sorted(number.values(), key=lambda group: derive(seed, "held-out", group))
     group_of = np.array([number[key] for key in keys], dtype=np.int64)
     sizes = np.bincount(group_of, minlength=len(number))
     taken = np.zeros(len(number), dtype=bool)
     count = 0
     for group in ranked:
-        if count + int(sizes[group]) <= wanted:
+        if count + int(sizes[group]) <= target:
             taken[group] = True
             count += int(sizes[group])
-        if count == wanted:
+        if count == target:
             break
-    if count == 0 and wanted > 0 and len(number) > 1:
-        taken[min(ranked, key=lambda group: int(sizes[group]))] = True  # of equal ones the first in rank
+    if count == 0 and target > 0 and len(number) > 1:
+        taken[min(ranked, key=lambda group: int(sizes[group]))] = True  # the first in rank if several are equal
     held = taken[group_of]
     return np.flatnonzero(~held).astype(np.int64), np.flatnonzero(held).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""JSON that says one thing: no duplicate keys, no NaN, no depth that later code would not survive."""
+"""Unambiguous JSON: no duplicate keys, no NaN, bounded depth."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from sfumato.data.textfile import check_characters, read_text, shown
 from sfumato.errors import UserError
 
 DEEPEST = 32
-"""Lists and objects within each other."""
+"""Most levels of nested lists and objects."""
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -18,9 +18,12 @@ def parse_json(text: str, where: str) -> Any:
     def refuse(what: str) -> NoReturn:
         raise UserError(f"{where} {what}")
 
+    if not text.strip():
+        refuse("is empty: write its values, or remove it")
+
     def number(digits: str) -> float:
         value = float(digits)
-        return value if math.isfinite(value) else refuse(f"holds {digits[:20]}, which is no finite number")
+        return value if math.isfinite(value) else refuse(f"holds {digits[:20]}, which is not a finite number")
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(items)
@@ -31,7 +34,7 @@ def parse_json(text: str, where: str) -> Any:
         return made
 
     def constant(name: str) -> NoReturn:
-        refuse(f"holds {name}, which is no JSON: write null or a finite number")
+        refuse(f"holds {name}, which is not JSON: write null or a finite number")
 
     try:
         value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
@@ -49,12 +52,12 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def read_json(path: Path, encoding: str | None = None, name: str | None = None) -> Any:
-    """As `parse_json`, of a whole file read by `read_text`."""
+    """As `parse_json`, for a whole file read by `read_text`."""
     return parse_json(read_text(path, encoding, way_out="save it as UTF-8", name=name), name or str(path))
 
 
 def _check(value: Any, where: str) -> None:
-    """Depth and characters, without recursion."""
+    """Checks depth and characters, without recursion."""
     level, depth = [value], 0
     while level:
         depth += 1

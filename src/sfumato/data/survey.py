@@ -1,4 +1,4 @@
-"""A look at a folder before anything is trained: what is there, what is doubtful, what was left out."""
+"""A report on a folder before training: its content, doubtful images, and what is left out."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ from sfumato.data.prefetch import Prefetch
 from sfumato.data.textfile import shown
 
 FLAT = 2.0
-"""Standard deviation, of 255, below which an image is of one colour."""
+"""Standard deviation, out of 255, below which an image counts as one colour."""
 BLURRED = 0.64
 """An image counts as blurred where a Laplacian keeps less than this share of its brightness's variance, divided by its
 shorter side. Of 300 sharp emoji at 64 and at 128 pixels none came below ten times it; blurred with a Gaussian of a
@@ -33,7 +33,7 @@ _SIDES = (32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True)
 class Pixels:
-    """What the pixels of one framed image tell; `reason` instead where they cannot be decoded."""
+    """Statistics of the pixels of one cropped image; `reason` instead if it cannot be decoded."""
 
     content: bytes = b""
     hash: int = 0
@@ -44,7 +44,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Files of one content (exact) or of one look (near); `across` says that some are held out and some trained on."""
+    """Files of equal (exact) or similar (near) content; `across`: some are held out and some trained on."""
 
     files: tuple[str, ...]
     exact: bool
@@ -53,7 +53,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that was found. Counts and lists are of the images that can be read."""
+    """The report. Counts and lists are of the images that can be read."""
 
     dataset: FolderDataset
     unreadable: tuple[tuple[str, str], ...]
@@ -77,7 +77,7 @@ class Survey:
         return {file: classes[number] for file, number in zip(scan.files, scan.labels or (), strict=False)}
 
     def sizes(self) -> dict[str, int]:
-        """How many images have a shorter side of at least so many pixels and less than the next."""
+        """A histogram of the images' shorter sides."""
         count: Counter[str] = Counter()
         for seen in self.dataset.scan.headers:
             side = min(seen.width, seen.height)
@@ -90,38 +90,40 @@ class Survey:
         return dict(Counter(endings).most_common())
 
     def warnings(self) -> list[str]:
-        """Sentences, those of the scan first; the list of classes is none."""
-        told = [note for note in self.dataset.notes if note != classes_note(self.dataset.label_counts() or {})]
+        """Sentences, those of the scan first, without the list of classes."""
+        warnings = [note for note in self.dataset.notes if note != classes_note(self.dataset.label_counts() or {})]
         missing = self.dataset.scan.missing
         if missing:
-            told.append(f"{len(missing)} files that the metadata names are not there, the first is {shown(missing[0])}")
+            warnings.append(
+                f"{len(missing)} files named in the metadata do not exist, the first is {shown(missing[0])}"
+            )
         unread = self.dataset.scan.unread_columns
         if unread:
-            told.append(f"columns of the metadata that nothing reads: {', '.join(map(shown, unread[:12]))}")
-        told += _counted("cannot be read", [name for name, _ in self.unreadable])
-        return [*told, *self.pixel_warnings()]
+            warnings.append(f"columns of the metadata that are not used: {', '.join(map(shown, unread[:12]))}")
+        warnings += _counted("cannot be read", [name for name, _ in self.unreadable])
+        return [*warnings, *self.pixel_warnings()]
 
     def pixel_warnings(self) -> list[str]:
-        """Of what only the pixels tell: duplicates, and images of doubtful use."""
-        told: list[str] = []
+        """Sentences on what only the pixels show: duplicates, and images of doubtful use."""
+        warnings: list[str] = []
         exact = [each for each in self.duplicates if each.exact]
         near = [each for each in self.duplicates if not each.exact]
         across = [each for each in self.duplicates if each.across]
-        told += _counted("are exact copies of another", [name for each in exact for name in each.files[1:]])
-        told += _counted("nearly look like another", [name for each in near for name in each.files[1:]])
+        warnings += _counted("are exact copies of another", [name for each in exact for name in each.files[1:]])
+        warnings += _counted("nearly look like another", [name for each in near for name in each.files[1:]])
         if across:
-            told.append(
-                f"{len(across)} groups of duplicates stand on both sides of the held-out split, such as "
+            warnings.append(
+                f"{len(across)} groups of duplicates are on both sides of the held-out split, such as "
                 f"{' and '.join(map(shown, across[0].files[:2]))}: what is measured there is partly memorised"
             )
-        told += _counted("are of one colour", self.flat)
-        told += _counted("seem blurred", self.blurred)
+        warnings += _counted("are of one colour", self.flat)
+        warnings += _counted("seem blurred", self.blurred)
         H, W = self.dataset.config.height_width
-        told += _counted(f"are barely larger than {H}x{W}", self.borderline)
-        return told
+        warnings += _counted(f"are barely larger than {H}x{W}", self.borderline)
+        return warnings
 
     def as_json(self) -> dict[str, Any]:
-        """One object; keys do not change their meaning."""
+        """The report as one object; the meaning of keys is stable."""
         scan = self.dataset.scan
         return {
             "path": str(scan.root),
@@ -149,7 +151,7 @@ class Survey:
         }
 
     def dumped(self, **further: Any) -> str:
-        """`as_json`, and more keys, as text that any encoding of Unicode takes: names of files may be no Unicode."""
+        """`as_json`, and more keys, as text that can be encoded as UTF-8: file names may contain other bytes."""
         text = json.dumps({**self.as_json(), **further}, indent=1, ensure_ascii=False)
         return text if encodable(text) else json.dumps({**self.as_json(), **further}, indent=1)
 
@@ -165,7 +167,7 @@ def survey(
     progress: Progress | None = None,
     workers: int = 2,
 ) -> Survey:
-    """Looks at a folder's images; `held_out` are the rows kept out of training. Without `pixels` none is decoded."""
+    """Examines a folder's images; `held_out` are the rows held out of training. Without `pixels` none is decoded."""
     scan = dataset.scan
     H, W = dataset.config.height_width
     room = [min(seen.width / W, seen.height / H) for seen in scan.headers]
@@ -195,7 +197,7 @@ def survey(
 
 
 def _look_at_all(dataset: FolderDataset, progress: Progress | None, workers: int) -> list[Pixels]:
-    """Of each row, in order; read ahead by threads."""
+    """The statistics of each row, in order; read ahead by threads."""
     rows = range(len(dataset))
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
     ahead = Prefetch(lambda n: [_look(dataset, row) for row in chunks[n]], 0, workers, end=len(chunks))
@@ -230,7 +232,7 @@ def _look(dataset: FolderDataset, row: int) -> Pixels:
 def _duplicates(
     files: Sequence[str], found: Sequence[Pixels], rows: Sequence[int], held_out: set[int]
 ) -> list[Duplicates]:
-    """Exact groups, and near ones of which not all are exact copies; images of one colour aside, as all look alike."""
+    """Groups of exact duplicates, and of near ones that are not all exact; `rows` excludes images of one colour."""
     by_content: dict[bytes, list[int]] = {}
     for row in rows:
         by_content.setdefault(found[row].content, []).append(row)
@@ -249,7 +251,7 @@ def _duplicates(
 
 
 def encodable(text: str) -> bool:
-    """Whether a text holds no half of a surrogate pair, which stands for a byte of a name that is no UTF-8."""
+    """Whether a text has no half of a surrogate pair, which represents a byte of a file name that is not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

@@ -1,4 +1,4 @@
-"""The kinds of data a configuration can name, and how each is opened."""
+"""The kinds of data of configurations, and opening them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +28,8 @@ def open_dataset(
     """The data set of a configuration; UserError if it cannot be used.
 
     With `cache` the hashes of a folder's files are kept there, and its decoded images if they take at most `budget`
-    bytes (see `keep_decoded`). `scanning`, `hashing` and `decoding` are told of the progress of the passes over a
-    folder, `log` what the user should hear.
+    bytes (see `keep_decoded`). `scanning`, `hashing` and `decoding` are called with the progress of the passes over a
+    folder, `log` with messages for the user.
     """
     if isinstance(config, ToyWorldConfig):
         return config.build()

@@ -1,4 +1,4 @@
-"""The one reader of text files that users bring: captions, metadata, prompts, lists of names, boxes."""
+"""Reading text files of users: captions, metadata, prompts, lists of names, boxes."""
 
 import codecs
 import re
@@ -23,9 +23,10 @@ _BOMS = (
 _WIDE = (("utf-32-le", "utf-32-be"), ("utf-16-le", "utf-16-be"))
 _NO_TEXT = frozenset({"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "mbcs", "oem"})
 _BEFORE_UTF8 = ("utf-16", "utf-32", "utf-7", "iso2022", "hz")
-"""Encodings whose bytes may pass for UTF-8: once declared, they are tried first."""
+"""Encodings whose bytes may be valid UTF-8: once declared, they are tried first."""
 _LOST = "\ufffd"
-_NEVER = re.compile("[\0\ufffd\ud800-\udfff]")
+_NEVER = re.compile("[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ud800-\udfff]")
+"""Control characters other than blanks and line ends, lost letters, halves of pairs."""
 _SHOWN = 60
 _PART = 2**20
 
@@ -49,11 +50,11 @@ def read_text(
     way_out: str = "save it as UTF-8, or name its encoding, such as data.encoding=cp1252",
     name: str | None = None,
 ) -> str:
-    """The file's text without a byte-order mark; line ends are as they stand in the file.
+    """The file's text without a byte-order mark; line ends are those of the file.
 
     Decoded by its byte-order mark, else as UTF-8, else as UTF-16 or UTF-32 where only one byte order makes sense of it,
     else by the declared `encoding`. Nothing is replaced: UserError for bytes that fit none of them, for NUL and U+FFFD,
-    for a file larger than `largest` bytes and for anything that is no regular file. `name` is what messages call it.
+    for a file larger than `largest` bytes and for anything that is not a regular file. `name` is used in messages.
     """
     name = name or str(path)
     data = _bytes_of(path, largest, name)
@@ -73,23 +74,31 @@ def lines_of(text: str) -> list[str]:
 
 
 def check_characters(text: str, where: str) -> None:
-    """Raises UserError for characters that no text should hold: NUL, half of a surrogate pair, U+FFFD."""
+    """Raises UserError for characters that no text should hold: controls, half of a surrogate pair, U+FFFD.
+
+    Controls are what text becomes that is read in another encoding than its own: UTF-16, ISO 2022, cp1252 as latin-1.
+    """
     found = _NEVER.search(text)
     if found is None:
         return
     place, character = found.start(), found.group()
     line = text.count("\n", 0, place) + 1
     if character == _LOST:
-        told = "U+FFFD, which stands for letters that an earlier conversion lost: restore the text"
+        problem = "U+FFFD, which replaces letters that an earlier conversion lost: restore the text"
     elif character == "\0":
-        told = "a NUL character, which no text holds: save it as UTF-8 text"
+        problem = "a NUL character, which no text contains: save it as UTF-8 text"
+    elif character < "\xa0":
+        problem = (
+            f"the control character U+{ord(character):04X}, which no text contains: is it in another encoding? Save it "
+            "as UTF-8, or declare data.encoding"
+        )
     else:
-        told = f"U+{ord(character):04X}, half of a surrogate pair: write the whole character"
-    raise UserError(f"{where} holds, at character {place} (line {line}), {told}")
+        problem = f"U+{ord(character):04X}, half of a surrogate pair: write the whole character"
+    raise UserError(f"{where} holds, at character {place} (line {line}), {problem}")
 
 
 def shown(text: str, longest: int = _SHOWN) -> str:
-    """A text in quotes for a message: one line, cut after `longest` characters, nothing that moves a terminal."""
+    """A text in quotes for a message: one line, cut after `longest` characters, without control characters."""
     cut = text if len(text) <= longest else text[:longest].rstrip() + "…"
     return repr(cut)
 
@@ -97,9 +106,9 @@ def shown(text: str, longest: int = _SHOWN) -> str:
 def _bytes_of(path: Path, largest: int, name: str) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{name} is no regular file: give a text file")
+            raise UserError(f"{name} is not a regular file: give a text file")
         data = bytearray()
-        with path.open("rb") as file:  # in parts: a reading of `largest` bytes at once would reserve them
+        with path.open("rb") as file:  # in parts: reading `largest` bytes at once would allocate them
             while len(data) <= largest and (part := file.read(min(_PART, largest + 1 - len(data)))):
                 data += part
     except OSError as error:
@@ -126,7 +135,7 @@ def _unmarked(name: str, data: bytes, encoding: str | None, way_out: str) -> str
         return wide
     if declared is not None:
         return _decoded(name, data, declared, 0, "declare another data.encoding, or save it as UTF-8")
-    raise UserError(f"{name} is no UTF-8 text, {reason}: {way_out}")
+    raise UserError(f"{name} is not UTF-8 text, {reason}: {way_out}")
 
 
 def _decoded(name: str, data: bytes, encoding: str, offset: int, way_out: str) -> str:
@@ -135,14 +144,14 @@ def _decoded(name: str, data: bytes, encoding: str, offset: int, way_out: str) -
     except UnicodeDecodeError as error:
         byte = data[error.start]
         raise UserError(
-            f"{name} is no {encoding} text, byte {error.start + offset} is 0x{byte:02x}: {way_out}"
+            f"{name} is not {encoding} text, byte {error.start + offset} is 0x{byte:02x}: {way_out}"
         ) from None
 
 
 def _wide_text(data: bytes) -> str | None:
-    """UTF-32 or UTF-16 without a mark, where one byte order alone gives a text with ASCII letters; else None.
+    """UTF-32 or UTF-16 without a mark, if exactly one byte order gives a text with ASCII letters; else None.
 
-    ASCII read in the wrong order gives no ASCII, so text with blanks or line ends is told apart from its reversal.
+    ASCII read in the wrong order gives no ASCII, so text with blanks or line ends is distinguished from its reversal.
     """
     if 0 not in data:
         return None

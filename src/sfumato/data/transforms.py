@@ -1,6 +1,6 @@
-"""Bringing images of any shape to one size: antialiased resize, crop or pad, horizontal flip.
+"""Resizing images of any shape to one size: antialiased resize, crop or pad, horizontal flip.
 
-Label maps and boxes go the same way as their image: maps by nearest neighbour, boxes by arithmetic.
+Label maps and boxes are transformed with their image: maps by nearest neighbour, boxes by arithmetic.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BIC
 
 
 LONGEST = 8
-"""How many frames long an image may be: of longer ones the middle is kept, for random crops too, and only that is
-resized, so that an image of 1 x 2000 pixels takes the memory of a frame."""
+"""The longest image, in frames: of longer ones only the middle is used, for random crops too, and only that is resized,
+so that an image of 1 x 2000 pixels takes the memory of a frame."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class _Plan:
 
 @dataclass(frozen=True)
 class Framing:
-    """Two steps from a decoded image to (3, H, W): `prepare`, free of chance and worth keeping, then `finish`.
+    """Two steps from a decoded image to (3, H, W): `prepare`, deterministic and worth caching, then `finish`.
 
     resize "crop" scales the image to cover the frame and cuts off the rest; "pad" scales it to fit inside and fills
-    up with the background. crop "random" (only with resize "crop") and flip take effect where a seed is given.
+    up with the background. crop "random" (only with resize "crop") and flip take effect if a seed is given.
     """
 
     size: tuple[int, int]
@@ -63,8 +63,8 @@ class Framing:
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Pixels:
         """RGB image -> uint8 (3, h, w): resized and padded or, unless the crop is random, cropped at the centre.
 
-        `size` (H, W) is that of the file where the image was decoded at reduced scale: it alone says what is kept, so
-        that a label map is framed in the same way.
+        `size` (H, W) is that of the file where the image was decoded at reduced scale: it alone determines what is
+        kept, so that a label map is cropped in the same way.
         """
         H, W = self.size
         plan = self._plan(*(size or (image.height, image.width)))
@@ -92,7 +92,7 @@ class Framing:
         return np.ascontiguousarray(ids)[None]
 
     def _plan(self, height: int, width: int) -> "_Plan":
-        """What an image of (height, width) is scaled to, and the part of that which `prepare` keeps."""
+        """The scaled size of an image of (height, width), and the part of it that `prepare` keeps."""
         H, W = self.size
         h, w = _scaled(height, width, self.size, cover=self.resize == "crop")
         kept = (h, w)
@@ -110,9 +110,9 @@ class Framing:
         return pixels[:, :, ::-1] if mirrored else pixels
 
     def frame_boxes(self, boxes: Boxes, height: int, width: int, seed: int | None) -> Boxes:
-        """Boxes of an image of (height, width) -> boxes of the framed one, as `prepare` and `finish` place it.
+        """Boxes of an image of (height, width) -> boxes of the cropped one, as `prepare` and `finish` place it.
 
-        They are not clipped: what was cut off lies outside [0, 1].
+        They are not clipped: parts that were cropped off are outside [0, 1].
         """
         H, W = self.size
         plan = self._plan(height, width)
@@ -133,12 +133,12 @@ class Framing:
         H, W = self.size
         if seed is None:
             return (h - H) // 2, (w - W) // 2, False
-        u, v, f = _draws(seed)
+        u, v, f = _random_numbers(seed)
         return int(u * (h - H + 1)), int(v * (w - W + 1)), self.flip and f < 0.5
 
 
 def _resampled(image: Image.Image, plan: _Plan, filter: Image.Resampling, frame: tuple[int, int]) -> Image.Image:
-    """The kept part of the scaled image: resized as a whole and cut, or cut first where the whole is very long."""
+    """The kept part of the scaled image: resized as a whole and cropped, or cropped first if the image is very long."""
     (h, w), (top, left), (kept_h, kept_w) = plan.scaled, plan.start, plan.kept
     if h > LONGEST * frame[0] or w > LONGEST * frame[1]:
         across, down = image.width / w, image.height / h
@@ -180,10 +180,10 @@ def clip_boxes(boxes: Boxes, least: float) -> tuple[Boxes, NDArray[np.bool_]]:
 
 def flips(seed: int) -> bool:
     """Whether the seed's variant is mirrored: the same answer for images and for their cached latents."""
-    return _draws(seed)[2] < 0.5
+    return _random_numbers(seed)[2] < 0.5
 
 
-def _draws(seed: int) -> tuple[float, float, float]:
+def _random_numbers(seed: int) -> tuple[float, float, float]:
     """Always three numbers, so that the flip does not depend on whether the crop is random."""
     u, v, f = torch.rand(3, generator=generator(seed, "variant"), dtype=torch.float64).tolist()
     return u, v, f

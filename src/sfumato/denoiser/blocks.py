@@ -1,4 +1,4 @@
-"""The U-Net's blocks. All take (x, steering), so that a level is a plain sequence of them.
+"""The U-Net's blocks. All are called with (x, inputs), so that a level is a plain sequence of them.
 
 Shapes: x (B, C, H, W); embedding (B, E); tokens (B, S, D). Module names are the original's checkpoint keys.
 """
@@ -18,8 +18,8 @@ GROUPS = 32
 
 
 @dataclass(frozen=True)
-class Steering:
-    """What every block hears besides the image: the time embedding, and the tokens with their mask."""
+class BlockInputs:
+    """The inputs of every block besides the image: the time embedding, and the tokens with their mask."""
 
     embedding: Tensor
     tokens: Tensor | None = None
@@ -27,18 +27,18 @@ class Steering:
 
 
 class Block(nn.ModuleList):
-    """A sequence whose members each take the steering: input_blocks.N and its siblings in the checkpoint."""
+    """A sequence whose members all receive the inputs: input_blocks.N and its siblings in the checkpoint."""
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         for layer in self:
-            x = layer(x, steering)
+            x = layer(x, inputs)
         return x
 
 
 class Stem(nn.Conv2d):
-    """The first convolution, in the blocks' form."""
+    """The first convolution, with the blocks' signature."""
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:  # type: ignore[override]
         return super().forward(x)
 
 
@@ -49,7 +49,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if learned else nn.AvgPool2d(2)
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         out: Tensor = self.op(x)
         return out
 
@@ -61,7 +61,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if learned else nn.Identity()
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         out: Tensor = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         return out
 
@@ -106,11 +106,11 @@ class ResBlock(nn.Module):
             return F.avg_pool2d(x, 2)
         return x
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         norm_in, activate, conv_in = self.in_layers
         norm_out, *rest = self.out_layers
         h = conv_in(self._resized(activate(norm_in(x))))
-        shift = self.emb_layers(steering.embedding)[:, :, None, None]
+        shift = self.emb_layers(inputs.embedding)[:, :, None, None]
         if self.scale_shift:
             scale, shift = shift.chunk(2, dim=1)
             h = norm_out(h) * (1 + scale) + shift
@@ -125,7 +125,7 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention over the positions of a feature map (ADM's block), added to its input.
 
-    `order` names how the 3·C channels of qkv are laid out: head first (head, qkv, d), the original's default, or
+    `order` is the layout of the 3·C channels of qkv: head first (head, qkv, d), the original's default, or
     qkv first (qkv, head, d), its "new attention order".
     """
 
@@ -143,10 +143,10 @@ class AttentionBlock(nn.Module):
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_(nn.Conv1d(channels, channels, 1))
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         B, C, H, W = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # a view when x is channels-last
-        # The 1×1 convolutions are linear maps of tokens; applying them so keeps the channels-last layout.
+        # The 1×1 convolutions are linear maps of tokens; applying them as such keeps the channels-last layout.
         qkv = F.linear(tokens, self.qkv.weight.squeeze(2), self.qkv.bias)  # (B, T, 3C)
         if self.order == "head_first":
             q, k, v = qkv.unflatten(2, (self.heads, 3, -1)).permute(3, 0, 2, 1, 4)
@@ -182,7 +182,7 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out: nn.Module = zero_(nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         H, W = x.shape[2:]
         h = self.norm(x)
         if self.linear:
@@ -190,7 +190,7 @@ class SpatialTransformer(nn.Module):
         else:
             tokens = self.proj_in(h).flatten(2).transpose(1, 2)  # (B, H·W, C), a view when x is channels-last
         for block in self.transformer_blocks:
-            tokens = block(tokens, steering.tokens, steering.mask)
+            tokens = block(tokens, inputs.tokens, inputs.mask)
         if self.linear:
             h = self.proj_out(tokens).transpose(1, 2).unflatten(2, (H, W))
         else:

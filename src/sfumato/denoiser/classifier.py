@@ -1,4 +1,4 @@
-"""A classifier of noisy latents: the lower half of the denoiser's U-Net, and attention pooling over what is left.
+"""A classifier of noisy latents: the lower half of the denoiser's U-Net, and attention pooling over its output.
 
 (x_t, t) -> logits, as ADM-G's (Dhariwal & Nichol 2021, section 4), for guidance by its gradient.
 """
@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sfumato.conditioning.condition import ConditionSpec
-from sfumato.denoiser.blocks import Steering
+from sfumato.denoiser.blocks import BlockInputs
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.nn.attention import attend
 from sfumato.nn.embeddings import timestep_embedding
@@ -21,14 +21,16 @@ class ClassifierConfig(Schema):
 
     encoder: UNetConfig = UNetConfig(channels=64, scale_shift_norm=True)
     """The U-Net whose lower half it is."""
-    classes: int | None = Field(default=None, ge=2, description="by default as many as the data names")
-    pooling_head_channels: int = Field(default=32, gt=0, description="channels of a head of the attention pooling")
+    classes: int | None = Field(default=None, ge=2, le=10_000_000, description="by default as many as the data has")
+    pooling_head_channels: int = Field(
+        default=32, gt=0, le=65536, description="channels of a head of the attention pooling"
+    )
 
 
 class AttentionPool(nn.Module):
     """The mean position attends to all positions: (B, C, H, W) -> (B, out).
 
-    ADM's attention pooling without its table of positions, so that it takes latents of any size.
+    ADM's attention pooling without its table of positions, so that latents may have any size.
     """
 
     def __init__(self, channels: int, out: int, head_channels: int) -> None:
@@ -47,7 +49,7 @@ class AttentionPool(nn.Module):
 
 
 class NoisyClassifier(nn.Module):
-    """Logits (B, classes) of noisy latents; the names of the lower half are the U-Net's.
+    """Logits (B, classes) of noisy latents; the parameter names of the lower half are the U-Net's.
 
     Raises ValueError where pooling_head_channels does not divide the channels of the lowest level.
     """
@@ -78,9 +80,9 @@ class NoisyClassifier(nn.Module):
         first = self.time_embed[0]
         assert isinstance(first, nn.Linear)
         embedding = self.time_embed(timestep_embedding(timestep, self.config.encoder.channels).to(first.weight.dtype))
-        steering = Steering(embedding)
+        inputs = BlockInputs(embedding)
         h = x_t
         for block in self.input_blocks:
-            h = block(h, steering)
-        out: Tensor = self.out(self.middle_block(h, steering))
+            h = block(h, inputs)
+        out: Tensor = self.out(self.middle_block(h, inputs))
         return out

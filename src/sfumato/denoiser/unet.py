@@ -11,10 +11,10 @@ from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.denoiser.blocks import (
     AttentionBlock,
     Block,
+    BlockInputs,
     Downsample,
     ResBlock,
     SpatialTransformer,
-    Steering,
     Stem,
     Upsample,
 )
@@ -24,7 +24,7 @@ from sfumato.nn.norm import GroupNorm32
 from sfumato.schema import Schema
 
 MAX_BLOCKS = 1024
-"""Of all levels, and in their transformers: a bound on what is built, far above any model."""
+"""Bound on the blocks of all levels and their transformers, far above any real model."""
 
 
 class UNetConfig(Schema):
@@ -39,10 +39,11 @@ class UNetConfig(Schema):
     )
     blocks_per_level: int = Field(default=2, gt=0, le=64)
     attention_factors: tuple[int, ...] = Field(
-        default=(1, 2, 4), description="downsampling factors whose blocks attend; the middle block always does"
+        default=(1, 2, 4),
+        description="downsampling factors whose blocks have attention; the middle block always has it",
     )
-    heads: int | None = Field(default=None, gt=0, description="number of heads; give this or head_channels")
-    head_channels: int | None = Field(default=32, gt=0, description="channels of a head; give this or heads")
+    heads: int | None = Field(default=None, gt=0, le=65536, description="number of heads; give this or head_channels")
+    head_channels: int | None = Field(default=32, gt=0, le=65536, description="channels of a head; give this or heads")
     transformer_depth: int = Field(
         default=1, gt=0, le=64, description="blocks of each spatial transformer (with tokens only)"
     )
@@ -55,13 +56,16 @@ class UNetConfig(Schema):
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     norm_groups: int = Field(
-        default=32, gt=0, description="groups of every norm; few channels want fewer groups, so that each holds several"
+        default=32,
+        gt=0,
+        le=65536,
+        description="groups of every norm; use fewer groups for few channels, so that each has several",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _heads_replace_head_channels(cls, values: Any) -> Any:
-        """Giving heads alone is enough: the default of head_channels steps back."""
+        """Setting heads alone is enough: it replaces the default of head_channels."""
         if isinstance(values, dict) and values.get("heads") is not None and "head_channels" not in values:
             return {**values, "head_channels": None}
         return values
@@ -73,7 +77,7 @@ class UNetConfig(Schema):
                 f"exactly one of heads and head_channels must be set, not {self.heads} and {self.head_channels}"
             )
         if not all(1 <= m <= 1024 for m in self.channel_multipliers):
-            raise ValueError(f"channel_multipliers {self.channel_multipliers} must lie between 1 and 1024")
+            raise ValueError(f"channel_multipliers {self.channel_multipliers} must be between 1 and 1024")
         blocks = len(self.channel_multipliers) * self.blocks_per_level * self.transformer_depth
         if blocks > MAX_BLOCKS:
             raise ValueError(f"{blocks} blocks (levels x blocks_per_level x transformer_depth): at most {MAX_BLOCKS}")
@@ -90,7 +94,7 @@ class UNetConfig(Schema):
         return self
 
     def attended_widths(self) -> set[int]:
-        """The channel counts at which blocks attend, the middle block's included."""
+        """The channel counts of blocks with attention, the middle block's included."""
         widths = [self.channels * m for m in self.channel_multipliers]
         return {w for level, w in enumerate(widths) if 2**level in self.attention_factors} | {widths[-1]}
 
@@ -106,13 +110,13 @@ class UNet(nn.Module):
     Args:
         config: the topology.
         latent_channels: channels of x_t and of the prediction.
-        spec: the fields of Condition it takes. Attention is a spatial transformer with tokens, else AttentionBlock.
+        spec: the fields of Condition it requires. Attention is a spatial transformer with tokens, else AttentionBlock.
 
     Submodule names are the original's checkpoint keys. Set `checkpointing` to trade time for memory: activations inside
     a block are then recomputed in the backward pass.
 
     Raises:
-        ValueError: the spec's vector has not 4 x channels entries and vector_projection is "none".
+        ValueError: the spec's vector does not have 4 x channels entries and vector_projection is "none".
     """
 
     def __init__(self, config: UNetConfig, latent_channels: int, spec: ConditionSpec) -> None:
@@ -171,7 +175,7 @@ class UNet(nn.Module):
         return Upsample(channels, learned=self.config.resample == "conv")
 
     def _encoder(self, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
-        """The blocks down to the lowest level, and the channels each hands to the decoder."""
+        """The blocks down to the lowest level, and the channels of each one's skip connection."""
         c = self.config
         channels = c.channels
         blocks = [Block([Stem(in_channels, channels, 3, padding=1)])]
@@ -191,7 +195,7 @@ class UNet(nn.Module):
         return nn.ModuleList(blocks), skips
 
     def _decoder(self, skips: list[int]) -> nn.ModuleList:
-        """One block for each of the encoder's, in reverse, taking its output beside its own input."""
+        """One block for each of the encoder's, in reverse; its input is concatenated with that block's output."""
         c = self.config
         remaining = list(skips)
         channels = remaining[-1]
@@ -219,23 +223,23 @@ class UNet(nn.Module):
             ValueError: a field is missing, not expected or misshapen; H or W is not a multiple.
         """
         self._check(x_t, condition)
-        steering = Steering(self._embedding(timestep, condition.vector), condition.tokens, condition.mask)
+        inputs = BlockInputs(self._embedding(timestep, condition.vector), condition.tokens, condition.mask)
         h = x_t if condition.spatial is None else torch.cat([x_t, condition.spatial], 1)
         skips = []
         for block in self.input_blocks:
-            h = self._run(block, h, steering)
+            h = self._run(block, h, inputs)
             skips.append(h)
-        h = self._run(self.middle_block, h, steering)
+        h = self._run(self.middle_block, h, inputs)
         for block in self.output_blocks:
-            h = self._run(block, torch.cat([h, skips.pop()], 1), steering)
+            h = self._run(block, torch.cat([h, skips.pop()], 1), inputs)
         out: Tensor = self.out(h)
         return out
 
-    def _run(self, block: nn.Module, h: Tensor, steering: Steering) -> Tensor:
+    def _run(self, block: nn.Module, h: Tensor, inputs: BlockInputs) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(block, h, steering, use_reentrant=False)
+            recomputed: Tensor = checkpoint(block, h, inputs, use_reentrant=False)
             return recomputed
-        out: Tensor = block(h, steering)
+        out: Tensor = block(h, inputs)
         return out
 
     def _embedding(self, timestep: Tensor, vector: Tensor | None) -> Tensor:
@@ -264,7 +268,7 @@ class UNet(nn.Module):
 
 
 def _check_field(name: str, value: Tensor | None, shape: tuple[int, ...] | None) -> None:
-    """Raises ValueError unless the field is there exactly when a shape is expected (-1: any size)."""
+    """Raises ValueError unless the field is present exactly when a shape is expected (-1: any size)."""
     if shape is None:
         if value is not None:
             raise ValueError(f"condition.{name} is given, but the U-Net was built without it")

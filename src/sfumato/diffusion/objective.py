@@ -1,4 +1,4 @@
-"""The training objective of the diffusion model: draw times and noise, compare prediction and target, weigh."""
+"""The training objective of the diffusion model: sample times and noise, compare prediction and target, weight."""
 
 from typing import Literal
 
@@ -28,13 +28,14 @@ class ObjectiveConfig(Schema):
     prediction: PredictionKind = "eps"
     times: TimeDensity = DiscreteTimes()
     stratified: bool = False
-    """Spread a batch's times evenly over the density instead of drawing them independently: less noise in the loss."""
+    """Stratify a batch's times over the density instead of sampling them independently: less noise in the loss."""
     weighting: Weighting = UniformWeighting()
     loss: Literal["l2", "l1", "huber"] = "l2"
     huber_delta: float = Field(0.1, gt=0)
     """Where the Huber loss turns from quadratic to linear."""
     elbo_weight: float = Field(0.0, ge=0)
-    """Adds this times the variational bound's weighting of the same error (the original's original_elbo_weight)."""
+    """Factor of an added term: the same error with the variational bound's weighting (the original's
+    original_elbo_weight)."""
     offset_noise: float = Field(0.0, ge=0)
     """Standard deviation of an extra noise that is constant over each channel; 0 is off."""
 
@@ -48,15 +49,15 @@ def check_objective(config: ObjectiveConfig, schedule: Schedule) -> None:
 
 
 UNTRAINED = 0.01
-"""A weight below this share of the greatest counts as nearly none."""
+"""A weight below this share of the largest counts as nearly zero."""
 
 
 def untrained_times(config: ObjectiveConfig, schedule: Schedule) -> str | None:
-    """A sentence where the weighting leaves the noisiest time, at which sampling begins, without any weight.
+    """A warning if the weighting gives the noisiest time, at which sampling begins, no weight; else None.
 
     By their papers' formulas min-SNR (Hang et al. 2023: min(SNR, gamma) / (SNR + 1) for v), its soft form
-    and P2 are 0 where the SNR is. They are kept as published; only SNR 0, at the end of a schedule with zero terminal
-    SNR, makes it matter.
+    and P2 are 0 where the SNR is. They are implemented as published; it matters only for SNR 0, at the end of a
+    schedule with zero terminal SNR.
     """
     last = torch.tensor(1.0, dtype=torch.float64)
     if config.elbo_weight > 0 or float(loss_weight(config, schedule, last)) > 0:
@@ -98,14 +99,14 @@ def loss(
     alpha, sigma = schedule(t)
     if prediction.dtype in (torch.float16, torch.bfloat16):
         prediction = prediction.float()
-    wanted = target(config.prediction, x0.to(prediction.dtype), noise.to(prediction.dtype), alpha, sigma)
+    expected = target(config.prediction, x0.to(prediction.dtype), noise.to(prediction.dtype), alpha, sigma)
     match config.loss:
         case "l2":
-            error = (prediction - wanted).square()
+            error = (prediction - expected).square()
         case "l1":
-            error = (prediction - wanted).abs()
+            error = (prediction - expected).abs()
         case "huber":
-            error = torch.nn.functional.huber_loss(prediction, wanted, reduction="none", delta=config.huber_delta)
+            error = torch.nn.functional.huber_loss(prediction, expected, reduction="none", delta=config.huber_delta)
     per_sample = error.flatten(1).mean(1)
     weights = loss_weight(config, schedule, t)
     if config.elbo_weight > 0:
@@ -114,7 +115,7 @@ def loss(
 
 
 class Adaptation(nn.Module):
-    """What an objective learns while the model trains: the history of losses, the learned weighting, or neither.
+    """The trained state of an objective: the history of losses, the learned weighting, or neither.
 
     A module, to be saved with the run's state; its parameters are trained with the model's.
     """
@@ -125,10 +126,10 @@ class Adaptation(nn.Module):
         self.log_variance = LogVariance(config.weighting) if isinstance(config.weighting, LearnedWeighting) else None
 
     def forward(self, losses: Tensor, times: RandomTimes, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """What is minimised, and the losses to remember (detached), both (B,), from the objective's losses (B,).
+        """The loss to minimise, and the losses to record (detached), both (B,), from the objective's losses (B,).
 
-        With learned weighting the loss L becomes L · exp(-u) + u; with a loss history it is then weighed by the
-        importance of its time.
+        With learned weighting the loss L becomes L · exp(-u) + u; with a loss history it is then multiplied by
+        the importance weight of its time.
         """
         total, seen = losses, losses.detach()
         if self.log_variance is not None:

@@ -1,4 +1,4 @@
-"""What a network predicts, turned into the expected clean latent and back: the only place that knows the kinds.
+"""Conversion between a network's prediction and the expected clean latent, for every kind of prediction.
 
 With x_t = alpha · x0 + sigma · noise:
     eps   the noise                                   (Ho et al. 2020)
@@ -55,7 +55,7 @@ def to_eps(
 
 
 def target(kind: PredictionKind, x0: Tensor, noise: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-    """What a network of this kind should predict (B, ...), given the clean latent and the noise."""
+    """The training target of a network of this kind, (B, ...), from the clean latent and the noise."""
     match kind:
         case "eps":
             return noise
@@ -75,7 +75,7 @@ def convert(
     alpha: Tensor | float,
     sigma: Tensor | float,
 ) -> Tensor:
-    """A prediction of one kind as a prediction of another."""
+    """Converts a prediction from one kind to another."""
     if source == to:
         return prediction
     x0 = to_x0(source, prediction, x_t, alpha, sigma)
@@ -84,9 +84,9 @@ def convert(
 
 
 def check_prediction(kind: PredictionKind, schedule: Schedule) -> None:
-    """Raises UserError where the schedule's noisiest step carries no trace of x0 but the network predicts the noise."""
+    """Raises UserError if the schedule's noisiest step contains no x0 but the network predicts the noise."""
     if kind == "eps" and schedule.zero_terminal:
         raise UserError(
-            "prediction 'eps' cannot say anything at t = 1 of this schedule, where alpha is 0: "
+            "prediction 'eps' does not determine x0 at t = 1 of this schedule, where alpha is 0: "
             "use prediction 'v' or 'flow', or a schedule without zero terminal SNR"
         )

@@ -9,7 +9,7 @@ from sfumato.diffusion.schedule import SNAP, Schedule
 
 
 def broadcast(values: Tensor | float, like: Tensor) -> Tensor | float:
-    """Values made fit to multiply `like` (B, ...): one number (float or 0-d) or one number per sample (B,).
+    """Values reshaped to multiply `like` (B, ...): one number (float or 0-d) or one number per sample (B,).
 
     Per-sample values are cast and moved to `like`; a single CPU number stays as it is, since it multiplies a tensor of
     any device and type without a copy. Raises ValueError for any other shape, unless it already has `like`'s number of
@@ -33,7 +33,7 @@ def time_of_index(index: Tensor | int, steps: int) -> Tensor:
 
 
 def network_time(t: Tensor | float, steps: int) -> Tensor:
-    """What the network is told: t·T - 1, float64, exactly i at the time of index i."""
+    """The network's time input: t·T - 1, float64, exactly i at the time of index i."""
     position = torch.as_tensor(t, dtype=torch.float64) * steps
     nearest = position.round()
     return torch.where((position - nearest).abs() < SNAP, nearest, position) - 1
@@ -42,12 +42,12 @@ def network_time(t: Tensor | float, steps: int) -> Tensor:
 def timestep_like(t: Tensor, steps: int, like: Tensor) -> Tensor:
     """Network time (B,), float32, of a batch like (B, ...) at times t, 0-d or (B,).
 
-    A single time on the CPU is written on the device, not copied to it, which the host would have to wait for.
+    A single time on the CPU is filled in on the device; a copy would make the host wait.
     """
-    told = network_time(t, steps)
-    if told.dim() == 0 and told.device.type == "cpu":
-        return torch.full((len(like),), told.item(), dtype=torch.float32, device=like.device)
-    return told.float().to(like.device).expand(len(like))
+    timestep = network_time(t, steps)
+    if timestep.dim() == 0 and timestep.device.type == "cpu":
+        return torch.full((len(like),), timestep.item(), dtype=torch.float32, device=like.device)
+    return timestep.float().to(like.device).expand(len(like))
 
 
 def add_noise(schedule: Schedule, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def posterior(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor)
 
 
 def prior_bits(schedule: Schedule, x0: Tensor) -> Tensor:
-    """KL(q(x_1 | x0) || N(0, 1)) in bits per dimension, (B,): what x_1 still tells of the latent."""
+    """KL(q(x_1 | x0) || N(0, 1)) in bits per dimension, (B,): the information about the latent left in x_1."""
     alpha, sigma = schedule(torch.ones((), dtype=torch.float64))
     mean_squared = (alpha * x0.double()).square().flatten(1).mean(1)
     return (

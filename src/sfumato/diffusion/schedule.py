@@ -15,15 +15,16 @@ from torch import Tensor
 from sfumato.schema import Schema
 
 SNAP = 1e-9
-"""How far t·T may be from an integer and still mean that table entry; far above float64 rounding, far below a step."""
+"""Largest distance of t·T from an integer that still means that table entry; far above float64 rounding, far below
+1."""
 
 
 MOST_STEPS = 1_000_000
-"""Of a table of noise levels."""
+"""Bounds on T, the length of the table of noise levels."""
 
 
 class DiscreteConfig(Schema):
-    """What every schedule given by T betas shares."""
+    """Fields of every schedule defined by T betas."""
 
     steps: int = Field(1000, ge=2, le=MOST_STEPS)
     zero_terminal_snr: bool = False
@@ -91,8 +92,8 @@ ScheduleConfig = Annotated[
 class Schedule:
     """Interface: x_t = alpha(t) · x0 + sigma(t) · noise.
 
-    `steps` is T, the number of steps that the network's time scale counts; `discrete` tells whether the network was
-    meant for the times (i + 1) / T alone; `zero_terminal` whether alpha(1) = 0.
+    `steps` is T, the number of steps that the network's time scale counts; `discrete`: whether the network was trained
+    on the times (i + 1) / T alone; `zero_terminal`: whether alpha(1) = 0.
     """
 
     steps: int
@@ -115,7 +116,7 @@ class Schedule:
 def _times(t: Tensor | float) -> Tensor:
     times = torch.as_tensor(t, dtype=torch.float64)
     if times.device.type == "cpu" and not bool(((times >= 0) & (times <= 1)).all()):
-        raise ValueError(f"times must lie in [0, 1] but reach from {times.min().item():g} to {times.max().item():g}")
+        raise ValueError(f"times must be in [0, 1] but range from {times.min().item():g} to {times.max().item():g}")
     return times
 
 
@@ -129,7 +130,7 @@ class _Tables:
 
 
 class DiscreteSchedule(Schedule):
-    """A variance-preserving schedule given by its betas, read between the table's points as well.
+    """A variance-preserving schedule given by its betas, interpolated between the table's points.
 
     Between two points lambda is linear in t. Below the first, sigma² is linear in t, giving (1, 0) at t = 0;
     in the last interval of a zero-terminal schedule, where lambda falls to -inf, alpha is linear in t. Every piece is
@@ -182,7 +183,7 @@ class DiscreteSchedule(Schedule):
         return (position / self.steps).clamp(0, 1)
 
     def _tables(self, device: torch.device) -> "_Tables":
-        """On the device, copied there once: a copy at each call would make the host wait for the device."""
+        """On the device, copied there once: a copy in each call would make the host wait for the device."""
         if device not in self._copies:
             self._copies[device] = _Tables(*(t.to(device) for t in (self._alphas, self._sigmas, self._log_snrs)))
         return self._copies[device]
@@ -280,7 +281,7 @@ def zero_terminal(betas: Tensor) -> Tensor:
 
 
 def build_schedule(config: ScheduleConfig) -> Schedule:
-    """The schedule a configuration describes."""
+    """The schedule of a configuration."""
     if isinstance(config, FlowConfig):
         return FlowSchedule(config.steps)
     betas = betas_of(config)

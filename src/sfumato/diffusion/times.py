@@ -1,7 +1,7 @@
-"""At which times the model is trained: densities on (0, 1], drawn by inverting their distribution function.
+"""The times at which the model is trained: densities on (0, 1], sampled by inverting their distribution function.
 
-The density by loss history draws more often where the loss is large. It warps the uniform number that another density
-is inverted at, and says by how much each drawn sample must be weighed so that the expected loss stays that density's.
+The loss-history density samples more often where the loss is large. It warps the uniform number at which another
+density is inverted, and returns the importance weight of each sample that keeps the expected loss that density's.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from sfumato.schema import Schema
 
 
 class DiscreteTimes(Schema):
-    """Every training index equally often: the paper's draw."""
+    """Every training index with equal probability, as in the paper."""
 
     kind: Literal["discrete"] = "discrete"
 
 
 class UniformTimes(Schema):
-    """Uniform over (low, high], not bound to the table."""
+    """Uniform over (low, high], not restricted to the table."""
 
     kind: Literal["uniform"] = "uniform"
     low: float = Field(0.0, ge=0, lt=1)
@@ -43,17 +43,17 @@ FixedDensity = Annotated[DiscreteTimes | UniformTimes | LogitNormalTimes, Field(
 
 class LossHistoryTimes(Schema):
     """More often where the loss was large: each part of `base` in proportion to the root of its mean squared loss
-    (Nichol & Dhariwal 2021, section 3.3). Each sample is weighed by base density / density, so that the expected loss
+    (Nichol & Dhariwal 2021, section 3.3). Each sample is weighted by base density / density, so that the expected loss
     stays that of `base`; what falls is its variance."""
 
     kind: Literal["loss-history"] = "loss-history"
     base: FixedDensity = DiscreteTimes()
     bins: int = Field(50, ge=2)
-    """Parts of equal probability under `base` whose losses are remembered apart."""
+    """Parts of equal probability under `base` whose losses are recorded separately."""
     memory: int = Field(10, ge=1)
-    """The latest samples of a part that count, in a running mean; until all parts have had so many, `base` is drawn."""
+    """Samples in the running mean of a part; until every part has this many, times are sampled from `base`."""
     uniform_share: float = Field(0.1, gt=0, le=1)
-    """This share of the draws is from `base`, so that no sample's weight exceeds 1 / uniform_share."""
+    """This share of the samples is from `base`, so that no sample's weight exceeds 1 / uniform_share."""
 
 
 TimeDensity = Annotated[DiscreteTimes | UniformTimes | LogitNormalTimes | LossHistoryTimes, Field(discriminator="kind")]
@@ -75,7 +75,8 @@ class LossHistory(nn.Module):
         self.register_buffer("count", torch.zeros(config.bins, dtype=torch.long))
 
     def probabilities(self) -> Tensor:
-        """Of each part, (bins,) float64, adding up to 1; all equal until every part has had `memory` samples."""
+        """The probability of each part, (bins,) float64, with sum 1; all equal until every part has had `memory`
+        samples."""
         even = torch.full_like(self.mean_square, 1 / len(self.mean_square))
         root = self.mean_square.sqrt()
         if bool((self.count < self.memory).any()) or not bool(root.sum() > 0):
@@ -83,7 +84,8 @@ class LossHistory(nn.Module):
         return self.uniform_share * even + (1 - self.uniform_share) * root / root.sum()
 
     def warp(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers uniform on [0, 1) spread by the probabilities of the parts, and the part each lies in; both (n,)."""
+        """Uniform numbers on [0, 1) redistributed by the probabilities of the parts, and the part of each; both
+        (n,)."""
         probabilities = self.probabilities().to(uniform.device)
         bins = len(probabilities)
         above = probabilities.cumsum(0)
@@ -92,30 +94,32 @@ class LossHistory(nn.Module):
         return (part + within.clamp(0, 1 - 1e-12)) / bins, part
 
     @torch.no_grad()
-    def learn(self, part: Tensor, losses: Tensor) -> None:
-        """Takes in the losses (n,) of samples in the parts (n,), in any order; those that are not finite stay out."""
+    def update(self, part: Tensor, losses: Tensor) -> None:
+        """Adds the losses (n,) of samples in the parts (n,), in any order; losses that are not finite are ignored."""
         part, losses = part.to(self.count.device), losses.double().to(self.count.device)
         part, losses = part[torch.isfinite(losses)], losses[torch.isfinite(losses)]
         counts = torch.zeros_like(self.count).index_add_(0, part, torch.ones_like(part))
         sums = torch.zeros_like(self.mean_square).index_add_(0, part, losses.square())
         seen = self.count.clamp(max=self.memory).double()
         new = counts.double()
-        kept = torch.where(self.count >= self.memory, (1 - 1 / self.memory) ** new, seen / (seen + new).clamp(min=1))
+        decay = torch.where(self.count >= self.memory, (1 - 1 / self.memory) ** new, seen / (seen + new).clamp(min=1))
         means = sums / new.clamp(min=1)
-        self.mean_square.copy_(torch.where(counts > 0, kept * self.mean_square + (1 - kept) * means, self.mean_square))
+        self.mean_square.copy_(
+            torch.where(counts > 0, decay * self.mean_square + (1 - decay) * means, self.mean_square)
+        )
         self.count += counts
 
 
 @dataclass(frozen=True)
 class RandomTimes:
-    """t (n,) in (0, 1], float64. With a loss history: the part each was drawn from, and base density / density."""
+    """t (n,) in (0, 1], float64. With a loss history: the part each was sampled from, and base density / density."""
 
     t: Tensor
     part: Tensor | None = None
     importance: Tensor | None = None
 
 
-def draw(
+def sample(
     density: TimeDensity,
     n: int,
     generator: torch.Generator,
@@ -123,9 +127,9 @@ def draw(
     stratified: bool = False,
     history: LossHistory | None = None,
 ) -> RandomTimes:
-    """n times on the generator's device. `history` is that of a density by loss history, else None.
+    """n random times on the generator's device. `history` is required by a loss-history density, else None.
 
-    Stratified draws put one in each of n slices of equal probability, in random order.
+    Stratified: one time in each of n slices of equal probability, in random order.
     """
     device = generator.device
     uniform = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
@@ -135,7 +139,7 @@ def draw(
     if not isinstance(density, LossHistoryTimes):
         return RandomTimes(_inverse(density, uniform, schedule))
     if history is None:
-        raise ValueError("the density by loss history needs its history")
+        raise ValueError("a loss-history density requires its history")
     warped, part = history.warp(uniform)
     importance = 1 / (history.probabilities().to(device)[part] * len(history.count))
     return RandomTimes(_inverse(density.base, warped, schedule), part, importance)
@@ -148,7 +152,7 @@ def _inverse(density: FixedDensity, uniform: Tensor, schedule: Schedule) -> Tens
             index = (uniform * schedule.steps).floor().clamp(max=schedule.steps - 1)
             return time_of_index(index, schedule.steps)
         case UniformTimes():
-            return density.high - (density.high - density.low) * uniform  # torch.rand never gives 1: t is never 0
+            return density.high - (density.high - density.low) * uniform  # torch.rand is below 1: t is never 0
         case LogitNormalTimes():
             smallest = torch.finfo(torch.float64).tiny
             return torch.sigmoid(density.mean + density.std * torch.special.ndtri(uniform.clamp(min=smallest)))

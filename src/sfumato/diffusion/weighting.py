@@ -1,7 +1,7 @@
-"""How errors at different times are weighed against each other.
+"""Loss weights of errors at different times.
 
-Weightings are written as a weight on ||x0 error||², which is how their papers compare; a prediction of another kind
-stretches the error by a known factor (`error_scale`), and its loss is divided by it.
+Weightings are written as a weight on ||x0 error||², the form in which their papers compare them; a prediction of
+another kind scales the error by a known factor (`error_scale`), and its loss is divided by it.
 """
 
 from typing import Annotated, Literal
@@ -15,7 +15,8 @@ from sfumato.diffusion.schedule import Schedule
 from sfumato.schema import Schema
 
 LOG_SNR_LIMIT = 8.0
-"""Beyond this half log-SNR (alpha / sigma = e^±8) times count as one: at t = 1 of some schedules it is infinite."""
+"""Beyond this half log-SNR (alpha / sigma = e^±8) times are treated as equal: at t = 1 of some schedules it is
+infinite."""
 
 
 class UniformWeighting(Schema):
@@ -32,7 +33,7 @@ class MinSnrWeighting(Schema):
 
 
 class SoftMinSnrWeighting(Schema):
-    """SNR · gamma / (SNR + gamma) on the x0 error: min-snr without the corner (Crowson et al. 2024)."""
+    """SNR · gamma / (SNR + gamma) on the x0 error: a smooth min-snr (Crowson et al. 2024)."""
 
     kind: Literal["soft-min-snr"] = "soft-min-snr"
     gamma: float = Field(5.0, gt=0)
@@ -47,7 +48,7 @@ class P2Weighting(Schema):
 
 
 class LearnedWeighting(Schema):
-    """exp(-u(t)) with u learned beside the model, so that every time contributes alike (Karras et al. 2024, EDM2).
+    """exp(-u(t)) with u learned with the model, so that every time contributes equally (Karras et al. 2024, EDM2).
 
     u is one linear layer on Fourier features of the half log-SNR. It is part of the training, not of the model.
     """
@@ -66,7 +67,7 @@ class LogVariance(nn.Module):
     """u(t), the log of the error to expect at time t; 0 everywhere before training (Karras et al. 2024, section 2).
 
     Minimising error · exp(-u) + u over u gives u = log E[error | t]: the weighted error is then 1 at every time. The
-    random frequencies and phases are buffers, drawn from torch's own generator.
+    random frequencies and phases are buffers, initialised from torch's global generator.
     """
 
     frequencies: Tensor
@@ -81,7 +82,7 @@ class LogVariance(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, log_snr: Tensor) -> Tensor:
-        """u (B,) float32 at the half log-SNRs (B,); infinite ones are brought to ±8."""
+        """u (B,) float32 at the half log-SNRs (B,); infinite ones are clamped to ±8."""
         device = self.frequencies.device
         noise_level = (log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT) / -4).float().to(device)  # EDM's c_noise
         features = 2**0.5 * torch.cos(noise_level[:, None] * self.frequencies + self.phases)
@@ -125,8 +126,8 @@ def elbo_weight(kind: PredictionKind, schedule: Schedule, t: Tensor) -> Tensor:
     """The weight that makes the l2 error a term of the T-step variational bound.
 
     On the x0 error it is (SNR(s) - SNR(t)) / 2 with s = t - 1/T (Kingma et al. 2021, eq. 13; for eps that is Ho et al.
-    2020, eq. 12). Times in the first step, where the bound's term is a likelihood of another form, take the second
-    step's weight, as the original does.
+    2020, eq. 12). Times in the first step, where the bound's term is a likelihood of another form, use the second
+    step's weight, as in the original.
     """
     t = t.to(torch.float64).clamp(min=2 / schedule.steps)
     alpha, sigma = schedule(t)

@@ -1,1 +1,1 @@
-"""Plain module -> faster module, same numbers: fused operations, packed weights, native kernels where they build."""
+"""Plain module -> faster module, same numbers: fused operations, packed weights, native kernels if they compile."""

@@ -1,4 +1,4 @@
-"""Attention on token-major tensors without transposes, forward and backward, by the native kernel where it runs."""
+"""Attention on token-major tensors without transposes, forward and backward, by the native kernel if available."""
 
 import ctypes
 from typing import Any
@@ -11,9 +11,9 @@ from sfumato.engine import native
 from sfumato.nn.attention import attend as plain_attend
 
 WIDTH_STEP = 8
-"""Head widths are multiples of this where the native kernel runs."""
+"""The native kernel requires head widths that are multiples of this."""
 LONGEST = 8192
-"""Keys beyond which a tile of scores no longer stays in cache."""
+"""Number of keys above which a tile of scores no longer fits in the cache."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -49,7 +49,7 @@ def attend_packed(qkv: Tensor, heads: int, *, head_first: bool = False, mask: Te
 
 
 def usable(q: Tensor, keys: int) -> bool:
-    """Whether the native kernel takes these queries against that many keys."""
+    """Whether the native kernel supports these queries with that many keys."""
     return (
         q.device.type == "cpu"
         and q.dtype in (torch.float32, torch.bfloat16)
@@ -88,7 +88,7 @@ def _sizes(q: Tensor, keys: int) -> Any:
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
-    """The result and, if asked for, each query's log of the sum of exponentials."""
+    """The result and, with `keep`, each query's log of the sum of exponentials."""
     B, H, T, D = q.shape
     out = q.new_empty(B, T, H, D).transpose(1, 2)
     lse = q.new_empty(B, H, T, dtype=torch.float32) if keep else None
@@ -128,7 +128,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # asked for once: a checkpointed block unpacks them a single time
+        saved = ctx.saved_tensors  # read once: a checkpointed block unpacks them a single time
         q, k, v, *_ = saved
         into = _token_major(q), _token_major(k), _token_major(v)
         _backward(saved, grad, into)

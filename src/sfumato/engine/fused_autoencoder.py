@@ -14,7 +14,7 @@ from sfumato.engine.upsample import upsample_conv
 
 
 class FusedGroupNorm(GroupNorm):
-    """A norm that stands alone."""
+    """A norm without a following SiLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return norm(self, x)
@@ -39,7 +39,7 @@ class FusedSoftmaxAttention(SoftmaxAttention):
 
 
 class FusedUpsample(Upsample):
-    """Doubling and convolution as one convolution of the small image."""
+    """Upsampling and convolution as one convolution of the small image."""
 
     def forward(self, x: Tensor) -> Tensor:
         return upsample_conv(self.conv, x)

@@ -6,7 +6,7 @@ Their convolutions and linear layers may be plain or packed (engine/packing.py).
 import torch
 from torch import Tensor, nn
 
-from sfumato.denoiser.blocks import AttentionBlock, ResBlock, SpatialTransformer, Steering, Upsample
+from sfumato.denoiser.blocks import AttentionBlock, BlockInputs, ResBlock, SpatialTransformer, Upsample
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.groupnorm import norm
 from sfumato.engine.packing import convolve, project
@@ -22,19 +22,19 @@ from sfumato.nn.transformer import (
 )
 
 GATES_PER_CHANNEL = 8
-"""Of a feed-forward branch: four values and as many gates."""
+"""Width of a feed-forward branch per channel: four values and as many gates."""
 PART_BYTES = 4 * 2**20
-"""Of them, at a time (measured)."""
+"""Bytes of gates processed at a time (measured)."""
 
 
 class FusedResBlock(ResBlock):
     """The embedding is added (or scales and shifts) inside the second norm, SiLU inside both."""
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         norm_in, _, conv_in = self.in_layers
         norm_out, _, dropout, conv_out = self.out_layers
         h = conv_in(self._resized(norm(norm_in, x, silu=True)))
-        embedding = self.emb_layers(steering.embedding)
+        embedding = self.emb_layers(inputs.embedding)
         if self.scale_shift:
             scale, shift = embedding.chunk(2, dim=1)
             h = norm(norm_out, h, silu=True, scale_shift=(scale, shift), reuse=True)
@@ -44,28 +44,28 @@ class FusedResBlock(ResBlock):
 
 
 class FusedUpsample(Upsample):
-    """Doubling and convolution as one convolution of the small image."""
+    """Upsampling and convolution as one convolution of the small image."""
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:
-        return super().forward(x, steering) if isinstance(self.conv, nn.Identity) else upsample_conv(self.conv, x)
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
+        return super().forward(x, inputs) if isinstance(self.conv, nn.Identity) else upsample_conv(self.conv, x)
 
 
 class FusedAttentionBlock(AttentionBlock):
     """Attention straight from the packed projection."""
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         qkv = project(self.qkv, as_tokens(norm(self.norm, x)))
         attended = attend_packed(qkv, self.heads, head_first=self.order == "head_first")
         return as_image(project(self.proj_out, attended, as_tokens(x)), x)
 
 
 class FusedSpatialTransformer(SpatialTransformer):
-    """Projections as linear maps of tokens: the channels-last image is read as tokens, never laid out anew."""
+    """Projections as linear maps of tokens: the channels-last image is read as tokens, without a copy."""
 
-    def forward(self, x: Tensor, steering: Steering) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         tokens = project(self.proj_in, as_tokens(norm(self.norm, x)))
         for block in self.transformer_blocks:
-            tokens = block(tokens, steering.tokens, steering.mask)
+            tokens = block(tokens, inputs.tokens, inputs.mask)
         return as_image(project(self.proj_out, tokens, as_tokens(x)), x)
 
 
@@ -102,13 +102,13 @@ class FusedGEGLU(GEGLU):
 
 
 def add_branch(branch: nn.Module, x: Tensor, *inputs: Tensor | None) -> Tensor:
-    """x + branch(*inputs), in one pass over the branch's last projection where nothing is dropped behind it."""
+    """x + branch(*inputs), in one pass over the branch's last projection unless dropout follows it."""
     if isinstance(branch, FusedCrossAttention):
         last, dropout = branch.to_out
         if not (dropout.training and dropout.p):
-            given = (*inputs, None, None)
-            assert given[0] is not None
-            return project(last, branch.attended(given[0], given[1], given[2]), x)
+            arguments = (*inputs, None, None)
+            assert arguments[0] is not None
+            return project(last, branch.attended(arguments[0], arguments[1], arguments[2]), x)
     if isinstance(branch, FeedForward):
         (tokens,) = inputs
         assert tokens is not None
@@ -118,7 +118,7 @@ def add_branch(branch: nn.Module, x: Tensor, *inputs: Tensor | None) -> Tensor:
 
 
 def add_feed_forward(branch: FeedForward, x: Tensor, tokens: Tensor) -> Tensor:
-    """x + branch(tokens), (B, T, C); on the CPU without gradients in parts, whose gates stay in the cache."""
+    """x + branch(tokens), (B, T, C); on the CPU without gradients in parts, so that the gates fit in the cache."""
     gate, dropout, last = branch.net
     parts = 1
     if x.device.type == "cpu" and not torch.is_grad_enabled():

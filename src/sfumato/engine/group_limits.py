@@ -1,4 +1,4 @@
-"""What the kernels of group normalisation take."""
+"""Limits of the kernels of group normalisation."""
 
 WIDEST_GROUP = 128
-"""Channels of a group at most: a program of the GPU kernel holds the sums of one group at once."""
+"""Largest number of channels of a group: a program of the GPU kernel keeps the sums of one group."""

@@ -14,7 +14,7 @@ from sfumato.engine import native
 from sfumato.engine.group_limits import WIDEST_GROUP
 
 LANES = 16
-"""Channel counts are multiples of this where the native kernel runs."""
+"""The native kernel requires channel counts that are multiples of this."""
 
 
 def group_norm(
@@ -32,9 +32,9 @@ def group_norm(
     """silu(norm(x + add) * (1 + scale) + shift), every part after `norm` and the sum optional.
 
     x (B, C, H, W), float32 or bf16; weight, bias (C,); add, scale, shift (B, C). Returns x's shape, dtype and memory
-    format. Differentiable in all tensors. The native kernel takes contiguous channels-last x on the CPU, one in Triton
-    such x on a GPU; anything else goes through torch's own operations. With `reuse` the result may overwrite x where no
-    gradient is recorded.
+    format. Differentiable in all tensors. The native kernel is used for contiguous channels-last x on the CPU, one in
+    Triton for such x on a GPU; anything else is computed by torch's own operations. With `reuse` the result may
+    overwrite x where no gradient is recorded.
     """
     on_gpu = usable_on_gpu(x, groups)
     if not (on_gpu or usable(x, groups)):
@@ -72,7 +72,7 @@ def norm(
 
 
 def usable(x: Tensor, groups: int) -> bool:
-    """Whether the native kernel takes this image."""
+    """Whether the native kernel supports this image."""
     return (
         x.dim() == 4
         and x.device.type == "cpu"
@@ -86,7 +86,7 @@ def usable(x: Tensor, groups: int) -> bool:
 
 
 def usable_on_gpu(x: Tensor, groups: int) -> bool:
-    """Whether the kernel in Triton takes this image here; SFUMATO_NATIVE=0 switches it off too."""
+    """Whether the kernel in Triton supports this image here; SFUMATO_NATIVE=0 disables it too."""
     return (
         x.device.type == "cuda"
         and x.dim() == 4
@@ -102,18 +102,19 @@ def usable_on_gpu(x: Tensor, groups: int) -> bool:
 
 @lru_cache(maxsize=16)
 def gpu_kernel(device: torch.device) -> Callable[..., Tensor] | None:
-    """The kernel in Triton; None without the package, where it cannot compile, or where a trial comes out wrong."""
+    """The kernel in Triton; None without the package, where it cannot compile, or where a trial gives a wrong
+    result."""
     try:
         from sfumato.engine.triton_groupnorm import group_norm as kernel
 
-        return kernel if _right(kernel, device) else None
-    except Exception:  # compilers and drivers raise what they like, and the plain way is always there
+        return kernel if _is_correct(kernel, device) else None
+    except Exception:  # compilers and drivers raise any exception, and the plain path always works
         return None
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def _right(kernel: Callable[..., Tensor], device: torch.device) -> bool:
+def _is_correct(kernel: Callable[..., Tensor], device: torch.device) -> bool:
     """Whether a kernel gives the plain result and gradients for a small image."""
     x = torch.linspace(-1, 2, 2 * 64 * 5 * 8, device=device).reshape(2, 64, 5, 8)
     gain, bias = torch.linspace(1, 2, 64, device=device), torch.linspace(-1, 1, 64, device=device)
@@ -121,12 +122,12 @@ def _right(kernel: Callable[..., Tensor], device: torch.device) -> bool:
     x = x.contiguous(memory_format=torch.channels_last)
     leaves = [t.requires_grad_() for t in (x, gain, bias, add)]
     with torch.autocast(device.type, enabled=False):
-        found = kernel(x, 16, gain, bias, add, 1e-5, True)
+        result = kernel(x, 16, gain, bias, add, 1e-5, True)
         expected = _plain(x, 16, gain, bias, 1e-5, True, add, None)
-        way = torch.cos(37 * expected.detach())
+        upstream = torch.cos(37 * expected.detach())
         pairs = zip(
-            (found.detach(), *torch.autograd.grad(found, leaves, way)),
-            (expected.detach(), *torch.autograd.grad(expected, leaves, way)),
+            (result.detach(), *torch.autograd.grad(result, leaves, upstream)),
+            (expected.detach(), *torch.autograd.grad(expected, leaves, upstream)),
             strict=True,
         )
     return all((a - b).abs().max().item() < 1e-3 * max(1.0, b.abs().max().item()) for a, b in pairs)
@@ -157,7 +158,7 @@ def _plain(
 def _forward(
     x: Tensor, y: Tensor, gain: Tensor, bias: Tensor, add: Tensor | None, groups: int, eps: float, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-    """Fills y (which may be x); returns it with what the gradient needs."""
+    """Fills y (which may be x); returns it with the tensors required by the gradient."""
     B, C, H, W = x.shape
     gain, bias = gain.contiguous(), bias.contiguous()
     add = None if add is None else add.contiguous()

@@ -1,4 +1,5 @@
-"""Faster network calls: `for_inference` packs weights, fuses blocks, chooses the number format, on a GPU records."""
+"""Faster network calls: `for_inference` packs weights, fuses blocks, chooses the number format and, on a GPU, records
+calls."""
 
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -15,7 +16,7 @@ from sfumato.denoiser.unet import UNet
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.fused_autoencoder import FusedDecoder, FusedResidualBlock, FusedSoftmaxAttention
 from sfumato.engine.fused_denoiser import FusedCrossAttention, as_image, as_tokens
-from sfumato.engine.graphs import Recordings, wanted
+from sfumato.engine.graphs import Recordings, recordable
 from sfumato.engine.groupnorm import norm
 from sfumato.engine.packing import PackedConv2d, PackedLinear, convolve, project
 from sfumato.engine.precision import dtype_of
@@ -26,25 +27,25 @@ from sfumato.nn.transformer import join_heads, split_heads
 M = TypeVar("M", bound=nn.Module)
 
 KEPT = ("time_embed", "label_emb", "quantize")
-"""Submodules that stay plain and float32: small, and their precision carries far."""
+"""Submodules that stay plain and float32: they are small, and their precision matters."""
 
 EXACT = ("quant_conv", "post_quant_conv")
-"""Packed as float32 in any case: the latent's door."""
+"""Always packed as float32: the layers at the latent."""
 
 
 def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
-    """The module made fast for calls without gradients, in place; returns it.
+    """Optimises the module for calls without gradients, in place; returns it.
 
-    The module is used up: packed weights replace its parameters (so that memory is not held twice), and it can neither
-    train nor be saved afterwards. Norms and the time embedding keep float32; inputs and outputs keep their types. A
-    U-Net, an autoencoder, or any module that contains them.
+    Packed weights replace the module's parameters (so that they are not in memory twice), and it can neither train nor
+    be saved afterwards. Norms and the time embedding keep float32; inputs and outputs keep their types.
+    The module is a U-Net, an autoencoder, or contains them.
 
-    On a GPU, U-Nets also record their calls (`sfumato.engine.graphs`), and norms have the weights' type; they compute
-    in float32 all the same.
+    On a GPU, U-Nets also record their calls (`sfumato.engine.graphs`), and norms have the weights' type; they still
+    compute in float32.
 
     Args:
         module: on the CPU or a CUDA device; elsewhere only moved to channels-last and returned.
-        dtype: of weights and activations; None chooses `dtype_of("auto")`. float32 gives the plain module's numbers to
+        dtype: of weights and activations; None chooses `dtype_of("auto")`. float32 gives the plain module's result to
             rounding, bfloat16 to about 1e-2.
     """
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
@@ -55,7 +56,7 @@ def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
     if device.type == "cuda":
         for_training(module)
     else:
-        fuse(module)  # a layer that is never called, as an encoder's, is neither laid out anew nor even read
+        fuse(module)  # the weights of a layer that is never called, as an encoder's, are neither copied nor read
     _pack_blocks(module, dtype, PACKED if device.type == "cpu" else PACKED_ON_GPU, rewrite=device.type == "cpu")
     _pack_layers(module, dtype)
     if device.type == "cuda":
@@ -64,7 +65,7 @@ def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
 
 
 class PackedUNet(UNet):
-    """Casts at the door: float32 outside, the packed layers' type inside."""
+    """Casts at input and output: float32 outside, the packed layers' type inside."""
 
     def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         x = x_t.contiguous(memory_format=torch.channels_last)
@@ -72,32 +73,32 @@ class PackedUNet(UNet):
 
 
 class RecordedUNet(PackedUNet):
-    """Plays its calls from recordings where no gradient is asked for. Autocast around it changes nothing."""
+    """Replays recorded calls where no gradient is required. Autocast around it has no effect."""
 
     recordings: Recordings | None = None
 
     def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         inputs = (x_t, timestep, condition.vector, condition.tokens, condition.mask, condition.spatial)
-        if not wanted(inputs):
+        if not recordable(inputs):
             return self._computed(*inputs)
         if self.recordings is None:
             self.recordings = Recordings()
         return self.recordings(self._computed, inputs)
 
     def _computed(self, x_t: Tensor, timestep: Tensor, *condition: Tensor | None) -> Tensor:
-        steering = Condition(*condition)
-        if steering.vector is not None:
-            steering = replace(steering, vector=steering.vector.float())  # its projection keeps float32
+        inputs = Condition(*condition)
+        if inputs.vector is not None:
+            inputs = replace(inputs, vector=inputs.vector.float())  # its projection keeps float32
         with torch.autocast(x_t.device.type, enabled=False):
-            return super().forward(x_t, timestep, steering)
+            return super().forward(x_t, timestep, inputs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies: recordings are of this module's memory."""
+        """Copies have no recordings, since those refer to this module's memory."""
         return {**self.__dict__, "recordings": None}
 
 
 class PackedAutoencoder(Autoencoder):
-    """Casts at the door and around the bottleneck: float32 outside, the packed layers' type inside."""
+    """Casts at input and output and around the bottleneck: float32 outside, the packed layers' type inside."""
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
         return super().encode(image.contiguous(memory_format=torch.channels_last), noise)
@@ -127,7 +128,7 @@ class PackedCrossAttention(FusedCrossAttention):
 
 
 class PackedResidualBlock(FusedResidualBlock):
-    """Holds fewer images at once: its norms and, where the width changes, its sum are written over their inputs.
+    """Uses less memory: its norms and, where the width changes, its sum overwrite their inputs.
 
     For the autoencoder's levels, where a block is the only reader of its input.
     """
@@ -140,7 +141,7 @@ class PackedResidualBlock(FusedResidualBlock):
 
 
 class PackedDecoder(FusedDecoder):
-    """Block by block: a level that is called as a whole keeps its input alive to its end."""
+    """Runs block by block: a level called as a whole would keep its input in memory to its end."""
 
     def forward(self, h: Tensor) -> Tensor:
         h = self.mid(self.conv_in(h))
@@ -171,7 +172,7 @@ PACKED: dict[type[nn.Module], type[nn.Module]] = {
     UNet: PackedUNet,
     Autoencoder: PackedAutoencoder,
 }
-"""Classes that only change their `forward`."""
+"""Classes that only override `forward`."""
 
 PACKED_ON_GPU: dict[type[nn.Module], type[nn.Module]] = {**PACKED, UNet: RecordedUNet}
 
@@ -179,7 +180,7 @@ PACKED_ON_GPU: dict[type[nn.Module], type[nn.Module]] = {**PACKED, UNet: Recorde
 def _pack_blocks(
     module: nn.Module, dtype: torch.dtype, packed: dict[type[nn.Module], type[nn.Module]], rewrite: bool
 ) -> None:
-    """Packs what a block applies to tokens, several projections of one input as one; with `rewrite` also doubling."""
+    """Packs a block's maps of tokens, several projections of one input as one; with `rewrite` also upsampling."""
     for part in list(module.modules()):
         if isinstance(part, blocks.AttentionBlock):
             part.add_module("qkv", _linear(part.qkv, dtype=dtype))
@@ -223,7 +224,7 @@ def _pack_attentions(block: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _pack_layers(module: nn.Module, dtype: torch.dtype) -> None:
-    """Replaces what convolutions and linear layers are left."""
+    """Replaces the remaining convolutions and linear layers."""
     for name, child in module.named_children():
         if name in KEPT:
             continue
@@ -239,14 +240,14 @@ def _pack_layers(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _cast_norms(module: nn.Module, dtype: torch.dtype) -> None:
-    """A GPU's kernels take input and weights of one type, and compute in float32 in any case."""
+    """A GPU's kernels require input and weights of one type, and always compute in float32."""
     for part in module.modules():
         if isinstance(part, nn.GroupNorm | nn.LayerNorm):
             part.to(dtype)
 
 
 class PackedStem(PackedConv2d):
-    """The first convolution, in the blocks' form."""
+    """The first convolution, with the blocks' signature."""
 
-    def forward(self, x: Tensor, steering: object = None, reuse: bool = False) -> Tensor:
+    def forward(self, x: Tensor, inputs: object = None, reuse: bool = False) -> Tensor:
         return super().forward(x)

@@ -1,8 +1,8 @@
-"""The optional native kernels: compiled once per machine by the system's C++ compiler, absent without harm.
+"""The optional native kernels: compiled once per machine by the system's C++ compiler; everything works without them.
 
 Nothing happens at import. The first use compiles `kernels/*.cpp` (about three seconds) into the user's cache, under a
-name that holds the hash of the sources, the compiler's command and the processor's features; later uses load that file.
-Without a compiler, on an unwritable cache or with SFUMATO_NATIVE=0, `library()` is None and every caller takes its
+name that contains the hash of the sources, the compiler's command and the processor's features; later uses load that
+file. Without a compiler, on an unwritable cache or with SFUMATO_NATIVE=0, `library()` is None and every caller uses its
 plain path.
 """
 
@@ -24,26 +24,26 @@ COMPILE_TIMEOUT = 300.0
 
 
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they are switched off (SFUMATO_NATIVE=0) or cannot be built."""
+    """The kernels, or None where they are disabled (SFUMATO_NATIVE=0) or cannot be built."""
     if os.environ.get("SFUMATO_NATIVE", "1") == "0":
         return None
     return _load()
 
 
 def kernels() -> ctypes.CDLL:
-    """The kernels, where the caller has already seen that they are there."""
+    """The kernels; the caller must have checked that they are available."""
     loaded = _load()
     assert loaded is not None
     return loaded
 
 
 def pointer(tensor: Tensor | None) -> int | None:
-    """A tensor as the kernels take it, and None where there is none."""
+    """A tensor's address for the kernels, None for None."""
     return None if tensor is None else tensor.data_ptr()
 
 
 def describe() -> str:
-    """One line for logs and reports: whether the native kernels run, and if not why."""
+    """One line for logs and reports: whether the native kernels are used, and if not why."""
     if os.environ.get("SFUMATO_NATIVE", "1") == "0":
         return "native kernels: off (SFUMATO_NATIVE=0)"
     loaded = _load()
@@ -83,7 +83,7 @@ def _built() -> Path | None:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        # Renamed when whole: a second process sees either nothing or the finished file.
+        # Renamed when complete: a second process sees either nothing or the finished file.
         fresh = Path(scratch) / target.name
         command = [compiler, *FLAGS, "-o", str(fresh), *units]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT)
@@ -101,13 +101,13 @@ def _cache() -> Path:
 
 
 def _processor() -> str:
-    """What `-march=native` depends on."""
+    """The processor's features, on which `-march=native` depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    told = sorted({line for line in lines if line.startswith(("flags", "Features", "model name", "CPU part"))})
-    return "\n".join([platform.system(), platform.machine(), platform.processor(), *told])
+    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name", "CPU part"))})
+    return "\n".join([platform.system(), platform.machine(), platform.processor(), *features])
 
 
 def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:

@@ -1,10 +1,12 @@
-"""Convolutions and linear layers with weights laid out once for the processor's library (oneDNN), for inference only.
+"""Convolutions and linear layers with weights stored in the layout of the processor's library (oneDNN), for inference
+only.
 
-On a GPU the layers hold their weights in the type that they compute in, and compute the plain way.
+On a GPU the layers store their weights in the type of the computation, and use torch's plain operations.
 
-torch's eager layers lay the weights out anew at every call, and its float32 linear layers go to a library that is slow
-on some processors. The entry points used here are those of torch's own compiler, not public: `packs` tries them once,
-and where they are missing or wrong the layers compute the plain way. Gradients do not flow through packed layers.
+torch's eager layers reorder the weights in every call, and its float32 linear layers use a library that is slow on some
+processors. The entry points used here are those of torch's own compiler, not public: `packs` tries them once,
+and where they are missing or wrong the layers use torch's plain operations. Gradients do not flow through packed
+layers.
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ from sfumato.engine import winograd
 
 @lru_cache(maxsize=4)
 def packs(dtype: torch.dtype) -> bool:
-    """Whether this build of torch can pack weights of a type on the CPU, and computes rightly with them."""
+    """Whether this build of torch can pack weights of a type on the CPU, and computes correctly with them."""
     if not torch.backends.mkldnn.is_available():
         return False
     image = torch.linspace(-1, 1, 2 * 16 * 5 * 5).reshape(2, 16, 5, 5).to(dtype)
@@ -45,9 +47,9 @@ def packs(dtype: torch.dtype) -> bool:
 
 
 class Packed(nn.Module):
-    """A weight that is kept packed for the shape it was last used with, batch aside; `weight` unpacks it.
+    """A weight that stays packed for the shape of its last call, except the batch; `weight` unpacks it.
 
-    Guidance in an interval calls with one sample and two by turns: what is packed for one serves the other as well.
+    Guidance in an interval alternates between calls with one sample and two: the packed weight works for both.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -63,12 +65,12 @@ class Packed(nn.Module):
         return self._weight if self._shape is None else self._weight.to_dense(self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies: a packed weight has no storage to copy."""
+        """Copies have the plain weight, since a packed one has no storage to copy."""
         return {**self.__dict__, "_weight": self.weight, "_shape": None}
 
 
 class PackedConv2d(Packed):
-    """An nn.Conv2d without padding modes, its weight packed at the first call; 3×3 ones may go through `winograd`."""
+    """An nn.Conv2d without padding modes, its weight packed at the first call; 3×3 ones may use `winograd`."""
 
     def __init__(
         self,
@@ -113,12 +115,12 @@ class PackedConv2d(Packed):
         return winograd.from_panels(self._weight) if self._in_panels() else super().weight
 
     def unpacked(self) -> Tensor:
-        """The plain weight, channels-last, kept so until a call packs it."""
+        """The plain weight, channels-last, stored so until a call packs it."""
         self._weight, self._shape = self.weight.contiguous(memory_format=torch.channels_last), None
         return self._weight
 
     def panels(self) -> Tensor:
-        """The weight as `winograd` reads it, kept so until a call packs it otherwise."""
+        """The weight in the layout of `winograd`, stored so until a call packs it differently."""
         if not self._in_panels():
             self._weight, self._shape = winograd.to_panels(self.weight), None
         return self._weight
@@ -132,14 +134,14 @@ class PackedLinear(Packed):
 
     @classmethod
     def of(cls, *layers: nn.Module, dtype: torch.dtype) -> "PackedLinear":
-        """Linear layers or 1×1 convolutions of one input, as one map to all their outputs side by side."""
+        """Linear layers or 1×1 convolutions of one input, as one map to their concatenated outputs."""
         weights, biases = [], []
         for layer in layers:
             assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
             weights.append(layer.weight.flatten(1))
             biases.append(layer.bias)
-        given = [bias for bias in biases if bias is not None]
-        bias = torch.cat(given).to(dtype) if len(given) == len(layers) else None
+        present = [bias for bias in biases if bias is not None]
+        bias = torch.cat(present).to(dtype) if len(present) == len(layers) else None
         return cls(torch.cat(weights).to(dtype), bias)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

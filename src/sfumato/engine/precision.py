@@ -1,4 +1,5 @@
-"""Number formats: what is asked for, and what a device computes natively. Here alone an `auto` precision is decided."""
+"""Number formats: the requested one, and those that a device computes natively. Only this module decides an `auto`
+precision."""
 
 from typing import Literal
 
@@ -12,7 +13,8 @@ BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "sve_bf16", "arm_bf16")
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively.
 
-    On a processor the libraries must use the units too: `ONEDNN_MAX_CPU_ISA` and `ATEN_CPU_CAPABILITY` take them away.
+    On a CPU the libraries must use these instructions too: `ONEDNN_MAX_CPU_ISA` and `ATEN_CPU_CAPABILITY` can disable
+    them.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -30,7 +32,7 @@ def _processor_has_bfloat16() -> bool:
 
 
 def dtype_of(precision: Precision, device: torch.device = torch.device("cpu")) -> torch.dtype:
-    """The format that is asked for; `auto` is bfloat16 where the device multiplies it natively, else float32."""
+    """The requested format; `auto` is bfloat16 where the device multiplies it natively, else float32."""
     if precision == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32

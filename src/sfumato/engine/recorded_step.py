@@ -1,4 +1,4 @@
-"""Training steps on a GPU as CUDA graphs: forward and backward pass recorded together, then played with one launch.
+"""Training steps on a GPU as CUDA graphs: forward and backward pass recorded together, then replayed with one launch.
 
 The networks of latent diffusion are small for a GPU: it computes a kernel faster than the host launches the next.
 """
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.engine.graphs import Graphs, Kept, Play, switched_on
+from sfumato.engine.graphs import Graphs, Play, RecordingCache, switched_on
 
 MOST = 4
-"""Shapes of batches that are recorded; others are computed as they come."""
+"""Number of recorded batch shapes; others are computed directly."""
 
 Named = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class _Recording:
-    """Its inputs, its play, and the gradients that a play writes, None where a parameter gets none."""
+    """Inputs, replay, and the gradients that a replay writes, None for a parameter without one."""
 
     inputs: Named
     play: Play
@@ -29,7 +29,7 @@ class _Recording:
 class RecordedGradients:
     """A function of named tensors whose backward pass leaves gradients in `parameters`, recorded by its inputs' shapes.
 
-    Gradients are set, not added to: the parameters must have none before a call.
+    Gradients are overwritten, not accumulated: the parameters must have none before a call.
     """
 
     def __init__(
@@ -38,39 +38,39 @@ class RecordedGradients:
         parameters: Sequence[Tensor],
         record: Callable[[Play], Play] | None = None,
     ) -> None:
-        """record: a call -> its play, by default a CUDA graph; the function's result must need no gradients."""
+        """record: a call -> its play, by default a CUDA graph; the function's result must not require gradients."""
         self._function = function
         self._parameters = parameters
         self._record = Graphs() if record is None else record
-        self._kept: Kept[_Recording] = Kept(MOST)
+        self._cache: RecordingCache[_Recording] = RecordingCache(MOST)
 
     def __len__(self) -> int:
-        """How many recordings there are."""
-        return len(self._kept)
+        """The number of recordings."""
+        return len(self._cache)
 
-    def __call__(self, given: Named) -> Tensor:
-        """The function's result, a tensor of its own."""
-        signature = tuple((name, tuple(t.shape), t.dtype, t.device) for name, t in given.items())
-        recording = self._kept.get(signature, lambda: self._recorded(given))
+    def __call__(self, inputs: Named) -> Tensor:
+        """The function's result, as a new tensor."""
+        signature = tuple((name, tuple(t.shape), t.dtype, t.device) for name, t in inputs.items())
+        recording = self._cache.get(signature, lambda: self._recorded(inputs))
         if recording is None:
-            return self._anew(given)
+            return self._recomputed(inputs)
         for name, own in recording.inputs.items():
-            own.copy_(given[name])
+            own.copy_(inputs[name])
         out = recording.play().clone()
         for parameter, gradient in zip(self._parameters, recording.gradients, strict=True):
             parameter.grad = gradient
         return out
 
-    def _recorded(self, given: Named) -> _Recording:
-        own = {name: torch.empty_like(t).copy_(t) for name, t in given.items()}
-        play = self._record(lambda: self._anew(own))
+    def _recorded(self, inputs: Named) -> _Recording:
+        own = {name: torch.empty_like(t).copy_(t) for name, t in inputs.items()}
+        play = self._record(lambda: self._recomputed(own))
         return _Recording(own, play, [parameter.grad for parameter in self._parameters])
 
-    def _anew(self, given: Named) -> Tensor:
-        """The function's result without what an earlier call, or a recording that failed, left in the gradients."""
+    def _recomputed(self, inputs: Named) -> Tensor:
+        """The function's result, with gradients of earlier calls or of a failed recording cleared."""
         for parameter in self._parameters:
             parameter.grad = None
-        return self._function(given)
+        return self._function(inputs)
 
 
 def recordable(device: torch.device) -> bool:

@@ -1,11 +1,11 @@
-"""Encoding and decoding of images of any size within a bound of memory, with the whole image's numbers.
+"""Encoding and decoding of images of any size within a memory bound, with the same result as for the whole image.
 
-A tile is a band of rows over the full width. Every layer of the autoencoder walks over its input band by band, each
-with the neighbouring rows that its kernel reaches, so convolutions see what they see in the whole image. Group norms
-need statistics of the whole: they are gathered while a map is written, before the layer that uses them reads it. The
-result is therefore the whole image's to rounding, unlike that of tiles with norms of their own. A feature map lies in
-memory as long as it takes at most a quarter of the bound, else in a temporary file. Attention, at the lowest
-resolutions, takes its map as a whole.
+A tile is a band of rows over the full width. Every layer of the autoencoder processes its input band by band, each
+with the neighbouring rows in the reach of its kernel, so convolutions have the same inputs as in the whole image. Group
+norms need statistics of the whole: they are accumulated while a map is written, before the layer that uses them reads
+it. The result therefore equals the whole image's to rounding, unlike that of tiles with separate norms. A feature map
+is in memory if it needs at most a quarter of the bound, else in a temporary file. Attention, at the lowest resolutions,
+reads its map as a whole.
 
 Plain, fused and packed autoencoders alike: layers are called, not rewritten.
 """
@@ -24,16 +24,16 @@ from sfumato.autoencoder.model import Autoencoder
 from sfumato.errors import UserError
 
 DEFAULT_MEMORY = 4 * 2**30
-"""Bytes of feature maps up to which images are computed as a whole."""
+"""Largest size of the feature maps in bytes for which images are computed as a whole."""
 LEAST_MEMORY = 2**20
 MAPS_AT_ONCE = 3
-"""A block's input, what its norm makes of it, and its output."""
+"""A block's input, its normalised input, and its output."""
 COPIES = 8
-"""Of a row at hand, in float32: as read, normalised, in the convolution's layout, its output, and both with a sum."""
+"""Copies of a row, in float32: as read, normalised, in the convolution's layout, its output, and both with a sum."""
 
 
 def bytes_needed(autoencoder: Autoencoder, size: tuple[int, int]) -> int:
-    """About how many bytes of feature maps one image of (H, W) takes as a whole, weights aside."""
+    """Approximate bytes of feature maps of one image (H, W) as a whole, without weights."""
     config = autoencoder.config
     if config.bottleneck.kind == "pixels":
         return 0
@@ -49,7 +49,7 @@ def bytes_needed(autoencoder: Autoencoder, size: tuple[int, int]) -> int:
 def decode(autoencoder: Autoencoder, z: Tensor, memory: int = DEFAULT_MEMORY, quantize: bool = True) -> Tensor:
     """Raw latents (B, C, h, w) -> images (B, image_channels, f·h, f·w), as `Autoencoder.decode`.
 
-    Within about `memory` bytes beside weights, latents and images: several at once, one by one, or each in bands.
+    Uses about `memory` bytes besides weights, latents and images: several images at once, one by one, or each in bands.
     Raises UserError for a bound below LEAST_MEMORY.
     """
     f = autoencoder.factor
@@ -78,7 +78,7 @@ def encode(autoencoder: Autoencoder, image: Tensor, memory: int = DEFAULT_MEMORY
     size = (image.shape[2], image.shape[3])
     whole: Callable[[Tensor], Tensor] = lambda part: autoencoder.encode(part).moments  # noqa: E731
     if size[0] % autoencoder.factor or size[1] % autoencoder.factor:
-        return whole(image)  # says what is wrong
+        return whole(image)  # raises the error
     return _bounded(image, bytes_needed(autoencoder, size), memory, whole, banded)
 
 
@@ -89,7 +89,7 @@ def _decoder(autoencoder: Autoencoder, quantize: bool) -> Callable[[Tensor], Ten
 def _bounded(
     x: Tensor, one: int, memory: int, whole: Callable[[Tensor], Tensor], banded: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """All rows of a batch, of which one takes `one` bytes as a whole."""
+    """All rows of a batch; a row needs `one` bytes as a whole."""
     if memory < LEAST_MEMORY:
         raise UserError(f"memory is {memory} bytes: give at least {LEAST_MEMORY}, one MiB")
     if one > memory:
@@ -98,7 +98,7 @@ def _bounded(
 
 
 class _Map:
-    """A feature map (1, C, H, W) that is written and read in bands of rows, with its statistics per channel."""
+    """A feature map (1, C, H, W) written and read in bands of rows, with statistics per channel."""
 
     def __init__(self, channels: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
         self.channels, self.height, self.width = channels, height, width
@@ -111,18 +111,19 @@ class _Map:
 
     @classmethod
     def of(cls, x: Tensor) -> "_Map":
-        """A whole tensor (1, C, H, W)."""
+        """The map of a whole tensor (1, C, H, W)."""
         _, C, H, W = x.shape
-        made = cls(C, H, W, x.dtype, x.device)
-        made.rows = x[0].permute(1, 2, 0)
-        return made
+        out = cls(C, H, W, x.dtype, x.device)
+        out.rows = x[0].permute(1, 2, 0)
+        return out
 
     @property
     def row_bytes(self) -> int:
         return self.width * self.channels * self.dtype.itemsize
 
     def allocate(self, limit: int) -> "_Map":
-        """Room for the whole map, in memory up to `limit` bytes, else in a temporary file that vanishes when closed."""
+        """Allocates the whole map, in memory up to `limit` bytes, else in a temporary file that is deleted when
+        closed."""
         if self.height * self.row_bytes <= limit:
             self.rows = torch.empty(self.height, self.width, self.channels, dtype=self.dtype, device=self.device)
         else:
@@ -142,7 +143,7 @@ class _Map:
         return part.permute(2, 0, 1)[None]
 
     def write(self, start: int, x: Tensor) -> None:
-        """Rows (1, C, n, W) from `start` on; they must come in order, each once, for the statistics."""
+        """Writes rows (1, C, n, W) from `start` on; in order and each once, for the statistics."""
         part = x[0].permute(1, 2, 0)
         if self.rows is not None:
             self.rows[start : start + len(part)] = part
@@ -154,14 +155,14 @@ class _Map:
         self._add(x)
 
     def close(self) -> None:
-        """Gives memory or file back."""
+        """Releases memory or file."""
         self.rows = None
         if self.file is not None:
             self.file.close()
 
     def _add(self, x: Tensor) -> None:
-        """Chan et al. 1983: means and sums of squares of two parts as those of both."""
-        if self.count + x.shape[2] * x.shape[3] > self.height * self.width:  # the map is being written anew
+        """Merges means and sums of squares of two parts (Chan et al. 1983)."""
+        if self.count + x.shape[2] * x.shape[3] > self.height * self.width:  # the map is being rewritten
             self.mean, self.square, self.count = torch.zeros_like(self.mean), torch.zeros_like(self.square), 0
         n = x.shape[2] * x.shape[3]
         pixels = x[0].permute(1, 2, 0).reshape(n, -1).float()  # summed twice: var_mean takes ten times as long
@@ -174,7 +175,7 @@ class _Map:
         self.count = total
 
     def normaliser(self, layer: nn.Module, silu: bool = True) -> Callable[[Tensor], Tensor]:
-        """What an nn.GroupNorm of the whole map, and SiLU, do to any part of it."""
+        """The function that applies an nn.GroupNorm of the whole map, and SiLU, to any part of it."""
         assert isinstance(layer, nn.GroupNorm)
         means = self.mean.view(layer.num_groups, -1)
         mean = means.mean(1)
@@ -196,7 +197,7 @@ Layer = Callable[[Tensor], Tensor]
 
 
 class _Bands:
-    """Walks over maps; a quarter of the bound is for the rows at hand, the others for three maps."""
+    """Processes maps in bands; a quarter of the bound is for the current rows, the rest for three maps."""
 
     def __init__(self, memory: int, device: torch.device) -> None:
         self.quarter = memory // 4
@@ -233,14 +234,14 @@ class _Bands:
 
     def head(self, x: _Map, norm: nn.Module, conv: nn.Module) -> Tensor:
         """The last norm and convolution; the result is in memory in any case."""
-        made = self.apply(x, conv, before=x.normaliser(norm), limit=None)
-        assert made.rows is not None
-        return made.rows.permute(2, 0, 1)[None]
+        out = self.apply(x, conv, before=x.normaliser(norm), limit=None)
+        assert out.rows is not None
+        return out.rows.permute(2, 0, 1)[None]
 
     # ---- layers
 
     def block(self, x: _Map, block: ResidualBlock) -> _Map:
-        """The second convolution's result takes the place of the input where it is as wide."""
+        """The second convolution's result overwrites the input if it has the same width."""
         h = self.apply(x, block.conv1, before=x.normaliser(block.norm1), keep=True)
         carry: Layer = block.nin_shortcut if block.widens else _unchanged
         norm = h.normaliser(block.norm2)
@@ -252,7 +253,7 @@ class _Bands:
         return out
 
     def whole(self, x: _Map, layer: nn.Module) -> _Map:
-        """A layer that sees all positions at once."""
+        """Applies a layer to the whole map at once."""
         if isinstance(layer, nn.Identity):
             return x
         y = layer(x.read(0, x.height))
@@ -270,7 +271,7 @@ class _Bands:
         keep: bool = False,
         limit: int | None = -1,
     ) -> _Map:
-        """A 3×3 convolution; zeros around the whole image are its own affair, as its input ends there too."""
+        """A 3×3 convolution; the layer itself pads the border of the image with zeros, as its input ends there too."""
 
         def band(a: int, b: int) -> Tensor:
             first = max(a - 1, 0)
@@ -280,7 +281,7 @@ class _Bands:
 
         bias = getattr(layer, "bias", None)
         widest = max(x.channels, 0 if bias is None else len(bias))
-        return self._walk(x, x.height, band, into, keep, limit, widest)
+        return self._fill(x, x.height, band, into, keep, limit, widest)
 
     def double(self, x: _Map, upsample: nn.Module) -> _Map:
         def band(a: int, b: int) -> Tensor:
@@ -290,18 +291,18 @@ class _Bands:
             y: Tensor = upsample(x.read(above, min(last + 1, x.height)))
             return y[:, :, 2 * (first - above) : 2 * (first - above) + b - a]
 
-        return self._walk(x, 2 * x.height, band)
+        return self._fill(x, 2 * x.height, band)
 
     def halve(self, x: _Map, downsample: nn.Module) -> _Map:
-        """The layer pads by one row at the bottom: its result has as many rows as asked for, or one half more."""
+        """The layer pads by one row at the bottom: its result has the requested rows, or half a row more."""
 
         def band(a: int, b: int) -> Tensor:
             y: Tensor = downsample(x.read(2 * a, min(2 * b + 1, x.height)))
             return y[:, :, : b - a]
 
-        return self._walk(x, x.height // 2, band)
+        return self._fill(x, x.height // 2, band)
 
-    def _walk(
+    def _fill(
         self,
         x: _Map,
         height: int,
@@ -311,7 +312,7 @@ class _Bands:
         limit: int | None = -1,
         widest: int = 0,
     ) -> _Map:
-        """Fills a map of `height` rows band by band; x is given back, unless it is filled itself or kept."""
+        """Fills a map of `height` rows band by band; x is released, unless it is the target or `keep`."""
         out = into
         row_bytes = x.width * max(widest, x.channels) * 4 * COPIES * max(1, x.height // height)
         for a, b in self._parts(height, row_bytes):
@@ -326,7 +327,7 @@ class _Bands:
         return out
 
     def _parts(self, height: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-        """Even numbers of rows that fit the quarter for the rows at hand."""
+        """Ranges of an even number of rows that fit into the quarter for the current rows."""
         rows = max(2, self.quarter // row_bytes // 2 * 2)
         for a in range(0, height, rows):
             yield a, min(a + rows, height)

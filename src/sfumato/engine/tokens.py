@@ -20,7 +20,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def _plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Without autocast, which on a GPU would give float32 back; its kernels take input and weights of one type."""
+    """Without autocast, which on a GPU would return float32; its kernels require input and weights of one type."""
     if x.device.type == "cpu":
         return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
     with torch.autocast(x.device.type, enabled=False):
@@ -37,7 +37,7 @@ def geglu(x: Tensor) -> Tensor:
 
 
 def usable(x: Tensor, width: int) -> bool:
-    """Whether the native kernels take these rows."""
+    """Whether the native kernels support these rows."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)

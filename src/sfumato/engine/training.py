@@ -1,8 +1,9 @@
 """Faster training steps: `for_training` swaps blocks for fused ones in place, `plain` swaps them back.
 
 Only the classes of submodules change: the parameter objects, their names, hooks and the modules themselves stay, so
-that optimisers, averages and checkpoints made before or after do not notice. Every fused block falls back to torch's
-operations for tensors that its kernels do not take (other devices, other memory formats) and where there are none.
+that optimisers, averages and checkpoints made before or after are unaffected. Every fused block falls back to torch's
+operations for tensors that its kernels do not support (other devices, other memory formats) and where there are no
+kernels.
 """
 
 import itertools
@@ -24,7 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class FusedNorm(nn.GroupNorm):
-    """A norm that stands alone, or whose SiLU is not its neighbour."""
+    """A norm without a directly following SiLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return norm(self, x)
@@ -40,7 +41,7 @@ class FusedLayerNorm(nn.LayerNorm):
 
 
 class FusedNormSiLU(nn.GroupNorm):
-    """Does the work of the SiLU behind it too."""
+    """Includes the SiLU that follows it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return norm(self, x, silu=True)
@@ -60,8 +61,8 @@ class FusedNorm32SiLU(GroupNorm32):
         return norm(self, x, silu=True)
 
 
-class SiLUDoneBefore(nn.SiLU):
-    """Stands where a SiLU stood whose work the norm before it does."""
+class SkippedSiLU(nn.SiLU):
+    """Identity in place of a SiLU that the preceding norm includes."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -86,15 +87,15 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.LayerNorm: FusedLayerNorm,
     nn.Conv2d: FilteredConv2d,
 }
-"""Plain class -> fused class; exact types, so that a subclass with a behaviour of its own is left alone."""
+"""Plain class -> fused class; exact types, so that a subclass with different behaviour is not replaced."""
 
 WITH_SILU: dict[type[nn.Module], type[nn.Module]] = {nn.GroupNorm: FusedNormSiLU, GroupNorm32: FusedNorm32SiLU}
-"""Norms whose neighbour behind them is a SiLU."""
+"""Replacements of norms directly followed by a SiLU."""
 
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     **{fused: plain_class for plain_class, fused in FUSED.items()},
     **{fused: plain_class for plain_class, fused in WITH_SILU.items()},
-    SiLUDoneBefore: nn.SiLU,
+    SkippedSiLU: nn.SiLU,
 }
 
 
@@ -104,12 +105,12 @@ def for_training(module: M) -> M:
     Worth calling for any network that trains on the CPU, with or without autocast; harmless elsewhere. Inputs should be
     channels-last too.
     """
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a keyword its stub does not know
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a keyword missing in its stub
     return fuse(module)
 
 
 def fuse(module: M) -> M:
-    """The same module, its blocks fused, its weights as they lie."""
+    """The same module, its blocks fused, its weights in their present layout."""
     parts = list(module.modules())
     inside_blocks = {id(inner) for part in parts if isinstance(part, blocks.ResBlock) for inner in part.modules()}
     for part in parts:
@@ -123,11 +124,11 @@ def fuse(module: M) -> M:
 
 
 def _fuse_pairs(sequence: nn.Sequential) -> None:
-    """A norm right before a SiLU does both; the SiLU's place and index stay."""
+    """A norm directly before a SiLU computes both; the SiLU's index stays."""
     members = list(sequence)
     for first, second in itertools.pairwise(members):
         if type(first) in WITH_SILU and type(second) is nn.SiLU:
-            first.__class__, second.__class__ = WITH_SILU[type(first)], SiLUDoneBefore
+            first.__class__, second.__class__ = WITH_SILU[type(first)], SkippedSiLU
 
 
 def plain(module: M) -> M:

@@ -1,7 +1,7 @@
 """Group normalisation of channels-last images on a GPU, in Triton: two passes over the image, forward and backward.
 
-torch's own kernel takes images in the other memory order only, so it costs two transposes beside its passes. Needs
-the triton package, which comes with torch's CUDA builds; import this file only where that may fail.
+torch's own kernel supports only images in the other memory order, so it costs two transposes in addition. Requires
+the triton package, which comes with torch's CUDA builds; import this file only where ImportError is handled.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from torch.autograd.function import once_differentiable
 from sfumato.engine.group_limits import WIDEST_GROUP
 
 ROWS = 32
-"""Positions that a program takes at once."""
+"""Positions per step of a program."""
 WIDTH = 64
-"""Channels that a program takes."""
+"""Channels per program."""
 PARTS = 32
-"""Of a sample at most, each summed by a program of its own."""
+"""Largest number of parts of a sample, each summed by a separate program."""
 
 
 def group_norm(
@@ -38,7 +38,7 @@ def group_norm(
 
 @dataclass(frozen=True)
 class _Grid:
-    """How an image is cut: `parts` of `chunk` positions each, `blocks` of channels."""
+    """The division of an image: `parts` of `chunk` positions each, `blocks` of channels."""
 
     n: int
     chunk: int
@@ -55,7 +55,7 @@ class _Grid:
 def _forward(
     x: Tensor, groups: int, gain: Tensor, bias: Tensor, add: Tensor | None, eps: float, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The result; per channel (4, B, C) factor, offset, centre and what its mean is apart from the group's; the
+    """The result; per channel (4, B, C) factor, offset, centre and the difference of its mean from the group's; the
     groups' 1 / standard deviation (B, groups)."""
     B, C, _, _ = x.shape
     grid, each = _Grid.of(x), C // groups
@@ -94,20 +94,20 @@ class _GroupNorm(torch.autograd.Function):
         grid, dy = _Grid.of(x), dy.contiguous(memory_format=torch.channels_last)
         sums = torch.empty(B, grid.parts, 2, C, dtype=torch.float32, device=x.device)
         slopes = torch.empty(2, B, C, dtype=torch.float32, device=x.device)
-        found = torch.empty(3, B, C, dtype=torch.float32, device=x.device)
+        gradients = torch.empty(3, B, C, dtype=torch.float32, device=x.device)
         dx = torch.empty_like(x)
         with torch.cuda.device_of(x):
             _back_sums[(B, grid.parts, grid.blocks)](
                 *(x, dy, sums, channels, B, grid.n, C, grid.chunk, grid.parts, ctx.silu, ROWS, WIDTH)
             )
             _back_coefficients[(B, groups)](
-                *(sums, gain, channels, rstd, slopes, found, B, grid.n, C, C // groups, grid.parts),
+                *(sums, gain, channels, rstd, slopes, gradients, B, grid.n, C, C // groups, grid.parts),
                 *(gain.dim() == 2, PARTS, WIDEST_GROUP),
             )
             _back_apply[(B, triton.cdiv(grid.n, ROWS), grid.blocks)](
                 *(x, dy, dx, channels, slopes, B, grid.n, C, ctx.silu, ROWS, WIDTH)
             )
-        dgain, dbias, dadd = found.unbind()
+        dgain, dbias, dadd = gradients.unbind()
         dgain = dgain if gain.dim() == 2 else dgain.sum(0)
         dbias = dbias if ctx.bias[0] == 2 else dbias.sum(0)
         return (
@@ -118,7 +118,7 @@ class _GroupNorm(torch.autograd.Function):
 
 @triton.jit(do_not_specialize=["n", "chunk", "parts"])
 def _sums(x, sums, n, C, chunk, parts, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of a part's rows: per channel sum and sum of squares, less the sample's first row, so that no digits cancel."""
+    """Per channel sum and sum of squares of a part's rows minus the sample's first row, so that no digits cancel."""
     b, part = tl.program_id(0), tl.program_id(1)
     c = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
     inside = c < C
@@ -160,8 +160,8 @@ def _coefficients(  # type: ignore[no-untyped-def]
     PARTS: tl.constexpr,
     WIDEST: tl.constexpr,
 ):
-    """Of a group, from the parts' sums (Chan et al. 1979): y = factor · x + offset per channel; x less its centre is
-    what the group's standard deviation divides."""
+    """Coefficients of a group from the parts' sums (Chan et al. 1979): y = factor · x + offset per channel; the group's
+    standard deviation divides x minus its centre."""
     b, group = tl.program_id(0), tl.program_id(1)
     i, part = tl.arange(0, WIDEST), tl.arange(0, PARTS)
     inside = i < each
@@ -219,7 +219,7 @@ def _back_sums(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Of a part's rows: per channel the sums of dz and of dz · (x - centre), z what SiLU takes."""
+    """Per channel the sums of dz and of dz · (x - centre) over a part's rows; z is the input of SiLU."""
     b, part = tl.program_id(0), tl.program_id(1)
     c = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
     inside = c < C
@@ -254,7 +254,7 @@ def _back_coefficients(  # type: ignore[no-untyped-def]
     channels,
     rstd,
     slopes,
-    found,
+    gradients,
     B,
     n,
     C,
@@ -264,7 +264,8 @@ def _back_coefficients(  # type: ignore[no-untyped-def]
     PARTS: tl.constexpr,
     WIDEST: tl.constexpr,
 ):
-    """Of a group: dx = factor · dz + slope · (x - centre) + level per channel; what gain, bias and add receive."""
+    """Coefficients of a group: dx = factor · dz + slope · (x - centre) + level per channel; gradients of gain, bias and
+    add."""
     b, group = tl.program_id(0), tl.program_id(1)
     i, part = tl.arange(0, WIDEST), tl.arange(0, PARTS)
     inside = i < each
@@ -282,9 +283,9 @@ def _back_coefficients(  # type: ignore[no-untyped-def]
     nothing = tl.zeros([WIDEST], dtype=tl.float32)
     tl.store(slopes + b * C + c, nothing + slope, mask=inside)
     tl.store(slopes + (B + b) * C + c, nothing + level, mask=inside)
-    tl.store(found + b * C + c, second, mask=inside)
-    tl.store(found + (B + b) * C + c, first, mask=inside)
-    tl.store(found + (2 * B + b) * C + c, k * first + n * (slope * apart + level), mask=inside)
+    tl.store(gradients + b * C + c, second, mask=inside)
+    tl.store(gradients + (B + b) * C + c, first, mask=inside)
+    tl.store(gradients + (2 * B + b) * C + c, k * first + n * (slope * apart + level), mask=inside)
 
 
 @triton.jit(do_not_specialize=["B", "n"])

@@ -1,4 +1,5 @@
-"""Nearest-neighbour doubling and a 3×3 convolution as one 2×2 convolution on the small image: 4/9 of the arithmetic.
+"""Nearest-neighbour upsampling by 2 and a 3×3 convolution as one 2×2 convolution on the small image: 4/9 of the
+arithmetic.
 
 Each output pixel's 3×3 window covers only 2×2 distinct small pixels; which ones, and the sums of weights over them,
 depend on the parity of its row and column. A 2×2 convolution to four times the channels computes the four parities at
@@ -38,9 +39,9 @@ def upsample_conv(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class PackedUpsample(nn.Module):
-    """The rewritten convolution with packed weights, for inference; large images go strip by strip.
+    """The rewritten convolution with packed weights, for inference; large images are processed in strips.
 
-    Where `winograd` takes the convolution itself, large images go through that, with fewer products still.
+    Where `winograd` supports the convolution itself, large images use that, with even fewer products.
     """
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
@@ -80,13 +81,13 @@ class PackedUpsample(nn.Module):
 
 
 def rewritable(layer: nn.Conv2d) -> bool:
-    """Whether a convolution behind a doubling is of the one kind that can be rewritten."""
+    """Whether a convolution after the upsampling is of the kind that can be rewritten."""
     same = layer.stride == (1, 1) and layer.padding == (1, 1) and layer.padding_mode == "zeros"
     return layer.kernel_size == (3, 3) and same and layer.groups == 1
 
 
 def worthwhile(x: Tensor) -> bool:
-    """Whether the gain covers the summing of the weights and the image's one more row and column (measured)."""
+    """Whether the gain exceeds the cost of summing the weights and of the additional row and column (measured)."""
     B, _, H, W = x.shape
     return B * H * W >= FEWEST_POSITIONS and min(H, W) >= SMALLEST_SIDE
 
@@ -122,7 +123,7 @@ def interleave(phases: Tensor) -> Tensor:
 
 
 def _packed_phases(layer: nn.Conv2d | PackedConv2d, dtype: torch.dtype) -> PackedConv2d:
-    """Summed in the layer's own type, and only then rounded to `dtype`."""
+    """Summed in the layer's type, then rounded to `dtype`."""
     weight, bias = phase_parameters(layer.weight, layer.bias)
     return PackedConv2d(weight.to(dtype), None if bias is None else bias.to(dtype), padding=(0, 1))
 

@@ -1,7 +1,7 @@
 """3×3 convolutions of float32 images on the CPU with a quarter of the products (`kernels/winograd.h`).
 
-More than twice as fast as the processor's library where images have places enough, in both directions, and rounded
-two to three times as coarsely: 3e-6 of the largest value. Winograd 1980; Lavin and Gray 2016, arXiv 1509.09308.
+More than twice as fast as the processor's library for sufficiently large images, forward and backward, with two to
+three times the rounding error: 3e-6 of the largest value. Winograd 1980; Lavin and Gray 2016, arXiv 1509.09308.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from sfumato.engine import native
 
 TILE = 4
 PLAIN, TURNED, PANELS = range(3)
-"""Orders of a weight, as the kernels number them."""
+"""Memory layouts of a weight, by the kernels' numbers."""
 PLACES_PER_LANE = 64
-"""Results of a channel, over the vector's width, from which on all of it, gradients too, pays (measured)."""
+"""Output positions per channel, over the vector's width, from which it is faster, gradients included (measured)."""
 PACKED_PLACES_PER_LANE = 8
-"""The same of weights that lie in panels, forwards only."""
+"""The same for weights in panels, forward only."""
 
 
 def suits(weight: Tensor, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
-    """Whether a convolution with weight (C', C, k, k) is of the kind that the kernels compute, on this machine."""
+    """Whether a convolution with weight (C', C, k, k) is supported by the kernels, on this machine."""
     out_channels, in_channels, *kernel = weight.shape
     geometry = (kernel, list(stride), list(dilation), groups) == ([3, 3], [1, 1], [1, 1], 1)
     if not (geometry and set(padding) <= {0, 1} and weight.dtype == torch.float32 and weight.device.type == "cpu"):
@@ -36,9 +36,9 @@ def suits(weight: Tensor, padding: Sequence[int], stride: Sequence[int], dilatio
 
 
 def worthwhile(x: Tensor, padding: Sequence[int] = (1, 1), scale: int = 1, packed: bool = False) -> bool:
-    """Whether the gain covers what the tiles at the edges and the transform of the weights, `packed` ones, cost.
+    """Whether the gain exceeds the cost of the tiles at the edges and of the transform of the weights, `packed` or not.
 
-    With `scale` 2 the gain is over the rewriting of engine/upsample.py, which is less.
+    With `scale` 2 the gain is relative to the rewriting of engine/upsample.py, and smaller.
     """
     B = len(x)
     height, width = _result_size(x, padding, scale)
@@ -51,7 +51,7 @@ def worthwhile(x: Tensor, padding: Sequence[int] = (1, 1), scale: int = 1, packe
 
 
 def to_panels(weight: Tensor) -> Tensor:
-    """A weight (C', C, 3, 3) in the order that the kernels read fastest: (C'/P, C, 3, 3, P), panels of P channels."""
+    """A weight (C', C, 3, 3) in the layout that the kernels read fastest: (C'/P, C, 3, 3, P), panels of P channels."""
     return weight.unflatten(0, (-1, _panel())).permute(0, 2, 3, 4, 1).contiguous()
 
 
@@ -72,9 +72,9 @@ def filtered(
 ) -> Tensor:
     """conv(x) + residual, without gradients; x (B, C, H, W), weight (C', C, 3, 3), residual all in channels-last order.
 
-    The weight may lie in panels instead. With `scale` 2 the convolution is of x doubled by repetition. With `reuse` the
-    result overwrites the residual. With `turned` the weight is (C, C', 3, 3), of the convolution whose input's gradient
-    this is, given its result's.
+    The weight may be in panels instead. With `scale` 2 the convolution is of x upsampled by repetition. With `reuse`
+    the result overwrites the residual. With `turned` the weight is (C, C', 3, 3), and this is the gradient of that
+    convolution's input from its output's.
     """
     B, C, H, W = x.shape
     order = PANELS if weight.dim() == 5 else TURNED if turned else PLAIN
@@ -93,7 +93,7 @@ def filtered(
 
 
 class FilteredConv2d(nn.Conv2d):
-    """An nn.Conv2d whose steps forwards and backwards go through the kernels where they are worth it."""
+    """An nn.Conv2d that uses the kernels forward and backward where they are faster."""
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """conv(x) + residual."""
@@ -106,7 +106,7 @@ class FilteredConv2d(nn.Conv2d):
 
 
 def usable(layer: nn.Conv2d, x: Tensor, scale: int = 1) -> bool:
-    """Whether the kernels take this image, as it lies in memory, and the gradients that come back."""
+    """Whether the kernels support this image, in its memory layout, and its gradients."""
     return (
         x.dim() == 4
         and x.device.type == "cpu"
@@ -127,7 +127,7 @@ def doubled(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class _Filtered(torch.autograd.Function):
-    """Of convolutions padded by one, whose gradients are such too."""
+    """Convolutions padded by one, whose gradients are such too."""
 
     @staticmethod
     def forward(
@@ -148,7 +148,7 @@ class _Filtered(torch.autograd.Function):
         if needs_x:
             dx = filtered(dy, weight, None, turned=True)
             if ctx.scale == 2:
-                dx = F.avg_pool2d(dx, 2, divisor_override=1)  # of each four places, the sum
+                dx = F.avg_pool2d(dx, 2, divisor_override=1)  # the sum of each four positions
         if needs_weight:
             dw = _weight_gradient(x, dy, ctx.scale)
         return dx, dw, dy.sum((0, 2, 3)) if needs_bias else None, dy if needs_residual else None, None
@@ -171,7 +171,7 @@ def _result_size(x: Tensor, padding: Sequence[int], scale: int) -> tuple[int, in
 
 
 def _panel() -> int:
-    """Channels that the kernels hold in registers."""
+    """Channels that the kernels keep in registers."""
     return 2 * int(native.kernels().sfumato_vector_width())
 
 

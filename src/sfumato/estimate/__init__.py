@@ -1,1 +1,1 @@
-"""What a training and an image cost: operations, memory, time; before it is paid for."""
+"""Estimates the operations, memory and time of a training run and of sampling, before they are spent."""

@@ -1,4 +1,4 @@
-"""What this machine reaches: arithmetic, memory, and whether the native kernels run."""
+"""The measured speed of this machine: arithmetic, memory, and whether the native kernels are used."""
 
 import time
 from collections.abc import Callable
@@ -15,42 +15,42 @@ from sfumato.estimate.measure import arithmetic_peak, seconds
 from sfumato.report.machine import Machine, describe
 
 ROUNDS = 8
-"""The best of so many is taken: another program's work only slows."""
+"""The best of so many rounds counts: other programs can only slow a round down."""
 BYTES = 256 * 2**20
-"""Copied to find the memory's bandwidth: beyond any cache."""
+"""Bytes copied to measure the memory bandwidth: larger than any cache."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Operations a second in one number format."""
+    """Operations per second in one number format."""
 
     matrix: float
-    """A large matrix product, as torch computes it."""
+    """A large matrix product in torch."""
     convolution: float
-    """3 x 3 over 256 channels at 32 x 32, in the form in which networks here draw images."""
+    """3 x 3 over 256 channels at 32 x 32, as computed by the networks during sampling."""
 
 
 @dataclass(frozen=True)
-class Reach:
-    """Of one device."""
+class MachineSpeed:
+    """The measured speed of one device."""
 
     machine: Machine
     kernels: str
     speeds: dict[str, Speed]
-    """By number format; bfloat16 where the device computes it natively."""
+    """By number format; bfloat16 if the device supports it natively."""
     bandwidth: float
-    """Bytes a second, read and written, of a large copy."""
+    """Bytes per second, read plus written, of a large copy."""
     share: float | None
-    """Of one core's time, what this process had while it was measured, 1 at the most; None on a GPU."""
+    """The share of one core's time that this process had during the measurement, at most 1; None on a GPU."""
 
     @property
     def best(self) -> str:
-        """The number format that `precision auto` takes."""
+        """The number format that `precision auto` chooses."""
         return "bfloat16" if "bfloat16" in self.speeds else "float32"
 
 
-def reach(device: torch.device) -> Reach:
-    """Measures for a second or a few."""
+def reach(device: torch.device) -> MachineSpeed:
+    """Measures the device; takes a few seconds."""
     formats: tuple[Precision, ...] = ("float32", "bfloat16") if has_fast_bfloat16(device) else ("float32",)
     cpu_start, wall_start = time.process_time(), time.perf_counter()
     speeds: dict[str, Speed] = {
@@ -59,7 +59,7 @@ def reach(device: torch.device) -> Reach:
     kernels = native.describe() if device.type == "cpu" else "native kernels: not used on a GPU"
     bandwidth = _bandwidth(device)
     share = min(1.0, (time.process_time() - cpu_start) / (time.perf_counter() - wall_start))
-    return Reach(describe(device), kernels, speeds, bandwidth, share if device.type == "cpu" else None)
+    return MachineSpeed(describe(device), kernels, speeds, bandwidth, share if device.type == "cpu" else None)
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def _convolution(device: torch.device, precision: Precision) -> float:
 def _convolver(layer: nn.Conv2d, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     if device.type == "cpu":
         packed = PackedConv2d.of(layer, dtype)
-        packed.filters = False  # the definition's arithmetic: fewer products would exceed the processor
+        packed.filters = False  # direct convolution: with fewer products the rate would exceed the processor's
         return packed
     weight = layer.weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
     return lambda x: F.conv2d(x, weight, padding=1)
@@ -85,5 +85,5 @@ def _convolver(layer: nn.Conv2d, device: torch.device, dtype: torch.dtype) -> Ca
 def _bandwidth(device: torch.device) -> float:
     source = torch.ones(BYTES // 4, device=device)
     target = torch.empty_like(source)
-    target.copy_(source)  # the first time also asks the system for the pages
+    target.copy_(source)  # the first copy also allocates the pages
     return max(2 * BYTES / seconds(lambda: target.copy_(source), device) for _ in range(ROUNDS))

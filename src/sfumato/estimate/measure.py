@@ -1,4 +1,4 @@
-"""Measured on this machine: a few steps of the real loops, in a folder that is thrown away afterwards."""
+"""Measures a few steps of the real training loops on this machine, in a temporary folder."""
 
 import resource
 import sys
@@ -37,23 +37,28 @@ from sfumato.training.export import save_autoencoder, save_diffusion
 from sfumato.training.log import read_lines
 from sfumato.training.previews import Reconstructions, samples_of
 from sfumato.training.run import RunFolder
-from sfumato.training.second_stage import begin, steered
+from sfumato.training.second_stage import build_model, conditional_denoiser
 from sfumato.training.session import raise_if_stopped
-from sfumato.training.transformer import Prompted, TransformerRun, TransformerTraining, train_transformer
-from sfumato.training.transformer import begin as begin_codes
+from sfumato.training.transformer import (
+    ConditionalTransformer,
+    TransformerRun,
+    TransformerTraining,
+    build_transformer,
+    train_transformer,
+)
 from sfumato.training.workers import Workers
 
 WARM_UP = 2
-"""Steps that are not counted: kernels are compiled and memory is asked for."""
-ENCODED = 64
-"""Images that are encoded for conditions, at least."""
+"""Steps that are not counted: kernels are compiled and memory is allocated."""
+ENCODED_IMAGES = 64
+"""At least so many images are encoded for conditions."""
 NEVER = 10**9
 T = TypeVar("T", AutoencoderTraining, DiffusionTraining, TransformerTraining)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a step, of a preview, and of writing model and state; bytes at the peak, the process included."""
+    """Seconds of a step, of a preview, and of writing model and state; peak memory of the process in bytes."""
 
     step: float
     preview: float
@@ -62,7 +67,7 @@ class Timing:
 
 
 def arithmetic_peak(device: torch.device, precision: Precision) -> float:
-    """Operations a second of a large matrix product, the best of several: what utilisation is measured against."""
+    """Operations per second of a large matrix product, the best of several: the reference for utilisation."""
     n = 8192 if device.type == "cuda" else 1024
     with autocast(device, precision) as computing:
         dtype = torch.bfloat16 if computing._enabled else torch.float32
@@ -71,7 +76,7 @@ def arithmetic_peak(device: torch.device, precision: Precision) -> float:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long it takes, the device's queue emptied."""
+    """Seconds that `work` takes, including all kernels that it queues on the device."""
     _finish(device)
     t_start = time.perf_counter()
     work()
@@ -80,16 +85,16 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def time_first_stage(
-    config: AutoencoderRun, players: Stage1Step, data: Dataset, steps: int, workers: Workers
+    config: AutoencoderRun, step_kind: Stage1Step, data: Dataset, steps: int, workers: Workers
 ) -> Timing:
-    """Of a step of stage 1 with this line-up."""
-    loss = config.loss.model_copy(update={"adversarial": _always(config.loss.adversarial, players)})
+    """The timing of a step of stage 1 of this kind."""
+    loss = config.loss.model_copy(update={"adversarial": _always(config.loss.adversarial, step_kind)})
     trial = config.model_copy(update={"loss": loss, "train": _trial(config.train, steps)})
-    with TemporaryDirectory(prefix="sfumato-cost-") as path:
+    with TemporaryDirectory(prefix="sfumato-estimate-") as path:
         folder = RunFolder(Path(path))
         folder.claim(trial)
-        _forget_peak(workers.device)
-        state = raise_if_stopped(train_autoencoder(trial, data, folder, _nothing, _nothing_written, workers))
+        _reset_peak(workers.device)
+        state = raise_if_stopped(train_autoencoder(trial, data, folder, _no_metrics, _write_nothing, workers))
         network = state.modules["ema"]
         assert isinstance(network, Autoencoder)
         preview = Reconstructions.of(data, config.train.preview_images, folder.previews, config.train.precision)
@@ -110,30 +115,30 @@ def time_second_stage(
     workers: Workers,
     metadata: ConditioningMetadata | None = None,
 ) -> tuple[Timing, LatentDiffusion]:
-    """Of a step of stage 2, on latents without content; and the model, hardly trained.
+    """The timing of a step of stage 2 on synthetic latents, and the barely trained model.
 
-    `metadata` is what the data says of maps and boxes. Conditions that are drawn for a latent, such as small images and
-    masks, come from images: then some are encoded.
+    `metadata` describes the data's maps and boxes. Conditions that are computed from images, such as small images and
+    masks, need real latents: then some images are encoded.
     """
     trial = config.model_copy(update={"train": _trial(config.train, steps)})
-    with TemporaryDirectory(prefix="sfumato-cost-") as path:
+    with TemporaryDirectory(prefix="sfumato-estimate-") as path:
         folder = RunFolder(Path(path))
         folder.claim(trial)
         latents, source = _latents_to_time(trial, first, data, folder.path / "cache", workers)
-        model = begin(trial, first, latents, source.fields, metadata).to(workers.device)
+        model = build_model(trial, first, latents, source.fields, metadata).to(workers.device)
         assert model.second is not None
         preview = samples_of(model, RunData(data, None), folder.previews, trial)
-        _forget_peak(workers.device)
+        _reset_peak(workers.device)
         state = train_diffusion(
             trial,
-            steered(model),
+            conditional_denoiser(model),
             model.second.schedule,
             model.autoencoder,
             model.scaling,
             source,
             folder,
-            _nothing,
-            _nothing_written,
+            _no_metrics,
+            _write_nothing,
             workers,
         )
         raise_if_stopped(state)
@@ -152,32 +157,32 @@ def time_second_stage(
 def code_step_seconds(
     config: TransformerRun, first: LatentDiffusion, data: Dataset, steps: int, workers: Workers
 ) -> float:
-    """Of a step of the transformer over codes, on latents without content."""
+    """Seconds of a step of the transformer over codes, on synthetic latents."""
     trial = config.model_copy(update={"train": _trial(config.train, steps)})
-    latents = _latents_without_content(first, data)
+    latents = _synthetic_latents(first, data)
     quantize = first.autoencoder.quantize
     assert quantize is not None
-    with TemporaryDirectory(prefix="sfumato-cost-") as path:
+    with TemporaryDirectory(prefix="sfumato-estimate-") as path:
         folder = RunFolder(Path(path))
         folder.claim(trial)
-        model = begin_codes(trial, first, latents).to(workers.device)
-        networks = Prompted(model.network, model.conditioner)
+        model = build_transformer(trial, first, latents).to(workers.device)
+        networks = ConditionalTransformer(model.network, model.conditioner)
         raise_if_stopped(
-            train_transformer(trial, networks, quantize, latents, folder, _nothing, _nothing_written, workers)
+            train_transformer(trial, networks, quantize, latents, folder, _no_metrics, _write_nothing, workers)
         )
         return _step(folder, steps)
 
 
 @torch.no_grad()
 def encoding_seconds(first: LatentDiffusion, data: Dataset, precision: Precision, batch: int = 32) -> float:
-    """Of reading and encoding one image for stage 2."""
+    """Seconds of reading and encoding one image for stage 2."""
 
     def encode(images: Tensor) -> None:
         images = images.to(first.device).contiguous(memory_format=torch.channels_last)
         first.autoencoder.encode(images).moments.cpu()
 
     with autocast(first.device, precision):
-        parts = sweep(data, batch, range(min(3 * batch, len(data))), unreadable=_passed_over)
+        parts = sweep(data, batch, range(min(3 * batch, len(data))), unreadable=_ignore)
         warm = next(parts).images
         encode(warm)
         t_start, encoded = time.perf_counter(), 0
@@ -191,10 +196,10 @@ def encoding_seconds(first: LatentDiffusion, data: Dataset, precision: Precision
 
 
 @torch.no_grad()
-def drawing_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8) -> tuple[float, float]:
-    """Of a network call (doubled where the model is guided) and of decoding, for one image, as `sample` draws.
+def sampling_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8) -> tuple[float, float]:
+    """Seconds of a network call (with both halves if guided) and of decoding, per image, as in `sample`.
 
-    The model is packed for drawing and cannot be trained afterwards.
+    The model's weights are packed for inference; it cannot be trained afterwards.
     """
     half = autocast(model.device, precision)._enabled
     model.for_inference(None if model.device.type == "cpu" else torch.bfloat16 if half else torch.float32)
@@ -211,18 +216,18 @@ def drawing_seconds(model: LatentDiffusion, precision: Precision, batch: int = 8
 
 
 def guided(model: LatentDiffusion) -> bool:
-    """Whether `sample` calls the network twice a step: the model knows the unconditional case and is steered."""
+    """Whether `sample` calls the network twice per step: the model is conditioned and has an unconditional mode."""
     return guidance_scale(source_of(model), None) != 1.0
 
 
 def _latents_to_time(
     config: DiffusionRun, first: LatentDiffusion, data: Dataset, cache: Path, workers: Workers
 ) -> tuple[MeasuredLatents, LatentSource]:
-    """The latents, and what the loop reads: them with their conditions."""
+    """The latents, and the source that the training loop reads: latents with conditions."""
     if not config.conditions.gives:
-        made_up = _latents_without_content(first, data)
-        return made_up, made_up
-    enough = max(ENCODED, config.train.batch * config.train.accumulate)
+        synthetic = _synthetic_latents(first, data)
+        return synthetic, synthetic
+    enough = max(ENCODED_IMAGES, config.train.batch * config.train.accumulate)
     some = Subset(data, range(min(enough, len(data))))
     precision = config.train.precision
     latents = cached_latents(first, some, cache, config.mirrored, precision=precision, workers=workers)
@@ -230,17 +235,17 @@ def _latents_to_time(
     return latents, source
 
 
-def _latents_without_content(first: LatentDiffusion, data: Dataset) -> SyntheticLatents:
+def _synthetic_latents(first: LatentDiffusion, data: Dataset) -> SyntheticLatents:
     C, h, w = first.latent_shape
     return SyntheticLatents(data, (2 * C if first.autoencoder.variational else C, h, w), C)
 
 
-def _always(config: AdversarialConfig, players: Stage1Step) -> AdversarialConfig:
-    """The adversarial term as it is while this line-up plays."""
+def _always(config: AdversarialConfig, step_kind: Stage1Step) -> AdversarialConfig:
+    """The adversarial term such that every step is of this kind."""
     if config.weight == 0:
         return config
-    always = {"generator": (NEVER, 0), "discriminator learns": (NEVER, NEVER), "both": (0, 0)}
-    start, warmup = always[players]
+    always = {"generator": (NEVER, 0), "discriminator warm-up": (NEVER, NEVER), "both": (0, 0)}
+    start, warmup = always[step_kind]
     return config.model_copy(update={"start": start, "warmup_steps": warmup, "ramp_steps": 0})
 
 
@@ -250,20 +255,22 @@ def _trial(train: T, steps: int) -> T:
 
 
 def _step(folder: RunFolder, steps: int) -> float:
-    """The median over the last steps; the log holds the seconds spent so far."""
-    spent = [line["seconds"] for line in read_lines(folder.path / "log.jsonl") if "seconds" in line]
-    return median(after - before for before, after in zip(spent[-steps - 1 : -1], spent[-steps:], strict=True))
+    """The median over the last steps; the log contains cumulative seconds."""
+    cumulative = [line["seconds"] for line in read_lines(folder.path / "log.jsonl") if "seconds" in line]
+    return median(
+        after - before for before, after in zip(cumulative[-steps - 1 : -1], cumulative[-steps:], strict=True)
+    )
 
 
-def _nothing(network: nn.Module, step: int) -> Mapping[str, float | list[float]]:
+def _no_metrics(network: nn.Module, step: int) -> Mapping[str, float | list[float]]:
     return {}
 
 
-def _nothing_written(network: nn.Module, state: object) -> None:
+def _write_nothing(network: nn.Module, state: object) -> None:
     pass
 
 
-def _passed_over(row: int, error: Exception) -> None:
+def _ignore(row: int, error: Exception) -> None:
     pass
 
 
@@ -272,13 +279,13 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def _peak(device: torch.device) -> int:
-    """Bytes: the allocator's on a GPU, the process's elsewhere."""
+    """Peak bytes: of the allocator on a GPU, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,4 +1,4 @@
-"""Memory of a training: what its parameters take four times over, and what a step keeps for its way back."""
+"""Training memory: weights, gradients, Adam moments and EMA, plus activations kept for backward."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ from sfumato.training.autoencoder import (
     Stage1Modules,
     discriminator_losses,
     generator_losses,
-    unwritten,
+    untrained_autoencoder,
 )
 from sfumato.training.data import height_width
 from sfumato.training.workers import Workers
 
 UNKNOWN_TOKENS = 77
-"""Taken where a pretrained text encoder alone knows how many tokens it gives: CLIP's."""
+"""Assumed number of tokens of a pretrained text encoder: that of CLIP."""
 FLOAT = 4
-"""Bytes: weights, gradients, moments and averages are float32 whatever the networks compute in."""
+"""Bytes per number: weights, gradients, moments and averages are float32 in every precision."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a training, in the device's memory; `activations` are what the largest step keeps."""
+    """Bytes of device memory during training; `activations` are those that the largest step keeps for backward."""
 
     weights: int
     gradients: int
@@ -49,27 +49,27 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All together."""
+        """The sum of all parts."""
         return self.weights + self.gradients + self.optimiser + self.averages + self.activations
 
 
 def memory_of(
-    learning: Iterable[nn.Module | None],
+    trained: Iterable[nn.Module | None],
     averaged: Iterable[nn.Module | None],
     frozen: Iterable[nn.Module | None],
     moments: int,
     activations: int,
 ) -> Memory:
-    """From the modules that learn, those of them whose average is kept, those that stay as they are, and how many
-    numbers the optimiser keeps."""
-    learning = list(learning)
-    weights, kept = parameters(learning) + parameters(frozen), parameters(averaged, trainable=True)
-    gradients = parameters(learning, trainable=True)
-    return Memory(FLOAT * weights, FLOAT * gradients, FLOAT * moments, FLOAT * kept, activations)
+    """Memory from the trained modules, those of them with an EMA, the frozen modules, and the number of optimiser
+    moments."""
+    trained = list(trained)
+    weights, averages = parameters(trained) + parameters(frozen), parameters(averaged, trainable=True)
+    gradients = parameters(trained, trainable=True)
+    return Memory(FLOAT * weights, FLOAT * gradients, FLOAT * moments, FLOAT * averages, activations)
 
 
 def parameters(modules: Iterable[nn.Module | None], trainable: bool = False) -> int:
-    """How many numbers the modules have, or only those that learn."""
+    """Number of parameters of the modules, optionally of trainable ones only."""
     every = (p for module in modules if module is not None for p in module.parameters())
     return sum(p.numel() for p in every if p.requires_grad or not trainable)
 
@@ -77,10 +77,10 @@ def parameters(modules: Iterable[nn.Module | None], trainable: bool = False) -> 
 # ---- networks without weights
 
 
-def build_unwritten(config: ConditionerConfig) -> Conditioner | None:
-    """The conditioner of a configuration without data: the most tokens that it may have, one class if data names them.
+def build_meta_conditioner(config: ConditionerConfig) -> Conditioner | None:
+    """Builds a conditioner without data: with the maximum number of tokens, and one class if the data defines them.
 
-    Raises UserError where a pretrained encoder is not at hand.
+    Raises UserError if a pretrained encoder is not available.
     """
     return build_conditioner(_without_data(config))
 
@@ -97,7 +97,7 @@ def _without_data(config: Any) -> Any:
 
 
 def perceptual_network(config: AutoencoderRun) -> FeatureDistance | None:
-    """The network of the perceptual distance with its shapes; LPIPS needs no files for that."""
+    """The network of the perceptual distance, for its shapes only; LPIPS needs no weight files here."""
     match config.loss.perceptual:
         case LPIPSConfig():
             return LPIPS()
@@ -107,14 +107,16 @@ def perceptual_network(config: AutoencoderRun) -> FeatureDistance | None:
 
 
 def discriminator_of(config: AutoencoderRun) -> PatchDiscriminator | None:
-    """The discriminator of a run, None where it has none."""
-    judge = config.loss.adversarial
-    if judge.weight == 0:
+    """The discriminator of a run; None if it has none."""
+    discriminator = config.loss.adversarial
+    if discriminator.weight == 0:
         return None
-    return PatchDiscriminator(config.model.image_channels, judge.channels, judge.layers, judge.norm)
+    return PatchDiscriminator(
+        config.model.image_channels, discriminator.channels, discriminator.layers, discriminator.norm
+    )
 
 
-# ---- what a step keeps
+# ---- activations kept for backward
 
 
 def saved_for_backward(step: Callable[[], object], weights: Iterable[nn.Module | None]) -> int:
@@ -126,7 +128,7 @@ def saved_for_backward(step: Callable[[], object], weights: Iterable[nn.Module |
     def pack(tensor: Tensor) -> Tensor:
         key = tensor.untyped_storage()._cdata
         if key not in known:
-            kept.append(tensor)  # alive, so that no other takes its place in memory and its key
+            kept.append(tensor)  # stays alive, so that no other tensor reuses its memory and key
             sizes[key] = tensor.untyped_storage().nbytes()
         return tensor
 
@@ -135,14 +137,14 @@ def saved_for_backward(step: Callable[[], object], weights: Iterable[nn.Module |
     return sum(sizes.values())
 
 
-def first_stage_activations(config: AutoencoderRun, players: Stage1Step, bfloat16: bool) -> int:
-    """Bytes that a step of stage 1 keeps at its largest, found on tensors without content."""
+def first_stage_activations(config: AutoencoderRun, step_kind: Stage1Step, bfloat16: bool) -> int:
+    """Bytes that the largest step of stage 1 keeps for backward, computed on fake tensors."""
     H, W = height_width(config.data)
     perceptual = perceptual_network(config)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16, bfloat16):
         networks = Stage1Modules(
-            unwritten(config),
-            discriminator_of(config) if players != "generator" else None,
+            untrained_autoencoder(config),
+            discriminator_of(config) if step_kind != "generator" else None,
             perceptual,
             nn.ParameterList([torch.zeros(())] if config.loss.output_variance else []),
             CodeCounts(0),
@@ -152,11 +154,11 @@ def first_stage_activations(config: AutoencoderRun, players: Stage1Step, bfloat1
         def step() -> object:
             encoding = networks.autoencoder.encode(image)
             output = networks.autoencoder.decode(encoding.z, quantize=False)
-            strength = float(players == "both")
+            adversarial = float(step_kind == "both")
             flat = config.loss.model_copy(
                 update={"adversarial": config.loss.adversarial.model_copy(update={"adaptive": False})}
             )
-            kept = [generator_losses(flat, networks, image, output, encoding, strength, Workers("cpu"))]
+            kept = [generator_losses(flat, networks, image, output, encoding, adversarial, Workers("cpu"))]
             if networks.discriminator is not None:
                 real, fake = DiscriminatorPass(networks.discriminator)(image, output)
                 kept.append(discriminator_losses(flat.adversarial, real, fake, LogitAverages()))
@@ -176,7 +178,7 @@ def second_stage_activations(
 ) -> int:
     """Bytes that a step of stage 2 keeps for the denoiser on latents (C, h, w); the conditioner's are not counted.
 
-    With `checkpointing` those are the inputs of its blocks, and what the largest block keeps while it is done again.
+    With `checkpointing` these are the inputs of its blocks, plus what the largest block keeps while it is recomputed.
     """
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, bfloat16):
         denoiser = build_denoiser(config.denoiser, latent[0], spec)
@@ -188,7 +190,7 @@ def second_stage_activations(
 
 
 def blank_condition(config: ConditionerConfig, spec: ConditionSpec, batch: int, latent: tuple[int, int]) -> Condition:
-    """A condition of the right shape and no content, for latents of size (h, w)."""
+    """A condition of the right shape, all zeros, for latents of size (h, w)."""
     M = flops.condition_tokens(config) or UNKNOWN_TOKENS
     return Condition(
         vector=None if spec.vector_dim is None else torch.zeros(batch, spec.vector_dim),
@@ -198,7 +200,7 @@ def blank_condition(config: ConditionerConfig, spec: ConditionSpec, batch: int, 
 
 
 class Recomputed:
-    """Watches the blocks of a U-Net as if each were computed again in the backward pass."""
+    """Measures the activations of a U-Net whose blocks are recomputed in the backward pass."""
 
     def __init__(self, denoiser: UNet) -> None:
         self.inputs = 0
@@ -208,17 +210,17 @@ class Recomputed:
 
     @property
     def bytes(self) -> int:
-        """What the step keeps inside of the blocks at its largest."""
+        """Bytes of the blocks' inputs, plus the activations inside the largest block."""
         return self.inputs + self.largest
 
     def _watch(self, block: nn.Module, weights: nn.Module) -> None:
         plain = block.forward
 
         def forward(h: Tensor, *arguments: object) -> object:
-            made: list[object] = []
+            outputs: list[object] = []
             self.inputs += h.untyped_storage().nbytes()
-            inside = saved_for_backward(lambda: made.append(plain(h, *arguments)), [weights])
+            inside = saved_for_backward(lambda: outputs.append(plain(h, *arguments)), [weights])
             self.largest = max(self.largest, inside)
-            return made[0]
+            return outputs[0]
 
         block.forward = forward

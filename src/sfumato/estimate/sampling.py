@@ -1,4 +1,4 @@
-"""What `sfumato sample` takes on this machine with its defaults: measured calls, counted by the sampler."""
+"""Forecast of the time of `sfumato sample` with its defaults: measured calls times the number of calls."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ from sfumato.pipeline.plan import guidance_scale
 from sfumato.pipeline.request import AUTO, DEFAULT_STEPS
 from sfumato.training.diffusion import DiffusionRun
 
-TIMED = 4
+TIMED_CALLS = 4
 """Network calls that are timed."""
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """Images by the default sampler, `batch` at a time. Seconds and operations are of one image."""
+class SamplingForecast:
+    """Sampling with the default sampler in batches of `batch`. Seconds and operations are per image."""
 
     parameters: int
     image_size: tuple[int, int]
@@ -32,7 +32,7 @@ class Sampled:
     steps: int
     calls: int
     guided: bool
-    """A call then asks the network twice."""
+    """Whether a call runs the network twice."""
     call_operations: int
     decode_operations: int
     call_seconds: float
@@ -40,26 +40,26 @@ class Sampled:
 
     @property
     def seconds(self) -> float:
-        """From noise to an image; without loading the model, encoding the text and writing files."""
+        """Seconds from noise to an image, without loading the model, encoding text and writing files."""
         return self.calls * self.call_seconds + self.decode_seconds
 
 
 def untrained(config: DiffusionRun, first: LatentDiffusion) -> LatentDiffusion:
-    """The model that a training would begin with, without a tokenizer: as fast as the trained one."""
-    described = from_config.described(config)
-    conditioner = memory.build_unwritten(config.conditioner)
+    """The untrained model of a run, without a tokenizer: as fast as the trained one."""
+    diffusion_config = from_config.diffusion_config(config)
+    conditioner = memory.build_meta_conditioner(config.conditioner)
     spec = ConditionSpec() if conditioner is None else conditioner.spec
     denoiser = build_denoiser(config.denoiser, first.autoencoder.latent_channels, spec).eval().requires_grad_(False)
-    second = SecondStage(described, denoiser, conditioner, build_schedule(config.schedule))
-    about = first.config.model_copy(update={"diffusion": described})
+    second = SecondStage(diffusion_config, denoiser, conditioner, build_schedule(config.schedule))
+    about = first.config.model_copy(update={"diffusion": diffusion_config})
     return LatentDiffusion(about, first.autoencoder.eval().requires_grad_(False), first.scaling, second)
 
 
-def forecast_sampling(model: LatentDiffusion, batch: int, peak: float) -> Sampled:
-    """Times the model's network calls and decoding; it is packed for drawing and cannot be trained afterwards.
+def forecast_sampling(model: LatentDiffusion, batch: int, peak: float) -> SamplingForecast:
+    """Times the model's network calls and decoding; its weights are packed, so it cannot be trained afterwards.
 
-    `peak` is what the device reaches, operations a second. Raises UserError for an autoencoder alone, and where
-    measuring would take minutes.
+    `peak`: the device's operations per second. Raises UserError for an autoencoder alone, and if measuring would take
+    minutes.
     """
     second = second_stage(model)
     guided = measure.guided(model)
@@ -67,15 +67,15 @@ def forecast_sampling(model: LatentDiffusion, batch: int, peak: float) -> Sample
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
     call = work.network_call(second.config, model.latent_shape, spec) * (2 if guided else 1)
     decoding = flops.decode(model.config.autoencoder, model.config.image_size)
-    expected = batch * (TIMED * call + 2 * decoding) / (from_config.USUAL * peak)
-    if expected > from_config.PATIENCE:
+    expected = batch * (TIMED_CALLS * call + 2 * decoding) / (from_config.USUAL_UTILISATION * peak)
+    if expected > from_config.MOST_SECONDS:
         raise UserError(
             f"measuring {batch} images of this model would take about {expected / 60:.0f} minutes here: "
             f"give {'a smaller --count, or ' if batch > 1 else ''}a smaller model"
         )
     parameters = memory.parameters([model.autoencoder, second.denoiser, second.conditioner])
-    call_seconds, decode_seconds = measure.drawing_seconds(model, "auto", batch)
-    return Sampled(
+    call_seconds, decode_seconds = measure.sampling_seconds(model, "auto", batch)
+    return SamplingForecast(
         parameters=parameters,
         image_size=model.config.image_size,
         latent=model.latent_shape,

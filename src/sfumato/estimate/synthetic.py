@@ -1,4 +1,4 @@
-"""Data of the right shape and no content: for timing what is not to depend on it."""
+"""Synthetic data of the right shape, for timing that does not depend on the content."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ WORDS = ("a red round shape on blue", "two green squares", "a small star beside 
 
 @dataclass(frozen=True)
 class SyntheticImages:
-    """Random pixels with a caption and a label, where there is no data yet."""
+    """Random pixels with a caption and a label, for use without data."""
 
     size: tuple[int, int]
     count: int = 256
@@ -24,11 +24,11 @@ class SyntheticImages:
         return self.count
 
     def __getitem__(self, index: int) -> Example:
-        pixels = torch.randint(0, 256, (3, *self.size), dtype=torch.uint8, generator=generator(0, "made up", index))
+        pixels = torch.randint(0, 256, (3, *self.size), dtype=torch.uint8, generator=generator(0, "synthetic", index))
         return Example(pixels, {"text": WORDS[index % len(WORDS)], "label": 0})
 
     def fingerprint(self) -> str:
-        return f"made-up-{self.size}-{self.count}"
+        return f"synthetic-{self.size}-{self.count}"
 
     def captions(self) -> list[str] | None:
         return list(WORDS)
@@ -36,7 +36,7 @@ class SyntheticImages:
 
 @dataclass(frozen=True)
 class SyntheticLatents:
-    """Random latents with the fields of real images: stage 2 is timed before stage 1 is trained."""
+    """Random latents with the fields of real images, for timing stage 2 before stage 1 is trained."""
 
     images: Dataset
     shape: tuple[int, int, int]
@@ -55,11 +55,11 @@ class SyntheticLatents:
         return min(256, len(self.images))
 
     def __getitem__(self, index: int) -> LatentExample:
-        moments = torch.randn(self.shape, generator=generator(0, "made up", index)).half()
+        moments = torch.randn(self.shape, generator=generator(0, "synthetic", index)).half()
         return LatentExample(moments, self.images[index].fields)
 
     def fingerprint(self) -> str:
-        return f"made-up-{self.shape}"
+        return f"synthetic-{self.shape}"
 
     def captions(self) -> list[str] | None:
         return self.images.captions()

@@ -1,8 +1,8 @@
-"""Floating-point operations of training steps and of images, forward and backward.
+"""Floating-point operations of training steps and of sampling, forward and backward.
 
-A layer whose weights learn and whose input needs a gradient costs its forward pass twice again on the way back; a
-frozen one once. The first layer's input needs none. Attention is counted without recomputation: these are the model's
-operations, not the kernels'.
+The backward pass of a layer costs twice its forward pass if its weights are trained and its input needs a gradient,
+once if its weights are frozen. The first layer's input needs no gradient. Attention is counted without recomputation:
+these are the model's operations, not the kernels'.
 """
 
 from collections.abc import Iterator
@@ -36,19 +36,19 @@ class Work:
 
     @property
     def total(self) -> int:
-        """Both passes."""
+        """Forward plus backward."""
         return self.forward + self.backward
 
     def __add__(self, other: "Work") -> "Work":
         return Work(self.forward + other.forward, self.backward + other.backward)
 
 
-Stage1Step = Literal["generator", "discriminator learns", "both"]
-"""Who takes part in a step of stage 1: the autoencoder alone; the discriminator too; and its judgement counts."""
+Stage1Step = Literal["generator", "discriminator warm-up", "both"]
+"""The networks in a step of stage 1: the autoencoder alone; also the discriminator; also its adversarial loss."""
 
 
 def phases(config: AdversarialConfig, steps: int) -> Iterator[tuple[Stage1Step, int]]:
-    """How many of a run's steps each line-up has, in order, those without any left out."""
+    """The kinds of steps of a run in order, with their numbers; kinds without steps are omitted."""
     if config.weight == 0:
         yield "generator", steps
         return
@@ -56,28 +56,28 @@ def phases(config: AdversarialConfig, steps: int) -> Iterator[tuple[Stage1Step, 
     alone = max(0, min(config.start - config.warmup_steps, steps))
     shares: tuple[tuple[Stage1Step, int], ...] = (
         ("generator", alone),
-        ("discriminator learns", start - alone),
+        ("discriminator warm-up", start - alone),
         ("both", steps - start),
     )
-    yield from ((players, count) for players, count in shares if count)
+    yield from ((step_kind, count) for step_kind, count in shares if count)
 
 
-def first_stage(config: AutoencoderRun, players: Stage1Step) -> Work:
-    """Of one image in a step of `sfumato train autoencoder`."""
+def first_stage(config: AutoencoderRun, step_kind: Stage1Step) -> Work:
+    """Cost of one image in a step of `sfumato train autoencoder`."""
     generator = _generator(config)
-    if players == "generator":
+    if step_kind == "generator":
         return generator
-    learning, judging = _discriminator(config)
-    work = generator + learning
-    if players == "both":
-        work += judging
-        if config.loss.adversarial.adaptive:  # both gradients at the last layer, found apart
-            work += Work(0, _features(config).backward + judging.backward + 2 * _last_layer(config))
+    own_step, adversarial = _discriminator(config)
+    work = generator + own_step
+    if step_kind == "both":
+        work += adversarial
+        if config.loss.adversarial.adaptive:  # the gradients of both losses at the last layer, computed separately
+            work += Work(0, _features(config).backward + adversarial.backward + 2 * _last_layer(config))
     return work
 
 
 def _generator(config: AutoencoderRun) -> Work:
-    """The autoencoder through the reconstruction's loss."""
+    """The autoencoder and its reconstruction loss."""
     model, size = config.model, height_width(config.data)
     h, w = (side // model.factor for side in size)
     network = flops.autoencoder(model)
@@ -87,7 +87,7 @@ def _generator(config: AutoencoderRun) -> Work:
     else:
         latent.requires_grad_(True)
     search = flops.code_search(model, h * w)
-    forward = flops.encode(model, size) + flops.decode(model, size) - search  # decoded without a search
+    forward = flops.encode(model, size) + flops.decode(model, size) - search  # decoded without a code search
     backward = flops.backward_flops(lambda: network.decode(latent, quantize=False))
     if config.train.part == "whole":
         backward += flops.backward_flops(lambda: network.quant_conv(network.encoder(image)))
@@ -99,19 +99,19 @@ def _features(config: AutoencoderRun) -> Work:
     """The perceptual features of a reconstruction; those of the image are computed without gradients."""
     perceptual, size = config.loss.perceptual, height_width(config.data)
     forward = flops.perceptual_features(perceptual, size)
-    return Work(forward, forward)  # frozen: the gradient of the input costs what the forward pass does
+    return Work(forward, forward)  # frozen: the gradient of the input costs as much as the forward pass
 
 
 def _discriminator(config: AutoencoderRun) -> tuple[Work, Work]:
-    """Its own step, on an image and a reconstruction; and its pass within the autoencoder's step."""
+    """Cost of its own step, on an image and a reconstruction; and of its pass in the autoencoder's step."""
     channels, size = config.model.image_channels, height_width(config.data)
     network = flops.discriminator(config.loss.adversarial, channels)
     image = flops.images(channels, size)
     forward = flops.forward_flops(lambda: network(image))
     learning = flops.backward_flops(lambda: network(image))
     network.requires_grad_(False)
-    judging = flops.backward_flops(lambda: network(image.requires_grad_(True)))
-    return Work(2 * forward, 2 * learning), Work(forward, judging)
+    adversarial = flops.backward_flops(lambda: network(image.requires_grad_(True)))
+    return Work(2 * forward, 2 * learning), Work(forward, adversarial)
 
 
 def _last_layer(config: AutoencoderRun) -> int:
@@ -123,13 +123,13 @@ def _last_layer(config: AutoencoderRun) -> int:
 
 
 def second_stage(config: DiffusionConfig, latent: tuple[int, int, int], spec: ConditionSpec) -> Work:
-    """Of one latent (C, h, w) in a step of `sfumato train diffusion`; `spec` is the conditioner's."""
+    """Cost of one latent (C, h, w) in a step of `sfumato train diffusion`; `spec` is the conditioner's."""
     forward = network_call(config, latent, spec) + flops.condition(config.conditioner)
     return Work(forward, 2 * forward - _first_convolution(config, latent, spec))
 
 
 def _first_convolution(config: DiffusionConfig, latent: tuple[int, int, int], spec: ConditionSpec) -> int:
-    """Whose input, the noisy latent, needs no gradient."""
+    """Forward operations of the first layer, whose input, the noisy latent, needs no gradient."""
     C, h, w = latent
     with flops.META:
         layer = nn.Conv2d(C + spec.spatial_channels, config.denoiser.channels, 3, padding=1)
@@ -138,21 +138,21 @@ def _first_convolution(config: DiffusionConfig, latent: tuple[int, int, int], sp
 
 
 def code_stage(config: TransformerRun, autoencoder: AutoencoderConfig, positions: int) -> Work:
-    """Of one image's codes in a step of `sfumato train transformer`, without a condition."""
+    """Cost of one image's codes in a step of `sfumato train transformer`, without a condition."""
     assert isinstance(autoencoder.bottleneck, VQConfig)
     network = flops.code_transformer(config.transformer, autoencoder.bottleneck.codes, positions)
     return Work(network + flops.code_search(autoencoder, positions), 2 * network)
 
 
 def network_call(config: DiffusionConfig, latent: tuple[int, int, int], spec: ConditionSpec) -> int:
-    """Of the denoiser, once, for one latent (C, h, w)."""
+    """Operations of one call of the denoiser for one latent (C, h, w)."""
     return flops.denoise(config.denoiser, latent[0], spec, latent[1:], flops.condition_tokens(config.conditioner))
 
 
 def network_calls(sampler: SamplerConfig, schedule: Schedule, steps: int) -> int:
-    """How often a sampler asks for the expected clean latent in so many steps: it is walked, with numbers for latents.
+    """Network calls of a sampler in `steps` steps, counted by running it on a dummy latent.
 
-    Raises UserError where the sampler cannot take so many.
+    Raises UserError if the sampler does not support this number of steps.
     """
     calls = 0
 
@@ -175,8 +175,8 @@ def image(
     calls: int,
     guided: bool,
 ) -> int:
-    """Of one image of size (H, W) drawn with so many network calls; guidance doubles them."""
+    """Operations of sampling one image of size (H, W) with `calls` network calls; guidance doubles them."""
     f = autoencoder.factor
     call = network_call(config, (autoencoder.raw_channels, size[0] // f, size[1] // f), spec)
-    steering = flops.condition(config.conditioner) * (2 if guided else 1)
-    return calls * (2 if guided else 1) * call + steering + flops.decode(autoencoder, size)
+    conditioning = flops.condition(config.conditioner) * (2 if guided else 1)
+    return calls * (2 if guided else 1) * call + conditioning + flops.decode(autoencoder, size)

@@ -1,6 +1,6 @@
-"""Classification accuracy score (Ravuri & Vinyals 2019): do samples teach a classifier what real images would?
+"""Classification accuracy score (Ravuri & Vinyals 2019): accuracy on real images after training on samples.
 
-Ours is a linear classifier on the features of a named network, not a ResNet-50 on pixels: cheap, and named so.
+Here it is a linear classifier on the features of a named network, not a ResNet-50 on pixels, which is much cheaper.
 """
 
 import torch
@@ -17,20 +17,20 @@ def linear_accuracy(
     weight_decay: float = 1e-3,
     iterations: int = 100,
 ) -> float:
-    """Accuracy on the test rows of a logistic regression fitted to the others; a share in [0, 1].
+    """Accuracy on the test rows of a logistic regression fitted to the others, in [0, 1].
 
-    Features are brought to zero mean and unit variance by what is fitted to. The fit is a convex problem solved by
-    L-BFGS from zero, so there is no chance in it.
+    Features are standardised by the statistics of the fitted rows. The fit is a convex problem solved by L-BFGS from
+    zero, so it is deterministic.
 
     Args:
         features, test_features: (N, D), (M, D).
         labels, test_labels: (N,), (M,) integers below `classes`.
-        classes: how many.
-        weight_decay: of the weights' squared norm.
-        iterations: of L-BFGS.
+        classes: number of classes.
+        weight_decay: factor of the weights' squared norm.
+        iterations: most iterations of L-BFGS.
 
     Raises:
-        ValueError: where there are no rows or the labels do not fit.
+        ValueError: there are no rows, or the labels do not fit.
     """
     if not len(features) or not len(test_features) or len(features) != len(labels):
         raise ValueError(f"{len(features)} features, {len(labels)} labels and {len(test_features)} to test on")
@@ -52,5 +52,5 @@ def linear_accuracy(
     with torch.enable_grad():
         optimiser.step(closure)
     with torch.no_grad():
-        said = F.linear((test_features.double() - mean) / std, weight, bias).argmax(dim=1)
-    return (said == test_labels).double().mean().item()
+        predicted = F.linear((test_features.double() - mean) / std, weight, bias).argmax(dim=1)
+    return (predicted == test_labels).double().mean().item()

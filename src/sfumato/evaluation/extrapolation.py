@@ -1,7 +1,7 @@
-"""What a Fréchet distance is worth: its value for infinitely many samples, and intervals from resampling.
+"""The Fréchet distance for infinitely many samples, and its intervals from resampling.
 
-The distance of N samples is too large by about c / N (Chong & Forsyth 2020): two models whose c differ are ranked
-wrongly at any N. A line over 1 / N through distances of random parts of the samples meets its axis at FD∞.
+The distance of N samples is too large by about c / N (Chong & Forsyth 2020): two models with different c may be
+ranked wrongly at any N. A line over 1 / N through distances of random parts of the samples has the intercept FD∞.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ POINTS = 5
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the bounds that resampling the images gives it."""
+    """A value with bounds from resampling the images."""
 
     value: float
     low: float
@@ -27,12 +27,12 @@ class Interval:
 class SampledDistance:
     """The Fréchet distances of many parts of one set of features (N, D) from the same reference.
 
-    What the parts share is computed once; each then costs one product and the eigenvalues of a symmetric matrix of the
+    Shared terms are computed once; each part then takes one product and the eigenvalues of a symmetric matrix of the
     smaller of the two sides.
     """
 
     def __init__(self, features: Tensor, reference: GaussianStatistics) -> None:
-        """Raises ValueError where the dimensions differ."""
+        """Raises ValueError if the dimensions differ."""
         if features.dim() != 2 or features.shape[1] != reference.dim:
             raise ValueError(f"features {tuple(features.shape)} must be (N, {reference.dim})")
         covariance = reference.covariance()
@@ -65,9 +65,9 @@ def extrapolate(
 
     Args:
         distance: of the samples.
-        generator: draws the parts, on the CPU.
-        points: how many sizes.
-        pool: rows that stand for the samples (a resample of them); all by default.
+        generator: chooses the parts, on the CPU.
+        points: number of sizes.
+        pool: rows to use as the samples (a resample of them); all by default.
 
     Raises:
         ValueError: for fewer than two points, or too few rows for them.
@@ -87,31 +87,31 @@ def extrapolate(
 def distance_interval(
     distance: SampledDistance, generator: torch.Generator, resamples: int = 20, level: float = 0.95
 ) -> Interval:
-    """The distance at this N and how far another draw of N samples would move it.
+    """The distance at this N and how much it would vary with other N samples.
 
-    Resamples repeat rows and so lie higher as a whole; their spread about their own mean is what counts.
+    Resamples repeat rows and are therefore higher on average; only their spread about their own mean is used.
     """
     N = len(distance)
-    drawn = [distance(torch.randint(N, (N,), generator=generator)) for _ in range(resamples)]
-    return _about(distance(), drawn, level)
+    resampled = [distance(torch.randint(N, (N,), generator=generator)) for _ in range(resamples)]
+    return _about(distance(), resampled, level)
 
 
 def extrapolated_interval(
     distance: SampledDistance, generator: torch.Generator, resamples: int = 20, level: float = 0.95
 ) -> Interval:
-    """FD∞ and how far another draw of N samples would move it, in the same way."""
+    """FD∞ and how much it would vary with other N samples, estimated in the same way."""
     N = len(distance)
     value = extrapolate(distance, generator)
-    drawn = [
+    resampled = [
         extrapolate(distance, generator, pool=torch.randint(N, (N,), generator=generator)) for _ in range(resamples)
     ]
-    return _about(value, drawn, level)
+    return _about(value, resampled, level)
 
 
-def _about(value: float, drawn: Sequence[float], level: float) -> Interval:
+def _about(value: float, resampled: Sequence[float], level: float) -> Interval:
     """The value with the resamples' quantiles about their mean, equal parts left outside the level."""
     tail = (1 - level) / 2
-    values = torch.tensor(drawn, dtype=torch.float64)
+    values = torch.tensor(resampled, dtype=torch.float64)
     low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     centre = values.mean().item()
     return Interval(value, value + low - centre, value + high - centre)

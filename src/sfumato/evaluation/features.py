@@ -1,4 +1,4 @@
-"""Images -> features of a fixed, named network: what the distances between sets of images are taken in."""
+"""Images -> features of a fixed, named network, in which distances between sets of images are measured."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -16,9 +16,9 @@ from sfumato.evaluation.resize import ResizeFilter, resize
 
 @dataclass(frozen=True)
 class Features:
-    """What a network says of a batch: `pooled` (B, D); `spatial` (B, S), a coarse map flattened; `logits` (B, K).
+    """The features of a batch: `pooled` (B, D); `spatial` (B, S), a coarse map flattened; `logits` (B, K).
 
-    float32 on the CPU. spatial and logits are None where the network has none.
+    float32 on the CPU. spatial and logits are None if the network has none.
     """
 
     pooled: Tensor
@@ -28,15 +28,15 @@ class Features:
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A feature network with everything that a score must name.
+    """A feature network with everything that identifies a score.
 
     Args:
-        name: what scores are called after: FD-efficientnet-lite0.
+        name: as in the name of a score: FD-efficientnet-lite0.
         network: images (B, 3, h, w) in [-1, 1] of its size -> Features on its device.
         dim: D, the length of `pooled`.
-        size: (h, w) that it takes.
-        filter: how images of other sizes are brought to it.
-        sha256: of the weights' file.
+        size: (h, w) of its input.
+        filter: how images of other sizes are resized.
+        sha256: hash of the weights' file.
     """
 
     name: str
@@ -57,17 +57,17 @@ class FeatureNetwork:
         x = images.to(device)
         x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x.float()
         if not torch.isfinite(x).all():
-            raise UserError(f"{_rows(x)} of a batch of {len(x)} images hold values that are not finite (NaN or inf)")
-        # clipped before, not after: the bicubic filter overshoots, and the protocol keeps that
+            raise UserError(f"{_rows(x)} of a batch of {len(x)} images contain values that are not finite (NaN or inf)")
+        # clipped before, not after: the bicubic filter overshoots, which is part of the protocol
         x = resize(x.clamp(-1, 1), self.size, self.filter).expand(-1, 3, -1, -1)
-        # a surrounding autocast, meant for the model that draws, must not blur the scores
+        # a surrounding autocast, meant for the model that samples, must not reduce the precision of scores
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             found: Features = self.network(x.contiguous(memory_format=torch.channels_last))
         found = Features(*(None if t is None else t.float().cpu() for t in _parts(found)))  # type: ignore[arg-type]
         if not torch.isfinite(found.pooled).all():
             raise UserError(
                 f"{self.name} gave features that are not finite for {_rows(found.pooled)} of {len(x)} images: "
-                "are its weights whole?"
+                "are its weights damaged?"
             )
         return found
 
@@ -76,7 +76,7 @@ class FeatureNetwork:
         return replace(self, network=self.network.to(device))
 
     def describe(self) -> dict[str, object]:
-        """What a result must say of it."""
+        """The description of the network in a result."""
         return {
             "name": self.name,
             "dimensions": self.dim,
@@ -91,21 +91,21 @@ def _parts(features: Features) -> tuple[Tensor | None, ...]:
 
 
 def _rows(values: Tensor) -> int:
-    """How many rows hold something that is not finite."""
+    """How many rows contain values that are not finite."""
     return int((~torch.isfinite(values.flatten(1))).any(dim=1).sum())
 
 
 def extract(network: FeatureNetwork, batches: Iterable[Tensor]) -> Iterator[Features]:
-    """The features of batch after batch; images are dropped as soon as they are seen."""
+    """The features of one batch after the other; images are not kept."""
     for images in batches:
         yield network(images)
 
 
 def pooled(network: FeatureNetwork, batches: Iterable[Tensor]) -> Tensor:
-    """The pooled features of all batches, (N, D) float32. Raises UserError where there is no image."""
+    """The pooled features of all batches, (N, D) float32. Raises UserError if there is no image."""
     parts = [found.pooled for found in extract(network, batches)]
     if not parts:
-        raise UserError("there are no images to take features of")
+        raise UserError("there are no images to compute features of")
     return torch.cat(parts)
 
 
@@ -120,7 +120,7 @@ def file_sha256(path: Path) -> str:
 EFFICIENTNET = "efficientnet-lite0"
 _SIDE = 224
 _MIDDLE, _LAST = 10, 15
-_SPATIAL_CHANNELS = 7  # as sFID takes of Inception's: enough for layout, few enough for a covariance
+_SPATIAL_CHANNELS = 7  # as many as sFID uses of Inception: enough for layout, few enough for a covariance
 
 
 class EfficientNetFeatures(nn.Module):
@@ -148,11 +148,11 @@ def efficientnet_lite0(side: int = _SIDE, resize_filter: ResizeFilter = "bicubic
     """The default that needs no download: 1280 features from the installed package.
 
     Args:
-        side: images are brought to side × side; other sides than 224 are cheaper or finer and named in the result.
-        resize_filter: how.
+        side: images are resized to side × side; other sides than 224 are faster or finer, and part of the name.
+        resize_filter: the filter of the resize.
 
     Raises:
-        UserError: if the package is not installed or the side is below 32.
+        UserError: the package is not installed or the side is below 32.
     """
     if side < 32:
         raise UserError(f"{EFFICIENTNET}@{side}: the network needs images of 32 x 32 at least")

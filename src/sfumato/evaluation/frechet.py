@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of features, each taken for a Gaussian (Heusel et al. 2017, eq. 6)."""
+"""The Fréchet distance between two sets of features, each modelled as a Gaussian (Heusel et al. 2017, eq. 6)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class GaussianStatistics:
-    """Mean and covariance of features that arrive in batches, float64; memory D² whatever the number of rows.
+    """Mean and covariance of features that arrive in batches, float64; memory D² for any number of rows.
 
-    Sums are taken about the first batch's mean, so that a large offset costs no digits. Up to D rows are kept as they
-    are, which makes the distance of few samples cheap; from then on there is only the sum of their products.
+    Sums are computed about the first batch's mean, so that a large offset does not reduce precision. Up to D rows are
+    kept, which makes the distance of few samples fast; with more, only the sum of their products is kept.
     """
 
     def __init__(self, dim: int) -> None:
@@ -21,19 +21,19 @@ class GaussianStatistics:
         self._sum = torch.zeros(dim, dtype=torch.float64)
         self._products = torch.zeros(dim, dim, dtype=torch.float64)
         self._rows: list[Tensor] | None = []
-        """All rows so far less the origin; None once `_products` holds them."""
+        """All rows so far minus the origin; None once `_products` contains them."""
 
     @classmethod
     def of(cls, features: Tensor | Iterable[Tensor]) -> "GaussianStatistics":
-        """The statistics of (N, D) features, or of batches of them. Raises ValueError where there is none."""
+        """The statistics of (N, D) features, or of batches of them. Raises ValueError if there is none."""
         batches = [features] if isinstance(features, Tensor) else features
-        found: GaussianStatistics | None = None
+        statistics: GaussianStatistics | None = None
         for batch in batches:
-            found = found or cls(batch.shape[1])
-            found.update(batch)
-        if found is None:
-            raise ValueError("GaussianStatistics.of was given no features")
-        return found
+            statistics = statistics or cls(batch.shape[1])
+            statistics.update(batch)
+        if statistics is None:
+            raise ValueError("GaussianStatistics.of was called without features")
+        return statistics
 
     def update(self, features: Tensor) -> None:
         """Adds rows (B, D). Raises ValueError for another D or values that are not finite."""
@@ -41,7 +41,7 @@ class GaussianStatistics:
             raise ValueError(f"features {tuple(features.shape)} must be (B, {self.dim})")
         x = features.detach().cpu().double()
         if not torch.isfinite(x).all():
-            raise ValueError("features hold values that are not finite (NaN or inf)")
+            raise ValueError("features contain values that are not finite (NaN or inf)")
         if self.count == 0 and len(x):
             self._origin = x.mean(dim=0)
         d = x - self._origin
@@ -84,26 +84,26 @@ class GaussianStatistics:
         return rows.T @ rows
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything to store."""
+        """All values, to store them."""
         count = torch.tensor(self.count)
         return {"count": count, "origin": self._origin, "sum": self._sum, "products": self._products_of_all()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "GaussianStatistics":
-        """The statistics that `tensors` gave."""
-        found = cls(len(tensors["sum"]))
-        found.count = int(tensors["count"])
-        found._origin, found._sum, found._products = tensors["origin"], tensors["sum"], tensors["products"]
-        found._rows = None
-        return found
+        """The statistics stored by `tensors`."""
+        restored = cls(len(tensors["sum"]))
+        restored.count = int(tensors["count"])
+        restored._origin, restored._sum, restored._products = tensors["origin"], tensors["sum"], tensors["products"]
+        restored._rows = None
+        return restored
 
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     """|μ₁ − μ₂|² + tr(C₁ + C₂ − 2 (C₁ C₂)^½), the squared distance that FID reports; float64.
 
     The trace of the root is the sum of the roots of the eigenvalues of the symmetric Rᵀ C₂ R, for any R with
-    R Rᵀ = C₁: of N < D samples an N x N matrix, which is what makes few samples cheap.
-    Raises ValueError where the dimensions differ or either has fewer than two rows.
+    R Rᵀ = C₁: for N < D samples an N x N matrix, which makes few samples fast.
+    Raises ValueError if the dimensions differ or either has fewer than two rows.
     """
     if a.dim != b.dim:
         raise ValueError(f"statistics of {a.dim} and of {b.dim} dimensions cannot be compared")
@@ -116,17 +116,17 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
 
 
 def frechet_distance_of_moments(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor) -> float:
-    """The same of means (D,) and covariances (D, D), float64."""
+    """The distance from means (D,) and covariances (D, D), float64."""
     return _distance(mean_1 - mean_2, root_of_covariance(cov_1), cov_2)
 
 
 def _distance(apart: Tensor, root: Tensor, covariance: Tensor) -> float:
-    """Of the means' difference (D,), a root (D, L) of one covariance, and the other (D, D)."""
+    """The distance from the means' difference (D,), a root (D, L) of one covariance, and the other (D, D)."""
     return _sum(apart, root.square().sum() + covariance.trace(), root.T @ covariance @ root)
 
 
 def _sum(apart: Tensor, traces: Tensor, seen: Tensor) -> float:
-    """Of the means' difference, the sum of the covariances' traces, and one covariance seen from the other's root."""
+    """The distance from the means' difference, the sum of both traces, and Rᵀ C R (root R of one, covariance C)."""
     return max(0.0, (apart.square().sum() + traces - 2 * sum_of_roots(seen)).item())
 
 
@@ -135,7 +135,7 @@ def root_of_covariance(matrix: Tensor) -> Tensor:
 
     Eigenvalues that rounding made negative count as 0.
     """
-    live = matrix.diagonal() > 0  # features that never fire are common, and their zeros are what solvers stumble over
+    live = matrix.diagonal() > 0  # features that are always zero are common, and solvers fail on them
     values, vectors = _solved(torch.linalg.eigh, matrix[live][:, live])
     root = matrix.new_zeros(len(matrix), int(live.sum()))
     root[live] = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
@@ -150,7 +150,8 @@ def sum_of_roots(matrix: Tensor) -> Tensor:
 
 
 def _solved(solve: Callable[[Tensor], Any], matrix: Tensor) -> Any:
-    """The eigenvalues; where equal ones stop the solver, of the matrix with them set apart by rounding's size."""
+    """The eigenvalues; if equal ones make the solver fail, those of the matrix with a diagonal of rounding size
+    added."""
     try:
         return solve(matrix)
     except torch.linalg.LinAlgError:

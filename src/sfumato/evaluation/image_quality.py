@@ -13,7 +13,7 @@ def psnr(image: Tensor, reference: Tensor, data_range: float = 2.0) -> Tensor:
         data_range: largest minus smallest value; 2 for images in [-1, 1]. Values beyond the range are not clipped here.
 
     Returns:
-        (B,) float64; inf where the images are equal.
+        (B,) float64; inf if the images are equal.
 
     Raises:
         ValueError: if the shapes differ or data_range is not positive.
@@ -26,7 +26,7 @@ def psnr(image: Tensor, reference: Tensor, data_range: float = 2.0) -> Tensor:
 def ssim(image: Tensor, reference: Tensor, data_range: float = 2.0, window: int = 11, sigma: float = 1.5) -> Tensor:
     """Structural similarity with a Gaussian window (Wang et al. 2004, eq. 13), mean over channels and positions.
 
-    Only positions whose whole window lies in the image count, and moments are the window's (no sample correction), as
+    Only positions with the whole window inside the image count, and moments are the window's (no sample correction), as
     the authors do. K1 = 0.01, K2 = 0.03.
 
     Args:
@@ -36,7 +36,7 @@ def ssim(image: Tensor, reference: Tensor, data_range: float = 2.0, window: int 
         sigma: its standard deviation, in pixels.
 
     Returns:
-        (B,) float64, 1 where the images are equal.
+        (B,) float64, 1 if the images are equal.
 
     Raises:
         ValueError: if the shapes differ, data_range is not positive, or the image is smaller than the window.

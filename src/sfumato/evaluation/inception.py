@@ -1,7 +1,7 @@
 """The Inception of FID: TensorFlow's network of December 2015, with the key names of its published port.
 
 Szegedy et al. 2015 describe it; the port `pt_inception-2015-12-05-6726825d.pth` holds its weights. It differs from
-later Inceptions: averages inside the blocks leave the padding out, the last block pools by maximum, 1008 classes.
+later Inceptions: average pooling in the blocks excludes the padding, the last block uses max pooling, 1008 classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class ConvNorm(nn.Module):
 
 
 def average(x: Tensor) -> Tensor:
-    """3 × 3 means of the same size; the border's are over what is there."""
+    """3 × 3 average pooling of the same size, without padding at the border."""
     return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
@@ -92,7 +92,7 @@ class Reduction17(Block):
 
 
 class Block17(Block):
-    """The 17 × 17 block with its 7 × 7 kernels taken apart."""
+    """The 17 × 17 block with factorised 7 × 7 kernels."""
 
     def __init__(self, in_channels: int, c: int) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Reduction8(Block):
 
 
 class Block8(Block):
-    """The 8 × 8 block with forked branches; the last of the two pools by maximum."""
+    """The 8 × 8 block with forked branches; the last of the two uses max pooling."""
 
     def __init__(self, in_channels: int, by_maximum: bool) -> None:
         super().__init__()
@@ -207,15 +207,17 @@ def load_inception(path: Path, sha256: str | None = None, resize_filter: ResizeF
         resize_filter: "tensorflow" is the original's; "bicubic" gives clean-fid's numbers, which differ.
 
     Raises:
-        UserError: the file is absent, is another, or lacks tensors.
+        UserError: the file is missing, is another one, or lacks tensors.
     """
     if not path.is_file():
-        raise UserError(f"the Inception weights {str(path)!r} do not exist: fetch {WHERE}, or use efficientnet-lite0")
+        raise UserError(
+            f"the Inception weights {str(path)!r} do not exist: download {WHERE}, or use efficientnet-lite0"
+        )
     found = file_sha256(path)
     if not found.startswith((sha256 or SHA256_START).lower()):
         raise UserError(
             f"{str(path)!r} is not {FILE}: its sha256 is {found}, not {sha256 or SHA256_START + '…'}; "
-            "without the original's weights a score is no FID"
+            "without the original's weights a score is not FID"
         )
     network = FIDInception()
     load_by_key(network, read_tensors(path), path)

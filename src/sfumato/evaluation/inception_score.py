@@ -1,4 +1,4 @@
-"""The Inception Score (Salimans et al. 2016, eq. 4): are images of one class each, and of many classes together?"""
+"""The Inception Score (Salimans et al. 2016, eq. 4): high if each image is of one class and all together of many."""
 
 from dataclasses import dataclass
 
@@ -17,15 +17,15 @@ class Score:
 class InceptionScore:
     """exp of the mean divergence KL(p(y|x) ‖ p(y)), per split, of logits that arrive in batches; float64.
 
-    Only sums are kept. Rows are cut into `splits` parts in the order of their arrival, as the original does.
+    Only sums are kept. Rows are divided into `splits` parts in the order of their arrival, as in the original.
 
     Args:
-        total: how many rows will come.
-        splits: parts; fewer where there are fewer rows.
+        total: number of rows to come.
+        splits: number of parts; fewer if there are fewer rows.
     """
 
     def __init__(self, total: int, splits: int = 10) -> None:
-        """Raises ValueError where either is below 1."""
+        """Raises ValueError if either is below 1."""
         if total < 1 or splits < 1:
             raise ValueError(f"an Inception Score needs rows and splits: total {total}, splits {splits}")
         splits = min(splits, total)
@@ -53,7 +53,7 @@ class InceptionScore:
             at += len(rows)
 
     def finish(self) -> Score:
-        """The score. Raises ValueError where rows are missing."""
+        """The score. Raises ValueError if rows are missing."""
         if self._seen != self._ends[-1]:
             raise ValueError(f"{self._seen} rows came, {self._ends[-1]} were announced")
         scores = []

@@ -23,13 +23,13 @@ def kernel_distance(
 ) -> KernelDistance:
     """KID with the kernel (x·y / D + 1)³ (section 4), float64.
 
-    Unbiased for any number of rows, so it can be used where a Fréchet distance has too few.
+    Unbiased for any number of rows, so it can be used if there are too few for a Fréchet distance.
 
     Args:
         x, y: (N, D) and (M, D).
-        generator: draws the subsets' rows, without repetition within a subset; on the CPU.
-        subsets: how many are drawn.
-        subset_size: rows of each; all rows of the smaller set where it has fewer.
+        generator: chooses the subsets' rows, without repetition within a subset; on the CPU.
+        subsets: number of subsets.
+        subset_size: rows of each; all rows of the smaller set if it has fewer.
 
     Raises:
         ValueError: for other shapes, fewer than two rows, or no subsets.

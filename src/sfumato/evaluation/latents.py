@@ -1,4 +1,4 @@
-"""How easy a latent space is for a diffusion model: spectra and equivariance, of tensors."""
+"""Properties of a latent space that matter for a diffusion model: spectra and equivariance."""
 
 import math
 
@@ -13,23 +13,24 @@ def high_frequency_share(x: Tensor, above: float = 0.5) -> float:
 
 
 def spectrum(x: Tensor) -> Tensor:
-    """The summed squares of the cosine transforms of (B, C, H, W), (C, H, W) float64: add those of batches up."""
+    """The summed squares of the cosine transforms of (B, C, H, W), (C, H, W) float64; those of several batches can be
+    added."""
     return dct2(x.double()).square().sum(dim=0)
 
 
 def share_above(spectra: Tensor, above: float = 0.5) -> float:
-    """The part of the variance that lies in the upper frequencies, each channel counting the same.
+    """The share of the variance in the upper frequencies, with equal weight for each channel.
 
-    Latents with more of it than the images have are harder to model: a diffusion model finds coarse before fine
-    (Skorokhodov et al. 2025). Frequencies (u / H, v / W) count whose larger one is `above` or more; channels' means
-    are left out.
+    Latents with a larger share than the images are harder to model: a diffusion model generates coarse structure before
+    fine (Skorokhodov et al. 2025). Upper are frequencies (u / H, v / W) with a maximum of `above` or more; the
+    channels' means are left out.
 
     Args:
-        spectra: (C, H, W), of `spectrum`.
+        spectra: (C, H, W), from `spectrum`.
         above: in (0, 1); 1 would be the finest frequency.
 
     Returns:
-        A share in [0, 1]; white noise has 1 − above² of it nearly.
+        A share in [0, 1]; for white noise about 1 − above².
     """
     H, W = spectra.shape[-2:]
     power = spectra.clone()
@@ -53,9 +54,9 @@ def _basis(n: int) -> Tensor:
     return basis
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> float:
-    """Mean squared error over the variance of `wanted` about its channels' means, (B, C, H, W); 1: no relation."""
-    a, b = found.double(), wanted.double()
+def relative_error(output: Tensor, target: Tensor) -> float:
+    """Mean squared error over the variance of `target` about its channels' means, (B, C, H, W); 1: unrelated."""
+    a, b = output.double(), target.double()
     return ((a - b).square().mean() / (b - b.mean(dim=(0, 2, 3), keepdim=True)).square().mean()).item()
 
 

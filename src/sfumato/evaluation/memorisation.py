@@ -1,4 +1,4 @@
-"""Do samples repeat training images? Nearest neighbours in feature space, and what distance is near."""
+"""Whether samples repeat training images: nearest neighbours in feature space, and relative distances."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ from sfumato.evaluation.precision_recall import blocks, neighbour_radii
 class Neighbours:
     """For each of N samples its K nearest training rows, nearest first.
 
-    `rows`, `distances`: (N, K). `ratio` (N,): distance to the nearest over that one's distance to its own nearest other
-    training row; below 1 the training image has no relative as close as the sample.
+    `rows`, `distances`: (N, K). `ratio` (N,): distance to the nearest, divided by the distance of that training row to
+    its own nearest other one; below 1 the sample is closer to the training image than any other training image is.
     """
 
     rows: Tensor
@@ -24,19 +24,19 @@ class Neighbours:
     def authenticity(self) -> float:
         """Share of samples with a ratio above 1 (Alaa et al. 2022, section 3.3).
 
-        About a half or more for fresh draws of the training images' own distribution; near 0 for copies.
+        About a half or more for new samples of the training distribution; near 0 for copies.
         """
         return (self.ratio > 1).double().mean().item()
 
     def copies(self, below: float = 0.5) -> float:
-        """Share of samples at less than `below` of that distance: candidates for copies."""
+        """Share of samples with a ratio less than `below`: candidates for copies."""
         return (self.ratio < below).double().mean().item()
 
 
 def neighbours(samples: Tensor, training: Tensor, k: int = 3) -> Neighbours:
     """The training rows (M, D) nearest to samples (N, D), Euclidean in float64.
 
-    Raises ValueError where there are fewer than max(k, 2) training rows.
+    Raises ValueError if there are fewer than max(k, 2) training rows.
     """
     if len(training) < max(k, 2):
         raise ValueError(f"{k} neighbours need {max(k, 2)} training rows at least, not {len(training)}")
@@ -44,6 +44,6 @@ def neighbours(samples: Tensor, training: Tensor, k: int = 3) -> Neighbours:
     distances, rows = torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
     (own,) = neighbour_radii(training, (1,))
     near, scale = distances[:, 0], own[rows[:, 0]]
-    # twins in the training set are at distance 0: a sample there repeats them, any other is infinitely far
+    # duplicates in the training set have distance 0: an equal sample has ratio 0, any other infinity
     ratio = torch.where(scale > 0, near / scale, torch.where(near > 0, torch.inf, 0.0))
     return Neighbours(rows, distances, ratio)

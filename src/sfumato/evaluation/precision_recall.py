@@ -1,4 +1,4 @@
-"""How much of one set lies in the other's manifold, in feature space: precision, recall, density, coverage.
+"""How much of one set is in the other's manifold, in feature space: precision, recall, density, coverage.
 
 Precision and recall as Kynkäänniemi et al. 2019 (eqs. 1 and 2), density and coverage as Naeem et al. 2020 (eqs. 4, 5).
 """
@@ -26,8 +26,9 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3, k_density: int = 5)
     """The four numbers.
 
     precision: share of fake rows inside the ball of some real row, whose radius reaches its k-th real neighbour;
-    recall: the same with the sets exchanged. density: how many real balls (of `k_density`) a fake row lies in, over
-    k_density, mean; coverage: share of real rows whose ball holds a fake row. They depend on the numbers of rows.
+    recall: the same with the sets exchanged. density: mean number of real balls (of `k_density`) that contain a fake
+    row, over k_density; coverage: share of real rows whose ball contains a fake row. They depend on the numbers of
+    rows.
 
     Args:
         real, fake: (N, D) and (M, D).
@@ -78,7 +79,7 @@ def neighbour_radii(features: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
 def blocks(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Distances of x (N, D) to y (M, D), float64, in blocks of rows: (first row, (rows, M)) each.
 
-    The matrix is never there as a whole.
+    The whole matrix is never in memory.
     """
     others = y.double()
     for start in range(0, len(x), BLOCK):

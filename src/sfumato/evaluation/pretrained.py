@@ -1,6 +1,5 @@
-"""DINOv2 and CLIP as feature networks, through the library transformers, and CLIP's agreement of images and texts."""
+"""DINOv2 and CLIP as feature networks, through the library transformers, and the CLIP score of images and texts."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.conditioning.sources import LOCAL, check_runs_no_code, model_folder, weights_hash
+from sfumato.documents import read_json_object
 from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork, Features
 from sfumato.evaluation.resize import ResizeFilter
 
 DINOV2, CLIP = "dinov2", "clip"
 DINOV2_SOURCE = "facebook/dinov2-large"
-"""What Stein et al. 2023 (FD-DINOv2) use."""
+"""The model that Stein et al. 2023 (FD-DINOv2) use."""
 CLIP_SOURCE = "openai/clip-vit-base-patch32"
 _SIDE = 224
 
@@ -36,7 +36,7 @@ class Normalised(nn.Module):
         self.requires_grad_(False).eval()
 
     def pixels(self, images: Tensor) -> Tensor:
-        """What the model takes, of images (B, 3, H, W) in [-1, 1]."""
+        """The model's input for images (B, 3, H, W) in [-1, 1]."""
         return ((images + 1) / 2 - self.mean) / self.std
 
 
@@ -68,7 +68,7 @@ def load_dinov2(
 ) -> FeatureNetwork:
     """DINOv2 from a folder in the transformers layout, `package:NAME`, or a hub name.
 
-    Raises UserError where it cannot be found, is another kind of model, or has other weights than `sha256`.
+    Raises UserError if it cannot be found, is another kind of model, or has other weights than `sha256`.
     """
     model, folder, found = _load("Dinov2Model", "dinov2", source, sha256)
     network, dim = DINOv2Features(model, *_moments(folder)), int(model.config.hidden_size)
@@ -78,7 +78,7 @@ def load_dinov2(
 def load_clip(
     source: str = CLIP_SOURCE, sha256: str | None = None, resize_filter: ResizeFilter = "bicubic"
 ) -> FeatureNetwork:
-    """CLIP's image side; source and errors as `load_dinov2`."""
+    """CLIP's image encoder; source and errors as `load_dinov2`."""
     model, folder, found = _load("CLIPModel", "clip", source, sha256)
     side = int(model.config.vision_config.image_size)
     network = CLIPFeatures(model, *_moments(folder))
@@ -87,7 +87,7 @@ def load_clip(
 
 
 def _named(kind: str, source: str, usual: str) -> str:
-    """The kind, and which model of it where it is not the usual one."""
+    """The kind, and the model's name if it is not the usual one."""
     return kind if source == usual else f"{kind}:{Path(source).name}"
 
 
@@ -100,7 +100,7 @@ def _load(loader: str, kind: str, source: str, sha256: str | None) -> tuple[Any,
     check_runs_no_code(folder, transformers.CONFIG_MAPPING)
     is_kind = transformers.AutoConfig.from_pretrained(folder, **LOCAL).model_type
     if is_kind != kind:
-        raise UserError(f"{source} holds a model of the kind {is_kind}, not {kind}")
+        raise UserError(f"{source} is a model of the kind {is_kind}, not {kind}")
     found = weights_hash(folder)
     if sha256 is not None and not found.startswith(sha256.lower()):
         raise UserError(f"the weights of {source} have the sha256 {found}, not {sha256}")
@@ -111,14 +111,22 @@ def _load(loader: str, kind: str, source: str, sha256: str | None) -> tuple[Any,
     )
 
 
-def _moments(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
+def _moments(folder: Path) -> tuple[list[float], list[float]]:
     """Mean and deviation of the pixels in [0, 1] by the model's preprocessor_config.json; UserError without one."""
     file = folder / "preprocessor_config.json"
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        return told["image_mean"], told["image_std"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{str(file)!r} does not say image_mean and image_std, which the network needs") from error
+    found = read_json_object(file)
+    mean, std = (_three_numbers(found.get(name)) for name in ("image_mean", "image_std"))
+    if mean is None or std is None or not all(value > 0 for value in std):
+        raise UserError(
+            f"{str(file)!r} does not give image_mean and image_std as three numbers each, which the network needs"
+        )
+    return mean, std
+
+
+def _three_numbers(value: Any) -> list[float] | None:
+    if not isinstance(value, list) or len(value) != 3 or not all(type(part) in (int, float) for part in value):
+        return None
+    return [float(part) for part in value]
 
 
 # ---- CLIP score
@@ -133,14 +141,14 @@ class ClipScore:
 
     @classmethod
     def of(cls, network: FeatureNetwork, source: str = CLIP_SOURCE) -> "ClipScore":
-        """With the image side that `load_clip` gave, and the tokenizer beside it."""
+        """With the image encoder from `load_clip`, and the tokenizer of the same source."""
         import transformers
 
         folder = model_folder(source)
         return cls(network, transformers.AutoTokenizer.from_pretrained(folder, **LOCAL))
 
     def __call__(self, features: Tensor, texts: Sequence[str]) -> Tensor:
-        """(B,) float64, of the pooled image features (B, D) and as many texts; ValueError for another number."""
+        """(B,) float64, for pooled image features (B, D) and B texts; ValueError for another number."""
         if len(features) != len(texts):
             raise ValueError(f"{len(features)} images and {len(texts)} texts")
         model: Any = self.images.network.model
@@ -148,5 +156,5 @@ class ClipScore:
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         device = next(self.images.network.parameters()).device
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            said = _embedding(model.get_text_features(**tokens.to(device))).double().cpu()
-        return 100 * F.cosine_similarity(features.double(), said, dim=1).clamp_min(0)
+            text_features = _embedding(model.get_text_features(**tokens.to(device))).double().cpu()
+        return 100 * F.cosine_similarity(features.double(), text_features, dim=1).clamp_min(0)

@@ -1,6 +1,6 @@
-"""Bringing images to the size of a feature network. The filter is a part of the protocol: scores differ between them.
+"""Resizing images for a feature network. The filter is part of the protocol: scores differ between filters.
 
-Parmar et al. 2022 ("On aliased resizing") measured that the choice moves FID more than many a better model does.
+Parmar et al. 2022 ("On aliased resizing") measured that the choice changes FID more than many improved models do.
 """
 
 from typing import Literal, get_args

@@ -20,7 +20,7 @@ def _inception(source: str | None, sha256: str | None, kind: ResizeFilter | None
     if source is None:
         raise UserError(
             f"the features of inception need its weights: --weights inception=FILE, from {WHERE}; "
-            "or take efficientnet-lite0"
+            "or use efficientnet-lite0"
         )
     return load_inception(Path(source), sha256, kind or "tensorflow")
 
@@ -39,15 +39,15 @@ NETWORKS: Mapping[str, Loader] = {
     DINOV2: _dinov2,
     CLIP: _clip,
 }
-"""Each takes where its weights are, the hash they must have, and the resize filter; None is its own choice."""
+"""Each loader accepts the source of its weights, their expected hash, and the resize filter; None: its default."""
 
 
 def load_network(
     name: str, source: str | None = None, sha256: str | None = None, resize_filter: ResizeFilter | None = None
 ) -> FeatureNetwork:
-    """A network by name; `efficientnet-lite0@SIDE` takes images of another side than 224.
+    """A network by name; `efficientnet-lite0@SIDE` uses images of another side than 224.
 
-    Raises UserError for an unknown name, and where its weights are absent or not the expected ones.
+    Raises UserError for an unknown name, and if its weights are missing or not the expected ones.
     """
     base, at, side = name.partition("@")
     if at and base == EFFICIENTNET and side.isdecimal():

@@ -1,4 +1,4 @@
-"""The original's conditioners in our terms: the configuration that computes the same, and where its weights are."""
+"""The original's conditioners as sfumato configurations that compute the same, and the location of their weights."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,7 @@ from sfumato.errors import UserError
 from sfumato.interop.infer import CONDITIONER, TEXT_VOCABULARY, UNET
 from sfumato.interop.original_yaml import Conditioning, Diffusion
 
-LAYOUT_CLASSES = 601  # of OpenImages' boxes; only bounds what a user may ask for, no weight depends on it
+LAYOUT_CLASSES = 601  # of OpenImages' boxes; only bounds user input, no weight depends on it
 CROP_TOKENS = 2
 TOKENS_AN_OBJECT = 3
 NULL_CLASS = 1001  # rows of the ImageNet table that has a class for "none" (cin256-v2)
@@ -15,10 +15,10 @@ NULL_CLASS = 1001  # rows of the ImageNet table that has a class for "none" (cin
 
 @dataclass(frozen=True)
 class Mapped:
-    """Our conditioner's configuration as plain data, and the original's prefix for each prefix of its keys.
+    """sfumato's conditioner configuration as plain data, and the original's prefix for each prefix of its keys.
 
-    guidable: it knows the unconditional case. text_model: "clip" or "open-clip" where the weights are a text encoder's
-    that is stored beside the model in its own library's form.
+    guidable: it was trained unconditionally too. text_model: "clip" or "open-clip" where the weights are a text
+    encoder's that is stored next to the model in its own library's form.
     """
 
     config: dict[str, Any]
@@ -40,26 +40,24 @@ def map_conditioner(diffusion: Diffusion, tokenizer: str | None) -> Mapped:
 
 
 def _map(diffusion: Diffusion, tokenizer: str | None) -> Mapped:
-    given = diffusion.conditioning
+    conditioning = diffusion.conditioning
     extra = diffusion.in_channels - diffusion.latent_channels
-    if given.mode == "none":
+    if conditioning.mode == "none":
         if extra:
-            raise UserError(f"the U-Net takes {extra} channels beside the latent, but nothing conditions it")
+            raise UserError(f"the U-Net has {extra} input channels besides the latent, but no conditioning")
         return Mapped({"kind": "none"})
-    if given.mode == "adm":
+    if conditioning.mode == "adm":
         return _adm(diffusion)
-    if given.mode == "hybrid":
+    if conditioning.mode == "hybrid":
         return _hybrid(diffusion, extra, tokenizer)
-    if given.mode == "concat" and given.kind in ("identity", "first-stage"):
-        return _concat(given, diffusion, extra)
-    return _encoder(given, diffusion, tokenizer)
+    if conditioning.mode == "concat" and conditioning.kind in ("identity", "first-stage"):
+        return _concat(conditioning, diffusion, extra)
+    return _encoder(conditioning, diffusion, tokenizer)
 
 
 def _adm(diffusion: Diffusion) -> Mapped:
     if not isinstance(diffusion.classes, int):
-        raise UserError(
-            f"conditioning adm with num_classes {diffusion.classes!r} is not known here; only a class table"
-        )
+        raise UserError(f"conditioning adm with num_classes {diffusion.classes!r} is not supported; only a class table")
     width = 4 * diffusion.unet.channels
     config = {"kind": "class", "classes": diffusion.classes, "dim": width, "null": "none", "output": "vector"}
     return Mapped(config, {"embedding.": f"{UNET}label_emb."})
@@ -69,20 +67,21 @@ def _image(name: str, channels: int) -> dict[str, Any]:
     return {"kind": "image", "field": name, "channels": channels}
 
 
-def _concat(given: Conditioning, diffusion: Diffusion, extra: int) -> Mapped:
-    if given.kind == "first-stage":  # the masked image's latent, then the mask; the encoder's copy is the first stage
+def _concat(conditioning: Conditioning, diffusion: Diffusion, extra: int) -> Mapped:
+    if conditioning.kind == "first-stage":
+        # the masked image's latent, then the mask; the encoder's copy is the first stage
         masked = diffusion.latent_channels
         if extra != masked + 1:
             return Mapped(_image("masked_latent", extra))
         parts = {"masked_image": _image("masked_latent", masked), "mask": _image("mask", 1)}
         return Mapped({"kind": "composite", "parts": parts})
-    return Mapped(_image("low_resolution" if given.key in ("LR_image", "image") else given.key, extra))
+    return Mapped(_image("low_resolution" if conditioning.key in ("LR_image", "image") else conditioning.key, extra))
 
 
 def _hybrid(diffusion: Diffusion, extra: int, tokenizer: str | None) -> Mapped:
-    """Channels and tokens; Stable Diffusion's inpainting models put the mask before the masked image's latent."""
-    given = diffusion.conditioning
-    tokens = _encoder(given, diffusion, tokenizer)
+    """Channels and tokens; in Stable Diffusion's inpainting models the mask precedes the masked image's latent."""
+    conditioning = diffusion.conditioning
+    tokens = _encoder(conditioning, diffusion, tokenizer)
     if tokens.text_model and extra == diffusion.latent_channels + 1:
         spatial = {"mask": _image("mask", 1), "masked_image": _image("masked_latent", extra - 1)}
     else:
@@ -92,57 +91,57 @@ def _hybrid(diffusion: Diffusion, extra: int, tokenizer: str | None) -> Mapped:
     return Mapped(config, prefixes, tokens.guidable, tokens.text_model)
 
 
-def _encoder(given: Conditioning, diffusion: Diffusion, tokenizer: str | None) -> Mapped:
-    p = given.params
-    match given.kind:
+def _encoder(conditioning: Conditioning, diffusion: Diffusion, tokenizer: str | None) -> Mapped:
+    p = conditioning.params
+    match conditioning.kind:
         case "class":
             rows, dim = int(p.get("n_classes", 1000)), int(p["embed_dim"])
             null = rows == NULL_CLASS
             config = {"kind": "class", "classes": rows - null, "dim": dim, "null": "learned" if null else "none"}
             return Mapped(config, {"embedding.": f"{CONDITIONER}embedding."}, guidable=null)
         case "bert" | "transformer":
-            return _bert(given, tokenizer)
+            return _bert(conditioning, tokenizer)
         case "semantic":
-            return _semantic(given)
+            return _semantic(conditioning)
         case "identity":
             width = diffusion.token_dim
             return Mapped({"kind": "embeddings", "field": "embeddings", "dim": width}, guidable=True)
         case "clip" | "open-clip":
-            layer = p.get("layer", "last" if given.kind == "clip" else "penultimate")
+            layer = p.get("layer", "last" if conditioning.kind == "clip" else "penultimate")
             if layer == "hidden" and int(p.get("layer_idx", -1)) in (-1, -2):
                 layer = "last" if int(p.get("layer_idx", -1)) == -1 else "penultimate"
             if layer not in ("last", "penultimate"):
-                raise UserError(f"the text encoder's layer {layer!r} is not known here; known are last and penultimate")
+                raise UserError(f"the text encoder's layer {layer!r} is not supported; known are last and penultimate")
             config = {"kind": "pretrained-text", "layer": layer, "mask_padding": False}
             config["max_tokens"] = int(p.get("max_length", 77))
-            return Mapped(config, {}, guidable=True, text_model=given.kind)
-    raise UserError(f"conditioning by {given.kind!r} in mode {given.mode!r} is not known here")
+            return Mapped(config, {}, guidable=True, text_model=conditioning.kind)
+    raise UserError(f"conditioning by {conditioning.kind!r} in mode {conditioning.mode!r} is not supported")
 
 
-def _bert(given: Conditioning, tokenizer: str | None) -> Mapped:
-    p = given.params
+def _bert(conditioning: Conditioning, tokenizer: str | None) -> Mapped:
+    p = conditioning.params
     dim, depth = int(p["n_embed"]), int(p["n_layer"])
     vocabulary, length = int(p.get("vocab_size", TEXT_VOCABULARY)), int(p.get("max_seq_len", 77))
     prefixes = {"transformer.": f"{CONDITIONER}transformer."}
-    if given.kind == "bert" and p.get("use_tokenizer", True):
+    if conditioning.kind == "bert" and p.get("use_tokenizer", True):
         config: dict[str, Any] = {"kind": "text", "dim": dim, "depth": depth, "max_tokens": length}
         config |= {"vocabulary": vocabulary, "mask_padding": False, "tokenizer": tokenizer or "none"}
         return Mapped(config, prefixes, guidable=True)
     if (length - CROP_TOKENS) % TOKENS_AN_OBJECT:
-        raise UserError(f"a layout of {length} tokens is not 3 an object and 2 for the crop; that is not known here")
+        raise UserError(f"a layout of {length} tokens is not 3 an object and 2 for the crop; that is not supported")
     objects = (length - CROP_TOKENS) // TOKENS_AN_OBJECT
     config = {"kind": "layout", "classes": min(LAYOUT_CLASSES, vocabulary // 2), "objects": objects}
     config |= {"vocabulary": vocabulary, "dim": dim, "depth": depth, "mask_padding": False}
     return Mapped(config, prefixes)
 
 
-def _semantic(given: Conditioning) -> Mapped:
-    p = given.params
+def _semantic(conditioning: Conditioning) -> Mapped:
+    p = conditioning.params
     for key, harmless in (("method", "bilinear"), ("multiplier", 0.5), ("bias", False)):
         if p.get(key, harmless) != harmless:
             raise UserError(f"SpatialRescaler.params.{key} = {p[key]!r} has no counterpart here (only {harmless!r})")
     if not p.get("out_channels"):
-        raise UserError("SpatialRescaler.params.out_channels must be given; a map without projection is not known here")
+        raise UserError("SpatialRescaler.params.out_channels must be given; a map without projection is not supported")
     config = {"kind": "semantic", "classes": int(p.get("in_channels", 3)), "channels": int(p["out_channels"])}
     config["stages"] = int(p.get("n_stages", 1))
     return Mapped(config, {"channel_mapper.": f"{CONDITIONER}channel_mapper."})

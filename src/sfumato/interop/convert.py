@@ -1,4 +1,4 @@
-"""The doors of this room: import anything, export to either format, say what is in a file."""
+"""The entry points of this package: import any supported format, export to either format."""
 
 import shutil
 from pathlib import Path
@@ -36,8 +36,8 @@ def import_model(
 ) -> Imported:
     """A model folder from an original checkpoint (a file) or a diffusers folder.
 
-    The options are those of `import_original`; a diffusers folder brings its own configuration and takes none.
-    `overwrite` replaces what stands at `out`. Raises UserError for what cannot be read or expressed, naming it, and for
+    The options are those of `import_original`; a diffusers folder has its own configuration and accepts none.
+    `overwrite` replaces an existing `out`. Raises UserError naming anything that cannot be read or expressed, and for
     an output that is in use.
     """
     source, out = Path(source), Path(out)
@@ -64,37 +64,37 @@ def _import(
         raise UserError(f"{source} is already a model folder of sfumato; use it as it is")
     if not is_diffusers_folder(source):
         raise UserError(
-            f"{source} is no diffusers folder (no model_index.json or config.json); name the checkpoint file"
+            f"{source} is not a diffusers folder (no model_index.json or config.json); name the checkpoint file"
         )
     options = {"--config": config, "--weights": weights, "--tokenizer": tokenizer, "--prediction": prediction}
     given = [name for name, value in options.items() if value is not None]
     if given:
-        raise UserError(f"{given[0]} is for original checkpoints; a diffusers folder brings its own configuration")
+        raise UserError(f"{given[0]} is for original checkpoints; a diffusers folder has its own configuration")
     return import_diffusers(source, out)
 
 
 def export_model(
     model: Path | str, out: Path | str, format: Literal["original", "diffusers"], overwrite: bool = False
 ) -> tuple[str, ...]:
-    """Writes a model for the original code or for diffusers; returns lines about what differs or is left out.
+    """Writes a model for the original code or for diffusers; returns notes on what differs or is left out.
 
-    It is written to a temporary name, read back and compared (`read_back.check_export`), and only then takes its place.
+    It is written to a temporary name, read back and compared (`read_back.check_export`), and only then moved to `out`.
 
     Args:
         model: a model folder, or the folder of a run.
         out: a new or empty folder; for the original format also a .ckpt, .pt or .safetensors file.
-        format: who shall read it.
-        overwrite: replace what stands there.
+        format: the program that is to read it.
+        overwrite: replace an existing output.
 
-    Raises UserError for what the format cannot express, an output in use, a full disk, and an export that does not read
-    back as the model; then nothing is left behind.
+    Raises UserError for anything that the format cannot express, an output in use, a full disk, and an export that does
+    not read back as the model; nothing is left behind then.
     """
     folder, out = find_folder(model), Path(out)
     single = format == "original" and out.suffix in SINGLE_FILES
     place = out_is_free(out, (Path(model), folder), overwrite, single)
     if single:
         out_is_free(out.with_suffix(".yaml"), (Path(model), folder), overwrite, single)
-    opened = open_networks(folder)  # missing or non-finite weights are named before anything is made
+    opened = open_networks(folder)  # missing or non-finite weights are reported before anything is written
     with no_new_parents_on_error(place), exclusive(place):
         fresh, scratch = (place.with_name(f".{place.name}.{end}") for end in ("new", "check"))
         try:
@@ -111,7 +111,7 @@ def export_model(
 def _written(
     folder: Path, opened: Networks, fresh: Path, file: Path | None, format: str, scratch: Path
 ) -> tuple[str, ...]:
-    """Writes into the folder `fresh`, for a single `file` under its name, and compares."""
+    """Writes into the folder `fresh` (a single `file` under its name), and compares."""
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     if format == "original":

@@ -1,8 +1,8 @@
-"""What the foreign formats have no place for, in a section of our own that foreign readers pass over.
+"""A section of sfumato's own in exported files, which other readers ignore, for data that their formats cannot store.
 
-An exported model carries its whole configuration (all but the notes on its training) and its fitted tokenizer beside
-what the format itself says: under the key `sfumato` of the original's YAML, in `sfumato.yaml` of a diffusers folder. An
-import takes the names of classes, the conditioner's own options, condition dropout, the schedule's parameters and the
+An exported model contains its whole configuration (except the notes on its training) and its fitted tokenizer in
+addition to the format's own data: under the key `sfumato` of the original's YAML, in `sfumato.yaml` of a diffusers
+folder. An import reads class names, the conditioner's own options, condition dropout, the schedule's parameters and the
 training size from there, if both describe the same networks.
 """
 
@@ -23,12 +23,12 @@ from sfumato.model import DiffusionConfig, ModelConfig
 SECTION = "sfumato"
 FILE = "sfumato.yaml"
 CLOSE = 1e-5
-"""How far, relatively, a schedule may be from its float32 table."""
+"""Largest relative difference of a schedule from its float32 table."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A configuration that came along, and the text of its fitted tokenizer."""
+    """The configuration of such a section, and the text of its fitted tokenizer."""
 
     config: ModelConfig
     tokenizer: str | None = None
@@ -40,20 +40,22 @@ def dump_declared(config: ModelConfig, tokenizer: str | None) -> dict[str, Any]:
     return plain if tokenizer is None else {**plain, "tokenizer": tokenizer}
 
 
-def notes_aside(folder: Path, config: ModelConfig, say: Callable[[str], None]) -> None:
-    """Says what foreign code will not see, and what stays behind."""
+def notes_aside(folder: Path, config: ModelConfig, report: Callable[[str], None]) -> None:
+    """Notes on what other programs will not read, and what is not exported."""
     H, W = config.image_size
-    kept = [f"its training size {H}x{W}"] if H != W else []
-    kept += [f"the names of its {len(config.classes)} classes"] if config.classes else []
-    kept += ["what its conditions mean"] if config.conditioning_metadata.model_dump(exclude_defaults=True) else []
-    if kept:
-        say(f"only sfumato will read {' and '.join(kept)}: they are in the section {SECTION!r}")
+    extras = [f"its training size {H}x{W}"] if H != W else []
+    extras += [f"the names of its {len(config.classes)} classes"] if config.classes else []
+    extras += (
+        ["the metadata of its conditions"] if config.conditioning_metadata.model_dump(exclude_defaults=True) else []
+    )
+    if extras:
+        report(f"only sfumato reads {' and '.join(extras)}: they are in the section {SECTION!r}")
     if (folder / TINY_FILE).exists():
-        say(f"the tiny decoder {TINY_FILE} stays behind: distil it anew after an import")
+        report(f"the tiny decoder {TINY_FILE} is not exported: distil it again after an import")
 
 
 def parse_declared(raw: Any) -> Declared | None:
-    """The section of a file; None where there is none, or it is of a version that is not understood."""
+    """The section of a file; None where there is none, or of an unknown version."""
     if not isinstance(raw, Mapping):
         return None
     tokenizer = raw.get("tokenizer")
@@ -65,26 +67,27 @@ def parse_declared(raw: Any) -> Declared | None:
 
 
 def read_declared(folder: Path) -> Declared | None:
-    """That of a diffusers folder."""
+    """The section of a diffusers folder."""
     try:
         return parse_declared(yaml.safe_load((folder / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError):
         return None
 
 
-def adopted(found: ModelConfig, declared: Declared | None, say: Callable[[str], None]) -> ModelConfig:
-    """The declared configuration where it describes the networks that were found, else the found one."""
+def adopted(found: ModelConfig, declared: Declared | None, report: Callable[[str], None]) -> ModelConfig:
+    """The declared configuration if it describes the networks that were found, else the configuration read from
+    them."""
     if declared is None:
         return found
     differs = difference(found, declared.config)
     if differs is not None:
-        say(f"the section {SECTION!r} is left out, for {differs}")
+        report(f"the section {SECTION!r} is left out, for {differs}")
         return found
     return declared.config.model_copy(update={"about": {**found.about}})
 
 
 def difference(one: ModelConfig, other: ModelConfig) -> str | None:
-    """What makes two configurations mean different networks, in words; None if they compute the same.
+    """The difference that makes two configurations different networks, in words; None if they compute the same.
 
     Names, the training size, condition dropout and settings of training are not compared, nor options that have no
     effect on the network in question.
@@ -96,7 +99,8 @@ def difference(one: ModelConfig, other: ModelConfig) -> str | None:
         first |= _diffusion_facts(one.diffusion)
         second |= _diffusion_facts(other.diffusion)
         if not _same_schedule(one.diffusion.schedule, other.diffusion.schedule):
-            return f"the schedule is {_told(one.diffusion.schedule)} in one and {_told(other.diffusion.schedule)}"
+            schedules = [_described(diffusion.schedule) for diffusion in (one.diffusion, other.diffusion)]
+            return f"the schedule is {schedules[0]} in one and {schedules[1]} in the other"
     for name, value in first.items():
         if second[name] != value:
             return f"{name} is {value} in one and {second[name]} in the other"
@@ -154,5 +158,5 @@ def _same_schedule(one: ScheduleConfig, other: ScheduleConfig) -> bool:
     return close and torch.allclose(sigma, other_sigma, rtol=CLOSE, atol=CLOSE)
 
 
-def _told(schedule: ScheduleConfig) -> str:
+def _described(schedule: ScheduleConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in schedule.model_dump().items())

@@ -1,4 +1,4 @@
-"""What is in a checkpoint file, told without running any of it and without reading its weights."""
+"""The contents of a checkpoint file, without running any of it and without reading its weights."""
 
 from collections import Counter
 from pathlib import Path
@@ -23,11 +23,11 @@ GROUPS = {
 
 
 def describe(path: Path | str, config: Path | str | None = None) -> list[str]:
-    """Lines about a .ckpt, .pt, .pth or .safetensors file: kind, groups of keys, what lies around them, architecture.
+    """Lines about a .ckpt, .pt, .pth or .safetensors file: kind, groups of keys, other entries, architecture.
 
-    `config` is the original YAML; by default the one beside the file, else the architecture is inferred.
+    `config` is the original YAML; by default the one next to the file, else the architecture is inferred.
 
-    Raises UserError if the file is no checkpoint, is damaged or cut off.
+    Raises UserError if the file is not a checkpoint, is damaged or truncated.
     """
     with reading(path):
         return _lines(open_checkpoint(path), config)
@@ -55,12 +55,12 @@ def _lines(source: Source, config: Path | str | None) -> list[str]:
     if source.stubs:
         lines.append(f"  classes named in the file, not loaded: {', '.join(source.stubs)}")
     if source.others:
-        lines.append(f"  entries that are no tensors: {', '.join(source.others)}")
+        lines.append(f"  entries that are not tensors: {', '.join(source.others)}")
     return lines + _architecture(source, config)
 
 
 def listing(path: Path | str, config: Path | str | None = None) -> dict[str, Any]:
-    """The same for programs: every key with its shape and element type, what lies around them, and the architecture."""
+    """The same for programs: every key with its shape and element type, other entries, and the architecture."""
     with reading(path):
         return _listing(open_checkpoint(path), config)
 

@@ -1,4 +1,4 @@
-"""diffusers' config.json files <-> our typed configurations, checked option by option: what differs is an error."""
+"""diffusers' config.json files <-> our typed configurations, checked option by option: any difference is an error."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ UNETS = ("UNet2DModel", "UNet2DConditionModel")
 
 MAX_LEVELS = 10
 LARGEST = 1_000_000
-"""No width, count or size of a configuration is larger."""
+"""Upper bound of every width, count and size of a configuration."""
 
 
 def whole(value: Any, key: str, least: int = 1) -> int:
@@ -38,16 +38,16 @@ def sides(value: Any, key: str) -> tuple[int, int]:
     return whole(pair[0], key), whole(pair[1], key)
 
 
-def _demand(config: Config, name: str, **wanted: Any) -> None:
-    """Options that must have these values, where they are given at all."""
-    for key, value in wanted.items():
+def _demand(config: Config, name: str, **required: Any) -> None:
+    """Checks options that must have these values if they are set."""
+    for key, value in required.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if key in config and config[key] not in allowed:
             raise UserError(f"{name}: {key} = {short(config[key])} has no counterpart here (only {allowed[0]!r})")
 
 
 def _blocks(config: Config, name: str, plain: str, attending: str, side: str) -> list[bool]:
-    """Which blocks of one side attend, from their class names."""
+    """Which blocks of one side have attention, from their class names."""
     types = config[f"{side}_block_types"]
     if not isinstance(types, list | tuple) or not 1 <= len(types) <= MAX_LEVELS:
         raise UserError(f"{name}: {side}_block_types must be a list of 1 to {MAX_LEVELS} names, not {short(types)}")
@@ -66,7 +66,7 @@ def _multipliers(config: Config, name: str) -> tuple[int, tuple[int, ...]]:
     widths = [whole(width, f"{name}: block_out_channels") for width in given]
     first = widths[0]
     if any(width % first for width in widths):
-        raise UserError(f"{name}: block_out_channels {widths} are no multiples of the first, which is not known here")
+        raise UserError(f"{name}: block_out_channels {widths} are not multiples of the first, which is not supported")
     return first, tuple(width // first for width in widths)
 
 
@@ -83,10 +83,10 @@ def _groups(config: Config, name: str, multipliers: tuple[int, ...], channels: i
 
 
 def read_autoencoder(config: Config) -> AutoencoderConfig:
-    """AutoencoderKL or VQModel; raises UserError for what cannot be expressed."""
+    """The configuration of AutoencoderKL or VQModel; raises UserError for anything that cannot be expressed."""
     name = str(config.get("_class_name", "AutoencoderKL"))
     if name not in AUTOENCODERS:
-        raise UserError(f"the autoencoder {name} is not known here; known are {', '.join(AUTOENCODERS)}")
+        raise UserError(f"the autoencoder {name} is not supported; known are {', '.join(AUTOENCODERS)}")
     channels, multipliers = _multipliers(config, name)
     _demand(config, name, act_fn=("silu", "swish"), use_quant_conv=True, use_post_quant_conv=True)
     _demand(config, name, mid_block_add_attention=True, norm_type=("group", None), lookup_from_codebook=False)
@@ -94,7 +94,7 @@ def read_autoencoder(config: Config) -> AutoencoderConfig:
     down = _blocks(config, name, "DownEncoderBlock2D", "AttnDownEncoderBlock2D", "down")
     up = _blocks(config, name, "UpDecoderBlock2D", "AttnUpDecoderBlock2D", "up")
     if down != up[::-1]:
-        raise UserError(f"{name}: encoder and decoder attend at different levels, which is not known here")
+        raise UserError(f"{name}: encoder and decoder attend at different levels, which is not supported")
     latent = whole(config.get("latent_channels", 4), f"{name}: latent_channels")
     vq = (
         VQConfig(codes=whole(config.get("num_vq_embeddings", 256), f"{name}: num_vq_embeddings"))
@@ -117,7 +117,7 @@ def read_autoencoder(config: Config) -> AutoencoderConfig:
 
 
 def write_autoencoder(config: AutoencoderConfig, scale: float, size: int) -> dict[str, Any]:
-    """config.json of AutoencoderKL or VQModel; raises UserError for what diffusers cannot express."""
+    """config.json of AutoencoderKL or VQModel; raises UserError for anything that diffusers cannot express."""
     vq = config.bottleneck if isinstance(config.bottleneck, VQConfig) else None
     name = "VQModel" if vq else "AutoencoderKL"
     if config.attention != "softmax":
@@ -155,7 +155,7 @@ def write_autoencoder(config: AutoencoderConfig, scale: float, size: int) -> dic
 
 @dataclass(frozen=True)
 class ReadUNet:
-    """A U-Net of diffusers: ours, its channels, the tokens' width, the classes of its own table."""
+    """A U-Net of diffusers: its configuration here, its channels, the tokens' width, the classes of its own table."""
 
     config: UNetConfig
     in_channels: int
@@ -166,10 +166,11 @@ class ReadUNet:
 
 
 def read_unet(config: Config) -> ReadUNet:
-    """UNet2DModel or UNet2DConditionModel; raises UserError for what cannot be expressed."""
+    """The configuration of UNet2DModel or UNet2DConditionModel; raises UserError for anything that cannot be
+    expressed."""
     name = str(config.get("_class_name", "UNet2DConditionModel"))
     if name not in UNETS:
-        raise UserError(f"the network {name} is not known here; known are {', '.join(UNETS)}")
+        raise UserError(f"the network {name} is not supported; known are {', '.join(UNETS)}")
     tokens = name == "UNet2DConditionModel"
     _demand_numerics(config, name)
     channels, multipliers = _multipliers(config, name)
@@ -184,7 +185,7 @@ def read_unet(config: Config) -> ReadUNet:
         up = _blocks(config, name, "ResnetUpsampleBlock2D" if residual else "UpBlock2D", "AttnUpBlock2D", "up")
         resample = "residual" if residual else "conv"
     if down != up[::-1]:
-        raise UserError(f"{name}: the way down and the way up attend at different levels, which is not known here")
+        raise UserError(f"{name}: the two sides attend at different levels, which is not supported")
     size = config.get("sample_size")
     shift = config.get("resnet_time_scale_shift", "default")
     unet = UNetConfig.model_validate(
@@ -245,10 +246,10 @@ def _demand_numerics(config: Config, name: str) -> None:
 
 
 def _same(value: Any, name: str, key: str) -> int:
-    """One number, where later releases allow one a level."""
+    """A single number, where later releases allow one per level."""
     if isinstance(value, list | tuple):
         if not value or any(item != value[0] for item in value):
-            raise UserError(f"{name}: {key} {short(value)} differs between levels, which is not known here")
+            raise UserError(f"{name}: {key} {short(value)} differs between levels, which is not supported")
         value = value[0]
     return whole(value, f"{name}: {key}")
 
@@ -263,7 +264,7 @@ def _read_heads(config: Config, name: str, tokens: bool, widths: list[int], atte
     heads = [given] * len(widths) if isinstance(given, int) else list(given)
     heads = [whole(count, f"{name}: attention heads") for count in heads]
     if len(heads) != len(widths):
-        raise UserError(f"{name}: {len(heads)} numbers of heads do not go with {len(widths)} levels")
+        raise UserError(f"{name}: {len(heads)} numbers of heads do not match {len(widths)} levels")
     used = [(w, h) for w, h, a in zip(widths, heads, attends, strict=True) if a] + [(widths[-1], heads[-1])]
     if len({h for _, h in used}) == 1:
         return {"heads": used[0][1]}
@@ -271,14 +272,15 @@ def _read_heads(config: Config, name: str, tokens: bool, widths: list[int], atte
     if len(sizes) == 1:
         return {"head_channels": int(sizes.pop())}
     raise UserError(
-        f"{name}: heads {heads} for widths {widths} are neither one number nor one width, which is not known"
+        f"{name}: heads {heads} for widths {widths} are neither one number nor one width, which is not supported"
     )
 
 
 def write_unet(
     config: UNetConfig, latent: int, extra: int, token_dim: int | None, classes: int | None, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """config.json of UNet2DModel (no tokens) or UNet2DConditionModel; raises UserError for what cannot be expressed."""
+    """config.json of UNet2DModel (no tokens) or UNet2DConditionModel; raises UserError for anything that cannot be
+    expressed."""
     levels = len(config.channel_multipliers)
     widths = [config.channels * m for m in config.channel_multipliers]
     attends = [2**level in config.attention_factors for level in range(levels)]
@@ -346,7 +348,7 @@ def _write_plain(config: UNetConfig, attends: list[bool]) -> dict[str, Any]:
 
 
 def read_scheduler(config: Config) -> tuple[dict[str, Any], str]:
-    """(our schedule as plain data, prediction) of scheduler_config.json; raises UserError for what is not known."""
+    """(our schedule as plain data, prediction) of scheduler_config.json; raises UserError for anything unknown."""
     name = str(config.get("_class_name", "scheduler"))
     steps = whole(config.get("num_train_timesteps", 1000), f"{name}: num_train_timesteps", 2)
     kind = config.get("beta_schedule", "linear")
@@ -356,7 +358,7 @@ def read_scheduler(config: Config) -> tuple[dict[str, Any], str]:
     prediction = config.get("prediction_type", "epsilon")
     if not isinstance(prediction, str) or prediction not in PREDICTIONS:
         raise UserError(
-            f"{name}: prediction_type {short(prediction)} is not known here; known are {', '.join(PREDICTIONS)}"
+            f"{name}: prediction_type {short(prediction)} is not supported; known are {', '.join(PREDICTIONS)}"
         )
     bounds = {"start": float(config.get("beta_start", 1e-4)), "end": float(config.get("beta_end", 0.02))}
     if kind == "scaled_linear":
@@ -366,7 +368,7 @@ def read_scheduler(config: Config) -> tuple[dict[str, Any], str]:
     if kind == "squaredcos_cap_v2":
         return {"kind": "cosine", "steps": steps, **zero}, PREDICTIONS[prediction]
     raise UserError(
-        f"{name}: beta_schedule {short(kind)} is not known here; known are scaled_linear, linear, squaredcos_cap_v2"
+        f"{name}: beta_schedule {short(kind)} is not supported; known are scaled_linear, linear, squaredcos_cap_v2"
     )
 
 
@@ -375,7 +377,7 @@ def write_scheduler(schedule: ScheduleConfig, prediction: str) -> dict[str, Any]
     names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     if prediction not in names:
         raise UserError(
-            f"a model that predicts {prediction} cannot be exported: diffusers' schedulers know {', '.join(names)}"
+            f"a model that predicts {prediction} cannot be exported: diffusers' schedulers have {', '.join(names)}"
         )
     out: dict[str, Any] = {
         "_class_name": "DDIMScheduler",
@@ -392,10 +394,11 @@ def write_scheduler(schedule: ScheduleConfig, prediction: str) -> dict[str, Any]
     elif isinstance(schedule, CosineConfig):
         raise UserError(
             f"a cosine schedule with offset {schedule.offset:g} and max_beta {schedule.max_beta:g} cannot be exported: "
-            "diffusers' has 0.008 and 0.999; export with --format original, whose checkpoints hold the schedule's table"
+            "diffusers' has 0.008 and 0.999; export with --format original, whose checkpoints contain its table"
         )
     else:
-        instead = "" if schedule.kind == "flow" else "; export with --format original, whose checkpoints hold its table"
+        original = "; export with --format original, whose checkpoints contain its table"
+        instead = "" if schedule.kind == "flow" else original
         raise UserError(
             f"the {schedule.kind} schedule cannot be exported: diffusers' schedulers do not have it{instead}"
         )

@@ -1,4 +1,4 @@
-"""Model folders -> diffusers folders that its pipelines load: the imported one again, or a new one."""
+"""Model folders -> diffusers folders that its pipelines load: the originally imported one, or a new one."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -25,18 +25,18 @@ from sfumato.model import CONFIG_FILE, DiffusionConfig, ModelConfig
 from sfumato.model_folder import find_folder
 from sfumato.plain_json import to_json
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 Json = dict[str, Any]
 
 
 def export_diffusers(model: Path | str, out: Path | str) -> tuple[str, ...]:
-    """Writes a model folder as a diffusers folder, and returns lines about what could not come along.
+    """Writes a model folder as a diffusers folder, and returns notes on what could not be exported.
 
     An autoencoder alone becomes AutoencoderKL or VQModel; a diffusion model becomes a pipeline folder: vae or vqvae,
     unet, scheduler, and for a CLIP text model its text encoder and tokenizer. A folder that was imported from diffusers
-    gives its configurations back unchanged.
+    is exported with its original configurations.
 
-    Raises UserError for what diffusers cannot express.
+    Raises UserError for anything that diffusers cannot express.
     """
     folder, out = find_folder(model), Path(out)
     notes: list[str] = []
@@ -65,7 +65,7 @@ def export_diffusers(model: Path | str, out: Path | str) -> tuple[str, ...]:
 
 
 def _stored(folder: Path, config: ModelConfig) -> Json | None:
-    """What an import from diffusers kept, unless the configuration or the scaling was changed since."""
+    """The configurations stored by an import from diffusers, unless the configuration or the scaling changed since."""
     path = folder / STORE / "manifest.json"
     if not path.is_file():
         return None
@@ -118,7 +118,7 @@ def _save(folder: Path, config: Json, tensors: dict[str, Tensor]) -> None:
 
 
 def _write_pipeline(
-    folder: Path, out: Path, config: ModelConfig, diffusion: DiffusionConfig, stored: Json | None, say: Say
+    folder: Path, out: Path, config: ModelConfig, diffusion: DiffusionConfig, stored: Json | None, report: Report
 ) -> None:
     conditioner: Any = diffusion.conditioner
     parts = list(conditioner.parts.values()) if conditioner.kind == "composite" else [conditioner]
@@ -149,10 +149,10 @@ def _write_pipeline(
     pretrained = next((part for part in parts if part.kind == "pretrained-text"), None)
     if pretrained is not None and pretrained.layer == "penultimate":
         write_as_last_layer(folder / FOLDER, out / FOLDER)
-        say("the text encoder is read before its last layer, which was therefore left out of it, as diffusers does")
+        report("the text encoder is read before its last layer, which was therefore left out of it, as diffusers does")
     index = stored["model_index"] if stored else _index(folder, config, unet, scheduler)
     write_text(out / "model_index.json", to_json(index, indent=2) + "\n")
-    _write_conditioner(folder, out, conditioner, parts, say)
+    _write_conditioner(folder, out, conditioner, parts, report)
 
 
 def _token_dim(folder: Path, parts: list[Any]) -> int | None:
@@ -189,8 +189,8 @@ def _index(folder: Path, config: ModelConfig, unet: Json, scheduler: Json) -> Js
     return index
 
 
-def _write_conditioner(folder: Path, out: Path, conditioner: Any, parts: list[Any], say: Say) -> None:
-    """What diffusers has no class for comes along in our own words, where an import finds it again."""
+def _write_conditioner(folder: Path, out: Path, conditioner: Any, parts: list[Any], report: Report) -> None:
+    """Stores conditioners without a diffusers class in sfumato's format, where an import finds them."""
     own_table = conditioner.kind == "class" and conditioner.output == "vector"
     if own_table or all(part.kind in ("none", "pretrained-text") for part in parts):
         return
@@ -204,5 +204,7 @@ def _write_conditioner(folder: Path, out: Path, conditioner: Any, parts: list[An
     names |= {"class": "class table"}
     found = [names[part.kind] for part in parts if part.kind in names]
     if found:
-        told = " and ".join(found)
-        say(f"diffusers has no class for this model's {told}: it is in {CONDITIONER_FOLDER}/, as it is here")
+        described = " and ".join(found)
+        report(
+            f"diffusers has no class for this model's {described}: it is in {CONDITIONER_FOLDER}/, in sfumato's format"
+        )

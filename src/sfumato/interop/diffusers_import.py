@@ -30,7 +30,7 @@ from sfumato.interop.members import (
     find_weights,
     inside,
     left_out,
-    told,
+    variant_note,
 )
 from sfumato.interop.original import Imported, config_text, digest
 from sfumato.interop.original_yaml import first_problem
@@ -42,12 +42,12 @@ from sfumato.plain_json import to_json
 from sfumato.versions import replacing_folder
 
 Shape = tuple[int, ...]
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 STORE = "diffusers"
-"""Subfolder that keeps the imported configurations, for export."""
+"""Subfolder with the imported configurations, for export."""
 WEIGHTS = "diffusion_pytorch_model"
 CONDITIONER_FOLDER = "conditioner"
-"""Subfolder of an exported pipeline with our conditioner, where diffusers has no class for it."""
+"""Subfolder of an exported pipeline with sfumato's conditioner, where diffusers has no class for it."""
 AUTOENCODER_FOLDERS = ("vae", "vqvae", "movq")
 
 
@@ -71,25 +71,25 @@ def is_diffusers_folder(path: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises UserError if the file is missing or is none."""
+    """A JSON object; raises UserError if the file is missing or does not contain one."""
     if not path.exists():
         raise UserError(f"{path} does not exist; is the folder complete?")
     return read_json_object(path)
 
 
-def open_component(folder: Path, root: Path | None = None, say: Say = lambda line: None) -> Component:
-    """config.json and the weights beside it: safetensors or a pickle, whole or in shards, in the fullest variant.
+def open_component(folder: Path, root: Path | None = None, report: Report = lambda line: None) -> Component:
+    """config.json and its weights: safetensors or a pickle, whole or in shards, in the preferred variant.
 
-    root: what links must not lead out of; by default the folder itself.
+    root: the folder that links must not leave; by default the folder itself.
     """
     root = root or folder
     config = read_json(inside(root, folder / "config.json"))
     weights = find_weights(root, folder, (WEIGHTS,))
     if weights is None:
         raise UserError(f"{folder} has no {WEIGHTS}.safetensors or .bin; is the folder complete?")
-    line = told(weights, folder.name)
+    line = variant_note(weights, folder.name)
     if line is not None:
-        say(line)
+        report(line)
     tensors: dict[str, Any] = {}
     for path in weights.files:
         tensors |= open_checkpoint(path).tensors
@@ -102,7 +102,7 @@ def open_component(folder: Path, root: Path | None = None, say: Say = lambda lin
 
 
 def modern(key: str) -> str:
-    """A key under the name that later releases give it."""
+    """A key renamed as in later releases."""
     for old, new in OLD_ATTENTION.items():
         if old in key:
             return key.replace(old, new)
@@ -110,20 +110,20 @@ def modern(key: str) -> str:
 
 
 def convert(component: Component, entries: Mapping[str, Entry], shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """Our tensors from a component's; raises UserError for a missing, misshapen or left-over key."""
+    """sfumato's tensors from a component's; raises UserError for a missing, misshapen or left-over key."""
     out = {}
     for ours, shape in shapes.items():
         entry = entries[ours]
         for key in entry.theirs:
             if key not in component.tensors:
-                raise UserError(f"{component.path} lacks the key {key!r} that its configuration asks for")
+                raise UserError(f"{component.path} lacks the key {key!r} that its configuration requires")
         parts = {key: component.tensors[key].load() for key in entry.theirs}
         elements = sum(part.numel() for part in parts.values())
         same_axes = len(parts) > 1 or entry.layout != "same" or next(iter(parts.values())).shape == shape
         if elements != torch.Size(shape).numel() or not same_axes:
             found = tuple(next(iter(parts.values())).shape)
             raise UserError(
-                f"{component.path}: the key {entry.theirs[0]!r} has shape {found}, its configuration asks for {shape}"
+                f"{component.path}: the key {entry.theirs[0]!r} has shape {found}, its configuration requires {shape}"
             )
         check_finite(parts.items(), component.path)
         component.used |= set(entry.theirs)
@@ -150,12 +150,12 @@ def import_autoencoder(component: Component) -> Autoencoder:
 
 
 def import_unet(component: Component) -> tuple[UNet, Tensor | None]:
-    """UNet2DModel or UNet2DConditionModel with its weights, and the table of classes it carries, if it does."""
+    """UNet2DModel or UNet2DConditionModel with its weights, and its table of classes, if it has one."""
     read = read_unet(component.config)
     extra = read.in_channels - read.out_channels
     if extra < 0:
         raise UserError(
-            f"{component.path}: {read.in_channels} channels in and {read.out_channels} out is not known here"
+            f"{component.path}: {read.in_channels} channels in and {read.out_channels} out is not supported"
         )
     width = 4 * read.config.channels if read.classes is not None else None
     with torch.device("meta"):
@@ -164,7 +164,7 @@ def import_unet(component: Component) -> tuple[UNet, Tensor | None]:
     if read.classes is not None:
         key = "class_embedding.weight"
         if key not in component.tensors:
-            raise UserError(f"{component.path} lacks the key {key!r} that its configuration asks for")
+            raise UserError(f"{component.path} lacks the key {key!r} that its configuration requires")
         table = component.tensors[key].load().float()
         component.used.add(key)
     shapes = _shapes(module)
@@ -185,7 +185,7 @@ def import_diffusers(path: Path | str, folder: Path | str) -> Imported:
     notes: list[str] = []
     with replacing_folder(folder) as fresh:
         config = _read(path, fresh, notes.append)
-        taken = {path / name for name in _taken(path)}
+        taken = {path / name for name in _files_read(path)}
         unused = left_out(path, taken)
         if unused is not None:
             notes.append(unused)
@@ -193,8 +193,8 @@ def import_diffusers(path: Path | str, folder: Path | str) -> Imported:
     return Imported(folder, config, tuple(notes))
 
 
-def _taken(path: Path) -> list[Path]:
-    """The files that an import looks at, whichever of them there are."""
+def _files_read(path: Path) -> list[Path]:
+    """The files that an import reads, if they exist."""
     found = [Path("model_index.json"), Path("config.json"), Path("scheduler/scheduler_config.json")]
     for name in ("", *AUTOENCODER_FOLDERS, "unet", FOLDER):
         folder = path / name
@@ -208,9 +208,9 @@ def _taken(path: Path) -> list[Path]:
     return found + [Path(CONDITIONER_FOLDER) / name for name in kept]
 
 
-def _read(path: Path, out: Path, say: Say) -> ModelConfig:
+def _read(path: Path, out: Path, report: Report) -> ModelConfig:
     try:
-        return _import(path, out, say)
+        return _import(path, out, report)
     except UserError:
         raise
     except KeyError as error:
@@ -221,10 +221,10 @@ def _read(path: Path, out: Path, say: Say) -> ModelConfig:
         raise UserError(f"{path}: a configuration has a value of the wrong kind ({short(str(error))})") from None
 
 
-def _import(path: Path, out: Path, say: Say) -> ModelConfig:
+def _import(path: Path, out: Path, report: Report) -> ModelConfig:
     index = read_json(inside(path, path / "model_index.json")) if (path / "model_index.json").is_file() else None
     place = path if index is None else _autoencoder_folder(path, index)
-    component = open_component(place, path, say)
+    component = open_component(place, path, report)
     autoencoder = import_autoencoder(component)
     manifest: dict[str, Any] = {"dtypes": {"autoencoder": component.dtype}, "digests": {}}
     save_tensors(out / "autoencoder.safetensors", autoencoder.state_dict())
@@ -237,14 +237,14 @@ def _import(path: Path, out: Path, say: Say) -> ModelConfig:
     raw: dict[str, Any] = {"autoencoder": autoencoder.config.model_dump(), "image_size": size}
     raw["about"] = {"imported": path.name}
     if index is not None:
-        unet = open_component(path / "unet", path, say)
-        raw["diffusion"], latent = _second_stage(path, index, unet, autoencoder, out, manifest, say)
+        unet = open_component(path / "unet", path, report)
+        raw["diffusion"], latent = _second_stage(path, index, unet, autoencoder, out, manifest, report)
         if latent is not None:
             raw["image_size"] = tuple(side * autoencoder.factor for side in latent)
         _keep_json(path / "unet" / "config.json", out / STORE / "unet.json")
         _keep_json(path / "scheduler" / "scheduler_config.json", out / STORE / "scheduler.json")
         _keep_json(path / "model_index.json", out / STORE / "model_index.json")
-    config = adopted(parse(raw, ModelConfig, str(path)), read_declared(path), say)
+    config = adopted(parse(raw, ModelConfig, str(path)), read_declared(path), report)
     manifest |= {"config": config_text(config), "scaling": digest(scaling.state_dict())}
     write_text(out / STORE / "manifest.json", to_json(manifest, indent=1))
     return config
@@ -270,11 +270,13 @@ def _scaling(config: Mapping[str, Any], channels: int) -> Scaling:
     else:
         shifts, scales = torch.full((channels,), float(shift)), torch.full((channels,), float(scale))
     if shifts.shape != (channels,) or scales.shape != (channels,):
-        raise UserError(f"latents_mean and latents_std must have {channels} numbers each, one a channel of the latent")
+        raise UserError(
+            f"latents_mean and latents_std must have {channels} numbers each, one per channel of the latent"
+        )
     if not bool(shifts.isfinite().all()) or not bool(scales.isfinite().all()) or not bool((scales > 0).all()):
         raise UserError(
             f"the scaling of the latent (shift_factor {short(shift)}, scaling_factor {short(scale)}, latents_mean, "
-            "latents_std) must be finite, and positive where it multiplies"
+            "latents_std) must be finite, and factors positive"
         )
     return Scaling(shifts, scales)
 
@@ -286,13 +288,13 @@ def _second_stage(
     autoencoder: Autoencoder,
     out: Path,
     manifest: dict[str, Any],
-    say: Say,
+    report: Report,
 ) -> tuple[dict[str, Any], tuple[int, int] | None]:
     unet, table = import_unet(component)
     read = read_unet(component.config)
     if unet.latent_channels != autoencoder.latent_channels:
         raise UserError(
-            f"{path}: the U-Net gives {unet.latent_channels} channels, the latent has {autoencoder.latent_channels}"
+            f"{path}: the U-Net outputs {unet.latent_channels} channels, the latent has {autoencoder.latent_channels}"
         )
     save_tensors(out / "denoiser.safetensors", unet.state_dict())
     manifest["dtypes"]["denoiser"] = component.dtype
@@ -306,7 +308,7 @@ def _second_stage(
         if (stored / "tokenizer.json").is_file():
             shutil.copyfile(inside(path, stored / "tokenizer.json"), out / "tokenizer.json")
     else:
-        conditioner = _conditioner(path, index, read, out, say)
+        conditioner = _conditioner(path, index, read, out, report)
     if conditioner["kind"] != "none":
         save_tensors(out / "conditioner.safetensors", own)
         manifest["digests"]["conditioner"] = digest(own)
@@ -320,12 +322,12 @@ def _second_stage(
     return stage, read.size
 
 
-def _conditioner(path: Path, index: Mapping[str, Any], read: ReadUNet, out: Path, say: Say) -> dict[str, Any]:
-    """Our conditioner for a pipeline's U-Net; a text encoder is copied into the model folder."""
+def _conditioner(path: Path, index: Mapping[str, Any], read: ReadUNet, out: Path, report: Report) -> dict[str, Any]:
+    """The conditioner for a pipeline's U-Net; a text encoder is copied into the model folder."""
     extra = read.in_channels - read.out_channels
     unusual = unusual_input(read.in_channels, read.out_channels, read.token_dim is not None)
     if unusual is not None:
-        raise UserError(f"{path} is {unusual}, which no command here gives")
+        raise UserError(f"{path} is {unusual}, which no command here supports")
     parts: dict[str, dict[str, Any]] = {}
     if extra == read.out_channels + 1:
         parts |= {"mask": _image("mask", 1), "masked_image": _image("masked_latent", extra - 1)}
@@ -335,13 +337,13 @@ def _conditioner(path: Path, index: Mapping[str, Any], read: ReadUNet, out: Path
         width = 4 * read.config.channels
         parts["classes"] = {"kind": "class", "classes": read.classes, "dim": width, "null": "none", "output": "vector"}
     if read.token_dim is not None:
-        parts["tokens"] = _tokens(path, index, read.token_dim, out, say)
+        parts["tokens"] = _tokens(path, index, read.token_dim, out, report)
     if not parts:
         return {"kind": "none"}
     if len(parts) == 1:
         return next(iter(parts.values()))
     if read.classes is not None:
-        raise UserError(f"{path}: a U-Net with its own table of classes and other conditions is not known here")
+        raise UserError(f"{path}: a U-Net with its own table of classes and other conditions is not supported")
     return {"kind": "composite", "parts": parts}
 
 
@@ -349,19 +351,19 @@ def _image(name: str, channels: int) -> dict[str, Any]:
     return {"kind": "image", "field": name, "channels": channels}
 
 
-def _tokens(path: Path, index: Mapping[str, Any], width: int, out: Path, say: Say) -> dict[str, Any]:
+def _tokens(path: Path, index: Mapping[str, Any], width: int, out: Path, report: Report) -> dict[str, Any]:
     if not (path / "text_encoder" / "config.json").is_file():
-        say(f"there is no text encoder: the model takes ready-made tokens of width {width} (field embeddings)")
+        report(f"there is no text encoder: the model requires ready-made tokens of width {width} (field embeddings)")
         return {"kind": "embeddings", "dim": width}
     encoder = read_json(inside(path, path / "text_encoder" / "config.json"))
     if (encoder.get("architectures") or [""])[0] not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
         raise UserError(
-            f"{path}: the text encoder {encoder.get('architectures')} is not known here; known is CLIPTextModel"
+            f"{path}: the text encoder {encoder.get('architectures')} is not supported; known is CLIPTextModel"
         )
-    copy_text_encoder(path, path / "text_encoder", out / FOLDER, say)
+    copy_text_encoder(path, path / "text_encoder", out / FOLDER, report)
     config: dict[str, Any] = {"kind": "pretrained-text", "source": FOLDER, "mask_padding": False}
     if (path / "tokenizer").is_dir():
-        copy_tokenizer(path / "tokenizer", out / "tokenizer", say, path)
+        copy_tokenizer(path / "tokenizer", out / "tokenizer", report, path)
         config["tokenizer"] = "tokenizer"
         settings = path / "tokenizer" / "tokenizer_config.json"
         length = read_json(settings).get("model_max_length") if settings.is_file() else None

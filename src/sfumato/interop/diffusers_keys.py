@@ -1,4 +1,4 @@
-"""The names of diffusers' tensors for each of ours. The same numbers throughout; some are laid out differently."""
+"""The names of diffusers' tensors for each of sfumato's. The values are the same; some layouts differ."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Layout = Literal["same", "linear", "qkv"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One of our tensors: diffusers' key (three for qkv), and how its layout differs.
+    """A tensor of sfumato: diffusers' key (three for qkv), and the difference of layout.
 
     "linear": ours is a 1×1 convolution, theirs a linear layer. "qkv": ours is one tensor of all heads' q, k and v.
     """
@@ -26,7 +26,7 @@ class Entry:
     head_first: bool = True
 
     def to_ours(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        """Our tensor of the given shape from theirs; raises ValueError if the numbers do not fill it."""
+        """sfumato's tensor of a shape from theirs; raises ValueError if the sizes differ."""
         parts = [tensors[key] for key in self.theirs]
         if self.layout != "qkv":
             return parts[0] if parts[0].shape == shape else parts[0].reshape(shape)
@@ -34,7 +34,7 @@ class Entry:
         return torch.stack([q, k, v], 1 if self.head_first else 0).reshape(shape)
 
     def to_theirs(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Their tensors from ours."""
+        """Diffusers' tensors from sfumato's."""
         if self.layout == "linear" and tensor.dim() > 1:
             return {self.theirs[0]: tensor.flatten(1)}
         if self.layout != "qkv":
@@ -54,11 +54,11 @@ _MIDDLE = re.compile(r"(encoder|decoder)\.mid\.(block_1|block_2|attn_1)\.(.+)$")
 
 
 def autoencoder_entry(key: str, levels: int) -> Entry:
-    """Where one of the autoencoder's tensors is in AutoencoderKL and VQModel."""
+    """The entry of one of the autoencoder's tensors in AutoencoderKL and VQModel."""
     if found := _LEVEL.match(key):
-        side, way, number, kind, rest = found.groups()
-        index = int(number) if way == "down" else levels - 1 - int(number)
-        level = f"{side}.{way}_blocks.{index}."
+        side, direction, number, kind, rest = found.groups()
+        index = int(number) if direction == "down" else levels - 1 - int(number)
+        level = f"{side}.{direction}_blocks.{index}."
         if kind in ("downsample", "upsample"):
             return Entry((f"{level}{kind}rs.0.{rest}",))
         position, rest = rest.split(".", 1)
@@ -79,7 +79,7 @@ def _attention(prefix: str, rest: str) -> Entry:
 
 
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""What older releases of diffusers called the first stage's attention."""
+"""Names of the first stage's attention in older releases of diffusers."""
 
 
 # -- U-Net ------------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ _TOP = {
 
 
 def unet_entry(key: str, config: UNetConfig) -> Entry:
-    """Where one of the U-Net's tensors is in UNet2DModel and UNet2DConditionModel."""
+    """The entry of one of the U-Net's tensors in UNet2DModel and UNet2DConditionModel."""
     module, end = key.rsplit(".", 1)
     if module in _TOP:
         return Entry((f"{_TOP[module]}.{end}",))
@@ -165,8 +165,8 @@ def _heads(key: str, config: UNetConfig) -> int:
 
 
 def unet_entries(keys: Mapping[str, object], config: UNetConfig, tokens: bool) -> dict[str, Entry]:
-    """our key -> entry. With tokens attention is a spatial transformer, else an attention block, which diffusers names
-    otherwise."""
+    """our key -> entry. With tokens attention is a spatial transformer, else an attention block, which has other names
+    in diffusers."""
     entries = {}
     for key in keys:
         entry = unet_entry(key, config)

@@ -1,4 +1,5 @@
-"""One safetensors or .bin file of diffusers outside its folder: an autoencoder's keys say all but its scale factor."""
+"""One safetensors or .bin file of diffusers outside its folder: an autoencoder's keys determine everything but its
+scale factor."""
 
 import re
 from pathlib import Path
@@ -20,17 +21,17 @@ UNET = "down_blocks.0.resnets.0.conv1.weight"
 
 
 def is_single_autoencoder(source: Source) -> bool:
-    """Whether a file holds an AutoencoderKL or VQModel of diffusers. Raises UserError for a U-Net of diffusers."""
+    """Whether a file contains an AutoencoderKL or VQModel of diffusers. Raises UserError for a U-Net of diffusers."""
     if UNET in source.tensors and "conv_in.weight" in source.tensors:
         raise UserError(
-            f"{source.path} is a U-Net of diffusers, whose keys do not tell its attention heads: give its folder, or "
-            "that of the whole pipeline"
+            f"{source.path} is a U-Net of diffusers, whose keys do not determine its attention heads: give its folder, "
+            "or that of the whole pipeline"
         )
     return AUTOENCODER in source.tensors
 
 
 def import_single_autoencoder(source: Source, folder: Path) -> Imported:
-    """Writes the model folder. Raises UserError where the keys leave the architecture open."""
+    """Writes the model folder. Raises UserError where the keys do not determine the architecture."""
     tensors = {modern(key): tensor for key, tensor in source.tensors.items()}
     component = Component(source.path, _config({key: tensor.shape for key, tensor in tensors.items()}), tensors)
     autoencoder = import_autoencoder(component)
@@ -42,7 +43,7 @@ def import_single_autoencoder(source: Source, folder: Path) -> Imported:
         scaling = Scaling.from_factor(autoencoder.latent_channels, SD_SCALE)
         save_tensors(fresh / "scaling.safetensors", scaling.state_dict())
         write_text(fresh / "config.yaml", to_yaml(config))
-    assumed = f"the file does not tell the latent's scale factor: taking Stable Diffusion's, {SD_SCALE}"
+    assumed = f"the file does not contain the latent's scale factor: using Stable Diffusion's, {SD_SCALE}"
     return Imported(folder, config, (*source.notes, assumed))
 
 
@@ -68,5 +69,5 @@ def _config(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def _count(shapes: dict[str, tuple[int, ...]], pattern: str) -> int:
-    """How many different numbers stand at the place of the pattern's group."""
+    """The number of different values of the pattern's group."""
     return len({found.group(1) for key in shapes if (found := re.match(pattern, key))})

@@ -1,7 +1,7 @@
-"""What our configurations can say and a foreign format cannot: refused by name before anything is written.
+"""Configurations that another format cannot express: refused by name before anything is written.
 
-Only what changes the numbers a network computes is refused. What only people or our own code use (names of classes,
-the training size of an oblong image, condition dropout) travels in a section of our own: see `declared.py`.
+Only settings that change a network's output are refused. Others (names of classes, the training size of an oblong
+image, condition dropout) are stored in sfumato's section: see `declared.py`.
 """
 
 import math
@@ -19,11 +19,11 @@ CLIP_TYPES = ("clip", "clip_text_model")
 
 
 def refuse_for_original(config: ModelConfig, folder: Path) -> None:
-    """Raises UserError for what the original's YAML, checkpoint and code cannot express, with the way out.
+    """Raises UserError for anything that the original's YAML, checkpoint and code cannot express, with a remedy.
 
     Args:
-        config: of the model folder.
-        folder: the model folder, where a pretrained text encoder lies.
+        config: the model's configuration.
+        folder: the model folder, which contains a pretrained text encoder.
     """
     _refuse_pixels(config.autoencoder)
     _refuse_original_norms(config)
@@ -41,7 +41,7 @@ def refuse_for_original(config: ModelConfig, folder: Path) -> None:
             raise UserError(
                 f"a layout conditioner with box: {part.box}, crop_tokens: {str(part.crop_tokens).lower()} cannot be "
                 "exported: the original's layouts are two corners an object and two tokens for the crop; "
-                "export with --format diffusers, where the conditioner comes along in our own form"
+                "export with --format diffusers, which includes the conditioner in sfumato's format"
             )
         if part.kind == "pretrained-text":
             _refuse_pretrained(part, folder, "the original")
@@ -61,11 +61,11 @@ def refuse_for_original(config: ModelConfig, folder: Path) -> None:
 
 
 def refuse_for_diffusers(config: ModelConfig, folder: Path) -> None:
-    """Raises UserError for what the classes and pipelines of diffusers cannot express, with the way out.
+    """Raises UserError for anything that the classes and pipelines of diffusers cannot express, with a remedy.
 
     Args:
-        config: of the model folder.
-        folder: the model folder, where a pretrained text encoder lies.
+        config: the model's configuration.
+        folder: the model folder, which contains a pretrained text encoder.
     """
     _refuse_pixels(config.autoencoder)
     autoencoder_groups(config.autoencoder)
@@ -77,8 +77,8 @@ def refuse_for_diffusers(config: ModelConfig, folder: Path) -> None:
         _refuse_vector(part, diffusion, "diffusers'")
         if part.kind == "class" and part.output == "vector" and len(parts) > 1:
             raise UserError(
-                "a class vector beside other conditions cannot be exported: diffusers' U-Nets are read with one or the "
-                "other; give the class as a token (output: token)"
+                "a class vector together with other conditions cannot be exported: diffusers' U-Nets are read with one "
+                "or the other; give the class as a token (output: token)"
             )
         if part.kind == "pretrained-text":
             _refuse_pretrained(part, folder, "diffusers' pipelines")
@@ -86,7 +86,7 @@ def refuse_for_diffusers(config: ModelConfig, folder: Path) -> None:
 
 
 def parts_of(diffusion: DiffusionConfig) -> list[PartConfig]:
-    """The conditioners that a second stage has, without kind none."""
+    """The conditioners of a second stage, without kind none."""
     conditioner = diffusion.conditioner
     if conditioner.kind == "composite":
         return list(conditioner.parts.values())
@@ -94,13 +94,13 @@ def parts_of(diffusion: DiffusionConfig) -> list[PartConfig]:
 
 
 def effective_groups(config: AutoencoderConfig) -> dict[int, int]:
-    """Channels of a norm -> the groups it has, for all norms of a first stage."""
+    """Channels of a norm -> its groups, for all norms of a first stage."""
     widths = sorted({config.channels * m for m in config.channel_multipliers})
     return {width: math.gcd(config.norm_groups, width) for width in widths}
 
 
 def autoencoder_groups(config: AutoencoderConfig) -> int:
-    """The one number of groups that all norms of a first stage have. Raises UserError where they differ."""
+    """The common number of groups of all norms of a first stage. Raises UserError where they differ."""
     found = effective_groups(config)
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{groups} at {width} channels" for width, groups in found.items())
@@ -127,13 +127,13 @@ def _refuse_original_norms(config: ModelConfig) -> None:
         raise UserError(
             f"a first stage with norm_groups: {config.autoencoder.norm_groups} (norms of {groups[other]} groups at "
             f"{other} channels) cannot be exported: the original's norms always have {ORIGINAL_GROUPS} groups, and its "
-            "configuration cannot say another number; export with --format diffusers, or train with norm_groups: 32"
+            "configuration cannot express another number; export with --format diffusers, or train with norm_groups: 32"
         )
     if config.diffusion is not None and config.diffusion.denoiser.norm_groups != ORIGINAL_GROUPS:
         raise UserError(
             f"a U-Net with norm_groups: {config.diffusion.denoiser.norm_groups} cannot be exported: the original's "
-            f"norms always have {ORIGINAL_GROUPS} groups, and its configuration cannot say another number; export with "
-            "--format diffusers, or train with norm_groups: 32"
+            f"norms always have {ORIGINAL_GROUPS} groups, and its configuration cannot express another number; export "
+            "with --format diffusers, or train with norm_groups: 32"
         )
 
 

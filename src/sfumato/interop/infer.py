@@ -1,7 +1,7 @@
-"""Architecture from a checkpoint's keys and shapes alone, where no configuration comes with it.
+"""Architecture from a checkpoint's keys and shapes alone, without a configuration.
 
-Everything that has a parameter shows in the shapes. What has none (heads, scale factor, what is predicted) comes from
-the table of published models; where that has no row, the error asks for the configuration.
+Everything with parameters is visible in the shapes. The rest (heads, scale factor, kind of prediction) comes from the
+table of published models; if that has no row, the error requests the configuration.
 """
 
 import re
@@ -41,24 +41,25 @@ def infer_original(
     load: Callable[[str], Tensor],
     prediction: str | None = None,
     steps: int | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Original:
     """The configuration of an original checkpoint from its keys.
 
     Args:
         shapes: every key of the state dict.
-        load: reads one tensor (the schedule's and the scale factor's are looked at).
-        prediction: "eps" or "v", for models that exist with both; None asks `steps`, the checkpoint's training step.
-        say: told about everything that was assumed rather than seen.
+        load: reads one tensor (used for the schedule and the scale factor).
+        prediction: "eps" or "v", for models that exist with both; None decides by `steps`, the checkpoint's training
+            step.
+        report: called with a note on everything that was assumed.
 
-    Raises UserError where the keys are no known layout or leave the architecture open.
+    Raises UserError where the keys have no known layout or do not determine the architecture.
     """
     if any(key.startswith(UNET) for key in shapes):
         first = below(shapes, FIRST_STAGE)
         if not first:
             raise UserError(f"the checkpoint has a U-Net but no first stage ({FIRST_STAGE}...); both are needed")
         autoencoder = infer_autoencoder(first)
-        diffusion = _infer_diffusion(shapes, load, autoencoder, prediction, steps, say)
+        diffusion = _infer_diffusion(shapes, load, autoencoder, prediction, steps, report)
         return Original(autoencoder, diffusion.latent_size * autoencoder.factor, diffusion)
     if "encoder.conv_in.weight" in shapes:
         return Original(infer_autoencoder(shapes), 256, averaged_autoencoder=f"{EMA}decay" in shapes)
@@ -92,7 +93,7 @@ def infer_autoencoder(shapes: Shapes) -> AutoencoderConfig:
         raise UserError("the first stage's levels encoder.down.N are not complete")
     widths = [_size(shapes, f"encoder.down.{level}.block.0.conv1.weight", 0) for level in levels]
     if any(width % channels for width in widths):
-        raise UserError(f"the first stage's widths {widths} are no multiples of {channels}; give --config")
+        raise UserError(f"the first stage's widths {widths} are not multiples of {channels}; give --config")
     kinds = {"softmax": "encoder.mid.attn_1.q.weight", "linear": "encoder.mid.attn_1.to_qkv.weight"}
     attention = next((kind for kind, key in kinds.items() if key in shapes), "none")
     codebook = "quantize.embedding.weight"
@@ -114,10 +115,11 @@ def infer_autoencoder(shapes: Shapes) -> AutoencoderConfig:
 # -- U-Net ------------------------------------------------------------------------------------------------------------
 
 
-def infer_unet(shapes: Shapes, conditioner: str, say: Callable[[str], None]) -> tuple[UNetConfig, Known, Known]:
-    """U-Net from its keys (without prefix): configuration, what its shapes show, the published model of its kind.
+def infer_unet(shapes: Shapes, conditioner: str, report: Callable[[str], None]) -> tuple[UNetConfig, Known, Known]:
+    """U-Net from its keys (without prefix): configuration, the properties visible in its shapes, the published model of
+    its kind.
 
-    `conditioner` is the kind of the conditioner beside it, which tells two of the published models apart.
+    `conditioner` is the kind of its conditioner, which distinguishes two of the published models.
     """
     channels = _size(shapes, "time_embed.0.weight", 1)
     blocks_out = len(_indices(shapes, r"output_blocks\.(\d+)\."))
@@ -153,8 +155,8 @@ def infer_unet(shapes: Shapes, conditioner: str, say: Callable[[str], None]) -> 
     )
     unusual = unusual_input(in_channels, out_channels, token_dim is not None)
     if unusual is not None:
-        raise UserError(f"this is {unusual}, which no command here gives; with --config it is read as it is")
-    known = _lookup(shown, conditioner, say)
+        raise UserError(f"this is {unusual}, which no command here supports; with --config it is read as it is")
+    known = _lookup(shown, conditioner, report)
     config = UNetConfig.model_validate(
         {
             "channels": channels,
@@ -173,8 +175,8 @@ def infer_unet(shapes: Shapes, conditioner: str, say: Callable[[str], None]) -> 
     return config, shown, known
 
 
-def _lookup(shown: Known, conditioner: str, say: Callable[[str], None]) -> Known:
-    """The published model of this topology; of other widths only if all that fit agree, and said aloud."""
+def _lookup(shown: Known, conditioner: str, report: Callable[[str], None]) -> Known:
+    """The published model of this topology; with other widths only if all matches agree, with a note."""
     same = [known for known in KNOWN if known.topology() == shown.topology()]
     exact = [k for k in same if (k.channels, k.token_dim) == (shown.channels, shown.token_dim)]
     if exact:
@@ -187,11 +189,12 @@ def _lookup(shown: Known, conditioner: str, say: Callable[[str], None]) -> Known
             if same[0].heads
             else f"{same[0].head_channels} channels a head"
         )
-        say(f"the shapes do not tell the attention heads: taking {heads}, as the published {same[0].name} has")
+        report(f"the shapes do not determine the attention heads: using {heads}, as the published {same[0].name} has")
         return same[0]
     raise UserError(
-        f"a U-Net of {shown.channels} channels, multipliers {shown.multipliers}, attention at {shown.attended} is no "
-        "published model, and shapes do not tell its attention heads: give its original configuration with --config"
+        f"a U-Net of {shown.channels} channels, multipliers {shown.multipliers}, attention at {shown.attended} is not "
+        "a published model, and shapes do not determine its attention heads: give its original configuration with "
+        "--config"
     )
 
 
@@ -204,11 +207,11 @@ def _infer_diffusion(
     autoencoder: AutoencoderConfig,
     prediction: str | None,
     steps: int | None,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Diffusion:
     unet_shapes = below(shapes, UNET)
     conditioning = infer_conditioning(below(shapes, CONDITIONER), unet_shapes, autoencoder)
-    unet, shown, known = infer_unet(unet_shapes, conditioning.kind, say)
+    unet, shown, known = infer_unet(unet_shapes, conditioning.kind, report)
     label = unet_shapes.get("label_emb.weight")
     if conditioning.mode == "none" and label is not None:
         conditioning = Conditioning("adm", "identity", {}, "class_label")
@@ -216,7 +219,7 @@ def _infer_diffusion(
     predicted = prediction or known.prediction or V_STEPS.get(steps or 0, "v" if steps else "")
     if not predicted:
         raise UserError(
-            "Stable Diffusion 2 checkpoints predict eps (512 base) or v (768), and this one does not tell which: "
+            "Stable Diffusion 2 checkpoints predict eps (512 base) or v (768), and this one does not show which: "
             "give --prediction eps or --prediction v"
         )
     nominal = 768 if known.name == SD2 and predicted == "v" else known.size
@@ -228,7 +231,7 @@ def _infer_diffusion(
         classes=label[0] if label else None,
         latent_size=max(nominal // autoencoder.factor, factor),
         conditioning=conditioning,
-        schedule=infer_stored(shapes, load, say) or _default_schedule(known, say),
+        schedule=infer_stored(shapes, load, report) or _default_schedule(known, report),
         prediction=predicted,
         loss=known.loss,
         scale_factor=None if "scale_factor" in shapes else known.scale_factor,
@@ -237,11 +240,11 @@ def _infer_diffusion(
     )
 
 
-def _default_schedule(known: Known, say: Callable[[str], None]) -> dict[str, object]:
+def _default_schedule(known: Known, report: Callable[[str], None]) -> dict[str, object]:
     """A checkpoint stripped of its buffers: Stable Diffusion's schedule is fixed, the others' are not."""
     if known.scale_factor != SD_SCALE:
         raise UserError("the checkpoint lacks its schedule (the key betas): give its configuration with --config")
-    say("the checkpoint lacks its schedule (the key betas): taking Stable Diffusion's, 0.00085 to 0.012")
+    report("the checkpoint lacks its schedule (the key betas): using Stable Diffusion's, 0.00085 to 0.012")
     return {"kind": "scaled-linear", "steps": 1000, "start": 0.00085, "end": 0.012}
 
 
@@ -251,7 +254,7 @@ TEXT_VOCABULARY = 30522  # BERT's; any other belongs to layouts
 
 
 def infer_conditioning(shapes: Shapes, unet: Shapes, autoencoder: AutoencoderConfig) -> Conditioning:
-    """What conditions the U-Net, from the conditioner's and the U-Net's keys (without prefixes)."""
+    """The conditioning of the U-Net, from the conditioner's and the U-Net's keys (without prefixes)."""
     concat = _size(unet, "input_blocks.0.0.weight", 1) > _size(unet, "out.2.weight", 0)
     tokens = "middle_block.1.transformer_blocks.0.attn2.to_k.weight" in unet
     mode = "hybrid" if concat and tokens else "concat" if concat else "crossattn" if tokens else "none"

@@ -1,6 +1,6 @@
-"""What the shapes of a checkpoint do not tell, for the published models: heads, scale factor, prediction, loss.
+"""Properties of the published models that are not visible in shapes: heads, scale factor, prediction, loss.
 
-Rows are told apart by the U-Net's topology and, where two share one, by the kind of their conditioner.
+Rows are distinguished by the U-Net's topology and, where two share one, by the kind of their conditioner.
 """
 
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Known:
-    """A published second stage: what its shapes show (`channels`, `token_dim` at full width), then the rest.
+    """A published second stage: the properties visible in its shapes (`channels`, `token_dim` at full width), then the
+    rest.
 
-    size: of its training images, in pixels.
+    size: side of its training images, in pixels.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tensors that are still in a file: name, type and shape are known, the bytes are read when asked for.
+"""Lazily loaded tensors of a file: name, type and shape are known, the bytes are read on demand.
 
 A checkpoint of 7 GB is therefore listed without reading it and converted one tensor at a time; where the file
 allows it the bytes are memory-mapped, so the operating system's cache is the only copy.
@@ -22,25 +22,25 @@ SMALL = 16 << 20
 
 
 LARGEST = 1 << 63
-"""No offset, stride or number of elements reaches it: torch counts in 64 bits."""
+"""Exclusive bound of offsets, strides and numbers of elements: torch counts in 64 bits."""
 
 
 def is_shape(shape: tuple[Any, ...]) -> bool:
-    """Whether torch can hold a tensor of this shape as such, an empty one too."""
+    """Whether torch supports a tensor of this shape, including empty ones."""
     if len(shape) > MAX_DIMS or any(type(n) is not int or not 0 <= n < LARGEST for n in shape):
         return False
     return 0 not in shape or math.prod(max(n, 1) for n in shape) < LARGEST
 
 
 class LazyTensor(Protocol):
-    """What every reader gives: type and shape for nothing, the values on demand."""
+    """The interface of every reader: type and shape at no cost, the values on demand."""
 
     @property
     def dtype(self) -> torch.dtype: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
     def load(self) -> Tensor:
-        """The values as a contiguous tensor; raises UserError if the file does not hold them."""
+        """The values as a contiguous tensor; raises UserError if the file does not contain them."""
         ...
 
 
@@ -58,7 +58,7 @@ class MappedFile:
         self.size = size
 
     def region(self, start: int, nbytes: int) -> Tensor:
-        """`nbytes` bytes from `start` as a uint8 tensor that shares the mapping; the caller has checked the range."""
+        """`nbytes` bytes from `start` as a uint8 tensor that shares the mapping; the caller must check the range."""
         return torch.frombuffer(self.map, dtype=torch.uint8, count=nbytes, offset=start)
 
 
@@ -74,7 +74,8 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A view of a storage by offset, shape and stride (in elements), checked against the storage's bounds when made."""
+    """A view of a storage by offset, shape and stride (in elements), checked against the storage's bounds on
+    creation."""
 
     storage: Storage
     dtype: torch.dtype
@@ -87,7 +88,7 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def load(self) -> Tensor:
-        """Contiguous values; a plain whole view shares the mapped file, everything else is a copy of its own size."""
+        """Contiguous values; a plain whole view shares the mapped file, everything else is a copy."""
         if self.nbytes == 0:
             return torch.empty(self.shape, dtype=self.dtype)
         raw = self.storage.fetch()
@@ -107,7 +108,7 @@ class StoredTensor:
 def view(
     storage: Storage, dtype: torch.dtype, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
 ) -> StoredTensor:
-    """A checked view; raises UserError where it leaves its storage or repeats elements into something much larger."""
+    """A checked view; raises UserError where it exceeds its storage or expands elements to something much larger."""
     numbers = (offset, *shape, *stride)
     if (
         len(shape) != len(stride)

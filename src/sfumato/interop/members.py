@@ -1,7 +1,7 @@
-"""What is taken out of a stranger's folder: files known by name, no links that lead out of it, no code.
+"""Reading of untrusted folders: files known by name, no links that lead out of the folder, no code.
 
-Weights come in variants (`fp16`, `non_ema`) and shards; the fullest one there is is taken, and named where it is not
-the plain one.
+Weights come in variants (`fp16`, `non_ema`) and shards; the preferred one is used, and reported if it is not the
+plain one.
 """
 
 import json
@@ -33,17 +33,17 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 CODE_KEYS = ("auto_map", "custom_pipelines", "quantization_config", "attn_implementation", "_attn_implementation")
-"""Entries of a configuration that name code or other libraries to load; they are left out."""
+"""Entries of a configuration that name code or other libraries to load; they are removed."""
 MAX_FILE = 64 << 20
-"""Bytes of a tokenizer's file."""
+"""Largest size of a tokenizer's file in bytes."""
 MAX_SHARDS = 1000
 _SUFFIXES = ("safetensors", "bin")
 _ORDER = ("", "fp32", "ema", "fp16", "bf16", "non_ema")
-"""Variants in the order of preference; the last holds live weights where the others hold averaged ones."""
+"""Variants in the order of preference; the last has live weights where the others have averaged ones."""
 
 
 def inside(root: Path, path: Path) -> Path:
-    """`path`, which lies below `root`; raises UserError for a link that leads out of it, or for no regular file.
+    """`path`, which is below `root`; raises UserError for a link that leads out of it, or a file that is not regular.
 
     A snapshot in the model hub's cache may link to the blobs of its own model.
     """
@@ -68,9 +68,9 @@ class Weights:
 
 
 def find_weights(root: Path, folder: Path, stems: Iterable[str]) -> Weights | None:
-    """The fullest variant of the weights `STEM[.VARIANT].(safetensors|bin)` in a folder, whole or in shards.
+    """The preferred variant of the weights `STEM[.VARIANT].(safetensors|bin)` in a folder, whole or in shards.
 
-    Raises UserError where a shard is missing, or its index is no index of this folder.
+    Raises UserError where a shard is missing, or its index does not belong to this folder.
     """
     stem = "|".join(re.escape(name) for name in stems)
     whole = re.compile(rf"^({stem})(?:\.(?P<variant>[\w-]+))?\.(?P<suffix>safetensors|bin)$")
@@ -115,17 +115,18 @@ def _shards(root: Path, index: Path) -> tuple[Path, ...]:
     return tuple(index.parent / name for name in names)
 
 
-def told(weights: Weights, where: str) -> str | None:
-    """A line about the variant that was taken; None where it is the plain one."""
+def variant_note(weights: Weights, where: str) -> str | None:
+    """A note on the variant that is used; None for the plain one."""
     if not weights.variant:
         return None
     first = (weights.index or weights.files[0]).name
     live = " (live weights, not averaged)" if weights.variant == "non_ema" else ""
-    return f"{where}: there are no plain weights, the variant {weights.variant}{live} is taken: {first}"
+    return f"{where}: there are no plain weights, the variant {weights.variant}{live} is used: {first}"
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]], where: Path | str) -> None:
-    """Raises UserError where a weight is not finite, with the first one's name and how many values and tensors."""
+    """Raises UserError where a weight is not finite, with the first one's name and the numbers of values and
+    tensors."""
     first, count = "", 0
     for name, tensor in tensors:
         bad = 0 if not tensor.is_floating_point() else tensor.numel() - int(tensor.isfinite().sum())
@@ -133,55 +134,56 @@ def check_finite(tensors: Iterable[tuple[str, Tensor]], where: Path | str) -> No
             count += 1
             first = first or f"the weight {short(name)} holds {bad} of {tensor.numel()} values that are not finite"
     if count:
-        others = f" (and {count - 1} more weights hold some)" if count > 1 else ""
-        raise UserError(f"{where}: {first}{others}: the training that made it has failed, or the file is damaged")
+        others = f" (and {count - 1} more weights contain some)" if count > 1 else ""
+        raise UserError(f"{where}: {first}{others}: its training diverged, or the file is damaged")
 
 
 # -- copies -----------------------------------------------------------------------------------------------------------
 
 
-def copy_config(root: Path, path: Path, target: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Copies a configuration without what names code, and returns it. A file without such entries keeps its bytes."""
+def copy_config(root: Path, path: Path, target: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """Copies a configuration without entries that name code, and returns it. A file without such entries is copied
+    bitwise."""
     value = read_json_object(inside(root, path))
     named = [key for key in CODE_KEYS if key in value]
     target.parent.mkdir(parents=True, exist_ok=True)
     if not named:
         shutil.copyfile(path, target)
         return value
-    say(f"{path.parent.name}/{path.name}: left out {', '.join(named)}, which names code to load")
+    report(f"{path.parent.name}/{path.name}: left out {', '.join(named)}, which names code to load")
     kept = {key: item for key, item in value.items() if key not in CODE_KEYS}
     write_text(target, json.dumps(kept, indent=2) + "\n")
     return kept
 
 
-def copy_tokenizer(source: Path, folder: Path, say: Callable[[str], None], root: Path | None = None) -> None:
-    """Copies a tokenizer's files, known by name; raises UserError if the folder holds none."""
+def copy_tokenizer(source: Path, folder: Path, report: Callable[[str], None], root: Path | None = None) -> None:
+    """Copies a tokenizer's files, known by name; raises UserError if the folder has none."""
     root = root or source
     found = [source / name for name in TOKENIZER_FILES if (source / name).exists() or (source / name).is_symlink()]
     if not any(path.name in ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model") for path in found):
-        raise UserError(f"the folder {source} holds no tokenizer (tokenizer.json, or vocab.json with merges.txt)")
+        raise UserError(f"the folder {source} contains no tokenizer (tokenizer.json, or vocab.json with merges.txt)")
     folder.mkdir(parents=True, exist_ok=True)
     for path in found:
         if inside(root, path).stat().st_size > MAX_FILE:
-            raise UserError(f"{path} has more than {MAX_FILE >> 20} MiB; it is no tokenizer's")
+            raise UserError(f"{path} has more than {MAX_FILE >> 20} MiB; it is not a tokenizer's")
         if path.name == "tokenizer_config.json":
-            copy_config(root, path, folder / path.name, say)
+            copy_config(root, path, folder / path.name, report)
         else:
             shutil.copyfile(path, folder / path.name)
 
 
-def copy_text_encoder(root: Path, source: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def copy_text_encoder(root: Path, source: Path, folder: Path, report: Callable[[str], None]) -> dict[str, Any]:
     """Copies a text encoder's configuration and weights, the latter as one plain safetensors file; returns the former.
 
     Raises UserError where they are missing or not finite.
     """
-    config = copy_config(root, source / "config.json", folder / "config.json", say)
+    config = copy_config(root, source / "config.json", folder / "config.json", report)
     weights = find_weights(root, source, ("model", "pytorch_model"))
     if weights is None:
         raise UserError(f"{source} has no weights (model.safetensors or pytorch_model.bin); is the folder complete?")
-    line = told(weights, source.name)
+    line = variant_note(weights, source.name)
     if line is not None:
-        say(line)
+        report(line)
     tensors: dict[str, Tensor] = {}
     for path in weights.files:
         tensors |= {key: tensor.load() for key, tensor in open_checkpoint(path, rename=False).tensors.items()}
@@ -194,7 +196,7 @@ def copy_text_encoder(root: Path, source: Path, folder: Path, say: Callable[[str
 
 
 def left_out(root: Path, taken: Iterable[Path]) -> str | None:
-    """One line about the files below a folder that were not taken: how many, and some of their names."""
+    """A note on the files below a folder that were not used: their number, and some of their names."""
     known = set(taken)
     names = sorted(
         str(path.relative_to(root))
@@ -204,4 +206,4 @@ def left_out(root: Path, taken: Iterable[Path]) -> str | None:
     if not names:
         return None
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"left out {len(names)} file{'s' * (len(names) > 1)} of no use here: {shown}"
+    return f"left out {len(names)} file{'s' * (len(names) > 1)} not used here: {shown}"

@@ -49,12 +49,12 @@ from sfumato.versions import replacing_folder
 KEPT_FILE = "original.safetensors"
 CONFIG_NAMES = ("config.yaml", "project.yaml")
 ZIP_NAMES = ("model", "last")
-"""The published archives unpack to model.ckpt (or last.ckpt) beside config.yaml."""
+"""The published archives contain model.ckpt (or last.ckpt) and config.yaml."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did: the folder, its configuration, and lines about everything that was assumed or set aside."""
+    """The result of an import: the folder, its configuration, and notes on everything that was assumed or not used."""
 
     folder: Path
     config: ModelConfig
@@ -63,7 +63,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything decided before the first tensor is read."""
+    """All decisions before the first tensor is read."""
 
     source: Source
     original: Original
@@ -86,14 +86,15 @@ def import_original(
 
     Args:
         path: the checkpoint, or one opened before; read without being executed, one part at a time.
-        folder: where to write; one that stands there is replaced once the new one is whole.
-        config: the original YAML; by default the one beside the checkpoint, else everything is inferred.
-        weights: the averaged ("ema") or the "live" weights of the denoiser; by default averaged where there are any.
-            The others are kept for export.
+        folder: where to write; an existing one is replaced once the new one is complete.
+        config: the original YAML; by default the one next to the checkpoint, else everything is inferred.
+        weights: the averaged ("ema") or the "live" weights of the denoiser; by default averaged if present. The others
+            are stored for export.
         tokenizer: of a text model: a tokenizer.json or its folder (for CLIP: the folder or hub name of its tokenizer).
-        prediction: "eps" or "v", where neither the YAML nor the file tells.
+        prediction: "eps" or "v", if neither the YAML nor the file determines it.
 
-    Raises UserError if the file cannot be read, its architecture not be found, or a key is missing or misshapen.
+    Raises UserError if the file cannot be read, its architecture cannot be determined, or a key is missing or
+    misshapen.
     """
     notes: list[str] = []
     source = path if isinstance(path, Source) else open_checkpoint(path)
@@ -110,7 +111,7 @@ def import_original(
 
 
 def find_yaml(path: Path) -> Path | None:
-    """The original configuration that lies beside a checkpoint, if one does."""
+    """The original configuration next to a checkpoint, if there is one."""
     candidates = [path.with_suffix(".yaml"), path.with_suffix(".yml")]
     if path.stem in ZIP_NAMES:
         candidates += [path.parent / name for name in CONFIG_NAMES]
@@ -121,11 +122,11 @@ def find_yaml(path: Path) -> Path | None:
 
 
 def read_architecture(
-    source: Source, config: Path | str | None, prediction: str | None, say: Callable[[str], None]
+    source: Source, config: Path | str | None, prediction: str | None, report: Callable[[str], None]
 ) -> Original:
-    """The architecture of a checkpoint: from its YAML, or from its keys where there is none."""
+    """The architecture of a checkpoint: from its YAML, or from its keys without one."""
     for note in source.notes:
-        say(note)
+        report(note)
     what = no_model_of_ours(source.shapes(), source.others)
     if what is not None:
         raise UserError(f"{source.path} is {what}")
@@ -134,7 +135,7 @@ def read_architecture(
     if yaml_path is None:
         steps = step if isinstance(step, int) else None
         try:
-            return infer_original(source.shapes(), lambda key: source.tensors[key].load(), prediction, steps, say)
+            return infer_original(source.shapes(), lambda key: source.tensors[key].load(), prediction, steps, report)
         except UserError as error:
             raise UserError(f"{source.path}: {error}") from None
         except ValidationError as error:
@@ -142,7 +143,7 @@ def read_architecture(
         except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
             raise UserError(f"{source.path}: its shapes make no known network ({error})") from None
     if config is None:
-        say(f"configuration: {yaml_path}, found beside the checkpoint")
+        report(f"configuration: {yaml_path}, found next to the checkpoint")
     original = load_original_yaml(yaml_path)
     diffusion = original.diffusion
     if diffusion is None:
@@ -151,13 +152,13 @@ def read_architecture(
         diffusion = replace(diffusion, prediction=prediction)
     declared = None if original.declared is None else original.declared.config.diffusion
     known = None if declared is None else declared.schedule
-    return replace(original, diffusion=_with_stored_schedule(source, diffusion, known, say))
+    return replace(original, diffusion=_with_stored_schedule(source, diffusion, known, report))
 
 
 def _with_stored_schedule(
-    source: Source, diffusion: Diffusion, declared: ScheduleConfig | None, say: Callable[[str], None]
+    source: Source, diffusion: Diffusion, declared: ScheduleConfig | None, report: Callable[[str], None]
 ) -> Diffusion:
-    """The original's loader lets the stored schedule overwrite the configured one; so does this, and says so."""
+    """The stored schedule overwrites the configured one, as in the original's loader, with a note."""
     shapes = source.shapes()
 
     def load(key: str) -> Tensor:
@@ -171,7 +172,7 @@ def _with_stored_schedule(
     ):
         return replace(diffusion, schedule=declared.model_dump())
     configured = TypeAdapter[ScheduleConfig](ScheduleConfig).validate_python(diffusion.schedule)
-    found = configured_or_stored(configured, shapes, load, say)
+    found = configured_or_stored(configured, shapes, load, report)
     return diffusion if found is None else replace(diffusion, schedule=found)
 
 
@@ -181,17 +182,17 @@ def _plan(
     weights: Weights | None,
     tokenizer: str | None,
     prediction: str | None,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> _Plan:
     if source.averaged and weights == "live":
         raise UserError(f"{source.path} has averaged weights only: leave out --weights live")
-    original = read_architecture(source, config, prediction, say)
+    original = read_architecture(source, config, prediction, report)
     mapped = Mapped({"kind": "none"})
     scale = 1.0
     if original.diffusion is not None:
         mapped = map_conditioner(original.diffusion, None if tokenizer is None else "tokenizer.json")
         scale = _scale_factor(source, original.diffusion)
-    model = adopted(_model_config(source, original, mapped, tokenizer, weights), original.declared, say)
+    model = adopted(_model_config(source, original, mapped, tokenizer, weights), original.declared, report)
     parts = _shapes_of(model, original, mapped)
     chosen = None if source.averaged else weights
     placement = place(source.shapes(), parts, mapped.prefixes, chosen, str(source.path))
@@ -204,7 +205,7 @@ def _plan(
 
 
 def _check_types(source: Source, placement: Placement) -> None:
-    """Raises UserError for a weight whose numbers are no real ones."""
+    """Raises UserError for a weight that is not floating point."""
     for original in (key for keys in placement.parts.values() for key in keys.values()):
         kind = source.tensors[original].dtype
         if not kind.is_floating_point:
@@ -215,7 +216,7 @@ def _check_types(source: Source, placement: Placement) -> None:
 def _scale_factor(source: Source, diffusion: Diffusion) -> float:
     stored = source.tensors.get("scale_factor")
     if stored is None and diffusion.scale_factor is None:
-        raise UserError(f"{source.path} lacks the key 'scale_factor' that its configuration (scale_by_std) asks for")
+        raise UserError(f"{source.path} lacks the key 'scale_factor' that its configuration (scale_by_std) requires")
     if stored is not None and tuple(stored.shape) not in ((), (1,)):
         raise UserError(f"{source.path}: the key 'scale_factor' has shape {tuple(stored.shape)}, it should be ()")
     scale = float(diffusion.scale_factor or 0) if stored is None else _exact_scale(stored.load().double().reshape(()))
@@ -225,7 +226,8 @@ def _scale_factor(source: Source, diffusion: Diffusion) -> float:
 
 
 def _exact_scale(stored: Tensor) -> float:
-    """A scale factor in half precision is the published one that it was rounded from, where there is one."""
+    """A scale factor in half precision is replaced by the published one of which it is the rounding, if there is
+    one."""
     value = stored.item()
     name, spacing = precision(stored)
     published = {known.scale_factor for known in KNOWN}
@@ -273,7 +275,7 @@ def _positions(source: Source) -> int:
 
 
 def _place_text_encoder(conditioner: dict[str, Any], tokenizer: str, positions: int) -> None:
-    """Names the encoder's folder, inside the model's, in a configuration or in its part for tokens."""
+    """Sets the encoder's folder, inside the model's, in a configuration or in its part for tokens."""
     text = conditioner["parts"]["tokens"] if conditioner["kind"] == "composite" else conditioner
     text["source"] = FOLDER
     text["tokenizer"] = TOKENIZER_FOLDER if Path(tokenizer).is_dir() else tokenizer
@@ -281,7 +283,7 @@ def _place_text_encoder(conditioner: dict[str, Any], tokenizer: str, positions: 
 
 
 def _shapes_of(config: ModelConfig, original: Original, mapped: Mapped) -> dict[str, dict[str, tuple[int, ...]]]:
-    """part -> key -> shape of the networks the configuration describes, built without memory."""
+    """part -> key -> shape of the configuration's networks, built on the meta device."""
     with torch.device("meta"):
         modules: dict[str, nn.Module] = {"autoencoder": Autoencoder(config.autoencoder)}
         if config.diffusion is not None and original.diffusion is not None:
@@ -300,7 +302,8 @@ def _shapes_of(config: ModelConfig, original: Original, mapped: Mapped) -> dict[
 
 
 def _build_conditioner(config: ModelConfig, mapped: Mapped) -> Conditioner | None:
-    """Without its tokenizer, which has no weights; a fitted one may have fewer entries than it was allowed."""
+    """The conditioner without its tokenizer, which has no weights; a fitted one may have fewer entries than its
+    limit."""
     assert config.diffusion is not None
     conditioner = config.diffusion.conditioner
     if conditioner.kind == "text":
@@ -311,7 +314,7 @@ def _build_conditioner(config: ModelConfig, mapped: Mapped) -> Conditioner | Non
 
 
 def _without_text_encoder(placement: Placement, kind: str) -> Placement:
-    """The text encoder's keys are written in their own folder, so they are not kept besides."""
+    """The placement without the text encoder's keys, which are written to their own folder."""
     used = {original for original, _ in clip_pieces(placement.kept, kind).values()}
     return Placement(placement.parts, {key: why for key, why in placement.kept.items() if key not in used})
 
@@ -319,7 +322,7 @@ def _without_text_encoder(placement: Placement, kind: str) -> Placement:
 # -- write ------------------------------------------------------------------------------------------------------------
 
 
-def _write(plan: _Plan, folder: Path, tokenizer: str | None, say: Callable[[str], None]) -> None:
+def _write(plan: _Plan, folder: Path, tokenizer: str | None, report: Callable[[str], None]) -> None:
     manifest: dict[str, Any] = {"keys": _manifest_keys(plan), "extras": plan.source.extras, "digests": {}}
     manifest |= {"scale": plan.scale, "config": config_text(plan.config)}
     for part, keys in plan.placement.parts.items():
@@ -338,7 +341,7 @@ def _write(plan: _Plan, folder: Path, tokenizer: str | None, say: Callable[[str]
         manifest["text_encoder"] = plan.mapped.text_model
         _write_text_encoder(plan, folder / FOLDER)
         if tokenizer is not None and Path(tokenizer).is_dir():
-            copy_tokenizer(Path(tokenizer), folder / TOKENIZER_FOLDER, say)
+            copy_tokenizer(Path(tokenizer), folder / TOKENIZER_FOLDER, report)
     if tokenizer is not None and plan.mapped.config["kind"] == "text":
         write_text(folder / "tokenizer.json", tokenizer_text(tokenizer))
     elif plan.original.declared is not None and plan.original.declared.tokenizer is not None:
@@ -361,17 +364,17 @@ def _manifest_keys(plan: _Plan) -> list[list[str | None]]:
 
 
 def _floats(tensor: Tensor) -> Tensor:
-    """Half precision and less is widened, which loses nothing and computes everywhere; export narrows it again."""
+    """Half precision and less is widened, which is exact and supported everywhere; export narrows it again."""
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
 
 
 def config_text(config: ModelConfig) -> str:
-    """What of a configuration decides an export: all but the notes for people."""
+    """The part of a configuration that determines an export: all but the notes in `about`."""
     return to_yaml(config.model_copy(update={"about": {}}))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names and values, to see whether a part was changed since the import."""
+    """A hash of names and values, to detect changes of a part since the import."""
     found = hashlib.sha256()
     for name in sorted(tensors):
         found.update(name.encode())
@@ -380,7 +383,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _unique_tensors(plan: _Plan) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors to keep, and those that are copies of another: copy -> key."""
+    """The tensors to store, and those that are copies of another: copy -> key."""
     kept, copies = {}, {}
     for key, reason in plan.placement.kept.items():
         tensor = plan.source.tensors[key].load()

@@ -10,7 +10,7 @@ from sfumato.diffusion.schedule import CosineConfig, LinearConfig, ScaledLinearC
 from sfumato.errors import UserError
 from sfumato.model import DiffusionConfig, ModelConfig
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 LATENT_DIFFUSION = "ldm.models.diffusion.ddpm.LatentDiffusion"
 ENCODERS = "ldm.modules.encoders.modules."
 TextModel = tuple[Literal["clip", "open-clip"], int]
@@ -21,16 +21,16 @@ ORIGINAL_MAX_BETA = 0.999
 SCHEDULES = {ScaledLinearConfig: "linear", LinearConfig: "sqrt_linear", SqrtConfig: "sqrt"}
 
 
-def dump_original(config: ModelConfig, scale: float, say: Say, text: TextModel | None = None) -> dict[str, Any]:
+def dump_original(config: ModelConfig, scale: float, report: Report, text: TextModel | None = None) -> dict[str, Any]:
     """The original configuration of a model, as plain data for YAML.
 
     Args:
-        config: of the model folder.
-        scale: the one factor between raw and model latent.
-        say: told what the original's code does differently with it.
+        config: the model's configuration.
+        scale: the single factor between raw and model latent.
+        report: called with a note on every difference in the original's code.
         text: kind and width of a pretrained text encoder.
 
-    Raises UserError for what the original cannot express.
+    Raises UserError for anything that the original cannot express.
     """
     resolution = max(config.image_size)
     if config.diffusion is None:
@@ -40,10 +40,10 @@ def dump_original(config: ModelConfig, scale: float, say: Say, text: TextModel |
         raise UserError(
             "a flow model cannot be exported: the original predicts eps, x0 or v on a table of noise levels"
         )
-    key, stage, extra, token_dim, classes = _conditioner(config, say, text)
+    key, stage, extra, token_dim, classes = _conditioner(config, report, text)
     raw = config.autoencoder.raw_channels
     params: dict[str, Any] = {
-        **_schedule(diffusion, say),
+        **_schedule(diffusion, report),
         "parameterization": diffusion.prediction,
         "first_stage_key": "image",
         "cond_stage_key": _stage_key(diffusion),
@@ -92,15 +92,17 @@ def _autoencoder(config: AutoencoderConfig, resolution: int, interface: bool) ->
     return {"target": f"ldm.models.autoencoder.{name}", "params": params}
 
 
-def _schedule(diffusion: DiffusionConfig, say: Say) -> dict[str, Any]:
+def _schedule(diffusion: DiffusionConfig, report: Report) -> dict[str, Any]:
     schedule = diffusion.schedule
     if isinstance(schedule, CosineConfig) and not schedule.zero_terminal_snr:
         if schedule.max_beta != ORIGINAL_MAX_BETA:
-            say(f"the cosine schedule's max_beta {schedule.max_beta:g} is in the checkpoint's buffers, not in the YAML")
+            report(
+                f"the cosine schedule's max_beta {schedule.max_beta:g} is in the checkpoint's buffers, not in the YAML"
+            )
         return {"timesteps": schedule.steps, "beta_schedule": "cosine", "cosine_s": schedule.offset}
     if isinstance(schedule, ScaledLinearConfig | LinearConfig | SqrtConfig):
         if schedule.zero_terminal_snr:
-            say("zero terminal SNR is in the checkpoint's buffers; the YAML's schedule does not show it")
+            report("zero terminal SNR is in the checkpoint's buffers; the YAML's schedule does not show it")
         name = SCHEDULES[type(schedule)]
         return {
             "timesteps": schedule.steps,
@@ -110,7 +112,7 @@ def _schedule(diffusion: DiffusionConfig, say: Say) -> dict[str, Any]:
         }
     if schedule.kind == "flow":
         raise UserError("a flow schedule cannot be exported: the original has a table of noise levels")
-    say(f"the {schedule.kind} schedule is in the checkpoint's buffers; the YAML names another, which they overwrite")
+    report(f"the {schedule.kind} schedule is in the checkpoint's buffers; the YAML names another, which they overwrite")
     return {"timesteps": schedule.steps, "beta_schedule": "linear", "linear_start": 0.0015, "linear_end": 0.0195}
 
 
@@ -150,7 +152,7 @@ def _unet(
 # -- conditioning -----------------------------------------------------------------------------------------------------
 
 Conditioned = tuple[str | None, Any, int, int | None, int | None]
-"""conditioning_key, cond_stage_config, channels beside the latent, token width, classes of the U-Net's own table."""
+"""conditioning_key, cond_stage_config, channels besides the latent, token width, classes of the U-Net's own table."""
 
 
 def _stage_key(diffusion: DiffusionConfig) -> str:
@@ -162,7 +164,7 @@ def _stage_key(diffusion: DiffusionConfig) -> str:
     return names.get(conditioner.kind, "image")
 
 
-def _conditioner(config: ModelConfig, say: Say, text: TextModel | None) -> Conditioned:
+def _conditioner(config: ModelConfig, report: Report, text: TextModel | None) -> Conditioned:
     assert config.diffusion is not None
     c = config.diffusion.conditioner
     match c.kind:
@@ -185,7 +187,7 @@ def _conditioner(config: ModelConfig, say: Say, text: TextModel | None) -> Condi
             params = {"n_classes": c.classes + (c.null == "learned"), "embed_dim": c.dim}
             return "crossattn", {"target": f"{ENCODERS}ClassEmbedder", "params": params}, 0, c.dim, None
         case "text" | "layout":
-            return "crossattn", _bert(c, say), 0, c.dim, None
+            return "crossattn", _bert(c, report), 0, c.dim, None
         case "pretrained-text" if text is not None:
             return "crossattn", _clip(text, c), 0, text[1], None
         case "composite":
@@ -193,12 +195,14 @@ def _conditioner(config: ModelConfig, say: Say, text: TextModel | None) -> Condi
     raise UserError(f"a conditioner of kind {c.kind} cannot be exported in the original layout; use --format diffusers")
 
 
-def _bert(c: Any, say: Say) -> dict[str, Any]:
+def _bert(c: Any, report: Report) -> dict[str, Any]:
     if (c.heads, c.head_dim) != BERT_HEADS:
         raise UserError(f"{c.heads} heads of {c.head_dim} cannot be exported: the original's text encoder has 8 of 64")
     text = c.kind == "text"
     if text and c.tokenizer != "none":
-        say("the original tokenises by bert-base-uncased; give it token ids from this model's tokenizer.json instead")
+        report(
+            "the original tokenises by bert-base-uncased; give it token ids from this model's tokenizer.json instead"
+        )
     params: dict[str, Any] = {"n_embed": c.dim, "n_layer": c.depth, "vocab_size": c.vocabulary}
     params["max_seq_len"] = c.max_tokens if text else c.length
     if not text:
@@ -216,7 +220,7 @@ def _clip(text: TextModel, config: PretrainedTextConfig) -> dict[str, Any]:
 
 
 def _composite(config: ModelConfig, text: TextModel | None) -> Conditioned:
-    """The original's own: channels with ready-made tokens or CLIP's, and its inpainting."""
+    """The original's combinations: channels with ready-made tokens or CLIP's, and its inpainting."""
     assert config.diffusion is not None
     assert config.diffusion.conditioner.kind == "composite"
     parts = list(config.diffusion.conditioner.parts.values())

@@ -1,4 +1,5 @@
-"""Model folders -> original checkpoints: the very file it was imported from, or one made for a model trained here."""
+"""Model folders -> original checkpoints: the originally imported file, or a new one for a model trained with
+sfumato."""
 
 import json
 from collections.abc import Callable
@@ -25,13 +26,13 @@ from sfumato.interop.text_encoders import FOLDER, original_tensors
 from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, ModelConfig
 from sfumato.model_folder import find_folder
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The checkpoint, its YAML, and lines about what differs."""
+    """The checkpoint, its YAML, and notes on differences."""
 
     checkpoint: Path
     config: Path
@@ -45,10 +46,10 @@ def export_original(model: Path | str, out: Path | str) -> Exported:
         model: a model folder, or the folder of a run.
         out: a .ckpt or .safetensors file, or a folder (for model.ckpt and config.yaml).
 
-    A model that was imported and not changed since gives back every tensor of the file it came from, byte for byte. One
-    that was trained further gives its new weights, for the live and the averaged ones alike.
+    The export of a model that was imported and not changed since has every tensor of the imported file, bitwise. That
+    of a model trained further has its new weights, as both the live and the averaged ones.
 
-    Raises UserError for what the original cannot express.
+    Raises UserError for anything that the original cannot express.
     """
     folder, out = find_folder(model), Path(out)
     notes: list[str] = []
@@ -74,17 +75,17 @@ def export_original(model: Path | str, out: Path | str) -> Exported:
 # -- as imported ------------------------------------------------------------------------------------------------------
 
 
-def _as_imported(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, dict[str, Any], str]:
+def _as_imported(folder: Path, config: ModelConfig, report: Report) -> tuple[Tensors, dict[str, Any], str]:
     kept, manifest = load_tensors(folder / KEPT_FILE)
     if manifest["config"] != config_text(config):
         raise UserError(
-            f"{CONFIG_FILE} was edited since the import, so {KEPT_FILE} no longer belongs to it: "
-            f"restore it, or remove {KEPT_FILE} to export what the folder holds now"
+            f"{CONFIG_FILE} was edited since the import, so {KEPT_FILE} no longer matches it: "
+            f"restore it, or remove {KEPT_FILE} to export the folder's present content"
         )
     parts = {part: load_tensors(folder / f"{part}.safetensors")[0] for part in manifest["digests"]}
     changed = {part for part, tensors in parts.items() if digest(tensors) != manifest["digests"][part]}
     if changed:
-        say(
+        report(
             f"{' and '.join(sorted(changed))} changed since the import: live and averaged weights are both the new ones"
         )
     text_encoder = manifest.get("text_encoder")
@@ -108,13 +109,13 @@ def _as_imported(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, 
             state[key] = narrowed(encoder[key], dtype)
     text = manifest.get("yaml")
     if not text:
-        raw = dump_original(config, manifest["scale"], say, _text_model(folder))
+        raw = dump_original(config, manifest["scale"], report, _text_model(folder))
         text = yaml.safe_dump(raw, sort_keys=False)
     return state, manifest["extras"], text
 
 
 def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in the type it was imported in, unless that would lose digits, as after further training."""
+    """The tensor in its imported type, unless that would lose digits, as after further training."""
     half = tensor.to(dtype)
     return half if torch.equal(half.to(tensor.dtype), tensor) else tensor
 
@@ -130,7 +131,7 @@ def _both(part: str, ours: str, tensor: Tensor) -> Tensors:
 
 
 def single_scale(folder: Path, config: ModelConfig) -> tuple[float, Tensor, Tensor]:
-    """(factor, shift, scale): the factor if the scaling is one number for all channels, else 1 and what is to fold.
+    """(factor, shift, scale): the factor if the scaling is one number for all channels, else 1 and the values to fold.
 
     Where there is nothing to fold, shift is 0 and scale 1. Raises UserError for a codebook's scaling per channel.
     """
@@ -154,7 +155,7 @@ def is_identity(shift: Tensor, scale: Tensor) -> bool:
 def fold_scaling(autoencoder: Tensors, shift: Tensor, scale: Tensor) -> Tensors:
     """A KL autoencoder whose raw latent is the model latent: shift and scale moved into its 1×1 convolutions.
 
-    Exact but for rounding, and for log variances near their clamps. With shift 0 and scale 1 it is given back as it is.
+    Exact except for rounding, and for log variances near their clamps. Unchanged with shift 0 and scale 1.
     """
     if is_identity(shift, scale):
         return autoencoder
@@ -173,7 +174,7 @@ def fold_scaling(autoencoder: Tensors, shift: Tensor, scale: Tensor) -> Tensors:
     return tensors
 
 
-def _made_here(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, dict[str, Any], str]:
+def _made_here(folder: Path, config: ModelConfig, report: Report) -> tuple[Tensors, dict[str, Any], str]:
     autoencoder, _ = load_tensors(folder / "autoencoder.safetensors")
     extras: dict[str, Any] = {"epoch": 0, "global_step": int(config.about.get("step", 0) or 0)}
     extras["pytorch-lightning_version"] = "1.4.2"
@@ -185,10 +186,10 @@ def _made_here(folder: Path, config: ModelConfig, say: Say) -> tuple[Tensors, di
         )
     if not is_identity(shift, scale):
         autoencoder = fold_scaling(autoencoder, shift, scale)
-        say("the scaling per channel was folded into the autoencoder's 1x1 convolutions; scale_factor is 1")
-    raw = dump_original(config, factor, say, _text_model(folder))
+        report("the scaling per channel was folded into the autoencoder's 1x1 convolutions; scale_factor is 1")
+    raw = dump_original(config, factor, report, _text_model(folder))
     raw[SECTION] = dump_declared(config, _tokenizer(folder))
-    notes_aside(folder, config, say)
+    notes_aside(folder, config, report)
     if config.diffusion is None:
         return autoencoder, extras, yaml.safe_dump(raw, sort_keys=False)
     denoiser, _ = load_tensors(folder / "denoiser.safetensors")
@@ -208,7 +209,7 @@ def _tokenizer(folder: Path) -> str | None:
 
 
 def _text_model(folder: Path) -> TextModel | None:
-    """Kind and width of the CLIP that lies in the model folder; its activation tells OpenAI's from OpenCLIP's."""
+    """Kind and width of the CLIP in the model folder; its activation distinguishes OpenAI's from OpenCLIP's."""
     path = folder / FOLDER / "config.json"
     if not path.is_file():
         return None

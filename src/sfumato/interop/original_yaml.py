@@ -1,4 +1,4 @@
-"""The original's YAML (nested `target` / `params`) -> our typed configurations. No target is ever imported.
+"""The original's YAML (nested `target` / `params`) -> sfumato's typed configurations. No target is ever imported.
 
 A target is looked up in the literal tables below by its last name, so that forks which moved the classes still fit;
 an unknown target or an unknown parameter of a known one is a UserError that names it: it could mean another network.
@@ -39,7 +39,7 @@ PREDICTIONS = {"eps": "eps", "x0": "x0", "v": "v"}
 
 @dataclass(frozen=True)
 class Conditioning:
-    """How a condition reaches the U-Net, and what makes it.
+    """How a condition enters the U-Net, and its conditioner.
 
     mode: "none", "concat", "crossattn", "hybrid" (both) or "adm" (a vector). kind: the conditioner's, see CONDITIONERS.
     """
@@ -79,11 +79,11 @@ class Original:
     diffusion: Diffusion | None = None
     averaged_autoencoder: bool = False
     declared: Declared | None = None
-    """Our own section, in files that were exported from here."""
+    """sfumato's section, in files that it exported."""
 
 
 def load_original_yaml(path: Path | str) -> Original:
-    """Reads an original config.yaml. Raises UserError for anything it cannot express exactly."""
+    """Reads an original config.yaml. Raises UserError for anything that cannot be expressed exactly."""
     path = Path(path)
     if not os.path.lexists(path):
         raise UserError(f"config {str(path)!r} does not exist; give the checkpoint's original config.yaml")
@@ -103,7 +103,7 @@ def load_original_yaml(path: Path | str) -> Original:
 
 
 def first_problem(error: ValidationError) -> str:
-    """What our own configuration found wrong first, with the value's name where it has one."""
+    """The first error of the validation, with the value's name if it has one."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: " * bool(where) + problem["msg"].removeprefix("Value error, ")
@@ -120,9 +120,9 @@ def parse_original(raw: Any) -> Original:
     if name in DIFFUSIONS:
         return _latent_diffusion(name, params)
     if name in OTHER_MODELS:
-        raise UserError(f"this is the configuration of {OTHER_MODELS[name]}, which is not known here")
+        raise UserError(f"this is the configuration of {OTHER_MODELS[name]}, which is not supported")
     known = ", ".join([*DIFFUSIONS, *AUTOENCODERS])
-    raise UserError(f"model.target {short(name)} is not known here; known are {known}")
+    raise UserError(f"model.target {short(name)} is not supported; known are {known}")
 
 
 def _target(node: Any, where: str) -> tuple[str, Params]:
@@ -148,7 +148,7 @@ def _need(params: Params, key: str, where: str) -> Any:
 
 
 def _refuse(params: Params, key: str, harmless: Any, where: str) -> None:
-    """An option of the original that has no counterpart here, unless it has its harmless value."""
+    """Refuses an option of the original without counterpart here, unless it has its harmless value."""
     value = params.get(key, harmless)
     if value != harmless and value is not None:
         raise UserError(f"{where}.{key} = {short(value)} has no counterpart here (only {harmless!r})")
@@ -184,14 +184,14 @@ def _autoencoder(name: str, params: Params) -> tuple[AutoencoderConfig, int]:
         raise UserError(f"{where}.double_z is {double}, which does not fit {name}")
     if _need(dd, "in_channels", where) != _need(dd, "out_ch", where):
         raise UserError(
-            f"{where}: in_channels {dd['in_channels']} and out_ch {dd['out_ch']} differ; they must agree here"
+            f"{where}: in_channels {dd['in_channels']} and out_ch {dd['out_ch']} differ; they must be equal"
         )
     resolution = int(_need(dd, "resolution", where))
     multipliers = tuple(_need(dd, "ch_mult", where))
     attended = set(_need(dd, "attn_resolutions", where))
     attention = "linear" if dd.get("use_linear_attn") else dd.get("attn_type", "vanilla")
     if attention not in _ATTENTION:
-        raise UserError(f"{where}.attn_type {attention!r} is not known here; known are {', '.join(_ATTENTION)}")
+        raise UserError(f"{where}.attn_type {attention!r} is not supported; known are {', '.join(_ATTENTION)}")
     vq = VQConfig(codes=int(_need(params, "n_embed", f"{name}.params"))) if kind == "vq" else None
     config = AutoencoderConfig.model_validate(
         {
@@ -237,18 +237,18 @@ def _latent_diffusion(name: str, params: Params) -> Original:
     first, first_params = _target(_need(params, "first_stage_config", where), f"{where}.first_stage_config")
     if first not in AUTOENCODERS:
         raise UserError(
-            f"{where}.first_stage_config.target {short(first)} is not known here; known are {', '.join(AUTOENCODERS)}"
+            f"{where}.first_stage_config.target {short(first)} is not supported; known are {', '.join(AUTOENCODERS)}"
         )
     autoencoder, resolution = _autoencoder(first, first_params)
     unet_name, unet_params = _target(_need(params, "unet_config", where), f"{where}.unet_config")
     if unet_name != UNET:
-        raise UserError(f"{where}.unet_config.target {short(unet_name)} is not known here; known is {UNET}")
+        raise UserError(f"{where}.unet_config.target {short(unet_name)} is not supported; known is {UNET}")
     unet = _unet(unet_params)
     conditioning = _conditioning(name, params, where)
     prediction = params.get("parameterization", "eps")
     if prediction not in PREDICTIONS:
         raise UserError(
-            f"{where}.parameterization {short(prediction)} is not known here; known are {', '.join(PREDICTIONS)}"
+            f"{where}.parameterization {short(prediction)} is not supported; known are {', '.join(PREDICTIONS)}"
         )
     size = params.get("image_size", unet_params.get("image_size", resolution // autoencoder.factor))
     diffusion = Diffusion(
@@ -268,7 +268,7 @@ def _latent_diffusion(name: str, params: Params) -> Original:
     )
     if diffusion.latent_channels != autoencoder.raw_channels:
         raise UserError(
-            f"the U-Net gives {diffusion.latent_channels} channels, "
+            f"the U-Net outputs {diffusion.latent_channels} channels, "
             f"the first stage's latent has {autoencoder.raw_channels}"
         )
     return Original(autoencoder, resolution, diffusion)
@@ -277,7 +277,7 @@ def _latent_diffusion(name: str, params: Params) -> Original:
 def _schedule(params: Params, where: str) -> dict[str, Any]:
     kind = params.get("beta_schedule", "linear")
     if kind not in BETA_SCHEDULES:
-        raise UserError(f"{where}.beta_schedule {short(kind)} is not known here; known are {', '.join(BETA_SCHEDULES)}")
+        raise UserError(f"{where}.beta_schedule {short(kind)} is not supported; known are {', '.join(BETA_SCHEDULES)}")
     steps = int(params.get("timesteps", 1000))
     if kind == "cosine":
         return {"kind": "cosine", "steps": steps, "offset": float(params.get("cosine_s", 8e-3))}
@@ -295,10 +295,10 @@ _UNET_PARAMS = {
 
 
 def _one(value: Any, name: str) -> Any:
-    """A number that later forks write as a list with one entry a level."""
+    """A number that later forks write as a list with one entry per level."""
     if isinstance(value, list | tuple):
         if len(set(value)) != 1:
-            raise UserError(f"UNetModel.params.{name} {list(value)} differs between levels; that is not known here")
+            raise UserError(f"UNetModel.params.{name} {list(value)} differs between levels; that is not supported")
         return value[0]
     return value
 
@@ -319,7 +319,7 @@ def _unet(params: Params) -> UNetConfig:
     heads, head_channels = params.get("num_heads", -1), params.get("num_head_channels", -1)
     upsample = params.get("num_heads_upsample", -1)
     if upsample not in (-1, heads):
-        raise UserError(f"{where}.num_heads_upsample {upsample} differs from num_heads {heads}; that is not known here")
+        raise UserError(f"{where}.num_heads_upsample {upsample} differs from num_heads {heads}; that is not supported")
     if heads == head_channels == -1:
         raise UserError(f"{where} has neither num_heads nor num_head_channels")
     multipliers = tuple(params.get("channel_mult", (1, 2, 4, 8)))
@@ -377,7 +377,7 @@ def _conditioning(name: str, params: Params, where: str) -> Conditioning:
         return Conditioning()
     if mode not in ("concat", "crossattn", "hybrid", "adm"):
         raise UserError(
-            f"{where}.conditioning_key {short(mode)} is not known here; known are concat, crossattn, hybrid, adm"
+            f"{where}.conditioning_key {short(mode)} is not supported; known are concat, crossattn, hybrid, adm"
         )
     key = str(params.get("cond_stage_key", "image"))
     trainable = bool(params.get("cond_stage_trainable", False))
@@ -386,7 +386,7 @@ def _conditioning(name: str, params: Params, where: str) -> Conditioning:
     target, target_params = _target(node, f"{where}.cond_stage_config")
     if target not in CONDITIONERS:
         known = ", ".join([*CONDITIONERS, FIRST_STAGE, UNCONDITIONAL])
-        raise UserError(f"{where}.cond_stage_config.target {short(target)} is not known here; known are {known}")
+        raise UserError(f"{where}.cond_stage_config.target {short(target)} is not supported; known are {known}")
     kind = CONDITIONERS[target]
     if kind != "identity":  # whose parameters the original ignores too
         _only(target_params, _CONDITIONER_PARAMS[kind], f"{target}.params")

@@ -1,7 +1,7 @@
-"""The original's way with large images (`split_input_params`): overlapping crops, blended by distance to a border.
+"""The original's method for large images (`split_input_params`): overlapping crops, blended by distance to a border.
 
-Each crop has group norms and attention of its own, so the result is not the whole image's: it is here to give the
-original's numbers again, as its super-resolution notebook asks for them from 128 pixels on.
+Each crop has separate group norms and attention, so the result differs from the whole image's: this exists to
+reproduce the original's results, whose super-resolution notebook uses it from 128 pixels on.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,13 +31,13 @@ def patchwise(
     scale: float = 1,
     clip: tuple[float, float] = CLIP,
 ) -> Tensor:
-    """`function` of crops instead of the whole.
+    """Applies `function` to overlapping crops instead of the whole.
 
     Args:
-        function: takes a crop of every input and gives (B, C', scale · crop).
-        inputs: tensors (B, C, H, W) of one size: the noisy latent, and a map beside it where there is one.
+        function: a crop of every input -> (B, C', scale · crop).
+        inputs: tensors (B, C, H, W) of one size: the noisy latent, and optionally a map.
         crop, stride: (height, width) in positions of the inputs; a crop larger than the input is cut to it.
-        scale: how much larger the result is: f for a decoder, 1/f for an encoder, 1 for a U-Net.
+        scale: ratio of the result's size: f for a decoder, 1/f for an encoder, 1 for a U-Net.
 
     Returns (B, C', scale · H, scale · W). Raises UserError where the crops do not cover the input to its last row.
     """
@@ -56,11 +56,11 @@ def patchwise(
     total, covered = torch.zeros(()), torch.zeros(*(int(whole * factor) for whole in size))
     starts = [range(0, whole - side + 1, step) for side, step, whole in zip(sides, steps, size, strict=True)]
     for top, left in product(*starts):
-        made = function(*(x[..., top : top + sides[0], left : left + sides[1]].contiguous() for x in inputs))
+        output = function(*(x[..., top : top + sides[0], left : left + sides[1]].contiguous() for x in inputs))
         if total.dim() == 0:
-            total = made.new_zeros(*made.shape[:2], *covered.shape)
+            total = output.new_zeros(*output.shape[:2], *covered.shape)
         at = int(top * factor), int(left * factor)
-        total[..., at[0] : at[0] + high, at[1] : at[1] + wide] += weights.to(made) * made
+        total[..., at[0] : at[0] + high, at[1] : at[1] + wide] += weights.to(output) * output
         covered[at[0] : at[0] + high, at[1] : at[1] + wide] += weights
     return total / covered.to(total)
 

@@ -1,9 +1,9 @@
-"""A pickle interpreter that cannot run anything: it moves values on a stack and never looks a name up.
+"""A pickle interpreter that cannot run code: it moves values on a stack and never resolves a name.
 
-`pickle.Unpickler` with a restricted `find_class` still resolves the copyreg extension registry, calls what it is
-given and allocates what a length field asks for. Here a global is the pair of strings (module, name) and nothing else;
-calling one gives an inert `Stub` unless the pair is in the literal table `_REBUILD`, which makes plain containers and
-file-backed tensors.
+`pickle.Unpickler` with a restricted `find_class` still resolves the copyreg extension registry, calls arbitrary
+objects and allocates whatever a length field requests. Here a global is just the pair of strings (module, name);
+calling one returns an inert `Stub` unless the pair is in the literal table `_REBUILD`, which builds plain containers
+and file-backed tensors.
 """
 
 import pickletools
@@ -17,19 +17,19 @@ from sfumato.errors import UserError
 from sfumato.foreign import short
 from sfumato.interop.lazy import Storage, StoredTensor, view
 
-MAX_PICKLE = 256 << 20  # a structure without tensor values is far smaller; more is an attack or no checkpoint
+MAX_PICKLE = 256 << 20  # a structure without tensor values is far smaller; more is an attack or not a checkpoint
 MAX_INT_BITS = 4096
-MAX_STEPS = 1_000_000
-"""Opcodes of a program. A tensor takes some forty, so this is room for far more than any checkpoint holds."""
+MAX_STEPS = 400_000
+"""Largest number of opcodes of a program, about a second's work: room for 10,000 tensors of about forty each."""
 MAX_TUPLE_KEY = 8
 SPARE = 10_000
-"""Entries that may be copied in any program: hyperparameters refer to each other."""
+"""Number of entries that any program may copy: hyperparameters refer to each other."""
 MAX_KEY = 1 << 53
-"""Numbers beyond it share their hash with others, which makes a dictionary of them slow."""
+"""Larger numbers share their hash with others, which makes a dictionary of them slow."""
 
 
 class PickleError(UserError):
-    """The stream is no pickle, is damaged, or asks for what no checkpoint needs."""
+    """The stream is not a pickle, is damaged, or uses features that no checkpoint needs."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Global:
 
 @dataclass(eq=False)
 class Stub:
-    """What stands for an object of a class that is not rebuilt: its class, arguments, state and items, all inert."""
+    """An inert placeholder for an object of a class that is not rebuilt: its class, arguments, state and items."""
 
     cls: Any
     args: Any = None
@@ -87,7 +87,9 @@ def storage_dtype(kind: object) -> torch.dtype:
         and kind.module in ("torch", "torch.storage", "torch.cuda")
     ):
         return STORAGE_TYPES[kind.name]
-    raise PickleError(f"a tensor is stored as {short(kind)}, which is no plain torch storage; it cannot be read here")
+    raise PickleError(
+        f"a tensor is stored as {short(kind)}, which is not a plain torch storage; it cannot be read here"
+    )
 
 
 class _Mark:
@@ -115,11 +117,11 @@ def _pairs(value: object) -> dict[Any, Any]:
     if isinstance(value, dict):
         return dict(value)
     if not isinstance(value, list | tuple):
-        raise PickleError("a dictionary is built from something that is no list of pairs; the file is damaged")
+        raise PickleError("a dictionary is built from something that is not a list of pairs; the file is damaged")
     out = {}
     for pair in value:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise PickleError("a dictionary is built from something that is no list of pairs; the file is damaged")
+            raise PickleError("a dictionary is built from something that is not a list of pairs; the file is damaged")
         out[_key(pair[0])] = pair[1]
     return out
 
@@ -142,7 +144,7 @@ def _size(*args: Any) -> Any:
 
 def _tensor(storage: object, offset: object, shape: object, stride: object, dtype: torch.dtype | None) -> StoredTensor:
     if not isinstance(storage, Storage) or type(offset) is not int:
-        raise PickleError("a tensor is rebuilt from something that is no storage; the file is damaged")
+        raise PickleError("a tensor is rebuilt from something that is not a storage; the file is damaged")
     if not isinstance(shape, list | tuple) or not isinstance(stride, list | tuple):
         raise PickleError(f"a tensor of storage {storage.key} has no proper shape; the file is damaged")
     return view(storage, dtype or storage.dtype, offset, tuple(shape), tuple(stride))
@@ -165,7 +167,7 @@ def _parameter(*args: Any) -> Any:
 
 
 def _from_type(*args: Any) -> Any:
-    """A tensor subclass (function, type, arguments, state): only what its function would rebuild, without state."""
+    """A tensor subclass (function, type, arguments, state): only the result of its function, without state."""
     if len(args) >= 3 and isinstance(args[0], Global) and isinstance(args[2], tuple):
         rebuild = _REBUILD.get(args[0].path)
         if rebuild is not None:
@@ -198,11 +200,11 @@ _REBUILD: dict[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "_codecs.encode": _latin1,
 }
-"""The only names whose call means something: containers and file-backed tensors. Everything else becomes a Stub."""
+"""The only names whose calls are executed: containers and file-backed tensors. Everything else becomes a Stub."""
 
 
 def _length(args: tuple[Any, ...]) -> int:
-    """How many entries or bytes a rebuilding copies, at most; nested arguments are those of tensor subclasses."""
+    """An upper bound of the entries or bytes that a call copies; nested arguments are those of tensor subclasses."""
     sizes = (len(arg) for arg in args if isinstance(arg, list | tuple | dict | str | bytes))
     inner = (
         len(part) for arg in args if isinstance(arg, tuple) for part in arg if isinstance(part, list | tuple | str)
@@ -211,7 +213,7 @@ def _length(args: tuple[Any, ...]) -> int:
 
 
 class _Bounded:
-    """A reader that gives at most `limit` bytes and never allocates more than is there."""
+    """A reader of at most `limit` bytes that never allocates more than the data has."""
 
     def __init__(self, data: Any, start: int, limit: int) -> None:
         self.data, self.position, self.stop = data, start, min(len(data), start + limit)
@@ -242,16 +244,16 @@ class Machine:
         self.copied = 0
         self.steps = 0
         self.read: Callable[[], int] = int
-        """How many bytes of the program have been read."""
+        """Number of bytes of the program read so far."""
 
     def call(self, function: object, args: object) -> Any:
-        """What a call makes. All copies together are bounded by the steps taken: each entry was pushed by one."""
+        """The result of a call. All copies together are bounded by the steps taken: each entry was pushed by one."""
         if isinstance(function, Global) and isinstance(args, tuple):
             rebuild = _REBUILD.get(function.path)
             if rebuild is not None:
                 self.copied += _length(args)
                 if self.copied > self.read() + SPARE:
-                    raise PickleError("the pickle repeats its own parts over and over; refusing to expand it")
+                    raise PickleError("the pickle repeats its own parts excessively; refusing to expand it")
                 return rebuild(*args)
         return Stub(function, args)
 
@@ -263,7 +265,7 @@ class Machine:
             for opcode, arg, _ in pickletools.genops(reader):  # type: ignore[arg-type]
                 self.steps += 1
                 if self.steps > MAX_STEPS:
-                    raise PickleError(f"the pickle takes more than {MAX_STEPS} steps; refusing to read on")
+                    raise PickleError(f"the pickle has more than {MAX_STEPS} steps; refusing to read on")
                 if opcode.name == "STOP":
                     return self.pop(), reader.position
                 handler = _HANDLERS.get(opcode.name)
@@ -324,7 +326,7 @@ class Machine:
             raise PickleError(f"items are set on a {type(target).__name__}; the file is damaged")
 
     def build(self) -> None:
-        """Sets an object's state: kept beside a Stub, dropped for containers and tensors."""
+        """Sets an object's state: stored in a Stub, dropped for containers and tensors."""
         state, target = self.pop(), self.top()
         if isinstance(target, Stub):
             target.state.append(state)
@@ -342,7 +344,7 @@ def _constant(value: Any) -> Callable[[Machine, Any], None]:
 
 def _integer(machine: Machine, arg: Any) -> None:
     if isinstance(arg, int) and arg.bit_length() > MAX_INT_BITS:
-        raise PickleError("the pickle holds an absurdly long integer; refusing to read it")
+        raise PickleError("the pickle contains an absurdly long integer; refusing to read it")
     machine.push(arg)
 
 
@@ -358,7 +360,7 @@ def _global(machine: Machine, arg: Any) -> None:
 def _stack_global(machine: Machine, arg: Any) -> None:
     name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
-        raise PickleError("the pickle names a class by something that is no text; the file is damaged")
+        raise PickleError("the pickle names a class by something that is not text; the file is damaged")
     machine.push(Global(module, name))
 
 
@@ -376,7 +378,7 @@ def _reduce(machine: Machine, arg: Any) -> None:
 
 
 def _newobj_ex(machine: Machine, arg: Any) -> None:
-    machine.pop()  # keyword arguments mean nothing to a stub
+    machine.pop()  # a stub ignores keyword arguments
     _reduce(machine, arg)
 
 
@@ -475,4 +477,4 @@ _HANDLERS: dict[str, Callable[[Machine, Any], None]] = {
     "BINPERSID": _persistent,
     "PERSID": lambda machine, arg: machine.push(machine.persistent(arg)),
 }
-"""By opcode name; extension codes, out-of-band buffers and whatever is new are refused."""
+"""Handlers by opcode name; extension codes, out-of-band buffers and new opcodes are refused."""

@@ -1,8 +1,9 @@
-"""Reads .ckpt / .pt / .pth files without running them: tensors and plain containers, all else an inert stub.
+"""Reads .ckpt / .pt / .pth files without running them: tensors and plain containers; everything else becomes an inert
+stub.
 
 Three containers, all written by `torch.save` at some time: the zip archive (torch >= 1.6), the stream of concatenated
-pickles (0.1.10 to 1.5), the tar archive (before). Tensors come back as `StoredTensor`s whose bytes stay in the file
-until asked for.
+pickles (0.1.10 to 1.5), the tar archive (before). Tensors come back as `StoredTensor`s whose bytes are read on
+demand.
 """
 
 import os
@@ -35,10 +36,11 @@ PICKLE_START = b"\x80"
 def read_pickle(path: Path | str) -> Any:
     """The object saved in `path`, by the restricted reader.
 
-    Dictionaries, lists, tuples, numbers and text come back as themselves (sets as lists), tensors as `StoredTensor`,
-    and anything else as an inert `Stub` that keeps its class's name. Nothing named in the file is imported or called.
+    Dictionaries, lists, tuples, numbers and text are returned as such (sets as lists), tensors as `StoredTensor`, and
+    anything else as an inert `Stub` with its class's name. Nothing named in the file is imported or called.
 
-    Raises UserError for a file that is no checkpoint, is damaged, cut off, or asks for more memory than it holds.
+    Raises UserError for a file that is not a checkpoint, is damaged or truncated, or requests more memory than it
+    contains.
     """
     path = Path(path)
     check_checkpoint_file(path)
@@ -56,16 +58,16 @@ def read_pickle(path: Path | str) -> Any:
 
 
 def check_checkpoint_file(path: Path) -> None:
-    """Raises UserError unless a regular file is there."""
+    """Raises UserError unless the path is a regular file."""
     if not os.path.exists(path) or path.is_dir():
-        raise UserError(f"{path} is no file; give a .ckpt, .pt, .pth or .safetensors file")
+        raise UserError(f"{path} is not a file; give a .ckpt, .pt, .pth or .safetensors file")
     check_regular(path)
 
 
 def _storage_id(value: Any) -> tuple[torch.dtype, str, int, Any]:
     """A persistent id ('storage', class, key, location, elements[, view]) -> element type, key, elements, view."""
     if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
-        raise PickleError("the pickle refers to something outside it that is no storage; refusing to read it")
+        raise PickleError("the pickle refers to something outside it that is not a storage; refusing to read it")
     kind, key, elements = value[1], value[2], value[4]
     if not isinstance(key, str) or type(elements) is not int or elements < 0:
         raise PickleError("a storage has no proper name or size; the file is damaged")
@@ -84,7 +86,7 @@ def _read_zip(file: MappedFile) -> Any:
     roots = [name[: -len("data.pkl")] for name in records if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(roots) != 1:
         what = "a TorchScript archive or several" if roots else "no"
-        raise UserError(f"{file.path} is a zip archive with {what} data.pkl; it is no checkpoint that torch.save wrote")
+        raise UserError(f"{file.path} is a zip archive with {what} data.pkl; it is not a checkpoint of torch.save")
     root = roots[0]
     if f"{root}constants.pkl" in records:
         raise UserError(f"{file.path} is a TorchScript program, not a checkpoint; save its state_dict instead")
@@ -102,7 +104,7 @@ def _read_zip(file: MappedFile) -> Any:
             nbytes = elements * dtype.itemsize
             if info.file_size != nbytes:
                 raise PickleError(
-                    f"storage {key} holds {info.file_size} bytes where {nbytes} are declared; the file is damaged"
+                    f"storage {key} has {info.file_size} bytes where {nbytes} are declared; the file is damaged"
                 )
             storages[key] = Storage(key, dtype, nbytes, _tensor_fetcher(file, archive, info))
         if storages[key].dtype != dtype:
@@ -116,7 +118,7 @@ def _read_zip(file: MappedFile) -> Any:
 
 
 def _locate(file: MappedFile, info: zipfile.ZipInfo) -> tuple[int, int]:
-    """Where a stored record's bytes lie; raises PickleError if that is not inside the file."""
+    """The position of a stored record's bytes; raises PickleError if it is not inside the file."""
     header = file.map[max(info.header_offset, 0) : info.header_offset + 30]
     if len(header) < 30 or header[:4] != ZIP_START:
         raise PickleError(f"record {info.filename} has no header; the file is damaged or cut off")
@@ -128,7 +130,7 @@ def _locate(file: MappedFile, info: zipfile.ZipInfo) -> tuple[int, int]:
 
 
 def _record(file: MappedFile, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], bytes]:
-    """A reader of one record; compressed ones only up to a sane expansion."""
+    """A reader of one record; compressed ones only up to a bounded expansion."""
     if info.flag_bits & 1:
         raise PickleError(f"record {info.filename} is encrypted; it cannot be read here")
     start, size = _locate(file, info)
@@ -175,11 +177,11 @@ def _read_stream(file: MappedFile) -> Any:
 
     def persistent(value: Any) -> Any:
         if isinstance(value, tuple) and value and value[0] == "module":
-            return value[1] if len(value) > 1 else None  # the source of a pickled module: the class stays a name
+            return value[1] if len(value) > 1 else None  # the source of a pickled module: the class remains a name
         dtype, key, elements, part = _storage_id(value)
         if elements * dtype.itemsize > file.size:
             raise PickleError(
-                f"storage {key} declares {elements} elements, more than the file holds; it is damaged or cut off"
+                f"storage {key} declares {elements} elements, more than the file contains; it is damaged or cut off"
             )
         if kinds.setdefault(key, (dtype, elements)) != (dtype, elements):
             raise PickleError(f"storage {key} is declared in two ways; the file is damaged")
@@ -194,10 +196,10 @@ def _read_stream(file: MappedFile) -> Any:
         magic, end = Machine(persistent).run(file.map)
     except PickleError:
         raise UserError(
-            f"{file.path} is no checkpoint: neither a zip archive, nor a tar archive, nor a pickle"
+            f"{file.path} is not a checkpoint: neither a zip archive, nor a tar archive, nor a pickle"
         ) from None
     if magic != STREAM_MAGIC:
-        raise UserError(f"{file.path} is a pickle but no checkpoint: torch.save's magic number is missing")
+        raise UserError(f"{file.path} is a pickle but not a checkpoint: torch.save's magic number is missing")
     protocol, end = Machine(persistent).run(file.map, end)
     if protocol != STREAM_PROTOCOL:
         raise PickleError(f"unknown protocol {short(protocol)}; only {STREAM_PROTOCOL} was ever written")
@@ -216,7 +218,7 @@ def _read_stream(file: MappedFile) -> Any:
         declared = struct.unpack("<q", file.map[end : end + 8])[0] if end + 8 <= file.size else -1
         end += 8 + elements * dtype.itemsize
         if declared != elements or end > file.size:
-            raise PickleError(f"storage {key} should hold {elements} elements; the file is damaged or cut off")
+            raise PickleError(f"storage {key} should contain {elements} elements; the file is damaged or cut off")
     absent = sorted(set(kinds) - set(placed))
     if absent:
         raise PickleError(f"storage {absent[0]} is named but not in the file; it is damaged or cut off")
@@ -243,7 +245,7 @@ def _read_tar(file: MappedFile) -> Any:
     missing = {"storages", "tensors", "pickle"} - set(members)
     if missing:
         raise UserError(
-            f"{file.path} is a tar archive without {sorted(missing)[0]}; it is no checkpoint that torch.save wrote"
+            f"{file.path} is a tar archive without {sorted(missing)[0]}; it is not a checkpoint of torch.save"
         )
     storages = _tar_storages(file, *members["storages"])
     tensors = _tar_tensors(file, storages, *members["tensors"])
@@ -263,7 +265,8 @@ def _read_tar(file: MappedFile) -> Any:
 
 
 def _tar_members(file: MappedFile) -> dict[str, tuple[int, int]]:
-    """name -> (start, size) of the regular files. The headers are walked here: each must lead forwards, in the file."""
+    """name -> (start, size) of the regular files. The headers are traversed here: each must point forwards, within the
+    file."""
     members: dict[str, tuple[int, int]] = {}
     at = 0
     for _ in range(MAX_MEMBERS):
@@ -288,7 +291,7 @@ def _refuse(value: Any) -> Any:
 
 
 def _table_rows(file: MappedFile, start: int, stop: int) -> tuple[int, int]:
-    """The row count at the head of a table, bounded by what its bytes can hold."""
+    """The row count at the head of a table, bounded by the number of its bytes."""
     count, at = Machine(_refuse).run(_Head(file, stop), start)
     if type(count) is not int or not 0 <= count <= stop - start:
         raise PickleError("the archive's tables are damaged")
@@ -296,7 +299,7 @@ def _table_rows(file: MappedFile, start: int, stop: int) -> tuple[int, int]:
 
 
 class _Head:
-    """The first `stop` bytes of a mapping: a program cannot run on into the archive's next member."""
+    """The first `stop` bytes of a mapping: a program cannot continue into the archive's next member."""
 
     def __init__(self, file: MappedFile, stop: int) -> None:
         self.file, self.stop = file, stop
@@ -334,7 +337,7 @@ def _tar_storages(file: MappedFile, start: int, size: int) -> dict[str, Storage]
         at = first + nbytes
         if elements < 0 or at > stop:
             raise PickleError(
-                f"storage {key} declares {elements} elements, more than the archive holds; it is damaged or cut off"
+                f"storage {key} declares {elements} elements, more than the archive contains; it is damaged or cut off"
             )
         storages[key] = Storage(key, dtype, nbytes, partial(file.region, first, nbytes))
     views, _ = Machine(_refuse).run(_Head(file, stop), at)

@@ -1,7 +1,7 @@
-"""Where every key of an original checkpoint goes: into a part of the model, or beside it to be given back on export.
+"""The destination of every key of an original checkpoint: a part of the model, or storage for export.
 
 Nothing is dropped. A model holds one set of weights for the denoiser; an original file may hold two (live and
-averaged), besides its schedule, training losses and unused heads. What the model does not use is *kept*.
+averaged), besides its schedule, training losses and unused heads. Keys that the model does not use are *kept*.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ EMA_COUNTERS = (f"{EMA}decay", f"{EMA}num_updates")
 NETWORKS = (UNET, f"{FIRST_STAGE}encoder.", f"{FIRST_STAGE}decoder.", "encoder.", "decoder.")
 
 REASONS = {
-    "live": "live weights, beside the averaged ones the model uses",
-    "averaged": "averaged weights, beside the live ones the model uses",
+    "live": "live weights, besides the averaged ones that the model uses",
+    "averaged": "averaged weights, besides the live ones that the model uses",
     "schedule": "buffers of the noise schedule",
     "loss": "parts of the training loss (discriminator, perceptual distance, variances)",
     "head": "an output head of the text encoder that is never used",
@@ -36,7 +36,7 @@ class Placement:
     kept: dict[str, str]
 
     def summary(self) -> list[str]:
-        """One line for each reason that keys are kept for."""
+        """One line for each reason for which keys are kept."""
         lines = []
         for reason, text in REASONS.items():
             keys = [key for key, why in self.kept.items() if why == reason]
@@ -47,22 +47,22 @@ class Placement:
 
 
 def ema_key(key: str) -> str:
-    """The name under which the original's average of a parameter is stored: all its dots are left out."""
+    """The name under which the original's average of a parameter is stored: its dots are removed."""
     return EMA + key.replace(".", "")
 
 
-def _wanted(parts: Mapping[str, Shapes], prefixes: Mapping[str, str], second: bool) -> dict[str, dict[str, str]]:
+def _expected_keys(parts: Mapping[str, Shapes], prefixes: Mapping[str, str], second: bool) -> dict[str, dict[str, str]]:
     """part -> our key -> original key of the live weights."""
     first = FIRST_STAGE if second else ""
-    wanted = {"autoencoder": {key: first + key for key in parts["autoencoder"]}}
+    expected = {"autoencoder": {key: first + key for key in parts["autoencoder"]}}
     if second:
-        wanted["denoiser"] = {key: UNET + key for key in parts["denoiser"]}
+        expected["denoiser"] = {key: UNET + key for key in parts["denoiser"]}
     if prefixes:
-        wanted["conditioner"] = {}
+        expected["conditioner"] = {}
         for key in parts.get("conditioner", {}):
             ours = next(prefix for prefix in prefixes if key.startswith(prefix))
-            wanted["conditioner"][key] = prefixes[ours] + key[len(ours) :]
-    return wanted
+            expected["conditioner"][key] = prefixes[ours] + key[len(ours) :]
+    return expected
 
 
 def place(
@@ -72,20 +72,20 @@ def place(
     weights: Weights | None,
     where: str,
 ) -> Placement:
-    """Matches a checkpoint's keys with the parts of the model that was built for it.
+    """Matches a checkpoint's keys with the parts of the model built for it.
 
     Args:
         shapes: every key of the checkpoint.
         parts: part -> its state dict's shapes ("autoencoder", and for a diffusion model "denoiser", "conditioner").
         prefixes: prefix of the conditioner's keys -> prefix in the checkpoint.
-        weights: "ema" or "live"; None takes the averaged weights where there are any.
-        where: names the file in errors.
+        weights: "ema" or "live"; None selects the averaged weights if there are any.
+        where: name of the file in errors.
 
     Raises UserError for a missing key, one of the wrong shape (with both shapes), and one of a network that the
-    configuration does not have: without it the others would compute something else.
+    configuration does not have, without which the others would compute something else.
     """
     second = "denoiser" in parts
-    live = _wanted(parts, prefixes, second)
+    live = _expected_keys(parts, prefixes, second)
     if second and "first_stage_model.encoder.conv_in.weight" not in shapes:
         live["autoencoder"] = {key: key for key in parts["autoencoder"]}
     averaged_part = "denoiser" if second else "autoencoder"
@@ -122,10 +122,10 @@ def _must_be_averaged(key: str) -> bool:
 
 def _check(shapes: Shapes, key: str, expected: Sequence[int], where: str) -> None:
     if key not in shapes:
-        raise UserError(f"{where} lacks the key {key!r} that its configuration asks for, of shape {tuple(expected)}")
+        raise UserError(f"{where} lacks the key {key!r} that its configuration requires, of shape {tuple(expected)}")
     if tuple(shapes[key]) != tuple(expected):
         raise UserError(
-            f"{where}: the key {key!r} has shape {tuple(shapes[key])}, its configuration asks for {tuple(expected)}"
+            f"{where}: the key {key!r} has shape {tuple(shapes[key])}, its configuration requires {tuple(expected)}"
         )
 
 

@@ -1,8 +1,8 @@
-"""The one place that finds the weights in what wraps them, strips known prefixes, and names averaged weights.
+"""Unwrapping of checkpoints: finds the nested weights, strips known prefixes, and names averaged weights.
 
 Training programs nest a state dict (`{"model": ..., "ema": ...}`) and wrap networks (`module.`, `_orig_mod.`), in any
-order. What comes out has the original's names: `model.diffusion_model.…`, `first_stage_model.…`, `encoder.…`, averages
-beside live weights as `model_ema.` with the dots left out, averages alone under the live names.
+order. The result has the original's names: `model.diffusion_model.…`, `first_stage_model.…`, `encoder.…`, averages
+besides live weights as `model_ema.` without dots, averages alone under the live names.
 """
 
 import re
@@ -18,7 +18,7 @@ LIVE_NESTS = ("state_dict", "model_state_dict", "model", "module", "network", "n
 EMA_NESTS = ("ema_state_dict", "model_ema", "ema_model", "ema", "params_ema", "model_ema_state_dict", "averaged_model")
 MAX_NESTS = 8
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module", "_checkpoint_wrapped_module", "orig_mod"}
-"""Names that a wrapper puts in anywhere; no network here has a part of these names."""
+"""Names that a wrapper may insert anywhere; no network here has a part of these names."""
 LEADING = {"model", "state_dict", "net", "network", "params"}
 AVERAGED = {"ema", "model_ema", "ema_model", "params_ema", "averaged_model"}
 EMA = "model_ema."
@@ -35,19 +35,19 @@ _TOKEN = re.compile(rf"({'|'.join(sorted(_WORDS.split('|'), key=len, reverse=Tru
 
 @dataclass(frozen=True)
 class Named(Generic[T]):
-    """Values under the original's names, and lines about what was taken off or chosen."""
+    """Values under the original's names, and notes on what was removed or chosen."""
 
     values: dict[str, T]
     notes: tuple[str, ...] = ()
     averaged: bool = False
-    """Whether the weights under the live names are averaged ones, because the file has no others."""
+    """Whether the weights under the live names are averaged ones, if the file has no others."""
 
 
 # -- nests ------------------------------------------------------------------------------------------------------------
 
 
 def unnested(value: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
-    """The mapping of names to tensors in a checkpoint's containers, flattened; other entries stay beside them.
+    """The mapping of names to tensors in a checkpoint's containers, flattened; other entries are unchanged.
 
     Where both live and averaged weights are nested, the averaged ones keep their nest's name as a prefix.
     """
@@ -82,7 +82,7 @@ def _flat(value: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
 
 @dataclass(frozen=True)
 class _Place:
-    """A key without what wraps it. mangled: an average's name without dots, as the original stores it."""
+    """A key without its wrappers. mangled: an average's name without dots, as the original stores it."""
 
     name: str
     averaged: bool
@@ -111,7 +111,7 @@ def _place(key: str) -> _Place:
 def named(values: Mapping[str, T]) -> Named[T]:
     """Values under the original's names.
 
-    Raises UserError where two keys come to mean the same.
+    Raises UserError where two keys get the same name.
     """
     places = {key: _place(key) for key in values}
     live = {place.name for place in places.values() if not place.averaged}
@@ -130,13 +130,13 @@ def named(values: Mapping[str, T]) -> Named[T]:
             alone += not name.startswith(EMA)
         if name in out:
             raise UserError(
-                f"has two keys that mean {short(name)}, one of them {short(key)}: which one is meant is not told"
+                f"has two keys that mean {short(name)}, one of them {short(key)}: which one is meant is ambiguous"
             )
         out[name] = value
         for prefix in place.taken:
             taken.setdefault(prefix, key)
     notes = [
-        f"the prefix {prefix + '.'!r} was taken off, as in {short(key)}"
+        f"the prefix {prefix + '.'!r} was removed, as in {short(key)}"
         for prefix, key in taken.items()
         if prefix not in AVERAGED
     ]
@@ -144,13 +144,13 @@ def named(values: Mapping[str, T]) -> Named[T]:
         notes.append(f"the file has averaged weights only: {alone} keys are read as the model's weights")
     elif any(prefix in AVERAGED for prefix in taken):
         notes.append(
-            "averaged and live weights lie side by side: the averaged ones are taken, unless --weights live is given"
+            "the file has averaged and live weights: the averaged ones are used, unless --weights live is given"
         )
     return Named(out, tuple(notes), bool(alone))
 
 
 def _alone(place: _Place) -> str:
-    """The live name of an average that stands alone; its counters, and names that cannot be read, keep theirs."""
+    """The live name of an average without live weights; counters, and names that cannot be parsed, are unchanged."""
     if not place.mangled:
         return EMA + place.name if place.name in COUNTERS else place.name
     dotted = dotted_name(place.name.removeprefix(EMA))

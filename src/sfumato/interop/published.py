@@ -1,6 +1,6 @@
-"""The paper's models as a list for people: what `zoo:ldm/NAME` is, what it needs, and how good the published one was.
+"""The paper's models as a list for users: the task of `zoo:ldm/NAME`, its data, and the score of the published model.
 
-Scores are those of the authors' repository; parameters those of the network that is trained (autoencoder or U-Net).
+Scores are those of the authors' repository; parameters are those of the trained network (autoencoder or U-Net).
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Published:
 
     @property
     def config(self) -> str:
-        """What to give to `sfumato train`."""
+        """The argument for `sfumato train`."""
         return f"zoo:ldm/{self.name}"
 
 

@@ -1,4 +1,4 @@
-"""An export is read again, from its files and by our own importer, and compared before it counts as written."""
+"""Verification of exports: the files are read back by sfumato's importer and compared before the export is accepted."""
 
 import shutil
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ from sfumato.interop.text_encoders import FOLDER, read_text_config
 from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, DiffusionConfig, ModelConfig
 
 TOLERANCE = 1e-5
-"""The largest difference of any output, relative to the largest number in it: rounding of float32."""
+"""Largest accepted difference of an output, relative to its largest number: rounding of float32."""
 SEED = 17
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of a model folder, in float32 or as stored; a pretrained text encoder is not opened."""
+    """The networks of a model folder, in float32 or as stored; a pretrained text encoder is not loaded."""
 
     config: ModelConfig
     autoencoder: Autoencoder
@@ -44,9 +44,9 @@ class Networks:
 
 
 def check_export(model: Path, opened: Networks, exported: Path, config: Path | None, scratch: Path) -> None:
-    """Imports what was written and compares it with the model it was written from.
+    """Imports the written files and compares them with the exported model.
 
-    Compared are the configurations (what they mean, see `declared.difference`), the names and the numbers of all
+    Compared are the configurations (see `declared.difference`), the names and values of all
     parameters, and the outputs of encoder, decoder, conditioner and denoiser with the scaling, for fixed random inputs.
 
     Args:
@@ -54,7 +54,7 @@ def check_export(model: Path, opened: Networks, exported: Path, config: Path | N
         opened: its networks.
         exported: the checkpoint, or the diffusers folder.
         config: the YAML of an original checkpoint.
-        scratch: a folder that is made for the import and removed again.
+        scratch: a folder that is created for the import and removed afterwards.
 
     Raises UserError naming the first difference.
     """
@@ -79,12 +79,12 @@ def _imported(model: Path, exported: Path, config: Path | None, scratch: Path) -
         return import_original(exported, scratch, config, _weights(model)).folder
     except UserError as error:
         raise UserError(
-            f"the export was not written, for it cannot be read back ({error}); use the model folder as it is"
+            f"the export was not written: it cannot be read back ({error}); use the model folder as it is"
         ) from None
 
 
 def _weights(model: Path) -> Weights | None:
-    """Which of a kept checkpoint's two sets of weights the model holds; None where there may be only one."""
+    """Which of a stored checkpoint's two sets of weights the model uses; None where there may be only one."""
     if not (model / KEPT_FILE).exists():
         return None
     rows = load_tensors(model / KEPT_FILE)[1]["keys"]
@@ -118,7 +118,7 @@ def _fill(module: nn.Module, path: Path) -> None:
 
 
 def _conditioner(config: ModelConfig, folder: Path) -> Conditioner | None:
-    """With its weights; None where there is none, or a pretrained encoder takes part."""
+    """The conditioner with its weights; None without one, or with a pretrained encoder."""
     assert config.diffusion is not None
     if not parts_of(config.diffusion) or any(part.kind == "pretrained-text" for part in parts_of(config.diffusion)):
         return None
@@ -131,7 +131,7 @@ def _conditioner(config: ModelConfig, folder: Path) -> Conditioner | None:
 
 
 def _spec(config: ModelConfig, folder: Path) -> ConditionSpec:
-    """What the denoiser takes beside a pretrained text's tokens, or nothing at all."""
+    """The condition fields of the denoiser besides a pretrained text's tokens, or none at all."""
     assert config.diffusion is not None
     parts = parts_of(config.diffusion)
     if not parts:
@@ -149,7 +149,7 @@ def _compared(model: Networks, back: Networks) -> str | None:
 
 
 def _other_parameters(model: Networks, back: Networks) -> str | None:
-    """Numbers must be equal but where a scaling was folded or heads are laid out in another order."""
+    """Values must be equal except where a scaling was folded or heads have another order."""
     scaling = back.scaling.state_dict()
     folded = any(not torch.equal(value, scaling[name]) for name, value in model.scaling.state_dict().items())
     same_order = _order(model) == _order(back)
@@ -164,7 +164,7 @@ def _other_parameters(model: Networks, back: Networks) -> str | None:
         for key, value in own.items():
             moved = (folded and "quant_conv." in key) or (not same_order and ".qkv." in key)
             if not moved and not torch.equal(value, other[key].to(value.dtype)):
-                return f"the {name}'s {key!r} holds other numbers"
+                return f"the {name}'s {key!r} has other values"
     return None
 
 
@@ -194,7 +194,7 @@ def _relative(one: Tensor, other: Tensor) -> float:
 
 
 def outputs(networks: Networks) -> dict[str, Tensor]:
-    """What the networks compute from fixed random inputs, in model latents."""
+    """The networks' outputs for fixed random inputs, in model latents."""
     random = torch.Generator().manual_seed(SEED)
     f, C = networks.autoencoder.factor, networks.autoencoder.latent_channels
     image = torch.rand(1, networks.config.autoencoder.image_channels, 2 * f, 3 * f, generator=random) * 2 - 1
@@ -220,7 +220,7 @@ def outputs(networks: Networks) -> dict[str, Tensor]:
 
 
 def _random_condition(networks: Networks, size: tuple[int, int], random: torch.Generator) -> Condition:
-    """Of the fields the denoiser takes; a batch of one."""
+    """A random condition with the fields of the denoiser; a batch of one."""
     spec = networks.spec
     return Condition(
         vector=None if spec.vector_dim is None else torch.randn(1, spec.vector_dim, generator=random),
@@ -232,7 +232,7 @@ def _random_condition(networks: Networks, size: tuple[int, int], random: torch.G
 def random_fields(
     config: DiffusionConfig, conditioner: Conditioner, size: tuple[int, int], random: torch.Generator
 ) -> Mapping[str, Any]:
-    """What a conditioner reads, for a latent of size (h, w); a batch of one. Not for pretrained text encoders."""
+    """Random fields for a conditioner and a latent of size (h, w); a batch of one. Not for pretrained text encoders."""
     fields: dict[str, Any] = {}
     for part in parts_of(config):
         match part.kind:
@@ -258,7 +258,7 @@ def _rows(conditioner: Conditioner) -> int:
 
 
 def _other_text_encoder(model: Path, back: Path) -> str | None:
-    """A pretrained encoder's tensors must be equal; a last layer that is never read may be gone."""
+    """A pretrained encoder's tensors must be equal; an unused last layer may be missing."""
     if not (model / FOLDER / "model.safetensors").is_file():
         return None
     if not (back / FOLDER / "model.safetensors").is_file():
@@ -267,7 +267,7 @@ def _other_text_encoder(model: Path, back: Path) -> str | None:
     check_finite(ours, str(model / FOLDER))
     wrong = next((key for key, value in theirs.items() if key not in ours or not torch.equal(ours[key], value)), None)
     if wrong is not None:
-        return f"the text encoder's {wrong!r} holds other numbers"
+        return f"the text encoder's {wrong!r} has other values"
     layers = {key.split(".layers.")[1].split(".")[0] for key in ours.keys() - theirs.keys() if ".layers." in key}
     others = [key for key in ours.keys() - theirs.keys() if ".layers." not in key and "position_ids" not in key]
     if others or len(layers) > 1:

@@ -1,6 +1,6 @@
-"""What a file or a set of keys is where it is no model that can be imported: one sentence that names it.
+"""Recognition of files and sets of keys that cannot be imported as models: one sentence that names them.
 
-Content is recognised by its first bytes, networks by the names of their tensors; the file's own name decides nothing.
+Content is recognised by its first bytes, networks by the names of their tensors; the file's name is ignored.
 """
 
 import re
@@ -12,7 +12,7 @@ HEAD = 1024
 """Bytes from the start of a file that `unlike_a_checkpoint` looks at."""
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "a git-lfs pointer, not the weights it stands for: fetch them with `git lfs pull`"),
+    (b"version https://git-lfs", "a git-lfs pointer, not the weights themselves: fetch them with `git lfs pull`"),
     (b"GGUF", "a GGUF file (quantised weights for other programs); give the original .safetensors or .ckpt"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, TensorFlow); give weights of PyTorch"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
@@ -35,11 +35,11 @@ _PAGE = re.compile(
 
 
 def unlike_a_checkpoint(start: bytes, size: int) -> str | None:
-    """What a file is that starts with these bytes, where it can be no checkpoint; None where it may be one."""
+    """The kind of a file that starts with these bytes and cannot be a checkpoint; None where it may be one."""
     if size == 0:
         return "empty: probably an interrupted download; fetch it again"
     what = _content(start, size)
-    return None if what is None else f"no checkpoint but {what}"
+    return None if what is None else f"not a checkpoint but {what}"
 
 
 def _content(start: bytes, size: int) -> str | None:
@@ -47,9 +47,7 @@ def _content(start: bytes, size: int) -> str | None:
         if start.startswith(magic):
             return what
     if _PAGE.match(start):
-        return (
-            "a web page (HTML), not weights: the download got a page of the site instead; log in there, or fetch again"
-        )
+        return "a web page (HTML), not weights: the download returned a page of the site; log in there, or fetch again"
     if start[:1] == b"\x08" and re.search(
         rb"\x12.{1,2}(pytorch|onnx|tf2onnx|keras2onnx|skl2onnx|paddle)", start[:64], re.S
     ):
@@ -73,47 +71,50 @@ _LORA = re.compile(
     r"_lora\.(up|down)\.weight$|\.processor\.\w*lora"
 )
 _KEYS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (_LORA, "a LoRA (small changes to the weights of another model), no model by itself: merge it into its base first"),
+    (
+        _LORA,
+        "a LoRA (small changes to the weights of another model), not a complete model: merge it into its base first",
+    ),
     (
         re.compile(
             r"(^|\.)control_model\.|(^|\.)input_hint_block\.|(^|\.)zero_convs\.|(^|\.)controlnet_|"
             r"(^|\.)(controlnet_cond_embedding|controlnet_down_blocks|controlnet_mid_block)\."
         ),
-        "a ControlNet (it steers another model), no model by itself; it cannot be imported",
+        "a ControlNet (it conditions another model), not a complete model; it cannot be imported",
     ),
     (
         re.compile(r"^(ip_adapter|image_proj)\.|^(adapter\.)?body\.\d+\.(block|in_conv|resnets)"),
-        "an adapter (T2I- or IP-Adapter) for another model, no model by itself; it cannot be imported",
+        "an adapter (T2I- or IP-Adapter) for another model, not a complete model; it cannot be imported",
     ),
     (
         re.compile(r"(^|\.)conditioner\.embedders\.|(^|\.)add_embedding\.linear_1\.|(^|\.)embedders\.1\.model\."),
-        "Stable Diffusion XL, which is not known here: it has two text encoders and size conditioning",
+        "Stable Diffusion XL, which is not supported: it has two text encoders and size conditioning",
     ),
     (
         re.compile(r"(^|\.)joint_blocks\.\d|(^|\.)attn\.add_k_proj\."),
-        "Stable Diffusion 3 (a transformer), not known here",
+        "Stable Diffusion 3 (a transformer), not supported",
     ),
     (
         re.compile(r"(^|\.)(double_blocks|single_blocks|single_transformer_blocks)\.\d"),
-        "Flux or a model of its kind (a transformer), which is not known here",
+        "Flux or a model of its kind (a transformer), which is not supported",
     ),
-    (re.compile(r"(^|\.)adaLN_modulation|(^|\.)adaln_single\."), "a diffusion transformer (DiT), not known here"),
-    (re.compile(r"(^|\.)motion_modules\.|temporal_transformer|(^|\.)time_stack\."), "a video model, not known here"),
-    (re.compile(r"(^|\.)RRDB_trunk\.|(^|\.)conv_first\.|^model\.1\.sub\."), "a GAN upscaler (ESRGAN), not known here"),
+    (re.compile(r"(^|\.)adaLN_modulation|(^|\.)adaln_single\."), "a diffusion transformer (DiT), not supported"),
+    (re.compile(r"(^|\.)motion_modules\.|temporal_transformer|(^|\.)time_stack\."), "a video model, not supported"),
+    (re.compile(r"(^|\.)RRDB_trunk\.|(^|\.)conv_first\.|^model\.1\.sub\."), "a GAN upscaler (ESRGAN), not supported"),
     (
         re.compile(r"(^|\.)taesd_|^(encoder|decoder)\.layers\.\d+\.conv\.\d"),
-        "a tiny autoencoder (TAESD), not known here",
+        "a tiny autoencoder (TAESD), not supported",
     ),
 )
 _EMBEDDING = re.compile(r"^(emb_params|string_to_param|string_to_token|clip_[lg]|<[^>]*>|\*)$")
-EMBEDDING = "a textual-inversion embedding (one word for another model), no model by itself; it cannot be imported"
+EMBEDDING = "a textual-inversion embedding (one word for another model), not a complete model; it cannot be imported"
 TEXT_ENCODER = "a text encoder alone; import the whole model, or the folder of its pipeline"
 
 
 def no_model_of_ours(shapes: Shapes, others: Iterable[str] = ()) -> str | None:
-    """What these keys are where they are no model that can be imported; None where they may be one.
+    """The kind of these keys if they are not a model that can be imported; None where they may be one.
 
-    others: keys beside them that hold no tensors.
+    others: further keys without tensors.
     """
     if any(_EMBEDDING.match(key) for key in [*shapes, *others]) and len(shapes) <= 8:
         return EMBEDDING
@@ -124,14 +125,14 @@ def no_model_of_ours(shapes: Shapes, others: Iterable[str] = ()) -> str | None:
             return what
     wide = shapes.get("model.diffusion_model.label_emb.0.0.weight")
     if wide is not None and len(wide) == 2 and wide[1] in (2816, 2560):
-        return "Stable Diffusion XL, which is not known here: it has two text encoders and size conditioning"
+        return "Stable Diffusion XL, which is not supported: it has two text encoders and size conditioning"
     if shapes and all(key.startswith(("text_model.", "transformer.text_model.", "vision_model.")) for key in shapes):
         return TEXT_ENCODER
     return None
 
 
 def unusual_input(channels: int, latent: int, tokens: bool) -> str | None:
-    """The name of a published U-Net with text that takes other channels beside the latent than any model here."""
+    """The name of a published U-Net with text whose input channels besides the latent are not supported here."""
     if not tokens or latent != 4:
         return None
     names = {

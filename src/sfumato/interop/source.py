@@ -16,7 +16,7 @@ from sfumato.interop.pickles import PICKLE_START, ZIP_START, check_checkpoint_fi
 from sfumato.interop.prefixes import named, unnested
 from sfumato.interop.recognise import HEAD, no_model_of_ours, unlike_a_checkpoint
 
-MAX_REPEATED = 4  # times the file's size that all its tensors together may unpack to
+MAX_REPEATED = 4  # bound of the size of all tensors together, as a multiple of the file's size
 
 SAFETENSORS_TYPES = {
     "F64": torch.float64,
@@ -49,8 +49,8 @@ class SafeTensor:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a file holds. `extras` are the plain values around the weights (epoch, ...), `stubs` the classes
-    that were named in it and left inert, `others` the entries of the state dict that are no tensors."""
+    """The contents of a file. `extras` are the plain values besides the weights (epoch, ...), `stubs` the
+    classes that it names, left inert, `others` the entries of the state dict that are not tensors."""
 
     path: Path
     tensors: dict[str, StoredTensor | SafeTensor]
@@ -59,7 +59,7 @@ class Source:
     others: tuple[str, ...] = ()
     metadata: dict[str, str] | None = None
     notes: tuple[str, ...] = ()
-    """What was taken off the keys, and which of several sets of weights they are."""
+    """Notes on what was removed from the keys, and on which of several sets of weights they are."""
     averaged: bool = False
     """Whether the file has averaged weights only."""
 
@@ -69,10 +69,10 @@ class Source:
 
 
 def open_checkpoint(path: Path | str, rename: bool = True) -> Source:
-    """Opens .ckpt, .pt, .pth, .bin (pickles, read without being run) or .safetensors by what the file is, not its name.
+    """Opens .ckpt, .pt, .pth, .bin (pickles, read without being run) or .safetensors by content, not by name.
 
-    `rename` gives its tensors the original's names (see `prefixes`).
-    Raises UserError if it is neither, is damaged or cut off, or holds no tensors.
+    `rename` maps its tensors to the original's names (see `prefixes`).
+    Raises UserError if it is neither, is damaged or truncated, or contains no tensors.
     """
     path = Path(path)
     check_checkpoint_file(path)
@@ -106,9 +106,9 @@ def _open_safetensors(path: Path) -> Source:
     try:
         handle = safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no whole safetensors file ({error}); fetch it again") from None
+        raise UserError(f"{path} is not a complete safetensors file ({error}); fetch it again") from None
     tensors: dict[str, StoredTensor | SafeTensor] = {}
-    for key in handle.keys():  # noqa: SIM118  (the handle is no mapping)
+    for key in handle.keys():  # noqa: SIM118  (the handle is not a mapping)
         part = handle.get_slice(key)
         kind = part.get_dtype()
         if kind not in SAFETENSORS_TYPES:
@@ -138,7 +138,7 @@ def _from_object(path: Path, value: Any) -> Source:
     others = tuple(sorted(str(k) for k, v in state.items() if isinstance(k, str) and not isinstance(v, StoredTensor)))
     if not tensors:
         what = no_model_of_ours({}, others)
-        raise UserError(f"{path} {f'is {what}' if what else 'holds no tensors by name; it is no model checkpoint'}")
+        raise UserError(f"{path} {f'is {what}' if what else 'contains no named tensors; it is not a model checkpoint'}")
     total, size = sum(tensor.nbytes for tensor in tensors.values()), path.stat().st_size
     if total > MAX_REPEATED * size + (1 << 30) // 8:
         raise UserError(f"{path} of {size} bytes claims tensors of {total} bytes; refusing to unpack it")

@@ -1,4 +1,4 @@
-"""The noise schedule that a checkpoint's buffers hold, matched within the precision in which they are stored.
+"""The noise schedule in a checkpoint's buffers, matched within their stored precision.
 
 Merging tools write every buffer in half precision, and some keep `alphas_cumprod` alone; float16 has 11 bits of a value
 and bfloat16 has 8, also where the file has widened them again.
@@ -23,7 +23,7 @@ from sfumato.diffusion.schedule import (
 from sfumato.errors import UserError
 
 BUFFERS = ("betas", "alphas_cumprod", "sqrt_alphas_cumprod")
-"""What tells a schedule, the most exact first."""
+"""Buffers that determine a schedule, the most exact first."""
 MAX_STEPS = 100_000
 PUBLISHED = (
     ScaledLinearConfig(start=0.00085, end=0.012),
@@ -35,13 +35,14 @@ PUBLISHED = (
     ScaledLinearConfig(start=0.0001, end=0.02),
     SqrtConfig(),
 )
-"""Ends of the published models' schedules: half precision does not tell them exactly."""
+"""Ends of the published models' schedules: half precision does not determine them exactly."""
 EXACT = 3e-6
-"""Relative, of betas in float32."""
+"""Relative tolerance of betas in float32."""
 
 
 def precision(values: Tensor) -> tuple[str, float]:
-    """(name, relative spacing) of the narrowest type that holds these values, whatever type they are stored in."""
+    """(name, relative spacing) of the narrowest type that represents these values exactly, whatever their stored
+    type."""
     for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
         if torch.equal(values.to(dtype).to(values.dtype), values):
             return name, torch.finfo(dtype).eps
@@ -49,7 +50,7 @@ def precision(values: Tensor) -> tuple[str, float]:
 
 
 def infer_stored(
-    shapes: Mapping[str, tuple[int, ...]], load: Callable[[str], Tensor], say: Callable[[str], None]
+    shapes: Mapping[str, tuple[int, ...]], load: Callable[[str], Tensor], report: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """The schedule (a configuration as plain data) of a checkpoint's buffers; None where it has none of them.
 
@@ -62,13 +63,15 @@ def infer_stored(
         values = _checked(key, shapes[key], load)
         if bool(values.isfinite().all()):
             break
-        say(f"the buffer {key!r} holds values that are not finite, it is passed over")
+        report(f"the buffer {key!r} contains values that are not finite and is ignored")
     else:
-        raise UserError(f"the checkpoint's schedule (the key {key!r}) holds values that are not finite: give --config")
+        raise UserError(
+            f"the checkpoint's schedule (the key {key!r}) contains values that are not finite: give --config"
+        )
     found = match(key, values)
     if key != "betas" or precision(values)[0] != "float32":
         ends = f", {found['start']:g} to {found['end']:g}" if "start" in found else ""
-        say(f"the schedule is read from {key!r} in {precision(values)[0]}: {found['kind']}{ends}")
+        report(f"the schedule was read from {key!r} in {precision(values)[0]}: {found['kind']}{ends}")
     return found
 
 
@@ -76,9 +79,10 @@ def configured_or_stored(
     configured: Any,
     shapes: Mapping[str, tuple[int, ...]],
     load: Callable[[str], Tensor],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> dict[str, Any] | None:
-    """What replaces a configured schedule: the stored one where they differ, as in the original's loader, and said.
+    """The replacement of a configured schedule: the stored one where they differ, as in the original's loader, with a
+    note.
 
     None where they agree within the precision of the file, or nothing is stored.
     """
@@ -90,12 +94,12 @@ def configured_or_stored(
             return None
         rescaled = configured.model_copy(update={"zero_terminal_snr": True})
         if fits(key, rescaled, values):
-            say("the checkpoint's schedule is its configuration's, rescaled to zero terminal SNR")
+            report("the checkpoint's schedule is its configuration's, rescaled to zero terminal SNR")
             return dict(rescaled.model_dump())
         break
-    found = infer_stored(shapes, load, say)
+    found = infer_stored(shapes, load, report)
     if found is not None:
-        say(f"the checkpoint's schedule differs from its configuration's, taking the checkpoint's: {found}")
+        report(f"the checkpoint's schedule differs from its configuration's, using the checkpoint's: {found}")
     return found
 
 
@@ -106,9 +110,9 @@ def _checked(key: str, shape: tuple[int, ...], load: Callable[[str], Tensor]) ->
 
 
 def match(key: str, values: Tensor) -> dict[str, Any]:
-    """The configuration whose buffer `key` these values (T,) float64 are; raises UserError if there is none.
+    """The configuration whose buffer `key` has these values (T,) float64; raises UserError if there is none.
 
-    Of all that fit, the nearest is taken, and of several equally near ones the first.
+    Of all that match, the nearest is chosen, and of several equally near ones the first.
     """
     name, spacing = precision(values)
     best, nearest = None, float("inf")
@@ -128,7 +132,7 @@ def match(key: str, values: Tensor) -> dict[str, Any]:
 
 
 def fits(key: str, config: ScheduleConfig, values: Tensor) -> bool:
-    """Whether a schedule's buffer is these values, within their precision."""
+    """Whether a schedule's buffer has these values, within their precision."""
     return _distance(key, config, values, *precision(values)) < 1
 
 
@@ -143,7 +147,7 @@ def buffer_of(key: str, config: Any) -> Tensor:
 
 
 def _distance(key: str, config: Any, values: Tensor, name: str, spacing: float) -> float:
-    """Largest deviation over what rounding explains; below 1 they agree."""
+    """Largest deviation relative to the rounding error; below 1 they agree."""
     if config.steps != len(values):
         return float("inf")
     table = buffer_of(key, config)
@@ -178,7 +182,7 @@ def _candidates(key: str, values: Tensor, spacing: float) -> Iterator[Any]:
 
 
 def _shortest(value: float, error: float) -> float:
-    """The shortest decimal within a relative error of a value: what stood in the configuration."""
+    """The shortest decimal within a relative error of a value, which was presumably in the configuration."""
     for digits in range(1, 10):
         rounded = float(f"{value:.{digits}g}")
         if abs(rounded - value) <= error * abs(value):

@@ -44,7 +44,7 @@ Pieces = dict[str, tuple[str, int | None]]
 
 
 def clip_pieces(keys: Mapping[str, Any], kind: str) -> Pieces:
-    """Where each of CLIP's keys is found in an original checkpoint, for kind "clip" or "open-clip"."""
+    """The location of each of CLIP's keys in an original checkpoint, for kind "clip" or "open-clip"."""
     if kind == "clip":
         return {
             key[len(CLIP_PREFIX) :]: (key, None)
@@ -69,7 +69,7 @@ def clip_pieces(keys: Mapping[str, Any], kind: str) -> Pieces:
 
 
 def take(pieces: Pieces, name: str, tensor: Tensor) -> Tensor:
-    """One of CLIP's tensors out of the original tensor that holds it."""
+    """One of CLIP's tensors from the original tensor that contains it."""
     third = pieces[name][1]
     return tensor if third is None else tensor.chunk(3)[third]
 
@@ -103,18 +103,20 @@ def text_config(shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, A
 
 
 def read_text_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """A JSON object beside a text encoder or tokenizer. Raises UserError where it is missing or is none."""
+    """A JSON object in the folder of a text encoder or tokenizer. Raises UserError where it is missing or not an
+    object."""
     try:
         value = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{str(folder / name)!r} is no readable JSON ({error})") from None
+        raise UserError(f"{str(folder / name)!r} is not readable JSON ({error})") from None
     if not isinstance(value, dict):
-        raise UserError(f"{str(folder / name)!r} must hold a JSON object")
+        raise UserError(f"{str(folder / name)!r} must contain a JSON object")
     return value
 
 
 def write_as_last_layer(source: Path, target: Path) -> None:
-    """A CLIP text encoder whose last layer is its penultimate one: `last_hidden_state` is then what was read before.
+    """A CLIP text encoder whose last layer is its penultimate one: `last_hidden_state` is then the output that was used
+    before.
 
     The last layer is left out of weights and configuration; the norm after it stays, as `PretrainedText` applies it to
     the penultimate layer's output.
@@ -122,8 +124,8 @@ def write_as_last_layer(source: Path, target: Path) -> None:
     config = read_text_config(source)
     last = int(config["num_hidden_layers"]) - 1
     tensors, _ = load_tensors(source / "model.safetensors")
-    kept = {name: t for name, t in tensors.items() if f".encoder.layers.{last}." not in name}
-    save_file({name: t.contiguous() for name, t in kept.items()}, target / "model.safetensors", {"format": "pt"})
+    remaining = {name: t for name, t in tensors.items() if f".encoder.layers.{last}." not in name}
+    save_file({name: t.contiguous() for name, t in remaining.items()}, target / "model.safetensors", {"format": "pt"})
     write_text(target / "config.json", to_json({**config, "num_hidden_layers": last}, indent=2) + "\n")
 
 

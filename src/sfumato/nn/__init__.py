@@ -1,1 +1,1 @@
-"""Building blocks; they have never heard of diffusion."""
+"""Building blocks, independent of diffusion."""

@@ -11,8 +11,8 @@ EXPLICIT_KEYS = 512
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √D) v.
 
-    q (B, H, T, D); k, v (B, H, S, D); mask (B, S), or (B, T, S) for each query apart, bool, True where a key may be
-    attended (one in each row at least). Returns (B, H, T, D).
+    q (B, H, T, D); k, v (B, H, S, D); mask (B, S), or (B, T, S) per query, bool, True where a key may be attended
+    (at least one in each row). Returns (B, H, T, D).
     """
     allowed = None if mask is None else mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= EXPLICIT_KEYS:

@@ -1,4 +1,4 @@
-"""Initialisation that the layers' own defaults do not give."""
+"""Initialisation other than the layers' defaults."""
 
 from typing import TypeVar
 

@@ -17,7 +17,7 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Attention from x (B, T, dim) to a context (B, S, context_dim), or to x itself where no context is given.
+    """Attention from x (B, T, dim) to a context (B, S, context_dim), or to x itself without a context.
 
     Keys to_q, to_k, to_v (no bias) and to_out.0 as in the original.
     """

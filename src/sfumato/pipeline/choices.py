@@ -1,4 +1,4 @@
-"""Which sampler on which grid: what a request names, as configurations."""
+"""The sampler and grid of a request, as configurations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ from sfumato.sampling.table import SAMPLERS, SamplerConfig, check_start, default
 
 @dataclass(frozen=True)
 class Steps:
-    """Sampler, grid and the reason of the choice, and the (S + 1,) falling times."""
+    """Sampler, grid and the reason for the choice, and the (S + 1,) falling times."""
 
     choice: Choice
     times: Tensor
 
 
 def check_names(request: SampleRequest) -> None:
-    """Raises UserError for names and settings of sampler and grid that there are not, before a model is opened."""
+    """Raises UserError for unknown names and settings of sampler and grid, before a model is opened."""
     named_sampler(request.sampler, request.eta)
     named_grid(request.grid, request.shift)
     if request.times is not None and (request.grid is not None or request.shift is not None):
-        raise UserError("times says where the steps are: leave out grid and shift")
+        raise UserError("times already sets the steps: leave out grid and shift")
 
 
 def chosen_steps(second: SecondStage, request: SampleRequest, guidance: float = 1.0) -> Steps:
@@ -70,8 +70,8 @@ def named_sampler(sampler: str | SamplerConfig, eta: float | None = None) -> str
     name, settings = settings_of("sampler", sampler)
     if name == AUTO:
         if settings or eta is not None:
-            given = "eta" if eta is not None else next(iter(settings))
-            raise UserError(f"{given} does not fit the sampler auto, which decides by itself: name a sampler")
+            setting = "eta" if eta is not None else next(iter(settings))
+            raise UserError(f"{setting} does not apply to the sampler auto, which chooses its settings: name a sampler")
         return AUTO
     known = [AUTO, *SAMPLERS]
     if name not in SAMPLERS:
@@ -80,9 +80,9 @@ def named_sampler(sampler: str | SamplerConfig, eta: float | None = None) -> str
 
 
 def _with_eta(name: str, settings: dict[str, Any], eta: float) -> SamplerConfig:
-    having = [other for other, facts in SAMPLERS.items() if "eta" in facts.config.model_fields]
-    if name not in having:
-        raise UserError(f"eta does not fit the sampler {name}: it belongs to {' and '.join(having)}")
+    accepting = [other for other, facts in SAMPLERS.items() if "eta" in facts.config.model_fields]
+    if name not in accepting:
+        raise UserError(f"eta does not apply to the sampler {name}, only to {' and '.join(accepting)}")
     return sampler_named(name, **{"eta": eta, **settings})
 
 
@@ -108,7 +108,7 @@ def named_grid(grid: str | GridConfig | None, shift: float | None = None) -> Gri
 
 
 def settings_of(option: str, text: str) -> tuple[str, dict[str, Any]]:
-    """The name and the settings of "name:key=value,key=value"; values are read as YAML. Raises UserError."""
+    """The name and the settings of "name:key=value,key=value"; values are parsed as YAML. Raises UserError."""
     name, colon, rest = text.partition(":")
     if colon and not all(part.strip() for part in rest.split(",")):
         raise UserError(f"{option} {text!r} lacks a setting after a colon or comma: give NAME or NAME:KEY=VALUE")
@@ -116,10 +116,10 @@ def settings_of(option: str, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def times_grid(times: Sequence[float], schedule: Schedule, steps: int | None) -> GridConfig:
-    """The grid of a list: times with their end, or the table's indices (numbers above 1), which end at t = 0.
+    """The grid of a list: times including the end, or the table's indices (numbers above 1), which end at t = 0.
 
-    Another number of steps than the list has is interpolated between its entries. Raises UserError for a list that
-    does not fall, or leaves the schedule.
+    A different number of steps is interpolated between the entries. Raises UserError for a list that does not fall,
+    or is outside the schedule.
     """
     values = [float(value) for value in times]
     if values and max(values) > 1:

@@ -1,4 +1,4 @@
-"""Conditions: the one place where prompts, labels, maps, boxes and images become what a network is conditioned on."""
+"""Conditions: the only place where prompts, labels, maps, boxes and images become a network's `Condition`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,18 +25,18 @@ COMMANDS = {
     "text": "sfumato sample MODEL PROMPT",
     "label": "sfumato sample MODEL --label",
 }
-"""The command that gives a model the field it is conditioned on."""
+"""The command that supplies a field that a model is conditioned on."""
 OPTIONS = {"text": "prompt", "label": "label"}
 
 
 @dataclass(frozen=True, eq=False)
 class ConditionSource:
-    """What a model's conditions are made from, whatever kind of model it is.
+    """The parts of a model, of any kind, from which its conditions are made.
 
     Attributes:
-        dropout, part_dropout: how often the condition, and each part of it, was dropped in training.
-        classes: names by number, None: they have none.
-        seen: the classes that training images had, None: not known.
+        dropout, part_dropout: dropout rate in training of the condition, and of each part of it.
+        classes: names by number, None: unnamed.
+        seen: the classes of the training images, None: unknown.
     """
 
     conditioner: Conditioner | None
@@ -54,16 +54,16 @@ class ConditionSource:
 
 
 @dataclass(frozen=True)
-class Words:
-    """What is given in words or numbers, a row for each sample; None: not given."""
+class ConditionInputs:
+    """Prompts, labels and negative prompts, one for each sample; None: none."""
 
     prompts: Sequence[str] | None = None
     labels: Sequence[int | str] | None = None
     negatives: Sequence[str] | None = None
 
-    def rows(self, rows: slice) -> "Words":
-        """Those of a batch."""
-        return Words(
+    def rows(self, rows: slice) -> "ConditionInputs":
+        """The inputs of a batch."""
+        return ConditionInputs(
             None if self.prompts is None else self.prompts[rows],
             None if self.labels is None else self.labels[rows],
             None if self.negatives is None else self.negatives[rows],
@@ -71,7 +71,7 @@ class Words:
 
 
 def source_of(model: Model) -> ConditionSource:
-    """Of a diffusion model. Raises UserError for an autoencoder alone."""
+    """The condition source of a diffusion model. Raises UserError for an autoencoder alone."""
     second = second_stage(model)
     config = second.config
     return ConditionSource(
@@ -87,10 +87,10 @@ def source_of(model: Model) -> ConditionSource:
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """The conditions of a batch of samples on a latent (h, w), and what guidance moves away from, in any window of it.
+    """The conditions of a batch of samples on a latent (h, w), and the null condition of guidance, in any window of it.
 
-    `given` is False where nothing conditions the samples, so that guidance has nowhere to lead. `null` is None where
-    the model does not know the unconditional case.
+    `conditioned` is False for unconditional samples, on which guidance has no effect. `null` is None where the model
+    was not trained unconditionally.
     """
 
     source: ConditionSource
@@ -99,33 +99,34 @@ class Conditions:
     condition: Condition
     null: Condition | None
     fields: Mapping[str, Any] = field(default_factory=dict)
-    given: bool = True
+    conditioned: bool = True
 
     def of(self, window: Window) -> tuple[Condition, Condition | None]:
-        """In a window: spatial fields are cut, boxes are seen through their crop; else the condition of the whole."""
+        """(condition, null) of a window: spatial fields are cropped, boxes are transformed by the crop."""
         if (window.height, window.width) == self.size:
             return self.condition, self.null
         condition = self.condition
         if "boxes" in self.fields and self.source.conditioner is not None:
             with torch.no_grad():
                 condition = self.source.conditioner(self._fields_of(window))
-        return _cut(condition, window), None if self.null is None else _cut(self.null, window)
+        return _cropped(condition, window), None if self.null is None else _cropped(self.null, window)
 
     @torch.no_grad()
     def one_by_one(self, window: Window, parts: Sequence[str]) -> list[Condition]:
-        """The conditions of a window without some parts of a composite conditioner, and with each of them added."""
+        """The conditions of a window without `parts` of a composite conditioner, and with each of them added in
+        turn."""
         assert isinstance(self.source.conditioner, Composite)
         fields = self._fields_of(window)
-        made = self.source.conditioner.one_by_one(fields, self.count, self.size, parts)
-        return [_cut(condition, window) for condition in made]
+        nested = self.source.conditioner.one_by_one(fields, self.count, self.size, parts)
+        return [_cropped(condition, window) for condition in nested]
 
     @cached_property
     def whole(self) -> Window:
-        """The window that is the whole latent."""
+        """The window of the whole latent."""
         return Window(0, 0, *self.size)
 
     def _fields_of(self, window: Window) -> Mapping[str, Any]:
-        """With the window's place, through which boxes are seen."""
+        """The fields with the window's crop, by which boxes are transformed."""
         h, w = self.size
         if "boxes" not in self.fields or (window.height, window.width) == (h, w):
             return self.fields
@@ -138,88 +139,87 @@ def conditions_for(
     source: ConditionSource,
     count: int,
     size: tuple[int, int],
-    words: Words = Words(),
+    inputs: ConditionInputs = ConditionInputs(),
     fields: Mapping[str, Any] | None = None,
     ready: Condition | None = None,
 ) -> Conditions:
     """The conditions of `count` samples on a latent of `size` (h, w).
 
     Args:
-        source: of the model.
-        count: of samples.
+        source: the model's.
+        count: number of samples.
         size: (h, w).
         words: prompts, labels and negative prompts.
-        fields: what else the conditioner reads, a row for each sample.
-        ready: a ready-made condition instead of words and fields; negatives still count.
+        fields: other fields that the conditioner reads, a row for each sample.
+        ready: a ready-made condition instead of inputs and fields; negatives still apply.
 
     Raises:
-        UserError: the model is not conditioned on what is given, or needs what is not.
+        UserError: the model is not conditioned on an input, or requires a missing one.
     """
-    check_words(source, words)
+    check_inputs(source, inputs)
     if ready is not None:
-        null = None if source.dropout == 0 and words.negatives is None else _null(source, count, size, words)
+        null = None if source.dropout == 0 and inputs.negatives is None else _null(source, count, size, inputs)
         return Conditions(source, count, size, ready, null)
     conditioner = source.conditioner
     if conditioner is None:
-        return Conditions(source, count, size, Condition(), None, given=False)
+        return Conditions(source, count, size, Condition(), None, conditioned=False)
     null = conditioner.null(count, size) if source.dropout > 0 else None
-    if null is not None and not is_given(words, fields):
-        return Conditions(source, count, size, null, null, given=False)
-    whole = complete_fields(source, count, words, fields)
-    if words.negatives is not None:
-        null = conditioner({**whole, "text": list(words.negatives)})
+    if null is not None and not has_condition(inputs, fields):
+        return Conditions(source, count, size, null, null, conditioned=False)
+    whole = complete_fields(source, count, inputs, fields)
+    if inputs.negatives is not None:
+        null = conditioner({**whole, "text": list(inputs.negatives)})
     return Conditions(source, count, size, conditioner(whole), null, whole)
 
 
 def take_rows(fields: Mapping[str, Any] | None, rows: slice) -> dict[str, Any] | None:
-    """The fields of a batch."""
+    """The rows of the fields in a batch."""
     return None if fields is None else {name: value[rows] for name, value in fields.items()}
 
 
 def rows_of(condition: Condition | None, rows: slice) -> Condition | None:
-    """A ready-made condition of a batch."""
+    """The rows of a ready-made condition in a batch."""
     return None if condition is None else take(condition, rows)
 
 
-def is_given(words: Words, fields: Mapping[str, Any] | None) -> bool:
-    """Whether anything is given that conditions samples."""
-    return bool(fields) or any(part is not None for part in (words.prompts, words.labels, words.negatives))
+def has_condition(inputs: ConditionInputs, fields: Mapping[str, Any] | None) -> bool:
+    """Whether the samples are conditioned on anything."""
+    return bool(fields) or any(part is not None for part in (inputs.prompts, inputs.labels, inputs.negatives))
 
 
-def check_words(source: ConditionSource, words: Words) -> None:
-    """Raises UserError for words that the model does not take, and for classes it does not know."""
-    for name, key, value in (
-        ("text", "text", words.prompts),
-        ("label", "label", words.labels),
-        ("negative prompt", "text", words.negatives),
+def check_inputs(source: ConditionSource, inputs: ConditionInputs) -> None:
+    """Raises UserError for inputs that the model is not conditioned on, and for unknown classes."""
+    for prefix, key, value in (
+        ("", "text", inputs.prompts),
+        ("", "label", inputs.labels),
+        ("negative prompt: ", "text", inputs.negatives),
     ):
         if value is not None and key not in source.reads:
-            reads = source.reads
-            takes = f"it is conditioned on {' and '.join(reads)}" if reads else "it was trained without any condition"
-            raise UserError(f"this model takes no {name}: {takes}")
-    for label in dict.fromkeys(words.labels or ()):
+            accepted = f"it takes: {', '.join(source.reads)}" if source.reads else "it is unconditional"
+            raise UserError(f"{prefix}this model was not trained with {key} conditioning; {accepted}")
+    for label in dict.fromkeys(inputs.labels or ()):
         class_index(source, label)
 
 
 def complete_fields(
-    source: ConditionSource, count: int, words: Words, fields: Mapping[str, Any] | None = None
+    source: ConditionSource, count: int, inputs: ConditionInputs, fields: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The fields that the conditioner reads, those that may be left out filled in. Calls no network.
+    """The fields that the conditioner reads, with defaults for optional ones. Calls no network.
 
-    Raises UserError for a field that the model needs.
+    Raises UserError for a missing required field.
     """
-    given = dict(fields or {})
-    if words.prompts is not None:
-        given["text"] = list(words.prompts)
-    if words.labels is not None:
-        given["label"] = torch.tensor([class_index(source, label) for label in words.labels], device=source.device)
-    missing = [name for name in source.reads if name not in given]
-    whole = {**given, **_left_out(source, count, missing)}
+    supplied = dict(fields or {})
+    if inputs.prompts is not None:
+        supplied["text"] = list(inputs.prompts)
+    if inputs.labels is not None:
+        supplied["label"] = torch.tensor([class_index(source, label) for label in inputs.labels], device=source.device)
+    missing = [name for name in source.reads if name not in supplied]
+    whole = {**supplied, **_left_out(source, count, missing)}
     unmet = next((name for name in missing if name not in whole), None)
     if unmet is not None:
-        why = "" if source.dropout > 0 else "; trained without condition dropout, it cannot do without"
-        way = f"give a {OPTIONS[unmet]}{why}" if unmet in OPTIONS else f"use `{COMMANDS.get(unmet, 'sfumato sample')}`"
-        raise UserError(f"this model is conditioned on {' and '.join(source.reads)}: {way}")
+        why = "" if source.dropout > 0 else "; it was trained without condition dropout, so this is required"
+        hint = f"give a {OPTIONS[unmet]}{why}" if unmet in OPTIONS else f"use `{COMMANDS.get(unmet, 'sfumato sample')}`"
+        raise UserError(f"this model is conditioned on {' and '.join(source.reads)}: {hint}")
     return whole
 
 
@@ -231,7 +231,7 @@ def class_index(source: ConditionSource, label: int | str) -> int:
     if source.seen is not None and index not in source.seen:
         known = [names[i] if i < len(names) else str(i) for i in source.seen]
         listed = f"{', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
-        raise UserError(f"label {label}: no training image had this class; the model has learnt {listed}")
+        raise UserError(f"label {label}: no training image had this class; the model was trained on {listed}")
     return index
 
 
@@ -251,24 +251,24 @@ def class_number(
     )
 
 
-def _null(source: ConditionSource, count: int, size: tuple[int, int], words: Words) -> Condition | None:
-    return conditions_for(source, count, size, Words(negatives=words.negatives)).null
+def _null(source: ConditionSource, count: int, size: tuple[int, int], inputs: ConditionInputs) -> Condition | None:
+    return conditions_for(source, count, size, ConditionInputs(negatives=inputs.negatives)).null
 
 
 def _left_out(source: ConditionSource, count: int, missing: Sequence[str]) -> dict[str, Any]:
-    """What stands for words that are not given, where the model knows the case without: the empty text, no class."""
-    made: dict[str, Any] = {}
-    if "text" in missing and _knows_without(source, "text"):
-        made["text"] = [""] * count
+    """Null values of missing inputs that were dropped in training: the empty text, the null class."""
+    defaults: dict[str, Any] = {}
+    if "text" in missing and _was_dropped(source, "text"):
+        defaults["text"] = [""] * count
     config = class_config(source.config)
     learned = config.classes if isinstance(config, ClassConfig) and config.null == "learned" else None
-    if "label" in missing and learned is not None and _knows_without(source, "label"):
-        made["label"] = torch.full((count,), learned, device=source.device)
-    return made
+    if "label" in missing and learned is not None and _was_dropped(source, "label"):
+        defaults["label"] = torch.full((count,), learned, device=source.device)
+    return defaults
 
 
-def _knows_without(source: ConditionSource, name: str) -> bool:
-    """Whether the field was dropped in training, with everything or as a part of its own."""
+def _was_dropped(source: ConditionSource, name: str) -> bool:
+    """Whether the field was dropped in training, with the whole condition or as a separate part."""
     if source.dropout > 0:
         return True
     if not isinstance(source.conditioner, Composite):
@@ -278,7 +278,7 @@ def _knows_without(source: ConditionSource, name: str) -> bool:
     return bool(reading) and all(source.part_dropout.get(key, 0) > 0 for key in reading)
 
 
-def _cut(condition: Condition, window: Window) -> Condition:
-    """The condition itself where it has no spatial field."""
+def _cropped(condition: Condition, window: Window) -> Condition:
+    """The condition with its spatial field cropped to the window; unchanged without one."""
     spatial: Tensor | None = condition.spatial
     return condition if spatial is None else replace(condition, spatial=window.of(spatial))

@@ -1,4 +1,4 @@
-"""From a network to a denoise function, the one currency of sampling; guided or not."""
+"""Denoise functions, which samplers call, from a network; with or without guidance."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ from sfumato.sampling.sampler import Denoise
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance: `scale` 1 is off; it acts at times inside `interval` (both within [0, 1]).
+    """Classifier-free guidance: `scale` 1 is off; it is applied at times inside `interval` (both within [0, 1]).
 
-    scale: one number, or one per sample (B,). rescale: how far the spread that guidance inflates is brought back, 0 to
-    1 (Lin et al. 2024). projection: adaptive projected guidance.
+    scale: one number, or one per sample (B,). rescale: how much of the increase of the standard deviation by guidance
+    is removed, 0 to 1 (Lin et al. 2024). projection: adaptive projected guidance.
     """
 
     scale: float | Tensor = 1.0
@@ -32,7 +32,8 @@ class Guidance:
     projection: Projection | None = None
 
     def combine(self, trajectory: guiding.Trajectory) -> guiding.Combine:
-        """How the two halves become one, for one window; a momentum is the trajectory's."""
+        """The function that combines conditional and null, for one window; a momentum is registered with the
+        trajectory."""
         inner: guiding.Combine = guiding.linear
         if self.projection is not None:
             limit = math.inf if self.projection.limit is None else self.projection.limit
@@ -43,7 +44,7 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Network:
-    """A denoiser with the schedule that it was trained on, and what it predicts."""
+    """A denoiser with its training schedule and kind of prediction."""
 
     denoiser: nn.Module
     schedule: Schedule
@@ -84,7 +85,7 @@ def guided(
     trajectory: guiding.Trajectory | None = None,
     both: guiding.Pair | None = None,
 ) -> Denoise:
-    """The denoise function with guidance away from `null`; `both` are their `halves` where they were made before."""
+    """The denoise function with guidance away from `null`; `both` are their `halves` if they already exist."""
     plain = network.denoise(condition)
     if null is None or bool((torch.as_tensor(guidance.scale) == 1).all()):
         return plain
@@ -101,7 +102,7 @@ def guided_by_parts(
 ) -> Denoise:
     """The denoise function with a guidance scale for each part of a composite conditioner, all in one larger batch.
 
-    conditions: K + 1, as `Composite.one_by_one` gives them for the K parts that `scales` are for.
+    conditions: K + 1, from `Composite.one_by_one` for the K parts of `scales`.
     """
     return guiding.by_parts(network.denoise(conditions[-1]), network.together(conditions), scales, interval)
 
@@ -109,7 +110,7 @@ def guided_by_parts(
 def guided_by_image(denoise: Denoise, autoencoder: Autoencoder, scaling: Scaling, guidance: ImageGuidance) -> Denoise:
     """The denoise function that follows a loss of the decoded image; each call costs a backward pass of both networks.
 
-    The networks must let gradients through: those that `engine.for_inference` has packed do not.
+    The networks must support gradients: those packed by `engine.for_inference` do not.
     """
 
     def loss(x0: Tensor) -> Tensor:

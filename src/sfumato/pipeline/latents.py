@@ -1,6 +1,7 @@
-"""Between images and latents, in batches and in bands: the one place of `pipeline/` that converts raw ↔ model latents.
+"""Between images and latents, in batches and in bands: the only module of `pipeline/` that converts raw ↔ model
+latents.
 
-A network that gives numbers that are not finite is named in an error, whatever the images are for.
+A network that returns non-finite numbers is named in an error.
 """
 
 import torch
@@ -16,11 +17,11 @@ from sfumato.pipeline.parts import Model
 
 
 class NotFiniteError(UserError):
-    """A network gave NaN or infinite numbers."""
+    """A network returned NaN or infinite numbers."""
 
 
 def check_finite(values: Tensor, network: str, what: str) -> Tensor:
-    """The values (B, ...) themselves. Raises NotFiniteError that names the network where one of them is not finite."""
+    """Returns the values (B, ...). Raises NotFiniteError naming the network if one of them is not finite."""
     if not bool(torch.isfinite(values).all()):
         bad = int((~torch.isfinite(values.flatten(1)).all(1)).sum())
         raise NotFiniteError(
@@ -38,9 +39,9 @@ def decode(
     batch: int = 16,
     memory: int = tiles.DEFAULT_MEMORY,
 ) -> Tensor:
-    """Model latents (B, C, h, w) -> images (B, 3, H, W), `batch` at a time; in float32 again where not finite.
+    """Model latents (B, C, h, w) -> images (B, 3, H, W), `batch` at a time; again in float32 where not finite.
 
-    memory: bytes of feature maps; where a batch would take more, fewer at a time, and large images in bands. Raises
+    memory: bytes of feature maps; a batch that needs more is split, and large images are decoded in bands. Raises
     NotFiniteError.
     """
     images = []
@@ -58,7 +59,7 @@ def decode(
 def preview(
     tiny: TinyDecoder, scaling: Scaling, latent: Tensor, batch: int = 16, memory: int = tiles.DEFAULT_MEMORY
 ) -> Tensor:
-    """As `decode`, by a tiny decoder; as few at a time as `memory` asks for, a large image as a whole."""
+    """As `decode`, by a tiny decoder; split to fit into `memory`, but a large image is decoded as a whole."""
     at_once = max(1, min(batch, memory // tiny.config.bytes_needed((latent.shape[2], latent.shape[3]))))
     images = torch.cat([tiny(scaling.to_raw(part)).float() for part in latent.split(at_once)])
     return check_finite(images, "tiny decoder", "images")
@@ -93,7 +94,7 @@ def encode(
 def latent_keep(keep: Tensor, factor: int) -> Tensor:
     """A mask of pixels (B, 1, H, W), 1 = keep, 0 = generate -> of latent positions (B, 1, h, w).
 
-    A position is kept only where all its pixels are; values between, of soft masks, take the least.
+    A position is kept only where all its pixels are; a soft mask's values become their minimum.
     """
     return -F.max_pool2d(-keep.float(), factor)
 
@@ -105,8 +106,8 @@ def known_region(model: Model, images: Tensor, keep: Tensor, memory: int = tiles
     """
     if keep.dim() != 4 or keep.shape[-2:] != images.shape[-2:]:
         raise UserError(
-            f"keep has the shape {tuple(keep.shape)}, images of {images.shape[-2]}x{images.shape[-1]} need one value "
-            "for each pixel"
+            f"keep has the shape {tuple(keep.shape)}, images of {images.shape[-2]}x{images.shape[-1]} require one "
+            "value for each pixel"
         )
     latent = encode(model.autoencoder, model.scaling, images.to(model.device), memory=memory)
     return {"known": latent, "keep": latent_keep(keep.to(model.device), model.autoencoder.factor)}

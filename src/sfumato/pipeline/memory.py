@@ -1,26 +1,26 @@
-"""Whether this machine's memory can hold the images that are asked for, before anything is opened."""
+"""Check that this machine's memory can hold the requested images, before anything is opened."""
 
 import os
 
 from sfumato.errors import UserError
 
 COPIES = 3
-"""Of a batch's pixels: decoded, clipped and as bytes of a file."""
+"""Copies of a batch's pixels in memory: decoded, clipped and as bytes of a file."""
 
 
 def check_memory(size: tuple[int, int], batch: int) -> None:
     """Raises UserError where a batch of images (H, W) alone, without any network, exceeds the machine's memory."""
     each = 3 * 4 * COPIES * size[0] * size[1]
-    there = machine_memory()
-    if each > there:
+    available = machine_memory()
+    if each > available:
         raise UserError(
-            f"size {size[0]}x{size[1]} (height x width) takes at least {_gib(each)} for one image, and this machine "
-            f"has {_gib(there)}: give a smaller size"
+            f"size {size[0]}x{size[1]} (height x width) needs at least {_gib(each)} for one image, and this machine "
+            f"has {_gib(available)}: give a smaller size"
         )
-    if each * batch > there:
+    if each * batch > available:
         raise UserError(
-            f"batch {batch:,} of {size[0]}x{size[1]} (height x width) takes at least {_gib(each * batch)}, and this "
-            f"machine has {_gib(there)}: give a batch of at most {max(1, there // each):,}"
+            f"batch {batch:,} of {size[0]}x{size[1]} (height x width) needs at least {_gib(each * batch)}, and this "
+            f"machine has {_gib(available)}: give a batch of at most {max(1, available // each):,}"
         )
 
 

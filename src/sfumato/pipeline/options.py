@@ -1,7 +1,7 @@
 """Options declared once: name, type, range, default, group and help of every field of a request.
 
-The command line, the service and the studio read these declarations. Importing this module, or a request's, costs
-nothing: neither imports torch.
+The command line, the service and the studio read these declarations. Importing this module, or a request's, is
+fast: neither imports torch.
 """
 
 import math
@@ -17,7 +17,7 @@ DECLARED = "option"
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from `low` to `high`; `above`, `below`: without that end; `whole`: integers only."""
+    """The finite numbers from `low` to `high`; `above`, `below`: exclude that end; `whole`: integers only."""
 
     low: float
     high: float
@@ -39,8 +39,8 @@ class Range:
 
 @dataclass(frozen=True)
 class Option:
-    """What a field declares. `type` is its annotation: a type, or the name of one that is imported only where it is
-    used. `range` holds for a number, and for each number of a list, a tuple or a mapping.
+    """The declaration of a field. `type` is its annotation: a type, or the name of one that is imported only where
+    it is used. `range` applies to a number, and to each number of a list, a tuple or a mapping.
     """
 
     name: str
@@ -58,17 +58,17 @@ def option(default: Any, group: Group, help: str, range: Range | None = None) ->
 
 def options_of(request: type) -> list[Option]:
     """The options of a dataclass, in their order."""
-    found = []
+    options = []
     for each in fields(request):
         if DECLARED in each.metadata:
             group, text, bounds = each.metadata[DECLARED]
             default = None if each.default is MISSING else each.default
-            found.append(Option(each.name, each.type, default, group, text, bounds))
-    return found
+            options.append(Option(each.name, each.type, default, group, text, bounds))
+    return options
 
 
 def check_options(request: Any, within: str = "") -> None:
-    """Raises UserError for a number outside the range of its option, here or in an option that has options itself."""
+    """Raises UserError for a number outside the range of its option, also in nested options."""
     for declared in options_of(type(request)):
         value = getattr(request, declared.name)
         name = f"{within}{declared.name}".replace("_", " ")
@@ -86,9 +86,9 @@ def check_number(name: str, value: object, bounds: Range) -> None:
 
 
 def shown(value: object) -> str:
-    """A number for a message, however long it is."""
+    """A number for a message, abbreviated if long."""
     if isinstance(value, int) and value.bit_length() > 64:
-        return f"{'-' if value < 0 else ''}10^{int(value.bit_length() * math.log10(2))} or so"
+        return f"about {'-' if value < 0 else ''}10^{int(value.bit_length() * math.log10(2))}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What the pipeline needs of a model: its parts and its configuration."""
+"""The interface of a model to the pipeline: its parts and its configuration."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +18,7 @@ from sfumato.model_config import DiffusionConfig, ModelConfig
 
 @dataclass(frozen=True)
 class SecondStage:
-    """What the diffusion model adds to the autoencoder."""
+    """The diffusion model on top of the autoencoder."""
 
     config: DiffusionConfig
     denoiser: nn.Module
@@ -62,7 +62,7 @@ def tiny_decoder(model: Model) -> TinyDecoder:
     """The decoder for previews. Raises UserError where the model has none."""
     if model.tiny is None:
         raise UserError(
-            "this model has no tiny decoder: make one with `sfumato distill-decoder MODEL --data DIR`, which takes "
+            "this model has no tiny decoder: create one with `sfumato distill-decoder MODEL --data DIR`, which takes "
             "minutes, or use the full decoder"
         )
     return model.tiny.network
@@ -76,12 +76,12 @@ def latent_shape(model: Model, size: tuple[int, int]) -> tuple[int, int, int]:
 
 
 def canvas_factor(model: Model) -> int:
-    """What the sides of an image are multiples of: both networks' downsampling factors together."""
+    """The product of both networks' downsampling factors, which must divide the sides of an image."""
     return model.autoencoder.factor * second_stage(model).config.denoiser.factor
 
 
 def check_multiple(size: tuple[int, int], factor: int, described: str) -> None:
-    """Raises UserError for a size (H, W) that is not a multiple of the factor, which is `described`."""
+    """Raises UserError for a size (H, W) that is not a multiple of the factor; `described` names it in the message."""
     if min(size) < factor or size[0] % factor or size[1] % factor:
         near = [max(factor, round(side / factor) * factor) for side in size]
         raise UserError(

@@ -1,6 +1,6 @@
 """The pipeline: a request -> conditions -> denoise function -> sampling loop -> latents -> images.
 
-`sample` is the only way to an image of a diffusion model. It knows neither files nor user interface.
+All images of diffusion models are sampled by `sample`. It depends on neither files nor user interface.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class Samples:
 
     @cached_property
     def record(self) -> SampleRecord:
-        """What was resolved; it holds the model's digest, so the first call reads all weights."""
+        """The resolved options; it includes the model's digest, so the first call reads all weights."""
         return record_of(self.model, self.request, self.plan)
 
 
@@ -64,9 +64,10 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 
 
 def batches(model: Model, request: SampleRequest, planned: Plan) -> Iterator[Batch]:
-    """The images batch by batch, for those who write each before the next begins; `planned` is `plan(model, request)`.
+    """The images batch by batch, so that each can be written before the next is sampled; `planned` is `plan(model,
+    request)`.
 
-    Raises NotFiniteError naming the network that gave numbers that are not finite.
+    Raises NotFiniteError naming a network that returned non-finite numbers.
     """
     for first in range(0, planned.count, request.batch):
         rows = range(first, min(planned.count, first + request.batch))
@@ -97,24 +98,24 @@ def decode(model: Model, latents: Tensor, request: SampleRequest) -> Tensor:
 
 
 def conditions_of(model: Model, request: SampleRequest, planned: Plan, rows: slice) -> Conditions:
-    """The conditions of some rows of a request for a model, which may be the weaker one."""
+    """The conditions of some rows of a request for a model: the request's own or the weaker one of autoguidance."""
     count, size = len(planned.seeds[rows]), planned.shape[1:]
     fields, ready = take_rows(planned.fields, rows), rows_of(request.condition, rows)
-    return conditions_for(source_of(model), count, size, planned.words.rows(rows), fields, ready)
+    return conditions_for(source_of(model), count, size, planned.inputs.rows(rows), fields, ready)
 
 
 def network_of(model: Model, reuse: int = 1) -> Network:
-    """The denoiser of a model; `reuse`: every so many calls are whole."""
+    """The denoiser of a model; `reuse`: every `reuse`-th call is complete, the others reuse deep features."""
     second = second_stage(model)
     denoiser = second.denoiser
     if reuse > 1:
-        assert isinstance(denoiser, UNet)  # the one kind of denoiser that there is
+        assert isinstance(denoiser, UNet)  # the only kind of denoiser
         denoiser = Reusing.of(denoiser, reuse)
     return Network(denoiser, second.schedule, second.config.prediction)
 
 
 def _sampled(model: Model, request: SampleRequest, planned: Plan, rows: slice, x: Tensor, noise: SampleNoise) -> Tensor:
-    """From x at the first time of the plan to the latents at its last."""
+    """Samples from x at the first time of the plan to the latents at its last."""
     trajectory, schedule = Trajectory(), second_stage(model).schedule
     denoise = _denoise(model, request, planned, rows, trajectory)
     sampler = build_sampler(planned.choice.sampler)
@@ -129,7 +130,7 @@ def _sampled(model: Model, request: SampleRequest, planned: Plan, rows: slice, x
 
 
 def _denoise(model: Model, request: SampleRequest, planned: Plan, rows: slice, trajectory: Trajectory) -> Denoise:
-    """The guided denoise function of a batch: each guidance wraps what the one before gave."""
+    """The guided denoise function of a batch: each kind of guidance wraps the previous one."""
     of_window = _of_window(model, request, planned, rows, trajectory)
     denoise = windowed(of_window, planned.shape[1:], planned.window, request.overlap)
     if request.classifier is not None:
@@ -143,7 +144,7 @@ def _denoise(model: Model, request: SampleRequest, planned: Plan, rows: slice, t
 def _of_window(
     model: Model, request: SampleRequest, planned: Plan, rows: slice, trajectory: Trajectory
 ) -> Callable[[Window], Denoise]:
-    """The guided denoise function of a window; what guidance remembers there belongs to it and the trajectory."""
+    """The guided denoise function of a window; guidance state belongs to the window and the trajectory."""
     conditions, network = conditions_of(model, request, planned, rows), network_of(model, request.reuse)
     scales = planned.scales[rows]
     scale: float | Tensor = scales[0] if len(set(scales)) == 1 else torch.tensor(scales, device=model.device)
@@ -171,7 +172,8 @@ def _of_window(
 
 
 def _initial(second: SecondStage, latent: Tensor, noise: Tensor, strength: float, times: Tensor) -> Tensor:
-    """Where the loop begins: the latent noised to the first time, pure noise at strength 1, itself at strength 0."""
+    """The start of the loop: the latent noised to the first time, pure noise at strength 1, the latent at strength
+    0."""
     if strength == 0:
         return latent
     return noise if strength == 1 else add_noise(second.schedule, latent, noise, times[0])

@@ -13,7 +13,14 @@ from sfumato.config import nearest
 from sfumato.engine.packing import PackedConv2d, PackedLinear
 from sfumato.errors import UserError
 from sfumato.pipeline.choices import chosen_steps
-from sfumato.pipeline.conditions import ConditionSource, Words, check_words, complete_fields, is_given, source_of
+from sfumato.pipeline.conditions import (
+    ConditionInputs,
+    ConditionSource,
+    check_inputs,
+    complete_fields,
+    has_condition,
+    source_of,
+)
 from sfumato.pipeline.memory import check_memory
 from sfumato.pipeline.parts import Model, canvas_factor, check_multiple, latent_shape, second_stage, tiny_decoder
 from sfumato.pipeline.request import DEFAULT_GUIDANCE, MOST_IMAGES, DecoderName, SampleRequest
@@ -23,11 +30,11 @@ from sfumato.sampling.inpainting import with_jumps
 from sfumato.sampling.windows import windows
 
 WHOLE_AREAS = 4
-"""Images of up to this many times the training area are denoised as a whole, where windows are left to the model."""
+"""Images of up to this many times the training area are denoised as a whole, unless the request sets a window."""
 
 
 class NoteWarning(UserWarning):
-    """Something that a user should know of a request, a sentence."""
+    """A note on a request for the user, one sentence."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +42,20 @@ class Plan:
     """A checked request: what is sampled, and by which sampler at which times.
 
     Attributes:
-        count: how many.
-        words: prompts, labels and negatives, one for each.
-        fields: what else the conditioner reads, a row for each.
-        scales: a guidance scale for each.
+        count: number of images.
+        inputs: prompts, labels and negatives, one for each image.
+        fields: other fields that the conditioner reads, a row for each image.
+        scales: a guidance scale for each image.
         parts: guidance scales by the part of a composite condition; scales then has the largest.
-        seeds: one for each.
-        size: (H, W); shape: (C, h, w); window: (h, w) of the windows, which may be all.
-        choice: sampler, grid and the reason of the choice, empty where the user chose.
-        times: the falling times of the sampling loop; with jumps they rise in between; one where nothing is sampled.
-        notes: what a user should know, a sentence each.
+        seeds: one for each image.
+        size: (H, W); shape: (C, h, w); window: (h, w) of the windows, possibly the whole latent.
+        choice: sampler, grid and the reason for the choice, empty where the user chose.
+        times: the falling times of the sampling loop; with jumps they rise in between; one if nothing is sampled.
+        notes: notes for the user, a sentence each.
     """
 
     count: int
-    words: Words
+    inputs: ConditionInputs
     fields: Mapping[str, Any] | None
     scales: list[float]
     parts: dict[str, float] | None
@@ -62,7 +69,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Steps of a batch."""
+        """Sampling steps of a batch."""
         return len(self.times) - 1
 
 
@@ -70,7 +77,7 @@ def plan(model: Model, request: SampleRequest) -> Plan:
     """Checks the request against the model. Raises UserError for what does not fit."""
     second, source = second_stage(model), source_of(model)
     count = _count(request)
-    words = Words(
+    inputs = ConditionInputs(
         spread(_listed(request.prompt), count, "prompts"),
         spread(_listed(request.label), count, "labels"),
         spread(_listed(request.negative), count, "negative prompts"),
@@ -78,17 +85,17 @@ def plan(model: Model, request: SampleRequest) -> Plan:
     fields = _spread_fields(request.fields, count)
     size = _checked_size(model, request, count)
     shape = latent_shape(model, size)
-    given = request.condition is not None or is_given(words, fields)
-    _check_conditions(source, request, words, fields, count)
-    parts = _part_scales(source, request, words, given)
-    scales = [max(parts.values())] * count if parts else _scales(source, request, count, given)
+    conditioned = request.condition is not None or has_condition(inputs, fields)
+    _check_conditions(source, request, inputs, fields, count)
+    parts = _part_scales(source, request, inputs, conditioned)
+    scales = [max(parts.values())] * count if parts else _scales(source, request, count, conditioned)
     _check_guidance(model, request, scales, parts)
     _check_decoder(model, request.decoder)
     steps = chosen_steps(second, request, max(scales))
     _check_latents(request, count, shape)
     return Plan(
         count=count,
-        words=words,
+        inputs=inputs,
         fields=fields,
         scales=scales,
         parts=parts,
@@ -98,39 +105,39 @@ def plan(model: Model, request: SampleRequest) -> Plan:
         window=_window(model, request, shape),
         choice=steps.choice,
         times=_times(request, steps.times),
-        notes=notes_of(source, words),
+        notes=notes_of(source, inputs),
     )
 
 
 def warn_of(notes: Iterable[str]) -> None:
-    """Warns of each note once, for those who sample from Python; commands print them (`sfumato.cli.options.notes`)."""
+    """Warns of each note once, for use from Python; commands print them (`sfumato.cli.options.notes`)."""
     for note in dict.fromkeys(notes):
         warnings.warn(note, NoteWarning, stacklevel=3)
 
 
-def guidance_scale(source: ConditionSource, guidance: float | None, given: bool = True) -> float:
-    """The scale that is used where `guidance` is asked for; 1 where no condition is `given`, as nothing can lead.
+def guidance_scale(source: ConditionSource, guidance: float | None, conditioned: bool = True) -> float:
+    """The effective scale for the option `guidance`; 1 for samples that are not `conditioned`.
 
-    Raises UserError where the model does not know the unconditional case.
+    Raises UserError where the model was not trained unconditionally.
     """
     if source.conditioner is None:
         if guidance not in (None, 1.0):
-            raise UserError(f"guidance {guidance:g} needs a condition, but this model was trained without any")
+            raise UserError(f"guidance {guidance:g} requires a condition, but this model was trained without any")
         return 1.0
     if source.dropout == 0:
         if guidance not in (None, 1.0):
             raise UserError(
-                f"guidance {guidance:g} cannot work: this model was trained without condition dropout "
-                "(train.condition_dropout), so it does not know the unconditional case; use guidance 1"
+                f"guidance {guidance:g} is not possible: this model was trained without condition dropout "
+                "(train.condition_dropout), so it has no unconditional mode; use guidance 1"
             )
         return 1.0
-    if not given:
+    if not conditioned:
         return 1.0
     return DEFAULT_GUIDANCE if guidance is None else guidance
 
 
 def spread(values: Sequence[Any] | None, count: int, name: str) -> list[Any] | None:
-    """One value for each of `count` samples, from one or as many. Raises UserError for another number."""
+    """One value for each of `count` samples, from one or `count` values. Raises UserError for another number."""
     if values is None:
         return None
     if len(values) == 1:
@@ -164,20 +171,20 @@ def _seeds(request: SampleRequest, count: int) -> list[int]:
 
 
 def _spread_fields(fields: Mapping[str, Any] | None, count: int) -> dict[str, Any] | None:
-    """A row for each sample, from one for all or one each."""
+    """A row for each sample, from a single row or one each."""
     if fields is None:
         return None
-    made = {}
+    per_sample = {}
     for name, value in fields.items():
         if len(value) not in (1, count):
             raise UserError(f"{len(value)} rows of {name} were given for {count} samples; give one, or one for each")
         rows = [0] * count if len(value) == 1 else list(range(count))
-        made[name] = value[rows] if isinstance(value, Tensor) else [value[row] for row in rows]
-    return made
+        per_sample[name] = value[rows] if isinstance(value, Tensor) else [value[row] for row in rows]
+    return per_sample
 
 
 def _checked_size(model: Model, request: SampleRequest, count: int) -> tuple[int, int]:
-    """(H, W), a multiple of what the two networks together divide by."""
+    """(H, W), a multiple of `canvas_factor`."""
     f = model.autoencoder.factor
     latents = [value for value in (request.known, request.initial, request.noise) if value is not None]
     of_latent = (latents[0].shape[-2] * f, latents[0].shape[-1] * f) if latents else None
@@ -190,43 +197,49 @@ def _checked_size(model: Model, request: SampleRequest, count: int) -> tuple[int
 
 
 def _check_conditions(
-    source: ConditionSource, request: SampleRequest, words: Words, fields: Mapping[str, Any] | None, count: int
+    source: ConditionSource,
+    request: SampleRequest,
+    inputs: ConditionInputs,
+    fields: Mapping[str, Any] | None,
+    count: int,
 ) -> None:
-    check_words(source, words)
+    check_inputs(source, inputs)
     if request.condition is not None:
-        if words.prompts is not None or words.labels is not None or fields:
-            raise UserError("a ready-made condition stands instead of prompt, label and fields: leave them out")
+        if inputs.prompts is not None or inputs.labels is not None or fields:
+            raise UserError("a ready-made condition replaces prompt, label and fields: leave them out")
         rows = {len(value) for value in request.condition.tensors().values()}
         if rows - {count}:
             raise UserError(f"the condition has {rows.pop()} rows for {count} samples: give one for each")
         return
-    if source.conditioner is not None and (source.dropout == 0 or is_given(words, fields)):
-        complete_fields(source, count, words, fields)
+    if source.conditioner is not None and (source.dropout == 0 or has_condition(inputs, fields)):
+        complete_fields(source, count, inputs, fields)
 
 
-def _scales(source: ConditionSource, request: SampleRequest, count: int, given: bool) -> list[float]:
-    asked = request.guidance
-    assert not isinstance(asked, Mapping)
-    if asked is None and request.autoguide is not None:
-        asked = 1.0
-    listed = [asked] if asked is None or isinstance(asked, float | int) else list(asked)
-    each = spread([guidance_scale(source, one, given) for one in listed], count, "guidance scales")
+def _scales(source: ConditionSource, request: SampleRequest, count: int, conditioned: bool) -> list[float]:
+    requested = request.guidance
+    assert not isinstance(requested, Mapping)
+    if requested is None and request.autoguide is not None:
+        requested = 1.0
+    listed = [requested] if requested is None or isinstance(requested, float | int) else list(requested)
+    each = spread([guidance_scale(source, one, conditioned) for one in listed], count, "guidance scales")
     assert each is not None
     return each
 
 
-def _part_scales(source: ConditionSource, request: SampleRequest, words: Words, given: bool) -> dict[str, float] | None:
-    """Guidance scales by the name of a part, None where there is one scale. Raises UserError for unknown parts."""
+def _part_scales(
+    source: ConditionSource, request: SampleRequest, inputs: ConditionInputs, conditioned: bool
+) -> dict[str, float] | None:
+    """Guidance scales by the name of a part, None for a single scale. Raises UserError for unknown parts."""
     scales = request.guidance
     if not isinstance(scales, Mapping):
         return None
     listed = ", ".join(f"{name}={scale:g}" for name, scale in scales.items())
     if not isinstance(source.config, CompositeConfig):
         raise UserError(
-            f"guidance {listed} is for a model with parts, and this one's condition has none: give one number"
+            f"guidance {listed} requires a model with condition parts, and this one has none: give one number"
         )
     if not scales:
-        raise UserError("guidance names no parts: give a scale for one at least, or one number")
+        raise UserError("guidance names no parts: give a scale for at least one, or one number")
     dropped = [name for name, rate in source.part_dropout.items() if rate > 0]
     known = list(source.config.parts)
     for name in scales:
@@ -236,36 +249,36 @@ def _part_scales(source: ConditionSource, request: SampleRequest, words: Words, 
             )
         if name not in dropped:
             raise UserError(
-                f"guidance {listed} cannot work: this model was trained without dropping {name!r} alone "
-                f"(train.part_dropout has {', '.join(dropped) or 'no part'}); leave it out, or give one number"
+                f"guidance {listed} is not possible: this model was trained without dropping {name!r} "
+                f"alone (train.part_dropout has {', '.join(dropped) or 'no part'}); leave it out, or give one number"
             )
-    if words.negatives is not None:
+    if inputs.negatives is not None:
         raise UserError(
             f"guidance {listed} guides away from missing parts, not from a negative prompt: give one of the two"
         )
     if request.rescale or request.projection is not None:
-        raise UserError(f"guidance {listed} for parts does not go with rescale or projection: give one number")
-    if not given:
-        raise UserError("guidance for parts needs something that conditions: give a prompt or a label")
+        raise UserError(f"guidance {listed} for parts cannot be combined with rescale or projection: give one number")
+    if not conditioned:
+        raise UserError("guidance for parts requires a condition: give a prompt or a label")
     return dict(scales)
 
 
 def _check_guidance(model: Model, request: SampleRequest, scales: list[float], parts: dict[str, float] | None) -> None:
     """Raises UserError for a weaker model of another latent space, gradients through packed networks, negative prompts
-    without guidance, and for what reuse does not go with."""
+    without guidance, and options that cannot be combined with reuse."""
     if request.negative is not None and not parts and set(scales) == {1.0}:
-        raise UserError("negative prompts work through guidance, which is off: give guidance above 1, such as 3")
+        raise UserError("negative prompts act through guidance, which is off: give guidance above 1, such as 3")
     if request.autoguide is not None:
         _check_weaker(model, request.autoguide)
     if request.reuse > 1 and (request.image_guidance is not None or request.window != 0):
         guided = request.image_guidance is not None
-        against = "image guidance, whose gradients need whole calls" if guided else "windows, which share calls"
-        raise UserError(f"reuse {request.reuse} does not go with {against}: leave either out")
+        against = "image guidance, whose gradients need complete calls" if guided else "windows, which share calls"
+        raise UserError(f"reuse {request.reuse} cannot be combined with {against}: leave out one of them")
     networks = [model.autoencoder, second_stage(model).denoiser]
     packed = any(isinstance(m, PackedConv2d | PackedLinear) for network in networks for m in network.modules())
     if request.image_guidance is not None and packed:
         raise UserError(
-            "image guidance needs gradients, which packed networks do not give: load the model without for_inference"
+            "image guidance requires gradients, which packed networks do not have: load the model without for_inference"
         )
 
 
@@ -290,22 +303,22 @@ def _check_decoder(model: Model, name: str) -> None:
 
 
 def _check_latents(request: SampleRequest, count: int, shape: tuple[int, int, int]) -> None:
-    """Raises UserError for latents and masks of other shapes than the samples'."""
+    """Raises UserError for latents and masks whose shapes differ from the samples'."""
     if (request.known is None) != (request.keep is None):
-        raise UserError("known and keep go together: the latents, and which of their positions stay")
+        raise UserError("known and keep require each other: the latents, and the mask of the positions to keep")
     if request.jumps is not None and request.known is None:
-        raise UserError("jumps go with known and keep: nothing is kept here")
+        raise UserError("jumps require known and keep")
     if request.noise is not None and tuple(request.noise.shape) != (count, *shape):
         raise UserError(f"noise has the shape {tuple(request.noise.shape)}, {count} samples need {(count, *shape)}")
     mask = (1, *shape[1:])
-    for name, value, wanted in (
+    for name, value, expected in (
         ("initial", request.initial, shape),
         ("known", request.known, shape),
         ("keep", request.keep, mask),
     ):
-        if value is not None and (tuple(value.shape[1:]) != wanted or len(value) not in (1, count)):
+        if value is not None and (tuple(value.shape[1:]) != expected or len(value) not in (1, count)):
             raise UserError(
-                f"{name} has the shape {tuple(value.shape)}, {count} samples need {(count, *wanted)}, or one for all"
+                f"{name} has the shape {tuple(value.shape)}, {count} samples need {(count, *expected)}, or one for all"
             )
 
 
@@ -334,9 +347,9 @@ def _times(request: SampleRequest, times: Tensor) -> Tensor:
     return times if request.jumps is None else with_jumps(times, *request.jumps)
 
 
-def notes_of(source: ConditionSource, words: Words) -> tuple[str, ...]:
-    """What a user should know of the prompts: those that are cut, how many and an example."""
-    texts = [text for part in (words.prompts, words.negatives) if part is not None for text in dict.fromkeys(part)]
+def notes_of(source: ConditionSource, inputs: ConditionInputs) -> tuple[str, ...]:
+    """Notes on the prompts: how many are truncated, with an example."""
+    texts = [text for part in (inputs.prompts, inputs.negatives) if part is not None for text in dict.fromkeys(part)]
     cut = cut_texts(source.conditioner, texts)
     if not cut:
         return ()
@@ -344,6 +357,6 @@ def notes_of(source: ConditionSource, words: Words) -> tuple[str, ...]:
     which = "1 prompt is" if len(cut) == 1 else f"{len(cut)} prompts are"
     example = first.text if len(first.text) <= 60 else f"{first.text[:57]}..."
     return (
-        f"{which} longer than the {first.limit} tokens that this model reads, and cut there: for example "
+        f"{which} longer than the {first.limit} tokens that this model reads, and truncated: for example "
         f"{example!r}, of {first.tokens} tokens",
     )

@@ -1,4 +1,4 @@
-"""How images were made: what a PNG carries, a service returns, and a later run needs to make them again."""
+"""How images were made: the metadata of a PNG or a service's reply, with which a later run reproduces them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """Plain data: what was resolved from a request and a model.
+    """Plain data: the resolved options of a request and a model.
 
     Attributes:
-        sampler, grid: `kind` and every setting that is not the usual one.
+        sampler, grid: `kind` and every setting that differs from its default.
         times: the times of the sampling loop.
-        scales: guidance scales, one an image; parts: by the part of a composite condition instead.
-        settings: other options that differ from their defaults, by the names that images carry.
+        scales: guidance scales, one per image; parts: instead by part of a composite condition.
+        settings: other options that differ from their defaults, by their names in the images' metadata.
         model: the model's digest.
         version: of sfumato.
     """
@@ -34,11 +34,11 @@ class SampleRecord:
 
     @property
     def steps(self) -> int:
-        """Of a batch."""
+        """Sampling steps of a batch."""
         return len(self.times) - 1
 
     def shared(self) -> dict[str, Any]:
-        """What holds for all images, by the names that a PNG's text chunks have."""
+        """The facts shared by all images, by the names of a PNG's text chunks."""
         sampler, grid = dict(self.sampler), dict(self.grid)
         alike = {"guidance": self.scales[0]} if len(set(self.scales)) == 1 and self.parts is None else {}
         parts = {} if self.parts is None else {"guidance": ",".join(f"{k}={v:g}" for k, v in self.parts.items())}
@@ -56,7 +56,7 @@ class SampleRecord:
         }
 
     def of(self, row: int) -> dict[str, Any]:
-        """What the image of a row carries."""
+        """The metadata of the image of a row."""
         own = {
             "prompt": None if self.prompts is None else self.prompts[row],
             "label": None if self.labels is None else self.labels[row],

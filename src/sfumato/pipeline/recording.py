@@ -12,14 +12,14 @@ from sfumato.pipeline.request import SampleRequest
 def record_of(model: Model, request: SampleRequest, planned: Plan) -> SampleRecord:
     """The record of a planned request."""
     sampler, grid = planned.choice.sampler, planned.choice.grid
-    words = planned.words
+    inputs = planned.inputs
     return SampleRecord(
         sampler={"kind": sampler.kind, **sampler.model_dump(exclude_defaults=True)},
         grid={"kind": grid.kind, **grid.model_dump(exclude_defaults=True)},
         times=tuple(planned.times.tolist()),
-        prompts=None if words.prompts is None else tuple(words.prompts),
-        labels=None if words.labels is None else tuple(words.labels),
-        negatives=None if words.negatives is None else tuple(words.negatives),
+        prompts=None if inputs.prompts is None else tuple(inputs.prompts),
+        labels=None if inputs.labels is None else tuple(inputs.labels),
+        negatives=None if inputs.negatives is None else tuple(inputs.negatives),
         seeds=tuple(planned.seeds),
         scales=tuple(planned.scales),
         parts=planned.parts,

@@ -1,4 +1,4 @@
-"""`SampleRequest`: every option of making images, each declared once with its type, range, default and help."""
+"""`SampleRequest`: every option of sampling, each declared once with its type, range, default and help."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Projection:
     momentum: float = option(
         0.0,
         "guidance",
-        "Weight of the steps before (the paper's beta, about -0.5).",
+        "Weight of earlier steps (the paper's beta, about -0.5).",
         Range(-1.0, 1.0, above=True, below=True),
     )
 
@@ -60,9 +60,9 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class ClassifierGuidance:
-    """A classifier of noisy latents that guides (Dhariwal & Nichol 2021, Algorithm 2).
+    """Guidance by a classifier of noisy latents (Dhariwal & Nichol 2021, Algorithm 2).
 
-    log_likelihood: (x_t (B, C, h, w), t) -> (B,), differentiable in x_t; `LatentClassifier.guide` makes one.
+    log_likelihood: (x_t (B, C, h, w), t) -> (B,), differentiable in x_t; see `LatentClassifier.guide`.
     """
 
     log_likelihood: "Callable[[Tensor, Tensor], Tensor]"
@@ -74,14 +74,14 @@ class ClassifierGuidance:
 
 @dataclass(frozen=True, eq=False)
 class ImageGuidance:
-    """Image guidance (the paper's appendix C): a loss of the decoded image, whose gradient the samples follow.
+    """Image guidance (the paper's appendix C): a loss of the decoded image, whose negative gradient the samples follow.
 
-    loss: images (B, 3, H, W), about [-1, 1] -> how far each is from the aim (B,), at least 0; differentiable.
+    loss: images (B, 3, H, W), about [-1, 1] -> distance of each from the target (B,), at least 0; differentiable.
     """
 
     loss: "Callable[[Tensor], Tensor]"
     scale: float = option(
-        1.0, "guidance", "Share of the way to the aim that each step takes.", Range(0.0, 1000.0, above=True)
+        1.0, "guidance", "Share of the remaining distance to the target in each step.", Range(0.0, 1000.0, above=True)
     )
 
     def __post_init__(self) -> None:
@@ -90,10 +90,10 @@ class ImageGuidance:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampleRequest:
-    """Every option of making images; `sfumato.pipeline.pipeline.sample` makes them.
+    """Every option of sampling images by `sfumato.pipeline.pipeline.sample`.
 
-    Where a value may be one or one for each image, a list has as many entries as there are images. Raises UserError,
-    when it is made, for a number outside its range and for images that this machine's memory cannot hold.
+    Where a value may be one or one for each image, a list has as many entries as there are images. The constructor
+    raises UserError for a number outside its range and for images that this machine's memory cannot hold.
     """
 
     prompt: str | Sequence[str] | None = option(None, "what to sample", "Prompts; omit for unconditional samples.")
@@ -103,10 +103,10 @@ class SampleRequest:
     count: int | None = option(
         None,
         "what to sample",
-        "Number of images, where it does not follow from the prompts, labels or seeds.",
+        "Number of images, unless it follows from the prompts, labels or seeds.",
         Range(1, MOST_IMAGES, whole=True),
     )
-    seed: int = option(0, "what to sample", "Seed of the first image; the next one takes the next number.", SEED)
+    seed: int = option(0, "what to sample", "Seed of the first image; each further one has the next number.", SEED)
     seeds: Sequence[int] | None = option(
         None, "what to sample", "A seed for each image; a seed gives the same image in any batch.", SEED
     )
@@ -119,19 +119,19 @@ class SampleRequest:
     fields: Mapping[str, Any] | None = option(
         None,
         "what to sample",
-        "What the conditioner reads beside text and label: maps, boxes, low-resolution images, masks; a row each.",
+        "Inputs of the conditioner besides text and label: maps, boxes, low-resolution images, masks; a row each.",
     )
     noise: "Tensor | None" = option(
-        None, "what to sample", "Noise (N, C, h, w) to begin from instead of the seeds': interpolated, or inverted."
+        None, "what to sample", "Noise (N, C, h, w) to start from instead of the seeds': interpolated, or inverted."
     )
     initial: "Tensor | None" = option(
-        None, "what to sample", "Clean model latents (1 or N, C, h, w) to begin from, noised by `strength` (SDEdit)."
+        None, "what to sample", "Clean model latents (1 or N, C, h, w) to start from, noised by `strength` (SDEdit)."
     )
     strength: float = option(
-        1.0, "what to sample", "How far `initial` is noised: 0 keeps it, 1 begins from pure noise.", SHARE
+        1.0, "what to sample", "How far `initial` is noised: 0 keeps it, 1 starts from pure noise.", SHARE
     )
     known: "Tensor | None" = option(
-        None, "what to sample", "Clean model latents (1 or N, C, h, w) that stay where `keep` is 1."
+        None, "what to sample", "Clean model latents (1 or N, C, h, w) to keep where `keep` is 1."
     )
     keep: "Tensor | None" = option(
         None, "what to sample", "Mask (1 or N, 1, h, w) of latent positions: 1 keeps `known`, 0 generates."
@@ -147,17 +147,17 @@ class SampleRequest:
         None,
         "guidance",
         "Classifier-free guidance scale, one or one for each image, or one for each part of a composite condition; 1 "
-        "is off [default: 3 where the model allows it].",
+        "is off [default: 3 where the model supports it].",
         SCALE,
     )
     negative: str | Sequence[str] | None = option(
         None, "guidance", "Negative prompts: what guidance guides away from, one for each image or one for all."
     )
     interval: tuple[float, float] = option(
-        (0.0, 1.0), "guidance", "Times from 0 (clean) to 1 (noise) between which guidance acts.", SHARE
+        (0.0, 1.0), "guidance", "Times from 0 (clean) to 1 (noise) between which guidance is applied.", SHARE
     )
     rescale: float = option(
-        0.0, "guidance", "How far the contrast that strong guidance inflates is brought back (Lin et al. 2024).", SHARE
+        0.0, "guidance", "How much of the contrast added by strong guidance is removed (Lin et al. 2024).", SHARE
     )
     projection: Projection | None = option(None, "guidance", "Adaptive projected guidance (Sadat et al. 2025).")
     autoguide: "Model | None" = option(
@@ -171,9 +171,11 @@ class SampleRequest:
         AUTO, "sampler", "Sampler by name, with settings as in unipc:order=3; auto chooses."
     )
     steps: int | None = option(None, "sampler", "Sampling steps; by default 20, or as many as `times` lists.", STEPS)
-    eta: float | None = option(None, "sampler", "Fresh noise of ddim and dpmpp-2m-sde: 0 is deterministic.", SHARE)
+    eta: float | None = option(
+        None, "sampler", "Amount of new noise in ddim and dpmpp-2m-sde: 0 is deterministic.", SHARE
+    )
     grid: "str | GridConfig | None" = option(
-        None, "sampler", "Spacing of the steps, with settings as in karras:rho=5; by default what suits the sampler."
+        None, "sampler", "Spacing of the steps, with settings as in karras:rho=5; by default the sampler's."
     )
     shift: float | None = option(
         None, "sampler", "Above 1 spends more of the steps at noisy times (flow models).", Range(0.0, 100.0, above=True)
@@ -181,11 +183,11 @@ class SampleRequest:
     times: Sequence[float] | None = option(
         None,
         "sampler",
-        "The steps themselves: falling times in [0, 1] with their end, or indices of the schedule's table.",
+        "The steps themselves: falling times in [0, 1] including the end, or indices of the schedule's table.",
         Range(0.0, 1e6),
     )
 
-    decoder: DecoderName = option("full", "output", "tiny: the small decoder for previews, where the model has one.")
+    decoder: DecoderName = option("full", "output", "tiny: the small decoder for previews, if the model has one.")
     callback: "Callable[[Step], None] | None" = option(
         None, "output", "Called after every step of every batch with its times, latents and expected clean latents."
     )
@@ -218,7 +220,7 @@ class SampleRequest:
     reuse: int = option(
         1,
         "machine",
-        "Approximate: only every Nth network call is whole, the others reuse its deep features; 1 is off.",
+        "Approximate: every Nth network call is complete, the others reuse its deep features; 1 is off.",
         Range(1, 1000, whole=True),
     )
 

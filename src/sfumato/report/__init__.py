@@ -1,1 +1,1 @@
-"""A run as one self-contained HTML page: numbers, images, curves. Knows no run folders and trains nothing."""
+"""A run as one self-contained HTML page: numbers, images, curves. Reads no run folders and trains nothing."""

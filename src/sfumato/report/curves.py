@@ -1,4 +1,4 @@
-"""Values of a training log as charts."""
+"""Charts of the values in a training log."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ LogLines = Sequence[Mapping[str, Any]]
 
 
 def training_curves(stage_one: LogLines, stage_two: LogLines) -> list[tuple[Markup, str]]:
-    """Losses and quality over both trainings: (chart, caption) each."""
+    """Losses and quality over the training of both stages: (chart, caption) each."""
     reconstruction = points(stage_one, "reconstruction")
     smoothed = points(stage_two, "loss_smoothed")
     positive = all(value > 0 for _, value in smoothed)
@@ -22,17 +22,17 @@ def training_curves(stage_one: LogLines, stage_two: LogLines) -> list[tuple[Mark
         ),
         (
             line_chart([Series("PSNR in dB", points(stage_one, "psnr"), 1)], "steps", "PSNR"),
-            "Stage 1: PSNR of a fixed batch of held-out scenes, averaged weights.",
+            "Stage 1: PSNR of a fixed batch of held-out scenes, EMA weights.",
         ),
         (
             _batches_and_mean(points(stage_two, "loss"), smoothed, "loss", log=positive),
-            f"Stage 2: the loss{_nature_of_loss(positive)}.",
+            f"Stage 2: loss{_loss_note(positive)}.",
         ),
     ]
     bits = points(stage_one, "bits_per_dimension")
     if bits:
-        chart = line_chart([Series("bits per latent number", bits, 2)], "steps", "bits per number")
-        charts.append((chart, "Stage 1: what the posterior carries."))
+        chart = line_chart([Series("bits per latent dimension", bits, 2)], "steps", "bits per dimension")
+        charts.append((chart, "Stage 1: information in the posterior (KL)."))
     return charts
 
 
@@ -42,7 +42,7 @@ def points(lines: LogLines, name: str) -> list[tuple[float, float]]:
 
 
 def running_mean(values: Sequence[tuple[float, float]], memory: float = 0.8) -> list[tuple[float, float]]:
-    """An exponential mean, corrected for its start."""
+    """An exponential moving average with bias correction."""
     mean = weight = 0.0
     smooth = []
     for x, y in values:
@@ -55,12 +55,12 @@ def _batches_and_mean(
     batches: Sequence[tuple[float, float]], mean: Sequence[tuple[float, float]], label: str, log: bool
 ) -> Markup:
     return line_chart(
-        [Series("a batch", batches, 0, faint=True), Series("running mean", mean, 0)], "steps", label, log=log
+        [Series("batch", batches, 0, faint=True), Series("running mean", mean, 0)], "steps", label, log=log
     )
 
 
-def _nature_of_loss(positive: bool) -> str:
-    """Of a loss whose weights are fixed, and of one that learns them and adds their logarithm."""
+def _loss_note(positive: bool) -> str:
+    """The caption for a loss with fixed weights, or for one with learned weights and their logarithm added."""
     if positive:
-        return ", logarithmic; its floor is the noise that no network can predict"
-    return " with learned weights: about the logarithm of the error, so it goes on below zero"
+        return ", logarithmic; it cannot fall below the unpredictable part of the noise"
+    return " with learned weights: approximately the logarithm of the error, so it falls below zero"

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Formats numbers for reading."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -40,10 +40,10 @@ def shape(sizes: Sequence[int]) -> str:
     return " × ".join(str(size) for size in sizes)
 
 
-def value(given: Any) -> str:
+def value(content: Any) -> str:
     """A number with four digits, a list of them, or any other value as text; a dash for None."""
-    if isinstance(given, float):
-        return f"{given:.4g}"
-    if isinstance(given, list | tuple):
-        return ", ".join(value(one) for one in given)
-    return "–" if given is None else str(given)
+    if isinstance(content, float):
+        return f"{content:.4g}"
+    if isinstance(content, list | tuple):
+        return ", ".join(value(one) for one in content)
+    return "–" if content is None else str(content)

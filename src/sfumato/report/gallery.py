@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sfumato.data.toyworld.facts import Score
-from sfumato.report.measure import Asked, Strip, verdicts
+from sfumato.report.measure import DenoisingStrip, PromptSet, fact_scores
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One image (3, H, W) and what the reader says of it."""
+    """One image (3, H, W) and its score by the toy world's reader."""
 
     image: Tensor
     score: Score
@@ -19,11 +19,11 @@ class Sampled:
 
 @dataclass(frozen=True)
 class PromptShown:
-    """A prompt, a real scene of it, and an image from the same seed for each guidance scale."""
+    """A prompt, its real scene, and a sample from the same seed for each guidance scale."""
 
     caption: str
     real: Sampled
-    drawn: tuple[Sampled, ...]
+    samples: tuple[Sampled, ...]
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,21 @@ class Gallery:
     sheet: Tensor
     """Further images at the default guidance."""
     sheet_captions: tuple[str, ...]
-    strip: Strip
+    strip: DenoisingStrip
 
 
-def prompts_shown(asked: Asked, drawn: Sequence[Tensor], count: int) -> tuple[PromptShown, ...]:
-    """The first `count` prompts with their real scenes and with their images in each batch of `drawn`."""
-    first = asked.first(count)
-    columns = [[*zip(images, verdicts(first.prompts, images), strict=True)] for images in (d[:count] for d in drawn)]
-    real = verdicts(first.prompts, first.images)
+def prompts_shown(prompt_set: PromptSet, samples: Sequence[Tensor], count: int) -> tuple[PromptShown, ...]:
+    """The first `count` prompts with their real scenes and with their images in each batch of `samples`."""
+    first = prompt_set.first(count)
+    columns = [
+        [*zip(images, fact_scores(first.prompts, images), strict=True)] for images in (d[:count] for d in samples)
+    ]
+    real = fact_scores(first.prompts, first.images)
     return tuple(
         PromptShown(
             caption=prompt.caption,
             real=Sampled(first.images[i], real[i]),
-            drawn=tuple(Sampled(*column[i]) for column in columns),
+            samples=tuple(Sampled(*column[i]) for column in columns),
         )
         for i, prompt in enumerate(first.prompts)
     )

@@ -1,4 +1,4 @@
-"""What a reader of the numbers must know about the machine they come from."""
+"""Describes the machine on which results were measured."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from sfumato.report.result import Machine
 
 
 def describe(device: torch.device) -> Machine:
-    """The machine of this process; `device` is where the model computes."""
+    """The machine that runs this process; `device` is where the model computes."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return Machine(
@@ -24,7 +24,7 @@ def describe(device: torch.device) -> Machine:
 
 
 def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name as the system reports it."""
     try:
         lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

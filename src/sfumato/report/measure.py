@@ -1,4 +1,4 @@
-"""Measuring a model trained on the toy world: what stage 1 keeps, what the prompts get, how fast images come."""
+"""Measures a model trained on the toy world: reconstruction quality, agreement with prompts, sampling speed."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ from sfumato.report.result import FirstStage, LatentChannel, ScoreRow
 from sfumato.sampling.loop import Step, equally_far
 
 BATCH = 64
-SHUFFLES = 4  # other scenes that each prompt is held against for chance
+SHUFFLES = 4  # other scenes with which each prompt is compared for the chance level
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptSet:
     """Prompts and the real scenes they describe; images (N, 3, H, W) in [-1, 1]."""
 
     prompts: tuple[Prompt, ...]
@@ -34,15 +34,15 @@ class Asked:
 
     @property
     def captions(self) -> list[str]:
-        """The prompts' text."""
+        """The text of the prompts."""
         return [prompt.caption for prompt in self.prompts]
 
-    def first(self, n: int) -> "Asked":
+    def first(self, n: int) -> "PromptSet":
         """The first n of them."""
-        return Asked(self.prompts[:n], self.images[:n])
+        return PromptSet(self.prompts[:n], self.images[:n])
 
     def facts_by_kind(self) -> dict[str, int]:
-        """How many facts of each kind are stated."""
+        """Number of stated facts by kind."""
         counts: dict[str, int] = {}
         for prompt in self.prompts:
             for fact in prompt.facts:
@@ -50,11 +50,11 @@ class Asked:
         return counts
 
 
-def ask(config: ToyWorldConfig, n: int, split: Split = "held-out") -> Asked:
+def build_prompts(config: ToyWorldConfig, n: int, split: Split = "held-out") -> PromptSet:
     """The first n scenes of a split of the world that a run was trained on, and their prompts."""
     world: ToyWorld = config.model_copy(update={"split": split, "length": n, "fields": ()}).build()
     images = [to_unit(example.image) for example in world.examples(range(n))]
-    return Asked(tuple(prompts(n, split, config.seed, config.vocabulary)), torch.stack(images))
+    return PromptSet(tuple(prompts(n, split, config.seed, config.vocabulary)), torch.stack(images))
 
 
 # ---- stage 1
@@ -62,7 +62,7 @@ def ask(config: ToyWorldConfig, n: int, split: Split = "held-out") -> Asked:
 
 @torch.no_grad()
 def first_stage(model: LatentDiffusion, images: Tensor) -> tuple[FirstStage, Tensor]:
-    """Numbers of the autoencoder on images (N, 3, H, W) in [-1, 1], and the reconstructions, clipped to [-1, 1]."""
+    """Measures the autoencoder on images (N, 3, H, W) in [-1, 1], and returns reconstructions, clipped to [-1, 1]."""
     statistics, bits, outputs = LatentStatistics(), 0.0, []
     variational = model.autoencoder.variational
     for part in images.split(BATCH):
@@ -88,9 +88,9 @@ def first_stage(model: LatentDiffusion, images: Tensor) -> tuple[FirstStage, Ten
 
 @torch.no_grad()
 def latent_maps(model: LatentDiffusion, image: Tensor) -> Tensor:
-    """The model latent of one image (3, H, W) as grey images, a channel each: uint8 (C, 3, h, w).
+    """The model latent of one image (3, H, W) as grey images, one per channel: uint8 (C, 3, h, w).
 
-    Black and white lie three standard deviations from the mean.
+    Black and white are three standard deviations from the mean.
     """
     latent = model.encode(image[None])[0].float().cpu()
     return to_uint8((latent / 3).clamp(-1, 1))[:, None].expand(-1, 3, -1, -1).contiguous()
@@ -99,14 +99,14 @@ def latent_maps(model: LatentDiffusion, image: Tensor) -> Tensor:
 # ---- stage 2
 
 
-def draw(
+def sample(
     model: LatentDiffusion,
     captions: Sequence[str],
     guidance: float,
     steps: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """An image for each caption, (N, 3, H, W) on the CPU in [-1, 1]; the i-th has seed i whatever the guidance."""
+    """One image per caption, (N, 3, H, W) on the CPU in [-1, 1]; image i has seed i at every guidance scale."""
     images = []
     for start in range(0, len(captions), BATCH):
         part = list(captions[start : start + BATCH])
@@ -119,8 +119,8 @@ def draw(
 
 
 @dataclass(frozen=True)
-class Strip:
-    """The expected clean image on the way: numbers of the steps and their times (K,), images (K, N, 3, H, W)."""
+class DenoisingStrip:
+    """The expected clean image along the trajectory: step numbers and times (K,), images (K, N, 3, H, W)."""
 
     steps: tuple[int, ...]
     times: tuple[float, ...]
@@ -131,24 +131,24 @@ class Strip:
 @torch.no_grad()
 def denoising_strip(
     model: LatentDiffusion, captions: Sequence[str], seeds: Sequence[int], guidance: float, steps: int, shown: int
-) -> Strip:
-    """Decodes the expected clean latent at the first and the last step, and where it has moved equally far in between.
+) -> DenoisingStrip:
+    """Decodes the expected clean latent at the first and last step, and at points in between, equally far apart.
 
-    At most `shown` steps: fewer where one step makes more than a share of the way. Steps are numbered from 1.
+    At most `shown` steps, fewer if one step covers more than its share of the distance. Steps are numbered from 1.
     """
-    passed: list[Step] = []
+    recorded: list[Step] = []
     request = SampleRequest(
         prompt=list(captions),
         guidance=guidance,
         steps=steps,
         seeds=list(seeds),
         batch=len(captions),
-        callback=passed.append,
+        callback=recorded.append,
     )
     pipeline.sample(model, request)
-    chosen = [passed[place] for place in equally_far([step.x0 for step in passed], shown)]
+    chosen = [recorded[index] for index in equally_far([step.x0 for step in recorded], shown)]
     images = [model.decode(step.x0).clamp(-1, 1).cpu() for step in chosen]
-    return Strip(
+    return DenoisingStrip(
         steps=tuple(step.index + 1 for step in chosen),
         times=tuple(float(step.t) for step in chosen),
         images=torch.stack(images),
@@ -157,7 +157,7 @@ def denoising_strip(
 
 
 def seconds_of(action: Callable[[], Tensor]) -> float:
-    """How long an action takes, until its result is on the CPU."""
+    """Seconds until the result of an action is on the CPU."""
     t_start = time.perf_counter()
     action().cpu()
     return time.perf_counter() - t_start
@@ -166,34 +166,34 @@ def seconds_of(action: Callable[[], Tensor]) -> float:
 # ---- the reader
 
 
-def verdicts(asked: Sequence[Prompt], images: Tensor) -> list[Score]:
-    """What the toy world's reader says of images (N, 3, H, W), fact by fact."""
-    return _held_against(asked, read_batch(images))
+def fact_scores(stated: Sequence[Prompt], images: Tensor) -> list[Score]:
+    """The scores of images (N, 3, H, W) by the toy world's reader, fact by fact."""
+    return _scores(stated, read_batch(images))
 
 
-def score_row(name: str, asked: Sequence[Prompt], images: Tensor, guidance: float | None = None) -> ScoreRow:
-    """The shares of facts that hold in images (N, 3, H, W) of these prompts."""
-    return _row(name, len(asked), verdicts(asked, images), guidance)
+def score_row(name: str, stated: Sequence[Prompt], images: Tensor, guidance: float | None = None) -> ScoreRow:
+    """The shares of true facts in images (N, 3, H, W) of these prompts."""
+    return _row(name, len(stated), fact_scores(stated, images), guidance)
 
 
-def chance_row(name: str, asked: Asked) -> ScoreRow:
-    """The shares where each prompt is held against the real scenes of other prompts."""
-    readings, n = read_batch(asked.images), len(asked.prompts)
+def chance_row(name: str, prompt_set: PromptSet) -> ScoreRow:
+    """The chance level: the shares if each prompt is compared with the real scenes of other prompts."""
+    readings, n = read_batch(prompt_set.images), len(prompt_set.prompts)
     shifts = sorted({1 + k * (n - 1) // SHUFFLES for k in range(SHUFFLES)} - {n})
-    scores = [one for shift in shifts for one in _held_against(asked.prompts, readings[shift:] + readings[:shift])]
+    scores = [one for shift in shifts for one in _scores(prompt_set.prompts, readings[shift:] + readings[:shift])]
     return _row(name, n, scores, None)
 
 
-def _held_against(asked: Sequence[Prompt], readings: Sequence[Reading]) -> list[Score]:
-    return [score(prompt.facts, reading) for prompt, reading in zip(asked, readings, strict=True)]
+def _scores(stated: Sequence[Prompt], readings: Sequence[Reading]) -> list[Score]:
+    return [score(prompt.facts, reading) for prompt, reading in zip(stated, readings, strict=True)]
 
 
 def _row(name: str, n: int, scores: Sequence[Score], guidance: float | None) -> ScoreRow:
     return ScoreRow(name=name, prompts=n, rates=tally(scores), guidance=guidance)
 
 
-def in_words(fact: Fact) -> str:
-    """A fact as a caption would say it."""
+def fact_text(fact: Fact) -> str:
+    """A fact in the words of a caption."""
     if fact.kind == "count":
         return f"{fact.value} object" + ("s" if fact.value != 1 else "")
     if fact.kind == "background":

@@ -1,4 +1,4 @@
-"""The demo's page: numbers and images of a finished run, filled into `templates/demo.html`."""
+"""The demo's page: `templates/demo.html` filled with the numbers and images of a finished run."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def render(
     stage_two: LogLines,
     commands: Sequence[tuple[str, Sequence[str]]],
 ) -> str:
-    """The whole page. `stage_one`, `stage_two`: lines of the runs' logs; `commands`: (remark, lines to type) each."""
+    """The whole page. `stage_one`, `stage_two`: lines of the runs' logs; `commands`: (remark, command lines) each."""
     kinds = [kind for kind in KINDS if kind in result.generated.rates]
     return fill(
         "demo.html",
@@ -41,7 +41,7 @@ def render(
         curves=training_curves(stage_one, stage_two),
         facts_total=sum(result.facts.values()),
         facts_plot=_facts_plot(result, kinds),
-        score_head=["", "prompts", *kinds, "all facts", "all right"],
+        score_head=["", "prompts", *kinds, "all facts", "all correct"],
         score_rows=_score_rows(result, kinds),
         trainings=[
             _training_row("stage 1: autoencoder", result.autoencoder),
@@ -53,7 +53,7 @@ def render(
 
 
 def _shortened(result: DemoResult) -> list[str]:
-    """What a slow machine left out, where it did."""
+    """The stages that a slow machine trained for fewer steps than configured."""
     trainings = ("stage 1", result.autoencoder), ("stage 2", result.diffusion)
     return [f"{t.steps} of {t.configured} steps of {stage}" for stage, t in trainings if t.configured is not None]
 
@@ -80,8 +80,8 @@ def _channels(result: DemoResult) -> list[list[str]]:
 
 
 def _columns(prompt: PromptShown) -> list[tuple[Tensor, Verdict]]:
-    """Images of a prompt, one for each guidance scale and a real scene, with what the reader finds in them."""
-    return [(one.image, verdict_of(one.score)) for one in (*prompt.drawn, prompt.real)]
+    """Images of a prompt, one per guidance scale and a real scene, each with the reader's verdict."""
+    return [(one.image, verdict_of(one.score)) for one in (*prompt.samples, prompt.real)]
 
 
 def _facts_plot(result: DemoResult, kinds: Sequence[str]) -> str:
@@ -122,8 +122,8 @@ def _training_row(name: str, training: Training) -> list[str]:
 def _sampling_rows(result: DemoResult) -> list[list[str]]:
     sampling, stage = result.sampling, result.first_stage
     return [
-        ["one image alone", f"{sampling.seconds_alone:.2f} s"],
-        [f"an image in a batch of {sampling.batch}", f"{sampling.seconds_in_batch:.3f} s"],
+        ["one image", f"{sampling.seconds_alone:.2f} s"],
+        [f"per image in a batch of {sampling.batch}", f"{sampling.seconds_in_batch:.3f} s"],
         ["image", f"{shape(stage.image_shape)} = {math.prod(stage.image_shape):,} numbers"],
         ["latent", f"{shape(stage.latent_shape)} = {math.prod(stage.latent_shape):,} numbers, f = {stage.factor}"],
     ]

@@ -1,4 +1,4 @@
-"""The numbers of a demo: what `report.json` holds and the page shows."""
+"""The numbers of a demo: the content of `report.json` and of the page."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it ran."""
+    """The machine on which a result was measured."""
 
     device: str
     cores: int
@@ -19,9 +19,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Training:
-    """One training: optimiser steps, images seen, seconds of training over all sessions, trained parameters.
+    """One training run: optimiser steps, images seen, training seconds over all sessions, trained parameters.
 
-    `configured` steps are those of its configuration, where the machine had no time for all; None: it did them all.
+    `configured`: the steps of its configuration if the time budget allowed fewer; None if all were done.
     """
 
     config: str
@@ -33,13 +33,13 @@ class Training:
 
     @property
     def images_per_second(self) -> float:
-        """0 where no time was measured."""
+        """0 if no time was measured."""
         return self.images / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
 class LatentChannel:
-    """One channel of the raw latent over the held-out images, and how the diffusion model sees it."""
+    """One channel of the raw latent over the held-out images, and its scaling for the diffusion model."""
 
     mean: float
     std: float
@@ -49,18 +49,18 @@ class LatentChannel:
 
     @property
     def scaled_mean(self) -> float:
-        """Mean after scaling: 0 if the held-out images are like the training set."""
+        """Mean after scaling: 0 if the held-out images match the training set."""
         return (self.mean - self.shift) * self.scale
 
     @property
     def scaled_std(self) -> float:
-        """Standard deviation after scaling: 1 if the held-out images are like the training set."""
+        """Standard deviation after scaling: 1 if the held-out images match the training set."""
         return self.std * self.scale
 
 
 @dataclass(frozen=True)
 class FirstStage:
-    """What the autoencoder keeps of held-out images: means of PSNR (dB) and SSIM, and the latent."""
+    """Reconstruction quality on held-out images: mean PSNR (dB) and SSIM, and statistics of the latent."""
 
     images: int
     psnr: float
@@ -68,12 +68,12 @@ class FirstStage:
     image_shape: tuple[int, int, int]
     latent_shape: tuple[int, int, int]
     bits_per_dimension: float | None
-    """The KL posterior's; None for a codebook."""
+    """Of the KL posterior; None for a codebook."""
     channels: tuple[LatentChannel, ...]
 
     @property
     def factor(self) -> int:
-        """f: pixels per latent position, along a side."""
+        """f: pixels per latent position along one axis."""
         return self.image_shape[1] // self.latent_shape[1]
 
     @property
@@ -85,7 +85,7 @@ class FirstStage:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Facts that the reader finds true in one set of images: shares by kind, of all facts, of whole prompts."""
+    """Shares of true facts in one set of images: by kind, of all facts, and of prompts with all facts true."""
 
     name: str
     prompts: int
@@ -95,7 +95,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How fast images come: at `steps` steps with guidance, one alone and in batches of `batch`."""
+    """Sampling speed: at `steps` steps with guidance, for one image and in batches of `batch`."""
 
     sampler: str
     steps: int
@@ -107,7 +107,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """All numbers of the page."""
+    """All numbers on the page."""
 
     version: str
     created: str
@@ -121,7 +121,7 @@ class DemoResult:
     first_stage: FirstStage
     sampling: Sampling
     facts: Mapping[str, int]
-    """How many facts of each kind the prompts state."""
+    """Number of stated facts by kind."""
     generated: ScoreRow
     """At the default guidance, all prompts."""
     other_generated: tuple[ScoreRow, ...]
@@ -132,7 +132,7 @@ class DemoResult:
 
     @property
     def headline(self) -> dict[str, float]:
-        """The numbers to remember."""
+        """The most important numbers."""
         return {
             "facts_right": self.generated.rates["facts"],
             "prompts_right": self.generated.rates["prompts"],
@@ -143,7 +143,7 @@ class DemoResult:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain numbers, lists and mappings, the derived ones too."""
+        """Everything as plain numbers, lists and mappings, including derived values."""
         plain = {"headline": self.headline, **asdict(self)}
         for name, training in (("autoencoder", self.autoencoder), ("diffusion", self.diffusion)):
             plain[name]["images_per_second"] = training.images_per_second

@@ -1,4 +1,4 @@
-"""Everything that a finished demo shows of its second stage: drawn once, judged once."""
+"""Samples and scores everything that the demo's page shows about stage 2, once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from sfumato.pipeline.request import AUTO, DEFAULT_GUIDANCE, DEFAULT_STEPS
 from sfumato.report.gallery import Gallery, prompts_shown
 from sfumato.report.measure import (
     BATCH,
-    Asked,
-    ask,
+    PromptSet,
+    build_prompts,
     chance_row,
     denoising_strip,
-    draw,
     latent_maps,
+    sample,
     score_row,
     seconds_of,
 )
@@ -27,14 +27,14 @@ from sfumato.report.result import Sampling, ScoreRow
 
 
 class Progress(Protocol):
-    """Told (done, total) while images are drawn."""
+    """Called with (done, total) while images are generated."""
 
     def __call__(self, done: int, total: int, /) -> None: ...
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is drawn: `prompts` at the default guidance, `others` at each further one and of known compositions."""
+    """How many images to generate: `prompts` at the default guidance, `others` at each other one and of known ones."""
 
     prompts: int = 256
     others: int = 64
@@ -47,14 +47,14 @@ class Extent:
 
     @property
     def network_calls(self) -> int:
-        """Calls for one image each that all this takes; a guided step calls twice."""
+        """Network calls in total, counted per image; a guided step makes two."""
         guided = sum(2 if scale != 1 else 1 for scale in self.guidance if scale != DEFAULT_GUIDANCE)
         return self.steps * (2 * self.prompts + (2 + guided) * self.others + 2 * self.strips)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The second stage's numbers and every image of the page."""
+    """Results of the second stage, and all images of the page."""
 
     sampling: Sampling
     facts: dict[str, int]
@@ -69,74 +69,74 @@ class Survey:
 def survey(
     model: LatentDiffusion,
     world: ToyWorldConfig,
-    asked: Asked,
+    prompt_set: PromptSet,
     reconstructions: Tensor,
     extent: Extent,
     progress: Callable[[str], Progress],
 ) -> Survey:
-    """Draws and scores: `asked` are the held-out prompts with their scenes, `reconstructions` those scenes again.
+    """Samples and scores: `prompt_set` are held-out prompts and scenes, `reconstructions` those scenes reconstructed.
 
-    `progress(title)` gives a callable of (done, total).
+    `progress(title)` returns a callable of (done, total).
     """
     default = DEFAULT_GUIDANCE
-    drawn: dict[float, Tensor] = {}
+    samples: dict[float, Tensor] = {}
 
-    def draw_all() -> Tensor:
-        drawn[default] = draw(model, asked.captions, default, extent.steps, progress("drawing"))
-        return drawn[default]
+    def sample_all() -> Tensor:
+        samples[default] = sample(model, prompt_set.captions, default, extent.steps, progress("sampling"))
+        return samples[default]
 
-    elapsed = seconds_of(draw_all)
-    rows = [score_row(f"guidance {default:g}", asked.prompts, drawn[default], default)]
-    few = asked.first(extent.others)
+    elapsed = seconds_of(sample_all)
+    rows = [score_row(f"guidance {default:g}", prompt_set.prompts, samples[default], default)]
+    subset = prompt_set.first(extent.others)
     for scale in extent.guidance:
         if scale != default:
-            drawn[scale] = draw(model, few.captions, scale, extent.steps, progress(f"guidance {scale:g}"))
-            rows.append(score_row(f"guidance {scale:g}", few.prompts, drawn[scale], scale))
-    known = ask(world, extent.others, "validation")
-    images = draw(model, known.captions, default, extent.steps, progress("known compositions"))
+            samples[scale] = sample(model, subset.captions, scale, extent.steps, progress(f"guidance {scale:g}"))
+            rows.append(score_row(f"guidance {scale:g}", subset.prompts, samples[scale], scale))
+    known = build_prompts(world, extent.others, "validation")
+    images = sample(model, known.captions, default, extent.steps, progress("known compositions"))
     rows.append(score_row("known compositions", known.prompts, images, default))
     return Survey(
-        sampling=_sampling(model, asked, extent, elapsed),
-        facts=asked.facts_by_kind(),
+        sampling=_sampling(model, prompt_set, extent, elapsed),
+        facts=prompt_set.facts_by_kind(),
         generated=rows[0],
         other_generated=tuple(rows[1:]),
-        real=score_row("real scenes", asked.prompts, asked.images),
-        reconstructed=score_row("reconstructions", asked.prompts, reconstructions),
-        chance=chance_row("chance", asked),
-        gallery=_gallery(model, asked, reconstructions, extent, drawn),
+        real=score_row("real scenes", prompt_set.prompts, prompt_set.images),
+        reconstructed=score_row("reconstructions", prompt_set.prompts, reconstructions),
+        chance=chance_row("chance", prompt_set),
+        gallery=_gallery(model, prompt_set, reconstructions, extent, samples),
     )
 
 
-def _sampling(model: LatentDiffusion, asked: Asked, extent: Extent, elapsed: float) -> Sampling:
-    one = asked.captions[:1]
+def _sampling(model: LatentDiffusion, prompt_set: PromptSet, extent: Extent, elapsed: float) -> Sampling:
+    one = prompt_set.captions[:1]
     return Sampling(
         sampler=chosen(second_stage(model), AUTO, None, extent.steps, DEFAULT_GUIDANCE).sampler.kind,
         steps=extent.steps,
         guidance=DEFAULT_GUIDANCE,
-        batch=min(BATCH, len(asked.prompts)),
-        seconds_alone=seconds_of(lambda: draw(model, one, DEFAULT_GUIDANCE, extent.steps)),
-        seconds_in_batch=elapsed / len(asked.prompts),
+        batch=min(BATCH, len(prompt_set.prompts)),
+        seconds_alone=seconds_of(lambda: sample(model, one, DEFAULT_GUIDANCE, extent.steps)),
+        seconds_in_batch=elapsed / len(prompt_set.prompts),
     )
 
 
 def _gallery(
-    model: LatentDiffusion, asked: Asked, reconstructions: Tensor, extent: Extent, drawn: dict[float, Tensor]
+    model: LatentDiffusion, prompt_set: PromptSet, reconstructions: Tensor, extent: Extent, samples: dict[float, Tensor]
 ) -> Gallery:
-    shown = min(extent.shown, *(len(images) for images in drawn.values()))
+    shown = min(extent.shown, *(len(images) for images in samples.values()))
     sheet = slice(shown, shown + extent.sheet)
-    strips = slice(0, min(extent.strips, len(asked.prompts)))
+    strips = slice(0, min(extent.strips, len(prompt_set.prompts)))
     return Gallery(
-        originals=asked.images,
+        originals=prompt_set.images,
         reconstructions=reconstructions,
-        latent_maps=latent_maps(model, asked.images[0]),
+        latent_maps=latent_maps(model, prompt_set.images[0]),
         guidance=extent.guidance,
-        prompts=prompts_shown(asked, [drawn[scale] for scale in extent.guidance], shown),
-        sheet=drawn[DEFAULT_GUIDANCE][sheet],
-        sheet_captions=tuple(asked.captions[sheet]),
+        prompts=prompts_shown(prompt_set, [samples[scale] for scale in extent.guidance], shown),
+        sheet=samples[DEFAULT_GUIDANCE][sheet],
+        sheet_captions=tuple(prompt_set.captions[sheet]),
         strip=denoising_strip(
             model,
-            asked.captions[strips],
-            list(range(len(asked.prompts))[strips]),
+            prompt_set.captions[strips],
+            list(range(len(prompt_set.prompts))[strips]),
             DEFAULT_GUIDANCE,
             extent.steps,
             extent.strip_steps,

@@ -17,7 +17,7 @@ LETTER = 6.2
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) in order of x. `tone` picks the colour (0, 1, 2, ...); a faint one lies behind the others."""
+    """Points (x, y) in order of x. `tone` picks the colour (0, 1, 2, ...); a faint one is drawn behind the others."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -27,7 +27,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values [low, high] laid over pixels [start, end]."""
+    """Maps values [low, high] to pixels [start, end]."""
 
     low: float
     high: float
@@ -36,7 +36,7 @@ class Axis:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Where a value lies, in pixels."""
+        """The position of a value, in pixels."""
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         share = 0.5 if high == low else (at - low) / (high - low)
         return self.start + share * (self.end - self.start)
@@ -60,7 +60,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A tick's label: 0.05, 2, 15k, 1.5M."""
+    """The label of a tick: 0.05, 2, 15k, 1.5M."""
     for size, suffix in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{suffix}"
@@ -78,7 +78,7 @@ def line_chart(
 ) -> Markup:
     """A chart with axes, grid lines and a legend; points that are not finite (or not positive, `log`) are left out.
 
-    log, log_x: logarithmic axes; `log_x` takes positive x.
+    log, log_x: logarithmic axes; `log_x` requires positive x.
     """
     shown = [Series(s.name, _usable(s.points, log), s.tone, s.faint) for s in series]
     shown = [s for s in shown if s.points]
@@ -125,7 +125,7 @@ def dot_plot(
         "dot_plot.svg",
         width=width,
         height=bottom + BOTTOM - 6,
-        title="share of facts that hold, by kind",
+        title="share of true facts by kind",
         left=left,
         top=TOP,
         bottom=bottom,
@@ -141,14 +141,14 @@ def dot_plot(
 
 
 def standalone(chart: Markup) -> str:
-    """A chart as a file of its own, with the colours of the page; it follows light and dark, too."""
+    """A chart as a separate file, with the colours of the page in light and dark mode."""
     style = f"{stylesheet('colours.css')}svg.chart {{ background: var(--paper); }}\n{stylesheet('charts.css')}"
     opening, rest = chart.split(">", 1)
     return f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{rest}\n'
 
 
 def _pixels(place: float) -> float:
-    """To a tenth of a pixel."""
+    """Rounds to a tenth of a pixel."""
     return round(place, 1)
 
 
@@ -161,7 +161,7 @@ def _line(series: Series, x_axis: Axis, y_axis: Axis) -> dict[str, Any]:
 
 
 def _legend(entries: Sequence[tuple[str, str]], x: float, gap: float) -> list[dict[str, Any]]:
-    """Where the entries (name, CSS classes) stand, one after the other from `x` on."""
+    """Positions of the entries (name, CSS classes), from left to right starting at `x`."""
     placed = []
     for name, css in entries:
         placed.append({"name": name, "css": css, "x": _pixels(x)})
@@ -176,9 +176,9 @@ def _usable(points: Sequence[tuple[float, float]], log: bool) -> list[tuple[floa
 
 
 def _padded(values: Sequence[float], log: bool) -> tuple[float, float]:
-    """The range of the values with a little air, never empty."""
+    """The range of the values with some margin, never empty."""
     forward: Callable[[float], float] = math.log if log else float
     low, high = forward(min(values)), forward(max(values))
-    air = 0.06 * (high - low) or 0.1 * (abs(high) or 1.0)
-    low, high = low - air, high + air
+    margin = 0.06 * (high - low) or 0.1 * (abs(high) or 1.0)
+    low, high = low - margin, high + margin
     return (math.exp(low), math.exp(high)) if log else (low, high)

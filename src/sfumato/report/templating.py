@@ -1,4 +1,4 @@
-"""Pages from templates: text is escaped, images and style travel inside the page, and no other file is fetched."""
+"""Pages from templates: text is escaped, images and styles are embedded, and no other file is fetched."""
 
 import base64
 from functools import cache
@@ -30,7 +30,7 @@ def _environment(further: Path | None = None) -> Environment:
 
 
 def render(template: str, further: Path | None = None, **values: Any) -> Markup:
-    """A template of `report/templates`, or of the folder `further`, filled in.
+    """Fills in a template of `report/templates`, or of the folder `further`.
 
     Raises jinja2.UndefinedError for a name that the template uses and `values` lacks.
     """
@@ -43,5 +43,5 @@ def stylesheet(name: str) -> Markup:
 
 
 def data_uri(pixels: Tensor) -> str:
-    """An image (3, H, W), uint8 or in [-1, 1], as a PNG inside the page."""
+    """An image (3, H, W), uint8 or in [-1, 1], as an embedded PNG."""
     return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode("ascii")

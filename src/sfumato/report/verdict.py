@@ -1,17 +1,17 @@
-"""What the reader finds of a prompt's facts in an image, in lines: one per object, one for the scene."""
+"""Which of a prompt's facts the reader finds in an image, in lines: one per object, one for the scene."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sfumato.data.toyworld.facts import Fact, Score
-from sfumato.report.measure import in_words
+from sfumato.report.measure import fact_text
 
 ATTRIBUTES = ("size", "texture", "colour", "shape")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`lines` hold (words, whether it is so) for each fact."""
+    """`lines` contain (words, whether the fact is true) for each fact."""
 
     right: int
     stated: int
@@ -19,7 +19,7 @@ class Verdict:
 
 
 def verdict_of(score: Score) -> Verdict:
-    """The facts of a prompt, grouped by what they are about."""
+    """The facts of a prompt, grouped by object and scene."""
     found = list(zip(score.facts, score.holds, strict=True))
     subjects = sorted({f.subject for f in score.facts if f.subject is not None and f.kind in ATTRIBUTES})
     of_objects = [
@@ -39,7 +39,7 @@ def _line(found: Sequence[tuple[Fact, bool]], several_relations: bool) -> tuple[
 
 
 def _words(fact: Fact, several_relations: bool) -> str:
-    words = in_words(fact)
+    words = fact_text(fact)
     if several_relations and fact.kind == "relation" and fact.subject is not None:
         return f"{fact.subject + 1} {words} {fact.subject + 2}"
     return words

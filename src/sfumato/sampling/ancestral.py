@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import UserError
-from sfumato.sampling.sampler import Denoise, Level, Noise, draw, levels
+from sfumato.sampling.sampler import Denoise, Level, Noise, levels, noise_like
 from sfumato.schema import Schema
 
 
@@ -37,7 +37,7 @@ def _forward_variance(now: Level, then: Level) -> float:
 
 @dataclass(frozen=True)
 class DDPM:
-    """x_s drawn from q(x_s | x_t, x0) with the expected clean latent as x0; noise is scaled by `temperature`."""
+    """x_s sampled from q(x_s | x_t, x0) with the expected clean latent as x0; noise is scaled by `temperature`."""
 
     variance: Literal["posterior", "forward"] = "posterior"
     temperature: float = 1.0
@@ -54,16 +54,16 @@ class DDPM:
         x_s = now.alpha / then.alpha * ratio * x_t + then.alpha * forward / now.sigma**2 * denoise(x_t, t)
         if then.sigma > 0 and self.temperature > 0:
             variance = forward * ratio if self.variance == "posterior" else forward
-            x_s = x_s + math.sqrt(variance) * self.temperature * draw(noise, x_t)
+            x_s = x_s + math.sqrt(variance) * self.temperature * noise_like(noise, x_t)
         return x_s, None
 
 
 @dataclass(frozen=True)
 class DDIM:
-    """The expected clean latent plus its noise, re-mixed for time s; a share `eta` of the noise is drawn afresh.
+    """The expected clean latent plus its noise, re-mixed for time s; a share `eta` of the noise is new.
 
-    `project` replaces the expected clean latent after the noise has been read off it (the original's quantize_x0 puts
-    it through the codebook). Raises UserError for eta outside [0, 1].
+    `project` replaces the expected clean latent after the noise was computed from it (the original's quantize_x0
+    quantises it by the codebook). Raises UserError for eta outside [0, 1].
     """
 
     eta: float = 0.0
@@ -82,10 +82,10 @@ class DDIM:
     ) -> tuple[Tensor, None]:
         now, then = levels(schedule, t, s)
         fresh = self.eta * math.sqrt(_forward_variance(now, then)) * then.sigma / now.sigma
-        kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
+        carried = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
         x0 = denoise(x_t, t)
         clean = x0 if self.project is None else self.project(x0)
-        x_s = then.alpha * clean + kept * (x_t - now.alpha * x0)
+        x_s = then.alpha * clean + carried * (x_t - now.alpha * x0)
         if fresh > 0 and self.temperature > 0:
-            x_s = x_s + fresh * self.temperature * draw(noise, x_t)
+            x_s = x_s + fresh * self.temperature * noise_like(noise, x_t)
         return x_s, None

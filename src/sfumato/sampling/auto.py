@@ -1,4 +1,4 @@
-"""The sampler `auto`: which sampler and grid are taken for a model and a number of steps, and why."""
+"""The sampler `auto`: the choice of sampler and grid for a model and a number of steps, with its reason."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from sfumato.sampling.table import SamplerConfig
 from sfumato.sampling.unipc import UniPCConfig
 
 FEW_STEPS = 20
-"""From here on UniPC and DPM-Solver++(2M) are equally near to the exact solution; below, UniPC is nearer."""
+"""From this many steps UniPC and DPM-Solver++(2M) are equally close to the exact solution; below, UniPC is closer."""
 
 VERY_FEW_STEPS = 8
-"""Below, guided samples of a trained flow model were best with DDIM; from here on DPM-Solver++(2M) is as good."""
+"""Below, guided samples of a trained flow model were best with DDIM; from this many on DPM-Solver++(2M) is as good."""
 
 LONGEST_STEP = 1.0
 """Steps evenly spaced in lambda that are longer than this are worse than steps evenly spaced in time."""
@@ -22,7 +22,7 @@ LONGEST_STEP = 1.0
 
 @dataclass(frozen=True)
 class Choice:
-    """A sampler and its grid, and a sentence that says why they were taken."""
+    """A sampler and its grid, and a sentence with the reason for the choice."""
 
     sampler: SamplerConfig
     grid: GridConfig
@@ -30,7 +30,7 @@ class Choice:
 
 
 def choose(schedule: Schedule, prediction: PredictionKind, steps: int, guidance: float = 1.0) -> Choice:
-    """The sampler that did best by schedule, steps and guidance: on closed-form denoisers, and on a trained flow model.
+    """The best sampler by schedule, steps and guidance, as measured on closed-form denoisers and a trained flow model.
 
     docs/samplers.md has the measurements; `guidance` is the largest scale in use.
     """
@@ -46,7 +46,7 @@ def choose(schedule: Schedule, prediction: PredictionKind, steps: int, guidance:
         kind, place = "log-snr", f"even steps of log-SNR are short enough ({length:.2f})"
     why.append(place)
     if schedule.zero_terminal:
-        why.append(f"it begins in pure noise, which {prediction} prediction can tell from")
+        why.append(f"it begins in pure noise, where {prediction} prediction is well defined")
     if guidance > 1:
         why.append(f"guidance {guidance:g} forbids the third order, which overshoots")
     return Choice(sampler, GridConfig(kind=kind), "; ".join(why))
@@ -62,6 +62,6 @@ def _solver(schedule: Schedule, steps: int, guidance: float) -> tuple[SamplerCon
 
 
 def _lambda_range(schedule: Schedule) -> float:
-    """How far lambda runs from the noisiest step with a finite one to index 0."""
+    """The range of lambda from the noisiest step where it is finite to index 0."""
     noisy = 1.0 - schedule.zero_terminal / schedule.steps
     return float(schedule.log_snr(1 / schedule.steps) - schedule.log_snr(noisy))

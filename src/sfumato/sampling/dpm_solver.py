@@ -1,4 +1,4 @@
-"""DPM-Solver++ (Lu et al. 2022): the probability-flow equation solved exactly but for the change of x0 along lambda.
+"""DPM-Solver++ (Lu et al. 2022): the probability-flow ODE solved exactly except for the change of x0 along lambda.
 
 x_s = (sigma_s / sigma_t) x_t + alpha_s ∫₀¹ h e^{-h(1-τ)} x0(τ) dτ,   h = lambda_s - lambda_t
 """
@@ -12,7 +12,16 @@ from torch import Tensor
 
 from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import UserError
-from sfumato.sampling.sampler import Denoise, History, Level, Noise, draw, exponential_moments, first_order, levels
+from sfumato.sampling.sampler import (
+    Denoise,
+    History,
+    Level,
+    Noise,
+    exponential_moments,
+    first_order,
+    levels,
+    noise_like,
+)
 from sfumato.sampling.sampler import level as level_at
 from sfumato.schema import Schema
 
@@ -30,20 +39,20 @@ class DPM3MConfig(Schema):
 
 
 class DPM2SConfig(Schema):
-    """Second-order single step: two network calls a step, no memory."""
+    """Second-order single step: two network calls a step, no history."""
 
     kind: Literal["dpmpp-2s"] = "dpmpp-2s"
 
 
 class DPM2MSDEConfig(Schema):
-    """Second-order multistep for the stochastic equation; eta 0 is deterministic."""
+    """Second-order multistep for the SDE; eta 0 is deterministic."""
 
     kind: Literal["dpmpp-2m-sde"] = "dpmpp-2m-sde"
     eta: float = Field(1.0, ge=0, le=1)
 
 
 def _extrapolated(x0: Tensor, history: History, now: Level, h: float) -> Tensor:
-    """x0 at the middle of the step, on the line through the last two predictions; x0 itself without memory."""
+    """x0 at the middle of the step, on the line through the last two predictions; x0 itself without history."""
     if not history.predictions or math.isinf(h):
         return x0
     slope = 0.5 * h / (now.log_snr - history.log_snrs[0])
@@ -89,7 +98,7 @@ class DPM2S:
 class DPM3M:
     """Third-order multistep: the parabola through the last three predictions, integrated exactly.
 
-    Steps without two predictions behind them, and the last one to sigma = 0, are of lower order.
+    Steps without two earlier predictions, and the last one to sigma = 0, are of lower order.
     """
 
     def init(self) -> History:
@@ -115,7 +124,7 @@ class DPM3M:
 
 @dataclass(frozen=True)
 class DPM2MSDE:
-    """SDE-DPM-Solver++(2M): damps the carried noise by e^{-eta h} and draws what is missing.
+    """SDE-DPM-Solver++(2M): damps the carried noise by e^{-eta h} and adds new noise for the rest.
 
     Raises UserError for eta outside [0, 1].
     """
@@ -124,7 +133,7 @@ class DPM2MSDE:
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise UserError(f"eta is {self.eta:g}: choose it between 0 (deterministic) and 1 (all noise drawn afresh)")
+            raise UserError(f"eta is {self.eta:g}: choose it between 0 (deterministic) and 1 (all noise is new)")
 
     def init(self) -> History:
         return History()
@@ -139,5 +148,5 @@ class DPM2MSDE:
         damped = self.eta * h if self.eta > 0 else 0.0
         x_s = then.sigma / now.sigma * math.exp(-damped) * x_t - then.alpha * math.expm1(-h - damped) * middle
         if damped > 0 and then.sigma > 0:
-            x_s = x_s + then.sigma * math.sqrt(-math.expm1(-2 * damped)) * draw(noise, x_t)
+            x_s = x_s + then.sigma * math.sqrt(-math.expm1(-2 * damped)) * noise_like(noise, x_t)
         return x_s, state.push(x0, now.log_snr, keep=1)

@@ -1,4 +1,4 @@
-"""Where a sampler stops on its way from t = 1 to 0: named grids of S steps, as S + 1 falling times.
+"""The times of a sampler from t = 1 to 0: named grids of S steps, as S + 1 falling times.
 
 The first S times are where the network is called; the last is the end: t = 0, or index 0 of the table (t = 1 / T),
 where the original's DDIM and PLMS end.
@@ -19,7 +19,7 @@ from sfumato.schema import Schema
 GridKind = Literal["leading", "trailing", "linspace", "quadratic", "karras", "log-snr", "ays", "times"]
 
 MOST_STEPS = 10_000
-"""More than this is a slip of the hand: no sampler gains anything from it."""
+"""More than this is a typing error: no sampler benefits from it."""
 
 AYS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
 """sigma / alpha of the ten steps that Sabour et al. 2024 ("Align Your Steps") found for Stable Diffusion 1.5."""
@@ -29,11 +29,11 @@ BY_NOISE_LEVEL = ("karras", "log-snr")
 
 
 class GridConfig(Schema):
-    """How the steps are spaced; see docs/samplers.md for which suits what."""
+    """How the steps are spaced; see docs/samplers.md for when to use which."""
 
     kind: GridKind = "trailing"
     end: Literal["clean", "first-index"] | None = None
-    """Where the last step ends: t = 0, or index 0. None: as the original for leading and quadratic, else clean."""
+    """Where the last step ends: t = 0, or index 0. None: as in the original for leading and quadratic, else clean."""
     shift: float = Field(1.0, gt=0, le=100)
     """t -> shift · t / (1 + (shift - 1) t): above 1 spends more steps on noisy times (Esser et al. 2024, eq. 23)."""
     rho: float = Field(7.0, gt=0, le=1000)
@@ -43,11 +43,11 @@ class GridConfig(Schema):
 
 
 def build_grid(config: GridConfig, schedule: Schedule, steps: int) -> Tensor:
-    """(steps + 1,) float64 times, strictly falling; raises UserError for a number of steps the grid cannot have."""
+    """(steps + 1,) float64 times, strictly falling; raises UserError for an impossible number of steps."""
     if steps < 1:
-        raise UserError(f"steps is {steps}: sampling takes at least 1")
+        raise UserError(f"steps is {steps}: sampling requires at least 1")
     if steps > MOST_STEPS:
-        raise UserError(f"steps is {steps}: give at most {MOST_STEPS}, 20 to 50 are the rule")
+        raise UserError(f"steps is {steps}: give at most {MOST_STEPS}, 20 to 50 are usual")
     if config.kind == "times":
         return _explicit(config.times, steps)
     if config.kind == "ays":
@@ -91,7 +91,7 @@ def _by_index(kind: GridKind, T: int, steps: int) -> Tensor:
     i = torch.arange(steps, dtype=torch.float64)
     match kind:
         case "leading":
-            # the original's range(0, T, T // S) + 1 where that has S entries, and as evenly spaced where it has not
+            # the original's range(0, T, T // S) + 1 where that has S entries, else evenly spaced
             stride = T // steps
             position = i * stride if len(range(0, T, stride)) == steps else (i * T / steps).floor()
             position = position + (2 if position[-1] + 2 <= T else 1)
@@ -107,7 +107,7 @@ def _by_index(kind: GridKind, T: int, steps: int) -> Tensor:
 
 
 def _distinct(falling: Tensor, T: int) -> Tensor:
-    """Whole positions 1 … T made strictly falling by lifting those that rounding made equal to their successor."""
+    """Whole positions 1 … T made strictly falling by raising those that rounding made equal to their successor."""
     positions: list[int] = []
     for value in falling.flip(0).long().tolist():
         positions.append(max(value, positions[-1] + 1 if positions else 1))
@@ -117,29 +117,29 @@ def _distinct(falling: Tensor, T: int) -> Tensor:
 
 
 def resampled(times: Sequence[float], schedule: Schedule, steps: int) -> tuple[float, ...]:
-    """A list of falling times, its end included, as one of `steps` steps: lambda is interpolated between the entries.
+    """Resamples a list of falling times, end included, to `steps` steps: lambda is interpolated between the entries.
 
-    That is how Sabour et al. 2024 stretch their lists. An end at t = 0 and a start where alpha is 0, whose lambda is
-    infinite, are kept as they are. Raises UserError for a list that does not fall within [0, 1].
+    This is how Sabour et al. 2024 resample their lists. An end at t = 0 and a start where alpha is 0, whose lambda is
+    infinite, stay unchanged. Raises UserError for a list that does not fall within [0, 1].
     """
     listed = _explicit(times, len(times) - 1)
     if steps == len(times) - 1:
         return tuple(listed.tolist())
     if steps < 1:
-        raise UserError(f"steps is {steps}: sampling takes at least 1")
+        raise UserError(f"steps is {steps}: sampling requires at least 1")
     start, end = listed[:1], listed[-1:]
     fixed_start, fixed_end = bool(schedule.log_snr(start).isinf()), float(end) == 0
     inner = listed[int(fixed_start) : len(listed) - int(fixed_end)]
-    wanted = steps + 1 - int(fixed_start) - int(fixed_end)
-    if wanted < 1 or len(inner) == 0:
+    count = steps + 1 - int(fixed_start) - int(fixed_end)
+    if count < 1 or len(inner) == 0:
         return tuple(torch.cat([start, end]).tolist())
-    moved = schedule.time_of_log_snr(_interpolated(schedule.log_snr(inner), wanted))
+    moved = schedule.time_of_log_snr(_interpolated(schedule.log_snr(inner), count))
     parts = [start] * fixed_start + [moved] + [end] * fixed_end
     return tuple(torch.cat(parts).tolist())
 
 
 def _interpolated(values: Tensor, count: int) -> Tensor:
-    """`count` values (float64) at even places along a list, the ends among them; a single one is the first."""
+    """`count` evenly spaced values (float64) of a list, interpolated, ends included; a single one is the first."""
     places = torch.linspace(0, len(values) - 1, count, dtype=torch.float64) if count > 1 else torch.zeros(1).double()
     below = places.floor().long().clamp(max=max(len(values) - 2, 0))
     above = (below + 1).clamp(max=len(values) - 1)
@@ -149,7 +149,7 @@ def _interpolated(values: Tensor, count: int) -> Tensor:
 def _stretched_ays(schedule: Schedule, steps: int) -> Tensor:
     """The list of AYS in lambda, stretched so that it begins and ends where this schedule does; without the end.
 
-    Where alpha(1) = 0 the noisiest step is visited first, as by the other grids.
+    Where alpha(1) = 0 the noisiest step is visited first, as in the other grids.
     """
     listed = -torch.tensor(AYS, dtype=torch.float64).log()
     shape = (listed - listed[0]) / (listed[-1] - listed[0])
@@ -183,11 +183,11 @@ def _by_noise_level(schedule: Schedule, steps: int, rho: float | None) -> Tensor
 
 
 def tail(grid: Tensor, strength: float) -> Tensor:
-    """The last part of a grid, for starting from a noised image: about `strength` of its steps, at least one.
+    """The last part of a grid, to start from a noised image: about the share `strength` of its steps, at least one.
 
     Noise the latent to the first time of the result. Raises UserError for strength outside (0, 1].
     """
     if not 0 < strength <= 1:
-        raise UserError(f"strength is {strength:g}: choose it above 0 (keep the image) and up to 1 (forget it)")
+        raise UserError(f"strength is {strength:g}: choose it above 0 (keep the image) and up to 1 (ignore it)")
     steps = len(grid) - 1
     return grid[steps - max(1, round(strength * steps)) :]

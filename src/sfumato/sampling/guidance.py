@@ -1,4 +1,4 @@
-"""Guidance: wrappers that take denoise functions and give one.
+"""Guidance: wrappers that combine denoise functions into one.
 
 All combine expected clean latents. For classifier-free guidance that is the same as the paper's combination of noise
 predictions: at fixed x_t both are affine in each other, and the weights (s, 1 - s) add up to 1.
@@ -18,10 +18,10 @@ from sfumato.errors import UserError
 from sfumato.sampling.sampler import Denoise
 
 STIFF = 0.1
-"""x0 that follows x_t by less than this share is taken for held fast by the data, and steered less."""
+"""Where x0 follows a change of x_t by less than this share, the data determine it, and image guidance is weaker."""
 
 Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(x_t, t) -> (conditional x0, null x0), from one doubled batch where that is faster."""
+"""(x_t, t) -> (conditional x0, null x0), in one doubled batch where that is faster."""
 
 Combine = Callable[[Tensor, Tensor, Tensor | float], Tensor]
 """(conditional x0, null x0, scale) -> guided x0."""
@@ -34,7 +34,8 @@ def linear(conditional: Tensor, null: Tensor, scale: Tensor | float) -> Tensor:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """Guidance by `inner`, then each sample's spread brought back to the conditional one's (Lin et al. 2024, sec. 3.4).
+    """Guidance by `inner`, then each sample's standard deviation rescaled to the conditional one's (Lin et al. 2024,
+    sec. 3.4).
 
     `amount` mixes the rescaled (1) with the plain result (0). The paper rescales the network's output; here it is x0.
     """
@@ -52,9 +53,10 @@ class Rescaled:
 class Momentum:
     """The running sum of guidance differences, difference + weight · sum: the memory of one trajectory of one window.
 
-    Sadat et al. 2025 take a negative weight, -0.5 or so, which turns away from where the steps before went. The sum
-    advances once a step, by the step's first call; further calls of a step, as samplers of higher order make, read the
-    sum of the steps before as the first one did, and leave it. So a step's slopes are all of one guided field.
+    Sadat et al. 2025 use a negative weight, about -0.5, which reduces the component along earlier steps. The sum
+    advances once a step, in the step's first call; further calls of a step, as in samplers of higher order, use the sum
+    of the earlier steps as the first one did, and do not change it. So all slopes of a step are of the same guided
+    field.
     """
 
     def __init__(self, weight: float) -> None:
@@ -64,16 +66,16 @@ class Momentum:
         self._advanced = False
 
     def begin_step(self) -> None:
-        """From now on calls belong to the next step."""
+        """Later calls belong to the next step."""
         self._before, self._advanced = self.sum, False
 
     def forget(self) -> None:
-        """The trajectory begins anew, as where RePaint goes back up."""
+        """Restarts the trajectory, as when RePaint goes back up."""
         self.sum = self._before = None
         self._advanced = False
 
     def __call__(self, difference: Tensor) -> Tensor:
-        """With one more difference (B, ...)."""
+        """The sum with one more difference (B, ...)."""
         total = difference if self._before is None else difference + self.weight * self._before
         if not self._advanced:
             self.sum, self._advanced = total, True
@@ -83,21 +85,21 @@ class Momentum:
 class Trajectory:
     """The memory of guidance along one trajectory of a batch: a momentum for each window and guidance that has one.
 
-    `sfumato.sampling.loop.sample` tells it of every step by `begin_step`.
+    `sfumato.sampling.loop.sample` calls `begin_step` before every step.
     """
 
     def __init__(self) -> None:
         self.momenta: list[Momentum] = []
 
     def momentum(self, weight: float) -> Momentum | None:
-        """A new one of this trajectory; None for a weight of 0."""
+        """Adds a momentum to this trajectory; None for a weight of 0."""
         if weight == 0:
             return None
         self.momenta.append(Momentum(weight))
         return self.momenta[-1]
 
     def begin_step(self, t: Tensor, s: Tensor) -> None:
-        """The next calls belong to the step from time t to s; a step to a later time begins the trajectory anew."""
+        """The next calls belong to the step from time t to s; a step to a later time restarts the trajectory."""
         for momentum in self.momenta:
             if float(s) > float(t):
                 momentum.forget()
@@ -108,9 +110,9 @@ class Trajectory:
 class Projected:
     """Adaptive projected guidance (Sadat et al. 2025, Algorithm 1).
 
-    The guiding difference goes through `momentum`, is shortened to the norm `limit` where it is longer (the paper's r),
+    The guiding difference goes through `momentum`, is clipped to the norm `limit` (the paper's r),
     and its part along the conditional x0, which saturates images, is weighted by `parallel` (the paper's eta; 1, no
-    momentum and an infinite limit: plain guidance). A momentum remembers: give each window of each trajectory its own.
+    momentum and an infinite limit: plain guidance). A momentum has state: use one per window and trajectory.
     """
 
     parallel: float = 0.0
@@ -168,7 +170,7 @@ def by_parts(
     scales: Sequence[float],
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> Denoise:
-    """Guidance with a scale for each of K conditions, given one after the other (Brooks et al. 2023, eq. 3).
+    """Guidance with a scale for each of K conditions, added one after the other (Brooks et al. 2023, eq. 3).
 
     all_of(x_t, t) -> the K + 1 expected clean latents with none, the first, the first two ... of them; `cond` has all.
     The result is none + sum over k of scales[k] · (with k + 1 - with k). Equal scales are classifier-free guidance with
@@ -181,8 +183,8 @@ def by_parts(
     def guided(x_t: Tensor, t: Tensor) -> Tensor:
         if off or not low <= float(t) <= high:
             return cond(x_t, t)
-        x0, *rest = found = all_of(x_t, t)
-        for scale, before, after in zip(scales, found[:-1], rest, strict=True):
+        x0, *rest = nested = all_of(x_t, t)
+        for scale, before, after in zip(scales, nested[:-1], rest, strict=True):
             x0 = x0 + scale * (after - before)
         return x0
 
@@ -196,7 +198,8 @@ def autoguidance(
     interval: tuple[float, float] = (0.0, 1.0),
     combine: Combine = linear,
 ) -> Denoise:
-    """Away from a worse version of the same model (Karras et al. 2024): bad + scale · (good - bad); 1 is off."""
+    """Guidance away from a worse version of the same model (Karras et al. 2024): bad + scale · (good - bad); 1 is
+    off."""
 
     def both(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return good(x_t, t), bad(x_t, t)
@@ -213,15 +216,16 @@ def toward(
 ) -> Denoise:
     """Shifts the expected clean latent along the gradient of a log-likelihood: x0 + scale · sigma² / alpha · ∇ log p.
 
-    of "noisy": log_likelihood(x_t, t) -> (B,) judges the noisy latent, as a classifier trained on noise does
-    (Dhariwal & Nichol 2021, Algorithm 2). of "clean": it judges the expected clean latent, and the gradient runs
-    through the denoiser (the paper's image guidance, appendix C). Gradients are taken even under torch.no_grad.
+    of "noisy": log_likelihood(x_t, t) -> (B,) is a function of the noisy latent, as of a classifier trained on noise
+    (Dhariwal & Nichol 2021, Algorithm 2). of "clean": it is a function of the expected clean latent, and the
+    gradient goes through the denoiser (the paper's image guidance, appendix C). Gradients are computed even under
+    torch.no_grad.
     """
 
     def guided(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = (float(value) for value in schedule(t))
         if alpha == 0:
-            return denoise(x_t, t)  # x_t says nothing of x0 yet, and the shift would be infinite
+            return denoise(x_t, t)  # x_t does not depend on x0 yet, and the shift would be infinite
         with torch.enable_grad():
             leaf = x_t.detach().requires_grad_(True)
             x0 = denoise(leaf, t) if of == "clean" else None
@@ -237,11 +241,11 @@ def toward_image(denoise: Denoise, loss: Callable[[Tensor], Tensor], scale: floa
     """Moves the expected clean latent down a loss: the paper's image guidance (appendix C) with an adaptive step.
 
     The direction is the paper's, the gradient with respect to x_t, through the denoiser. Its length is scale times the
-    step that would bring the loss to zero, were it as steep all the way (Polyak's): the same scale does for any size
-    of image, decoder and loss. Where x_t hardly moves x0 that way, since no data lie there, the step shrinks to
-    nothing (see STIFF). Gradients are taken even under torch.no_grad.
+    step that would bring the loss to zero, if it were linear (Polyak's step): the same scale works for any size of
+    image, decoder and loss. Where x_t hardly changes x0 in that direction, since there are no data, the step shrinks to
+    zero (see STIFF). Gradients are computed even under torch.no_grad.
 
-    loss: expected clean latents (B, ...) -> (B,), at least 0, and 0 where nothing is left to wish for.
+    loss: expected clean latents (B, ...) -> (B,), at least 0, and 0 where the target is reached.
     """
 
     def guided(x_t: Tensor, t: Tensor) -> Tensor:
@@ -251,7 +255,7 @@ def toward_image(denoise: Denoise, loss: Callable[[Tensor], Tensor], scale: floa
             value = loss(x0)
             steepest, direction = torch.autograd.grad(value.sum(), [x0, leaf])
         axes = tuple(range(1, x_t.dim()))
-        # how far x0 follows, in the gradient's direction; below zero where the denoiser turns it around
+        # how far x0 follows, in the gradient's direction; negative where the denoiser reverses it
         follows = (steepest * direction).sum(axes).abs()
         slope = (follows + STIFF * steepest.square().sum(axes)).clamp(min=1e-20)
         return x0.detach() - scale * broadcast(value.detach() / slope, x_t) * direction

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import UserError
-from sfumato.sampling.sampler import Denoise, Level, Noise, draw, first_order, level, levels
+from sfumato.sampling.sampler import Denoise, Level, Noise, first_order, level, levels, noise_like
 from sfumato.schema import Schema
 
 MAX_CHURN = math.sqrt(2) - 1
-"""Above this a step would add more noise than it found (Karras et al. 2022, Algorithm 2)."""
+"""Above this a step would add more noise than x_t contains (Karras et al. 2022, Algorithm 2)."""
 
 
 class EulerConfig(Schema):
@@ -67,7 +67,7 @@ class Euler:
 
 @dataclass(frozen=True)
 class Heun:
-    """The mean of the slopes at both ends; of first order to sigma = 0 and from alpha = 0."""
+    """The mean of the slopes at both ends; first order to sigma = 0 and from alpha = 0."""
 
     def init(self) -> None:
         return None
@@ -81,7 +81,7 @@ class Heun:
 
 @dataclass(frozen=True)
 class EDM:
-    """Noise up to a time later than t, then Heun's step down to s; never beyond t = 1.
+    """Adds noise up to a time later than t, at most t = 1, then takes Heun's step down to s.
 
     Raises UserError for churn outside [0, √2 - 1].
     """
@@ -107,6 +107,6 @@ class EDM:
             up = level(schedule, later)
             if up.noise_ratio > now.noise_ratio and up.alpha > 0:
                 added = math.sqrt(up.noise_ratio**2 - now.noise_ratio**2) * self.noise_scale
-                x_t = up.alpha / now.alpha * x_t + up.alpha * added * draw(noise, x_t)
+                x_t = up.alpha / now.alpha * x_t + up.alpha * added * noise_like(noise, x_t)
                 t, now = later, up
         return _heun(denoise, x_t, t, s, now, then), None

@@ -1,7 +1,7 @@
-"""What image guidance can wish for: losses of decoded images (B, 3, H, W) -> (B,), 0 where the wish is fulfilled.
+"""Targets of image guidance: losses of decoded images (B, 3, H, W) -> (B,), 0 where the target is reached.
 
-The paper's appendix C takes -log p(y | image) of a Gaussian around a transform of the image; so do these, with
-half a squared difference, as a mean over what is compared.
+As in the paper's appendix C, each is -log p(y | image) of a Gaussian around a transform of the image: half a
+squared difference, as a mean over the compared elements.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ Features = Callable[[Tensor], Sequence[Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class LowResolution:
-    """The image, averaged over areas, is like a small one: target (1 or B, 3, h, w) in [-1, 1]."""
+    """The image, averaged over areas, matches a small one: target (1 or B, 3, h, w) in [-1, 1]."""
 
     target: Tensor
 
@@ -29,14 +29,14 @@ class LowResolution:
 
 @dataclass(frozen=True, eq=False)
 class Colour:
-    """The image has a mean colour (3,) in [-1, 1] and, where given, that standard deviation (3,) in each channel."""
+    """The image has a mean colour (3,) in [-1, 1] and, optionally, a standard deviation (3,) in each channel."""
 
     mean: Tensor
     std: Tensor | None = None
 
     @classmethod
     def of(cls, image: Tensor) -> "Colour":
-        """That of an image (3, H, W)."""
+        """The mean and standard deviation of an image (3, H, W)."""
         return cls(image.mean((1, 2)), image.std((1, 2), correction=0))
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -49,9 +49,9 @@ class Colour:
 
 @dataclass(frozen=True, eq=False)
 class FeatureMatch:
-    """The image's features are like those of a target (1 or B, 3, H', W'), whatever network gives them.
+    """The image's features, of any network, match those of a target (1 or B, 3, H', W').
 
-    Differences are measured against the target's mean square, map by map, so that no map outweighs the others.
+    Differences are measured against the target's mean square, map by map, so that no map dominates.
     """
 
     features: Features
@@ -59,12 +59,12 @@ class FeatureMatch:
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            wished = self.features(self.target.to(images))
+            targets = self.features(self.target.to(images))
         total = images.new_zeros(len(images))
-        for found, goal in zip(self.features(images), wished, strict=True):
-            unit = goal.square().mean().clamp(min=1e-8)
-            total = total + 0.5 * (found - goal).flatten(1).square().mean(1) / unit
-        return total / len(wished)
+        for features, target in zip(self.features(images), targets, strict=True):
+            unit = target.square().mean().clamp(min=1e-8)
+            total = total + 0.5 * (features - target).flatten(1).square().mean(1) / unit
+        return total / len(targets)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,18 +10,18 @@ from sfumato.diffusion.process import add_noise
 from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import UserError
 from sfumato.sampling.grids import MOST_STEPS
-from sfumato.sampling.sampler import Denoise, Noise, Sampler, State, draw, level
+from sfumato.sampling.sampler import Denoise, Noise, Sampler, State, level, noise_like
 
 
 @dataclass(frozen=True, eq=False)
 class KnownRegion(Generic[State]):
-    """Replaces the kept region by the known latent, noised afresh, at every step.
+    """Replaces the kept region by the known latent, with new noise, at every step.
 
     known (B, C, h, w) or broadcastable; keep (B, 1, h, w) with 1 = keep, 0 = generate, values between blend. The
-    original's DDIM and PLMS replace before each step ("before"), its DDPM after it, with the noise level that the step
-    began at ("after"). `ends_clean` puts the known latent itself in at t = 0.
+    original's DDIM and PLMS replace before each step ("before"), its DDPM after it, with the noise level at the
+    beginning of the step ("after"). `ends_clean` inserts the known latent itself at t = 0.
 
-    A step to a later time (see `with_jumps`) adds the noise that leads there and forgets the sampler's memory.
+    A step to a later time (see `with_jumps`) adds the noise up to that time and resets the sampler's state.
     """
 
     sampler: Sampler[State]
@@ -49,20 +49,20 @@ class KnownRegion(Generic[State]):
 
     def _replace(self, schedule: Schedule, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
         keep, known = self.keep.to(x), self.known.to(x)
-        return keep * add_noise(schedule, known, draw(noise, x), t) + (1 - keep) * x
+        return keep * add_noise(schedule, known, noise_like(noise, x), t) + (1 - keep) * x
 
 
 def _noise_up(schedule: Schedule, x_t: Tensor, t: Tensor, later: Tensor, noise: Noise) -> Tensor:
-    """A draw from q(x_later | x_t)."""
+    """A sample from q(x_later | x_t)."""
     now, up = level(schedule, t), level(schedule, later)
     ratio = up.alpha / now.alpha
-    return ratio * x_t + (up.sigma**2 - (ratio * now.sigma) ** 2) ** 0.5 * draw(noise, x_t)
+    return ratio * x_t + (up.sigma**2 - (ratio * now.sigma) ** 2) ** 0.5 * noise_like(noise, x_t)
 
 
 def with_jumps(grid: Tensor, length: int, repeats: int) -> Tensor:
-    """A grid that, every `length` steps, goes back up as many steps, so that each stretch is walked `repeats` times.
+    """A grid that, every `length` steps, goes back up as many steps, so that each stretch is sampled `repeats` times.
 
-    RePaint's resampling (Lugmayr et al. 2022): the generated region gets to know the kept one. The last stretch, which
+    RePaint's resampling (Lugmayr et al. 2022): the generated region adapts to the kept one. The last stretch, which
     may be shorter, is repeated as the others are. For `KnownRegion` only, since plain samplers cannot step up.
 
     Raises:

@@ -13,7 +13,7 @@ from sfumato.sampling.sampler import Denoise, Noise, Sampler, State, as_time
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback sees after each step: step `index` of `total` went from time t to s and gave x.
+    """The argument of a callback after each step: step `index` of `total` from time t to s returned x.
 
     x0 is the expected clean latent at the beginning of the step, from the first call of the denoise function.
     """
@@ -26,8 +26,8 @@ class Step:
     x0: Tensor
 
 
-class _Watch:
-    """Passes calls through and keeps the first result since it was last cleared."""
+class _FirstCall:
+    """Forwards calls and keeps the first result."""
 
     def __init__(self, denoise: Denoise) -> None:
         self.denoise = denoise
@@ -50,11 +50,11 @@ def sample(
     callback: Callable[[Step], None] | None = None,
     begin_step: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """Walks x (B, ...) from time grid[0] to grid[-1] and returns it.
+    """Samples from x (B, ...) at time grid[0] to time grid[-1] and returns the result.
 
     grid: (S + 1,) float64 times, falling, S steps. x is noise where grid[0] = 1, or a clean latent noised to grid[0].
-    The gradient mode is the caller's. `begin_step(t, s)` is called before every step, for what remembers the steps
-    before (`sfumato.sampling.guidance.Trajectory`), `callback` after it.
+    The gradient mode is not changed. `begin_step(t, s)` is called before every step, for state along the trajectory
+    (`sfumato.sampling.guidance.Trajectory`), `callback` after it.
 
     Raises ValueError for a grid of fewer than two times.
     """
@@ -66,20 +66,20 @@ def sample(
     for index, (t, s) in enumerate(pairwise(times)):
         if begin_step is not None:
             begin_step(t, s)
-        watch = _Watch(denoise)
-        x, state = sampler.step(watch, schedule, x, t, s, state, noise)
+        recorded = _FirstCall(denoise)
+        x, state = sampler.step(recorded, schedule, x, t, s, state, noise)
         if callback is not None:
-            callback(Step(index, total, t, s, x, x if watch.first is None else watch.first))
+            callback(Step(index, total, t, s, x, x if recorded.first is None else recorded.first))
     return x
 
 
 def equally_far(latents: Sequence[Tensor], shown: int) -> list[int]:
-    """Indices along a path, the two ends among them, that cut its length into about equal parts: what to show of it.
+    """Indices along a path, both ends included, that divide its length into about equal parts, to be shown.
 
-    At most `shown`: fewer where one step makes more than a share of the way.
+    At most `shown`: fewer where one step is longer than a part.
     """
     moved = [float((b - a).float().norm()) for a, b in pairwise(latents)]
-    way = torch.tensor([0.0, *moved], dtype=torch.float64).cumsum(0)
-    targets = torch.linspace(0, 1, shown, dtype=torch.float64) * way[-1]
-    nearest = (way[None] - targets[:, None]).abs().argmin(dim=1).tolist()
+    length = torch.tensor([0.0, *moved], dtype=torch.float64).cumsum(0)
+    targets = torch.linspace(0, 1, shown, dtype=torch.float64) * length[-1]
+    nearest = (length[None] - targets[:, None]).abs().argmin(dim=1).tolist()
     return sorted({0, len(latents) - 1, *nearest})

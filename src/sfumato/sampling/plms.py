@@ -16,7 +16,7 @@ WEIGHTS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 /
 
 
 class PLMSConfig(Schema):
-    """Linear multistep on the noise prediction: one network call a step, and one more in all."""
+    """Linear multistep on the noise prediction: one network call a step, plus one in total."""
 
     kind: Literal["plms"] = "plms"
 
@@ -25,8 +25,8 @@ class PLMSConfig(Schema):
 class PLMS:
     """DDIM steps with a noise prediction extrapolated from up to four steps.
 
-    The first step averages the predictions at its two ends (pseudo improved Euler). The extrapolation takes the steps
-    for equally long, as the original does, whatever the grid. `project` is as in DDIM.
+    The first step averages the predictions at its two ends (pseudo improved Euler). The extrapolation assumes equal
+    steps on any grid, as the original does. `project` is as in DDIM.
     """
 
     project: Callable[[Tensor], Tensor] | None = None
@@ -44,7 +44,7 @@ class PLMS:
         state: tuple[Tensor, ...],
         noise: Noise,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As the contract; raises UserError where alpha is 0, since no clean latent can be read off x_t there."""
+        """As in the contract; raises UserError where alpha is 0, since x_t does not determine a clean latent there."""
         now, then = levels(schedule, t, s)
         if now.alpha == 0:
             raise UserError("sampler 'plms' cannot start where alpha is 0 (flow, zero terminal SNR): use 'dpmpp-2m'")

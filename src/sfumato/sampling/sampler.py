@@ -1,8 +1,8 @@
 """The contract of a sampler, and the numbers that every step needs.
 
 A step goes from x_t to x_s, t now and s next (t > s >= 0). Its coefficients are Python floats, computed in float64 on
-the CPU and applied to the latent in its own type, so a step neither loses precision nor waits for the device. What a
-sampler remembers between steps is an argument and a result.
+the CPU and applied to the latent in its own type, so a step neither loses precision nor waits for the device. A
+sampler's state between steps is an argument and a result.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 from sfumato.diffusion.schedule import Schedule
 
 Noise = Callable[[Sequence[int]], Tensor]
-"""Gaussian noise of the given shape (B, ...), by one generator per sample: no sample then depends on the batch."""
+"""Gaussian noise of a shape (B, ...), with one generator per sample, so that no sample depends on the batch."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t) -> expected clean x; t is a 0-d float64 tensor on the CPU."""
@@ -25,16 +25,16 @@ State = TypeVar("State")
 
 
 class Sampler(Protocol[State]):
-    """Takes one step of the way from noise to latent."""
+    """One step from noise towards the latent."""
 
     def init(self) -> State:
-        """The memory before the first step."""
+        """The state before the first step."""
         ...
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x_t: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise
     ) -> tuple[Tensor, State]:
-        """x_s (B, ...) from x_t (B, ...), and the memory for the next step; t, s: 0-d float64, t > s >= 0."""
+        """x_s (B, ...) from x_t (B, ...), and the state for the next step; t, s: 0-d float64, t > s >= 0."""
         ...
 
 
@@ -65,7 +65,7 @@ def levels(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Level, Level]:
     return level(schedule, t), level(schedule, s)
 
 
-def draw(noise: Noise, like: Tensor) -> Tensor:
+def noise_like(noise: Noise, like: Tensor) -> Tensor:
     """Noise of the latent's shape, type and device."""
     return noise(tuple(like.shape)).to(like)
 
@@ -80,7 +80,8 @@ def first_order(x_t: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
 
 
 def exponential_moments(h: float, n: int) -> list[float]:
-    """M_k = ∫₀¹ h e^{-h(1-τ)} τ^k dτ for k < n: what a polynomial x0(τ) adds to a step of length h in lambda.
+    """M_k = ∫₀¹ h e^{-h(1-τ)} τ^k dτ for k < n: the contribution of each power of a polynomial x0(τ) to a step of
+    length h in lambda.
 
     By series for small h, where the recursion M_k = 1 - (k / h) M_{k-1} would lose digits.
     """
@@ -97,18 +98,19 @@ def exponential_moments(h: float, n: int) -> list[float]:
 
 @dataclass(frozen=True)
 class History:
-    """The predictions x0 of the steps before, newest first, each with its lambda."""
+    """The predictions x0 of earlier steps, newest first, each with its lambda."""
 
     predictions: tuple[Tensor, ...] = ()
     log_snrs: tuple[float, ...] = ()
 
     def push(self, x0: Tensor, log_snr: float, keep: int) -> "History":
-        """With one more prediction; at most `keep` stay, and none of lambda = -inf, which no polynomial reaches."""
+        """The history with one more prediction; at most `keep` remain, and none with lambda = -inf, which no polynomial
+        fits."""
         if math.isinf(log_snr):
             return self
         return History((x0, *self.predictions)[:keep], (log_snr, *self.log_snrs)[:keep])
 
 
 def as_time(t: Tensor | float) -> Tensor:
-    """A time as the 0-d float64 CPU tensor that denoise functions and schedules take."""
+    """A time as a 0-d float64 CPU tensor, as denoise functions and schedules require."""
     return torch.as_tensor(t, dtype=torch.float64, device="cpu")

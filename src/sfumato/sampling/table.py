@@ -1,4 +1,4 @@
-"""Every sampler by name: its configuration, how to build it, the grid it likes, and what to tell a user about it."""
+"""Every sampler by name: its configuration, how to build it, its default grid, and its description for users."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -57,7 +57,7 @@ class SamplerFacts:
 SAMPLERS: dict[str, SamplerFacts] = {
     "ddpm": SamplerFacts(DDPMConfig, None, 1, "trailing", "the paper's reference; hundreds of steps, most variety"),
     "ddim": SamplerFacts(DDIMConfig, 1, 1, "leading", "the paper's sampler; 50 to 250 steps; inversion and editing"),
-    "plms": SamplerFacts(PLMSConfig, 2, 1, "leading", "the paper's fast sampler; 50 steps; one call more in all"),
+    "plms": SamplerFacts(PLMSConfig, 2, 1, "leading", "the paper's fast sampler; 50 steps; one extra call in total"),
     "euler": SamplerFacts(EulerConfig, 1, 1, "karras", "ddim with eta 0 on another grid; flow models"),
     "heun": SamplerFacts(HeunConfig, 2, 2, "karras", "a careful reference; 20 to 50 steps"),
     "edm": SamplerFacts(EDMConfig, None, 2, "karras", "many steps; churn corrects the errors of earlier steps"),
@@ -70,7 +70,7 @@ SAMPLERS: dict[str, SamplerFacts] = {
 
 
 def build_sampler(config: SamplerConfig) -> Sampler[Any]:
-    """The sampler a configuration describes. Raises UserError for values outside their range."""
+    """The sampler of a configuration. Raises UserError for values outside their range."""
     match config:
         case DDPMConfig():
             return DDPM(config.variance, config.temperature)
@@ -97,9 +97,9 @@ def build_sampler(config: SamplerConfig) -> Sampler[Any]:
 
 
 def default_grid(config: SamplerConfig, schedule: Schedule) -> GridConfig:
-    """The grid that suits a sampler on this schedule.
+    """The default grid of a sampler on this schedule.
 
-    Flow models take evenly spaced times, and a zero-terminal schedule a grid that begins in pure noise; but PLMS, which
+    Flow models use evenly spaced times, and a zero-terminal schedule a grid that begins in pure noise; PLMS, which
     cannot begin there, keeps the original's grid.
     """
     kind = SAMPLERS[config.kind].grid
@@ -115,8 +115,8 @@ def check_start(kind: str, prediction: PredictionKind, schedule: Schedule, grid:
         return
     if prediction == "eps":
         raise UserError(
-            "this model predicts the noise (eps), which tells nothing at t = 1 of its schedule, where alpha is 0: "
-            "choose grid 'leading', which begins below, or train with prediction 'v'"
+            "this model predicts the noise (eps), which does not determine x0 at t = 1 of its schedule, "
+            "where alpha is 0: choose grid 'leading', which begins below, or train with prediction 'v'"
         )
     if kind == "plms":
         raise UserError(

@@ -23,12 +23,13 @@ class UniPCConfig(Schema):
     kind: Literal["unipc"] = "unipc"
     order: int = Field(2, ge=1, le=3)
     scale: Literal["bh1", "bh2"] = "bh2"
-    """B(h), which matters where fewer points than the order are free: h (bh1) or e^h - 1 (bh2, the paper's advice)."""
+    """B(h), relevant where there are fewer free points than the order: h (bh1) or e^h - 1 (bh2, which the paper
+    recommends)."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """The step before: where it started (x and its level), the order it had, and the predictions up to it."""
+    """The previous step: its start (x and level), its order, and the predictions up to it."""
 
     x: Tensor
     start: Level
@@ -67,7 +68,7 @@ class UniPC:
     def _update(
         self, x: Tensor, start: Level, end: Level, history: History, order: int, ahead: Tensor | None
     ) -> Tensor:
-        """From `start` to `end` with `order` predictions behind and, when correcting, the one at the end (`ahead`)."""
+        """From `start` to `end` with `order` earlier predictions and, when correcting, the one at the end (`ahead`)."""
         h = end.log_snr - start.log_snr
         x0 = history.predictions[0]
         ratios = [(lam - start.log_snr) / h for lam in history.log_snrs[1:order]]
@@ -83,7 +84,7 @@ class UniPC:
     def _weights(self, h: float, ratios: list[float]) -> list[float]:
         """Weights of the slopes, so that all polynomials the points determine are integrated exactly.
 
-        With a single point the paper fixes the weight at B(h) / 2, which is exact to the order alone.
+        With a single point the paper sets the weight to B(h) / 2, which is exact only to the order.
         """
         if not ratios:
             return []

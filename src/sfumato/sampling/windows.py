@@ -1,7 +1,7 @@
 """Canvases larger than a network's input: overlapping windows whose expected clean latents are averaged at every step.
 
 MultiDiffusion (Bar-Tal et al. 2023, eq. 5) averages the results of each window's step. At a fixed x_t a step is affine
-in the expected clean latent, so averaging that is the same, and any sampler goes on as if it saw one large network.
+in the expected clean latent, so averaging that is the same, and any sampler works as with one large network.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from sfumato.errors import UserError
 from sfumato.sampling.sampler import Denoise
 
 OVERLAP = 0.25
-"""Of neighbouring windows, as a share of their side."""
+"""Default overlap of neighbouring windows, as a share of their side."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Window:
 
 
 def windows(size: tuple[int, int], window: tuple[int, int], overlap: float = OVERLAP) -> list[Window]:
-    """As few evenly placed windows as cover (h, w), neighbours sharing at least `overlap` of their side.
+    """The fewest evenly spaced windows that cover (h, w), neighbours sharing at least `overlap` of their side.
 
-    One that covers all where the window is as large as the canvas. Raises UserError for an overlap outside [0, 1).
+    A single one where the window is as large as the canvas. Raises UserError for an overlap outside [0, 1).
     """
     if not 0 <= overlap < 1:
         raise UserError(f"overlap is {overlap:g}: give a share of the window from 0 to below 1, such as 0.25")
@@ -49,10 +49,10 @@ def windowed(
     window: tuple[int, int],
     overlap: float = OVERLAP,
 ) -> Denoise:
-    """The denoise function of a canvas (h, w) from those of its windows; a single window's as it is.
+    """The denoise function of a canvas (h, w) from those of its windows; that of a single window unchanged.
 
-    Weights fall linearly to a window's border, so that no seam is left where it ends. Memory of a network call is that
-    of one window.
+    Weights fall linearly to a window's border, so that there is no seam. A network call needs the memory of one
+    window.
     """
     places = windows(size, window, overlap)
     parts = [(place, denoise_of(place)) for place in places]

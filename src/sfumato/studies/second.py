@@ -24,8 +24,8 @@ from sfumato.training.diffusion import ConditionalDenoiser, train_diffusion
 from sfumato.training.export import save_diffusion, save_transformer
 from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
-from sfumato.training.second_stage import begin, steered
-from sfumato.training.transformer import Prompted, train_transformer
+from sfumato.training.second_stage import build_model, conditional_denoiser
+from sfumato.training.transformer import ConditionalTransformer, train_transformer
 
 Values = Mapping[str, float | list[float]]
 
@@ -52,7 +52,7 @@ def diffusion(
     """Trains diffusion for `steps` steps in the arm's folder, or resumes it; evaluated during and after training."""
     config, workers = context.config, context.workers
     run = second_run(config, arm, latent_of(config, arm.method), steps, cost.second_seconds)
-    model = begin(run, first, latents).to(workers.device)
+    model = build_model(run, first, latents).to(workers.device)
     assert model.second is not None
     home = RunFolder(second_folder(folder))
 
@@ -65,7 +65,7 @@ def diffusion(
         home.claim(run)
         state = train_diffusion(
             run,
-            steered(model),
+            conditional_denoiser(model),
             model.second.schedule,
             model.autoencoder,
             model.scaling,
@@ -94,11 +94,11 @@ def codes(
     """As `diffusion`, for a transformer over the codes of the latents."""
     config, workers = context.config, context.workers
     run = codes_run(config, arm, latent_of(config, arm.method), steps, cost.second_seconds)
-    model = transformer.begin(run, first, latents).to(workers.device)
+    model = transformer.build_transformer(run, first, latents).to(workers.device)
     assert first.autoencoder.quantize is not None
     home = RunFolder(second_folder(folder))
 
-    def evaluated(networks: Prompted, step: int) -> Values:
+    def evaluated(networks: ConditionalTransformer, step: int) -> Values:
         return {
             "kernel_distance": context.evaluator(
                 _sampled_codes(with_code_networks(model, networks), config.samples)
@@ -109,7 +109,7 @@ def codes(
         home.claim(run)
         state = train_transformer(
             run,
-            Prompted(model.network, model.conditioner),
+            ConditionalTransformer(model.network, model.conditioner),
             first.autoencoder.quantize,
             latents,
             home,

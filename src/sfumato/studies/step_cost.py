@@ -9,7 +9,7 @@ from sfumato.checkpoint import write_text
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.data.dataset import Dataset
 from sfumato.estimate import measure, work
-from sfumato.estimate.from_config import described
+from sfumato.estimate.from_config import diffusion_config
 from sfumato.model import ModelConfig, build, pixel_space
 from sfumato.plain_json import to_json
 from sfumato.studies.plan import (
@@ -83,7 +83,7 @@ def measure_step_cost(config: StudyConfig, method: Method, data: Dataset, worker
     else:
         second = second_run(config, arm, latent, 1)
         step = measure.time_second_stage(second, model, data, TIMED, workers)[0].step
-        each = work.second_stage(described(second), latent, ConditionSpec()).total
+        each = work.second_stage(diffusion_config(second), latent, ConditionSpec()).total
     encoding = measure.encoding_seconds(model, data, config.precision)
     return StepCost(seconds, operations, step, config.batch * each, encoding)
 

@@ -1,6 +1,6 @@
-"""The paper's tasks as functions of a model: each takes the user's image, map or boxes and returns images.
+"""The paper's tasks as functions of a model: each converts the user's image, map or boxes to images.
 
-Those that end in `_each` take many at once.
+Functions named `…_each` process many at once.
 """
 
 from sfumato.tasks.editing import edit, edit_each

@@ -1,18 +1,18 @@
-"""Colour drift: the smooth part of the difference between an image and what it should agree with."""
+"""Colour drift: the smooth part of the difference between an image and its reference."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 CELL = 8
-"""Pixels over which a difference is averaged, so that no detail is carried over."""
+"""Pixels over which a difference is averaged, so that no detail is transferred."""
 
 
 def drift(difference: Tensor, known: Tensor, cell: int = CELL) -> Tensor:
-    """A smooth image (B, C, H, W) that is about the mean of `difference` over the known pixels nearby.
+    """A smooth image (B, C, H, W), approximately the mean of `difference` over the known pixels nearby.
 
-    Cells of `cell` pixels are averaged; where nothing is known the value comes from coarser and coarser surroundings
-    (push-pull, Gortler et al. 1996), so the holes of `known` (B, 1, H, W), 1 or 0, are bridged smoothly.
+    Cells of `cell` pixels are averaged; where no pixel is known the value comes from coarser and coarser levels
+    (push-pull, Gortler et al. 1996), so the holes of `known` (B, 1, H, W), 1 or 0, are filled smoothly.
     """
     size = difference.shape[-2:]
     sums, weights = _halved(difference * known, cell), _halved(known, cell)
@@ -27,10 +27,10 @@ def drift(difference: Tensor, known: Tensor, cell: int = CELL) -> Tensor:
 
 
 def without_drift(image: Tensor, reference: Tensor, known: Tensor, cell: int = CELL) -> Tensor:
-    """The image (B, C, H, W) with the reference's colours, where it is known, and its own detail."""
+    """The image (B, C, H, W) with the reference's colours, where known, and the image's detail."""
     return image + drift(reference - image, known, cell)
 
 
 def _halved(x: Tensor, by: int) -> Tensor:
-    """Means over squares of `by`, over what there is of them at the border."""
+    """Means over squares of side `by`, cropped at the border."""
     return F.avg_pool2d(x, by, ceil_mode=True, count_include_pad=False)

@@ -1,4 +1,4 @@
-"""Generated pixels into the user's image, in its own mode: outside the mask nothing changes, not by one bit."""
+"""Compositing of generated pixels into the user's image, in its mode: outside the mask it is bitwise unchanged."""
 
 from typing import Any
 
@@ -24,20 +24,20 @@ PLAIN = {
     "YCbCr": "YCbCr",
     "HSV": "HSV",
 }
-"""Modes with 8 bits a band, and the mode of their bands that are blended; others (alpha) stay as they are."""
+"""Modes with 8 bits a band, and the mode of the bands that are blended; others (alpha) are unchanged."""
 
 
 def composite(original: Image.Image, generated: Tensor, hole: Tensor, feather: int) -> Image.Image:
     """The original with generated pixels in the hole.
 
     Args:
-        original: of any mode; size, mode, palette and alpha are kept.
+        original: of any mode; size, mode, palette and alpha are preserved.
         generated: (3, H, W) in [-1, 1].
-        hole: (H, W) bool, what is replaced.
+        hole: (H, W) bool, the pixels to replace.
         feather: pixels over which the two are blended, counted from the hole's edge inwards.
 
     Raises:
-        UserError: for a mode that cannot be written into.
+        UserError: for a mode that cannot be modified.
     """
     share = feathered(hole, feather).numpy()
     rgb = to_pil(generated)
@@ -68,12 +68,12 @@ def feathered(hole: Tensor, feather: int) -> Tensor:
     share = torch.zeros_like(inside)
     for _ in range(feather + 1):
         share += inside / (feather + 1)
-        inside = -F.max_pool2d(-inside, 3, stride=1, padding=1)  # beyond the image's border the hole goes on
+        inside = -F.max_pool2d(-inside, 3, stride=1, padding=1)  # the hole continues beyond the image's border
     return torch.where(hole, share[0, 0].clamp(max=1), 0.0)
 
 
 def largest_change(original: Image.Image, result: Image.Image, hole: Tensor) -> float:
-    """Of any pixel's bands outside the hole (H, W); images of palettes are compared by their indices."""
+    """The largest change of a band of a pixel outside the hole (H, W); palette images are compared by index."""
     before, after = (np.asarray(image).astype(np.float64) for image in (original, result))
     change = np.abs(after - before)
     change = change if change.ndim == 2 else change.max(-1)
@@ -82,8 +82,8 @@ def largest_change(original: Image.Image, result: Image.Image, hole: Tensor) -> 
 
 
 def _blend(pixels: Array, fresh: Array, share: Array) -> Array:
-    """The pixels themselves where the share is 0; in their own type."""
-    if np.issubdtype(pixels.dtype, np.floating):  # a pixel that is not finite is replaced, not blended with
+    """Unchanged pixels where the share is 0; in the pixels' type."""
+    if np.issubdtype(pixels.dtype, np.floating):  # a pixel that is not finite is replaced, not blended
         share = np.where((share > 0) & ~np.isfinite(pixels), 1.0, share)
         old = np.where(np.isfinite(pixels), pixels, 0)
     else:
@@ -94,23 +94,23 @@ def _blend(pixels: Array, fresh: Array, share: Array) -> Array:
 
 
 def _into_palette(original: Image.Image, rgb: Image.Image, share: Array) -> Image.Image:
-    """The nearest opaque colours of the image's own palette."""
+    """The nearest opaque colours of the image's palette."""
     pixels = np.asarray(original).copy()
     indices = pixels if pixels.ndim == 2 else pixels[..., 0]
     colours = np.array(original.getpalette("RGB"), np.float64).reshape(-1, 3)
-    wanted = _blend(np.asarray(original.convert("RGB")).astype(np.float64), np.asarray(rgb), share[..., None])
+    targets = _blend(np.asarray(original.convert("RGB")).astype(np.float64), np.asarray(rgb), share[..., None])
     chosen = [i for i in range(len(colours)) if i not in _transparent(original)]
     inside = share > 0
-    nearest = _nearest(wanted[inside], colours[chosen])
+    nearest = _nearest(targets[inside], colours[chosen])
     indices[inside] = np.array(chosen, pixels.dtype)[nearest]
     return _rebuilt(original, pixels)
 
 
 def _transparent(image: Image.Image) -> set[int]:
-    given = image.info.get("transparency")
-    if isinstance(given, bytes):
-        return {i for i, alpha in enumerate(given) if alpha < 128}
-    return set() if given is None else {int(given)}
+    transparency = image.info.get("transparency")
+    if isinstance(transparency, bytes):
+        return {i for i, alpha in enumerate(transparency) if alpha < 128}
+    return set() if transparency is None else {int(transparency)}
 
 
 def _nearest(points: Array, colours: Array) -> Array:
@@ -122,7 +122,7 @@ def _nearest(points: Array, colours: Array) -> Array:
 
 
 def _rebuilt(original: Image.Image, pixels: Array) -> Image.Image:
-    """A copy of the original, with its palette and notes, of other pixels."""
-    made = original.copy()
-    made.frombytes(np.ascontiguousarray(pixels).tobytes())
-    return made
+    """A copy of the original, with its palette and metadata, and the given pixels."""
+    copy = original.copy()
+    copy.frombytes(np.ascontiguousarray(pixels).tobytes())
+    return copy

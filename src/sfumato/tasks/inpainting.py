@@ -1,4 +1,4 @@
-"""Filling holes: by a model trained for it (section 4.5 of the paper), or by any other, around what is kept."""
+"""Inpainting: by a model trained for it (section 4.5 of the paper), or by any other with the known region replaced."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -35,12 +35,12 @@ FEATHER = 2
 MASKED, MASK = "masked_latent", "mask"
 FILLS = {"black": -1.0, "grey": 0.0}
 STABLE_DIFFUSION = MaskInput(keep=0.0, hole=1.0, fill="grey")
-"""Its inpainting models take the mask before the masked image, whose latent is scaled."""
+"""Its inpainting models read the mask before the masked image, whose latent is scaled."""
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How a model wants its masked image: the mask's values, what fills the hole, whether the latent is scaled."""
+    """The format of a model's masked image: the mask's values, the fill of the hole, whether the latent is scaled."""
 
     values: MaskInput
     scaled: bool
@@ -58,24 +58,25 @@ def inpaint(
     jumps: tuple[int, int] | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """The image with its hole filled in; outside the hole it stays as it is, in its size, mode, palette and alpha.
+    """The image with its hole filled in; outside the hole it is unchanged, with its size, mode, palette and alpha.
 
-    A model that reads `masked_latent` and `mask` is asked for the hole; any other draws the whole while the kept part
-    is put back at every step.
+    A model that reads `masked_latent` and `mask` generates the hole; any other samples the whole image while the known
+    part is replaced at every step.
 
     Args:
-        model: a second stage of any kind but those conditioned on maps, boxes or small images.
+        model: a second stage not conditioned on maps, boxes or small images.
         image: of any size and mode; a colour profile is converted to sRGB first.
-        mask: of the same size; white is the hole, and other forms as in `sfumato.data.masks.read_mask`.
+        mask: of the same size; white is the hole; for other forms see `sfumato.data.masks.read_mask`.
         prompt: for models conditioned on text.
         label: for models conditioned on classes.
         negative: a text to guide away from.
-        feather: pixels, from the hole's edge inwards, over which old and new are blended.
+        feather: pixels, from the hole's edge inwards, over which original and generated pixels are blended.
         jumps: (length, repeats) of RePaint's resampling, for models that were not trained to inpaint.
-        options: how to sample, as `task_options` makes them.
+        options: sampling options, see `task_options`.
 
     Raises:
-        UserError: for a mask of another size, without a hole or that is no mask, and options that do not fit the model.
+        UserError: for a mask of another size, without a hole or that is not a mask, and options that do not fit the
+            model.
     """
     prompts = None if prompt is None else [prompt]
     return inpaint_each(
@@ -103,7 +104,7 @@ def inpaint_each(
     jumps: tuple[int, int] | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`inpaint` for many images, `options.batch` at once; a mask and a prompt for each. Otherwise as there."""
+    """`inpaint` for many images, `options.batch` at once, with a mask and a prompt for each. Otherwise as there."""
     options = checked_options(options)
     if len(masks) != len(images):
         raise UserError(f"{len(masks)} masks for {len(images)} images: give one for each")
@@ -117,8 +118,8 @@ def inpaint_each(
         check_image_size(model, image.height, image.width)
         then = partial(composite, image, hole=hole, feather=feather)
         pixels = from_pil(to_rgb(image, (255, 255, 255)))
-        words = {"prompt": prompt, "label": label, "negative": negative}
-        tasks.append(filling(model, pixels, hole, words, jumps, options.memory, then))
+        conditioning = {"prompt": prompt, "label": label, "negative": negative}
+        tasks.append(filling(model, pixels, hole, conditioning, jumps, options.memory, then))
     return run_tasks(model, tasks, options)
 
 
@@ -131,18 +132,18 @@ def filling(
     model: LatentDiffusion,
     image: Tensor,
     hole: Tensor,
-    words: dict[str, Any],
+    conditioning: dict[str, Any],
     jumps: tuple[int, int] | None,
     memory: int,
     then: Callable[[Tensor], T],
 ) -> Task[T]:
-    """The task of the image (3, H, W) with the hole (H, W) bool drawn anew; elsewhere it is about as it was.
+    """The task of filling the hole (H, W) bool of an image (3, H, W); elsewhere the result is approximately the image.
 
-    Of an image of more than WHOLE_AREAS times the training area only the hole and its surroundings are looked at.
-    `then` says what becomes of the filled image (3, H, W).
+    Of an image of more than WHOLE_AREAS times the training area only the hole and its surroundings are used. `then`
+    converts the filled image (3, H, W) to the result.
     """
     if hole.numel() <= WHOLE_AREAS * math.prod(model.config.image_size):
-        return _filling(model, image, hole, words, jumps, memory, then)
+        return _filling(model, image, hole, conditioning, jumps, memory, then)
     rows, columns = surroundings(hole, model.config.image_size)
 
     def put_back(part: Tensor) -> T:
@@ -150,24 +151,24 @@ def filling(
         whole[:, rows, columns] = part
         return then(whole)
 
-    return _filling(model, image[:, rows, columns], hole[rows, columns], words, jumps, memory, put_back)
+    return _filling(model, image[:, rows, columns], hole[rows, columns], conditioning, jumps, memory, put_back)
 
 
 def surroundings(hole: Tensor, context: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of the hole (H, W) with half of `context` (H, W) on each side, as far as the image goes."""
-    found = []
+    """Rows and columns of the hole (H, W) with half of `context` (H, W) on each side, within the image."""
+    ranges = []
     for axis, side in enumerate(context):
         touched = hole.any(1 - axis).nonzero().flatten()
         start, stop = int(touched[0]), int(touched[-1]) + 1
-        found.append(slice(max(0, start - side // 2), min(hole.shape[axis], stop + side // 2)))
-    return found[0], found[1]
+        ranges.append(slice(max(0, start - side // 2), min(hole.shape[axis], stop + side // 2)))
+    return ranges[0], ranges[1]
 
 
 def _filling(
     model: LatentDiffusion,
     image: Tensor,
     hole: Tensor,
-    words: dict[str, Any],
+    conditioning: dict[str, Any],
     jumps: tuple[int, int] | None,
     memory: int,
     then: Callable[[Tensor], T],
@@ -176,19 +177,19 @@ def _filling(
     whole = pad_to_multiple(image[None], canvas_factor(model))
     gone = pad_to_multiple(hole[None, None].float(), canvas_factor(model))
     cells = F.max_pool2d(gone, model.autoencoder.factor)
-    # what was in the hole must not reach the latents around it
+    # the content of the hole must not affect the latents around it
     plain = torch.where(gone > 0, drift(whole, 1 - gone), whole)
-    given: dict[str, Any]
+    fields: dict[str, Any]
     if reads_masks(model):
-        given = {"fields": masked_fields(model, whole, gone, cells, memory)}
+        fields = {"fields": masked_fields(model, whole, gone, cells, memory)}
     else:
-        given = {"known": model.encode(plain, memory), "keep": 1 - cells.to(model.device), "jumps": jumps}
+        fields = {"known": model.encode(plain, memory), "keep": 1 - cells.to(model.device), "jumps": jumps}
 
-    def finish(drawn: Tensor) -> T:
-        corrected = without_drift(drawn[None], whole, 1 - gone)
+    def finish(sampled: Tensor) -> T:
+        corrected = without_drift(sampled[None], whole, 1 - gone)
         return then(corrected[0, :, :H, :W].clamp(-1, 1))
 
-    return Task(SampleRequest(**words, **given, count=1, size=(whole.shape[2], whole.shape[3])), finish)
+    return Task(SampleRequest(**conditioning, **fields, count=1, size=(whole.shape[2], whole.shape[3])), finish)
 
 
 def reads_masks(model: LatentDiffusion) -> bool:
@@ -211,7 +212,7 @@ def raw_latent(model: LatentDiffusion, image: Tensor, memory: int) -> Tensor:
 
 
 def convention(model: LatentDiffusion) -> Convention:
-    """As the model's configuration says, else as its kind is known for."""
+    """From the model's configuration, else by its kind."""
     if model.config.conditioning_metadata.mask is not None:
         return Convention(model.config.conditioning_metadata.mask, scaled=False)
     order = [part.field for part in condition_parts(model) if isinstance(part, ImageConfig)]
@@ -221,12 +222,12 @@ def convention(model: LatentDiffusion) -> Convention:
 
 
 def hole_of(mask: Image.Image, image: Image.Image) -> Tensor:
-    """(H, W) bool, as `sfumato.data.masks.read_mask` says. UserError for another size than the image's, or no mask."""
+    """(H, W) bool, see `sfumato.data.masks.read_mask`. UserError for a size other than the image's, or not a mask."""
     return mask_of(mask, image)[0]
 
 
 def mask_of(mask: Image.Image, image: Image.Image) -> tuple[Tensor, tuple[str, ...]]:
-    """As `hole_of`, with sentences on how the mask was read."""
+    """As `hole_of`, with notes on how the mask was read."""
     if mask.size != image.size:
         raise UserError(
             f"the mask is {mask.height}x{mask.width} (height x width) but the image is "

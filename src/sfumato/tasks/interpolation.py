@@ -1,4 +1,4 @@
-"""From image to image through a model's noise: between seeds, and between prompts."""
+"""Interpolation between seeds and between prompts, through a model's noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from sfumato.conditioning.condition import Condition, between
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
-from sfumato.pipeline.conditions import Words, conditions_for, source_of
+from sfumato.pipeline.conditions import ConditionInputs, conditions_for, source_of
 from sfumato.pipeline.plan import notes_of, warn_of
 from sfumato.pipeline.request import SampleRequest
 from sfumato.rng import SampleNoise
@@ -19,7 +19,7 @@ from sfumato.sampling.inversion import slerp
 
 @dataclass(frozen=True)
 class Stop:
-    """An image on the way: its seed, and its prompt or label where the model is conditioned on them."""
+    """A key image: its seed, and its prompt or label where the model is conditioned on them."""
 
     seed: int
     text: str | None = None
@@ -29,23 +29,23 @@ class Stop:
 def interpolate(
     model: LatentDiffusion, stops: Sequence[Stop], frames: int, options: SampleRequest | None = None
 ) -> Tensor:
-    """Images (M, 3, H, W) from stop to stop: `frames` a stretch, M = (stops - 1) · (frames - 1) + 1.
+    """Images (M, 3, H, W) from stop to stop: `frames` per segment, M = (stops - 1) · (frames - 1) + 1.
 
-    Noise goes along the arc between two seeds (slerp), conditions along the straight line between two prompts; the
-    frames at the stops are the images of those seeds and prompts. A stochastic sampler takes the first seed's fresh
-    noise for all of them.
+    Noise is interpolated along the arc between two seeds (slerp), conditions linearly between two prompts; the frames
+    at the stops are the images of those seeds and prompts. A stochastic sampler uses the first seed's step noise for
+    all frames.
 
     Args:
         model: the model.
-        stops: two at least, all with a text or none, and so for labels.
-        frames: images of a stretch, both ends included, at least 2.
-        options: how to sample; its prompt, label, seeds, noise and condition are not looked at.
+        stops: at least two, either all or none with a text, and likewise for labels.
+        frames: images of a segment, both ends included, at least 2.
+        options: sampling options; prompt, label, seeds, noise and condition are ignored.
 
     Raises:
-        UserError: for fewer stops or frames, and for what does not fit the model.
+        UserError: for fewer stops or frames, and for options that do not fit the model.
     """
     if len(stops) < 2 or frames < 2:
-        raise UserError(f"{len(stops)} stops and {frames} frames: an interpolation has two of each at least")
+        raise UserError(f"{len(stops)} stops and {frames} frames: an interpolation requires at least two of each")
     options = options or SampleRequest()
     size = options.size or model.config.image_size
     shape = model.latent_shape_of(size)
@@ -53,7 +53,7 @@ def interpolate(
     conditioned = any(stop.text is not None or stop.label is not None for stop in stops)
     conditions = [_condition(model, stop, shape) for stop in stops]
     texts = [stop.text for stop in stops if stop.text is not None]
-    warn_of(notes_of(source_of(model), Words(texts)))
+    warn_of(notes_of(source_of(model), ConditionInputs(texts)))
     weights = [torch.linspace(0, 1, frames)[int(stretch > 0) :] for stretch in range(len(stops) - 1)]
     noise = [slerp(a.expand(len(w), -1, -1, -1), b, w) for a, b, w in zip(noises, noises[1:], weights, strict=False)]
     parts = [between(a, b, w) for a, b, w in zip(conditions, conditions[1:], weights, strict=False)]
@@ -73,5 +73,5 @@ def interpolate(
 
 
 def _condition(model: LatentDiffusion, stop: Stop, shape: tuple[int, int, int]) -> Condition:
-    words = Words(None if stop.text is None else [stop.text], None if stop.label is None else [stop.label])
-    return conditions_for(source_of(model), 1, shape[1:], words).condition
+    inputs = ConditionInputs(None if stop.text is None else [stop.text], None if stop.label is None else [stop.label])
+    return conditions_for(source_of(model), 1, shape[1:], inputs).condition

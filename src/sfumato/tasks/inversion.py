@@ -1,4 +1,4 @@
-"""From an image back to the noise that DDIM turns into it."""
+"""DDIM inversion: from an image to the noise that generates it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +16,16 @@ from sfumato.sampling.grids import GridConfig
 from sfumato.sampling.inversion import invert
 
 INVERSION_GRID = GridConfig(kind="trailing", end="first-index")
-"""From t = 1 down to index 0, where noise can still be read off an image."""
+"""From t = 1 down to index 0, where an image still contains noise."""
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """What came of an inversion: noise (N, C, h, w), the images sampled from it, and those of the autoencoder alone.
+    """The result of an inversion: noise (N, C, h, w), the images sampled from it, and the autoencoder's
+    reconstructions.
 
     The difference between `redrawn` and `reconstructed` (both (N, 3, H, W)) is the error of the inversion; that between
-    `reconstructed` and the images is the autoencoder's.
+    `reconstructed` and the images is the autoencoder's error.
     """
 
     noise: Tensor
@@ -49,12 +50,12 @@ def find_noise(
     grid=INVERSION_GRID)`. Costs steps · (1 + refinements) network calls, and `steps` more to sample again.
 
     Args:
-        text, label: what the images show, one each or one for all, as the model is conditioned.
+        text, label: the conditions of the images, one each or one for all, as the model is conditioned.
         refinements: fixed-point iterations of each step; 0 is plain DDIM inversion.
         progress: called with (done, total) images.
 
     Raises:
-        UserError: for what does not fit the model.
+        UserError: for arguments that do not fit the model.
     """
     n = len(images)
     request = SampleRequest(
@@ -81,6 +82,6 @@ def find_noise(
         latents.append(latent)
         if progress is not None:
             progress(rows.stop, n)
-    found = torch.cat(noises)
-    redrawn = pipeline.sample(model, replace(request, noise=found)).images
-    return Inversion(found, redrawn, model.decode(torch.cat(latents)))
+    inverted = torch.cat(noises)
+    redrawn = pipeline.sample(model, replace(request, noise=inverted)).images
+    return Inversion(inverted, redrawn, model.decode(torch.cat(latents)))

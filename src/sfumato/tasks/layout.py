@@ -34,7 +34,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Layout:
-    """Objects, and the image's (H, W) where the file says it."""
+    """Objects, and the image's (H, W) if the file has it."""
 
     boxes: tuple[Box, ...]
     size: tuple[int, int] | None = None
@@ -53,11 +53,11 @@ def compose(
 
     Args:
         model: a second stage conditioned on boxes.
-        boxes: the objects; none gives an image of nothing in particular.
+        boxes: the objects; may be empty.
         prompt: for models conditioned on text as well.
-        size: (H, W), by default the training size; cut to what the networks' factors allow and grown from there.
+        size: (H, W), by default the training size; sampled at the next multiple of the networks' factors and cropped.
         negative: a text to guide away from.
-        options: how to sample, as `task_options` makes them; in windows each sees the layout through its own crop.
+        options: sampling options, see `task_options`; each window uses its crop of the layout.
 
     Raises:
         UserError: for a box outside the image or without extent, an unknown category, and options that do not fit.
@@ -75,7 +75,7 @@ def compose_each(
     negative: str | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`compose` for many layouts, `options.batch` at once; a prompt for each. Otherwise as there."""
+    """`compose` for many layouts, `options.batch` at once, with a prompt for each. Otherwise as there."""
     options = checked_options(options)
     prompted = zip(layouts, one_each(prompts, len(layouts), "layouts"), strict=True)
     if size is not None:
@@ -89,7 +89,7 @@ def _task(
 ) -> Task[Image.Image]:
     part = layout_part(model)
     if len(boxes) > part.objects:
-        raise UserError(f"{len(boxes)} boxes are given, but this model takes at most {part.objects}: leave some out")
+        raise UserError(f"{len(boxes)} boxes are given, but this model accepts at most {part.objects}: leave some out")
     for number, box in enumerate(boxes, 1):
         check_box(box, number)
     categories = [category(model, box.label, number) for number, box in enumerate(boxes, 1)]
@@ -107,18 +107,18 @@ def _task(
 def check_box(box: Box, number: int) -> None:
     """Raises UserError for a box that is not inside the image or has no extent."""
     x, y, width, height = box.box
-    told = f"box {number} ({box.label}) is [{x:g}, {y:g}, {width:g}, {height:g}]"
+    described = f"box {number} ({box.label}) is [{x:g}, {y:g}, {width:g}, {height:g}]"
     if not all(math.isfinite(value) for value in box.box):
-        raise UserError(f"{told}: give four finite numbers, x, y, width, height")
+        raise UserError(f"{described}: give four finite numbers, x, y, width, height")
     if width <= 0 or height <= 0:
-        raise UserError(f"{told}: width and height must be above 0")
+        raise UserError(f"{described}: width and height must be above 0")
     slack = 1e-6
     if x < -slack or y < -slack or x + width > 1 + slack or y + height > 1 + slack:
-        raise UserError(f"{told} as fractions of the image and reaches outside it: keep it within 0 to 1")
+        raise UserError(f"{described} as fractions of the image and reaches outside it: keep it within 0 to 1")
 
 
 def category(model: LatentDiffusion, label: int | str, number: int) -> int:
-    """The number of a category. Raises UserError for an unknown one, or names the model does not record."""
+    """The number of a category. Raises UserError for an unknown one, or a name where the model records none."""
     known = model.config.conditioning_metadata.layout
     count = layout_part(model).classes if known is None else len(known.names)
     if isinstance(label, str) and known is not None and label in known.names:
@@ -132,15 +132,17 @@ def category(model: LatentDiffusion, label: int | str, number: int) -> int:
             f"box {number} has the category {label!r}, but this model's config.yaml records no names "
             f"(conditioning_metadata.layout.names): give its number, 0 to {count - 1}"
         )
-    told = f"{', '.join(known.names[:12])}{', ...' if len(known.names) > 12 else ''}"
-    raise UserError(f"box {number} has the category {label!r}, which is none of {told}{nearest(label, known.names)}")
+    names = f"{', '.join(known.names[:12])}{', ...' if len(known.names) > 12 else ''}"
+    raise UserError(
+        f"box {number} has the category {label!r}, which is not one of {names}{nearest(label, known.names)}"
+    )
 
 
 def read_layout(path: Path) -> Layout:
     """A JSON file of boxes: a list of objects, an object with `boxes` (and `width`, `height`), or COCO's.
 
-    An object is `{"label": name or number, "box": fractions}` or has `bbox` in pixels instead, which takes the
-    image's `width` and `height`. Of a COCO file the boxes of its only image are taken. Raises UserError.
+    An object is `{"label": name or number, "box": fractions}` or has `bbox` in pixels instead, which requires
+    the image's `width` and `height`. A COCO file must contain a single image. Raises UserError.
     """
     content = read_json(path, name=f"boxes {str(path)!r}")
     if isinstance(content, Mapping) and {"annotations", "categories"} <= content.keys():
@@ -152,15 +154,15 @@ def read_layout(path: Path) -> Layout:
             size = (height, width)
         content = content.get("boxes")
     if not isinstance(content, list):
-        raise UserError(f'boxes {str(path)!r} hold no list: give [{EXAMPLE}, ...] or {{"boxes": [...]}}')
+        raise UserError(f'boxes {str(path)!r} contains no list: give [{EXAMPLE}, ...] or {{"boxes": [...]}}')
     return Layout(tuple(_parse(entry, number, size) for number, entry in enumerate(content, 1)), size)
 
 
 def _parse(entry: Any, number: int, size: tuple[int, int] | None) -> Box:
-    given = entry if isinstance(entry, Mapping) else {}
-    label = given.get("label", given.get("category"))
-    relative = "box" in given
-    values = given.get("box" if relative else "bbox")
+    fields = entry if isinstance(entry, Mapping) else {}
+    label = fields.get("label", fields.get("category"))
+    relative = "box" in fields
+    values = fields.get("box" if relative else "bbox")
     numbers = values if isinstance(values, list) else []
     right = len(numbers) == 4 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers)
     if not isinstance(label, str | int) or isinstance(label, bool) or not right:
@@ -170,7 +172,7 @@ def _parse(entry: Any, number: int, size: tuple[int, int] | None) -> Box:
         return Box(label, (x, y, width, height))
     if size is None:
         raise UserError(
-            f"box {number} has a bbox, in pixels, but the file gives no width and height of the image: add them, or "
+            f"box {number} has a bbox, in pixels, but the file has no width and height of the image: add them, or "
             "give box, in fractions"
         )
     return Box(label, (x / size[1], y / size[0], width / size[1], height / size[0]))
@@ -185,7 +187,7 @@ def _from_coco(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
         entries = [{"label": names[a["category_id"]], "bbox": a["bbox"]} for a in content["annotations"]]
         return {"width": images[0]["width"], "height": images[0]["height"], "boxes": entries}
     except (KeyError, TypeError) as error:
-        told = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"boxes {str(path)!r} are no COCO file ({told}): it needs images, annotations, categories"
+            f"boxes {str(path)!r} are not a COCO file ({message}): it needs images, annotations, categories"
         ) from None

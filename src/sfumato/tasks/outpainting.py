@@ -1,4 +1,4 @@
-"""Growing an image beyond its borders: what is added is the hole of an inpainting."""
+"""Outpainting: extending an image beyond its borders; the added area is the hole of an inpainting."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from sfumato.tasks.parts import check_image_size
 from sfumato.tasks.requests import checked_options, run_tasks
 
 TRUE_COLOUR = {"P": "RGB", "PA": "RGBA", "1": "L"}
-"""Images of few colours grow in all of them: their own palette would not do for what is new."""
+"""Images with few colours are extended in full colour: their palette would not suffice for the new area."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def outpaint(
     jumps: tuple[int, int] | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """The image on a larger canvas, drawn on beyond its borders; its own pixels stay as they are, bit for bit.
+    """The image extended beyond its borders on a larger canvas; its pixels are bitwise unchanged.
 
-    What is new is opaque. Arguments otherwise as for `inpaint`.
-    Raises UserError for negative extents or none at all, and options that do not fit the model.
+    The new area is opaque. Arguments otherwise as for `inpaint`.
+    Raises UserError for negative extents or all 0, and options that do not fit the model.
     """
     options = checked_options(options)
     check_image_size(model, image.height, image.width)
@@ -56,12 +56,13 @@ def outpaint(
     canvas, hole = extended(image, extend)
     then = partial(composite, canvas, hole=hole, feather=0)
     pixels = from_pil(to_rgb(canvas, (255, 255, 255)))
-    words = {"prompt": prompt, "label": label, "negative": negative}
-    return run_tasks(model, [filling(model, pixels, hole, words, jumps, options.memory, then)], options)
+    conditioning = {"prompt": prompt, "label": label, "negative": negative}
+    return run_tasks(model, [filling(model, pixels, hole, conditioning, jumps, options.memory, then)], options)
 
 
 def extended(image: Image.Image, extend: Extent) -> tuple[Image.Image, torch.Tensor]:
-    """The canvas, whose new part repeats the image's border, and where (H, W) it is new. UserError as `outpaint`."""
+    """The canvas, whose new part repeats the image's border, and the mask (H, W) of the new part. UserError as in
+    `outpaint`."""
     sides = (extend.left, extend.top, extend.right, extend.bottom)
     if min(sides) < 0 or not any(sides):
         raise UserError(

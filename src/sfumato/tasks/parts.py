@@ -1,4 +1,4 @@
-"""The parts of a model's condition that a task needs, and what tasks check alike."""
+"""The parts of a model's condition that a task requires, and checks shared by tasks."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -14,18 +14,18 @@ from sfumato.pipeline.parts import second_stage
 P = TypeVar("P", bound=PartConfig)
 
 
-def one_each(given: Sequence[str] | None, count: int, what: str) -> list[str | None]:
+def one_each(prompts: Sequence[str] | None, count: int, what: str) -> list[str | None]:
     """A prompt for each of `count` maps, images, ... Raises UserError for another number of them."""
-    if given is None:
+    if prompts is None:
         return [None] * count
-    if isinstance(given, str) or len(given) != count:
-        found = "one text" if isinstance(given, str) else f"{len(given)}"
-        raise UserError(f"prompts: {found} for {count} {what}; give a list with one for each")
-    return list(given)
+    if isinstance(prompts, str) or len(prompts) != count:
+        supplied = "one text" if isinstance(prompts, str) else f"{len(prompts)}"
+        raise UserError(f"prompts: {supplied} for {count} {what}; give a list with one for each")
+    return list(prompts)
 
 
 def condition_parts(model: LatentDiffusion) -> list[PartConfig]:
-    """The configurations of the model's conditioners, in their order."""
+    """The configurations of the model's conditioners, in order."""
     config = second_stage(model).config.conditioner
     if config.kind == "none":
         return []

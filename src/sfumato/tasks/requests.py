@@ -1,4 +1,4 @@
-"""A task as requests for the pipeline: one for each image, map or layout that is given, and what finishes its image."""
+"""Tasks as requests for the pipeline: one for each image, map or layout, with a function that finishes its image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,21 +29,21 @@ OF_THE_TASK = (
     "keep",
     "jumps",
 )
-"""What a task fills in itself."""
+"""Options that a task sets itself."""
 
 
 def task_options(**changes: Any) -> SampleRequest:
-    """The options that tasks begin with: dpmpp-2m, windows where the image is large, one image at a time."""
+    """The default options of tasks: dpmpp-2m, windows where the image is large, one image at a time."""
     return SampleRequest(**{"sampler": "dpmpp-2m", "window": None, "batch": 1, **changes})
 
 
 @dataclass(frozen=True)
 class Task(Generic[T]):
-    """One image to make.
+    """One image to sample.
 
     Attributes:
-        request: for one image: what conditions it, its size, the latents it begins from or keeps.
-        finish: what the image (3, H, W) of the request's size, on the CPU in about [-1, 1], becomes.
+        request: for one image: its condition, its size, the latents it starts from or keeps.
+        finish: converts the image (3, H, W) of the request's size, on the CPU in about [-1, 1], to the result.
     """
 
     request: SampleRequest
@@ -51,19 +51,19 @@ class Task(Generic[T]):
 
     @property
     def trajectory(self) -> tuple[Any, ...]:
-        """Tasks that agree in this go through the same steps: they can be sampled together."""
+        """Tasks with equal values have the same sampling steps: they can be sampled in one batch."""
         request = self.request
         begins = None if request.initial is None else request.strength
         return (request.size, begins, request.known is not None, request.jumps)
 
 
 def checked_options(options: SampleRequest | None) -> SampleRequest:
-    """The options, or the usual ones. Raises UserError for options that the task itself fills in."""
+    """The options, or the defaults. Raises UserError for options that the task sets itself."""
     options = options or task_options()
     usual = SampleRequest()
     for name in OF_THE_TASK:
         if getattr(options, name) != getattr(usual, name):
-            raise UserError(f"{name} is not an option of a task's sampling: give it to the task itself")
+            raise UserError(f"{name} is not an option of a task's sampling: pass it to the task")
     return options
 
 
@@ -73,26 +73,26 @@ def run_tasks(model: LatentDiffusion, tasks: Sequence[Task[T]], options: SampleR
     The k-th result has the seed options.seed + k, whatever options.batch is. Raises UserError for requests that do not
     fit the model.
     """
-    wanted = [task for task in tasks for _ in range(options.count or 1)]
-    seeds = list(options.seeds) if options.seeds is not None else [options.seed + k for k in range(len(wanted))]
-    if len(seeds) != len(wanted):
-        raise UserError(f"{len(seeds)} seeds were given for {len(wanted)} results")
-    made: list[T] = []
+    queue = [task for task in tasks for _ in range(options.count or 1)]
+    seeds = list(options.seeds) if options.seeds is not None else [options.seed + k for k in range(len(queue))]
+    if len(seeds) != len(queue):
+        raise UserError(f"{len(seeds)} seeds were given for {len(queue)} results")
+    results: list[T] = []
     notes: list[str] = []
-    while len(made) < len(wanted):
-        first = len(made)
-        together = _alike(wanted[first : first + options.batch])
-        rows = slice(first, first + len(together))
-        request = merged([task.request for task in together], replace(options, count=None, seeds=seeds[rows]))
+    while len(results) < len(queue):
+        first = len(results)
+        group = _same_steps(queue[first : first + options.batch])
+        rows = slice(first, first + len(group))
+        request = merged([task.request for task in group], replace(options, count=None, seeds=seeds[rows]))
         samples = pipeline.sample(model, request)
         notes += samples.plan.notes
-        made += [task.finish(image) for task, image in zip(together, samples.images.cpu(), strict=True)]
+        results += [task.finish(image) for task, image in zip(group, samples.images.cpu(), strict=True)]
     warn_of(notes)
-    return made
+    return results
 
 
 def merged(requests: Sequence[SampleRequest], options: SampleRequest) -> SampleRequest:
-    """One request for the images of several that go through the same steps; how to sample is said by the options."""
+    """One request for several with the same sampling steps; the sampling options come from `options`."""
     first = requests[0]
     return replace(
         options,
@@ -110,23 +110,23 @@ def merged(requests: Sequence[SampleRequest], options: SampleRequest) -> SampleR
     )
 
 
-def _alike(tasks: Sequence[Task[T]]) -> list[Task[T]]:
-    """The first tasks, as far as they go through the same steps."""
+def _same_steps(tasks: Sequence[Task[T]]) -> list[Task[T]]:
+    """The longest prefix of tasks with the same sampling steps."""
     differs = (i for i, task in enumerate(tasks) if task.trajectory != tasks[0].trajectory)
     return list(tasks[: next(differs, len(tasks))])
 
 
 def _joined(values: Sequence[Any]) -> Any:
-    """Tensors of a row each as one, other values as a list; None where the first is None."""
+    """Tensors of one row each concatenated, other values as a list; None where the first is None."""
     if values[0] is None:
         return None
     return torch.cat(list(values)) if isinstance(values[0], Tensor) else list(values)
 
 
 def _joined_fields(fields: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Each field's rows one after the other."""
-    made = {}
+    """The rows of each field, concatenated."""
+    joined = {}
     for name, value in fields[0].items():
         rows = [each[name] for each in fields]
-        made[name] = torch.cat(rows) if isinstance(value, Tensor) else [row for each in rows for row in each]
-    return made
+        joined[name] = torch.cat(rows) if isinstance(value, Tensor) else [row for each in rows for row in each]
+    return joined

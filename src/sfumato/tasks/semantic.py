@@ -33,10 +33,10 @@ def paint(
         map: an image of class ids (grey values or palette indices) or of the classes' colours, or ids (H, W).
         prompt: for models conditioned on text as well.
         negative: a text to guide away from.
-        options: how to sample, as `task_options` makes them.
+        options: sampling options, see `task_options`.
 
     Raises:
-        UserError: for an id or colour that is no class of the model, and options that do not fit it.
+        UserError: for an id or colour of no class of the model, and options that do not fit it.
     """
     return paint_each(model, [map], None if prompt is None else [prompt], negative=negative, options=options)
 
@@ -49,7 +49,8 @@ def paint_each(
     negative: str | None = None,
     options: SampleRequest | None = None,
 ) -> list[Image.Image]:
-    """`paint` for many maps, `options.batch` at once; a prompt for each. Arguments and errors otherwise as there."""
+    """`paint` for many maps, `options.batch` at once, with a prompt for each. Arguments and errors otherwise as
+    there."""
     options = checked_options(options)
     prompted = zip(maps, one_each(prompts, len(maps), "maps"), strict=True)
     return run_tasks(model, [_task(model, given, prompt, negative) for given, prompt in prompted], options)
@@ -71,10 +72,10 @@ def _task(
 
 
 def read_map(model: LatentDiffusion, image: Image.Image) -> Tensor:
-    """Class ids (H, W) long of an image: grey values, indices of a palette, or the colours the model knows.
+    """Class ids (H, W) long of an image: grey values, indices of a palette, or the model's colours.
 
-    A palette that agrees with the model's own, in another order, is read by its colours. Raises UserError for a colour
-    that is no class's, and for colours where the model's configuration records none.
+    A palette with the model's colours in another order is read by colour. Raises UserError for a colour
+    of no class, and for colours where the model's configuration records none.
     """
     known = model.config.conditioning_metadata.map
     ids = ids_of(image, "the map")
@@ -102,13 +103,13 @@ def check_ids(model: LatentDiffusion, ids: Tensor) -> None:
         names = "" if known is None else f" ({', '.join(known.names[:8])}{', ...' if len(known.names) > 8 else ''})"
         void = "" if part.void is None else f", and {part.void} for no class"
         raise UserError(
-            f"the map holds the class id {int(ids[row, column])} at row {row}, column {column}, but this model knows "
+            f"the map contains the class id {int(ids[row, column])} at row {row}, column {column}, but this model has "
             f"0 to {part.classes - 1}{names}{void}: correct the map"
         )
 
 
 def _reordered(image: Image.Image, indices: NDArray[np.int64], palette: tuple[tuple[int, int, int], ...]) -> bool:
-    """Whether the colours in use are all the model's, but not at the model's indices."""
+    """Whether all used colours are the model's, but at other indices."""
     own = np.array(image.getpalette("RGB") or [], np.int64).reshape(-1, 3)
     used = [i for i in np.unique(indices) if i < len(own)]
     colours = [tuple(int(v) for v in own[i]) for i in used]
@@ -120,14 +121,14 @@ def _by_colour(pixels: NDArray[np.uint8], palette: tuple[tuple[int, int, int], .
     ids = np.full(pixels.shape[:2], -1, np.int64)
     for number, colour in enumerate(palette):
         ids[(pixels == np.array(colour)).all(-1)] = number
-    if void is not None:  # black and white that name no class stand for none
+    if void is not None:  # black and white that are no class's colour mean no class
         for extreme in (0, 255):
             ids[(pixels == extreme).all(-1) & (ids < 0)] = void
     if (ids < 0).any():
         row, column = (int(value) for value in np.argwhere(ids < 0)[0])
         named = "#{:02x}{:02x}{:02x}".format(*(int(value) for value in pixels[row, column]))
         raise UserError(
-            f"the map has the colour {named} at row {row}, column {column}, which is no class of this model: "
+            f"the map has the colour {named} at row {row}, column {column}, which is not a class of this model: "
             "use the colours of conditioning_metadata.map.palette in its config.yaml, and PNG, not JPEG"
         )
     return torch.from_numpy(ids)

@@ -1,7 +1,7 @@
 """Stage 1: the loop that trains an autoencoder with perceptual and patch-adversarial losses (section 3.1, App. G).
 
-One forward pass of the autoencoder serves both players. The generator's step sees the discriminator frozen, the
-discriminator's step sees the reconstruction detached: neither leaves gradients in the other.
+One forward pass of the autoencoder serves both networks. The discriminator is frozen in the generator's step and the
+reconstruction is detached in the discriminator's step: neither step leaves gradients in the other network.
 """
 
 import math
@@ -29,7 +29,7 @@ from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.codebook import CodeCounts, revive_codes, start_codebook
+from sfumato.training.codebook import CodeCounts, revive_codes, start_codebook, tell_of_dead_codes
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.optim import (
     OptimiserConfig,
@@ -42,26 +42,28 @@ from sfumato.training.optim import (
 )
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, open_session
+from sfumato.training.source import source_key
 from sfumato.training.start import start_first
 from sfumato.training.state import TrainState
 from sfumato.training.workers import Workers
 
 Preview = Callable[[Autoencoder, int], Mapping[str, float | list[float]]]
-"""Given the averaged autoencoder and the step, draws what there is to see and returns numbers for the log."""
+"""Called with the averaged autoencoder and the step: writes preview images and returns numbers for the log."""
 
 Export = Callable[[Autoencoder, TrainState], None]
 """Writes the model folder of the averaged autoencoder."""
 
 
 class AutoencoderTraining(Schema):
-    """How long and how; a step sees batch · accumulate · processes images."""
+    """Length and settings of the training; a step uses batch · accumulate · processes images."""
 
     steps: int = Field(100_000, ge=1)
     minutes: float | None = Field(None, gt=0)
-    """Train for so long instead of `steps`: the learning rate follows the clock, which counts the steps alone."""
+    """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
+    only."""
     part: Literal["whole", "decoder"] = "whole"
-    """decoder: encoder and bottleneck stay as `start` has them, so that second stages that know these latents go on
-    working; `sfumato replace-decoder` gives them the new decoder."""
+    """decoder: encoder and bottleneck stay as they are in `start`, so that second stages trained on these latents keep
+    working; `sfumato replace-decoder` puts the new decoder into them."""
     batch: int = Field(16, ge=1)
     accumulate: int = Field(1, ge=1)
     precision: Precision = "auto"
@@ -75,7 +77,7 @@ class AutoencoderTraining(Schema):
     save_every: int = Field(1000, ge=1)
     workers: int = Field(2, ge=0)
     max_skipped: int = Field(20, ge=1)
-    """Stop after so many steps in a row whose gradients were not finite."""
+    """Stop after this many steps in a row with gradients that are not finite."""
 
 
 class AutoencoderRun(Schema):
@@ -87,12 +89,14 @@ class AutoencoderRun(Schema):
     loss: LossConfig = LossConfig()
     train: AutoencoderTraining = AutoencoderTraining()
     start: Path | None = None
-    """A model folder or run whose autoencoder's weights to begin with, instead of drawn ones."""
+    """A model folder or run whose autoencoder's weights are the initial ones, instead of random ones."""
 
     @model_validator(mode="after")
     def _factor_divides_size(self) -> Self:
         if self.model.bottleneck.kind == "pixels":
-            raise ValueError("model.bottleneck.kind pixels has nothing to train: give --autoencoder pixels to stage 2")
+            raise ValueError(
+                "model.bottleneck.kind pixels has nothing to train: train stage 2 with --autoencoder pixels"
+            )
         height, width = height_width(self.data)
         if height % self.model.factor or width % self.model.factor:
             raise ValueError(
@@ -100,7 +104,7 @@ class AutoencoderRun(Schema):
                 "which model.channel_multipliers sets; change either"
             )
         if self.train.part == "decoder" and self.start is None:
-            raise ValueError("train.part is decoder, and start names no autoencoder to take the encoder from: give it")
+            raise ValueError("train.part is decoder, but start is not set: name the model whose encoder is kept")
         return self
 
 
@@ -116,7 +120,8 @@ class Stage1Modules:
 
 
 class AutoencoderPass(nn.Module):
-    """What one backward pass of the generator's loss reaches, as one module: its gradients are averaged together."""
+    """All that gets gradients of the generator's loss, as one module, so that they are averaged over processes
+    together."""
 
     def __init__(self, autoencoder: Autoencoder, log_variance: nn.ParameterList) -> None:
         super().__init__()
@@ -158,8 +163,9 @@ class AdversarialPhase:
     averages: LogitAverages
 
 
-def unwritten(config: AutoencoderRun) -> Autoencoder:
-    """The run's autoencoder before its `start`, with what of it learns in this run."""
+def untrained_autoencoder(config: AutoencoderRun) -> Autoencoder:
+    """The run's autoencoder with random weights, before `start` is loaded; parts that this run does not train are
+    frozen."""
     autoencoder = Autoencoder(config.model)
     if config.train.part == "decoder":
         autoencoder.freeze_latents()
@@ -167,10 +173,10 @@ def unwritten(config: AutoencoderRun) -> Autoencoder:
 
 
 def build_stage1(config: AutoencoderRun, workers: Workers) -> Stage1Modules:
-    """The networks with weights drawn from the run's seed."""
+    """The networks, initialised from the run's seed or from `start`."""
     adversarial, bottleneck = config.loss.adversarial, config.model.bottleneck
     with rng.seeded(config.train.seed, "weights", "autoencoder", device=torch.device("cpu")):
-        autoencoder = unwritten(config)
+        autoencoder = untrained_autoencoder(config)
         if config.start is not None:
             start_first(autoencoder, config.start)
         discriminator = PatchDiscriminator(
@@ -195,7 +201,7 @@ def generator_losses(
     strength: float,
     workers: Workers,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the autoencoder minimises, and its terms for the log.
+    """The loss of the autoencoder, and its terms for the log.
 
     image, output (B, C, H, W); `strength` in [0, 1] scales the adversarial term, which is not computed at 0.
     """
@@ -227,7 +233,7 @@ def generator_losses(
 def discriminator_losses(
     config: AdversarialConfig, real: Tensor, fake: Tensor, averages: LogitAverages
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the discriminator minimises, and its terms for the log, from its logits of images and reconstructions."""
+    """The loss of the discriminator, and its terms for the log, from its logits of images and reconstructions."""
     total = losses.discriminator_loss(real, fake, config.loss)
     terms = {"discriminator": total, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
     if config.lecam > 0:
@@ -245,9 +251,9 @@ def forward_backward(
     phase: AdversarialPhase,
     workers: Workers,
 ) -> tuple[Encoding, dict[str, Tensor]]:
-    """Adds a micro-batch's gradients to both networks; its encoding, and its terms for the log.
+    """Adds a micro-batch's gradients to both networks; returns its encoding and the terms of its losses.
 
-    image (B, C, H, W); noise of the latent's shape, None for VQ; `dropout` names the chance in it.
+    image (B, C, H, W); noise of the latent's shape, None for VQ; `dropout` names the random stream of dropout.
     """
     train = config.train
     precision = autocast(workers.device, train.precision)
@@ -272,7 +278,7 @@ def train_autoencoder(
     export: Export,
     workers: Workers | None = None,
 ) -> TrainState:
-    """Trains, or goes on where the run in `folder` stopped; returns the final state.
+    """Trains, or resumes the run in `folder`; returns the final state.
 
     Raises UserError if the folder holds another run, the disk fills up, or the loss stays non-finite.
     """
@@ -280,33 +286,30 @@ def train_autoencoder(
     modules = build_stage1(config, workers)
     shadow = ema.average_of(modules.autoencoder)
     state = _train_state(config, modules, shadow)
-    # data that lies where it lay may have grown, which is said below; at another place it must be the same
-    folder.resume(state, dataset.fingerprint() if folder.data_moved else None)
-    changed = _note_source(state, dataset)
+    # data at the same path may have grown, which is logged; at another path it must be the same
+    folder.resume(state, source_key(dataset), strict=folder.data_moved)
     for_training(modules.autoencoder)
     tasks = [Periodic(train.preview_every, lambda: preview(shadow, state.step))]
     save = partial(export, shadow, state)
     with open_session("autoencoder", dataset, train, state, folder, workers, tasks, save) as session:
-        if changed:
-            session.log.say(SOURCE_CHANGED)
         if state.step == 0:
             _start_codebook(config, modules, shadow, dataset, workers)
         passes = _wrapped(modules, workers)
         while session.goes_on():
             t_start, done = time.monotonic(), session.done
             phase = _adversarial_phase(config.loss.adversarial, state)
-            found: list[dict[str, Tensor]] = []
+            micro_terms: list[dict[str, Tensor]] = []
             codes: list[tuple[Tensor, Tensor]] = []
             for micro, noise in enumerate(_posterior_noise(config, state.step, workers)):
                 image = next(session.data).to(workers.device).images.contiguous(memory_format=torch.channels_last)
                 dropout = ("dropout", state.step, micro, workers.rank)
                 with workers.accumulating(micro == train.accumulate - 1, passes.autoencoder, passes.discriminator):
                     encoding, terms = forward_backward(config, modules, passes, image, noise, dropout, phase, workers)
-                found.append(terms)
+                micro_terms.append(terms)
                 if encoding.indices is not None:
                     codes.append((encoding.indices, encoding.moments.detach()))
 
-            terms = _mean_terms(found, workers)
+            terms = _mean_terms(micro_terms, workers)
             numbers, norms = _read(terms, modules, phase)
             finite = all(math.isfinite(norm) for norm in norms.values())
             if finite:
@@ -318,18 +321,17 @@ def train_autoencoder(
             session.count(finite, time.monotonic() - t_start)
 
             values = {**numbers, "gradient_norm": norms["autoencoder"], "strength": phase.strength}
-            if session.log_due and _epoch_ends(config, dataset, state, workers):
-                values["codes_used"] = modules.counts.used_in_epoch()
+            if session.log_due:
+                tell_of_dead_codes(config.model.bottleneck, modules.counts, state.step, session.done, session.log.say)
+                if _epoch_ends(config, dataset, state, workers):
+                    values["codes_used"] = modules.counts.used_in_epoch()
             session.record(values, f"L {numbers['reconstruction']:.4f}")
             session.finish()
     return state
 
 
-SOURCE_CHANGED = "the data has changed since the run began: from here on it is another run than an undisturbed one"
-
-
 def _train_state(config: AutoencoderRun, modules: Stage1Modules, shadow: Autoencoder) -> TrainState:
-    """All that a run of stage 1 remembers, at its beginning."""
+    """The initial state of a run of stage 1."""
     train, autoencoder, discriminator = config.train, modules.autoencoder, modules.discriminator
     state = TrainState(
         modules={
@@ -346,16 +348,9 @@ def _train_state(config: AutoencoderRun, modules: Stage1Modules, shadow: Autoenc
     return state
 
 
-def _note_source(state: TrainState, dataset: Dataset) -> bool:
-    """Notes what the run learns from; whether that is something else than before."""
-    source = dataset.fingerprint()
-    changed: bool = state.notes.get("source", source) != source
-    state.notes["source"] = source
-    return changed
-
-
 def _wrapped(modules: Stage1Modules, workers: Workers) -> Passes:
-    """Both forward passes, to be wrapped when the weights are those to begin with: all ranks then take rank 0's."""
+    """Both forward passes, wrapped for several processes; to be called with the initial weights, which rank 0
+    broadcasts."""
     discriminator = modules.discriminator
     return Passes(
         workers.wrap(AutoencoderPass(modules.autoencoder, modules.log_variance)),
@@ -364,7 +359,7 @@ def _wrapped(modules: Stage1Modules, workers: Workers) -> Passes:
 
 
 def _adversarial_phase(config: AdversarialConfig, state: TrainState) -> AdversarialPhase:
-    """Of the step to come."""
+    """The phase of the next step."""
     return AdversarialPhase(
         losses.adversarial_strength(config, state.step),
         losses.discriminator_trains(config, state.step),
@@ -373,17 +368,17 @@ def _adversarial_phase(config: AdversarialConfig, state: TrainState) -> Adversar
 
 
 def _parameters(modules: Stage1Modules) -> list[nn.Parameter]:
-    """What the generator's optimizer moves."""
+    """The parameters that the generator's optimizer updates."""
     both = (*modules.autoencoder.parameters(), *modules.log_variance.parameters())
     return [parameter for parameter in both if parameter.requires_grad]
 
 
-def _mean_terms(found: list[dict[str, Tensor]], workers: Workers) -> dict[str, Tensor]:
+def _mean_terms(micro_terms: list[dict[str, Tensor]], workers: Workers) -> dict[str, Tensor]:
     """The terms of the losses, 0-d, as means over micro-batches and processes."""
-    terms = {name: torch.zeros((), device=workers.device) for name in found[0]}
-    for one in found:
+    terms = {name: torch.zeros((), device=workers.device) for name in micro_terms[0]}
+    for one in micro_terms:
         for name, value in one.items():
-            terms[name] = terms[name] + value.float() / len(found)
+            terms[name] = terms[name] + value.float() / len(micro_terms)
     workers.average(terms.values())
     return terms
 
@@ -391,7 +386,7 @@ def _mean_terms(found: list[dict[str, Tensor]], workers: Workers) -> dict[str, T
 def _read(
     terms: dict[str, Tensor], modules: Stage1Modules, phase: AdversarialPhase
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The terms, and the norms of the gradients by network, as numbers: the one wait for the device in a step."""
+    """The terms, and the norms of the gradients by network, as numbers: the only wait for the device in a step."""
     norms = {"autoencoder": gradients_norm(_parameters(modules))}
     if phase.discriminator_trains and modules.discriminator is not None:
         norms["discriminator"] = gradients_norm(modules.discriminator.parameters())
@@ -408,7 +403,7 @@ def _optimizer_steps(
     done: float,
     state: TrainState,
 ) -> None:
-    """Clips and steps each network that has a norm, the autoencoder first, and takes it into its average."""
+    """Clips and steps each network that has a norm, the autoencoder first, and updates the average."""
     train = config.train
     optimiser = state.optimisers["autoencoder"]
     set_rate(optimiser, learning_rate(train.optimiser, state.step, done))
@@ -423,21 +418,22 @@ def _optimizer_steps(
 
 
 def _posterior_noise(config: AutoencoderRun, step: int, workers: Workers) -> list[Tensor | None]:
-    """N(0, 1) of the latent's shape for each micro-batch: this rank's rows of the draw for the step's whole batch."""
+    """N(0, 1) of the latent's shape for each micro-batch: this rank's rows of what is sampled for the step's whole
+    batch."""
     train, f = config.train, config.model.factor
     if config.model.bottleneck.kind != "kl":
         return [None] * train.accumulate
     H, W = height_width(config.data)
     rows = (train.accumulate, workers.world, train.batch)
     g = rng.generator(train.seed, "posterior", step)
-    drawn = torch.randn(*rows, config.model.raw_channels, H // f, W // f, generator=g)
-    return list(drawn[:, workers.rank].to(workers.device, non_blocking=True))
+    noise = torch.randn(*rows, config.model.raw_channels, H // f, W // f, generator=g)
+    return list(noise[:, workers.rank].to(workers.device, non_blocking=True))
 
 
 def _note_logits(
     config: AdversarialConfig, phase: AdversarialPhase, numbers: dict[str, float], state: TrainState
 ) -> None:
-    """Keeps the running means of the discriminator's logits, which LeCam needs."""
+    """Stores the running means of the discriminator's logits in the state, for LeCam."""
     if config.lecam > 0 and "logits_real" in numbers:
         real, fake = (torch.tensor(numbers[name]) for name in ("logits_real", "logits_fake"))
         averages = phase.averages.updated(real, fake, config.lecam_decay)
@@ -447,7 +443,7 @@ def _note_logits(
 def _start_codebook(
     config: AutoencoderRun, modules: Stage1Modules, shadow: Autoencoder, dataset: Dataset, workers: Workers
 ) -> None:
-    """Where k-means starts the codebook; not that of a trained autoencoder."""
+    """Initialises the codebook by k-means, if configured and the autoencoder is not a trained one."""
     bottleneck = config.model.bottleneck
     if isinstance(bottleneck, VQConfig) and bottleneck.kmeans_init and config.start is None:
         precision = autocast(workers.device, config.train.precision)
@@ -465,14 +461,14 @@ def _count_codes(
 ) -> None:
     """Counts the codes of a step, and revives the unused ones every `revive_every` steps if the step was finite.
 
-    codes: for each micro-batch the indices (B, h, w), and the latents (B, C, h, w) that they stand for.
+    codes: for each micro-batch the indices (B, h, w), and the latents (B, C, h, w) that they quantise.
     """
     bottleneck = config.model.bottleneck
     if not isinstance(bottleneck, VQConfig):
         return
     modules.counts.add(torch.cat([indices for indices, _ in codes]), workers)
     due = bottleneck.revive_every and (state.step + 1) % bottleneck.revive_every == 0
-    if due and finite and config.train.part == "whole":  # the codes of a decoder alone stay as they are
+    if due and finite and config.train.part == "whole":  # when only the decoder is trained, the codes stay fixed
         revive_codes(
             modules.autoencoder,
             shadow,
@@ -485,7 +481,7 @@ def _count_codes(
 
 
 def _epoch_ends(config: AutoencoderRun, dataset: Dataset, state: TrainState, workers: Workers) -> bool:
-    """Whether an epoch ended since the line of the log before, in a model with codes."""
+    """Whether an epoch ended since the previous line of the log, in a model with codes."""
     train = config.train
     epoch_steps = max(1, len(dataset) // (train.batch * train.accumulate * workers.world))
     return isinstance(config.model.bottleneck, VQConfig) and state.step % epoch_steps < train.log_every

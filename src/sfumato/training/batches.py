@@ -1,4 +1,4 @@
-"""The batches of a run: read ahead from where it stands, each process its own rows."""
+"""The batches of a run, read ahead from its current position; each process reads its own rows."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from sfumato.training.workers import Workers
 
 
 class Reading(Protocol):
-    """What the settings of a loop say of its batches."""
+    """The settings of a loop that concern its batches."""
 
     @property
     def batch(self) -> int: ...
@@ -25,7 +25,7 @@ class Reading(Protocol):
 
 
 def open_batches(source: Source[Item], train: Reading, state: TrainState, workers: Workers) -> Loader[Item]:
-    """From the step that `state` counts on, behind the samples it has seen; pinned where a GPU takes them."""
+    """Batches from the step in `state` on, after the samples it has used; pinned if training is on a GPU."""
     return Loader(
         source,
         train.batch,
@@ -40,11 +40,11 @@ def open_batches(source: Source[Item], train: Reading, state: TrainState, worker
 
 
 def changed_batch(state: TrainState, step_images: int) -> str | None:
-    """What to tell the user where the steps before saw another number of samples than those to come: None if not."""
+    """A sentence for the user if earlier steps used another number of samples than the next ones; else None."""
     if state.images == state.step * step_images:
         return None
     before = f"{state.images / state.step:.1f}".removesuffix(".0")
     return (
-        f"another number of processes: each step sees {step_images} images instead of {before}; the run goes on behind "
-        f"the {state.images} that it has seen, but ends with other weights than with the same number"
+        f"another number of processes: each step uses {step_images} images instead of {before}; the run continues "
+        f"after the {state.images} it has used, but its final weights differ from those with the same number"
     )

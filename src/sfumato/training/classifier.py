@@ -53,11 +53,12 @@ SHOWN_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 class ClassifierTraining(Schema):
-    """How long and how; a step sees batch · accumulate · processes latents."""
+    """Length and settings of the training; a step uses batch · accumulate · processes latents."""
 
     steps: int = Field(20_000, ge=1)
     minutes: float | None = Field(None, gt=0)
-    """Train for so long instead of `steps`: the learning rate follows the clock, which counts the steps alone."""
+    """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
+    only."""
     batch: int = Field(64, ge=1)
     accumulate: int = Field(1, ge=1)
     precision: Precision = "auto"
@@ -86,7 +87,7 @@ class ClassifierRun(Schema):
 
 
 Preview = Callable[[NoisyClassifier, int], Mapping[str, float | list[float]]]
-"""Given the averaged classifier and the step, returns numbers for the log."""
+"""Called with the averaged classifier and the step; returns numbers for the log."""
 
 Export = Callable[[NoisyClassifier, TrainState], None]
 """Writes the folder of the averaged classifier."""
@@ -95,25 +96,25 @@ Export = Callable[[NoisyClassifier, TrainState], None]
 def initial_classifier(
     config: ClassifierRun, first: LatentDiffusion, latents: LatentDataset
 ) -> tuple[LatentClassifier, Scaling]:
-    """The classifier to train, with weights drawn from the run's seed, and the scaling of its latents.
+    """The classifier to train, initialised from the run's seed, and the scaling of its latents.
 
-    Raises UserError where the data has no labels or other classes than the configuration says.
+    Raises UserError if the data has no labels, or its classes do not fit the configuration.
     """
     if "label" not in latents.fields:
         raise UserError(
             f"a classifier needs labels, but the data has the fields {', '.join(latents.fields) or 'none'}: sort the "
             "images into a folder for each class, or name a column in data.label_column"
         )
-    asked, there = config.classifier.classes, None if latents.classes is None else len(latents.classes)
-    if asked is None and there is None:
+    configured, in_data = config.classifier.classes, None if latents.classes is None else len(latents.classes)
+    if configured is None and in_data is None:
         raise UserError("the data's classes have no names to count: set classifier.classes")
-    if asked is not None and there is not None and there > asked:
-        raise UserError(f"the data has {there} classes, the classifier {asked}: leave out classifier.classes")
-    if (asked or there or 0) < 2:
+    if configured is not None and in_data is not None and in_data > configured:
+        raise UserError(f"the data has {in_data} classes, the classifier {configured}: leave out classifier.classes")
+    if (configured or in_data or 0) < 2:
         raise UserError("the data has one class only: a classifier needs two at least")
     scaling = measured_scaling(latents)
-    names = latents.classes if asked in (None, there) else None
-    about = described(config.classifier, first, scaling, config.schedule, asked or there or 0, names)
+    names = latents.classes if configured in (None, in_data) else None
+    about = described(config.classifier, first, scaling, config.schedule, configured or in_data or 0, names)
     with rng.seeded(config.train.seed, "weights", "classifier", device=torch.device("cpu")):
         return build_classifier(about), scaling
 
@@ -129,7 +130,7 @@ def train_classifier(
     export: Export,
     workers: Workers | None = None,
 ) -> TrainState:
-    """Trains the classifier's network, or goes on where the run in `folder` stopped; returns the final state.
+    """Trains the classifier's network, or resumes the run in `folder`; returns the final state.
 
     Raises UserError if the folder holds another run, the disk fills up, or the loss stays non-finite.
     """
@@ -157,14 +158,14 @@ def train_classifier(
             for micro, noise in enumerate(_noise_of_step(config, autoencoder, schedule, state.step, workers)):
                 batch = next(session.data).to(workers.device)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, noise.posterior))
-                given = micro_batch(schedule, x0, noise, batch.fields)
+                inputs = micro_batch(schedule, x0, noise, batch.fields)
                 dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x0.device)
                 with workers.accumulating(micro == train.accumulate - 1, wrapped):
                     with precision, dropout:
-                        logits = wrapped(given.x_t, given.timestep).float()
-                    loss = F.cross_entropy(logits, given.fields["label"])
+                        logits = wrapped(inputs.x_t, inputs.timestep).float()
+                    loss = F.cross_entropy(logits, inputs.fields["label"])
                     (loss / train.accumulate).backward()
-                right = (logits.detach().argmax(1) == given.fields["label"]).float().mean()
+                right = (logits.detach().argmax(1) == inputs.fields["label"]).float().mean()
                 sums += torch.stack([loss.detach(), right]) / train.accumulate
 
             workers.average([sums])
@@ -182,7 +183,7 @@ def train_classifier(
 def _noise_of_step(
     config: ClassifierRun, autoencoder: Autoencoder, schedule: Schedule, step: int, workers: Workers
 ) -> list[StepNoise]:
-    """The chance in each micro-batch of a step."""
+    """The random numbers of each micro-batch of a step."""
     noising = ObjectiveConfig(times=config.times, stratified=True)
     H, W = height_width(config.data)
     latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
@@ -190,7 +191,7 @@ def _noise_of_step(
 
 
 class HeldOutAccuracy:
-    """The share of held-out latents that are classified right, at some times: the same noise at every preview."""
+    """Accuracy on held-out latents at several times, with the same noise at every preview."""
 
     def __init__(
         self,
@@ -201,7 +202,7 @@ class HeldOutAccuracy:
         count: int,
         about: Mapping[str, bool] | None = None,
     ) -> None:
-        """`about` is what the numbers' record says of the images, see `RunData.about_measured`."""
+        """`about` is added to each record of the log, see `RunData.about_measured`."""
         self._about = dict(about or {})
         rows = range(min(count, len(latents)))
         batches = list(sweep(latents, 64, rows, unreadable=lambda row, error: None))

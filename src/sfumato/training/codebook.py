@@ -1,4 +1,6 @@
-"""The codebook of a VQ autoencoder while it trains: its start, how often codes are used, and the revival of unused."""
+"""The codebook of a VQ autoencoder during training: initialisation, usage counts, revival of unused codes."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,10 @@ from sfumato.data.loader import Loader
 from sfumato.training.step_noise import Batches
 from sfumato.training.workers import Workers
 
+FEW_CODES = 0.05
+"""The share of the codes below which a codebook counts as dead, once it had the time to spread."""
+SPREAD_STEPS = 200
+
 
 class CodeCounts(nn.Module):
     """How often each code was used: in this epoch, and since the last revival. Buffers, to survive a resume."""
@@ -22,9 +28,11 @@ class CodeCounts(nn.Module):
         super().__init__()
         self.register_buffer("epoch", torch.zeros(codes, dtype=torch.long))
         self.register_buffer("recent", torch.zeros(codes, dtype=torch.long))
+        self.told = False
+        """Whether this session has told of a dead codebook."""
 
     def add(self, indices: Tensor, workers: Workers) -> None:
-        """Counts the codes of a step, all processes' parts of it: the counts agree over the ranks."""
+        """Counts the codes of a step over all processes, so that the counts agree on all ranks."""
         counts = workers.total(code_counts(indices, len(self.epoch)))
         self.epoch += counts
         self.recent += counts
@@ -34,6 +42,25 @@ class CodeCounts(nn.Module):
         used = (self.epoch > 0).float().mean().item()
         self.epoch.zero_()
         return used
+
+
+def tell_of_dead_codes(
+    bottleneck: object, counts: CodeCounts, step: int, done: float, say: Callable[[str], None]
+) -> None:
+    """Tells `say`, once a session, of a codebook of which this epoch's latents used hardly any of what they could.
+
+    It has the time until a revival of its unused codes, or to the end of the run (`done` 1), to come into use.
+    """
+    if not isinstance(bottleneck, VQConfig) or counts.told:
+        return
+    codes, used, latents = len(counts.epoch), int((counts.epoch > 0).sum()), int(counts.epoch.sum())
+    spread = done == 1 or step > max(SPREAD_STEPS, bottleneck.revive_every)
+    if spread and latents and used < max(2.0, FEW_CODES * min(codes, latents)):
+        say(
+            f"the codebook is nearly dead: {latents} latents used {used} of {codes} codes; do the images differ? else "
+            "set model.bottleneck.kmeans_init, revive_every and normalise, or fewer codes"
+        )
+        counts.told = True
 
 
 @torch.no_grad()
@@ -48,7 +75,7 @@ def start_codebook(
 ) -> None:
     """Sets the codes to cluster means of the first step's latents.
 
-    Every rank computes them from the same images; DistributedDataParallel then takes rank 0's.
+    Every rank computes them from the same images; DistributedDataParallel then broadcasts those of rank 0.
     """
     with Loader(dataset, train.batch * train.accumulate * workers.world, train.seed, workers=0) as data:
         parts = next(data).to(workers.device).images.split(train.batch)
@@ -69,7 +96,7 @@ def revive_codes(
     generator: torch.Generator,
     workers: Workers,
 ) -> None:
-    """Moves the codes that nothing used since the last revival onto latents of the step's whole batch.
+    """Moves the codes that were not used since the last revival onto latents of the step's whole batch.
 
     latents: this rank's, (B, C, h, w) for each micro-batch. All ranks gather the same and move the same codes.
     """

@@ -1,4 +1,4 @@
-"""The conditions of a run: the fields its data gets, what is encoded for them, and what config.yaml says of them."""
+"""The conditions of a run: fields added to its data, what is encoded for them, and their record in config.yaml."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from sfumato.conditioning.metadata import (
     standard_palette,
 )
 from sfumato.data.conditions.boxes import FolderBoxes
-from sfumato.data.conditions.captions import with_drawn_captions
+from sfumato.data.conditions.captions import with_sampled_captions
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.conditions.latents import LatentsWithConditions, LowResolution, MaskedLatents, Sampled, placed
 from sfumato.data.conditions.maps import FolderMaps
@@ -37,11 +37,12 @@ from sfumato.training.encode import cached_latents
 from sfumato.training.workers import Workers
 
 
-def with_room(config: DataConfig, conditions: ConditionsConfig) -> DataConfig:
-    """The data's configuration as the conditions need it: the toy world's fields, what a folder holds beside."""
+def data_config_for(config: DataConfig, conditions: ConditionsConfig) -> DataConfig:
+    """The data's configuration adapted to the conditions: fields of the toy world, condition files left out of a
+    folder."""
     if isinstance(config, ToyWorldConfig):
-        wanted = [name for name, part in (("map", conditions.map), ("boxes", conditions.boxes)) if part is not None]
-        return config.model_copy(update={"fields": tuple(dict.fromkeys((*config.fields, *wanted)))})
+        needed = [name for name, part in (("map", conditions.map), ("boxes", conditions.boxes)) if part is not None]
+        return config.model_copy(update={"fields": tuple(dict.fromkeys((*config.fields, *needed)))})
     return config.model_copy(update={"leave_out": (*config.leave_out, *conditions.folders, *conditions.files)})
 
 
@@ -50,13 +51,13 @@ def with_fields(
 ) -> tuple[Dataset, ConditioningMetadata, tuple[str, ...]]:
     """The data set with its maps and boxes, what a model of it is conditioned on, and sentences for the user.
 
-    A folder's are read from its files, the toy world knows them. Raises UserError where maps or boxes are missing or
-    wrong.
+    Those of a folder are read from its files, the toy world generates them. Raises UserError if maps or boxes are
+    missing or wrong.
     """
     if isinstance(dataset, FolderDataset):
         return _folder_with_fields(dataset, conditions)
-    known = WithFields(dataset, [ToyBoxes(dataset)]) if conditions.boxes is not None else dataset
-    return known, _toy_metadata(conditions), ()
+    complete = WithFields(dataset, [ToyBoxes(dataset)]) if conditions.boxes is not None else dataset
+    return complete, _toy_metadata(conditions), ()
 
 
 def _toy_metadata(conditions: ConditionsConfig) -> ConditioningMetadata:
@@ -111,14 +112,14 @@ def with_conditions(
     workers: Workers | None = None,
     log: Callable[[str], None] | None = None,
 ) -> LatentSource:
-    """What the loop of stage 2 reads: the latents and the fields that are drawn for each.
+    """The data of the loop of stage 2: the latents and the fields that are sampled for each.
 
-    For inpainting the masked images are encoded first and cached as the others are, so that the encoder never runs in
-    the loop; small images are made at each reading. `images` are those of the latents, row for row.
+    For inpainting, the masked images are encoded first and cached like the others, so that the encoder never runs in
+    the loop; low-resolution images are computed at each reading. `dataset` holds the images of the latents, row by row.
     """
-    drawn: list[Sampled] = []
+    sampled: list[Sampled] = []
     if conditions.low_resolution is not None:
-        drawn.append(LowResolution(dataset, conditions.low_resolution, _latent_size(latents)))
+        sampled.append(LowResolution(dataset, conditions.low_resolution, _latent_size(latents)))
     if conditions.mask is not None:
         masked = _masked(dataset, first, data, conditions)
         encoded = cached_latents(
@@ -131,9 +132,9 @@ def with_conditions(
             workers=workers,
             log=log,
         )
-        drawn.append(MaskedLatents(encoded, conditions.mask.variants, MaskInput(fill=conditions.mask.fill)))
-    source = LatentsWithConditions(latents, drawn) if conditions.gives else latents
-    return with_drawn_captions(source, dataset)
+        sampled.append(MaskedLatents(encoded, conditions.mask.variants, MaskInput(fill=conditions.mask.fill)))
+    source = LatentsWithConditions(latents, sampled) if conditions.gives else latents
+    return with_sampled_captions(source, dataset)
 
 
 def preview_fields(
@@ -141,7 +142,7 @@ def preview_fields(
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """A batch's fields for the first `count` images, always the same; and the images, (n, 3, H, W) in [-1, 1].
 
-    Raises UserError where none can be read.
+    Raises UserError if none can be read.
     """
     rows, examples = _readable(dataset, count)
     images = torch.stack([to_unit(example.image) for example in examples])

@@ -1,4 +1,4 @@
-"""Opening the data of a run: the training part, the part held out, and what the user should hear about it."""
+"""Opening the data of a run: the training part, the held-out part, and messages for the user about both."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -21,21 +21,21 @@ from sfumato.data.textfile import shown
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError
 from sfumato.schema import Schema
-from sfumato.training.conditions import with_fields, with_room
+from sfumato.training.conditions import data_config_for, with_fields
 
 TOY_HELD_OUT = 1024
 DESCRIPTION = "data.json"
-"""The file in a run's folder that says what its data is, as `sfumato data --json` does."""
+"""The file in a run's folder that describes its data, as `sfumato data --json` does."""
 MOST_NAMED = 12
-"""Columns that a note lists by name."""
+"""At most this many columns are listed by name in a message."""
 ON_TRAINING = "measured_on_training_images"
-"""Stands, as true, in every record of the log whose numbers were measured on images that were trained on."""
+"""A key that is true in every record of the log whose numbers were measured on training images."""
 
 
 class HeldOut(Schema):
-    """What is kept out of training: a share (below 1) or a number of examples; `by` keeps examples that share a column
-    (text, label, or one of data.columns) on one side; where the data has no text or label, each image counts for
-    itself. At least one of two images is held out. The toy world has held-out compositions of its own instead."""
+    """Examples held out of training: a share (below 1) or a number. `by` keeps examples with the same value of a column
+    (text, label, or one of data.columns) on one side; if the data has no text or label, each image is its own group.
+    At least one of two images is held out. The toy world has its own held-out compositions instead."""
 
     amount: int | float = Field(0.02, ge=0)
     by: str | None = None
@@ -44,7 +44,7 @@ class HeldOut(Schema):
 
 @dataclass(frozen=True)
 class RunData:
-    """The two parts of a data set, and what its conditions are."""
+    """The two parts of a data set, and the metadata of its conditions."""
 
     training: Dataset
     held_out: Dataset | None
@@ -52,17 +52,18 @@ class RunData:
 
     @property
     def measured(self) -> Dataset:
-        """What previews and numbers are made of: the images held out, or training images where there are none."""
+        """The images for previews and metrics: the held-out ones, or training images if there are none."""
         return self.training if self.held_out is None else self.held_out
 
     @property
     def about_measured(self) -> dict[str, bool]:
-        """What a record of numbers says of the images they were measured on, see ON_TRAINING."""
+        """Added to each record of metrics in the log: whether they were measured on training images, see
+        ON_TRAINING."""
         return {ON_TRAINING: True} if self.held_out is None else {}
 
 
 def height_width(config: DataConfig) -> tuple[int, int]:
-    """(H, W) of the images a configuration gives."""
+    """(H, W) of the images of a configuration."""
     size = config.size
     return (size, size) if isinstance(size, int) else size
 
@@ -76,14 +77,14 @@ def open_data(
     progress: Callable[[str], Progress],
     conditions: ConditionsConfig | None = None,
 ) -> RunData:
-    """Opens the data, lists what cannot be read in `folder`/unreadable.txt and tells of it.
+    """Opens the data; lists files that cannot be read in `folder`/unreadable.txt and reports them.
 
-    `progress(title)` gives a callable of (done, total). `conditions` adds the fields of maps and boxes. Raises
+    `progress(title)` returns a callable of (done, total). `conditions` adds the fields of maps and boxes. Raises
     UserError if there is nothing to read, or maps or boxes are wrong.
     """
     conditions = conditions or ConditionsConfig()
     remove_leftovers(cache)
-    config = with_room(config, conditions)
+    config = data_config_for(config, conditions)
     if isinstance(config, ToyWorldConfig):
         aside = config.model_copy(update={"split": "held-out", "length": min(TOY_HELD_OUT, config.length)})
         (training, metadata, _), (held, _, _) = (with_fields(world.build(), conditions) for world in (config, aside))
@@ -99,7 +100,7 @@ def open_data(
     assert isinstance(dataset, FolderDataset)
     for note in dataset.notes:
         say(note)
-    _tell_of_losses(dataset, folder, say, conditions)
+    _report_losses(dataset, folder, say, conditions)
     groups = groups_of(dataset, held_out.by, say)
     _describe(dataset, held_out, groups, folder, say, progress)
     complete, metadata, notes = with_fields(dataset, conditions)
@@ -108,7 +109,7 @@ def open_data(
     training, aside_part = split(complete, held_out.amount, held_out.seed, groups)
     if not len(aside_part):
         why = _why_none(held_out, groups)
-        say(f"nothing is held out ({why}): previews and numbers are measured on training images")
+        say(f"nothing is held out ({why}): previews and metrics use training images")
     return RunData(training, aside_part if len(aside_part) else None, metadata)
 
 
@@ -118,24 +119,24 @@ def _why_none(held_out: HeldOut, groups: Sequence[Hashable] | None) -> str:
     return "there is one image" if groups is None or len(groups) == 1 else f"all images have one {held_out.by}"
 
 
-def _tell_of_losses(
+def _report_losses(
     dataset: FolderDataset, folder: Path, say: Callable[[str], None], conditions: ConditionsConfig
 ) -> None:
     bad = dataset.unreadable
     if bad:
         write_text(folder / "unreadable.txt", "".join(f"{path}\t{reason}\n" for path, reason in bad))
-        say(f"{len(bad)} files cannot be read and are left out; {folder / 'unreadable.txt'} names them")
+        say(f"{len(bad)} files cannot be read and are left out; they are listed in {folder / 'unreadable.txt'}")
     if dataset.scan.missing:
         first, there = dataset.scan.missing[0], dataset.scan.files[0]
         say(
-            f"{len(dataset.scan.missing)} files that the metadata names are not there, the first is {first}; the "
-            f"folder holds such as {shown(there)}"
+            f"{len(dataset.scan.missing)} files named in the metadata do not exist, the first is {first}; the "
+            f"folder contains files such as {shown(there)}"
         )
     used = {conditions.boxes.column} if conditions.boxes is not None else set()
     unread = [shown(name) for name in dataset.scan.unread_columns if name not in used]
     if unread:
         say(
-            f"columns of the metadata that nothing reads: {', '.join(unread[:MOST_NAMED])}"
+            f"columns of the metadata that are not used: {', '.join(unread[:MOST_NAMED])}"
             + (f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else "")
         )
     say(f"{len(dataset)} images of {dataset.config.path}, fields: {', '.join(dataset.fields) or 'none'}")
@@ -157,9 +158,9 @@ def _describe(
     say: Callable[[str], None],
     progress: Callable[[str], Progress],
 ) -> None:
-    """Writes what `sfumato data` finds to `folder`/data.json, once a run, and tells of duplicates.
+    """Writes the survey of `sfumato data` to `folder`/data.json, once per run, and reports duplicates.
 
-    Pixels are looked at where they fit into the cache: larger sets would be decoded for this alone.
+    Pixels are examined only if they fit into the cache: larger sets would have to be decoded just for this.
     """
     file = folder / DESCRIPTION
     if file.exists():
@@ -173,14 +174,14 @@ def _describe(
 
 
 def groups_of(dataset: FolderDataset, by: str | None, say: Callable[[str], None]) -> Sequence[Hashable] | None:
-    """What `HeldOut.by` keeps on one side, for each example; None, and a sentence, where no image has text or label.
+    """The group of each example under `HeldOut.by`; None, with a message, if it is text or label and the data has none.
 
     Raises UserError for any other field that the data lacks.
     """
     if by is None:
         return None
     if by in ("text", "label") and by not in dataset.fields:
-        say(f"held_out.by is {by!r}, but the images have no {by}: each image is held out for itself")
+        say(f"held_out.by is {by!r}, but the images have no {by}: images are held out one by one")
         return None
     if by not in dataset.fields:
         raise UserError(

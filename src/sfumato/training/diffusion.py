@@ -65,25 +65,27 @@ class EvaluationConfig(Schema):
 
 
 class DiffusionTraining(Schema):
-    """How long and how; a step sees batch · accumulate · processes latents."""
+    """Length and settings of the training; a step uses batch · accumulate · processes latents."""
 
     steps: int = Field(100_000, ge=1)
     minutes: float | None = Field(None, gt=0)
-    """Train for so long instead of `steps`: the learning rate follows the clock, which counts the steps alone."""
+    """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
+    only."""
     batch: int = Field(64, ge=1)
     accumulate: int = Field(1, ge=1)
     condition_dropout: float = Field(DROPOUT, ge=0, le=1)
-    """How often a sample is trained without its condition, so that guidance works; 0 rules guidance out."""
+    """Probability that a sample is trained without its condition, which guidance needs; with 0 there is no guidance."""
     part_dropout: dict[str, float] = Field(default_factory=dict)
-    """The same for single parts of a composite conditioner, by name and independently: for a guidance scale each."""
+    """The same for single parts of a composite conditioner, by name and independently: each then has a guidance
+    scale."""
     precision: Precision = "auto"
     checkpointing: bool = False
-    """Keep only the inputs of the denoiser's blocks and compute the rest again on the way back: less memory, the same
-    numbers, about a third more time."""
+    """Keep only the inputs of the denoiser's blocks and recompute the rest in the backward pass: less memory, the same
+    results, about a third more time."""
     optimiser: OptimiserConfig = OptimiserConfig()
     ema_decay: float = Field(0.999, ge=0, lt=1)
     power_averages: PowerAverages | None = None
-    """Also keeps averages whose width can be chosen after the training, see `sfumato ema`."""
+    """Also track averages whose width can be chosen after training, see `sfumato ema`."""
     seed: int = 0
     log_every: int = Field(50, ge=1)
     preview_every: int = Field(1000, ge=1)
@@ -104,10 +106,11 @@ class DiffusionRun(Schema):
     conditions: ConditionsConfig = ConditionsConfig()
     held_out: HeldOut = HeldOut()
     mirrored: bool = False
-    """Cache each image's mirror image too: not where left and right have a meaning."""
+    """Cache each image's mirror image too; not for data in which left and right differ in meaning."""
     train: DiffusionTraining = DiffusionTraining()
     start: Path | None = None
-    """A model folder or run to go on from: its weights, tokenizer and scale of the latents instead of new ones."""
+    """A model folder or run to continue from: its weights, tokenizer and latent scaling are used instead of new
+    ones."""
 
     @model_validator(mode="after")
     def _dropout_has_a_condition(self) -> Self:
@@ -116,8 +119,8 @@ class DiffusionRun(Schema):
         parts = self.conditioner.parts if isinstance(self.conditioner, CompositeConfig) else {}
         for name, rate in self.train.part_dropout.items():
             if name not in parts:
-                told = f"conditioner.parts has {', '.join(parts)}" if parts else "conditioner.kind is not composite"
-                raise ValueError(f"train.part_dropout names {name!r}, but {told}")
+                actual = f"conditioner.parts has {', '.join(parts)}" if parts else "conditioner.kind is not composite"
+                raise ValueError(f"train.part_dropout names {name!r}, but {actual}")
             if not 0 <= rate <= 1:
                 raise ValueError(f"train.part_dropout.{name} is {rate:g}: give a share between 0 and 1")
         return self
@@ -126,7 +129,7 @@ class DiffusionRun(Schema):
     def _evaluation_has_its_conditions(self) -> Self:
         if self.train.evaluation.every and self.conditions.gives:
             raise ValueError(
-                "train.evaluation draws from captions and labels alone, but conditions gives "
+                "train.evaluation samples from captions and labels alone, but conditions sets "
                 f"{', '.join(self.conditions.gives)}: leave train.evaluation.every at 0, the previews log sample_psnr"
             )
         return self
@@ -141,7 +144,7 @@ class ConditionalDenoiser(nn.Module):
         self.conditioner = conditioner
 
     def prepared(self, batch: Batch) -> Batch:
-        """The batch with what `forward` reads of its fields, still on the host."""
+        """The batch with the fields that `forward` needs, tokenized and so on, still on the host."""
         return replace(batch, fields={} if self.conditioner is None else self.conditioner.prepare(batch.fields))
 
     def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Keep = None) -> Tensor:
@@ -151,7 +154,7 @@ class ConditionalDenoiser(nn.Module):
             x_t: (B, C, h, w).
             timestep: network time (B,).
             fields: the batch's.
-            keep: (B,) bool, False where the sample goes without its condition, or for each part of a composite
+            keep: (B,) bool, False where the sample is trained without its condition, or for each part of a composite
                 conditioner by name; None keeps all.
         """
         if self.conditioner is None:
@@ -161,17 +164,17 @@ class ConditionalDenoiser(nn.Module):
             assert isinstance(self.conditioner, Composite)
             return self.denoiser(x_t, timestep, self.conditioner.partly(fields, keep, size))
         condition = self.conditioner(fields)
-        if keep is not None:  # the null condition is asked for even if all keep theirs: every process has its gradient
+        if keep is not None:  # computed even if all keep their condition, so that every process has its gradient
             null = self.conditioner.null(x_t.shape[0], size)
             condition = select(keep, condition, null)
         return self.denoiser(x_t, timestep, condition)
 
 
 Preview = Callable[[ConditionalDenoiser, int], Mapping[str, float | list[float]]]
-"""Given the averaged networks and the step, draws samples and returns numbers for the log."""
+"""Called with the averaged networks and the step: writes samples and returns numbers for the log."""
 
 Evaluate = Callable[[ConditionalDenoiser, TrainState], Mapping[str, float | list[float]]]
-"""Measures the averaged networks and returns numbers for the log; may keep them, and note so in the state."""
+"""Evaluates the averaged networks and returns numbers for the log; may save them, and note that in the state."""
 
 Export = Callable[[ConditionalDenoiser, TrainState], None]
 """Writes the model folder of the averaged networks."""
@@ -190,9 +193,9 @@ def train_diffusion(
     workers: Workers | None = None,
     evaluate: Evaluate | None = None,
 ) -> TrainState:
-    """Trains `networks`, or goes on where the run in `folder` stopped; returns the final state.
+    """Trains `networks`, or resumes the run in `folder`; returns the final state.
 
-    The autoencoder is only asked to turn cached moments into latents: images are never encoded here.
+    The autoencoder only turns cached moments into latents: images are never encoded here.
     Raises UserError if the folder holds another run, the disk fills up, or the loss stays non-finite.
     """
     train, workers = config.train, workers or Workers()
@@ -201,35 +204,35 @@ def train_diffusion(
     state = _train_state(config, modules)
     resume(folder, state, latents)
     networks, optimiser = for_training(modules.networks), state.optimisers["networks"]
-    beside = list(modules.adaptation.parameters())
-    parameters = [*(p for p in networks.parameters() if p.requires_grad), *beside]
+    adaptation_parameters = list(modules.adaptation.parameters())
+    parameters = [*(p for p in networks.parameters() if p.requires_grad), *adaptation_parameters]
     wrapped = workers.wrap(networks)
     forward_backward = _forward_backward(config, wrapped, modules.adaptation, schedule, parameters, workers)
     tasks = _periodic(config, modules, folder, state, preview, evaluate)
     save = partial(export, modules.averaged, state)
     with open_session("diffusion", latents, train, state, folder, workers, tasks, save) as session:
-        _begin(session, config.objective, schedule, folder, state, workers)
+        _start_session(session, config.objective, schedule, folder, state, workers)
         while session.goes_on():
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
             loss_sum = torch.zeros((), device=workers.device)
-            seen: list[tuple[Tensor | None, Tensor]] = []
+            loss_records: list[tuple[Tensor | None, Tensor]] = []
             for micro, noise in enumerate(_noise_of_step(config, modules, autoencoder, schedule, state.step, workers)):
                 batch = networks.prepared(next(session.data)).to(workers.device)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, noise.posterior))
                 dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x0.device)
                 with workers.accumulating(micro == train.accumulate - 1, wrapped), dropout:
-                    losses, remembered = forward_backward(micro_batch(schedule, x0, noise, batch.fields))
+                    losses, recorded_losses = forward_backward(micro_batch(schedule, x0, noise, batch.fields))
                 loss_sum += losses.mean() / train.accumulate
-                seen.append((noise.times.part, remembered))
+                loss_records.append((noise.times.part, recorded_losses))
 
-            # those of the networks are averaged already
-            workers.average([loss_sum, *(p.grad for p in beside if p.grad is not None)])
+            # the gradients of the networks are averaged already
+            workers.average([loss_sum, *(p.grad for p in adaptation_parameters if p.grad is not None)])
             norm, loss = read(gradients_norm(parameters), loss_sum)
             finite = optimizer_step(optimiser, train, parameters, norm, networks, modules.averaged, state)
             if finite:
                 ema.update_powers(modules.powers, networks, train.power_averages, state.step - state.skipped + 1)
-                _remember(modules.adaptation, seen, workers)
+                _update_history(modules.adaptation, loss_records, workers)
             session.count(finite, time.monotonic() - t_start)
 
             smoothed, rate = _smoothed(state, loss), optimiser.param_groups[0]["lr"]
@@ -239,7 +242,7 @@ def train_diffusion(
     return state
 
 
-def _begin(
+def _start_session(
     session: Session[LatentExample],
     config: ObjectiveConfig,
     schedule: Schedule,
@@ -247,7 +250,7 @@ def _begin(
     state: TrainState,
     workers: Workers,
 ) -> None:
-    """Drops the snapshots of steps that are done again, and says where the weighting leaves times out."""
+    """Removes snapshots of steps that are repeated, and logs which times the weighting leaves untrained."""
     if workers.leads:
         snapshots.drop_after(folder.snapshots, state.step)
     if (untrained := objective.untrained_times(config, schedule)) is not None:
@@ -256,7 +259,7 @@ def _begin(
 
 @dataclass(frozen=True)
 class Stage2Modules:
-    """The networks of stage 2, their average, the power-function averages, and what the objective learns beside."""
+    """The networks of stage 2, their average, the power-function averages, and learned parts of the objective."""
 
     networks: ConditionalDenoiser
     averaged: ConditionalDenoiser
@@ -265,14 +268,14 @@ class Stage2Modules:
 
 
 def _modules(config: DiffusionRun, networks: ConditionalDenoiser, workers: Workers) -> Stage2Modules:
-    """At the beginning of a run, on the device."""
+    """The modules at the start of a run, on the device."""
     networks = workers.place(networks)
     powers = ema.power_averages_of(networks, config.train.power_averages)
     return Stage2Modules(networks, ema.average_of(networks), powers, workers.place(build_adaptation(config)))
 
 
 def _train_state(config: DiffusionRun, modules: Stage2Modules) -> TrainState:
-    """All that a run of stage 2 remembers, at its beginning."""
+    """The initial state of a run of stage 2."""
     return TrainState(
         modules={
             "networks": modules.networks,
@@ -292,20 +295,20 @@ def _forward_backward(
     parameters: Sequence[Tensor],
     workers: Workers,
 ) -> Callable[[MicroBatch], Tensor]:
-    """What adds a micro-batch's gradients to `parameters`, recorded on a GPU where nothing stands against it.
+    """The function that adds a micro-batch's gradients to `parameters`, recorded as a CUDA graph where possible.
 
-    It returns what is minimised and what is remembered of each sample, (2, B).
+    It returns the loss of each sample and the loss to record in the history, (2, B).
     """
     train = config.train
     precision = autocast(workers.device, train.precision)
 
-    def forward_backward(given: MicroBatch) -> Tensor:
+    def forward_backward(micro: MicroBatch) -> Tensor:
         with precision:
-            prediction = wrapped(given.x_t, given.timestep, given.fields, given.keep)
-        losses = objective.loss(config.objective, schedule, prediction, given.x0, given.noise, given.times.t)
-        losses, remembered = adaptation(losses, given.times, schedule)
+            prediction = wrapped(micro.x_t, micro.timestep, micro.fields, micro.keep)
+        losses = objective.loss(config.objective, schedule, prediction, micro.x0, micro.noise, micro.times.t)
+        losses, recorded_losses = adaptation(losses, micro.times, schedule)
         (losses.mean() / train.accumulate).backward()
-        return torch.stack([losses.detach(), remembered])
+        return torch.stack([losses.detach(), recorded_losses])
 
     if recordable(workers.device) and workers.world == train.accumulate == 1 and not train.checkpointing:
         return recorded(forward_backward, parameters)
@@ -320,7 +323,7 @@ def _noise_of_step(
     step: int,
     workers: Workers,
 ) -> list[StepNoise]:
-    """The chance in each micro-batch of a step."""
+    """The random numbers of each micro-batch of a step."""
     H, W = height_width(config.data)
     latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
     dropout = config.train.condition_dropout if modules.networks.conditioner is not None else 0.0
@@ -348,41 +351,41 @@ def _periodic(
 
 
 def build_adaptation(config: DiffusionRun) -> Adaptation:
-    """What the objective learns beside the model, at its beginning: chance in it follows from the run's seed."""
+    """The learned parts of the objective, initialised from the run's seed."""
     with rng.seeded(config.train.seed, "weights", "adaptation", device=torch.device("cpu")):
         return Adaptation(config.objective)
 
 
-def _remember(adaptation: Adaptation, seen: list[tuple[Tensor | None, Tensor]], workers: Workers) -> None:
-    """Tells the history of losses what the step's samples had, those of all processes."""
+def _update_history(adaptation: Adaptation, loss_records: list[tuple[Tensor | None, Tensor]], workers: Workers) -> None:
+    """Adds the losses of the step's samples, over all processes, to the history."""
     if adaptation.history is not None:
-        parts = torch.cat([workers.gather(part) for part, _ in seen if part is not None])
-        adaptation.history.learn(parts, torch.cat([workers.gather(losses) for _, losses in seen]))
+        parts = torch.cat([workers.gather(part) for part, _ in loss_records if part is not None])
+        adaptation.history.update(parts, torch.cat([workers.gather(losses) for _, losses in loss_records]))
 
 
 def write_snapshots(
     folder: RunFolder, networks: ConditionalDenoiser, powers: nn.ModuleList, config: PowerAverages, state: TrainState
 ) -> None:
-    """One of each power-function average, of the parameters that are trained, and thins out the older ones."""
+    """Writes a snapshot of each power-function average (trained parameters only), and thins out older ones."""
     if state.step == state.skipped:
         return  # no step has changed anything yet
-    learnt = {name for name, parameter in networks.named_parameters() if parameter.requires_grad}
+    trained = {name for name, parameter in networks.named_parameters() if parameter.requires_grad}
     for average, width in zip(powers, config.widths, strict=True):
-        tensors = {name: parameter for name, parameter in average.named_parameters() if name in learnt}
+        tensors = {name: parameter for name, parameter in average.named_parameters() if name in trained}
         snapshots.save_snapshot(folder.snapshots, state.step, width, tensors, state.step - state.skipped)
     snapshots.prune(folder.snapshots, config.snapshot_every, config.snapshots)
 
 
 def _smoothed(state: TrainState, loss: float) -> float:
-    """A running mean of the loss over about a hundred steps, kept in the state."""
+    """A running mean of the loss over about a hundred steps, stored in the state."""
     before: float = state.notes.get("loss", loss)
-    if math.isfinite(loss):  # another would stay in the mean for good
+    if math.isfinite(loss):  # NaN would stay in the mean for good
         state.notes["loss"] = before + (loss - before) * max(0.01, 1 / state.step)
     return state.notes.get("loss", loss)
 
 
 def _part_dropout(config: DiffusionRun) -> dict[str, float]:
-    """The rates of all parts of a composite conditioner; empty where none is dropped by itself."""
+    """The rates of all parts of a composite conditioner; empty if none is dropped separately."""
     rates = config.train.part_dropout
     if not rates or not isinstance(config.conditioner, CompositeConfig):
         return {}

@@ -1,9 +1,9 @@
-"""Beside the two stages: the loop that distils a model's decoder into a tiny one, for previews.
+"""The loop that distils a model's decoder into a tiny one, for previews.
 
-The target is the decoder's own image, not the one that was encoded: it is a function of the latent, so nothing that
-the latent has lost blurs what is learnt, and a preview shows what the decoder will show. Images are encoded and
-decoded once, before the loop; a step then costs a tiny decoder's passes alone, on random cut-outs of the pairs.
-A distillation takes minutes: it is not resumed, and one that is interrupted leaves what it has learnt.
+The target is the decoder's output, not the encoded image: it is a function of the latent, so details that the latent
+has lost do not blur the tiny decoder, and a preview shows what the decoder will show. Images are encoded and
+decoded once, before the loop; a step then only runs the tiny decoder, on random crops of the pairs.
+A distillation takes minutes: it is not resumed, and an interrupted one keeps the weights trained so far.
 """
 
 import time
@@ -43,27 +43,28 @@ from sfumato.training.steps import check_result, optimizer_step
 from sfumato.training.workers import Workers
 
 CHEAPER = 20
-"""How many times fewer operations than the decoder a tiny one of unstated width takes at least."""
+"""A tiny decoder of default width takes at least this many times fewer operations than the decoder."""
 WIDEST = 128
 MEMORY = 2**30
-"""Bytes of target images that are held at most."""
+"""Most bytes of target images that are held in memory."""
 
 
 class Distillation(Schema):
-    """How a tiny decoder is made, and how long it learns."""
+    """Architecture and training of a tiny decoder."""
 
     channels: int | None = Field(None, ge=4)
-    """Its width at the latent's resolution; None: the widest of at most 128 with a twentieth of the operations."""
+    """Width at the latent's resolution; None: the widest of at most 128 with a twentieth of the decoder's
+    operations."""
     blocks: int = Field(3, ge=1)
     pixel: PixelLoss = "l2"
     perceptual: PerceptualConfig = Field(NoPerceptual(), discriminator="kind")
     images: int = Field(1024, ge=1)
-    """That are encoded and decoded; fewer where their targets would take more than a GiB."""
+    """Number of images that are encoded and decoded; fewer if their targets would take more than a GiB."""
     crop: int = Field(16, ge=1)
-    """Latent positions along each side of the cut-outs of a step."""
+    """Side of the random crops of a step, in latent positions."""
     steps: int = Field(3000, ge=1)
     minutes: float | None = Field(None, gt=0)
-    """Train for so long instead of `steps`."""
+    """Train for this many minutes instead of `steps`."""
     batch: int = Field(16, ge=1)
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig(
@@ -77,9 +78,9 @@ class Distillation(Schema):
 
 
 class Pairs:
-    """Raw latents and what the decoder makes of them: a data set of the images, with the latent as a field.
+    """Raw latents and their decoded images: a data set of the images, with the latent as a field.
 
-    The variants are cut-outs, a latent's and the pixels that belong to it.
+    Variants are random crops of a latent with the corresponding pixels.
     """
 
     fields = ("latent",)
@@ -110,10 +111,11 @@ class Pairs:
         return None
 
 
-def described(config: Distillation, model: LatentDiffusion) -> DistilledConfig:
-    """The tiny decoder that a model gets; to be called before the model is packed.
+def tiny_decoder_config(config: Distillation, model: LatentDiffusion) -> DistilledConfig:
+    """The configuration of the tiny decoder of a model; to be called before the model is packed.
 
-    Raises UserError for a model in pixel space, or a decoder so small that nothing is a twentieth of it.
+    Raises UserError for a model in pixel space, or if the decoder is so small that no tiny one has a twentieth of its
+    operations.
     """
     autoencoder = model.config.autoencoder
     if autoencoder.bottleneck.kind == "pixels":
@@ -135,7 +137,7 @@ def _topology(autoencoder: AutoencoderConfig, channels: int, blocks: int) -> Tin
 
 
 def _fitting(config: Distillation, autoencoder: AutoencoderConfig) -> int:
-    """The widest, in steps of 4, that is CHEAPER; the share does not depend on the size but for the attention's."""
+    """The widest, in steps of 4, that is CHEAPER; apart from attention the ratio does not depend on the image size."""
     size = (8 * autoencoder.factor, 8 * autoencoder.factor)
     allowed = flops.decode(autoencoder, size) / CHEAPER
     fits = [
@@ -145,8 +147,8 @@ def _fitting(config: Distillation, autoencoder: AutoencoderConfig) -> int:
     ]
     if not fits:
         raise UserError(
-            f"this model's decoder is so small that none has a {CHEAPER}th of its operations: say how wide the tiny "
-            "one shall be with channels, such as 8"
+            f"this model's decoder is so small that no tiny one has a {CHEAPER}th of its operations: set its width "
+            "with channels, such as 8"
         )
     return fits[-1]
 
@@ -159,7 +161,7 @@ def gather_pairs(
     seconds: float | None = None,
     progress: Progress | None = None,
 ) -> Pairs:
-    """Encodes images, chosen by the seed, and decodes them again; `seconds` ends it early, with what there is then.
+    """Encodes images chosen by the seed and decodes them again; stops after `seconds` with the pairs it has by then.
 
     Raises UserError if no image can be read.
     """
@@ -184,13 +186,16 @@ def gather_pairs(
 
 
 def _decoded(model: LatentDiffusion, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Model latents (B, C, h, w) of images, and what the decoder makes of them."""
+    """Model latents (B, C, h, w) of images, and the decoder's output for them."""
     x0 = model.encode(images)
     return x0, model.decode(x0)
 
 
-def begin(config: Distillation, description: DistilledConfig, pairs: Pairs) -> TinyDecoder:
-    """With weights drawn from the seed, and the scaling of the pairs' latents. UserError if a channel is constant."""
+def build_tiny_decoder(config: Distillation, description: DistilledConfig, pairs: Pairs) -> TinyDecoder:
+    """A tiny decoder initialised from the seed, with the scaling of the pairs' latents.
+
+    Raises UserError if a channel is constant.
+    """
     statistics = LatentStatistics()
     statistics.update(pairs.latents)
     if not bool((statistics.std() > 0).all()):
@@ -204,7 +209,7 @@ def distil(
 ) -> tuple[TinyDecoder, TrainState]:
     """Trains the network on the pairs, logging into `folder`; returns its average and the final state.
 
-    An interruption ends it early, noted in the state. Raises UserError if the loss stays non-finite.
+    A signal ends the training early, which is noted in the state. Raises UserError if the loss stays non-finite.
     """
     workers = workers or Workers()
     network = workers.place(network.train())
@@ -248,8 +253,8 @@ WAY_OUT = "check that the autoencoder decodes its own latents"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Mean PSNR in dB, and (N, 3, H, W) in [-1, 1] of the original, of the full decoder, and of the tiny one."""
+class DecoderComparison:
+    """Mean PSNR in dB, and images (N, 3, H, W) in [-1, 1]: original, full decoder, tiny decoder."""
 
     tiny_to_full: float
     tiny_to_image: float
@@ -258,18 +263,20 @@ class Outcome:
 
 
 @torch.no_grad()
-def judge(model: LatentDiffusion, network: TinyDecoder, dataset: Dataset, count: int = 64) -> Outcome:
-    """Holds the tiny decoder against the model's own on the first images of a data set."""
+def compare_decoders(
+    model: LatentDiffusion, network: TinyDecoder, dataset: Dataset, count: int = 64
+) -> DecoderComparison:
+    """Compares the tiny decoder with the full one on the first images of a data set."""
     rows = range(min(count, len(dataset)))
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    batches: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in sweep(dataset, 16, rows, unreadable=lambda row, error: None):
         x0, full = _decoded(model, part.images)
         tiny = codec.preview(network, model.scaling, x0)
-        found.append((part.images, full.clamp(-1, 1).cpu(), tiny.clamp(-1, 1).cpu()))
-    if not found:
-        raise UserError(f"none of the {len(rows)} images held out can be read: check the data folder")
-    image, full, tiny = (torch.cat(part) for part in zip(*found, strict=True))
-    return Outcome(
+        batches.append((part.images, full.clamp(-1, 1).cpu(), tiny.clamp(-1, 1).cpu()))
+    if not batches:
+        raise UserError(f"none of the {len(rows)} held-out images can be read: check the data folder")
+    image, full, tiny = (torch.cat(part) for part in zip(*batches, strict=True))
+    return DecoderComparison(
         tiny_to_full=psnr(tiny, full).mean().item(),
         tiny_to_image=psnr(tiny, image).mean().item(),
         full_to_image=psnr(full, image).mean().item(),

@@ -1,4 +1,4 @@
-"""Between the stages: the posterior moments of a whole data set, cached once; stage 2 never runs the encoder."""
+"""Encoding a whole data set once and caching the posterior moments, so that stage 2 never runs the encoder."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,11 +30,12 @@ def cached_latents(
     workers: Workers | None = None,
     log: Callable[[str], None] | None = None,
 ) -> LatentDataset:
-    """The latents of a data set under the model's autoencoder: opened if cached, else encoded or gone on with.
+    """The latents of a data set under the model's autoencoder: opened if cached, else encoded, continuing an
+    interrupted encoding.
 
     The cache is keyed by the content of the data and by `encoder_digest`, so that it cannot go stale. `mirrored` adds
     each image's mirror image. The processes of a run share the work; of several runs one encodes and the others wait,
-    which `log` is told of. Raises UserError if no image can be read, or the disk is full.
+    which is reported to `log`. Raises UserError if no image can be read, or the disk is full.
     """
     workers = workers or Workers()
     example = _first_readable(dataset)
@@ -53,7 +54,7 @@ def cached_latents(
     path = cache / f"latents-{header.key()}"
     if _missing(path, workers):
         with _only_run(path, workers, log), autocast(model.device, precision):
-            if _missing(path, workers):  # else another run has made it meanwhile
+            if _missing(path, workers):  # else another run has written it meanwhile
                 _encode(model, dataset, path, header, batch, progress, workers)
     return LatentDataset(path, header.autoencoder, header.data)
 
@@ -65,7 +66,7 @@ def _missing(path: Path, workers: Workers) -> bool:
 
 @contextmanager
 def _only_run(path: Path, workers: Workers, log: Callable[[str], None] | None) -> Iterator[None]:
-    """Within the block this run's processes are the only ones that write the cache; waits for another run."""
+    """Within the block only this run's processes write the cache; waits for another run that does."""
     if not workers.leads:
         workers.barrier()
         yield
@@ -93,7 +94,7 @@ def _encode(
         writer = LatentWriter(path, header, part=workers.rank)
     with writer:
         shares = [writer.todo(variant)[workers.rank :: workers.world] for variant in range(header.variants)]
-        workers.barrier()  # all have seen the same rows to do
+        workers.barrier()  # all have read the same list of missing rows
         done, total = 0, sum(map(len, shares))
         for variant, share in enumerate(shares):
             left = set(writer.todo(variant))  # without the rows found unreadable under another variant

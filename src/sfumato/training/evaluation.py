@@ -1,4 +1,4 @@
-"""A small evaluation while training: samples against held-out images in feature space, the best model kept."""
+"""A small evaluation during training: samples against held-out images in feature space; keeps the best model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,9 +30,9 @@ BEST = "best"
 
 @dataclass(frozen=True)
 class SampleEvaluation:
-    """Draws the same seeds and conditions every time and measures their distance from `real` (M, D) features.
+    """Samples with the same seeds and conditions every time and measures the distance from `real` (M, D) features.
 
-    `keep(networks, state)` is called where the distance is the smallest so far.
+    `keep(networks, state)` is called if the distance is the smallest so far.
     """
 
     model: LatentDiffusion
@@ -54,9 +54,9 @@ class SampleEvaluation:
         precision: Precision,
         keep: Callable[[ConditionalDenoiser, TrainState], None],
     ) -> "SampleEvaluation":
-        """Against the held-out images (or those of the training), at most MOST_REAL, with their conditions.
+        """Compares with the held-out images (or training images), at most MOST_REAL, and uses their conditions.
 
-        Raises UserError without weights.
+        Raises UserError if the weights of the feature network are missing.
         """
         network = load_network(config.features).to(model.device)
         source = data.measured
@@ -83,7 +83,7 @@ class SampleEvaluation:
 
     @property
     def name(self) -> str:
-        """What the number is called in the log."""
+        """The metric's name in the log."""
         return f"{self.config.metric.upper()}-{self.network.name}"
 
     def __call__(self, networks: ConditionalDenoiser, state: TrainState) -> Values:

@@ -1,4 +1,4 @@
-"""The model folder of a run: what `sfumato.load` opens, written from the averaged weights."""
+"""Writing the model folder of a run, which `sfumato.load` opens, from the averaged weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +18,13 @@ from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
 from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
-from sfumato.training.transformer import Prompted, TransformerRun
+from sfumato.training.transformer import ConditionalTransformer, TransformerRun
 
 
 def save_autoencoder(
     autoencoder: Autoencoder, config: AutoencoderRun, data: RunData, folder: RunFolder, state: TrainState
 ) -> None:
-    """Writes stage 1; its latents are scaled when a data set is encoded for stage 2."""
+    """Writes stage 1; the scaling of its latents is measured when a data set is encoded for stage 2."""
     model = LatentDiffusion(
         config=ModelConfig(
             autoencoder=config.model,
@@ -65,7 +65,7 @@ def save_classifier(
 
 
 def save_transformer(
-    model: CodeModel, networks: Prompted, config: TransformerRun, folder: RunFolder, state: TrainState
+    model: CodeModel, networks: ConditionalTransformer, config: TransformerRun, folder: RunFolder, state: TrainState
 ) -> None:
     """Writes the model folder of the averaged transformer, with its first stage."""
     facts = about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)

@@ -1,7 +1,7 @@
-"""Ends a process whose launcher or whose companions have gone silent: it would wait for them for hours.
+"""Ends a process whose launcher or peers no longer respond: it would wait for them for hours.
 
-Every process counts up a number in the store where they met, and reads those of the others. A launcher that has ended
-is seen by this process having another parent. Both run in threads beside the training, which knows nothing of them.
+Every process increments a counter in the rendezvous store and reads those of the others. That the launcher has ended
+shows in a changed parent process. Both checks run in threads beside the training.
 """
 
 import os
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 INTERVAL = 1.0
-"""Seconds between two beats."""
+"""Seconds between two heartbeats."""
 SILENCE = 20.0
-"""Seconds without a beat after which a process counts as lost; torchrun may take 30 more to kill it."""
+"""Seconds without a heartbeat after which a process counts as lost; torchrun may take 30 more to kill it."""
 GRACE = 25.0
-"""Seconds to finish the step and save where the processes themselves are well."""
+"""Seconds to finish the step and save if the processes themselves still respond."""
 
 
 class Watch:
-    """Who has been silent for how long, by numbers that count up; knows neither threads nor stores."""
+    """How long each counter has not changed; independent of threads and stores."""
 
     def __init__(self, count: int, now: float) -> None:
         self._beats: list[bytes | None] = [None] * count
@@ -32,16 +32,16 @@ class Watch:
         self._looked = now
 
     def update(self, beats: Sequence[bytes], now: float) -> None:
-        """Takes the numbers as they stand."""
+        """Records the current counters."""
         for i, beat in enumerate(beats):
             if beat != self._beats[i]:
                 self._beats[i], self._changed[i] = beat, now
 
     def silent(self, now: float, limit: float = SILENCE) -> list[int]:
-        """Who has not counted for more than `limit` seconds.
+        """The indices of counters that have not changed for more than `limit` seconds.
 
-        Nobody, where this process itself has not looked for long: it slept, as with the lid of a laptop closed, and so
-        did they.
+        Empty if this process itself has not checked for long: it was suspended, as with the lid of a laptop closed,
+        and so were the others.
         """
         slept, self._looked = now - self._looked > limit / 2, now
         if slept:
@@ -50,37 +50,37 @@ class Watch:
 
 
 class Heartbeat:
-    """The beats of process `rank` of `world`, and its watch over the others and the launcher."""
+    """Sends the heartbeat of process `rank` of `world`, and watches the others and the launcher."""
 
     def __init__(self, rank: int, world: int, launcher: int | None) -> None:
-        """launcher: its process, None where this process may outlive its parent. It is watched from `start` on."""
+        """launcher: its process number, None if this process may outlive its parent. It is watched from `start` on."""
         self._rank, self._world, self._launcher = rank, world, launcher
         self._watch: Watch | None = None
         self._lock, self._over = threading.Lock(), threading.Event()
         self._store_lost = False
 
     def start(self) -> None:
-        """Watches the launcher: it may end before the processes have met."""
+        """Starts watching the launcher, which may end before the rendezvous."""
         threading.Thread(target=self._watching, name="watch", daemon=True).start()
 
     def meet(self, store: "Store | None", all_met: Callable[[], None]) -> None:
-        """Watches the others, too, through the store where they met; not without one. `all_met` waits for them."""
+        """Starts watching the others through the rendezvous store, if there is one. `all_met` waits for them."""
         if store is not None:
             self._beat(store, 0)
         all_met()
         if store is not None:
-            self._watch = Watch(self._world + 1, time.monotonic())  # the last is the store's answers
+            self._watch = Watch(self._world + 1, time.monotonic())  # the last entry: the store itself responds
             threading.Thread(target=self._beating, args=(store,), name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends the watch, before the processes part."""
+        """Stops watching, before the process group is destroyed."""
         self._over.set()
 
     def _beat(self, store: "Store", count: int) -> None:
         store.set(f"beat {self._rank}", str(count))
 
     def _beating(self, store: "Store") -> None:
-        """Counts, and reads what the others count; a store that does not answer holds up this thread alone."""
+        """Increments the own counter and reads the others; a store that does not respond blocks only this thread."""
         keys = [f"beat {rank}" for rank in range(self._world)]
         count = 0
         while not self._over.wait(INTERVAL):
@@ -100,11 +100,11 @@ class Heartbeat:
             if self._launcher is not None and os.getppid() != self._launcher:
                 self._end(f"the launcher (process {self._launcher}) has ended", GRACE)
             elif self._store_lost:
-                self._end("the process that the others met at has ended", GRACE)
+                self._end("the process that hosts the rendezvous has ended", GRACE)
             with self._lock:
                 silent = [] if self._watch is None else self._watch.silent(time.monotonic())
             if self._world in silent and self._launcher is None:
-                silent = [0]  # which keeps the store
+                silent = [0]  # which hosts the store
             elif self._world in silent:
                 self._end(f"the launcher (process {self._launcher}) has not answered for {SILENCE:.0f} s", 0)
             lost = [rank for rank in silent if rank != self._rank]
@@ -113,20 +113,21 @@ class Heartbeat:
                 self._end(f"process {names} of {self._world} has not answered for {SILENCE:.0f} s", 0, lost)
 
     def _end(self, cause: str, grace: float, lost: Sequence[int] = ()) -> None:
-        """Ends this process; with grace it is first asked to save, as by SIGTERM. The first that is left speaks."""
+        """Ends this process; with `grace`, SIGTERM first lets it save. The lowest rank that is left prints the
+        cause."""
         if self._over.is_set():
             return
         if all(rank in lost for rank in range(self._rank)):
-            _say(f"sfumato: {cause}, so this run ends: the same command goes on from the last state")
+            _print(f"sfumato: {cause}, so this run ends: the same command resumes from the last state")
         if grace:
             os.kill(os.getpid(), signal.SIGTERM)
             if self._over.wait(grace):
-                time.sleep(grace)  # it is ending by itself, which takes this thread along
+                time.sleep(grace)  # it ends by itself, and this thread with it
         os._exit(1)
 
 
-def _say(sentence: str) -> None:
-    """To where errors go, if anybody still listens there."""
+def _print(sentence: str) -> None:
+    """Writes to standard error, if it is still open."""
     try:
         print(sentence, file=sys.stderr, flush=True)
     except OSError:

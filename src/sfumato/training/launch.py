@@ -1,7 +1,7 @@
-"""What a launcher of several processes promised, as it left it in the environment, and how they end together.
+"""Rank and world size of launched processes, from the environment, and how the processes end together.
 
-torchrun, accelerate, mpirun and srun name rank and world differently. Nothing heavy is imported before it is needed:
-the command line looks here when it ends.
+torchrun, accelerate, mpirun and srun name rank and world size differently. Heavy imports happen inside functions: the
+command line uses this module when it ends.
 """
 
 import os
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 WORLDS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Where launchers leave the number of processes."""
+"""Environment variables with the number of processes."""
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-"""Where they leave the number of this one."""
+"""Environment variables with the rank of this process."""
 TORCHRUN = "python -m torch.distributed.run --standalone --nproc_per_node N -m sfumato …"
 REASON = "reason"
-"""Where in that store the process that prints why the run ends leaves its sentence."""
+"""Key in the store of the sentence that explains why the run ends."""
 ANSWER = timedelta(seconds=3)
-"""How long a process that ends waits for the others' store."""
+"""How long a process that ends waits for the store."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """This process's number, how many there are, and the launcher's own process where its death can be noticed."""
+    """Rank, world size, and the launcher's process number if its end can be detected."""
 
     rank: int
     world: int
@@ -38,10 +38,10 @@ class Launch:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch:
-    """As the environment says; one process where it says nothing.
+    """Read from the environment; a single process if it contains nothing.
 
-    Raises UserError for a number that is none, and where a launcher promised several processes but does not tell them
-    apart: each would train by itself, with its share of the batch.
+    Raises UserError for a value that is not a number, and if a launcher announces several processes without ranks: each
+    would train alone, with its share of the batch.
     """
     world = max((_number(environment, name) or 1 for name in WORLDS), default=1)
     if world == 1:
@@ -49,30 +49,30 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
         return Launch(0, 1, None)
     rank = next((number for name in RANKS if (number := _number(environment, name)) is not None), None)
     if rank is None:
-        given = next(name for name in WORLDS if _number(environment, name) == world)
-        raise UserError(f"{given} is {world}, but no rank is set: start the processes with {TORCHRUN}")
+        variable = next(name for name in WORLDS if _number(environment, name) == world)
+        raise UserError(f"{variable} is {world}, but no rank is set: start the processes with {TORCHRUN}")
     return Launch(rank, world, os.getppid() if "TORCHELASTIC_RUN_ID" in environment else None)
 
 
 def _check_promises(environment: Mapping[str, str]) -> None:
-    """Raises UserError where something started, or was to start, several processes that know nothing of each other."""
+    """Raises UserError if several processes were started, or should have been, that are not connected."""
     started = _number(environment, "SLURM_STEP_NUM_TASKS")
     if started is not None and started > 1:
         raise UserError(
-            f"srun started {started} processes (SLURM_STEP_NUM_TASKS) that know nothing of each other: start one a "
+            f"srun started {started} processes (SLURM_STEP_NUM_TASKS) that are not connected: start one a "
             "node, and in it python -m torch.distributed.run --nnodes NODES --nproc_per_node N -m sfumato …; where "
             "this is the only one, unset SLURM_STEP_NUM_TASKS"
         )
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
     if by_accelerate and "MASTER_PORT" in environment and not any(name in environment for name in WORLDS):
         raise UserError(
-            "accelerate launch was asked for several processes and started one, as it does without a GPU: start them "
+            "accelerate launch should start several processes but started one, as it does without a GPU: start them "
             f"with {TORCHRUN}, or one with --num_processes 1 and without MASTER_PORT"
         )
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
-    """The number that a variable holds; None where it is not set. Raises UserError for anything else."""
+    """A variable as a number; None if it is not set. Raises UserError for anything else."""
     text = environment.get(name, "")
     if not text.strip():
         return None
@@ -80,21 +80,21 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
         return int(text)
     except ValueError:
         raise UserError(
-            f"the environment's {name} is {text!r}, no number: unset it, or start with {TORCHRUN}"
+            f"the environment's {name} is {text!r}, which is not a number: unset it, or start with {TORCHRUN}"
         ) from None
 
 
 def check_world(launch: Launch, world: int) -> None:
-    """Raises UserError where the processes found each other in another number than the launcher promised."""
+    """Raises UserError if the number of connected processes is not the one the launcher announced."""
     if world != launch.world:
         raise UserError(
-            f"the launcher promised {launch.world} processes, but this one is in a world of {world}: start them with "
+            f"the launcher announced {launch.world} processes, but this one is in a world of {world}: start them with "
             f"{TORCHRUN}"
         )
 
 
 def open_store(timeout: timedelta) -> "Store | None":
-    """A connection of its own to the store that the processes met at; None where there is none."""
+    """A separate connection to the rendezvous store; None if there is none."""
     from torch.distributed import PrefixStore, TCPStore
 
     place, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
@@ -109,7 +109,7 @@ def open_store(timeout: timedelta) -> "Store | None":
 
 
 def lost_a_process(error: BaseException) -> bool:
-    """Whether an error says that another process of the run has gone, rather than what went wrong."""
+    """Whether an error only shows that another process of the run has gone."""
     from torch.distributed import DistError
 
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
@@ -117,14 +117,14 @@ def lost_a_process(error: BaseException) -> bool:
 
 
 def end_together(launch: Launch, sentence: str, code: int, symptom: bool = False) -> NoReturn:
-    """Ends one of several processes at once. A mistake that all make is printed by the leading one alone.
+    """Ends one of several processes at once. An error that all processes have is printed by rank 0 alone.
 
-    Another prints its own sentence where the leading one gives no reason, or another. A `symptom`, which follows from
-    another's end, is printed once, where no process gave a reason.
+    Another rank prints its own sentence if rank 0 gives no reason, or a different one. A `symptom`, which follows from
+    the end of another process, is printed once, and only if no process gave a reason.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     store = open_store(ANSWER)
-    if store is None or _speaks(launch, store, sentence, symptom):
+    if store is None or _prints(launch, store, sentence, symptom):
         which = "" if launch.rank == 0 else f" (process {launch.rank} of {launch.world})"
         print(f"sfumato{which}: {sentence}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
@@ -132,13 +132,13 @@ def end_together(launch: Launch, sentence: str, code: int, symptom: bool = False
     os._exit(code)  # without waiting, at the interpreter's end, for processes that wait for this one
 
 
-def _speaks(launch: Launch, store: "Store", sentence: str, symptom: bool) -> bool:
-    """Whether this process is to print its sentence; a reason is left in the store for the others."""
+def _prints(launch: Launch, store: "Store", sentence: str, symptom: bool) -> bool:
+    """Whether this process should print its sentence; a reason is also put into the store for the others."""
     try:
         if launch.rank == 0 and not symptom:
             store.set(REASON, sentence)
             return True
-        if _given(store):
+        if _has_reason(store):
             return not symptom and store.get(REASON).decode() != sentence
         if symptom:
             return store.add("symptoms", 1) == 1
@@ -148,8 +148,8 @@ def _speaks(launch: Launch, store: "Store", sentence: str, symptom: bool) -> boo
     return True
 
 
-def _given(store: "Store") -> bool:
-    """Whether another process gives a reason within ANSWER."""
+def _has_reason(store: "Store") -> bool:
+    """Whether another process puts a reason into the store within ANSWER."""
     try:
         store.wait([REASON], ANSWER)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Progress and record of a run: a bar with rate and time left, a plain JSONL, TensorBoard where it is installed."""
+"""Progress and log of a run: a bar with rate and time left, a JSONL file, TensorBoard if it is installed."""
 
 import json
 import math
@@ -20,10 +20,10 @@ PLAIN_LINE_SECONDS = 30.0
 
 
 class RunLog:
-    """Writes `log.jsonl` in the run's folder, one object a line, and shows progress; silent where `active` is False.
+    """Writes `log.jsonl` in the run's folder, one object a line, and shows progress; silent if `active` is False.
 
-    `done` is the share of the run that is over. Opened at a step it drops the lines after that step: they belong to
-    work that was lost and is done again.
+    `done` is the share of the run that is over. Opened at a step, it drops the lines after that step: they belong to
+    work that was lost and is repeated.
     """
 
     def __init__(self, folder: Path, title: str, step: int, done: float, active: bool = True) -> None:
@@ -67,11 +67,12 @@ class RunLog:
             self._board.close()
 
     def say(self, message: str) -> None:
-        """One line for the user, kept beside the bar."""
+        """Prints a line for the user above the bar."""
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def record(self, step: int, values: Mapping[str, float | list[float]]) -> None:
-        """Adds a line to the JSONL (and scalars to TensorBoard). A number that is not finite has no place in JSON."""
+        """Adds a line to the JSONL (and scalars to TensorBoard). Numbers that are not finite are left out: JSON has
+        none."""
         if not self._active:
             return
         line = {"step": step, **{name: _rounded(value) for name, value in values.items() if _finite(value)}}
@@ -83,7 +84,7 @@ class RunLog:
                     self._board.add_scalar(name, value, step)
 
     def advance(self, step: int, done: float, images: int, numbers: str) -> None:
-        """Moves the bar to `step`, the share `done` of the run; `images` were seen since this log was opened."""
+        """Moves the bar to `step`, the share `done` of the run; `images` were used since this log was opened."""
         elapsed = time.monotonic() - self._started
         rate = f"{images / max(elapsed, 1e-9):.1f} img/s"
         if self._progress:
@@ -95,19 +96,19 @@ class RunLog:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a half-written last line, and what is no line of a log, are passed over."""
+    """The complete lines of a log; a half-written last line, and invalid lines, are skipped."""
     return _read(path)[0]
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The lines of a log, and the numbers of those that are none, the last one aside: a kill may have cut it.
+    """The lines of a log, and the numbers of invalid ones except the last, which a kill may have cut.
 
-    Raises UserError where the file cannot be read.
+    Raises UserError if the file cannot be read.
     """
     if not path.exists():
         return [], []
     if not path.is_file():
-        raise UserError(f"{str(path)!r} is no file: move it away")
+        raise UserError(f"{str(path)!r} is not a file: move it away")
     texts = path.read_bytes().split(b"\n")
     parsed = [_line(text) for text in texts]
     bad = [number for number, line in enumerate(parsed[:-1], 1) if line is None and texts[number - 1].strip()]
@@ -115,7 +116,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def _line(text: bytes) -> dict[str, Any] | None:
-    """A line of a log: an object whose step is a number."""
+    """A line of a log, an object whose step is a number; None for anything else."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):
@@ -124,7 +125,8 @@ def _line(text: bytes) -> dict[str, Any] | None:
 
 
 def _continued(path: Path, step: int, say: Callable[[str], None]) -> TextIO:
-    """The log without the lines after a step, open to go on; lines that are none are set aside, and told of."""
+    """The log without the lines after a step, opened for appending; a file with invalid lines is copied first, with a
+    message."""
     lines, bad = _read(path)
     if bad:
         aside = write_first_free(
@@ -132,7 +134,8 @@ def _continued(path: Path, step: int, say: Callable[[str], None]) -> TextIO:
             lambda copy: copy.write_bytes(path.read_bytes()),
         )
         say(
-            f"{len(bad)} lines of {path} are no lines of a log, the first is line {bad[0]}; the file is kept as {aside}"
+            f"{len(bad)} lines of {path} are not lines of a log, the first is line {bad[0]}; the file is kept as "
+            f"{aside}"
         )
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
     return path.open("a", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A micro-batch as the loss of stage 2 sees it, and how its gradients are made: as it comes, or recorded."""
+"""A micro-batch of stage 2, and how its gradients are computed: directly, or by a recorded CUDA graph."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ FIELD, KEEP = "field ", "keep "
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """x_t, x0, noise (B, C, h, w), network time (B,), drawn times, what keeps its condition, the prepared fields."""
+    """x_t, x0, noise (B, C, h, w), network time (B,), sampled times, which samples keep their condition, the prepared
+    fields."""
 
     x_t: Tensor
     timestep: Tensor
@@ -29,7 +30,7 @@ class MicroBatch:
     fields: Fields
 
     def tensors(self) -> dict[str, Tensor] | None:
-        """All of it by name; None where a field is no tensor."""
+        """All tensors by name; None if a field is not a tensor."""
         if not all(isinstance(value, Tensor) for value in self.fields.values()):
             return None
         named = {"x_t": self.x_t, "timestep": self.timestep, "x0": self.x0, "noise": self.noise, "t": self.times.t}
@@ -43,14 +44,14 @@ class MicroBatch:
 
 
 def micro_batch(schedule: Schedule, x0: Tensor, noise: StepNoise, fields: Fields) -> MicroBatch:
-    """Of clean latents x0 (B, C, h, w), the micro-batch's chance, and its prepared fields."""
+    """The micro-batch of clean latents x0 (B, C, h, w), its random numbers, and its prepared fields."""
     x_t = add_noise(schedule, x0, noise.noise, noise.t).contiguous(memory_format=torch.channels_last)
     timestep = network_time(noise.t, schedule.steps).float()
     return MicroBatch(x_t, timestep, x0, noise.noise, noise.times, noise.keep, fields)
 
 
 def micro_batch_of(named: Named) -> MicroBatch:
-    """From its tensors."""
+    """The micro-batch with these tensors, see `MicroBatch.tensors`."""
     parts = {name.removeprefix(KEEP): tensor for name, tensor in named.items() if name.startswith(KEEP)}
     return MicroBatch(
         x_t=named["x_t"],
@@ -66,11 +67,11 @@ def micro_batch_of(named: Named) -> MicroBatch:
 def recorded(
     forward_backward: Callable[[MicroBatch], Tensor], parameters: Sequence[Tensor]
 ) -> Callable[[MicroBatch], Tensor]:
-    """The function that leaves a micro-batch's gradients in the parameters, recorded where all it reads are tensors."""
+    """The function that adds a micro-batch's gradients to the parameters, recorded if all its inputs are tensors."""
     recordings = RecordedGradients(lambda named: forward_backward(micro_batch_of(named)), parameters)
 
-    def played(micro: MicroBatch) -> Tensor:
+    def run(micro: MicroBatch) -> Tensor:
         tensors = micro.tensors()
         return forward_backward(micro) if tensors is None else recordings(tensors)
 
-    return played
+    return run

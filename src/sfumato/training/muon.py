@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal before they are added (Jordan et al. 2024; Liu et al. 2025).
 
 The gradient of a layer has few large singular values, and Adam's step follows them. Setting all of them to one moves
-every direction of the layer alike; small runs learn the same in half the steps or fewer.
+every direction of the layer alike; small runs reach the same loss in half the steps or fewer.
 """
 
 import math
@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from sfumato.engine.graphs import Recordings, wanted
+from sfumato.engine.graphs import Recordings, recordable
 
 MOMENTUM = 0.95
 RMS = 0.2
-"""Of the entries of an update, in learning rates: what AdamW's come to, so that one rate suits both."""
+"""Root mean square of an update's entries, in learning rates: about that of AdamW, so that one rate suits both."""
 SMALLEST = 16
-"""Channels on either side from which a layer counts as hidden; images and latents come and go in fewer."""
+"""Fewest channels on either side of a hidden layer; images and latents have fewer."""
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # a + b s² + c s⁴: from 0.003 and more to 0.4 … 1.2 in four rounds
 ROUNDS = 4
 SHAPES = 64
-"""Of weights, whose rounds are recorded on a GPU."""
+"""Most shapes of weights whose iterations are recorded on a GPU."""
 
 
 def is_hidden(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv1d | nn.Conv2d]:
-    """Whether Muon moves the layer's weight: matrices and kernels between features, not what meets images or ids."""
+    """Whether Muon updates the layer's weight: matrices and kernels between features, not input or output layers."""
     if isinstance(layer, nn.Linear):
         return min(layer.in_features, layer.out_features) >= SMALLEST
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
@@ -66,7 +66,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Moves every parameter that has a gradient."""
+        """Updates every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -101,8 +101,8 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_([weight for weight, _ in pairs], kernels, alpha=size)
 
     def _orthogonal(self, matrices: Tensor) -> Tensor:
-        """On a GPU the rounds are recorded: launched one by one they take as long as the rest of a small step."""
-        return self._recordings(orthogonal, [matrices]) if wanted([matrices]) else orthogonal(matrices)
+        """On a GPU the iterations are recorded: launched one by one they take as long as the rest of a small step."""
+        return self._recordings(orthogonal, [matrices]) if recordable([matrices]) else orthogonal(matrices)
 
     def _move_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:
@@ -130,7 +130,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _as_matrix(weight: Tensor) -> Tensor:
-    """(out, in) as it is; (out, in, kh, kw) -> (out, kh·kw·in), which channels-last memory needs no copy for."""
+    """(out, in) as it is; (out, in, kh, kw) -> (out, kh·kw·in), without a copy for channels-last memory."""
     return weight.movedim(1, -1).flatten(1)
 
 
@@ -142,9 +142,9 @@ def _as_kernel(matrix: Tensor, weight: Tensor) -> Tensor:
 def orthogonal(matrices: Tensor) -> Tensor:
     """U Vᵀ of matrices (n, rows, columns) with singular value decompositions U S Vᵀ, about: singular values near one.
 
-    Newton and Schulz's iteration X <- (a + b XXᵀ + c (XXᵀ)²) X needs no decomposition. For a wide X the rounds run on
-    the small square A = XXᵀ alone, which commutes with every factor, and meet X once at the end: half of the work for
-    a 3×3 kernel. A matrix of zeros stays zero.
+    Newton and Schulz's iteration X <- (a + b XXᵀ + c (XXᵀ)²) X needs no decomposition. For a wide X the iterations run
+    on the small square A = XXᵀ alone, which commutes with every factor, and are applied to X once at the end: half of
+    the work for a 3×3 kernel. A matrix of zeros stays zero.
     """
     _, rows, columns = matrices.shape
     if rows > columns:

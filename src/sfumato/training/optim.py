@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step, and the optimisers that take them."""
+"""Learning rates as pure functions of the step, and the optimisers that use them."""
 
 import math
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ class OptimiserConfig(Schema):
     """AdamW or Muon with warm-up and a decay; `learning_rate` is the peak."""
 
     method: Literal["adamw", "muon"] = "adamw"
-    """muon: orthogonal updates of the hidden layers, AdamW for the rest; learns in fewer steps, at a higher rate."""
+    """muon: orthogonal updates of the hidden layers, AdamW for the rest; needs fewer steps, and a higher rate."""
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(100, ge=0)
     decay: Literal["constant", "cosine", "tail"] = "tail"  # tail: constant, then linear to `final` over `tail_fraction`
@@ -56,7 +56,7 @@ def build_optimiser(config: OptimiserConfig, *networks: nn.Module) -> torch.opti
 
 
 def _orthogonal(config: OptimiserConfig, *networks: nn.Module) -> list[Tensor]:
-    """The trainable weights that Muon moves; none with AdamW."""
+    """The trainable weights that Muon updates; none with AdamW."""
     if config.method != "muon":
         return []
     layers = dict.fromkeys(layer for network in networks for layer in network.modules() if is_hidden(layer))
@@ -64,7 +64,7 @@ def _orthogonal(config: OptimiserConfig, *networks: nn.Module) -> list[Tensor]:
 
 
 def moments(config: OptimiserConfig, *networks: nn.Module) -> int:
-    """How many numbers the optimiser keeps: two for each that AdamW moves, one for each that Muon moves."""
+    """The size of the optimiser's state: two numbers for each that AdamW updates, one for each that Muon updates."""
     moved = sum(p.numel() for network in networks for p in network.parameters() if p.requires_grad)
     return 2 * moved - sum(p.numel() for p in _orthogonal(config, *networks))
 
@@ -81,7 +81,7 @@ def gradients_norm(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def read(*numbers: Tensor) -> list[float]:
-    """0-d float32 tensors as numbers, in one go: the one place of a step where the host waits for the device."""
+    """0-d float32 tensors as numbers, in one transfer: the only place in a step where the host waits for the device."""
     values: list[float] = torch.stack([number.detach() for number in numbers]).tolist()
     return values
 
@@ -90,8 +90,8 @@ def clip_(parameters: Iterable[Tensor], norm: float, limit: float) -> None:
     """Scales the gradients so that their norm, already measured, is at most `limit`."""
     if norm + 1e-6 <= limit:
         return
-    found = list(parameters)
-    on_cpu = all(p.device.type == "cpu" for p in found)
+    parameters = list(parameters)
+    on_cpu = all(p.device.type == "cpu" for p in parameters)
     # float64 keeps the factor's last bit; on a GPU a factor of the gradients' own type scales all of them at once
-    known = torch.tensor(norm, dtype=torch.float64 if on_cpu else torch.float32)
-    nn.utils.clip_grads_with_norm_(found, limit, known)
+    total_norm = torch.tensor(norm, dtype=torch.float64 if on_cpu else torch.float32)
+    nn.utils.clip_grads_with_norm_(parameters, limit, total_norm)

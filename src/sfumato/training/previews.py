@@ -1,4 +1,4 @@
-"""What a run shows while it trains: reconstructions, samples, and the numbers that go with them."""
+"""Previews of a run: reconstructions, samples, and the metrics that go with them."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,31 +27,31 @@ from sfumato.training.condition_images import condition_images
 from sfumato.training.conditions import preview_fields
 from sfumato.training.data import RunData
 from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
-from sfumato.training.transformer import Prompted
+from sfumato.training.transformer import ConditionalTransformer
 
 Values = Mapping[str, float | list[float]]
 SHOWN = 16
 PREVIEW_SAMPLER = "dpmpp-2m"
 PREVIEW_STEPS = 20
 PREVIEW_GUIDANCE = 1.5
-"""Of models conditioned on images or boxes, which say more than a text does."""
+"""Guidance scale for models conditioned on images or boxes, which determine more than a text does."""
 
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Draws `previews/` of an autoencoder on a fixed batch and measures it there: PSNR, SSIM, latent statistics."""
+    """Writes `previews/` of an autoencoder for a fixed batch and measures PSNR, SSIM and latent statistics on it."""
 
     images: Tensor
     folder: Path
     precision: Precision = "auto"
     about: Mapping[str, bool] = field(default_factory=dict)
-    """What the numbers' record says of the images, see `RunData.about_measured`."""
+    """Added to each record of the log, see `RunData.about_measured`."""
 
     @classmethod
     def of(
         cls, dataset: Dataset, count: int, folder: Path, precision: Precision, about: Mapping[str, bool] | None = None
     ) -> "Reconstructions":
-        """On the first `count` images of a data set."""
+        """Reconstructs the first `count` images of a data set."""
         rows = range(min(count, len(dataset)))
         images = torch.cat([batch.images for batch in sweep(dataset, 32, rows, unreadable=lambda row, error: None)])
         return cls(images, folder, precision, about or {})
@@ -68,8 +68,8 @@ class Reconstructions:
                 outputs.append(autoencoder.decode(encoding.z, quantize=False).float().clamp(-1, 1).cpu())
                 statistics.update(autoencoder.latent_from_moments(encoding.moments))
                 if isinstance(bottleneck, VQConfig) and encoding.indices is not None:
-                    found = code_counts(encoding.indices, bottleneck.codes)
-                    counts = found if counts is None else counts + found
+                    batch_counts = code_counts(encoding.indices, bottleneck.codes)
+                    counts = batch_counts if counts is None else counts + batch_counts
                 else:
                     bits.append(bits_per_dimension(encoding.moments).item())
         output = torch.cat(outputs)
@@ -91,7 +91,7 @@ class Reconstructions:
 
 @dataclass(frozen=True)
 class Samples:
-    """Draws `previews/` of a diffusion model: the same prompts and seeds every time."""
+    """Writes `previews/` of a diffusion model, with the same prompts and seeds every time."""
 
     model: LatentDiffusion
     folder: Path
@@ -111,7 +111,7 @@ class Samples:
         label = [int(f["label"]) for f in fields] if "label" in reads else None
         count = SHOWN if conditioner is None else len(fields)
         if text is not None:
-            write_text(folder / "prompts.txt", "".join(f"{line}\n" for line in text))  # the same from every process
+            write_text(folder / "prompts.txt", "".join(f"{line}\n" for line in text))  # every process writes the same
         return cls(model, folder, text, label, count, precision)
 
     def __call__(self, networks: ConditionalDenoiser, step: int) -> Values:
@@ -128,7 +128,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class CodeSamples:
-    """Draws `previews/` of a transformer over codes: the same prompts and seeds every time."""
+    """Writes `previews/` of a transformer over codes, with the same prompts and seeds every time."""
 
     model: CodeModel
     folder: Path
@@ -146,7 +146,7 @@ class CodeSamples:
         label = [int(f["label"]) for f in fields] if "label" in reads else None
         return cls(model, folder, text, label, len(fields) if reads else SHOWN)
 
-    def __call__(self, networks: Prompted, step: int) -> Values:
+    def __call__(self, networks: ConditionalTransformer, step: int) -> Values:
         model = with_code_networks(self.model, networks)
         try:
             images = model.sample_tensor(self.text, self.label, range(self.count))
@@ -158,7 +158,8 @@ class CodeSamples:
 
 @dataclass(frozen=True)
 class ConditionedSamples:
-    """Draws `previews/` of a model that is conditioned on images or boxes: a row holds condition, sample, and image."""
+    """Writes `previews/` of a model that is conditioned on images or boxes: each row shows condition, sample,
+    original."""
 
     model: LatentDiffusion
     folder: Path
@@ -192,13 +193,14 @@ class ConditionedSamples:
 
 
 def skipped(what: str, step: int, error: NotFiniteError) -> Values:
-    """No numbers, and a warning: a network that is not finite ends no training, which may get over it."""
+    """No numbers, and a warning: samples that are not finite do not end the training, which may recover."""
     warnings.warn(f"no {what} of step {step}: {error}", stacklevel=3)
     return {}
 
 
 def preview_guidance(model: LatentDiffusion) -> float | dict[str, float]:
-    """Guided where the model knows the case without its condition, or without one of its parts."""
+    """The guidance scale, above 1 if the model was trained without its condition, or without a part, some of the
+    time."""
     assert model.second is not None
     config = model.second.config
     parts = {name: DEFAULT_GUIDANCE for name, rate in config.part_dropout.items() if rate > 0}
@@ -219,15 +221,15 @@ def samples_of(
 
 
 def with_networks(model: LatentDiffusion, networks: ConditionalDenoiser) -> LatentDiffusion:
-    """The model with the (averaged) networks of a run in the place of its own."""
+    """The model with its networks replaced by the (averaged) ones of a run."""
     assert model.second is not None
     conditioner = networks.conditioner
     second: SecondStage = replace(model.second, denoiser=networks.denoiser, conditioner=conditioner)
     return replace(model, second=second)
 
 
-def with_code_networks(model: CodeModel, networks: Prompted) -> CodeModel:
-    """As `with_networks`, of a transformer over codes."""
+def with_code_networks(model: CodeModel, networks: ConditionalTransformer) -> CodeModel:
+    """As `with_networks`, for a transformer over codes."""
     return replace(model, network=networks.transformer, conditioner=networks.conditioner)
 
 

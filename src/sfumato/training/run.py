@@ -17,6 +17,7 @@ from sfumato.outputs import check_folder, written
 from sfumato.stored_format import FORMAT
 from sfumato.training.averages import snapshots
 from sfumato.training.launch import launched
+from sfumato.training.source import CHANGED, NOTE, UNCHECKED, is_same
 from sfumato.training.state import TrainState
 from sfumato.training.workers import Workers
 from sfumato.versions import tidy
@@ -40,7 +41,7 @@ MAY_CHANGE = {
 """Settings that may differ between the sessions of one run."""
 
 DATA_PATH = "data.path"
-"""May differ, too, where the data is the same: what it is follows from its content, which `RunFolder.resume` checks."""
+"""May differ, too, if the data is the same: its content identifies it, which `RunFolder.resume` checks."""
 
 
 class RunFolder:
@@ -48,7 +49,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         if os.path.exists(path) and not os.path.isdir(path):  # False for a name that no file can have
-            raise UserError(f"--out {str(path)!r} is a file; give the folder of a new or an interrupted run")
+            raise UserError(f"--out {str(path)!r} is a file: give the folder of a new or an interrupted run")
         self.path = path
         self.states = path / "states"
         self.previews = path / "previews"
@@ -56,25 +57,27 @@ class RunFolder:
         self.snapshots = path / snapshots.FOLDER
         self.best = path / "best"
         self.data_moved = False
-        """Whether `claim` was given another place of the data than the run in the folder had."""
+        """Whether `claim` was called with another path of the data than the run in the folder had."""
+        self.source_remark: str | None = None
+        """What `resume` found out about the data of the run, if the user should know it."""
         self._claimed: str | None = None
-        self._begun = False
+        self._started = False
         self._newest: Path | None = None
-        self._looked = False
+        self._searched = False
 
     @contextmanager
     def session(self, workers: Workers, cache: Path | None = None) -> Iterator[None]:
-        """Within the block this run alone is trained here; a refusal in it, before the first step, leaves no trace.
+        """Within the block only this run is trained here; a UserError in it, before the first step, leaves no trace.
 
-        The leading process takes the folder's lock, and removes what a killed session left; the others learn whether
-        it could, and end silently where not. Raises UserError where another process trains here, or the folder or
-        `cache` cannot be written to.
+        The leading process takes the folder's lock, and removes what a killed session left; the others are informed
+        whether it succeeded, and end silently if not. Raises UserError if another process trains here, or the folder
+        or `cache` cannot be written to.
         """
         refusal: UserError | None = None
         with ExitStack() as held:
             if workers.leads:
                 try:
-                    held.enter_context(written(self.path, "--out", cache, lambda: self._begun))
+                    held.enter_context(written(self.path, "--out", cache, lambda: self._started))
                     self._tidy()
                 except UserError as error:
                     refusal = error
@@ -86,29 +89,29 @@ class RunFolder:
         for folder in (self.model, self.best, self.states, self.snapshots, self.previews):
             tidy(folder)
 
-    def _whole(self) -> Path | None:
-        """The newest whole state, looked for once. Raises UserError where there are states, and none is whole."""
-        if not self._looked:
-            self._newest, self._looked = checkpoint.newest(self.states, print), True
+    def _newest_state(self) -> Path | None:
+        """The newest intact state, searched for once. Raises UserError if there are states but none is intact."""
+        if not self._searched:
+            self._newest, self._searched = checkpoint.newest(self.states, print), True
         return self._newest
 
     def _done(self) -> int | None:
-        """The step of the newest whole state."""
-        path = self._whole()
+        """The step of the newest intact state."""
+        path = self._newest_state()
         return next((step for step, saved in checkpoint.saved_steps(self.states) if saved == path), None)
 
     def claim(self, config: BaseModel) -> None:
-        """Makes the folder, or checks that the run in it has this configuration; `config.yaml` is written here for a
-        new run, and by `resume` for an old one.
+        """Creates the folder, or checks that the run in it has this configuration; `config.yaml` is written here for a
+        new run, and by `resume` for an existing one.
 
-        Raises UserError naming the first setting that differs, unless it is one of MAY_CHANGE or the data's place, and
-        where no saved state of the run is whole.
+        Raises UserError naming the first setting that differs, unless it is one of MAY_CHANGE or the data's path, and
+        if no saved state of the run is intact.
         """
         check_folder(self.path)
-        self._looked = False
+        self._searched = False
         file = self.path / "config.yaml"
         if not checkpoint.saved_steps(self.states):
-            file.unlink(missing_ok=True)  # nothing was learnt under that configuration yet
+            file.unlink(missing_ok=True)  # nothing was trained with that configuration yet
         if file.exists():
             before, now = _flat(self._stored(file, type(config))), _flat(config)
             for key in sorted(set(before) | set(now)):
@@ -122,28 +125,27 @@ class RunFolder:
         try:
             self.previews.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{str(self.previews)!r} cannot be made: {error.strerror or error}") from None
+            raise UserError(f"{str(self.previews)!r} cannot be created: {error.strerror or error}") from None
         self._claimed = f"format: {FORMAT}\n{to_yaml(config)}"
         if not file.exists():
             checkpoint.write_text(file, self._claimed)
 
     def _stored(self, file: Path, schema: type[BaseModel]) -> BaseModel:
-        """The configuration of the run in the folder; settings that it was begun without have their defaults."""
+        """The configuration of the run in the folder; settings that did not exist then have their defaults."""
         try:
             return parse(read_source(str(file)), schema, str(file))
         except (UserError, OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"--out {str(self.path)!r} holds a run that this command cannot go on with ({error}); "
-                "give another folder"
+                f"--out {str(self.path)!r} holds a run that this command cannot resume ({error}); give another folder"
             ) from None
 
     def describe(self, say: Callable[[str], None]) -> None:
-        """Says whether a run begins here or goes on."""
+        """Reports whether a run starts here or is resumed."""
         done = self._done()
-        say(f"a new run in {self.path}" if done is None else f"going on after step {done} of the run in {self.path}")
+        say(f"a new run in {self.path}" if done is None else f"resuming after step {done} of the run in {self.path}")
 
     def _check_steps(self, config: BaseModel) -> None:
-        """Raises UserError where the run in the folder has gone further than `train.steps`."""
+        """Raises UserError if the run in the folder is past `train.steps`."""
         train = getattr(config, "train", None)
         done = self._done() or 0
         if train is not None and train.minutes is None and train.steps < done:
@@ -153,34 +155,41 @@ class RunFolder:
             )
 
     def save(self, state: TrainState) -> None:
-        """Writes the state atomically and drops older ones, and those of later steps that the run went back from."""
+        """Writes the state atomically; removes older ones, and those of later steps if the run was set back."""
         path = checkpoint.step_path(self.states, state.step)
         checkpoint.save_tensors(path, state.tensors(), state.numbers())
         checkpoint.prune(self.states, STATES_KEPT, state.step)
-        self._newest, self._looked = path, True
+        self._newest, self._searched = path, True
 
-    def resume(self, state: TrainState, source: str | None = None) -> bool:
-        """Loads the newest whole state into `state`; False where there is none.
+    def resume(self, state: TrainState, source: str | None = None, strict: bool = True) -> bool:
+        """Loads the newest intact state into `state`; False if there is none.
 
-        `source` names what the run must have learnt from so far (`state.notes["source"]`). Raises UserError where that
-        was something else, or the state belongs to other networks.
+        `source` identifies what the run learns from (`source.source_key`) and is noted in the state. Where it differs
+        from that of the saved state, or the two cannot be compared, `source_remark` is a sentence for the user.
+        Raises UserError where it differs and `strict` is set, and where the state belongs to other networks.
         """
-        path = self._whole()
+        path = self._newest_state()
         if path is not None:
             tensors, numbers = checkpoint.load_tensors(path)
             notes = numbers.get("notes")
-            if source is not None and isinstance(notes, dict) and notes.get("source", source) != source:
+            stored = notes.get(NOTE) if isinstance(notes, dict) else None
+            same = None if source is None else is_same(stored, source)
+            if source is not None and same is not True:
+                self.source_remark = UNCHECKED if same is None else CHANGED
+            if same is False and strict:
                 raise UserError(
-                    f"the run in {str(self.path)!r} has learnt from something else: its data or its autoencoder has "
-                    "changed; bring back what it began with, or give --out another folder"
+                    f"the run in {str(self.path)!r} was trained on something else: its data or its autoencoder has "
+                    "changed; restore what it started with, or give --out another folder"
                 )
             try:
                 state.load(tensors, numbers)
             except (KeyError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
                 raise UserError(f"{str(path)!r} does not fit this configuration: {reason[:300]}") from error
-        self._begun = True
-        if self._claimed is not None:  # not before: data at another place may have turned out to be other data
+        if source is not None:
+            state.notes[NOTE] = source
+        self._started = True
+        if self._claimed is not None:  # only now: data at another path may have turned out to be other data
             checkpoint.write_text(self.path / "config.yaml", self._claimed)
         return path is not None
 
@@ -189,25 +198,25 @@ TOGETHER = 2.0
 
 
 class Interrupt:
-    """Set by the first SIGINT or SIGTERM; a second one ends the process at once."""
+    """Set by the first SIGINT or SIGTERM; a second one ends the process immediately."""
 
     def __init__(self) -> None:
         self.signal = 0
-        """Its number; 0 as long as there was none."""
+        """The signal's number; 0 as long as there was none."""
 
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Within the block the first signal only asks the loop to save and stop.
+    """Within the block the first signal only requests that the loop save and stop.
 
-    Where there are several processes, one that follows within TOGETHER seconds is the same request: a terminal signals
-    them and their launcher, and the launcher passes it on.
+    With several processes, a signal that follows within TOGETHER seconds is the same request: a terminal signals
+    them and their launcher, and the launcher forwards it.
     """
     interrupt = Interrupt()
     several = launched().world > 1
     t_first = 0.0
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request_stop(number: int, frame: FrameType | None) -> None:
         nonlocal t_first
         if not interrupt.signal:
             interrupt.signal, t_first = number, time.monotonic()
@@ -217,7 +226,7 @@ def interruptible() -> Iterator[Interrupt]:
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number in previous:
-            signal.signal(number, ask)
+            signal.signal(number, request_stop)
     except ValueError:  # not the main thread: signals stay with whoever has it
         previous = {}
     try:
@@ -228,12 +237,12 @@ def interruptible() -> Iterator[Interrupt]:
 
 
 def differ(key: str, before: object, now: object) -> bool:
-    """Whether a setting keeps a run from going on: another value, of one that may not change, for another place."""
+    """Whether a setting prevents resuming a run: it has another value, must not change, and is not the same path."""
     return before != now and key not in {*MAY_CHANGE, DATA_PATH} and not same_place(before, now)
 
 
 def same_place(before: object, now: object) -> bool:
-    """Whether two settings are equal, or paths of one thing that is there: `d` and `$PWD/d`."""
+    """Whether two settings are equal, or paths of the same existing file or folder, such as `d` and `$PWD/d`."""
     if before == now or not (isinstance(before, str) and isinstance(now, str)):
         return before == now
     try:
@@ -245,10 +254,10 @@ def same_place(before: object, now: object) -> bool:
 def _flat(config: BaseModel) -> dict[str, object]:
     """The settings by dotted key."""
 
-    def walk(tree: dict[str, object], prefix: str) -> dict[str, object]:
+    def flatten(tree: dict[str, object], prefix: str) -> dict[str, object]:
         flat: dict[str, object] = {}
         for key, value in tree.items():
-            flat |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+            flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         return flat
 
-    return walk(config.model_dump(mode="json"), "")
+    return flatten(config.model_dump(mode="json"), "")

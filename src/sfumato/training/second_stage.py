@@ -1,4 +1,4 @@
-"""Putting the second stage together: tokenizer, conditioner, denoiser, and the scaling of the cached latents."""
+"""Building the second stage: tokenizer, conditioner, denoiser, and the scaling of the cached latents."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ from sfumato.training.start import start_second, started
 
 
 def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
-    """Raises UserError where the images' size does not suit the two networks; needs no data."""
+    """Raises UserError if the image size does not fit the two networks; needs no data."""
     size = height_width(config.data)
     check_factor(size, config.denoiser.factor, "denoiser.channel_multipliers", first)
     small = config.conditions.low_resolution
@@ -45,7 +45,7 @@ def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
 
 
 def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiffusion) -> None:
-    """Raises UserError where latents of images of size (H, W) are no multiples of a factor that `key` sets."""
+    """Raises UserError if latents of images of size (H, W) are not multiples of a factor that `key` sets."""
     _, h, w = first.latent_shape_of(size)
     if h % factor or w % factor:
         raise UserError(
@@ -55,9 +55,9 @@ def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiff
 
 
 def fitted(config: ConditionerConfig, metadata: ConditioningMetadata) -> ConditionerConfig:
-    """The configuration with the data's numbers of classes where it leaves them open (0).
+    """The configuration with the data's numbers of classes where they are 0.
 
-    Raises UserError where the data has more, or other, than the conditioner is made for.
+    Raises UserError if the data has more, or other, classes than the conditioner.
     """
     match config:
         case CompositeConfig():
@@ -78,24 +78,24 @@ def fitted(config: ConditionerConfig, metadata: ConditioningMetadata) -> Conditi
             return config
 
 
-def _classes(given: int, names: Sequence[str] | None, maker: str) -> int:
-    """The number of classes that is given, or the data's in the place of 0."""
+def _classes(configured: int, names: Sequence[str] | None, maker: str) -> int:
+    """The configured number of classes, or that of the data if it is 0."""
     if names is None:
-        if given == 0:
+        if configured == 0:
             raise UserError(
-                "conditioner.classes is 0, to follow the data, but the data names no classes: set "
+                "conditioner.classes is 0, to follow the data, but the data has no class names: set "
                 f"conditions.{maker}={{}}"
             )
-        return given
-    if 0 < given < len(names):
+        return configured
+    if 0 < configured < len(names):
         raise UserError(
-            f"the data has {len(names)} classes, the conditioner {given}: set conditioner.classes={len(names)}, or 0 "
-            "to follow the data"
+            f"the data has {len(names)} classes, the conditioner {configured}: set conditioner.classes={len(names)}, "
+            "or 0 to follow the data"
         )
-    return given or len(names)
+    return configured or len(names)
 
 
-def begin(
+def build_model(
     config: DiffusionRun,
     first: LatentDiffusion,
     latents: MeasuredLatents,
@@ -103,17 +103,17 @@ def begin(
     metadata: ConditioningMetadata | None = None,
     texts: Sequence[str] | None = None,
 ) -> LatentDiffusion:
-    """The model to train: the first stage as it is, a second with weights drawn from the run's seed.
+    """The model to train: the given first stage, and a second stage initialised from the run's seed.
 
-    `fields` are those of what is trained on, by default the latents'; `metadata` what the data says of the conditions;
-    `texts` are what a tokenizer is fitted on, by default the latents' captions.
-    Raises UserError where the data lacks a field that the conditioner reads, or the two do not suit each other.
+    `fields` are those of the training data, by default the latents'; `metadata` describes the data's conditions; a
+    tokenizer is fitted on `texts`, by default the latents' captions.
+    Raises UserError if the data lacks a field that the conditioner reads, or the two do not fit together.
     """
     metadata = metadata or ConditioningMetadata()
     chosen = fitted(config.conditioner, metadata)
     before = None if config.start is None else started(config.start)
-    kept = None if before is None or before.second is None else stored_tokenizer(before.second.conditioner)
-    tokenizer = kept or fitted_tokenizer(chosen, latents.captions() if texts is None else texts)
+    stored = None if before is None or before.second is None else stored_tokenizer(before.second.conditioner)
+    tokenizer = stored or fitted_tokenizer(chosen, latents.captions() if texts is None else texts)
     with rng.seeded(config.train.seed, "weights", "diffusion", device=torch.device("cpu")):
         conditioner = build_conditioner(chosen, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
@@ -149,14 +149,14 @@ def begin(
 
 
 def classes_seen(conditioner: Conditioner | None, latents: MeasuredLatents) -> tuple[int, ...] | None:
-    """The numbers of the classes that are trained on, where the model reads labels; None where that is not known."""
+    """The ids of the classes in the training data, if the model reads labels; None if they are not known."""
     if conditioner is None or "label" not in conditioner.reads or not isinstance(latents, LatentDataset):
         return None
     return latents.labels_seen()
 
 
 def caption_notes(conditioner: Conditioner | None, texts: Sequence[str] | None) -> tuple[str, ...]:
-    """A sentence on captions that are longer than the conditioner reads, where there are any."""
+    """A sentence on captions that are longer than the conditioner reads, if there are any."""
     distinct = list(dict.fromkeys(texts or ()))
     cut = cut_texts(conditioner, distinct)
     if not cut:
@@ -168,14 +168,14 @@ def caption_notes(conditioner: Conditioner | None, texts: Sequence[str] | None) 
     )
 
 
-def steered(model: LatentDiffusion) -> ConditionalDenoiser:
+def conditional_denoiser(model: LatentDiffusion) -> ConditionalDenoiser:
     """Denoiser and conditioner as the loop trains them."""
     assert model.second is not None
     return ConditionalDenoiser(model.second.denoiser, model.second.conditioner)
 
 
 def fitted_tokenizer(config: ConditionerConfig, captions: Sequence[str] | None) -> str | None:
-    """A tokenizer fitted on the captions, where the conditioner asks for one."""
+    """A tokenizer fitted on the captions, if the conditioner needs one."""
     part = text_config(config)
     if part is None or part.tokenizer != "fitted":
         return None
@@ -188,7 +188,7 @@ def fitted_tokenizer(config: ConditionerConfig, captions: Sequence[str] | None) 
 
 
 def check_fields(reads: Sequence[str], fields: Sequence[str]) -> None:
-    """Raises UserError where the data lacks a field that the conditioner reads."""
+    """Raises UserError if the data lacks a field that the conditioner reads."""
     missing = [name for name in reads if name not in fields]
     if missing:
         has = ", ".join(fields) or "none"
@@ -214,7 +214,7 @@ def _check_conditioner(conditioner: Conditioner, config: DiffusionRun, classes: 
 
 
 def _check_spatial(conditioner: Conditioner, first: LatentDiffusion) -> None:
-    """Raises UserError where a map or a masked latent would not fit the latents of this first stage."""
+    """Raises UserError if a map or a masked latent would not fit the latents of this first stage."""
     factor, channels = first.autoencoder.factor, first.autoencoder.latent_channels
     for part in conditioner.modules():
         if isinstance(part, SpatialRescaler) and 2**part.config.stages != factor:
@@ -226,6 +226,6 @@ def _check_spatial(conditioner: Conditioner, first: LatentDiffusion) -> None:
             continue
         if part.config.channels != channels:
             raise UserError(
-                f"the conditioner takes masked latents of {part.config.channels} channels, but the autoencoder gives "
+                f"the conditioner takes masked latents of {part.config.channels} channels, but the autoencoder's have "
                 f"{channels}: set the channels of that part, such as conditioner.parts.masked_image.channels={channels}"
             )

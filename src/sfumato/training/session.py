@@ -1,6 +1,7 @@
-"""One session of a run: what every loop does once the gradients of a step are there, in one place.
+"""One session of a run: what all training loops do after the gradients of a step are computed.
 
-A loop stays a loop: it fetches, computes, steps, and then calls `count`, `record` and `finish`, in this order.
+A loop fetches a batch, computes gradients, steps the optimizer, and then calls `count`, `record` and `finish` in this
+order.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from sfumato.errors import Interrupted
 from sfumato.training.batches import Reading, changed_batch, open_batches
 from sfumato.training.log import RunLog
 from sfumato.training.run import Interrupt, RunFolder, interruptible
+from sfumato.training.source import source_key
 from sfumato.training.state import TrainState
 from sfumato.training.steps import RUN_GOES_ON, Length, check_progress, check_result, count_step, progress
 from sfumato.training.workers import Workers
@@ -22,7 +24,7 @@ Values = Mapping[str, float | list[float]]
 
 
 class Reported(Length, Protocol):
-    """What the settings of a loop say of its length and its reports."""
+    """The settings of a loop that concern its length and its log."""
 
     @property
     def log_every(self) -> int: ...
@@ -32,7 +34,7 @@ class Reported(Length, Protocol):
 
 
 class Resumable(Reported, Reading, Protocol):
-    """What the settings of a loop say of a run that is saved: its batches and its reports."""
+    """The settings of a loop whose run is saved: batches, log and saving."""
 
     @property
     def save_every(self) -> int: ...
@@ -40,14 +42,14 @@ class Resumable(Reported, Reading, Protocol):
 
 @dataclass(frozen=True)
 class Periodic:
-    """What the leading process does every so many steps (0: never) and after the last; its numbers are logged."""
+    """An action of the leading process every `every` steps (0: never) and after the last; its numbers are logged."""
 
     every: int
     act: Callable[[], Values | None]
 
 
 class Session(Generic[Item]):
-    """Counting and checking, the log, previews, saving, stopping on a signal; `data` gives the batches."""
+    """Counting and checking, the log, previews, saving, stopping on a signal; `data` yields the batches."""
 
     def __init__(
         self,
@@ -63,10 +65,10 @@ class Session(Generic[Item]):
         way_out: str = RUN_GOES_ON,
     ) -> None:
         """Args:
-        step_images: what a step sees, over all processes.
-        periodic: done after a step in this order, before the save.
+        step_images: samples in a step, over all processes.
+        periodic: run after a step in this order, before saving.
         save: also done after a signal.
-        way_out: what a user can do where gradients stay non-finite.
+        way_out: advice for the user if gradients stay non-finite.
         """
         self.data, self.log = data, log
         self._interrupt, self._settings, self._state, self._workers = interrupt, settings, state, workers
@@ -79,11 +81,11 @@ class Session(Generic[Item]):
         return progress(self._settings, self._state)
 
     def goes_on(self) -> bool:
-        """Whether there is another step: not at the run's end, nor after a signal."""
+        """Whether there is another step: False at the run's end and after a signal."""
         return self.done < 1 and not self._state.stopped_by
 
     def count(self, finite: bool, elapsed: float) -> None:
-        """Moves the counters past a step of `elapsed` seconds. Raises UserError where too many were skipped."""
+        """Counts a step of `elapsed` seconds. Raises UserError if too many were skipped."""
         count_step(self._state, finite, self._step_images, self._workers.mean(elapsed))
         check_progress(self._state, self._settings.max_skipped, self._way_out)
         if self.done == 1:
@@ -91,11 +93,11 @@ class Session(Generic[Item]):
 
     @property
     def log_due(self) -> bool:
-        """Whether the step that was counted last is logged."""
+        """Whether the step counted last is logged."""
         return self._state.step % self._settings.log_every == 0 or self.done == 1
 
     def record(self, values: Values, headline: str) -> None:
-        """Logs the step's numbers and the counters where that is due; moves the progress bar."""
+        """Logs the step's numbers and the counters if due; updates the progress bar."""
         state, done = self._state, self.done
         if self.log_due:
             counters = {"images": state.images, "seconds": state.seconds, "skipped": state.skipped}
@@ -103,7 +105,7 @@ class Session(Generic[Item]):
         self.log.advance(state.step, done, state.images - self._images_before, headline)
 
     def finish(self) -> None:
-        """Previews, evaluates, saves where that is due; notes a signal, so that all processes stop after one step."""
+        """Previews, evaluates and saves if due; shares a signal, so that all processes stop after the same step."""
         state, last = self._state, self.done == 1
         state.stopped_by = self._workers.greatest(self._interrupt.signal)
         if not self._workers.leads:
@@ -121,18 +123,16 @@ class Session(Generic[Item]):
 
 
 def resume(folder: RunFolder, state: TrainState, source: LatentSource, further: str | None = None) -> None:
-    """Goes on from the newest state in `folder`, if there is one, and notes what the run learns from.
+    """Resumes from the newest state in `folder`, if there is one, and notes what the run is trained on.
 
-    `further` names what belongs to that beside the latents, such as a codebook. Raises UserError where the run has
-    learnt from something else so far.
+    `further` identifies what belongs to that beside the latents, such as a codebook. Raises UserError if the run was
+    trained on something else so far.
     """
-    fingerprint = source.fingerprint() if further is None else f"{source.fingerprint()}-{further}"
-    folder.resume(state, fingerprint)
-    state.notes["source"] = fingerprint
+    folder.resume(state, source_key(source, *([] if further is None else [further])))
 
 
 def raise_if_stopped(state: TrainState) -> TrainState:
-    """The state of a training that came to its end. Raises Interrupted where a signal stopped it."""
+    """The state of a training that reached its end. Raises Interrupted if a signal stopped it."""
     if state.stopped_by:
         raise Interrupted(state.stopped_by)
     return state
@@ -149,10 +149,10 @@ def open_session(
     periodic: Sequence[Periodic],
     export: Callable[[], None],
 ) -> Iterator[Session[Item]]:
-    """The session of a run that is saved in `folder`: opens data and log where `state` stands, and catches signals.
+    """The session of a run that is saved in `folder`: opens data and log at the step of `state`, and catches signals.
 
-    `export` writes the averaged model, where a step has changed it. It comes before the state: killed in between, the
-    run does the steps since the last state again.
+    `export` writes the averaged model, if a step has changed it. It comes before the state: if killed in between, the
+    run repeats the steps since the last state.
     """
 
     def save() -> None:
@@ -167,12 +167,12 @@ def open_session(
         RunLog(folder.path, title, state.step, done, workers.leads) as log,
         interruptible() as interrupt,
     ):
-        told = changed_batch(state, step_images)
-        if told is not None:
-            log.say(told)
+        for remark in (folder.source_remark, changed_batch(state, step_images)):
+            if remark is not None:
+                log.say(remark)
         session = Session(
             data, log, interrupt, settings, state, workers, step_images, periodic, Periodic(settings.save_every, save)
         )
         yield session
         if state.stopped_by and session.done < 1:
-            log.say(f"stopped after step {state.step}; the same command goes on from there")
+            log.say(f"stopped after step {state.step}; the same command resumes from there")

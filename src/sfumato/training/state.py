@@ -1,4 +1,4 @@
-"""What a run must remember: named parts <-> tensors and numbers. Knows no file formats."""
+"""The state of a run: named parts <-> tensors and numbers, independent of file formats."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ PAIRS = ("logits", "best")
 class TrainState:
     """The modules (live and averaged) and optimisers of a run by name, and its counters.
 
-    `step` counts finished optimiser steps, `skipped` those whose gradients were not finite, `images` the samples seen,
+    `step` counts finished optimiser steps, `skipped` those whose gradients were not finite, `images` the samples used,
     `seconds` the training time over all sessions of the run. `stopped_by` is the signal that ended this session, 0 for
     none; it is not saved.
     """
@@ -47,15 +47,15 @@ class TrainState:
         return {name: getattr(self, name) for name in (*COUNTERS, "seconds", "notes")}
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Restores what `tensors` and `numbers` gave; keeps no tensor of them, which may be parts of an open file.
+        """Restores what `tensors` and `numbers` returned; copies all tensors, which may be parts of an open file.
 
-        Raises KeyError, ValueError or RuntimeError where the parts differ, or a number is none that `numbers` gives.
+        Raises KeyError, ValueError or RuntimeError if the parts differ, or a number is not one that `numbers` returns.
         """
         counters = _checked(numbers)
         known = tuple(f"module.{name}." for name in self.modules) + tuple(f"optimiser.{n}." for n in self.optimisers)
         unknown = next((key for key in tensors if not key.startswith(known)), None)
         if unknown is not None:
-            raise ValueError(f"it holds {unknown!r}, which no part of the run is called")
+            raise ValueError(f"it contains {unknown!r}, which belongs to no part of the run")
         for name, module in self.modules.items():
             module.load_state_dict(_below(tensors, f"module.{name}."))
         for name, optimiser in self.optimisers.items():
@@ -63,13 +63,13 @@ class TrainState:
             optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
         missing = [name for name in COUNTERS if name not in counters]
         if missing:
-            raise ValueError(f"its header does not say {missing[0]!r}")
+            raise ValueError(f"its header lacks {missing[0]!r}")
         for name, value in counters.items():
             setattr(self, name, value)
 
 
 def _checked(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers, if they are those of a state: known names, each of its type. Raises ValueError."""
+    """The numbers, if they are those of a state: known names, each with its type. Raises ValueError otherwise."""
     for name, value in numbers.items():
         if name in COUNTERS:
             fits = type(value) is int and value >= 0
@@ -78,9 +78,9 @@ def _checked(numbers: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "notes":
             fits = isinstance(value, dict) and all(_is_note(key, note) for key, note in value.items())
         else:
-            raise ValueError(f"its header holds {name!r}, which is no counter of a run")
+            raise ValueError(f"its header contains {name!r}, which is not a counter of a run")
         if not fits:
-            raise ValueError(f"its header gives {name!r} as {str(value)[:60]!r}, which no run counts")
+            raise ValueError(f"its header has {str(value)[:60]!r} as {name!r}, which no run writes")
     return dict(numbers)
 
 
@@ -89,7 +89,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_note(name: str, value: Any) -> bool:
-    """Whether a note is what the loops write: texts, numbers, lists of numbers."""
+    """Whether a note is one that the loops write: texts, numbers, lists of numbers."""
     if name == "source":
         return isinstance(value, str)
     if name in PAIRS:
@@ -114,7 +114,7 @@ def _slots(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> d
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A copy in the parameter's memory order: fused optimisers walk both by address, whatever their strides say."""
+    """A copy in the parameter's memory layout: fused optimisers ignore strides and go through both by address."""
     if value.shape != parameter.shape:
         return value.clone()
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,4 +1,4 @@
-"""The chance in a step of the loops on latents: times, noises, posterior samples, dropped conditions."""
+"""The random numbers of a training step on latents: times, noise, posterior samples, dropped conditions."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Keep = Tensor | dict[str, Tensor] | None
 
 
 class Batches(Protocol):
-    """What the settings of a loop say of a step's samples."""
+    """The settings of a loop that concern a step's samples."""
 
     @property
     def seed(self) -> int: ...
@@ -34,7 +34,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class StepNoise:
-    """The chance in one micro-batch; noises (B, C, h, w); keep is None without condition dropout."""
+    """The random numbers of one micro-batch; noises (B, C, h, w); keep is None without condition dropout."""
 
     times: RandomTimes
     noise: Tensor
@@ -58,21 +58,21 @@ def step_noise(
     history: LossHistory | None = None,
     part_dropout: Mapping[str, float] | None = None,
 ) -> list[StepNoise]:
-    """One for each micro-batch of the step: this rank's rows of what is drawn for the step's whole batch.
+    """One for each micro-batch of the step: this rank's rows of what is sampled for the step's whole batch.
 
-    So several processes, or several micro-batches, see what one with the whole batch would. latent is (C, h, w).
-    `part_dropout` gives the parts of a composite condition, each with the rate at which it is dropped by itself.
+    So several processes, or several micro-batches, use the same numbers as one with the whole batch. latent is
+    (C, h, w). `part_dropout`: the rate at which each part of a composite condition is dropped separately.
     """
     rows = (train.accumulate, workers.world, train.batch)
     count = math.prod(rows)
 
-    def own(drawn: Tensor) -> Tensor:
-        return drawn.unflatten(0, rows)[:, workers.rank].to(workers.device, non_blocking=True)
+    def own(values: Tensor) -> Tensor:
+        return values.unflatten(0, rows)[:, workers.rank].to(workers.device, non_blocking=True)
 
     def named(purpose: str) -> torch.Generator:
         return rng.generator(train.seed, purpose, step)
 
-    drawn = times.draw(config.times, count, named("time"), schedule, config.stratified, history)
+    sampled = times.sample(config.times, count, named("time"), schedule, config.stratified, history)
     noise = own(objective.sample_noise(config, (count, *latent), named("noise")))
     posterior = own(torch.randn(count, *latent, generator=named("posterior")))
     whole: Tensor | None = None
@@ -87,15 +87,15 @@ def step_noise(
         if whole is not None:
             parts = {name: kept & whole for name, kept in parts.items()}
         keep = [{name: kept[micro] for name, kept in parts.items()} for micro in range(train.accumulate)]
-    return [StepNoise(*draw) for draw in zip(_rows_of(drawn, own), noise, posterior, keep, strict=True)]
+    return [StepNoise(*parts_of) for parts_of in zip(_rows_of(sampled, own), noise, posterior, keep, strict=True)]
 
 
-def _rows_of(drawn: RandomTimes, own: Callable[[Tensor], Tensor]) -> list[RandomTimes]:
-    """A rank's times of each micro-batch."""
-    t = [RandomTimes(rows) for rows in own(drawn.t)]
-    if drawn.part is None or drawn.importance is None:
+def _rows_of(sampled: RandomTimes, own: Callable[[Tensor], Tensor]) -> list[RandomTimes]:
+    """The times of this rank for each micro-batch."""
+    t = [RandomTimes(rows) for rows in own(sampled.t)]
+    if sampled.part is None or sampled.importance is None:
         return t
     return [
         replace(one, part=part, importance=importance)
-        for one, part, importance in zip(t, own(drawn.part), own(drawn.importance), strict=True)
+        for one, part, importance in zip(t, own(sampled.part), own(sampled.importance), strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What the loops do, count and check when the gradients of a step are there, and how far a run is."""
+"""What follows the gradients of a step: the optimizer step, counting, checking; and the progress of a run."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sfumato.training.state import TrainState
 
 
 class Length(Protocol):
-    """How long a run is: so many steps, or so many minutes of training."""
+    """The length of a run: a number of steps, or of minutes of training."""
 
     @property
     def steps(self) -> int: ...
@@ -24,7 +24,7 @@ class Length(Protocol):
 
 
 class Optimised(Protocol):
-    """How a step clips its gradients, and how fast its average forgets."""
+    """Gradient clipping and the decay of the average."""
 
     @property
     def optimiser(self) -> OptimiserConfig: ...
@@ -34,7 +34,7 @@ class Optimised(Protocol):
 
 
 def progress(length: Length, state: TrainState) -> float:
-    """The share of the run that is over, in [0, 1]; 1 where it has ended."""
+    """The share of the run that is over, in [0, 1]; 1 at its end."""
     if length.minutes is None:
         return min(1.0, state.step / length.steps)
     return min(1.0, state.seconds / (60 * length.minutes))
@@ -49,9 +49,10 @@ def optimizer_step(
     shadow: nn.Module,
     state: TrainState,
 ) -> bool:
-    """Clips, steps and takes the network into its average, where the gradients are finite; then drops them.
+    """Clips, steps and updates the average if the gradients are finite; then clears the gradients.
 
-    `norm` is theirs, before clipping; `state` counts the steps before this one. Returns whether it is finite.
+    `norm` is that of the gradients before clipping; `state` counts the steps before this one. Returns whether it is
+    finite.
     """
     finite = math.isfinite(norm)
     if finite:
@@ -63,7 +64,7 @@ def optimizer_step(
 
 
 def count_step(state: TrainState, finite: bool, images: int, elapsed: float) -> None:
-    """Moves the counters past a step; one whose gradients were not finite changed no weight and counts as skipped."""
+    """Counts a step; one with gradients that were not finite changed no weight and counts as skipped."""
     state.step += 1
     state.images += images
     state.seconds += elapsed
@@ -72,17 +73,17 @@ def count_step(state: TrainState, finite: bool, images: int, elapsed: float) -> 
 
 
 RUN_GOES_ON = (
-    "give the same command a lower train.optimiser.learning_rate or train.precision=float32, it goes on from the last "
-    "state"
+    "add a lower train.optimiser.learning_rate or train.precision=float32 to the same command, which resumes from the "
+    "last state"
 )
 MAX_SKIPPED_SHARE = 0.5
-"""Of a run's steps: beyond it what comes out is not what was configured."""
+"""Of a run's steps: with more skipped, the result is not what was configured."""
 
 
 def check_progress(state: TrainState, max_skipped: int, way_out: str = RUN_GOES_ON) -> None:
-    """Raises UserError, which tells the way out, where too many steps had gradients that were not finite.
+    """Raises UserError, which contains the way out, if too many steps had gradients that were not finite.
 
-    These are `max_skipped` in a row, or more than half of all once there are twice as many as that.
+    Too many: `max_skipped` in a row, or more than half of all from 2 · `max_skipped` steps on.
     """
     if state.skipped_in_a_row >= max_skipped:
         raise UserError(
@@ -93,7 +94,7 @@ def check_progress(state: TrainState, max_skipped: int, way_out: str = RUN_GOES_
 
 
 def check_result(state: TrainState, way_out: str = RUN_GOES_ON) -> None:
-    """As `check_progress`, at the end of a run of any length: no model comes of it if no step, or few, succeeded."""
+    """As `check_progress`, at the end of a run of any length: no model is written if no step, or few, succeeded."""
     if state.step and state.step == state.skipped:
         raise UserError(
             f"no step of {state.step} succeeded, the gradients were not finite in any, so no model is written: lower "

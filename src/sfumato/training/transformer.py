@@ -40,15 +40,16 @@ from sfumato.training.workers import Workers
 
 
 class TransformerTraining(Schema):
-    """How long and how; a step sees batch · accumulate · processes images."""
+    """Length and settings of the training; a step uses batch · accumulate · processes images."""
 
     steps: int = Field(100_000, ge=1)
     minutes: float | None = Field(None, gt=0)
-    """Train for so long instead of `steps`: the learning rate follows the clock, which counts the steps alone."""
+    """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
+    only."""
     batch: int = Field(32, ge=1)
     accumulate: int = Field(1, ge=1)
     condition_dropout: float = Field(0.1, ge=0, le=1)
-    """How often an image is trained without its condition, so that guidance works; 0 rules guidance out."""
+    """Probability that an image is trained without its condition, which guidance needs; with 0 there is no guidance."""
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig()
     ema_decay: float = Field(0.999, ge=0, lt=1)
@@ -68,11 +69,11 @@ class TransformerRun(Schema):
     data: DataConfig
     held_out: HeldOut = HeldOut()
     mirrored: bool = False
-    """Cache each image's mirror image too: not where left and right have a meaning."""
+    """Cache each image's mirror image too; not for data in which left and right differ in meaning."""
     train: TransformerTraining = TransformerTraining()
 
 
-class Prompted(nn.Module):
+class ConditionalTransformer(nn.Module):
     """Transformer and conditioner as one module: what is trained, averaged and wrapped together."""
 
     def __init__(self, transformer: CodeTransformer, conditioner: Conditioner | None) -> None:
@@ -81,7 +82,8 @@ class Prompted(nn.Module):
         self.conditioner = conditioner
 
     def forward(self, codes: Tensor, fields: Fields, keep: Tensor | None = None) -> Tensor:
-        """codes (B, T) -> logits (B, T, K); `keep` (B,) bool, False where the image goes without its condition."""
+        """codes (B, T) -> logits (B, T, K); `keep` (B,) bool, False where the image is trained without its
+        condition."""
         if self.conditioner is None:
             return self._logits(Condition(), codes)
         condition = self.conditioner(fields)
@@ -94,19 +96,19 @@ class Prompted(nn.Module):
         return logits
 
 
-Preview = Callable[[Prompted, int], Mapping[str, float | list[float]]]
-"""Given the averaged networks and the step, draws samples and returns numbers for the log."""
+Preview = Callable[[ConditionalTransformer, int], Mapping[str, float | list[float]]]
+"""Called with the averaged networks and the step: writes samples and returns numbers for the log."""
 
-Export = Callable[[Prompted, TrainState], None]
+Export = Callable[[ConditionalTransformer, TrainState], None]
 """Writes the model folder of the averaged networks."""
 
 
-def begin(
+def build_transformer(
     config: TransformerRun, first: LatentDiffusion, latents: MeasuredLatents, texts: Sequence[str] | None = None
 ) -> CodeModel:
-    """The model to train, with weights drawn from the run's seed; a tokenizer is fitted on `texts`, if they are given.
+    """The model to train, initialised from the run's seed; a tokenizer is fitted on `texts`, if given.
 
-    Raises UserError where the autoencoder has no codebook, or the data lacks a field that the conditioner reads.
+    Raises UserError if the autoencoder has no codebook, or the data lacks a field that the conditioner reads.
     """
     codebook_of(first)
     described = CodeModelConfig(
@@ -127,7 +129,7 @@ def begin(
 
 def train_transformer(
     config: TransformerRun,
-    networks: Prompted,
+    networks: ConditionalTransformer,
     quantize: VectorQuantizer,
     latents: LatentSource,
     folder: RunFolder,
@@ -135,9 +137,9 @@ def train_transformer(
     export: Export,
     workers: Workers | None = None,
 ) -> TrainState:
-    """Trains `networks`, or goes on where the run in `folder` stopped; returns the final state.
+    """Trains `networks`, or resumes the run in `folder`; returns the final state.
 
-    The codebook is only asked for the codes of cached latents: images are never encoded here.
+    The codebook only gives the codes of cached latents: images are never encoded here.
     Raises UserError if the folder holds another run, the disk fills up, or the loss stays non-finite.
     """
     train, workers = config.train, workers or Workers()
@@ -159,7 +161,9 @@ def train_transformer(
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
             loss_sum = torch.zeros((), device=workers.device)
-            for micro, keep in enumerate(_kept(config, networks.conditioner is not None, state.step, workers)):
+            for micro, keep in enumerate(
+                _condition_masks(config, networks.conditioner is not None, state.step, workers)
+            ):
                 batch = next(session.data).to(workers.device)
                 codes = quantize.search(batch.moments).flatten(1)
                 dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=codes.device)
@@ -181,11 +185,11 @@ def train_transformer(
     return state
 
 
-def _kept(config: TransformerRun, steered: bool, step: int, workers: Workers) -> list[Tensor | None]:
-    """For each micro-batch which images keep their condition: this rank's rows of the step's draw; None keeps all."""
+def _condition_masks(config: TransformerRun, conditional: bool, step: int, workers: Workers) -> list[Tensor | None]:
+    """Which images keep their condition, for each micro-batch: this rank's rows of the step's mask; None keeps all."""
     train = config.train
-    if not steered or train.condition_dropout == 0:
+    if not conditional or train.condition_dropout == 0:
         return [None] * train.accumulate
     rows = (train.accumulate, workers.world, train.batch)
-    drawn = torch.rand(rows, generator=rng.generator(train.seed, "condition-dropout", step)) >= train.condition_dropout
-    return list(drawn[:, workers.rank].to(workers.device, non_blocking=True))
+    keep = torch.rand(rows, generator=rng.generator(train.seed, "condition-dropout", step)) >= train.condition_dropout
+    return list(keep[:, workers.rank].to(workers.device, non_blocking=True))

@@ -1,4 +1,4 @@
-"""The processes of a run and where they compute: a thin face on accelerate where there are several."""
+"""The processes of a run and their devices: a thin wrapper around accelerate if there are several."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,16 +18,16 @@ from sfumato.training.launch import check_world, launched, open_store
 
 M = TypeVar("M", bound=nn.Module)
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for another: the leader opens data, previews and saves while the others stand by."""
+"""How long a process waits for another: the leader opens data, previews and saves while the others wait."""
 
 
 class Workers:
     """Rank, world size and device; how modules are wrapped and tensors averaged.
 
-    Raises UserError where there are other processes than the launcher promised.
+    Raises UserError if the number of processes is not the one the launcher announced.
 
-    Several processes are as accelerate found them. It keeps the device that it was first asked for, to the process's
-    end, so a process that is alone does without: it may look at the CPU first and train on the GPU afterwards.
+    Several processes are set up by accelerate. It fixes the device of the first call for the whole process, so a single
+    process does not use it: that may work on the CPU first and train on the GPU afterwards.
     """
 
     def __init__(self, device: str | None = None) -> None:
@@ -48,7 +48,7 @@ class Workers:
 
     @property
     def leads(self) -> bool:
-        """True in the one process that writes files and talks."""
+        """True in the one process that writes files and messages."""
         return self.rank == 0
 
     def place(self, module: M) -> M:
@@ -75,13 +75,13 @@ class Workers:
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replaces each tensor by its mean over the processes, in place; one exchange for all of them."""
-        given = list(tensors)
-        if self.world == 1 or not given:
+        tensors = list(tensors)
+        if self.world == 1 or not tensors:
             return
-        whole = torch.cat([tensor.detach().reshape(-1).float() for tensor in given])
+        whole = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
         dist.all_reduce(whole)
         whole.div_(self.world)
-        for tensor, part in zip(given, whole.split([tensor.numel() for tensor in given]), strict=True):
+        for tensor, part in zip(tensors, whole.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.detach().copy_(part.view(tensor.shape))
 
     def total(self, tensor: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Workers:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The leading process runs the block alone, the others after it: they find its files."""
+        """The leading process runs the block first, the others after it, so that they find its files."""
         if self._accelerator is None:
             yield
             return
@@ -144,6 +144,6 @@ class Workers:
 
 
 def use_all_cores() -> None:
-    """Lets torch use the cores this process may run on, unless OMP_NUM_THREADS says otherwise."""
+    """Lets torch use all cores available to this process, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

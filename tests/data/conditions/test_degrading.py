@@ -7,8 +7,11 @@ from PIL import Image
 
 from parity import golden, needs_parity
 from sfumato.conditioning.metadata import DegradationName
+from sfumato.data.conditions.config import LowResolutionConfig
 from sfumato.data.conditions.degrade import degrade
+from sfumato.data.conditions.latents import LowResolution
 from sfumato.data.conditions.resize import blur, gaussian_kernel, resize
+from sfumato.data.toyworld.dataset import ToyWorld
 from sfumato.rng import numpy_generator
 
 KINDS: tuple[DegradationName, ...] = ("bsr", "bsr-light")
@@ -108,3 +111,11 @@ def test_degradations_are_as_strong_as_the_original_s(by: DegradationName) -> No
     mild = [degrade(image, 4, "bsr-light", numpy_generator(seed)) / 255 for seed in range(60)]
     if by == "bsr":
         assert np.mean([distance(s) for s in ours]) > np.mean([distance(s) for s in mild])
+
+
+def test_the_key_of_small_images_follows_images_and_settings() -> None:
+    def key(seed: int = 0, factor: int = 4) -> str:
+        return LowResolution(ToyWorld(32, seed, length=2), LowResolutionConfig(factor=factor), (8, 8)).fingerprint()
+
+    assert key() == key()
+    assert len({key(), key(seed=1), key(factor=2)}) == 3

@@ -145,7 +145,7 @@ def spoilt(root: Path, what: str) -> None:
     ("what", "message"),
     [
         ("id", r"0.png holds the id 7 at row 3, column 5, but classes.txt names only 3 classes \(0 to 2\)"),
-        ("colour", r"has the colour #090909 at row 2, column 1, which classes.txt gives to no class: add it"),
+        ("colour", r"has the colour #090909 at row 2, column 1, which classes.txt does not list: add it"),
         ("uncoloured", r"is in colour, but classes.txt gives no colours: write lines such as"),
         ("size", r"0.png is 24x16 \(height x width\), but its image .*0.png is 16x24"),
         ("missing", r"1 of 2 images have no label map in .*: the first is images/1.png, expected as maps/1.png"),
@@ -163,7 +163,7 @@ def test_a_mistake_is_named(what: str, message: str, tmp_path: Path) -> None:
 
 
 def test_a_void_id_that_is_a_class_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"conditions.map.void is 1, the number of the class 'tree'"):
+    with pytest.raises(UserError, match=r"conditions.map.void is 1, the id of the class 'tree'"):
         opened(folder_of(tmp_path, [(16, 24)]), MapsConfig(void=1))
 
 
@@ -194,7 +194,7 @@ def test_floats_that_are_no_ids_are_named() -> None:
     values = np.zeros((4, 4), np.float32)
     for value, shown in ((0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")):
         values[1, 2] = value
-        with pytest.raises(UserError, match=f"the map holds {shown} at row 1, column 2, which is no class id"):
+        with pytest.raises(UserError, match=f"the map holds {shown} at row 1, column 2, which is not a class id"):
             ids_of(Image.fromarray(values), "the map")
 
 

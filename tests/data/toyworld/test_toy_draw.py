@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sfumato.data.toyworld.render import MAP_NAMES, background, boxes, render, semantic_maps
-from sfumato.data.toyworld.scene import CLASSES, Scene, Thing, scene
+from sfumato.data.toyworld.scene import CLASSES, Scene, SceneObject, scene
 from sfumato.data.toyworld.shapes import HALF_EXTENT, distance
 from sfumato.data.toyworld.vocabulary import BACKGROUNDS, COLOURS, SHAPES
 from sfumato.errors import UserError
@@ -27,11 +27,11 @@ def test_images_maps_and_boxes_agree(size: tuple[int, int]) -> None:
         assert (painted & mapped).sum() / mapped.sum() > 0.97
         outline = torch.nn.functional.max_pool2d(mapped[None, None].float(), 3, 1, 1)[0, 0] > 0
         assert not (painted & ~outline).any()
-        expected = {0} | {MAP_NAMES.index(thing.shape) for thing in one.things}
+        expected = {0} | {MAP_NAMES.index(item.shape) for item in one.objects}
         assert set(semantic_map.unique().tolist()) == expected
         covered = torch.zeros(size, dtype=torch.bool)
-        for (name, x0, y0, x1, y1), thing in zip(boxes(one, size), one.things, strict=True):
-            assert MAP_NAMES[name] == thing.shape
+        for (name, x0, y0, x1, y1), item in zip(boxes(one, size), one.objects, strict=True):
+            assert MAP_NAMES[name] == item.shape
             rows = slice(max(round(y0 * height) - 1, 0), round(y1 * height) + 1)
             columns = slice(max(round(x0 * width) - 1, 0), round(x1 * width) + 1)
             covered[rows, columns] = True
@@ -71,13 +71,13 @@ def test_the_palette_stands_apart() -> None:
     apart = np.linalg.norm(bases[:, None] - bases[None], axis=-1)
     assert apart[~np.eye(len(bases), dtype=bool)].min() > 75
     for one in SCENES:
-        for thing in one.things:
+        for item in one.objects:
             for tone in BACKGROUNDS[one.background]:
-                assert np.linalg.norm(np.subtract(COLOURS[thing.colour][0], tone)) > 60
+                assert np.linalg.norm(np.subtract(COLOURS[item.colour][0], tone)) > 60
 
 
 def test_a_plain_disc_has_its_colour_and_area() -> None:
-    disc = Scene("single", (Thing("circle", "blue", "large", "plain", 0.5, 0.5, 0.4),), "white")
+    disc = Scene("single", (SceneObject("circle", "blue", "large", "plain", 0.5, 0.5, 0.4),), "white")
     image = render([disc], 128)[0].float()
     inside = semantic_maps([disc], 128)[0] > 0
     assert inside.float().mean().item() == pytest.approx(np.pi * (0.2 * 0.96) ** 2, rel=0.02)
@@ -87,7 +87,7 @@ def test_a_plain_disc_has_its_colour_and_area() -> None:
 
 def test_the_class_is_texture_and_shape_of_the_first_object() -> None:
     for one in SCENES:
-        assert CLASSES[one.label] == f"{one.things[0].texture} {one.things[0].shape}"
+        assert CLASSES[one.label] == f"{one.objects[0].texture} {one.objects[0].shape}"
 
 
 def test_too_small_a_image_is_refused() -> None:

@@ -15,7 +15,7 @@ from sfumato.data.toyworld.components import label
 from sfumato.data.toyworld.facts import Fact, facts, prompts, score, tally
 from sfumato.data.toyworld.reader import VOID, Reading, read, read_batch, read_maps
 from sfumato.data.toyworld.render import boxes, render, semantic_maps
-from sfumato.data.toyworld.scene import Scene, Thing, scene
+from sfumato.data.toyworld.scene import Scene, SceneObject, scene
 from sfumato.data.toyworld.vocabulary import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
 
 SCENES = [scene(11, index, "held-out") for index in range(200)]
@@ -122,18 +122,18 @@ def test_noise_and_emptiness_show_nothing() -> None:
 
 def test_places_and_boxes_are_found(readings: list[Reading]) -> None:
     for one, reading in zip(SCENES, readings, strict=True):
-        assert len(reading.objects) == len(one.things)
-        for thing, (_, *corners) in zip(one.things, boxes(one, 64), strict=True):
-            seen = min(reading.objects, key=lambda s: abs(s.x - thing.x) + abs(s.y - thing.y))
-            assert max(abs(seen.x - thing.x), abs(seen.y - thing.y)) < 1.2 / 64
-            assert seen.diameter == pytest.approx(thing.diameter, rel=0.12)
+        assert len(reading.objects) == len(one.objects)
+        for item, (_, *corners) in zip(one.objects, boxes(one, 64), strict=True):
+            seen = min(reading.objects, key=lambda s: abs(s.x - item.x) + abs(s.y - item.y))
+            assert max(abs(seen.x - item.x), abs(seen.y - item.y)) < 1.2 / 64
+            assert seen.diameter == pytest.approx(item.diameter, rel=0.12)
             assert np.abs(np.subtract(seen.box, corners)).max() < 2 / 64
 
 
 @pytest.mark.parametrize("texture", ["striped", "dotted"])
 @pytest.mark.parametrize("shift", [(0, 3), (2, 0), (3, 5)])
 def test_a_pattern_counts_in_any_phase(texture: str, shift: tuple[int, int]) -> None:
-    square = Scene("single", (Thing("square", "blue", "large", texture, 0.5, 0.5, 0.7),), "white")
+    square = Scene("single", (SceneObject("square", "blue", "large", texture, 0.5, 0.5, 0.7),), "white")
     image = render([square], 64)[0]
     rows, columns = slice(22 - shift[0], 43 - shift[0]), slice(22 - shift[1], 43 - shift[1])
     image[:, 22:43, 22:43] = render([square], 64)[0][:, rows, columns]

@@ -27,14 +27,14 @@ def draw(count: int, split: Split = "train", seed: int = 0) -> list[Scene]:
 
 
 def bindings(scenes: list[Scene]) -> set[tuple[str, str]]:
-    return {(thing.shape, thing.colour) for one in scenes for thing in one.things}
+    return {(item.shape, item.colour) for one in scenes for item in one.objects}
 
 
 def constellations(scenes: list[Scene]) -> set[tuple[object, ...]]:
     """Relations between neighbours, both ways of saying them made one, and groups."""
     found: set[tuple[object, ...]] = set()
     for one in scenes:
-        kinds = [(thing.shape, thing.colour) for thing in one.things]
+        kinds = [(item.shape, item.colour) for item in one.objects]
         if one.arrangement == "group":
             found.add((len(kinds), *kinds[0]))
         elif one.relation in ("below", "right of"):
@@ -54,10 +54,10 @@ def test_a_scene_depends_on_seed_index_and_split_alone() -> None:
 def test_the_first_scene_is_frozen() -> None:
     """Caches and results name a world by its fingerprint: another drawing rule must raise the edition in dataset.py."""
     first = scene(0, 0)
-    thing = first.things[0]
+    item = first.objects[0]
     assert (first.arrangement, first.background, first.position) == FROZEN[:3]
-    assert (thing.shape, thing.colour, thing.size, thing.texture) == FROZEN[3:7]
-    assert (thing.x, thing.y, thing.diameter) == pytest.approx(FROZEN[7:], abs=1e-6)
+    assert (item.shape, item.colour, item.size, item.texture) == FROZEN[3:7]
+    assert (item.x, item.y, item.diameter) == pytest.approx(FROZEN[7:], abs=1e-6)
 
 
 FROZEN = (
@@ -95,7 +95,7 @@ def test_every_shape_is_trained_in_every_colour_but_one() -> None:
 
 def test_every_word_meets_every_other_in_training() -> None:
     train = draw(6000)
-    looks = {(t.shape, t.colour, t.size, t.texture, one.background) for one in train for t in one.things}
+    looks = {(t.shape, t.colour, t.size, t.texture, one.background) for one in train for t in one.objects}
     kinds = [list(SHAPES), list(COLOURS), list(SIZES), list(TEXTURES), list(BACKGROUNDS)]
     for i, j in combinations(range(len(kinds)), 2):
         met = {(look[i], look[j]) for look in looks}
@@ -108,7 +108,7 @@ def test_every_word_meets_every_other_in_training() -> None:
     assert {one.arrangement for one in train} == set(ARRANGEMENTS)
     assert {one.relation for one in train} == {None, *RELATIONS}
     assert {one.position for one in train} == {None, *POSITIONS}
-    assert {len(one.things) for one in train} == {1, 2, 3, 4}
+    assert {len(one.objects) for one in train} == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])
@@ -128,13 +128,13 @@ def test_objects_stay_inside_and_apart(size: tuple[int, int]) -> None:
 
 def test_stated_relations_and_positions_are_so() -> None:
     for one in draw(1000):
-        for first, second in pairwise(one.things) if one.relation else ():
+        for first, second in pairwise(one.objects) if one.relation else ():
             dx, dy = second.x - first.x, second.y - first.y
             expected = {"left of": dx, "right of": -dx, "above": dy, "below": -dy}[str(one.relation)]
             assert expected == max(abs(dx), abs(dy))
         if one.position:
             x, y = POSITIONS[one.position]
-            assert max(abs(one.things[0].x - x), abs(one.things[0].y - y)) < 0.06
+            assert max(abs(one.objects[0].x - x), abs(one.objects[0].y - y)) < 0.06
 
 
 def test_a_vocabulary_narrows_the_world() -> None:

@@ -1,1 +1,1 @@
-"""What steers a model beside text and class, made from folders or on the fly: maps, boxes, small images, masks."""
+"""Conditions beside text and class, from folders or generated: maps, boxes, low-resolution images, masks."""

@@ -1,4 +1,4 @@
-"""Boxes with categories for a folder of images: from a COCO file or from the metadata, framed as the image is."""
+"""Boxes with categories for a folder of images: from a COCO file or from the metadata, cropped with the image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ _SLACK = 1.5
 
 @dataclass(frozen=True)
 class _Box:
-    """One annotation: x, y, width, height, in pixels or (`relative`) as fractions; `where` says it for messages."""
+    """One annotation: x, y, width, height, in pixels or (`relative`) as fractions; `where` names it in messages."""
 
     label: str | int
     values: tuple[float, float, float, float]
@@ -44,8 +44,8 @@ class FolderBoxes:
         root = folder.scan.root
         found, damaged = _find_coco(root, config)
         if found is not None:
-            given, names = _read_coco(*found)
-            boxes = {name: _matching(given, name) for name in folder.scan.files}
+            annotated, names = _read_coco(*found)
+            boxes = {name: _matching(annotated, name) for name in folder.scan.files}
         else:
             boxes, names = _from_metadata(folder, config.column), ()
         if not any(boxes.values()):
@@ -123,7 +123,7 @@ def _category(box: _Box, names: tuple[str, ...]) -> int:
 
 
 def _named_by_use(boxes: Mapping[str, list[_Box]]) -> tuple[dict[str, list[_Box]], tuple[str, ...]]:
-    """Boxes and the sorted names of their categories, where no file names them: those that occur, numbers too."""
+    """Boxes and the sorted names of their categories if no file lists them: those that occur, numbers included."""
     labels = {box.label for group in boxes.values() for box in group}
     numbers = sorted(label for label in labels if isinstance(label, int))
     ordered: list[str | int] = [*numbers] if len(numbers) == len(labels) else sorted(labels, key=str)
@@ -135,12 +135,12 @@ def _from_metadata(folder: FolderDataset, column: str) -> dict[str, list[_Box]]:
     """By file; the column holds a list of {"label": name or number, "bbox" in pixels or "box" in fractions}."""
     found: dict[str, list[_Box]] = {}
     for name, rows in zip(folder.scan.files, folder.scan.metadata, strict=True):
-        given = rows.get(column)
-        if given is None and name in found:  # a further caption of the same image
+        entries = rows.get(column)
+        if entries is None and name in found:  # a further caption of the same image
             continue
-        if given is not None and not isinstance(given, list):
-            raise UserError(f"{column!r} of {name} in the metadata is no list: give one object a box")
-        found[name] = [_parse(entry, f"box {i} of {name}") for i, entry in enumerate(given or (), 1)]
+        if entries is not None and not isinstance(entries, list):
+            raise UserError(f"{column!r} of {name} in the metadata is not a list: give one object for each box")
+        found[name] = [_parse(entry, f"box {i} of {name}") for i, entry in enumerate(entries or (), 1)]
     return found
 
 
@@ -161,7 +161,8 @@ def _parse(entry: Any, where: str) -> _Box:
 
 
 def _find_coco(root: Path, config: BoxesConfig) -> tuple[tuple[Path, dict[str, Any]] | None, list[UserError]]:
-    """The COCO file that is named, or the only one there, and its content; why other JSON files cannot be read."""
+    """The configured COCO file, or the only one there, and its content; and errors of JSON files that cannot be
+    read."""
     if config.file is not None:
         path = root / config.file
         if not path.is_file():
@@ -187,7 +188,7 @@ def _find_coco(root: Path, config: BoxesConfig) -> tuple[tuple[Path, dict[str, A
 def _read_coco(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, list[_Box]], tuple[str, ...]]:
     """Boxes by the file's own names of the images, and the categories' names in order of their ids.
 
-    Crowds are left out: their boxes hold no single object.
+    Crowds are left out: their boxes contain no single object.
     """
     try:
         categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
@@ -196,8 +197,10 @@ def _read_coco(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, list[_
             (files[a["image_id"]], a["category_id"], a["bbox"]) for a in content["annotations"] if not a.get("iscrowd")
         ]
     except (ValueError, KeyError, TypeError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is no COCO file of boxes ({told}): it needs images, annotations, categories") from None
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path} is not a COCO file of boxes ({reason}): it needs images, annotations, categories"
+        ) from None
     names = tuple(categories[number] for number in sorted(categories))
     boxes: dict[str, list[_Box]] = {name: [] for name in files.values()}
     for file, category, values in entries:
@@ -208,10 +211,10 @@ def _read_coco(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, list[_
     return boxes, names
 
 
-def _matching(given: Mapping[str, list[_Box]], name: str) -> list[_Box]:
+def _matching(annotated: Mapping[str, list[_Box]], name: str) -> list[_Box]:
     """The boxes of an image, which the file may name with or without the images' folder."""
     inner = name.removeprefix(f"{IMAGES}/")
     for known in (name, inner, PurePosixPath(name).name):
-        if known in given:
-            return given[known]
+        if known in annotated:
+            return annotated[known]
     return []

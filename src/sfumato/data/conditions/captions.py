@@ -1,4 +1,4 @@
-"""Images with several captions: each reading in training draws one, deterministically; all other readings the first."""
+"""Images with several captions: training samples one at each reading, deterministically; others use the first."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,8 +8,8 @@ from sfumato.data.captions import Captioned, Choices, all_texts, chosen_caption
 from sfumato.data.dataset import Dataset, LatentExample, LatentSource, example_or_variant
 
 
-class DrawnCaptions:
-    """Cached latents whose `text` is drawn by weight in `variant`, a function of (index, seed) as the variant is.
+class SampledCaptions:
+    """Cached latents whose `text` is sampled by weight in `variant`, a function of (index, seed) like the variant.
 
     An image is cached once, however many captions it has: they are not part of the cache.
     """
@@ -44,16 +44,16 @@ class DrawnCaptions:
         return blake2b(content, digest_size=16).hexdigest()
 
 
-def with_drawn_captions(latents: LatentSource, images: Dataset) -> LatentSource:
-    """The latents of `images`, row for row, with drawn captions where some image has several; else as they are."""
+def with_sampled_captions(latents: LatentSource, images: Dataset) -> LatentSource:
+    """The latents of `images`, row by row, with sampled captions if some image has several; else unchanged."""
     choices = choices_of(images)
     if choices is None or all(len(each) < 2 for each in choices):
         return latents
-    return DrawnCaptions(latents, choices)
+    return SampledCaptions(latents, choices)
 
 
 def choices_of(images: Dataset) -> Sequence[Choices] | None:
-    """All captions of each image; None without text, or where the set knows one for each alone."""
+    """All captions of each image; None without text, or if the set has a single one for each."""
     return images.caption_choices() if isinstance(images, Captioned) else None
 
 

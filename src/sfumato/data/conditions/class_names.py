@@ -16,7 +16,7 @@ _HEX = re.compile(r"^(.*?)[\s,;]+(#[0-9a-fA-F]{6})$")
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Names by number; colours by number where the file gives one for each, else None."""
+    """Names by number; colours by number if the file has one for each, else None."""
 
     names: tuple[str, ...]
     colours: tuple[Rgb, ...] | None = None
@@ -25,8 +25,8 @@ class ClassNames:
 def read_class_names(path: Path, encoding: str | None = None) -> ClassNames:
     """Lines `name`, `name #rrggbb` or `name r g b`; empty ones at the end do not count.
 
-    Raises UserError as `read_text` does, and for a missing or empty file, a name without, a name twice, colours for
-    some only, a colour twice.
+    Raises UserError as `read_text` does, and for a missing or empty file, a missing or repeated name, colours
+    for some classes only, and a repeated colour.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: write the class names there, one a line, the first is number 0")

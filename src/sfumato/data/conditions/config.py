@@ -1,4 +1,4 @@
-"""Which conditions a run makes of its data, and how."""
+"""The conditions that a run derives from its data."""
 
 from typing import Literal
 
@@ -33,18 +33,18 @@ class BoxesConfig(Schema):
 
 
 class LowResolutionConfig(Schema):
-    """Small images, made on the fly."""
+    """Low-resolution images, computed at each reading."""
 
     factor: int = Field(default=4, ge=2)
     degradation: DegradationName = "bicubic"
 
 
 class MaskConfig(Schema):
-    """Holes, drawn on the fly or taken from a folder; the masked images are encoded before training."""
+    """Holes, random or from a folder of masks; the masked images are encoded before training."""
 
     kinds: tuple[HoleKind, ...] = Field(default=HOLES, min_length=1, description="all equally often")
     folder: str | None = Field(default=None, description="below the data folder: its masks (white: hole) instead")
-    variants: int = Field(default=4, ge=1, description="masks an image, each encoded and cached once")
+    variants: int = Field(default=4, ge=1, description="masks for each image, each encoded and cached once")
     fill: Literal["black", "grey"] = "black"
 
     @field_validator("kinds")
@@ -61,11 +61,11 @@ GIVEN_BY: dict[str, tuple[str, ...]] = {
     "low_resolution": ("low_resolution",),
     "mask": ("masked_latent", "mask"),
 }
-"""The fields by the setting that gives them."""
+"""The fields that each setting adds."""
 
 
 class ConditionsConfig(Schema):
-    """Those that are set give the fields that conditioners read."""
+    """Conditions of a run; each that is set adds fields for conditioners."""
 
     map: MapsConfig | None = Field(default=None, description="gives `map`")
     boxes: BoxesConfig | None = Field(default=None, description="gives `boxes` and `categories`")

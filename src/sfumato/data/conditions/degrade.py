@@ -1,8 +1,8 @@
-"""From an image to a small one: bicubic, or degraded as a camera and its user would (BSR, Zhang et al. 2021).
+"""From an image to a low-resolution one: bicubic, or with realistic degradations (BSR, Zhang et al. 2021).
 
 BSR shuffles blurs, two ways of shrinking, noise and JPEG; "bsr" is the strong version, "bsr-light" the mild one with
-which the paper's super-resolution model for real images was trained (appendix D.6). Shrinking to the final size comes
-after the random shrinking, wherever the two fall. All chance comes from one generator.
+which the paper's super-resolution model for real images was trained (appendix D.6). The resize to the final
+size comes after the random resize, wherever the two are in the order. All randomness comes from one generator.
 """
 
 import math
@@ -41,9 +41,9 @@ _STRENGTHS = {
 
 
 def degrade(image: Pixels, factor: int, by: DegradationName, rng: np.random.Generator) -> Pixels:
-    """uint8 (3, H, W) -> uint8 (3, H / factor, W / factor); bicubic draws nothing. ValueError where factor divides not.
+    """uint8 (3, H, W) -> uint8 (3, H / factor, W / factor); bicubic uses no randomness.
 
-    Bicubic filters against aliasing.
+    Bicubic filters against aliasing. Raises ValueError if `factor` does not divide H and W.
     """
     _, H, W = image.shape
     if H % factor or W % factor:
@@ -94,7 +94,7 @@ def _interpolation(rng: np.random.Generator) -> Interpolation:
 
 
 def _random_blur(image: Floats, factor: int, strength: _Strength, rng: np.random.Generator) -> Floats:
-    """A Gaussian, in half of all cases an elongated one of any direction."""
+    """A Gaussian; in half of all cases an anisotropic one of any direction."""
     anisotropic = rng.random() < 0.5
     extent = int(rng.integers(2, strength.largest[0 if anisotropic else 1] + 1))
     size = (2 * extent if strength.doubled else extent) + 3
@@ -122,7 +122,7 @@ def _random_shrink(image: Floats, factor: int, strength: _Strength, rng: np.rand
 
 
 def _noise(image: Floats, levels: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Gaussian: of its own in each channel, the same in all, or correlated; levels are deviations out of 255."""
+    """Gaussian noise, independent in each channel, equal in all, or correlated; levels are deviations out of 255."""
     _, H, W = image.shape
     level = float(rng.integers(levels[0], levels[1] + 1)) / 255
     kind = rng.random()

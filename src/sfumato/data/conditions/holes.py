@@ -1,7 +1,7 @@
 """Masks for inpainting: boxes, strokes, and the thin, medium and thick polylines that LaMa was trained with.
 
-Suvorov et al. 2022 (LaMa) draw chains of segments of random length, angle and width, and boxes beside thick ones. All
-lengths here are fractions of the shorter side, so a mask looks alike at any size.
+Suvorov et al. 2022 (LaMa) use chains of segments of random length, angle and width, and boxes beside thick ones. All
+lengths here are fractions of the shorter side, so a mask looks the same at any size.
 """
 
 import math
@@ -17,7 +17,7 @@ from sfumato.data.conditions.config import HoleKind
 Hole = NDArray[np.bool_]
 
 LEAST, MOST = 0.01, 0.8
-"""Of the image's area: a mask outside is drawn again."""
+"""Shares of the image's area; masks outside this range are rejected."""
 _TRIES = 20
 
 
@@ -29,7 +29,7 @@ class _Chains:
     segments: tuple[int, int]
     length: tuple[float, float]
     width: tuple[float, float]
-    boxes: float = 0.0  # how often a box or two stand in the place of the chains
+    boxes: float = 0.0  # how often boxes replace the chains
 
 
 _KINDS: dict[HoleKind, _Chains] = {
@@ -44,13 +44,13 @@ def random_hole(kinds: Sequence[HoleKind], size: tuple[int, int], rng: np.random
     """One mask (H, W), True in the hole, of one of the kinds; between LEAST and MOST of the image is hole."""
     kind = kinds[int(rng.integers(len(kinds)))]
     for _ in range(_TRIES):
-        hole = _draw(kind, size, rng)
+        hole = _random_of_kind(kind, size, rng)
         if LEAST <= hole.mean() <= MOST:
             return hole
     return _boxes(size, rng, 1)
 
 
-def _draw(kind: HoleKind, size: tuple[int, int], rng: np.random.Generator) -> Hole:
+def _random_of_kind(kind: HoleKind, size: tuple[int, int], rng: np.random.Generator) -> Hole:
     if kind == "box":
         return _boxes(size, rng, 1)
     chains = _KINDS[kind]
@@ -60,7 +60,7 @@ def _draw(kind: HoleKind, size: tuple[int, int], rng: np.random.Generator) -> Ho
 
 
 def _boxes(size: tuple[int, int], rng: np.random.Generator, count: int) -> Hole:
-    """Sides from an eighth to six tenths of the image's; several are smaller."""
+    """Boxes with sides from an eighth to six tenths of the image's; several are smaller."""
     H, W = size
     hole = np.zeros(size, bool)
     for _ in range(count):
@@ -75,7 +75,7 @@ def _polylines(chains: _Chains, size: tuple[int, int], rng: np.random.Generator)
     H, W = size
     side = min(H, W)
     canvas = Image.new("L", (W, H), 0)
-    draw = ImageDraw.Draw(canvas)
+    pen = ImageDraw.Draw(canvas)
     for _ in range(int(rng.integers(chains.chains[0], chains.chains[1] + 1))):
         width = max(1.0, side * rng.uniform(*chains.width))
         x, y = rng.uniform(0, W), rng.uniform(0, H)
@@ -87,9 +87,9 @@ def _polylines(chains: _Chains, size: tuple[int, int], rng: np.random.Generator)
             x = min(max(x + length * math.cos(angle), 0.0), float(W))
             y = min(max(y + length * math.sin(angle), 0.0), float(H))
             points.append((x, y))
-        draw.line(points, fill=255, width=round(width))
+        pen.line(points, fill=255, width=round(width))
         for px, py in points:  # round ends and joints
-            draw.ellipse((px - width / 2, py - width / 2, px + width / 2, py + width / 2), fill=255)
+            pen.ellipse((px - width / 2, py - width / 2, px + width / 2, py + width / 2), fill=255)
     return np.asarray(canvas).astype(bool)
 
 

@@ -1,6 +1,6 @@
-"""Cached latents with the conditions that are drawn anew at each reading, in step with the latent's variant.
+"""Cached latents with conditions that are sampled at each reading, consistently with the latent's variant.
 
-Whatever is drawn is a function of (index, seed), as the variant itself is: batches depend on seed and position alone.
+They are functions of (index, seed), like the variant itself: batches depend on seed and position alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from sfumato.rng import derive, numpy_generator
 
 
 class Sampled(Protocol):
-    """Fields of row `index`, of its mirror image where `mirrored`; chance comes from the seed alone."""
+    """Fields of row `index`, or of its mirror image if `mirrored`; a function of the arguments alone."""
 
     @property
     def fields(self) -> tuple[str, ...]: ...
@@ -32,7 +32,7 @@ class Sampled(Protocol):
 
 
 class LowResolution:
-    """`low_resolution` (3, h, w) float32 in [-1, 1] at the latent's size, made of the image at each reading."""
+    """`low_resolution` (3, h, w) float32 in [-1, 1] at the latent's size, computed from the image at each reading."""
 
     fields = ("low_resolution",)
 
@@ -49,13 +49,13 @@ class LowResolution:
         return {"low_resolution": to_unit(torch.from_numpy(small))}
 
     def fingerprint(self) -> str:
-        return f"{self.fingerprint()}-{self.config.model_dump_json()}-{self.latent_size}"
+        return f"{self.images.fingerprint()}-{self.config.model_dump_json()}-{self.latent_size}"
 
 
 class MaskedLatents:
     """`masked_latent` (C, h, w), the masked image's unscaled latent (its posterior's mean), and `mask` (1, h, w).
 
-    One of the cached variants of the row is drawn; `values` says what the mask holds.
+    One of the cached variants of the row is sampled; `values` defines the values of the mask.
     """
 
     fields = ("masked_latent", "mask")
@@ -77,14 +77,14 @@ class MaskedLatents:
 
 
 class LatentsWithConditions:
-    """Cached latents with drawn fields; maps and boxes among the cached ones are mirrored with their latent."""
+    """Cached latents with sampled fields; cached maps and boxes are mirrored with their latent."""
 
-    def __init__(self, latents: LatentDataset, drawn: Sequence[Sampled]) -> None:
-        self.latents, self.drawn = latents, tuple(drawn)
+    def __init__(self, latents: LatentDataset, sampled: Sequence[Sampled]) -> None:
+        self.latents, self.sampled = latents, tuple(sampled)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.latents.fields, *(name for one in self.drawn for name in one.fields))))
+        return tuple(dict.fromkeys((*self.latents.fields, *(name for one in self.sampled for name in one.fields))))
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -103,21 +103,21 @@ class LatentsWithConditions:
         return self.latents.captions()
 
     def fingerprint(self) -> str:
-        if not self.drawn:
+        if not self.sampled:
             return self.latents.fingerprint()
-        parts = (self.latents.fingerprint(), *(one.fingerprint() for one in self.drawn))
+        parts = (self.latents.fingerprint(), *(one.fingerprint() for one in self.sampled))
         return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
     def _with(self, index: int, seed: int, mirrored: bool) -> LatentExample:
         example = self.latents.row(index, mirrored)
         fields = placed(example.fields, mirrored)
-        for one in self.drawn:
+        for one in self.sampled:
             fields |= one(index, seed, mirrored)
         return LatentExample(example.moments, fields)
 
 
 def placed(fields: Mapping[str, Any], mirrored: bool) -> dict[str, Any]:
-    """An image's fields as conditioners read them: boxes as tensors (N, 4) and (N,); all mirrored where asked."""
+    """An image's fields as conditioners read them: boxes as tensors (N, 4) and (N,); all mirrored if `mirrored`."""
     out = dict(fields)
     if "boxes" in out and "categories" in out:
         boxes = np.array(out["boxes"], np.float32).reshape(-1, 4)

@@ -1,4 +1,4 @@
-"""Label maps of a folder of images: ids by grey value or palette index, or colours that classes.txt names."""
+"""Label maps of a folder of images: ids by grey value or palette index, or colours listed in classes.txt."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -32,8 +32,8 @@ def read_ids(path: Path, classes: ClassNames, void: int | None) -> Ids:
     """A map file as class ids (H, W), uint8 where they fit, else int32.
 
     Colours are looked up where `classes` has some and the file is in colour or has a palette; else the grey value, or
-    the index into the palette, is the id. Raises UserError for an id or colour that stands for no class, or a file that
-    is no map.
+    the index into the palette, is the id. Raises UserError for an id or colour without a class, or a file that is not
+    a map.
     """
     try:
         image = open_ids(path)
@@ -60,7 +60,7 @@ def _by_colour(pixels: NDArray[np.uint8], classes: ClassNames, void: int | None,
     place = np.searchsorted(table[order], keys).clip(max=len(table) - 1)
     ids = order[place].astype(np.int32)
     unknown = table[ids] != keys
-    if void is not None:  # black and white that name no class stand for none
+    if void is not None:  # black and white without a class mean no class
         nothing = unknown & ((keys == 0) | (keys == 0xFFFFFF))
         ids[nothing] = void
         unknown &= ~nothing
@@ -68,8 +68,8 @@ def _by_colour(pixels: NDArray[np.uint8], classes: ClassNames, void: int | None,
         row, column = (int(v) for v in np.argwhere(unknown)[0])
         r, g, b = (int(v) for v in pixels[row, column])
         raise UserError(
-            f"map {path} has the colour {hex_of((r, g, b))} at row {row}, column {column}, which classes.txt gives to "
-            "no class: add it there, or save the map without smoothing (PNG, not JPEG)"
+            f"map {path} has the colour {hex_of((r, g, b))} at row {row}, column {column}, which classes.txt does "
+            "not list: add it there, or save the map without smoothing (PNG, not JPEG)"
         )
     return ids
 
@@ -88,25 +88,25 @@ def _check_ids(ids: NDArray[np.integer[Any]], count: int, void: int | None, path
 
 
 class FolderMaps:
-    """The field `map`, (H, W) integers, of each image of a folder, framed as the image is."""
+    """The field `map`, (H, W) integers, of each image of a folder, cropped with the image."""
 
     fields = ("map",)
 
     def __init__(self, folder: FolderDataset, config: MapsConfig) -> None:
-        """Finds the maps and reads their headers. UserError where one is missing or not of its image's size."""
+        """Finds the maps and reads their headers. UserError if one is missing or has not its image's size."""
         self.folder, self.config = folder, config
         root = folder.scan.root
         self.classes = read_class_names(root / config.classes, folder.config.encoding)
         if config.void is not None and config.void < len(self.classes.names):
             raise UserError(
-                f"conditions.map.void is {config.void}, the number of the class "
-                f"{self.classes.names[config.void]!r}: choose a number that is no class, or null"
+                f"conditions.map.void is {config.void}, the id of the class "
+                f"{self.classes.names[config.void]!r}: choose an id without a class, or null"
             )
         if folder.framing.resize == "pad" and config.void is None:
-            raise UserError("data.resize pad needs conditions.map.void, an id for what is filled up: set it to 255")
+            raise UserError("data.resize pad needs conditions.map.void, an id for the padding: set it to 255")
         self._maps = _find(folder.scan.files, root, config.folder)
         for file, path in self._maps.items():
-            self._look(root / file, path)
+            self._check_size(root / file, path)
 
     def describe(self) -> MapInput:
         """Names and colours for the model's config.yaml."""
@@ -128,19 +128,19 @@ class FolderMaps:
         facts = (self._hashes, self.classes, self.config.void)
         return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
-    def _look(self, image: Path, path: Path) -> None:
+    def _check_size(self, image: Path, path: Path) -> None:
         try:
-            size, wanted = displayed_size(path), displayed_size(image)
+            size, image_size = displayed_size(path), displayed_size(image)
         except UnreadableImage as error:
             raise UserError(f"map {path} of {image} cannot be read ({error.reason}): save it as PNG") from None
-        if size != wanted:
+        if size != image_size:
             raise UserError(
                 f"map {path} is {size[0]}x{size[1]} (height x width), but its image {image} is "
-                f"{wanted[0]}x{wanted[1]}: save both at one size"
+                f"{image_size[0]}x{image_size[1]}: save both at one size"
             )
 
     def _palette(self) -> tuple[tuple[int, int, int], ...] | None:
-        """The colours of the first map, where it has a palette for all classes."""
+        """The colours of the first map, if it has a palette for all classes."""
         with opened(next(iter(self._maps.values()))) as image:
             values = image.getpalette("RGB") if image.mode == "P" else None
         count = len(self.classes.names)

@@ -1,4 +1,4 @@
-"""Images with holes: what is encoded before an inpainting model trains, several masks an image."""
+"""Images with holes, several masks an image, which are encoded before an inpainting model trains."""
 
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -24,7 +24,7 @@ _FILL = {"black": 0, "grey": 128}
 
 
 class Holes:
-    """Masks by number, (H, W) bool: drawn, or from a folder, any for any image."""
+    """Masks by number, (H, W) bool: random, or from a folder, independent of the image."""
 
     def __init__(self, config: MaskConfig, size: tuple[int, int], root: Path | None = None) -> None:
         """Raises UserError for a folder of masks that is missing, empty or cannot be read."""
@@ -48,7 +48,7 @@ class Holes:
 
 def _mask_files(folder: str, root: Path | None) -> tuple[Path, ...]:
     if root is None:
-        raise UserError(f"conditions.mask.folder is {folder!r}, but the data is no folder: leave it out")
+        raise UserError(f"conditions.mask.folder is {folder!r}, but the data is not a folder: leave it out")
     place = root / folder
     found = tuple(place / name for name in list_files(place) if is_image(name))
     if not found:
@@ -63,7 +63,8 @@ def _mask_files(folder: str, root: Path | None) -> tuple[Path, ...]:
 
 @lru_cache(maxsize=256)
 def _read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The hole of a mask's file, (H, W) bool, by its nearest pixels; UserError where it is no mask or has no hole."""
+    """The hole of a mask's file, (H, W) bool, resized by nearest neighbour; UserError if it is not a mask or has no
+    hole."""
     try:
         image = open_ids(path)
     except UnreadableImage as error:

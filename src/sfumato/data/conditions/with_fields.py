@@ -1,4 +1,4 @@
-"""Images with further fields: those that belong to an image whatever is drawn, as maps and boxes do."""
+"""Images with further fields that belong to the image itself, such as maps and boxes."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -9,7 +9,7 @@ from sfumato.data.dataset import Dataset, Example, example_or_variant
 
 
 class FieldSource(Protocol):
-    """Fields of an image by its index: framed as the image's plain example, or as the seed's variant of it.
+    """Fields of an image by its index, cropped like the plain example, or like the seed's variant of it.
 
     `fingerprint()` changes when any field does. Errors are those of the source.
     """
@@ -23,7 +23,7 @@ class FieldSource(Protocol):
 
 
 class WithFields:
-    """A data set whose examples carry the fields of `sources` too; a later source's replaces an earlier one's."""
+    """A data set with the additional fields of `sources`; a later source overrides an earlier one."""
 
     def __init__(self, images: Dataset, sources: Sequence[FieldSource]) -> None:
         self.images = images

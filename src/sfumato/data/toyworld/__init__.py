@@ -1,1 +1,1 @@
-"""An embedded world of captioned scenes, drawn from a seed, and a reader that says what an image shows."""
+"""A built-in synthetic world of captioned scenes, generated from a seed, and a reader that recognises image content."""

@@ -1,7 +1,7 @@
-"""Captions: a small grammar, written and read.
+"""Captions: a small grammar, generated and parsed.
 
 A `Description` is what a caption states. Captions leave out the size now and then, the position or the background more
-rarely; "plain" is the texture of an object without a texture word. `parse` reads every caption back, also your own.
+rarely; "plain" is the texture of an object without a texture word. `parse` parses every caption, including your own.
 """
 
 import re
@@ -49,19 +49,19 @@ class Description:
 
 
 def describe(scene: Scene) -> Description:
-    """Everything that is so in a scene."""
-    things = scene.things[:1] if scene.arrangement == "group" else scene.things
-    count = len(scene.things) if scene.arrangement == "group" else 1
-    mentions = tuple(Mention(t.shape, t.colour, t.texture, t.size, count) for t in things)
+    """Everything that is true of a scene."""
+    objects = scene.objects[:1] if scene.arrangement == "group" else scene.objects
+    count = len(scene.objects) if scene.arrangement == "group" else 1
+    mentions = tuple(Mention(t.shape, t.colour, t.texture, t.size, count) for t in objects)
     return Description(mentions, scene.relation, scene.position, scene.background)
 
 
 def stated(scene: Scene) -> Description:
-    """What the caption of a scene states: its wording leaves some things out."""
+    """What the caption of a scene states: its wording leaves some objects out."""
     full = describe(scene)
     wording = scene.wording
-    # Objects of a row and groups of three are always small, so saying it would say nothing.
-    silent = len(scene.things) > 2 or wording % 8 == 0
+    # Objects of a row and of groups of three are always small: stating the size would add no information.
+    silent = len(scene.objects) > 2 or wording % 8 == 0
     mentions = tuple(Mention(m.shape, m.colour, m.texture, None if silent else m.size, m.count) for m in full.mentions)
     position = None if wording // 8 % 8 == 0 else full.position
     background = None if wording // 64 % 16 == 0 else full.background
@@ -83,7 +83,7 @@ def words(description: Description) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """The caption of a scene: exact, short, and true of it alone up to what it leaves out."""
+    """The caption of a scene: exact and short; unique to the scene up to the details it leaves out."""
     return words(stated(scene))
 
 
@@ -104,9 +104,9 @@ _BACKGROUND = re.compile(rf" (?:on|against) an? ({'|'.join(BACKGROUNDS)}) backgr
 
 
 def parse(text: str) -> Description:
-    """What a caption states; capitals, full stops and the order of adjectives do not matter.
+    """Parses a caption; capitals, full stops and the order of adjectives do not matter.
 
-    Raises UserError where the caption is outside the grammar.
+    Raises UserError if the caption is outside the grammar.
     """
     rest = " ".join(text.lower().replace(".", " ").split())
     background = position = relation = None

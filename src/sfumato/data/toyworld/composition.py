@@ -1,12 +1,12 @@
-"""Which compositions are kept for the held-out split.
+"""Which compositions are reserved for the held-out split.
 
-Two rules, both fixed for ever and independent of the seed:
+Two rules, both fixed and independent of the seed:
 
 - *bindings*: eight (shape, colour) pairs, one for every shape and every colour, so each atom is still seen in training
   with all seven other partners;
-- *constellations*: one in eight of the combinations in an image with several objects, by hash: (shape, colour,
+- *combinations*: one in eight of the combinations in an image with several objects, by hash: (shape, colour,
   relation, shape, colour) of a pair or of two neighbours in a row, with "A above B" and "B below A" the same
-  constellation, and (count, shape, colour) of a group.
+  combination, and (count, shape, colour) of a group.
 
 A training scene contains none of them, a held-out scene at least one.
 """

@@ -1,4 +1,4 @@
-"""The toy world as a data set: images drawn on the fly, nothing on disk."""
+"""The toy world as a dataset: images rendered on the fly, nothing on disk."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sfumato.errors import UserError
 from sfumato.schema import Schema
 
 FIELDS: tuple[str, ...] = ("text", "label", "map", "boxes")
-# Counted up whenever the same configuration would give other images or captions.
+# Increased whenever the same configuration would give different images or captions.
 _EDITION = 1
 _CAPTION_SAMPLE = 4096
 
@@ -32,7 +32,7 @@ class ToyWorldConfig(Schema):
     vocabulary: Vocabulary = FULL
 
     def build(self) -> "ToyWorld":
-        """The data set described."""
+        """The dataset of this configuration."""
         return ToyWorld(self.size, self.seed, self.split, self.length, self.fields, self.vocabulary)
 
 
@@ -40,7 +40,7 @@ class ToyWorld:
     """Captioned scenes by index. Fields of an example:
 
     - `text`: the caption; `label`: class index into `classes` (texture and shape of the first-named object)
-    - `map`: uint8 (H, W), indices into `draw.MAP_NAMES`; `boxes`: [(index into `MAP_NAMES`, x0, y0, x1, y1 in [0, 1])]
+    - `map`: uint8 (H, W), indices into `render.MAP_NAMES`; `boxes`: [(index into it, x0, y0, x1, y1 in [0, 1])]
 
     Raises UserError for an unusable size, length, split or field.
     """
@@ -66,7 +66,7 @@ class ToyWorld:
         self.fields: tuple[str, ...] = tuple(fields)
         self.vocabulary = vocabulary
         self._length = length
-        self.scene(0)  # an unusable split or vocabulary shows here
+        self.scene(0)  # raises for an unusable split or vocabulary
 
     def __len__(self) -> int:
         return self._length
@@ -81,27 +81,27 @@ class ToyWorld:
         return self.examples([index])[0]
 
     def examples(self, indices: Sequence[int]) -> list[Example]:
-        """Several examples at once, drawn together: about twice as fast as one by one."""
+        """Several examples, rendered together: about twice as fast as one by one."""
         scenes = [self.scene(index) for index in indices]
         images = render(scenes, self.size)
         maps = semantic_maps(scenes, self.size) if "map" in self.fields else torch.empty(len(scenes), 0)
         examples = []
-        for drawn, image, semantic_map in zip(scenes, images, maps, strict=True):
+        for item, image, semantic_map in zip(scenes, images, maps, strict=True):
             fields: dict[str, Any] = {}
             for name in self.fields:
                 if name == "text":
-                    fields[name] = caption(drawn)
+                    fields[name] = caption(item)
                 elif name == "label":
-                    fields[name] = drawn.label
+                    fields[name] = item.label
                 elif name == "map":
                     fields[name] = semantic_map.clone()
                 else:
-                    fields[name] = boxes(drawn, self.size)
+                    fields[name] = boxes(item, self.size)
             examples.append(Example(image.clone(), fields))
         return examples
 
     def fingerprint(self) -> str:
-        """A key of the content: equal for equal worlds, whatever machine draws them."""
+        """A hash of the content: equal for equal worlds on every machine."""
         facts = (
             _EDITION,
             self.size,
@@ -114,5 +114,5 @@ class ToyWorld:
         return "toy-" + hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
 
     def captions(self) -> list[str] | None:
-        """Captions to learn a vocabulary from: the first few thousand, which hold every word that this world uses."""
+        """Captions for building a vocabulary: the first few thousand, which contain every word of this world."""
         return [caption(self.scene(index)) for index in range(min(self._length, _CAPTION_SAMPLE))]

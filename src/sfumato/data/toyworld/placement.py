@@ -1,4 +1,4 @@
-"""Where objects go: every arrangement keeps them apart and inside the image.
+"""Places objects: every arrangement keeps them apart and inside the image.
 
 Coordinates are fractions of width and height; radii are fractions of the shorter side, so in an image that is not
 square objects can only be further apart than here.
@@ -18,8 +18,8 @@ GAP = 0.07
 NARROW_GAP = 0.05  # between three in a row, which would not fit otherwise
 
 
-class Draws:
-    """A stream of uniform numbers from a seed and keys: hashed, so the same on every machine."""
+class RandomStream:
+    """A stream of uniform random numbers from a seed and keys; computed by hashing, so equal on every machine."""
 
     def __init__(self, seed: int, *keys: int | str) -> None:
         self._key = derive(seed, *keys).to_bytes(8, "little")
@@ -35,15 +35,15 @@ class Draws:
         return low + (high - low) * self._values.pop() / 2**32
 
     def choice(self, items: Sequence[Item]) -> Item:
-        """One of the items, all equally likely."""
+        """A random item, uniformly."""
         return items[int(self.uniform() * len(items))]
 
 
-def line(draws: Draws, radii: Sequence[float]) -> list[float]:
-    """Centres along one axis, in order, with the slack shared out at random."""
+def line(stream: RandomStream, radii: Sequence[float]) -> list[float]:
+    """Centres along one axis, in order, with random gaps."""
     gap = GAP if len(radii) < 3 else NARROW_GAP
     slack = 1.0 - 2 * MARGIN - 2 * sum(radii) - gap * (len(radii) - 1)
-    shares = [draws.uniform(0.15, 1.0) for _ in range(len(radii) + 1)]
+    shares = [stream.uniform(0.15, 1.0) for _ in range(len(radii) + 1)]
     total = sum(shares)
     edge = MARGIN
     centres = []
@@ -54,20 +54,20 @@ def line(draws: Draws, radii: Sequence[float]) -> list[float]:
     return centres
 
 
-def beside(draws: Draws, radii: Sequence[float], wander: float) -> list[float]:
-    """Centres along the other axis: near the middle, inside the image."""
-    common = draws.uniform(-wander, wander)
+def across_axis(stream: RandomStream, radii: Sequence[float], jitter: float) -> list[float]:
+    """Centres along the other axis, near the middle and inside the image."""
+    common = stream.uniform(-jitter, jitter)
     centres = []
     for radius in radii:
         room = 0.5 - MARGIN - radius
-        offset = common + draws.uniform(-wander, wander) / 2
+        offset = common + stream.uniform(-jitter, jitter) / 2
         centres.append(0.5 + max(-room, min(room, offset)))
     return centres
 
 
-def on_axis(draws: Draws, radii: Sequence[float], vertical: bool, wander: float = 0.12) -> list[Point]:
-    """Objects from left to right, or from top to bottom."""
-    along, across = line(draws, radii), beside(draws, radii, wander)
+def on_axis(stream: RandomStream, radii: Sequence[float], vertical: bool, jitter: float = 0.12) -> list[Point]:
+    """Positions from left to right, or from top to bottom."""
+    along, across = line(stream, radii), across_axis(stream, radii, jitter)
     return [(a, b) if not vertical else (b, a) for a, b in zip(along, across, strict=True)]
 
 
@@ -83,22 +83,22 @@ _GROUPS: dict[int, tuple[tuple[Point, ...], ...]] = {
 }
 
 
-def group(draws: Draws, count: int, radius: float) -> list[Point]:
-    """`count` equal objects loosely on a pattern, or three in a row."""
-    pattern = draws.choice(_GROUPS[count])
+def group(stream: RandomStream, count: int, radius: float) -> list[Point]:
+    """Positions of `count` equal objects: a jittered pattern, or three in a row."""
+    pattern = stream.choice(_GROUPS[count])
     if not pattern:
-        return on_axis(draws, [radius] * count, vertical=draws.uniform() < 0.5)
+        return on_axis(stream, [radius] * count, vertical=stream.uniform() < 0.5)
     closest = min(max(abs(a[0] - b[0]), abs(a[1] - b[1])) for i, a in enumerate(pattern) for b in pattern[:i])
     jitter = max(0.0, min(0.05, (closest - 2 * radius - GAP) / 2))
-    return [_inside(draws, point, jitter, radius) for point in pattern]
+    return [_inside(stream, point, jitter, radius) for point in pattern]
 
 
-def spot(draws: Draws, centre: Point, radius: float) -> Point:
-    """Near the named position, inside the image."""
-    return _inside(draws, centre, 0.04, radius)
+def spot(stream: RandomStream, centre: Point, radius: float) -> Point:
+    """A position near `centre`, inside the image."""
+    return _inside(stream, centre, 0.04, radius)
 
 
-def _inside(draws: Draws, centre: Point, jitter: float, radius: float) -> Point:
+def _inside(stream: RandomStream, centre: Point, jitter: float, radius: float) -> Point:
     low, high = MARGIN + radius, 1 - MARGIN - radius
-    x, y = (max(low, min(high, value + draws.uniform(-jitter, jitter))) for value in centre)
+    x, y = (max(low, min(high, value + stream.uniform(-jitter, jitter))) for value in centre)
     return x, y

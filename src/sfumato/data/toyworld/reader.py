@@ -1,8 +1,9 @@
-"""Reads an image of the toy world without a network: which objects are where, and how they look.
+"""Recognises the objects in an image of the toy world without a network: positions and attributes.
 
-Segment against the best fitting background, label the components, then explain each by the palette (colour), by drawn
-templates of every shape (shape, size) and of the patterns (texture). What fits nothing is "unclear", and no fact is
-true of it. All colour distances are taken in a linear luma-chroma space, where blur and noise stay small.
+Segments against the best fitting background, labels the components, then matches each with the palette (colour), with
+rendered templates of every shape (shape, size) and with the patterns (texture). An attribute that matches nothing is
+"unclear", and no fact about it is true. All colour distances are in a linear luma-chroma space, where the effect of
+blur and noise is small.
 """
 
 from collections.abc import Iterator
@@ -24,9 +25,9 @@ Array = NDArray[np.floating[Any]]
 
 UNCLEAR = "unclear"
 VOID = 255
-"""Of a pixel in `read_maps`: no class."""
+"""The value of a pixel without a class in `read_maps`."""
 _LUMA_CHROMA = np.array([[0.299, 0.587, 0.114], [0.6, -0.5, -0.1], [-0.2, -0.4, 0.6]], np.float32)
-_WORKING_SIDE = 64  # larger images are averaged down to at least this: noise goes, shapes stay
+_WORKING_SIDE = 64  # larger images are averaged down to at least this: removes noise, preserves shapes
 _FOREGROUND = 26.0  # distance from the background that makes a pixel part of an object
 _DEBRIS = 0.006  # components of less than this part of the squared shorter side are not objects
 _WORST_FIT = 0.66  # overlap with the best template below which a shape is unclear
@@ -35,7 +36,7 @@ _WORST_COLOUR = 42.0
 _TEXTURE_SPREAD = 0.17  # standard deviation between base (0) and accent (1) from which an object is textured
 _DEPTH = 1.6  # how far inside a shape, in pixels, its texture is read
 _WORST_PATTERN = 0.45  # correlation with every pattern below which a texture is unclear
-# Where a pattern may lie, in periods: anywhere, though scenes centre it, for a striped object is striped in any phase.
+# Phases of a pattern to try, in periods: scenes centre it, but a generated object may be striped in any phase.
 _SHIFTS = {
     "striped": tuple((2**0.5 * step / 8, 0.0) for step in range(8)),
     "dotted": tuple((column / 5, 1.74 * row / 8) for row in range(8) for column in range(5)),
@@ -44,8 +45,8 @@ _SIZE_LIMITS = (0.18, 0.54)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One object found. x, y, box (x0, y0, x1, y1): fractions of width and height; diameter: of the shorter side.
+class DetectedObject:
+    """One detected object. x, y, box (x0, y0, x1, y1): fractions of width and height; diameter: of the shorter side.
 
     `fit` is the overlap with the template of its shape, in [0, 1]. Attributes are words of the world or "unclear".
     """
@@ -63,9 +64,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reading:
-    """What an image shows: objects from the largest to the smallest; `aspect` is width over height."""
+    """The content of an image: objects from the largest to the smallest; `aspect` is width over height."""
 
-    objects: tuple[Seen, ...]
+    objects: tuple[DetectedObject, ...]
     background: str
     aspect: float = 1.0
 
@@ -86,13 +87,13 @@ def read(image: Tensor) -> Reading:
 
 
 def read_batch(images: Tensor) -> list[Reading]:
-    """Reads images (B, 3, H, W), uint8 or float in [-1, 1]: the same as one by one, and faster."""
+    """Reads images (B, 3, H, W), uint8 or float in [-1, 1]: same result as one by one, but faster."""
     aspect = images.shape[3] / images.shape[2]
-    return [Reading(tuple(found.thing for found in all_), name, aspect) for name, all_, _ in _look(images)]
+    return [Reading(tuple(found.item for found in all_), name, aspect) for name, all_, _ in _look(images)]
 
 
 def read_maps(images: Tensor) -> Tensor:
-    """Which class each pixel of images (B, 3, H, W) shows: uint8 (B, H, W), as `draw.semantic_maps` gives them.
+    """Which class each pixel of images (B, 3, H, W) shows: uint8 (B, H, W), as in `render.semantic_maps`.
 
     A pixel that an object covers by more than half has the class of its shape, `VOID` where the shape is unclear; too
     small components are `VOID`, everything else is background. Errors as `read_batch`.
@@ -101,7 +102,7 @@ def read_maps(images: Tensor) -> Tensor:
     for _, found, small in _look(images):
         seen = np.where(small, VOID, 0).astype(np.uint8)
         for one in found:
-            number = VOID if one.thing.shape == UNCLEAR else 1 + SHAPES.index(one.thing.shape)
+            number = VOID if one.item.shape == UNCLEAR else 1 + SHAPES.index(one.item.shape)
             seen[one.rows, one.columns][one.coverage > 0.5] = number
         maps.append(torch.from_numpy(seen))
     size = (images.shape[2], images.shape[3])
@@ -109,19 +110,19 @@ def read_maps(images: Tensor) -> Tensor:
 
 
 class _Found(NamedTuple):
-    """One component: what it is, and how much of each pixel of a window of the working copy it covers, in [0, 1]."""
+    """One component: the object, and its coverage in [0, 1] of each pixel of a window of the working copy."""
 
-    thing: Seen
+    item: DetectedObject
     rows: slice
     columns: slice
     coverage: Array
 
 
 def _look(images: Tensor) -> Iterator[tuple[str, list[_Found], NDArray[np.bool_]]]:
-    """Of each image: the background's name, the objects from the largest to the smallest, and the debris (h, w)."""
+    """For each image: name of the background, objects from the largest to the smallest, mask of the debris (h, w)."""
     if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < SMALLEST:
         raise ValueError(
-            f"the reader takes images (B, 3, H, W) of {SMALLEST} pixels or more, not {tuple(images.shape)}"
+            f"the reader requires images (B, 3, H, W) of {SMALLEST} pixels or more, not {tuple(images.shape)}"
         )
     small = _working_copy(images)
     fitted = [_fit_background(image) for image in small]
@@ -137,7 +138,7 @@ def _look(images: Tensor) -> Iterator[tuple[str, list[_Found], NDArray[np.bool_]
 
 
 def _working_copy(images: Tensor) -> Array:
-    """Luma-chroma planes (B, 3, h, w), h and w of about the working size."""
+    """Luma-chroma planes (B, 3, h, w); h and w are approximately the working size."""
     values = images.detach().cpu()
     values = (values.float() + 1) * 127.5 if values.is_floating_point() else values.float()
     factor = min(values.shape[2:]) // _WORKING_SIDE
@@ -166,7 +167,7 @@ def _length(difference: Array, axis: int) -> Array:
 
 
 def _fit_background(image: Array) -> tuple[str, Array]:
-    """The name of the background and each pixel's distance from it (h, w), a global colour shift taken out."""
+    """The name of the background and each pixel's distance from it (h, w), after removing a global colour shift."""
     candidates = _backgrounds(*image.shape[1:])
     apart = _length(candidates - image, axis=1)
     closeness = np.clip(1 - apart / 40, 0, None).mean(axis=(1, 2))
@@ -180,7 +181,7 @@ def _fit_background(image: Array) -> tuple[str, Array]:
 
 
 def _explain(image: Array, apart: Array, marks: NDArray[np.int32], mark: int) -> _Found:
-    """Names one component."""
+    """Recognises the object of one component."""
     height, width = marks.shape
     side = min(height, width)
     ys, xs = np.nonzero(marks == mark)
@@ -194,7 +195,7 @@ def _explain(image: Array, apart: Array, marks: NDArray[np.int32], mark: int) ->
     nearby = padded[:-2] | padded[1:-1] | padded[2:]
     nearby = nearby[:, :-2] | nearby[:, 1:-1] | nearby[:, 2:]
     coverage, fitted = np.zeros_like(pixels[0]), _Fit(UNCLEAR, -1.0, 0.0, 0.0, 0.0)
-    for misfit in misfits:  # the likelier first; the other only where that one explains nothing well
+    for misfit in misfits:  # the likelier first; the other only if the first fits badly
         if fitted.overlap < _DOUBTFUL_FIT:
             share = apart[window] / (apart[window] + misfit + 1e-6)
             covered = np.where(nearby, np.clip((share - 0.2) / 0.6, 0.0, 1.0), 0.0)
@@ -225,12 +226,14 @@ def _explain(image: Array, apart: Array, marks: NDArray[np.int32], mark: int) ->
         float(x0 + columns[-1] + 1) / width,
         float(y0 + rows[-1] + 1) / height,
     )
-    thing = Seen(shape, colour, size, texture, (x0 + centre_x) / width, (y0 + centre_y) / height, diameter, box, fit)
-    return _Found(thing, slice(y0, y1), slice(x0, x1), coverage)
+    item = DetectedObject(
+        shape, colour, size, texture, (x0 + centre_x) / width, (y0 + centre_y) / height, diameter, box, fit
+    )
+    return _Found(item, slice(y0, y1), slice(x0, x1), coverage)
 
 
 def _core(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask without its border pixels, or the mask itself where nothing would be left."""
+    """The mask without its border pixels, or the mask itself if too little would remain."""
     padded = np.pad(mask, 1)
     core = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return core if core.sum() >= 6 else mask
@@ -255,7 +258,7 @@ def _explain_colour(pixels: Array, mask: NDArray[np.bool_]) -> tuple[str, tuple[
 
 
 def _accent(luma: Array, colour: str) -> Array:
-    """Place of each pixel between the base (0) and the accent (1) by luma alone: it is sharp where chroma is not."""
+    """Position of each pixel between base (0) and accent (1), by luma alone, which is sharper than chroma."""
     base, accent = _palette()
     index = list(COLOURS).index(colour)
     return (luma - base[index, 0]) / (accent[index, 0] - base[index, 0])
@@ -264,7 +267,7 @@ def _accent(luma: Array, colour: str) -> Array:
 def _explain_texture(accent: Array, x: Array, y: Array, period: float) -> str:
     """The texture of the pixels (p,) well inside an object, at x, y from its centre.
 
-    Plain where the tone hardly varies; else the pattern, drawn anew in every phase, that goes with it best.
+    Plain if the tone hardly varies; else the pattern, rendered in every phase, with the highest correlation.
     """
     if accent.size < 4 or accent.std() < _TEXTURE_SPREAD:
         return "plain"

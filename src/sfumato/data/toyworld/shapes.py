@@ -1,6 +1,6 @@
 """The shapes as signed distance functions: negative inside, in units of the radius, image axes (y down).
 
-`HALF_EXTENT` says how far each reaches from its centre: within one radius, so the stated diameter bounds every shape.
+`HALF_EXTENT` is the extent of each from its centre: at most one radius, so the diameter bounds every shape.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""The words of the toy world and what they look like.
+"""The words of the toy world and their appearance.
 
-Object colours are saturated and far apart, backgrounds muted, so that an image can be read back without a network.
-Sizes are diameters as a fraction of the image's shorter side; the two ranges leave a wide gap between them.
+Object colours are saturated and far apart, backgrounds muted, so that the reader can recognise them without a network.
+Sizes are diameters as a fraction of the image's shorter side; the two ranges are far apart.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ COUNTS: dict[str, int] = {"two": 2, "three": 3, "four": 4}
 SIZES: dict[str, tuple[float, float]] = {"small": (0.24, 0.275), "large": (0.385, 0.42)}
 SIZE_BOUNDARY = 0.328
 
-# Each colour has an accent, the second tone of its stripes and dots: lighter for dark colours, darker for light ones.
+# Each colour has an accent, the second colour of its stripes and dots: lighter for dark colours, darker for light ones.
 COLOURS: dict[str, tuple[Rgb, Rgb]] = {
     "red": ((219, 50, 54), (250, 186, 180)),
     "orange": ((245, 137, 28), (140, 62, 8)),
@@ -53,7 +53,7 @@ BACKGROUNDS: dict[str, tuple[Rgb, Rgb]] = {
     "checkered": ((238, 238, 236), (198, 201, 208)),
 }
 
-# Pairs too close to tell apart at a glance; they are never drawn together.
+# Pairs of object and background that are too similar; they never occur together.
 CLASHES: frozenset[tuple[str, str]] = frozenset(
     {("cyan", "sky"), ("blue", "sky"), ("blue", "navy"), ("pink", "beige"), ("yellow", "beige")}
 )
@@ -72,7 +72,7 @@ def rgb(colours: Iterable[Rgb]) -> NDArray[np.float32]:
 
 
 class Vocabulary(Schema):
-    """The part of the world that is drawn: narrow it for an easier task. Every entry must be a word of the world.
+    """The words that scenes use: narrow the vocabulary for an easier task. Every entry must be a word of the world.
 
     Raises ValidationError for an unknown, repeated or missing word.
     """

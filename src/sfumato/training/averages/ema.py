@@ -1,7 +1,7 @@
-"""Moving averages of a network's parameters, kept beside it and never swapped in by stealth.
+"""Moving averages of a network's parameters, held in a separate copy of it.
 
-The classical average forgets exponentially. Power-function averages (Karras et al. 2024, EDM2, section 3) always span
-the same share of the training so far; snapshots of two of them give any other afterwards (`posthoc`).
+The classical average decays exponentially. Power-function averages (Karras et al. 2024, EDM2, section 3) always span
+the same share of the training so far; any other width can be computed afterwards from snapshots of two (`posthoc`).
 """
 
 import copy
@@ -15,18 +15,18 @@ from sfumato.schema import Schema
 
 M = TypeVar("M", bound=nn.Module)
 WIDEST = 0.28
-"""Profiles of constant height have the relative width 0.289; beyond lie those that favour the beginning."""
+"""A profile of constant height has the relative width 0.289; wider ones favour the beginning."""
 
 
 class PowerAverages(Schema):
-    """Averages by power-function profiles, written down now and then, to choose the width after the training."""
+    """Power-function averages, saved from time to time, so that the width can be chosen after training."""
 
     widths: tuple[float, ...] = Field((0.05, 0.1), min_length=1)
     """Standard deviation of each profile over the length of the training (EDM2's sigma_rel), 0.01 to 0.28."""
     snapshot_every: int = Field(500, ge=1)
-    """Steps between two snapshots, which hold the averages in half precision."""
+    """Steps between two snapshots, which store the averages in half precision."""
     snapshots: int = Field(32, ge=2)
-    """The most that are kept of each width; then every second one goes, and the steps between them double."""
+    """Most snapshots kept of each width; beyond it every second one is removed and the interval doubles."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -34,14 +34,14 @@ class PowerAverages(Schema):
             if not 0.01 <= width <= WIDEST:
                 raise ValueError(f"widths: {width:g} is outside 0.01 to {WIDEST:g}, shares of the training's length")
         if len(set(self.widths)) != len(self.widths):
-            raise ValueError("widths: each may be there once")
+            raise ValueError("widths: each may occur once")
         return self
 
 
 def average_of(module: M) -> M:
-    """A copy of the module to hold its average; what is not trained is shared with the module, not copied.
+    """A copy of the module for its average; what is not trained is shared with the module, not copied.
 
-    That is every parameter without gradients, and every buffer of a part that has only such parameters: a pretrained
+    Shared is every parameter without gradients, and every buffer of a part that has only such parameters: a pretrained
     text encoder takes its memory once, however many averages there are.
     """
     shared: dict[int, object] = {id(tensor): tensor for tensor in _untrained(module)}
@@ -52,7 +52,7 @@ def average_of(module: M) -> M:
 
 
 def _untrained(module: nn.Module) -> list[Tensor]:
-    """The parameters that get no gradients, and the buffers of parts that have none but those."""
+    """The parameters without gradients, and the buffers of parts that have only such parameters."""
     tensors: list[Tensor] = [parameter for parameter in module.parameters() if not parameter.requires_grad]
     for part in module.modules():
         parameters = list(part.parameters())
@@ -88,7 +88,7 @@ def exponent_of_width(width: float) -> float:
 def power_decay_at(update: int, width: float) -> float:
     """The decay of update number `update`, from 1, under the profile of this width: (1 - 1/n)^(gamma + 1).
 
-    The first update takes the network as it is (Karras et al. 2024, section 3.1).
+    The first update copies the network (Karras et al. 2024, section 3.1).
     """
     return float((1 - 1 / update) ** (exponent_of_width(width) + 1))
 
@@ -97,7 +97,7 @@ def power_decay_at(update: int, width: float) -> float:
 def update(shadow: nn.Module, module: nn.Module, decay: float) -> None:
     """shadow ← decay · shadow + (1 − decay) · module, parameter by parameter of the same name; buffers are copied.
 
-    What the two share stays as it is.
+    What the two share is unchanged.
     """
     theirs = dict(module.named_parameters())
     pairs = [(own, theirs[name]) for name, own in shadow.named_parameters() if own is not theirs[name]]
@@ -109,6 +109,6 @@ def update(shadow: nn.Module, module: nn.Module, decay: float) -> None:
 
 
 def update_powers(shadows: nn.ModuleList, module: nn.Module, config: PowerAverages | None, update_number: int) -> None:
-    """Takes the network into each power-function average; `update_number` counts from 1."""
+    """Updates each power-function average with the network; `update_number` counts from 1."""
     for shadow, width in zip(shadows, config.widths if config is not None else (), strict=True):
         update(shadow, module, power_decay_at(update_number, width))

@@ -24,7 +24,7 @@ _NAME = re.compile(r"step-(\d+)-width-(\d+\.\d+)\.safetensors$")
 
 @dataclass(frozen=True, order=True)
 class Snapshot:
-    """Where the average of one width after `step` steps lies."""
+    """The file of the average of one width after `step` steps."""
 
     step: int
     width: float
@@ -45,7 +45,7 @@ def found_in(folder: Path) -> list[Snapshot]:
 
 
 def snapshots_of(run: Path | str) -> list[Snapshot]:
-    """The snapshots of a run, oldest first. Raises UserError where there are none."""
+    """The snapshots of a run, oldest first. Raises UserError if there are none."""
     found = found_in(Path(run) / FOLDER)
     if not found:
         raise UserError(
@@ -56,9 +56,9 @@ def snapshots_of(run: Path | str) -> list[Snapshot]:
 
 
 def save_snapshot(folder: Path, step: int, width: float, tensors: Mapping[str, Tensor], updates: int) -> None:
-    """Writes one atomically, as float16; a tensor whose values float16 cannot hold stays as it is.
+    """Writes one atomically as float16; a tensor with values beyond float16's range keeps its type.
 
-    `updates` counts the optimiser's steps that changed weights: the time of the average's profile.
+    `updates` counts the optimiser steps that changed weights: the time axis of the average's profile.
     """
     limit = torch.finfo(torch.float16).max
     halved = {
@@ -78,14 +78,14 @@ def read_snapshot(snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]
 def load_snapshot(
     run: Path | str, step: int | None = None, width: float | None = None, device: torch.device | str = "cpu"
 ) -> LatentDiffusion:
-    """A model of a run as it was earlier in the training, as `sfumato.load` gives the newest.
+    """A model of a run at an earlier step; `sfumato.load` opens the newest.
 
     Args:
         run: the run's folder, or the file of one snapshot in it.
         step: the snapshot nearest to this step; by default the one nearest to a quarter of the training, a weaker
             version of the model such as autoguidance guides away from.
         width: the average nearest to this width; by default the narrowest.
-        device: where to.
+        device: where the model is loaded to.
 
     Raises:
         UserError: there are no snapshots, or the run's model does not fit them.
@@ -104,7 +104,7 @@ def load_snapshot(
 
 
 def nearest(found: Sequence[Snapshot], step: int | None, width: float | None) -> Snapshot:
-    """The one that is meant: see `load_snapshot`."""
+    """The snapshot that step and width select, see `load_snapshot`."""
     target = found[-1].step / 4 if step is None else step
     nearest_width = min((s.width for s in found), key=lambda w: w if width is None else abs(w - width))
     return min((s for s in found if s.width == nearest_width), key=lambda s: (abs(s.step - target), s.step))
@@ -112,7 +112,7 @@ def nearest(found: Sequence[Snapshot], step: int | None, width: float | None) ->
 
 @torch.no_grad()
 def place_tensors(model: LatentDiffusion, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Puts the trained parameters of a snapshot into a model. Raises UserError for keys or shapes it does not know."""
+    """Puts the trained parameters of a snapshot into a model. Raises UserError for keys or shapes that do not fit."""
     parts: dict[str, nn.Module] = model.parts()
     own = {f"{name}.{key}": p for name in ("denoiser", "conditioner") if name in parts
            for key, p in parts[name].named_parameters()}  # fmt: skip
@@ -123,9 +123,10 @@ def place_tensors(model: LatentDiffusion, tensors: Mapping[str, Tensor], where: 
 
 
 def to_keep(newest: int, every: int, most: int) -> set[int]:
-    """The steps that stay once `newest` is reached: it, and all multiples of the least every · 2^k that are few enough.
+    """The steps to keep once `newest` is reached: it, and all multiples of the smallest every · 2^k that are few
+    enough.
 
-    Known from the newest step alone, so that a run that was interrupted keeps what the straight one keeps.
+    A function of the newest step alone, so that an interrupted run keeps the same as an uninterrupted one.
     """
     interval = every
     while newest // interval + 1 > most:
@@ -134,7 +135,7 @@ def to_keep(newest: int, every: int, most: int) -> set[int]:
 
 
 def prune(folder: Path, every: int, most: int) -> None:
-    """Thins out the snapshots of a run, and removes what an interrupted write left behind."""
+    """Thins out the snapshots of a run, and removes leftovers of interrupted writes."""
     found = found_in(folder)
     kept = to_keep(found[-1].step, every, most) if found else set()
     for snapshot in found:
@@ -145,7 +146,7 @@ def prune(folder: Path, every: int, most: int) -> None:
 
 
 def drop_after(folder: Path, step: int) -> None:
-    """Removes the snapshots of steps that a resumed run does again."""
+    """Removes the snapshots of steps that a resumed run repeats."""
     for snapshot in found_in(folder):
         if snapshot.step > step:
             snapshot.path.unlink(missing_ok=True)

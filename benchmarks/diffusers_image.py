@@ -1,6 +1,6 @@
 """What a user of diffusers' parts writes for one image.
 
-    python -m benchmarks.diffusers_picture ROOT PNG STEPS DTYPE
+    python -m benchmarks.diffusers_image ROOT PNG STEPS DTYPE
 
 The counterpart of `sfumato sample` in `processes`; nothing of ours is imported.
 """
