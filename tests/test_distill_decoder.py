@@ -77,7 +77,7 @@ def test_the_data_is_by_default_what_the_autoencoder_learnt_from(command: Comman
     ("arguments", "why"),
     [
         (("--steps", 2, "--minutes", 1), "--minutes and --steps both say how long to train"),
-        (("--minutes", 0), "--minutes is 0: give a time in minutes"),
+        (("--minutes", 0), "--minutes is 0: give a number from 0.001"),
         (("--channels", 2), "--channels is 2: give a whole number from 4"),
         (("--perceptual", -1), "--perceptual is -1"),
         (("--perceptual", "inf"), "--perceptual is inf: give"),

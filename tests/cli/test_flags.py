@@ -77,7 +77,7 @@ def test_a_number_outside_its_range_names_the_flag(option: Option) -> None:
         typed = "3,-99999999999999999999"
     elif option.name in ("autoguide_scale", "seed"):
         typed = -(10**20)
-    with pytest.raises(UserError, match=f"^{one.title} (is )?'?-?[0-9]"):
+    with pytest.raises(UserError, match=f"^{one.title} (is )?(about )?'?-?[0-9]"):
         one.value(typed)
 
 

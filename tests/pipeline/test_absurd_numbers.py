@@ -33,7 +33,7 @@ SAMPLE: dict[str, tuple[list[object], str]] = {
     "batch-of-large": (["-n", 900_000, "--batch", 900_000, "--size", 1024], "batch 900,000 of 1024x1024"),
     "side": (["--size", 10**9], "--size is 1000000000: give a whole number from 1 to 65,536"),
     "side-of-31-digits": (["--size", "1" * 31], "--size is about 10^30: give a whole number"),
-    "side-of-5000-digits": (["--size", "1" * 5000], "is not a size: give height x width"),
+    "side-of-5000-digits": (["--size", "1" * 5000], "an argument holds a number of 5000 digits"),
     "image": (["-n", 1, "--size", "60000x60000"], "for one image, and this machine has"),
     "steps": (["--steps", HUGE], "--steps is 1000000000000: give a whole number from 1 to 10,000"),
     "window": (["--window", HUGE], "--window is 1000000000000: give a whole number"),

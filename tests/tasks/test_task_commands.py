@@ -167,12 +167,12 @@ def test_a_image_with_a_profile_is_filled_and_written_in_srgb(command: Command, 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown-class": (
         ["semantic-to-image", "map", "unknown.png"],
-        "class id 7 at row 4, column 5, but this model knows 0 to 4",
+        "class id 7 at row 4, column 5, but this model has 0 to 4",
     ),
     "unknown-class-in-16-bits": (["semantic-to-image", "map", "unknown-16.png"], "class id 40000 at row 4, column 5"),
     "a-pipe": (
         ["edit", "plain", "pipe.png"],
-        "the image '.*pipe.png' cannot be read: it is a named pipe, no regular",
+        "the image '.*pipe.png' cannot be read: it is a named pipe, not a regular",
     ),
     "a-device": (["upscale", "small", "zero.png"], "the image '.*zero.png' cannot be read: it is a device"),
     "a-folder": (
