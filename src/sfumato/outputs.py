@@ -76,8 +76,8 @@ def written(
 ) -> Iterator[None]:
     """Within the block this process alone writes to `folder`: what dead ones left in it is removed before.
 
-    Where the block ends in a UserError before the work has `begun`, what it made in `folder` and `cache` is removed
-    again, and so are folders above them that it made.
+    Where the block ends in a UserError, or on a full disk, before the work has `begun`, what it made in `folder` and
+    `cache` is removed again, and so are folders above them that it made.
 
     Args:
         folder: need not exist.
@@ -97,7 +97,7 @@ def written(
             tidy(folder)
             with _undone_on_refusal([folder, *([] if cache is None else [cache])], begun):
                 yield
-    except UserError:
+    except (UserError, OSError):
         for empty in above:
             with contextlib.suppress(OSError):
                 empty.rmdir()
@@ -136,7 +136,7 @@ def _undone_on_refusal(folders: list[Path], begun: Callable[[], bool]) -> Iterat
     t_start = time.monotonic()
     try:
         yield
-    except UserError:
+    except (UserError, OSError):
         if not begun():
             lasting = time.monotonic() - t_start > LASTING
             _restore(folders[0], before[folders[0]], lasting)

@@ -59,7 +59,8 @@ def estimate(
     at_least("--steps", steps, 1, MOST_TIMED)
     at_least("--sampling-steps", sampling_steps, 1, MOST_SAMPLING_STEPS)
     use_all_cores()
-    timed = Timed(chosen_device(device).type, steps) if measure else None
+    place = chosen_device(device).type
+    timed = Timed(place, steps) if measure else None
     schema = DiffusionRun if "denoiser" in read_source(config) else AutoencoderRun
     raw = with_overrides(config, overrides or [], schema)
     if "denoiser" in raw:
