@@ -1,6 +1,7 @@
 """Files are whole or absent."""
 
 import builtins
+import errno
 import os
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 from sfumato import checkpoint
-from sfumato.errors import UserError
+from sfumato.checkpoint import write_first_free
+from sfumato.errors import SURROUNDINGS, UserError
+from sfumato.outputs import written
 
 
 def test_tensors_and_numbers_come_back(tmp_path: Path) -> None:
@@ -98,3 +101,23 @@ def test_a_module_takes_no_weights_that_are_not_finite() -> None:
     with pytest.raises(UserError, match=r"model\.safetensors: tensor 'weight' holds 6 of 6"):
         checkpoint.load_into(layer, broken, "model.safetensors")
     assert all(bool(torch.isfinite(p).all()) for p in layer.parameters())
+
+
+def test_a_folder_made_for_a_file_that_cannot_be_written_goes_again(tmp_path: Path) -> None:
+    def too_large(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    with pytest.raises(UserError, match="could not be written"):
+        write_first_free([tmp_path / "a" / "b" / "0000.png"], too_large)
+    assert not list(tmp_path.iterdir())
+
+    def begin(run: Path) -> None:
+        with written(run):
+            run.mkdir()
+            too_large(run / "config.yaml")
+
+    with pytest.raises(OSError, match="too large"):
+        begin(tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+    assert errno.EFBIG in SURROUNDINGS

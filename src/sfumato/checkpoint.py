@@ -78,6 +78,7 @@ def write_first_free(paths: Iterable[Path], write: Callable[[Path], object]) -> 
     """
     names = iter(paths)
     path = next(names)
+    missing = [folder for folder in path.parents if not folder.exists()]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +88,10 @@ def write_first_free(paths: Iterable[Path], write: Callable[[Path], object]) -> 
         while not _placed(temporary, path):
             path = next(names)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            for folder in missing:
+                folder.rmdir()
         raise UserError(_cannot_write(path, error)) from error
     finally:
         with contextlib.suppress(OSError):

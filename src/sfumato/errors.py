@@ -5,6 +5,7 @@ import errno
 SURROUNDINGS = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some space and run the same command again",
+    errno.EFBIG: "the disk, or a limit set for this process, allows no larger files: choose another folder",
     errno.EACCES: "choose another folder, or change its permissions",
     errno.EPERM: "choose another folder, or change its permissions",
     errno.EROFS: "choose another folder",

@@ -149,8 +149,8 @@ def written(
 ) -> Iterator[None]:
     """Within the block only this process writes to `folder`; leftovers of dead processes are removed before.
 
-    If the block raises UserError before the work has `begun`, what it created in `folder` and `cache` is removed again,
-    and so are the parents that it created.
+    If the block raises UserError, or the disk fills up, before the work has `begun`, what it created in `folder` and
+    `cache` is removed again, and so are the parents that it created.
 
     Args:
         folder: need not exist.
@@ -216,7 +216,7 @@ def _undone_on_refusal(folders: list[Path], begun: Callable[[], bool]) -> Iterat
     t_start = time.monotonic()
     try:
         yield
-    except UserError:
+    except (UserError, OSError):
         if not begun():
             lasting = time.monotonic() - t_start > LASTING
             _restore(folders[0], before[folders[0]], lasting)

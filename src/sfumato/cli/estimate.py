@@ -69,7 +69,8 @@ def estimate(flags: EstimateFlags) -> None:
     from sfumato.training.workers import use_all_cores
 
     use_all_cores()
-    timed = Timed(chosen_device(flags.device).type, flags.steps) if flags.measure else None
+    place = chosen_device(flags.device).type
+    timed = Timed(place, flags.steps) if flags.measure else None
     schema = DiffusionRun if "denoiser" in read_source(flags.config) else AutoencoderRun
     raw = with_overrides(flags.config, flags.overrides or [], schema)
     if "denoiser" in raw:
