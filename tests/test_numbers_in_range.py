@@ -297,3 +297,10 @@ def test_every_size_in_the_configuration_of_a_model_folder_is_bounded(folder: ty
         and not any(hasattr(given, "le") for given in field.metadata)
     ]
     assert open_ended == []
+
+
+def test_a_study_bounds_its_networks(command: Command, tmp_path: Path) -> None:
+    done = command("study", "baselines", "--data", "toy", "--parameters", 10**12, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "parameters" in done.err
+    assert not (tmp_path / "out").exists()

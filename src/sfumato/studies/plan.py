@@ -45,7 +45,7 @@ class StudyConfig(Schema):
     seeds: int = Field(1, ge=1)
     first_share: float = Field(0.3, gt=0, lt=1)
     """Share of the budget that goes to stage 1, where there is one."""
-    parameters: int = Field(1_500_000, ge=1)
+    parameters: int = Field(1_500_000, ge=1, le=100_000_000_000)
     """Approximate parameters of every denoiser and transformer."""
     channels: int = Field(24, ge=8, multiple_of=8)
     """Channels of every autoencoder's first level."""
