@@ -273,7 +273,7 @@ TRAINING: dict[str, tuple[Case, str]] = {
     ),
     "out-is-a-file": (
         lambda runs, tmp: ["train", "autoencoder", runs.first, "--out", runs.second],
-        "second.yaml' is a file; give the folder of a new or an interrupted run",
+        "second.yaml' is a file: give the folder of a new or an interrupted run",
     ),
     "out-below-a-file": (
         lambda runs, tmp: ["train", "autoencoder", runs.first, "--out", runs.second / "out"],

@@ -37,7 +37,7 @@ def test_a_model_gets_one_and_draws_with_it(
     assert done.code == 0, done.err
     assert "PSNR on 6 held-out images: tiny against full decoder" in done.out
     assert "times fewer operations" in done.out
-    assert "learnt in 2 steps on 8 images" in done.out
+    assert "trained for 2 steps on 8 images" in done.out
     assert (text / "model" / "tiny_decoder.safetensors").exists()
     assert pixels(text / "tiny-decoder" / "compare.png").shape[2] == 3
     model = sfumato.load(text)

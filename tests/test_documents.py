@@ -40,7 +40,7 @@ JSON = {
     "endless number": ('{"a": ' + "1" * 5000 + "}", "a number of 5000 digits"),
     "too large": ('{"a": 1e400}', "the number '1e400', which is too large"),
     "NaN": ('{"a": NaN}', "holds NaN"),
-    "half": ('{"a": ', "no readable JSON"),
+    "half": ('{"a": ', "not readable JSON"),
 }
 
 
@@ -98,7 +98,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
 
 def test_other_encodings_and_sizes_are_named(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match=r"no UTF-8 text .byte 3 is 0xe9"):
+    with pytest.raises(UserError, match=r"not UTF-8 text .byte 3 is 0xe9"):
         read_text(tmp_path / "x")
     (tmp_path / "x").write_bytes(b"\xef\xbb\xbfa: 1")
     assert read_text(tmp_path / "x") == "a: 1"

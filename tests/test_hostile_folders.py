@@ -57,10 +57,10 @@ CASES: dict[str, tuple[Any, str]] = {
     "channels": (lambda f: configured(f, "autoencoder.channels", 10**12), "channels"),
     "steps": (lambda f: configured(f, "diffusion.schedule.steps", 10**12), "steps"),
     "size": (lambda f: configured(f, "image_size", [10**12, 16]), "image_size"),
-    "int64": (lambda f: recast(f, torch.int64), "holds int64 numbers"),
-    "bool": (lambda f: recast(f, torch.bool), "holds bool numbers"),
-    "float8": (lambda f: recast(f, torch.float8_e4m3fn), "holds float8_e4m3fn numbers"),
-    "binary tokenizer": (lambda f: (f / "tokenizer.json").write_bytes(b"\x80\x04\xff"), "no UTF-8 text"),
+    "int64": (lambda f: recast(f, torch.int64), "has int64 numbers"),
+    "bool": (lambda f: recast(f, torch.bool), "has bool numbers"),
+    "float8": (lambda f: recast(f, torch.float8_e4m3fn), "has float8_e4m3fn numbers"),
+    "binary tokenizer": (lambda f: (f / "tokenizer.json").write_bytes(b"\x80\x04\xff"), "not UTF-8 text"),
     "tokenizer of nothing": (lambda f: (f / "tokenizer.json").write_text("[]"), "not a tokenizer.json"),
     "tokenizer of large ids": (
         lambda f: (f / "tokenizer.json").write_text(
@@ -123,17 +123,17 @@ def latent_classifier(folder: Path) -> None:
 
 
 OTHERS: dict[str, tuple[Callable[[Path], None], str, Callable[[Path], Any], str]] = {
-    "codes, binary tokenizer": (code_model, "tokenizer.json", lambda p: p.write_bytes(b"\0\xff"), "no UTF-8 text"),
-    "codes, pipe as tokenizer": (code_model, "tokenizer.json", os.mkfifo, "no regular file"),
+    "codes, binary tokenizer": (code_model, "tokenizer.json", lambda p: p.write_bytes(b"\0\xff"), "not UTF-8 text"),
+    "codes, pipe as tokenizer": (code_model, "tokenizer.json", os.mkfifo, "not a regular file"),
     "codes, no tokenizer": (code_model, "tokenizer.json", lambda p: None, "lacks tokenizer.json"),
     "codes, device as tokenizer": (
         code_model,
         "tokenizer.json",
         lambda p: p.symlink_to("/dev/zero"),
-        "no regular file",
+        "not a regular file",
     ),
-    "codes, pipe as weights": (code_model, "transformer.safetensors", os.mkfifo, "no regular file"),
-    "classifier, pipe as weights": (latent_classifier, "classifier.safetensors", os.mkfifo, "no regular file"),
+    "codes, pipe as weights": (code_model, "transformer.safetensors", os.mkfifo, "not a regular file"),
+    "classifier, pipe as weights": (latent_classifier, "classifier.safetensors", os.mkfifo, "not a regular file"),
     "classifier, many channels": (
         latent_classifier,
         "config.yaml",

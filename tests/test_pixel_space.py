@@ -57,5 +57,5 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(UserError, match=r"f = 1: set channel_multipliers to \[1\]"):
         parse({"model": {"bottleneck": bottleneck}, "data": {"kind": "toy"}}, AutoencoderRun, "x")
     model = {"bottleneck": bottleneck, "channel_multipliers": [1]}
-    with pytest.raises(UserError, match="nothing to train: give --autoencoder pixels to stage 2"):
+    with pytest.raises(UserError, match="nothing to train: train stage 2 with --autoencoder pixels"):
         parse({"model": model, "data": {"kind": "toy"}}, AutoencoderRun, "x")

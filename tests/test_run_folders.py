@@ -276,6 +276,10 @@ def _rewritten(run: Path, change: Callable[[dict[str, torch.Tensor], Any], Any])
     checkpoint.save_tensors(path, tensors, numbers if changed is None else changed)
 
 
+def _numbers(run: Path) -> Any:
+    return checkpoint.load_tensors(checkpoint.step_path(run / "states", 4))[1]
+
+
 def _with_header(run: Path, numbers: str) -> None:
     for step in (2, 4):
         path = checkpoint.step_path(run / "states", step)
@@ -337,7 +341,7 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "a step below zero": _number("step", -4),
     "a step with a fraction": _number("step", 4.5),
     "images that are a list": _number("images", [1]),
-    "seconds without end": _number("seconds", float("inf")),
+    "seconds without end": lambda run: _with_header(run, json.dumps({**_numbers(run), "seconds": float("inf")})),
     "notes that are a list": _number("notes", [1]),
     "a source that is a number": _number("notes", {"source": 3}),
     "logits that are a text": _number("notes", {"logits": "ab"}),
@@ -449,7 +453,7 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
     "sample-codes": (lambda runs, out: ["sample", runs.plain, "--top-k", 3, "--out", out], "--top-k is an option of"),
     "inpaint": (lambda runs, out: ["inpaint", runs.plain, "no.png", "no.png", "--out", out], "no.png"),
     "edit": (lambda runs, out: ["edit", runs.text, "no.png", "a", "--out", out], "no.png"),
-    "outpaint": (lambda runs, out: ["outpaint", runs.plain, "no.png", "--extend", "8", "--out", out], "no.png"),
+    "outpaint": (lambda runs, out: ["outpaint", runs.plain, "no.png", "--extend", "8,0,8,0", "--out", out], "no.png"),
     "upscale": (lambda runs, out: ["upscale", runs.plain, "no.png", "--out", out], "no.png"),
     "paint": (lambda runs, out: ["semantic-to-image", runs.plain, "no.png", "--out", out], "no.png"),
     "compose": (lambda runs, out: ["layout-to-image", runs.plain, "no.json", "--out", out], "no.json"),

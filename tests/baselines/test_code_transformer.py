@@ -110,5 +110,5 @@ def test_it_learns_to_count() -> None:
 def test_what_does_not_fit() -> None:
     with pytest.raises(UserError, match="head_dim 5 does not divide"):
         CodeTransformer(CodeTransformerConfig(dim=32, head_dim=5), K, SIZE, SPEC)
-    with pytest.raises(UserError, match="no maps"):
+    with pytest.raises(UserError, match="not maps"):
         CodeTransformer(CONFIG, K, SIZE, ConditionSpec(spatial_channels=3))

@@ -202,7 +202,7 @@ def test_files_that_are_not_cards_are_refused(command: Command, tmp_path: Path) 
         (("--metrics", "reader"), "give toy as DATA"),
         (("--weights", "inception"), "is not of the form NAME=VALUE"),
         (("--weights", "incepton=x"), "did you mean 'inception'"),
-        (("--metrics", "fid", "--weights", "inception=absent.pth"), "do not exist: fetch"),
+        (("--metrics", "fid", "--weights", "inception=absent.pth"), "do not exist: download"),
         (("--resize", "area"), "--resize 'area' is not one of"),
         (("--labels", "even"), "--labels 'even' is not one of"),
         (("--n", 1), "--n is 1: give a whole number from 2"),

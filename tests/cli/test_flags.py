@@ -176,6 +176,6 @@ def test_flags_of_a_configuration_are_its_fields() -> None:
             assert options[name].default == schema.model_fields[name].default
             assert options[name].range == range_of(name, schema_fields(source)[name])
             if name in MOST:
-                assert options[name].range.high == MOST[name]  # type: ignore[union-attr]  # a whole number
+                assert options[name].range.high <= MOST[name]  # type: ignore[union-attr]  # a whole number
     assert options["channels"].range == Range(8, 16_384, whole=True)
     assert schema_fields("training.distillation:Distillation")["minutes"].help.startswith("Train for ")

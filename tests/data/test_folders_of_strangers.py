@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from make_images import metadata, save
 
-from sfumato.data.folder import FolderConfig, Scan, scan_folder
+from sfumato.data.folder_config import FolderConfig
 from sfumato.data.labels import near_twins
+from sfumato.data.scan import Scan, scan_folder
 from sfumato.errors import UserError
 
 
@@ -130,6 +131,6 @@ def test_a_folder_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "scandir", scandir)
     found = scan(tmp_path)
     assert found.unreadable == (
-        ("closed", "it is a folder that cannot be opened (Permission denied), no regular file"),
+        ("closed", "it is a folder that cannot be opened (Permission denied), not a regular file"),
     )
     assert any("the first is closed, a folder that cannot be opened" in note for note in found.notes)

@@ -172,7 +172,7 @@ def test_the_disk_that_fills_up_meanwhile_means_no_cache(
     data = opened(root)
     assert keep_decoded(data, tmp_path / "cache", log=said.append) is data
     assert caches(tmp_path / "cache") == []
-    assert ["room for" in line for line in said] == [True]
+    assert ["the free space" in line for line in said] == [True]
 
 
 def test_two_that_want_the_same_pixels_make_them_once(root: Path, tmp_path: Path) -> None:

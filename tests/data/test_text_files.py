@@ -77,7 +77,7 @@ def test_other_encodings_are_refused_by_byte_or_declared(tmp_path: Path) -> None
         (b"\xff\xfea", "is not utf-16-le text, byte 2"),
         (b"\xed\xa0\x80", "byte 0 is 0xed"),  # half of a surrogate pair
         (b"\0" * 64, "byte 0 is NUL"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\r", "no UTF-8 text"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\r", "not UTF-8 text"),
     ],
 )
 def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
@@ -118,7 +118,7 @@ def test_lines_and_what_messages_show() -> None:
     [
         ('{"a": 1, "a": 2}', "the key 'a' twice"),
         ('{"a": NaN}', "holds NaN"),
-        ('{"a": 1e999}', "no finite number"),
+        ('{"a": 1e999}', "not a finite number"),
         ('{"a": ' + "1" * 5000 + "}", "thousands of digits"),
         ("[" * 100_000, "nested deeper|is not JSON"),
         ("[" * 40 + "]" * 40, "nested deeper than 32"),

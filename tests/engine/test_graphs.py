@@ -74,7 +74,7 @@ def test_a_call_that_cannot_be_recorded_is_made_as_it_is() -> None:
             assert recordings(torch.neg, (torch.full((2,), float(i)),)).tolist() == [-i, -i]
     assert len(tries) == 1
     assert [str(one.message) for one in warned] == [
-        "a call stays as it is, CUDA cannot capture it: operation not permitted when stream is capturing"
+        "a call is not recorded, since CUDA cannot capture it: operation not permitted when stream is capturing"
     ]
     assert len(recordings) == 0
 
@@ -108,14 +108,14 @@ def test_only_so_many_shapes_are_recorded() -> None:
     assert len(recordings) == MOST
 
 
-def test_a_call_on_the_cpu_or_with_gradients_is_not_wanted() -> None:
-    assert not graphs.wanted((torch.ones(1), None))
+def test_a_call_on_the_cpu_or_with_gradients_is_not_recordable() -> None:
+    assert not graphs.recordable((torch.ones(1), None))
 
 
 @pytest.mark.parametrize("case", ["unet", "unet-text"])
 def test_a_recorded_network_is_the_packed_one(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tape = Tape()
-    monkeypatch.setattr(inference, "wanted", lambda inputs: not torch.is_grad_enabled())
+    monkeypatch.setattr(inference, "recordable", lambda inputs: not torch.is_grad_enabled())
     monkeypatch.setattr(inference, "Recordings", lambda: Recordings(tape))
     network, run = CASES[case]()
     fast = for_inference(network, torch.float32)

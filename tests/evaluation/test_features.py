@@ -81,7 +81,7 @@ def test_bytes_floats_and_grey_are_one(network: FeatureNetwork) -> None:
 def test_bad_images_are_one_sentence(network: FeatureNetwork) -> None:
     broken = images(2)
     broken[1, 0, 3, 3] = float("nan")
-    with pytest.raises(UserError, match="1 of a batch of 2 images hold values that are not finite"):
+    with pytest.raises(UserError, match="1 of a batch of 2 images contain values that are not finite"):
         network(broken)
     with pytest.raises(UserError, match=r"takes images \(B, 1 or 3, H, W\)"):
         network(torch.zeros(2, 4, 64, 64))

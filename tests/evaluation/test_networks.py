@@ -110,7 +110,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ('{"image_mean": [0.4, 0.5, "a"], "image_std": [1, 1, 1]}', "three numbers each"),
         ('{"image_mean": [0.4, 0.5, 1e999], "image_std": [1, 1, 1]}', "too large"),
         ("[" * 100_000, "nested deeper"),
-        (None, "no regular file"),
+        (None, "not a regular file"),
     ],
 )
 def test_what_the_preprocessing_must_say(text: str | None, sentence: str, tmp_path: Path) -> None:

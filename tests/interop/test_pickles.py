@@ -398,7 +398,7 @@ def test_lies_in_a_zip_are_one_sentence(name: str, tmp_path: Path) -> None:
 
 
 def test_deep_nesting_neither_recurses_nor_overflows(tmp_path: Path) -> None:
-    depth = 300_000
+    depth = 150_000
     good = save({"w": torch.zeros(4)}, tmp_path / "good.pt", False)
     nested_lists = b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
     with pytest.raises(UserError, match="holds a list"):
@@ -467,7 +467,7 @@ def test_lies_in_a_stream_and_a_tar(tmp_path: Path) -> None:
     data = path.read_bytes()
     at = data.rindex(struct.pack("<q", 100), 0, len(data) - 400 + 8)
     path.write_bytes(data[:at] + struct.pack("<q", 2**40) + data[at + 8 :])
-    with pytest.raises(UserError, match="should hold 100 elements"):
+    with pytest.raises(UserError, match="should contain 100 elements"):
         open_checkpoint(path)
     base = torch.arange(6, dtype=torch.float32)
     for change, message in (({"elements": 2**50}, "more than the archive contains"), ({"offset": 1}, "needs 28")):

@@ -53,7 +53,7 @@ def inferred(config: Config) -> tuple[Original, list[str]]:
     said: list[str] = []
     shapes = original_keys.shapes_of(config)
     buffers = original_keys.buffers(config["model"]["params"]) if "betas" in shapes else {}
-    return infer_original(shapes, buffers.__getitem__, say=said.append), said
+    return infer_original(shapes, buffers.__getitem__, report=said.append), said
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -146,7 +146,7 @@ def test_every_key_of_the_published_file_lands(name: str, source: str) -> None:
             return torch.linspace(*ends, 1000, dtype=torch.float64).square().float()
 
         said: list[str] = []
-        original = infer_original(shapes, load, say=said.append)
+        original = infer_original(shapes, load, report=said.append)
         assert said == [], "published models are known exactly"
     parts, prefixes = parts_of(original)
     placement = place(shapes, parts, prefixes, None, name)

@@ -154,7 +154,7 @@ def test_what_no_snapshot_gives_is_said(command: Command, runs: Runs, tmp_path: 
         "no snapshot of step 9: choose one of 1, 2, 3, 4"
         in command("ema", runs.plain, "--width", 0.1, "--step", 9, *out).err
     )
-    assert "too far from what" in command("ema", runs.plain, "--width", 0.02, *out).err
+    assert "too far from those" in command("ema", runs.plain, "--width", 0.02, *out).err
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("keep")
     refused = command("ema", runs.plain, "--width", 0.1, "--out", tmp_path / "used")

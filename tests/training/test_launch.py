@@ -41,7 +41,7 @@ def test_rank_and_world_are_read_as_each_launcher_names_them() -> None:
         (ACCELERATE, r"accelerate launch should start several .* started one.*torch.distributed.run"),
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, r"srun started 2 processes"),
         ({"WORLD_SIZE": "2"}, r"WORLD_SIZE is 2, but no rank is set"),
-        ({"WORLD_SIZE": "two"}, r"WORLD_SIZE.*'two', no number"),
+        ({"WORLD_SIZE": "two"}, r"WORLD_SIZE.*'two', which is not a number"),
     ],
 )
 def test_a_promise_of_several_that_made_one_is_an_error(environment: dict[str, str], message: str) -> None:
@@ -51,7 +51,7 @@ def test_a_promise_of_several_that_made_one_is_an_error(environment: dict[str, s
 
 def test_another_world_than_the_promised_one_is_an_error() -> None:
     check_world(Launch(0, 2, None), 2)
-    with pytest.raises(UserError, match="promised 2 processes, but this one is in a world of 1"):
+    with pytest.raises(UserError, match="announced 2 processes, but this one is in a world of 1"):
         check_world(Launch(0, 2, None), 1)
 
 

@@ -35,7 +35,7 @@ class EmaFlags:
 
 @command(EmaFlags)
 def ema(flags: EmaFlags) -> None:
-    """Compute an EMA of any length from a run's snapshots (post-hoc EMA)."""
+    """Compute a post-hoc EMA from a run's snapshots."""
     from sfumato.outputs import out_is_free, written
     from sfumato.training.averages import posthoc
 

@@ -76,7 +76,7 @@ class EvaluateFlags(MeasureFlags):
     EvaluateFlags, request_flags("sampler", "steps", "eta", "guidance", "seed", "size", "batch", steps=20, batch=32)
 )
 def evaluate(flags: EvaluateFlags, options: dict[str, Any]) -> None:
-    """Measure a model's samples, or a folder of images, against real images.
+    """Measure samples, or a folder, against real images.
 
     Writes OUT/card.json and OUT/index.html: the numbers with everything they depend on, samples, nearest neighbours.
     """
