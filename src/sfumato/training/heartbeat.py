@@ -57,7 +57,7 @@ class Heartbeat:
         self._rank, self._world, self._launcher = rank, world, launcher
         self._watch: Watch | None = None
         self._lock, self._over = threading.Lock(), threading.Event()
-        self._store_lost = False
+        self._store_lost = self._reported = False
 
     def start(self) -> None:
         """Starts watching the launcher, which may end before the rendezvous."""
@@ -73,8 +73,14 @@ class Heartbeat:
             threading.Thread(target=self._beating, args=(store,), name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
-        """Stops watching, before the process group is destroyed."""
+        """Stops watching, before the process group is destroyed.
+
+        A process that saw the end of the launcher first may have ended the training of all: the cause is printed here
+        if this process has not seen it yet.
+        """
         self._over.set()
+        if self._launcher_ended():
+            self._report(self._launcher_cause())
 
     def _beat(self, store: "Store", count: int) -> None:
         store.set(f"beat {self._rank}", str(count))
@@ -97,8 +103,8 @@ class Heartbeat:
 
     def _watching(self) -> None:
         while not self._over.wait(INTERVAL):
-            if self._launcher is not None and os.getppid() != self._launcher:
-                self._end(f"the launcher (process {self._launcher}) has ended", GRACE)
+            if self._launcher_ended():
+                self._end(self._launcher_cause(), GRACE)
             elif self._store_lost:
                 self._end("the process that hosts the rendezvous has ended", GRACE)
             with self._lock:
@@ -112,13 +118,24 @@ class Heartbeat:
                 names = ", ".join(map(str, lost))
                 self._end(f"process {names} of {self._world} has not answered for {SILENCE:.0f} s", 0, lost)
 
+    def _launcher_ended(self) -> bool:
+        return self._launcher is not None and os.getppid() != self._launcher
+
+    def _launcher_cause(self) -> str:
+        return f"the launcher (process {self._launcher}) has ended"
+
+    def _report(self, cause: str, lost: Sequence[int] = ()) -> None:
+        """Prints the cause once, in the lowest rank that is left."""
+        with self._lock:
+            first, self._reported = not self._reported, True
+        if first and all(rank in lost for rank in range(self._rank)):
+            _print(f"sfumato: {cause}, so this run ends: the same command resumes from the last state")
+
     def _end(self, cause: str, grace: float, lost: Sequence[int] = ()) -> None:
-        """Ends this process; with `grace`, SIGTERM first lets it save. The lowest rank that is left prints the
-        cause."""
+        """Ends this process and reports why; with `grace`, SIGTERM first lets it save."""
         if self._over.is_set():
             return
-        if all(rank in lost for rank in range(self._rank)):
-            _print(f"sfumato: {cause}, so this run ends: the same command resumes from the last state")
+        self._report(cause, lost)
         if grace:
             os.kill(os.getpid(), signal.SIGTERM)
             if self._over.wait(grace):
