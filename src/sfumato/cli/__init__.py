@@ -18,6 +18,7 @@ from sfumato.cli.compare import compare
 from sfumato.cli.data import data
 from sfumato.cli.demo import demo
 from sfumato.cli.distill_decoder import distill_decoder
+from sfumato.cli.doctor import doctor
 from sfumato.cli.edit import edit
 from sfumato.cli.ema import ema
 from sfumato.cli.estimate import estimate
@@ -84,6 +85,7 @@ COMMANDS = (
     bench,
     samplers,
     zoo,
+    doctor,
 )
 for command in COMMANDS:
     app.command(cls=Command)(command)

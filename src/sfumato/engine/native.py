@@ -77,7 +77,7 @@ def _built() -> Path | None:
     digest = hashlib.sha256(repr((compiler, FLAGS, _processor())).encode())
     for path in sources:
         digest.update(path.name.encode() + path.read_bytes())
-    folder = _cache()
+    folder = cache()
     target = folder / f"kernels-{digest.hexdigest()[:24]}.so"
     if target.is_file():
         return target
@@ -95,7 +95,8 @@ def _compiler() -> str | None:
     return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The folder that keeps compiled kernels."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "sfumato" / "native"
 

@@ -1,0 +1,43 @@
+"""`sfumato doctor`."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+
+from sfumato.cli.flags import command, flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorFlags:
+    """What `sfumato doctor` looks at and prints."""
+
+    folder: Path = flag(
+        Path("."), "output", "Where runs will be written: its disk is checked.", argument=True, path=True
+    )
+    as_json: bool = flag(False, "output", "The same as one JSON object.", names=("--json",))
+
+
+@command(DoctorFlags)
+def doctor(flags: DoctorFlags) -> None:
+    """Check this machine and this installation.
+
+    Prints one line each for Python, torch, processor, memory, GPU, kernels, disk and optional packages, with what to
+    do where something is missing. The exit code is 1 if something will fail, else 0.
+    """
+    from sfumato.estimate.doctor import examine
+    from sfumato.plain_json import to_json
+
+    findings = examine(flags.folder)
+    if flags.as_json:
+        typer.echo(to_json({each.name: asdict(each) for each in findings}, indent=2))
+    else:
+        from sfumato.cli.tables import show
+
+        marks = {"ok": "ok", "missing": "-", "problem": "PROBLEM"}
+        rows = [
+            [each.name, marks[each.state], "; ".join(filter(None, (each.found, each.way_out)))] for each in findings
+        ]
+        show(None, rows)
+    if any(each.state == "problem" for each in findings):
+        raise typer.Exit(1)

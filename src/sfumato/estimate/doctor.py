@@ -1,0 +1,169 @@
+"""What this machine and this installation offer: Python, torch, processor, GPU, kernels, disk and optional packages."""
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from packaging.requirements import Requirement
+
+from sfumato import __version__
+from sfumato.engine import native
+from sfumato.engine.precision import BFLOAT16_UNITS, has_fast_bfloat16
+from sfumato.report.machine import describe
+
+GIB = 2**30
+LITTLE_MEMORY = 4 * GIB
+"""Below this, training at 64 px and more is likely to run out of memory."""
+LITTLE_DISK = 2 * GIB
+"""Below this, a run (two states, the model, cached latents) may not fit."""
+EXTRAS = {
+    "text": "frozen text encoders: BERT, CLIP, T5",
+    "offline": "the perceptual loss without a download",
+    "track": "curves in TensorBoard; log.jsonl has the same numbers without it",
+    "dev": "the tests and checks",
+}
+"""What each optional group of packages adds, by its name in pyproject.toml."""
+
+State = Literal["ok", "missing", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        state: ok; missing, where everything works without it; problem, where something asked for will fail.
+        found: what is there.
+        way_out: what to do about it, or what it would bring; empty where all is well.
+    """
+
+    name: str
+    state: State
+    found: str
+    way_out: str = ""
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Looks at this machine; `folder` is where runs will be written. Changes nothing but the cache of kernels."""
+    return [
+        Finding("sfumato", "ok", f"{__version__}, Python {platform.python_version()}, {sys.prefix}"),
+        _torch(),
+        _processor(),
+        _memory(),
+        _gpu(),
+        _kernels(),
+        _disk(folder),
+        *_extras(),
+    ]
+
+
+def _torch() -> Finding:
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
+    return Finding("torch", "ok", f"{torch.__version__}, {build} build, {torch.get_num_threads()} threads")
+
+
+def _processor() -> Finding:
+    machine = describe(torch.device("cpu"))
+    used = torch.backends.cpu.get_cpu_capability()
+    found = f"{machine.device}, {machine.cores} cores, vector instructions: {used}"
+    if has_fast_bfloat16(torch.device("cpu")):
+        return Finding("processor", "ok", f"{found}, native bfloat16")
+    features = torch.cpu.get_capabilities()
+    disabled = any(features.get(name, False) for name in BFLOAT16_UNITS)
+    way_out = (
+        "it has bfloat16 units that ATEN_CPU_CAPABILITY or ONEDNN_MAX_CPU_ISA switch off: unset them"
+        if disabled
+        else "without bfloat16 units, precision auto is float32, which is slower"
+    )
+    return Finding("processor", "problem" if disabled else "missing", f"{found}, no native bfloat16", way_out)
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    if not total:
+        return Finding("memory", "ok", "size unknown on this system")
+    found = f"{total / GIB:.0f} GiB"
+    if total >= LITTLE_MEMORY:
+        return Finding("memory", "ok", found)
+    return Finding(
+        "memory", "missing", found, "train at 32 px with a small train.batch; `sfumato estimate` says how much"
+    )
+
+
+def _gpu() -> Finding:
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        sizes = [torch.cuda.get_device_properties(i).total_memory / GIB for i in range(len(names))]
+        found = ", ".join(f"{name} ({size:.0f} GiB)" for name, size in zip(names, sizes, strict=True))
+        return Finding("GPU", "ok", found)
+    if Path("/proc/driver/nvidia").exists() and torch.version.cuda is None:
+        way_out = "this torch is built for CPUs: install the CUDA build of the same version to use the GPU"
+        return Finding("GPU", "problem", "an NVIDIA driver is there, torch does not use it", way_out)
+    return Finding("GPU", "missing", "none", "everything runs on the CPU, many times slower")
+
+
+def _kernels() -> Finding:
+    found = native.describe().removeprefix("native kernels: ")
+    if found.startswith("on"):
+        return Finding("kernels", "ok", found)
+    if "SFUMATO_NATIVE" in found:
+        return Finding("kernels", "missing", found, "unset SFUMATO_NATIVE for faster training and sampling on a CPU")
+    if "compiler" in found:
+        return Finding("kernels", "missing", found, "install g++ or clang++ for faster training and sampling on a CPU")
+    return Finding("kernels", "problem", found, f"check that the compiler works and that {native.cache()} is writable")
+
+
+def _disk(folder: Path) -> Finding:
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    found = f"{free / GIB:.1f} GiB free at {there}"
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        return Finding(
+            "disk", "problem", f"{found}, not writable: {error.strerror}", "choose a folder of yours with --out"
+        )
+    if free < LITTLE_DISK:
+        return Finding("disk", "problem", found, "a run writes up to 2 GiB: free some space or choose another --out")
+    return Finding("disk", "ok", found)
+
+
+def _extras() -> Iterator[Finding]:
+    """A finding for each optional group of packages that pyproject.toml declares."""
+    groups: dict[str, list[Requirement]] = {}
+    try:
+        declared = [Requirement(each) for each in requires("sfumato") or []]
+    except PackageNotFoundError:
+        yield Finding(
+            "packages", "missing", "sfumato runs without being installed", "pip install -c constraints.txt -e ."
+        )
+        return
+    for requirement in declared:
+        for extra in EXTRAS:
+            if requirement.marker is not None and requirement.marker.evaluate({"extra": extra}):
+                groups.setdefault(extra, []).append(requirement)
+    for extra, needed in groups.items():
+        lacking = [each.name for each in needed if not _installed(each)]
+        there = [f"{each.name} {version(each.name)}" for each in needed if each.name not in lacking]
+        if not lacking:
+            yield Finding(extra, "ok", ", ".join(there))
+        else:
+            way_out = f"pip install 'sfumato[{extra}]' for {EXTRAS[extra]}"
+            yield Finding(extra, "missing", f"without {', '.join(lacking)}", way_out)
+
+
+def _installed(requirement: Requirement) -> bool:
+    try:
+        return requirement.specifier.contains(version(requirement.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
