@@ -7,6 +7,8 @@ import torch
 from engine_cases import CASES, distance
 from torch import nn
 
+import tiny
+from sfumato.conditioning.condition import Condition
 from sfumato.engine import fused_denoiser, packing, upsample
 from sfumato.engine.inference import for_inference
 from sfumato.engine.packing import PackedConv2d, PackedLinear
@@ -118,3 +120,17 @@ def test_a_doublings_weights_are_summed_before_they_are_rounded() -> None:
     assert phases is not None
     exact, _ = upsample.phase_parameters(layer.weight, layer.bias)
     assert torch.equal(phases.weight, exact.to(torch.bfloat16))
+
+
+@torch.no_grad()
+def test_a_result_does_not_depend_on_the_batches_of_earlier_calls() -> None:
+    """Otherwise an image of a service would depend on what others had asked for before it."""
+    noise = torch.randn(5, 3, 8, 12, generator=torch.Generator().manual_seed(2))
+    times = torch.full((5,), 400.0)
+    results = []
+    for order in ((1, 2, 5), (5, 2, 1)):
+        model = tiny.model(tiny.UNCONDITIONAL).for_inference(torch.float32)
+        assert model.second is not None
+        each = {B: model.second.denoiser(noise[:B], times[:B], Condition()) for B in order}
+        results.append([each[B] for B in (1, 2, 5)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

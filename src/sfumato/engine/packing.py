@@ -175,16 +175,20 @@ def project(layer: nn.Module, tokens: Tensor, residual: Tensor | None = None) ->
 
 
 _ONES = [1, 1]
+PACKED_BATCH = 2
+"""Samples for which a weight is packed, whatever the batch of its first call: else the last bits of an image would
+depend on the calls before it."""
 
 
 def _pack_kernel(
     weight: Tensor, padding: list[int], stride: list[int], dilation: list[int], groups: int, x: Tensor
 ) -> Tensor:
-    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, list(x.shape))
+    shape = [PACKED_BATCH, *x.shape[1:]]
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, shape)
 
 
 def _pack_matrix(weight: Tensor, x: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // x.shape[-1])
+    return torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_BATCH * (x[0].numel() // x.shape[-1]))
 
 
 def _convolve(
