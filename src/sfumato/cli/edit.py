@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.cli.flags import REQUIRED, command, flag
-from sfumato.cli.forms import request_flag, task_flags
+from sfumato.cli.flags import command, like
+from sfumato.cli.forms import task_flags
 from sfumato.cli.task import TaskFlags, read_image, run, words_of
-from sfumato.pipeline.request import SHARE
+from sfumato.pipeline.task_options import EditOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 class EditFlags(TaskFlags):
     """The options of `sfumato edit`."""
 
-    image: Path = flag(REQUIRED, "what to sample", "An image of any size.", metavar="IMAGE", argument=True)
-    strength: float = request_flag("strength", 0.6, hint="`initial` is the image's latent.")
-    style: Path | None = flag(
-        None, "what to sample", "An image whose latent statistics the result has: its colours and contrast."
-    )
-    style_amount: float = flag(1.0, "what to sample", "Share of these statistics.", SHARE)
+    image: Path = like(EditOptions, "image", metavar="IMAGE", argument=True)
+    strength: float = like(EditOptions, "strength", hint="`initial` is the image's latent.")
+    style: Path | None = like(EditOptions, "style")
+    style_amount: float = like(EditOptions, "style_amount")
 
 
 @command(EditFlags, task_flags("prompt", "label", "negative", steps=30))

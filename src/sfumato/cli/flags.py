@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from sfumato.cli.arguments import COMMON, MaybePath
+from sfumato.pipeline import options
 from sfumato.pipeline.options import DECLARED, Group, Option, Range, check_number
 
 T = TypeVar("T")
@@ -117,11 +118,9 @@ def like(owner: type, name: str, default: Any = MISSING, **form: Any) -> Any:
 
     The form given here replaces the one that is declared there.
     """
-    declared: Field[Any] = next(each for each in fields(owner) if each.name == name)
-    metadata = dict(declared.metadata)
-    if form:
-        metadata[FORM] = Form(**form)
-    return field(default=declared.default if default is MISSING else default, metadata=metadata)
+    declared: Field[Any] = options.like(owner, name, default)
+    metadata = dict(declared.metadata) | ({FORM: Form(**form)} if form else {})
+    return field(default=declared.default, metadata=metadata)
 
 
 def flags_of(

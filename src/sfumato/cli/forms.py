@@ -8,6 +8,8 @@ from sfumato.cli.flags import Flag, Form, flags_of, like
 from sfumato.errors import UserError
 from sfumato.pipeline.options import Range, check_number, options_of
 from sfumato.pipeline.request import DEFAULT_MEMORY, SIDE, Projection, SampleRequest
+from sfumato.pipeline.task_options import DEFAULTS
+from sfumato.pipeline.task_options import SAMPLING as TASK_SAMPLING
 
 MEBIBYTE = 1 << 20
 SAMPLES = 10_000_000
@@ -174,24 +176,6 @@ OF_A_TASK = ("strength", "jumps")
 """Options of the tasks that keep a part of an image, or begin from one."""
 SAMPLING = tuple(one.name for one in options_of(SampleRequest) if one.name not in PYTHON_ONLY + OF_A_PATH + OF_A_TASK)
 """The options of `sfumato sample` that are parsed before a model is opened."""
-TASK_SAMPLING = (
-    "count",
-    "seed",
-    "guidance",
-    "interval",
-    "rescale",
-    "projection",
-    "sampler",
-    "steps",
-    "eta",
-    "grid",
-    "shift",
-    "times",
-    "memory",
-    "window",
-    "overlap",
-    "reuse",
-)
 
 
 def request_flags(*names: str, forms: dict[str, Form] | None = None, **defaults: Any) -> list[Flag]:
@@ -207,5 +191,4 @@ def request_flag(name: str, default: Any = MISSING, **changes: Any) -> Any:
 
 def task_flags(*words: str, **defaults: Any) -> list[Flag]:
     """The options that the commands of the paper's tasks share, after their `words`: prompt, label, negative."""
-    usual = {"count": 1, "steps": 20, "sampler": "dpmpp-2m", "window": "auto"}
-    return request_flags(*words, *TASK_SAMPLING, forms=OF_ONE_IMAGE, **{**usual, **defaults})
+    return request_flags(*words, *TASK_SAMPLING, forms=OF_ONE_IMAGE, **{**DEFAULTS, "window": "auto", **defaults})

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.flags import command, like
 from sfumato.cli.forms import request_flag, task_flags
 from sfumato.cli.task import TaskFlags, read_image, read_values, run, words_of
-from sfumato.pipeline.options import Range
-from sfumato.pipeline.request import LONGEST_SIDE
+from sfumato.pipeline.task_options import InpaintOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,16 +22,9 @@ if TYPE_CHECKING:
 class InpaintFlags(TaskFlags):
     """The options of `sfumato inpaint`."""
 
-    image: Path = flag(REQUIRED, "what to sample", "An image of any size and mode.", metavar="IMAGE", argument=True)
-    mask: Path = flag(
-        REQUIRED, "what to sample", "An image of the same size; white is the hole.", metavar="MASK", argument=True
-    )
-    feather: int = flag(
-        2,
-        "what to sample",
-        "Pixels, from the hole's edge inwards, that blend old and new.",
-        Range(0, LONGEST_SIDE, whole=True),
-    )
+    image: Path = like(InpaintOptions, "image", metavar="IMAGE", argument=True)
+    mask: Path = like(InpaintOptions, "mask", metavar="MASK", argument=True)
+    feather: int = like(InpaintOptions, "feather")
     jumps: tuple[int, int] | None = request_flag("jumps", hint="For models that were not trained to inpaint.")
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.flags import REQUIRED, command, flag, like
 from sfumato.cli.forms import request_flags, seeds_of
 from sfumato.cli.machine import ModelFlags
 from sfumato.cli.sample_codes import one_scale
 from sfumato.errors import UserError
 from sfumato.pipeline.options import Range, check_number
-from sfumato.pipeline.request import DEFAULT_STEPS, MOST_IMAGES, SEED
+from sfumato.pipeline.request import DEFAULT_STEPS, MOST_IMAGES
+from sfumato.pipeline.task_options import InterpolateOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,22 +46,10 @@ class InterpolateFlags(ModelFlags):
     """The options of `sfumato interpolate` beside those of a request."""
 
     out: Path = flag(REQUIRED, "output", "The folder for frames, strip and animation; numbering goes on in one in use.")
-    seeds: Sequence[int] = flag(
-        (0, 1),
-        "what to sample",
-        "Seeds to interpolate between.",
-        SEED,
-        metavar="A,B[,C...]",
-        type=str,
-        parse=seeds_of,
-        typed_default="0,1",
+    seeds: Sequence[int] = like(
+        InterpolateOptions, "seeds", metavar="A,B[,C...]", type=str, parse=seeds_of, typed_default="0,1"
     )
-    frames: int = flag(
-        9,
-        "what to sample",
-        "Images from one stop to the next, both included.",
-        Range(2, MOST_IMAGES, whole=True),
-    )
+    frames: int = like(InterpolateOptions, "frames")
 
 
 @command(InterpolateFlags, SHARED)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.flags import command, like
 from sfumato.cli.forms import request_flag, task_flags
 from sfumato.cli.task import TaskFlags, read_image, run, words_of
 from sfumato.errors import UserError
+from sfumato.pipeline.task_options import OutpaintOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,14 +30,9 @@ def sides_of(flag: str, text: str) -> tuple[int, int, int, int]:
 class OutpaintFlags(TaskFlags):
     """The options of `sfumato outpaint`."""
 
-    image: Path = flag(REQUIRED, "what to sample", "An image of any size and mode.", metavar="IMAGE", argument=True)
-    extend: tuple[int, int, int, int] = flag(
-        REQUIRED,
-        "what to sample",
-        "Pixels to add on each side, as 128,0,128,0.",
-        metavar="LEFT,TOP,RIGHT,BOTTOM",
-        type=str,
-        parse=sides_of,
+    image: Path = like(OutpaintOptions, "image", metavar="IMAGE", argument=True)
+    extend: tuple[int, int, int, int] = like(
+        OutpaintOptions, "extend", metavar="LEFT,TOP,RIGHT,BOTTOM", type=str, parse=sides_of
     )
     jumps: tuple[int, int] | None = request_flag("jumps", hint="For models that were not trained to inpaint.")
 

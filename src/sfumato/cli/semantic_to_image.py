@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.flags import command, like
 from sfumato.cli.forms import task_flags
 from sfumato.cli.task import TaskFlags, read_values, run, words_of
+from sfumato.pipeline.task_options import SemanticOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,13 +20,7 @@ if TYPE_CHECKING:
 class SemanticFlags(TaskFlags):
     """The options of `sfumato semantic-to-image`."""
 
-    map_: Path = flag(
-        REQUIRED,
-        "what to sample",
-        "An image of class ids, or of the classes' colours.",
-        metavar="MAP",
-        argument=True,
-    )
+    map_: Path = like(SemanticOptions, "map", metavar="MAP", argument=True)
 
 
 @command(SemanticFlags, task_flags("prompt", "negative"))

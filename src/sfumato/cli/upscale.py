@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.flags import command, like
 from sfumato.cli.forms import task_flags
 from sfumato.cli.task import TaskFlags, read_image, run, words_of
+from sfumato.pipeline.task_options import UpscaleOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,13 +20,8 @@ if TYPE_CHECKING:
 class UpscaleFlags(TaskFlags):
     """The options of `sfumato upscale`."""
 
-    image: Path = flag(REQUIRED, "what to sample", "A small image, of any size.", metavar="IMAGE", argument=True)
-    keep_colours: bool = flag(
-        True,
-        "what to sample",
-        "Remove slow drift of the colours against the small image.",
-        names=("--keep-colours/--free-colours",),
-    )
+    image: Path = like(UpscaleOptions, "image", metavar="IMAGE", argument=True)
+    keep_colours: bool = like(UpscaleOptions, "keep_colours", names=("--keep-colours/--free-colours",))
 
 
 @command(UpscaleFlags, task_flags("prompt"))

@@ -6,7 +6,7 @@ fast: neither imports torch.
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from sfumato.errors import UserError
@@ -54,6 +54,17 @@ class Option:
 def option(default: Any, group: Group, help: str, range: Range | None = None) -> Any:
     """A dataclass field that is an option; `help` is one sentence."""
     return field(default=default, metadata={DECLARED: (group, help, range)})
+
+
+def needed(group: Group, help: str, range: Range | None = None) -> Any:
+    """A dataclass field that is an option without a default."""
+    return field(metadata={DECLARED: (group, help, range)})
+
+
+def like(owner: type, name: str, default: Any = MISSING) -> Any:
+    """A dataclass field declared at another dataclass: its group, range, help and, if none is given, default."""
+    declared: Field[Any] = next(each for each in fields(owner) if each.name == name)
+    return field(default=declared.default if default is MISSING else default, metadata=dict(declared.metadata))
 
 
 def options_of(request: type) -> list[Option]:

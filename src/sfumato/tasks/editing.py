@@ -13,11 +13,10 @@ from sfumato.images import from_pil, pad_to_multiple, to_pil
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.conditions import ConditionInputs, check_inputs, complete_fields, has_condition, source_of
 from sfumato.pipeline.parts import canvas_factor
-from sfumato.pipeline.request import SampleRequest
+from sfumato.pipeline.request import DEFAULT_MEMORY, SampleRequest
+from sfumato.pipeline.task_options import STRENGTH
 from sfumato.tasks.parts import check_image_size, one_each
 from sfumato.tasks.requests import Task, checked_options, run_tasks
-
-STRENGTH = 0.6
 
 
 def edit(
@@ -77,22 +76,48 @@ def edit_each(
 ) -> list[Image.Image]:
     """`edit` for many images, `options.batch` at once, with a prompt for each. Otherwise as there."""
     options = checked_options(options)
+    tasks = editing_tasks(
+        model,
+        images,
+        prompts,
+        strength=strength,
+        style=style,
+        style_amount=style_amount,
+        label=label,
+        negative=negative,
+        memory=options.memory,
+    )
+    return run_tasks(model, tasks, options)
+
+
+def editing_tasks(
+    model: LatentDiffusion,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str] | None = None,
+    *,
+    strength: float = STRENGTH,
+    style: Image.Image | None = None,
+    style_amount: float = 1.0,
+    label: int | str | None = None,
+    negative: str | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> list[Task[Image.Image]]:
+    """The tasks of `edit_each`, not yet run."""
     for name, value in (("strength", strength), ("style amount", style_amount)):
         if not 0 <= value <= 1:
             raise UserError(f"{name} is {value:g}: give a number from 0 to 1")
     statistics = None
     if style is not None:
         check_image_size(model, style.height, style.width, "the style image")
-        other = model.encode(pad_to_multiple(_tensor(style), canvas_factor(model)), options.memory)
+        other = model.encode(pad_to_multiple(_tensor(style), canvas_factor(model)), memory)
         statistics = (other, style_amount)
     conditioning = [_conditioning(prompt, label, negative) for prompt in one_each(prompts, len(images), "images")]
     for each in conditioning:  # errors before anything is computed
         _check(model, each)
-    tasks = [
-        _task(model, image, each, strength, statistics, options.memory)
+    return [
+        _task(model, image, each, strength, statistics, memory)
         for image, each in zip(images, conditioning, strict=True)
     ]
-    return run_tasks(model, tasks, options)
 
 
 def _task(

@@ -23,7 +23,8 @@ from sfumato.pipeline import latents as codec
 from sfumato.pipeline.options import Range, check_number
 from sfumato.pipeline.parts import canvas_factor
 from sfumato.pipeline.plan import WHOLE_AREAS
-from sfumato.pipeline.request import SampleRequest
+from sfumato.pipeline.request import DEFAULT_MEMORY, SampleRequest
+from sfumato.pipeline.task_options import FEATHER
 from sfumato.tasks.colour import drift, without_drift
 from sfumato.tasks.compositing import composite
 from sfumato.tasks.parts import check_image_size, condition_parts, one_each
@@ -31,7 +32,6 @@ from sfumato.tasks.requests import Task, checked_options, run_tasks
 
 T = TypeVar("T")
 
-FEATHER = 2
 MASKED, MASK = "masked_latent", "mask"
 FILLS = {"black": -1.0, "grey": 0.0}
 STABLE_DIFFUSION = MaskInput(keep=0.0, hole=1.0, fill="grey")
@@ -106,6 +106,33 @@ def inpaint_each(
 ) -> list[Image.Image]:
     """`inpaint` for many images, `options.batch` at once, with a mask and a prompt for each. Otherwise as there."""
     options = checked_options(options)
+    tasks = inpainting_tasks(
+        model,
+        images,
+        masks,
+        prompts,
+        label=label,
+        negative=negative,
+        feather=feather,
+        jumps=jumps,
+        memory=options.memory,
+    )
+    return run_tasks(model, tasks, options)
+
+
+def inpainting_tasks(
+    model: LatentDiffusion,
+    images: Sequence[Image.Image],
+    masks: Sequence[Image.Image],
+    prompts: Sequence[str] | None = None,
+    *,
+    label: int | str | None = None,
+    negative: str | None = None,
+    feather: int = FEATHER,
+    jumps: tuple[int, int] | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> list[Task[Image.Image]]:
+    """The tasks of `inpaint_each`, not yet run."""
     if len(masks) != len(images):
         raise UserError(f"{len(masks)} masks for {len(images)} images: give one for each")
     if jumps is not None and reads_masks(model):
@@ -119,8 +146,8 @@ def inpaint_each(
         then = partial(composite, image, hole=hole, feather=feather)
         pixels = from_pil(to_rgb(image, (255, 255, 255)))
         conditioning = {"prompt": prompt, "label": label, "negative": negative}
-        tasks.append(filling(model, pixels, hole, conditioning, jumps, options.memory, then))
-    return run_tasks(model, tasks, options)
+        tasks.append(filling(model, pixels, hole, conditioning, jumps, memory, then))
+    return tasks
 
 
 def check_feather(feather: int, image: Image.Image) -> None:

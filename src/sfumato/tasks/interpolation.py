@@ -44,22 +44,30 @@ def interpolate(
     Raises:
         UserError: for fewer stops or frames, and for options that do not fit the model.
     """
+    options = options or SampleRequest()
+    request = interpolation_request(model, stops, frames, options)
+    texts = [stop.text for stop in stops if stop.text is not None]
+    warn_of(notes_of(source_of(model), ConditionInputs(texts)))
+    return pipeline.sample(model, request).images
+
+
+def interpolation_request(
+    model: LatentDiffusion, stops: Sequence[Stop], frames: int, options: SampleRequest
+) -> SampleRequest:
+    """The request of `interpolate`, not yet run: M images with their noise and their condition."""
     if len(stops) < 2 or frames < 2:
         raise UserError(f"{len(stops)} stops and {frames} frames: an interpolation requires at least two of each")
-    options = options or SampleRequest()
     size = options.size or model.config.image_size
     shape = model.latent_shape_of(size)
     noises = [SampleNoise([stop.seed])((1, *shape)) for stop in stops]
     conditioned = any(stop.text is not None or stop.label is not None for stop in stops)
     conditions = [_condition(model, stop, shape) for stop in stops]
-    texts = [stop.text for stop in stops if stop.text is not None]
-    warn_of(notes_of(source_of(model), ConditionInputs(texts)))
     weights = [torch.linspace(0, 1, frames)[int(stretch > 0) :] for stretch in range(len(stops) - 1)]
     noise = [slerp(a.expand(len(w), -1, -1, -1), b, w) for a, b, w in zip(noises, noises[1:], weights, strict=False)]
     parts = [between(a, b, w) for a, b, w in zip(conditions, conditions[1:], weights, strict=False)]
     fields = {name: torch.cat([part.tensors()[name] for part in parts]) for name in conditions[0].tensors()}
     count = sum(len(w) for w in weights)
-    request = replace(
+    return replace(
         options,
         prompt=None,
         label=None,
@@ -69,7 +77,6 @@ def interpolate(
         noise=torch.cat(noise),
         condition=Condition(**fields) if conditioned else None,
     )
-    return pipeline.sample(model, request).images
 
 
 def _condition(model: LatentDiffusion, stop: Stop, shape: tuple[int, int, int]) -> Condition:

@@ -77,11 +77,22 @@ def compose_each(
 ) -> list[Image.Image]:
     """`compose` for many layouts, `options.batch` at once, with a prompt for each. Otherwise as there."""
     options = checked_options(options)
+    return run_tasks(model, layout_tasks(model, layouts, prompts, size=size, negative=negative), options)
+
+
+def layout_tasks(
+    model: LatentDiffusion,
+    layouts: Sequence[Sequence[Box]],
+    prompts: Sequence[str] | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    negative: str | None = None,
+) -> list[Task[Image.Image]]:
+    """The tasks of `compose_each`, not yet run."""
     prompted = zip(layouts, one_each(prompts, len(layouts), "layouts"), strict=True)
     if size is not None:
         check_number("size", size, SIDE)
-    tasks = [_task(model, boxes, size, prompt, negative) for boxes, prompt in prompted]
-    return run_tasks(model, tasks, options)
+    return [_task(model, boxes, size, prompt, negative) for boxes, prompt in prompted]
 
 
 def _task(

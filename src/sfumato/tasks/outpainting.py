@@ -14,11 +14,11 @@ from sfumato.images import from_pil
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.memory import check_memory
 from sfumato.pipeline.options import check_number
-from sfumato.pipeline.request import SIDE, SampleRequest
+from sfumato.pipeline.request import DEFAULT_MEMORY, SIDE, SampleRequest
 from sfumato.tasks.compositing import composite
 from sfumato.tasks.inpainting import filling
 from sfumato.tasks.parts import check_image_size
-from sfumato.tasks.requests import checked_options, run_tasks
+from sfumato.tasks.requests import Task, checked_options, run_tasks
 
 TRUE_COLOUR = {"P": "RGB", "PA": "RGBA", "1": "L"}
 """Images with few colours are extended in full colour: their palette would not suffice for the new area."""
@@ -51,13 +51,31 @@ def outpaint(
     Raises UserError for negative extents or all 0, and options that do not fit the model.
     """
     options = checked_options(options)
+    task = outpainting_task(
+        model, image, extend, prompt, label=label, negative=negative, jumps=jumps, memory=options.memory
+    )
+    return run_tasks(model, [task], options)
+
+
+def outpainting_task(
+    model: LatentDiffusion,
+    image: Image.Image,
+    extend: Extent,
+    prompt: str | None = None,
+    *,
+    label: int | str | None = None,
+    negative: str | None = None,
+    jumps: tuple[int, int] | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> Task[Image.Image]:
+    """The task of `outpaint`, not yet run."""
     check_image_size(model, image.height, image.width)
     image, _ = in_srgb(image)
     canvas, hole = extended(image, extend)
     then = partial(composite, canvas, hole=hole, feather=0)
     pixels = from_pil(to_rgb(canvas, (255, 255, 255)))
     conditioning = {"prompt": prompt, "label": label, "negative": negative}
-    return run_tasks(model, [filling(model, pixels, hole, conditioning, jumps, options.memory, then)], options)
+    return filling(model, pixels, hole, conditioning, jumps, memory, then)
 
 
 def extended(image: Image.Image, extend: Extent) -> tuple[Image.Image, torch.Tensor]:

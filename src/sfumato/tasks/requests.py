@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from sfumato.conditioning.condition import stack
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
@@ -106,6 +107,8 @@ def merged(requests: Sequence[SampleRequest], options: SampleRequest) -> SampleR
         strength=first.strength,
         known=_joined([request.known for request in requests]),
         keep=_joined([request.keep for request in requests]),
+        noise=_joined([request.noise for request in requests]),
+        condition=None if first.condition is None else stack([one.condition for one in requests if one.condition]),
         jumps=first.jumps,
     )
 

@@ -52,8 +52,19 @@ def paint_each(
     """`paint` for many maps, `options.batch` at once, with a prompt for each. Arguments and errors otherwise as
     there."""
     options = checked_options(options)
+    return run_tasks(model, semantic_tasks(model, maps, prompts, negative=negative), options)
+
+
+def semantic_tasks(
+    model: LatentDiffusion,
+    maps: Sequence[Image.Image | Tensor],
+    prompts: Sequence[str] | None = None,
+    *,
+    negative: str | None = None,
+) -> list[Task[Image.Image]]:
+    """The tasks of `paint_each`, not yet run."""
     prompted = zip(maps, one_each(prompts, len(maps), "maps"), strict=True)
-    return run_tasks(model, [_task(model, given, prompt, negative) for given, prompt in prompted], options)
+    return [_task(model, given, prompt, negative) for given, prompt in prompted]
 
 
 def _task(

@@ -59,8 +59,19 @@ def upscale_each(
 ) -> list[Image.Image]:
     """`upscale` for many images, `options.batch` at once, with a prompt for each. Otherwise as there."""
     options = checked_options(options)
+    return run_tasks(model, upscaling_tasks(model, images, prompts, keep_colours=keep_colours), options)
+
+
+def upscaling_tasks(
+    model: LatentDiffusion,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str] | None = None,
+    *,
+    keep_colours: bool = True,
+) -> list[Task[Image.Image]]:
+    """The tasks of `upscale_each`, not yet run."""
     prompted = zip(images, one_each(prompts, len(images), "images"), strict=True)
-    return run_tasks(model, [_task(model, image, prompt, keep_colours) for image, prompt in prompted], options)
+    return [_task(model, image, prompt, keep_colours) for image, prompt in prompted]
 
 
 def _task(model: LatentDiffusion, image: Image.Image, prompt: str | None, keep_colours: bool) -> Task[Image.Image]:
