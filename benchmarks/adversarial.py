@@ -61,20 +61,20 @@ class TheirAutoencoder(nn.Module):
 
 
 def first_stage_step(channels: int, batch: int, size: int, scope: Scope) -> Workload:
-    """Both players, forward, backward, AdamW and the average, f = 4, on (batch, 3, size, size); the result is L1."""
+    """Both networks, forward, backward, AdamW and the average, f = 4, on (batch, 3, size, size); the result is L1."""
     model = AutoencoderConfig(channels=channels, channel_multipliers=(1, 2, 4))
     ours, theirs = autoencoder_pair(model, size)
     raw = {"model": model.model_dump(), "data": {"kind": "toy", "size": size}, "loss": LOSS.model_dump()}
     config = parse(raw, AutoencoderRun, "W5")
-    judge = build_stage1(config, Workers("cpu")).discriminator
-    assert judge is not None
+    critic = build_stage1(config, Workers("cpu")).discriminator
+    assert critic is not None
     image = torch.rand(batch, 3, size, size) * 2 - 1
 
     def their_step(network: nn.Module, half: bool, best: bool) -> Call:
         def optimiser(network: nn.Module) -> torch.optim.Optimizer:
             return torch.optim.AdamW(network.parameters(), lr=RATE, betas=BETAS, fused=best or None)
 
-        discriminator = channels_last(judge) if best else copy.deepcopy(judge)
+        discriminator = channels_last(critic) if best else copy.deepcopy(critic)
         channels_last_image = image.contiguous(memory_format=CL) if best else image
         return _step(TheirAutoencoder(network), discriminator, channels_last_image, optimiser, half)
 
@@ -83,7 +83,7 @@ def first_stage_step(channels: int, batch: int, size: int, scope: Scope) -> Work
             return build_optimiser(OptimiserConfig(learning_rate=RATE, betas=BETAS), network)
 
         autoencoder = for_training(copy.deepcopy(ours))
-        return _step(autoencoder, channels_last(judge), image.contiguous(memory_format=CL), optimiser, half)
+        return _step(autoencoder, channels_last(critic), image.contiguous(memory_format=CL), optimiser, half)
 
     candidates = {
         DEFAULT: their_step(copy.deepcopy(theirs), half=False, best=False),
@@ -98,16 +98,16 @@ def first_stage_step(channels: int, batch: int, size: int, scope: Scope) -> Work
 
 def _step(
     autoencoder: Any,
-    judge: nn.Module,
+    critic: nn.Module,
     image: Tensor,
     optimiser: Callable[[nn.Module], torch.optim.Optimizer],
     half: bool,
 ) -> Call:
     autoencoder.train()
     shadow = ema.average_of(autoencoder)
-    modules = Stage1Modules(autoencoder, judge, None, nn.ParameterList([]), None)  # type: ignore[arg-type]  # no codes
-    both_logits = DiscriminatorPass(judge)  # type: ignore[arg-type]
-    learning, judging = optimiser(autoencoder), optimiser(judge)
+    modules = Stage1Modules(autoencoder, critic, None, nn.ParameterList([]), None)  # type: ignore[arg-type]  # no codes
+    both_logits = DiscriminatorPass(critic)  # type: ignore[arg-type]
+    autoencoder_step, critic_step = optimiser(autoencoder), optimiser(critic)
     workers = Workers("cpu")
 
     def step() -> Tensor:
@@ -119,10 +119,10 @@ def _step(
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             total, _ = discriminator_losses(LOSS.adversarial, *both_logits(image, output), LogitAverages())
         total.backward()
-        for each in (learning, judging):
+        for each in (autoencoder_step, critic_step):
             each.step()
         ema.update(shadow, autoencoder, DECAY)
-        for each in (learning, judging):
+        for each in (autoencoder_step, critic_step):
             each.zero_grad(set_to_none=True)
         return terms["reconstruction"]
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 @torch.no_grad()
 def main(root: Path, target: Path, steps: int, dtype: torch.dtype) -> None:
-    """Loads the folder that was exported, walks DDIM from the noise that lies beside it, and writes the image."""
+    """Loads the exported folder, runs DDIM from the noise beside it, and writes the image."""
     folder = root / "diffusers"
     index = json.loads((folder / "model_index.json").read_text())
     first = next(name for name in ("vae", "vqvae") if name in index)

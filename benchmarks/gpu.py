@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.choice import chosen
-from benchmarks.gpu_workloads import HALF, Timed, call, drawn, first_stage, step
+from benchmarks.gpu_workloads import HALF, Timed, call, first_stage, sampling, step
 from benchmarks.networks import W1, W2, W2_REAL
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.checkpoint import write_text
@@ -30,8 +30,8 @@ Build = Callable[[torch.device], Timed]
 WORKLOADS: dict[str, Build] = {
     "W2 guided call, batch 1": lambda device: call(W2, 2, True, 32, device),
     "W2 guided call, batch 16": lambda device: call(W2, 32, True, 32, device),
-    "W2 sample, 20 steps, batch 1": lambda device: drawn(W2, KL_F8, 1, 32, 20, device),
-    "W2 sample, 20 steps, batch 8": lambda device: drawn(W2, KL_F8, 8, 32, 20, device),
+    "W2 sample, 20 steps, batch 1": lambda device: sampling(W2, KL_F8, 1, 32, 20, device),
+    "W2 sample, 20 steps, batch 8": lambda device: sampling(W2, KL_F8, 8, 32, 20, device),
     "W4 step, W2 batch 8": lambda device: step(W2, 8, True, 32, device),
     "W4 step, W2 batch 64": lambda device: step(W2, 64, True, 32, device),
     "W2-real guided call, 64x64, batch 1": lambda device: call(W2_REAL, 2, True, 64, device),

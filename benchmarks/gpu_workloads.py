@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.networks import TOKEN_DIM, autoencoder_pair, unet_pair
-from benchmarks.walking import DDIM, our_walk, their_walk
+from benchmarks.sampling_loops import DDIM, our_loop, their_loop
 from benchmarks.workloads import BETAS, CL, DECAY, RATE, channels_last, count_flops
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
 from sfumato.conditioning.condition import Condition
@@ -191,10 +191,10 @@ def our_step(module: Network, loss: Callable[[Network], Tensor], recorded: bool)
     return made
 
 
-def drawn(
+def sampling(
     config: UNetConfig, autoencoder: AutoencoderConfig, batch: int, size: int, steps: int, device: torch.device
 ) -> Timed:
-    """Guided DDIM from noise to images, as the pipelines of diffusers and `sfumato sample` walk it."""
+    """Guided DDIM from noise to images, as the pipelines of diffusers and `sfumato sample` do it."""
     ours, theirs = networks(config, True, size, device)
     first, their_first = autoencoder_pair(autoencoder, size * autoencoder.factor, device)
     inputs = given(batch, size, True, device)
@@ -206,10 +206,10 @@ def drawn(
 
     def our_way(recorded: bool) -> Tensor:
         unet = fast if recorded else _Unrecorded(fast)
-        return decoder.decode(our_walk(unet, inputs.x, tokens, steps, DDIM, Guidance(GUIDANCE)))
+        return decoder.decode(our_loop(unet, inputs.x, tokens, steps, DDIM, Guidance(GUIDANCE)))
 
     def their_way(unet: Network, autoencoder: Network, dtype: torch.dtype) -> Tensor:
-        latent = their_walk(unet, inputs.x.to(dtype), tokens.to(dtype), steps, GUIDANCE)
+        latent = their_loop(unet, inputs.x.to(dtype), tokens.to(dtype), steps, GUIDANCE)
         image: Tensor = autoencoder.decode(latent / autoencoder.config.scaling_factor, return_dict=False)[0]
         return image
 

@@ -10,7 +10,7 @@ STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def added_peak(call: Callable[[], object]) -> int | None:
-    """Bytes; None where the system does not tell."""
+    """Bytes; None where the system does not report it."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed: the call before would lend it

@@ -236,7 +236,7 @@ def _questions(config: DiffusionRun, n: int) -> Questions:
     dataset = open_dataset(config.data)
     captions = dataset.captions()
     if captions is None:
-        raise UserError("the variants are drawn by captions: give a folder of images that have some")
+        raise UserError("the variants sample with captions: give a folder of images that have some")
     chosen = [round(i * (len(dataset) - 1) / max(1, 4 * n - 1)) for i in range(4 * n)]
     read = sweep(dataset, 64, sorted(set(chosen)), unreadable=lambda row, error: None)
     real = torch.cat([batch.images for batch in read])
@@ -251,8 +251,8 @@ def _judge(real: Tensor) -> Callable[[Tensor], float | None]:
         return lambda _: None
     x = pooled(network, real.split(64))
 
-    def distance(drawn: Tensor) -> float:
-        y = pooled(network, drawn.split(64))
+    def distance(sampled: Tensor) -> float:
+        y = pooled(network, sampled.split(64))
         return round(kernel_distance(x, y, rng.generator(0, "distance")).mean, 6)
 
     return distance

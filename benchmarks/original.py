@@ -55,7 +55,7 @@ def checkout(text: str) -> Path:
 
 @contextlib.contextmanager
 def importable(path: Path) -> Iterator[None]:
-    """Within, `ldm` is the one of the checkout and says nothing; a missing module of STAND_INS is stood in for.
+    """Within, `ldm` is the one of the checkout and prints nothing; a missing module of STAND_INS is stood in for.
 
     Afterwards neither is among the imported modules, and what had these names before is back.
     """
@@ -78,7 +78,7 @@ def importable(path: Path) -> Iterator[None]:
 
 
 def original_unet(path: Path, ours: UNet, config: UNetConfig, token_dim: int | None, size: int) -> nn.Module:
-    """The original's U-Net for latents (B, 4, size, size); with tokens it checkpoints, as its YAML for text says."""
+    """The original's U-Net for latents (B, 4, size, size); with tokens it checkpoints, as in its YAML for text."""
     first = AutoencoderConfig()
     diffusion = DiffusionConfig(
         denoiser=config,

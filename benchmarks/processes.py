@@ -25,7 +25,7 @@ STAYS: list[tempfile.TemporaryDirectory[str]] = []
 """The models' folders, deleted when the benchmark ends."""
 
 
-def drawn(steps: int, scope: Scope) -> Workload:
+def sampling(steps: int, scope: Scope) -> Workload:
     """`sfumato sample` of one image, unconditional with kl-f8 by DDIM, against a script with diffusers' parts."""
     place = tempfile.TemporaryDirectory(prefix="sfumato-bench-")
     STAYS.append(place)

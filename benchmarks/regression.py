@@ -137,7 +137,7 @@ def train(
     optimiser = build_optimiser(recipe, network)
     order = rng.generator(run.train.seed, "regression", "order")
     state = TrainState({"network": network}, {"network": optimiser})
-    t_start = t_said = time.monotonic()
+    t_start = t_reported = time.monotonic()
     passed, heard = 0.0, "no finite step"
     while passed < 1:
         rows = torch.randint(len(large), (run.train.batch,), generator=order).to(device)
@@ -155,11 +155,11 @@ def train(
         passed = min(1.0, (now - t_start) / (60 * minutes))
         count_step(state, finite, run.train.batch, 0.0)
         check_progress(state, run.train.max_skipped, LOWER_RATE)
-        if now - t_said > 10 or passed == 1:
-            t_said = now
+        if now - t_reported > 10 or passed == 1:
+            t_reported = now
             lost = f", {state.skipped} of them skipped: their gradients were not finite" if state.skipped else ""
-            told = f"{heard}, {state.step / (now - t_start):.1f} steps/s"
-            say(f"{(now - t_start) / 60:.1f} of {minutes:g} minutes, {state.step} steps{lost}, {told}")
+            progress = f"{heard}, {state.step / (now - t_start):.1f} steps/s"
+            say(f"{(now - t_start) / 60:.1f} of {minutes:g} minutes, {state.step} steps{lost}, {progress}")
     about: dict[str, Any] = {
         "steps": state.step,
         "skipped": state.skipped,

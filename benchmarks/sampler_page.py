@@ -17,9 +17,9 @@ FAMILIES = (
     ("The paper's, and Euler", ("ddpm", "ddim", "plms", "euler")),
     ("Multistep, one call a step", ("auto", "dpmpp-2m", "unipc", "dpmpp-3m")),
     ("Two calls a step", ("heun", "dpmpp-2s", "edm")),
-    ("Noise drawn afresh", ("dpmpp-2m-sde", "ddpm", "edm")),
+    ("With new noise at each step", ("dpmpp-2m-sde", "ddpm", "edm")),
 )
-AT_A_GLANCE = ("ddim", "dpmpp-2m", "unipc", "heun", "ddpm", "plms")
+SUMMARY_SAMPLERS = ("ddim", "dpmpp-2m", "unipc", "heun", "ddpm", "plms")
 """The samplers of the one chart that is a file of its own."""
 SCORES = (("facts", "share of facts that hold"), ("frechet", "Fréchet distance"))
 
@@ -30,7 +30,7 @@ def write_results(folder: Path, about: Mapping[str, Any], rows: Sequence[Row]) -
     write_text(folder / "samplers.md", markdown(about, rows))
     write_text(folder / "samplers.html", page(about, rows))
     for name, title in _present(rows):
-        chart = _chart(rows, name, title, AT_A_GLANCE)
+        chart = _chart(rows, name, title, SUMMARY_SAMPLERS)
         if chart is not None:
             write_text(folder / f"{name}.svg", standalone(chart))
 

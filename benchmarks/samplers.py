@@ -2,7 +2,7 @@
 
     python -m benchmarks.samplers MODEL --out FOLDER
 
-A model of the toy world is judged by the toy's reader (the share of facts that hold) and by the Fréchet distance to
+A model of the toy world is measured by the toy's reader (the share of facts that hold) and by the Fréchet distance to
 real held-out scenes in the features of a named network; any other model, with --real FOLDER and --prompts FILE, by the
 distance alone. Every measurement is written to FOLDER/measurements.jsonl when it is made, and a second run goes on
 from there. FOLDER/samplers.json, samplers.md and samplers.html are what came out.
@@ -41,7 +41,7 @@ from sfumato.pipeline.request import DEFAULT_GUIDANCE, SampleRequest
 from sfumato.report.machine import describe
 from sfumato.report.measure import build_prompts, score_row
 from sfumato.sampling.grids import build_grid
-from sfumato.sampling.loop import sample as walk
+from sfumato.sampling.loop import sample as sampling_loop
 from sfumato.sampling.table import SAMPLERS, SamplerConfig, build_sampler
 from sfumato.training.workers import use_all_cores
 
@@ -65,8 +65,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is drawn, and what it is held against."""
+class PromptSet:
+    """What is sampled, and what it is compared with."""
 
     texts: list[str] | None
     prompts: Sequence[Prompt] | None
@@ -98,7 +98,7 @@ def cells(
 
 
 def calls_of(name: str, second: SecondStage, steps: int) -> int:
-    """How often a sampler calls the network in so many steps on its usual grid: counted on a walk of one number."""
+    """How often a sampler calls the network in so many steps on its usual grid: counted on a latent of one number."""
     choice = chosen(second, name, None, steps)
     schedule = second.schedule
     made = []
@@ -108,7 +108,9 @@ def calls_of(name: str, second: SecondStage, steps: int) -> int:
         return x_t * 0
 
     grid = build_grid(choice.grid, schedule, steps)
-    walk(build_sampler(choice.sampler), schedule, denoise, torch.zeros(1, 1).double(), grid, lambda s: torch.zeros(*s))
+    sampling_loop(
+        build_sampler(choice.sampler), schedule, denoise, torch.zeros(1, 1).double(), grid, lambda s: torch.zeros(*s)
+    )
     return len(made)
 
 
@@ -122,9 +124,9 @@ def steps_within(name: str, second: SecondStage, budget: int) -> int:
 
 
 def measured(
-    model: LatentDiffusion, cell: Cell, prompt_set: Asked, network: FeatureNetwork, batch: int
+    model: LatentDiffusion, cell: Cell, prompt_set: PromptSet, network: FeatureNetwork, batch: int
 ) -> dict[str, Any]:
-    """The scores of one cell: images are drawn from seeds 0, 1, ... whatever the sampler."""
+    """The scores of one cell: images are sampled from seeds 0, 1, ... whatever the sampler."""
     statistics = GaussianStatistics(network.dim)
     shown: list[Tensor] = []
     config: str | SamplerConfig = cell.sampler
@@ -156,7 +158,7 @@ def measured(
     return row
 
 
-def asked_of(model: LatentDiffusion, options: argparse.Namespace, network: FeatureNetwork) -> Asked:
+def prompt_set_of(model: LatentDiffusion, options: argparse.Namespace, network: FeatureNetwork) -> PromptSet:
     """The prompts and the real images: of the model's toy world, or of a folder. Raises UserError for neither."""
     n: int = options.images
     if options.real is None:
@@ -169,13 +171,13 @@ def asked_of(model: LatentDiffusion, options: argparse.Namespace, network: Featu
         )
         toy = build_prompts(config, n)
         real = GaussianStatistics.of(network(images).pooled for images in toy.images.split(options.batch))
-        return Asked(toy.captions, toy.prompts, real, n)
+        return PromptSet(toy.captions, toy.prompts, real, n)
     texts = None
     if options.prompts is not None:
         lines = [line.strip() for line in options.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
         texts = [lines[i % len(lines)] for i in range(n)]
     dataset = open_dataset(FolderConfig(path=options.real, size=model.config.image_size))
-    return Asked(texts, None, reference(network, dataset, None, options.out, options.batch).statistics, n)
+    return PromptSet(texts, None, reference(network, dataset, None, options.out, options.batch).statistics, n)
 
 
 def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None:
@@ -184,7 +186,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> None
     network = load_network(options.features)
     model = load(options.model, options.device)
     second = second_stage(model)
-    prompt_set = asked_of(model, options, network)
+    prompt_set = prompt_set_of(model, options, network)
     guidance = options.guidance if prompt_set.texts is not None else 1.0
     about = {
         "model": model.digest,
@@ -236,7 +238,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     numbers = lambda text: [int(value) for value in text.split(",")]  # noqa: E731
     parser.add_argument("model", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=256, help="drawn for each measurement")
+    parser.add_argument("--images", type=int, default=256, help="sampled for each measurement")
     parser.add_argument("--calls", type=numbers, default=list(CALLS), help="network calls, with commas between")
     names = ["auto", *SAMPLERS]
     parser.add_argument("--samplers", type=lambda text: text.split(","), default=names, help="with commas between")

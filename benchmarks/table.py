@@ -6,8 +6,8 @@ from dataclasses import replace
 from benchmarks.adversarial import first_stage_step
 from benchmarks.feeding import folder_batches, latent_batches
 from benchmarks.networks import W1, W2, W2_REAL
-from benchmarks.processes import drawn
-from benchmarks.walking import alike_images, same_steps
+from benchmarks.processes import sampling
+from benchmarks.sampling_loops import alike_images, same_steps
 from benchmarks.workloads import Scope, Workload, first_stage, lean, network_call, second_stage_step
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.denoiser.unet import UNetConfig
@@ -28,10 +28,10 @@ WORKLOADS: dict[str, Build] = {
     "W4 step, W2 batch 8": lambda scope: second_stage_step(W2, 8, 32, True, scope),
     "W4 step, small batch 64": lambda scope: second_stage_step(UNetConfig(channels=64), 64, 16, False, scope),
     "W5 step, 64 pixels batch 16": lambda scope: first_stage_step(32, 16, 64, scope),
-    "W6 first image from cold, 1 step": lambda scope: drawn(1, scope),
+    "W6 first image from cold, 1 step": lambda scope: sampling(1, scope),
     "W7 folder of photographs": lambda scope: folder_batches(count=128, size=256, batch=16, batches=8),
     "W7 latents of 256 pixels": lambda scope: latent_batches(AutoencoderConfig(), 16, 256, 4, 2, scope),
-    "W8 sample, 20 steps": lambda scope: drawn(20, scope),
+    "W8 sample, 20 steps": lambda scope: sampling(20, scope),
 }
 
 LATENT_SIDES = (16, 32, 64, 128)

@@ -146,7 +146,7 @@ def _first_paragraph(model: type[BaseModel]) -> str:
 
 
 def _meanings(model: type[BaseModel]) -> dict[str, str]:
-    """What the source says of each field: a string below it, or a comment behind it."""
+    """The help of each field in the source: a string below it, or a comment behind it."""
     found: dict[str, str] = {}
     for owner in reversed(model.__mro__):
         if not issubclass(owner, BaseModel) or owner is BaseModel:
@@ -158,9 +158,9 @@ def _meanings(model: type[BaseModel]) -> dict[str, str]:
         for node, after in zip(body.body, [*body.body[1:], None], strict=True):
             if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
                 continue
-            said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
-            if isinstance(said, str):
-                found[node.target.id] = " ".join(said.split())
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+            if isinstance(text, str):
+                found[node.target.id] = " ".join(text.split())
             elif (comment := re.search(r"\s# (.*)$", lines[(node.end_lineno or 1) - 1])) is not None:
                 found[node.target.id] = comment.group(1)
     return found
@@ -208,8 +208,8 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         kind = getattr(value, "kind", None)
         changed = value.model_dump(exclude_defaults=True)
-        said = [f"kind {kind}"] if kind else []
-        return ", ".join(said + [f"{name} {given}" for name, given in changed.items() if name != "kind"]) or "as below"
+        parts = [f"kind {kind}"] if kind else []
+        return ", ".join(parts + [f"{name} {given}" for name, given in changed.items() if name != "kind"]) or "as below"
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -21,7 +21,7 @@ class Runs:
     text: Path
     label: Path
     undropped: Path
-    """Steered by text, trained without condition dropout."""
+    """Conditioned on text, trained without condition dropout."""
     plain: Path
     """Unconditional."""
 

@@ -60,5 +60,5 @@ def three_hills(schedule: Schedule) -> Denoise:
 
 
 def no_noise(shape: object) -> Tensor:
-    """For deterministic samplers: drawing noise is a failure."""
-    raise AssertionError("a deterministic sampler drew noise")
+    """For deterministic samplers: taking noise is a failure."""
+    raise AssertionError("a deterministic sampler took noise")

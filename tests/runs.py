@@ -52,7 +52,7 @@ SECOND_STAGE: dict[str, Any] = {
 }
 del SECOND_STAGE["train"]["discriminator"]
 TIMES = {"seconds", "data_wait_seconds"}
-"""What a clock says differs between two runs that are the same."""
+"""Times differ between two runs that are otherwise the same."""
 
 
 def first_run(*overrides: str) -> AutoencoderRun:

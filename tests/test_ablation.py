@@ -1,4 +1,4 @@
-"""The comparison of objectives: every variant can be trained, and its table says what the runs say."""
+"""The comparison of objectives: every variant can be trained, and its table holds the results of the runs."""
 
 import importlib
 from pathlib import Path

@@ -131,16 +131,16 @@ SAMPLING: dict[str, tuple[Case, str]] = {
         "2 guidance scales were given for 3 samples",
     ),
     "autoguide-autoencoder": (sampling("text", "a", "--autoguide", "AUTOENCODER"), "autoencoder only"),
-    "steer-kind": (
+    "guide-kind": (
         sampling("plain", "--image-guidance", "blue"),
         "--image-guidance 'blue' is not low-res=IMAGE, colour=IMAGE",
     ),
-    "steer-file": (
+    "guide-file": (
         sampling("plain", "--image-guidance", "low-res=no.png"),
         "--image-guidance: 'no.png' cannot be read",
     ),
-    "steer-colour": (sampling("plain", "--image-guidance", "colour=blu"), "neither an image nor a colour"),
-    "steer-scale": (
+    "guide-colour": (sampling("plain", "--image-guidance", "colour=blu"), "neither an image nor a colour"),
+    "guide-scale": (
         sampling("plain", "--image-guidance", "colour=blue", "--image-guidance-scale", 0),
         "--image-guidance-scale is 0: give a num",
     ),
@@ -411,7 +411,7 @@ def test_a_full_disk_loses_no_image(
     assert [path.name for path in tmp_path.iterdir()] == ["0000.png"]
 
 
-def test_a_disk_that_fills_anywhere_else_is_told(
+def test_a_disk_that_fills_anywhere_else_is_reported(
     command: Command, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sfumato.training.log.RunLog.record", full)

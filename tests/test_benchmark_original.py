@@ -1,4 +1,4 @@
-"""The benchmark's other side can be the original code: it is found where it lies, and computes what ours does."""
+"""The benchmark's other side can be the original code: it is found in its checkout, and computes what ours does."""
 
 import os
 import sys

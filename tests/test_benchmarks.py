@@ -48,8 +48,8 @@ def test_network_calls_and_training_steps_agree_with_diffusers() -> None:
         assert found["sfumato float32"] < 1e-3, "losses after one update"
 
 
-def test_walks_from_noise_end_in_the_same_latent(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.walking import OUR_STEPS, alike_images, same_steps
+def test_sampling_loops_from_one_noise_end_in_the_same_latent(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.sampling_loops import OUR_STEPS, alike_images, same_steps
     from benchmarks.workloads import Scope
 
     from sfumato.engine.inference import PackedUNet
@@ -139,8 +139,8 @@ def test_results_become_tables() -> None:
     assert "| theirs | 2000.0 | 2500.0 | 3.00 | 4 | 1.00 | 12% | 1 | 0.0e+00 |" in page
     assert "| ours | 500.0 | 600.0 | 0.90 | 16 | 4.00 | 50% | – | 1.0e-06 |" in page
     assert "| ours | 500 (2) | 250 (1) |" in page
-    told = json.loads(json.dumps(results.as_json()))
-    assert told["workloads"]["W"]["candidates"]["ours"]["ratio"] == 4
+    record = json.loads(json.dumps(results.as_json()))
+    assert record["workloads"]["W"]["candidates"]["ours"]["ratio"] == 4
 
 
 def test_names_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixture[str]) -> None:

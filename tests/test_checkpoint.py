@@ -49,14 +49,14 @@ def test_a_crash_before_the_rename_loses_nothing(tmp_path: Path, monkeypatch: py
     assert checkpoint.newest(tmp_path, builtins.print) == path
 
 
-def test_a_damaged_newest_state_is_passed_over_and_said(tmp_path: Path) -> None:
+def test_a_damaged_newest_state_is_skipped_and_reported(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoint.save_tensors(checkpoint.step_path(tmp_path, step), {"a": torch.zeros(100)})
     whole = checkpoint.step_path(tmp_path, 3).read_bytes()
     checkpoint.step_path(tmp_path, 3).write_bytes(whole[: len(whole) // 2])
-    said: list[str] = []
-    assert checkpoint.newest(tmp_path, said.append) == checkpoint.step_path(tmp_path, 2)
-    assert "step-00000003" in said[0]
+    messages: list[str] = []
+    assert checkpoint.newest(tmp_path, messages.append) == checkpoint.step_path(tmp_path, 2)
+    assert "step-00000003" in messages[0]
     checkpoint.prune(tmp_path, keep=1)
     assert [step for step, _ in checkpoint.saved_steps(tmp_path)] == [3]
 

@@ -54,8 +54,8 @@ def train(path: Path, cache: Path, config: ClassifierRun, hooks: Hooks | None = 
     return train_classifier(config, made, first.autoencoder, scaling, latents, folder, hooks.preview, hooks.export)
 
 
-def judge(classes: int = 3, channels: int = 2) -> LatentClassifier:
-    """An untrained classifier whose every weight says something, of latents of two channels."""
+def tiny_classifier(classes: int = 3, channels: int = 2) -> LatentClassifier:
+    """An untrained classifier without a zero weight, of latents of two channels."""
     torch.manual_seed(0)
     first = first_model()
     about = described(SMALL, first, first.scaling, ScaledLinearConfig(), classes, None)
@@ -80,7 +80,7 @@ def test_it_is_the_lower_half_of_the_denoiser() -> None:
     whole, half = UNet(ENCODER, 3, ConditionSpec()), NoisyClassifier(SMALL, 3, 5)
     names = {name for name, _ in half.named_parameters() if not name.startswith("out.")}
     assert names == {n for n, _ in whole.named_parameters() if n.startswith(("time_embed", "input_", "middle_"))}
-    network = judge(5, 3).network
+    network = tiny_classifier(5, 3).network
     x, t = torch.randn(2, 3, 8, 12), torch.tensor([3.0, 700.0])
     assert network(x, t).shape == (2, 5)
     assert not torch.allclose(network(x, t), network(x, t.flip(0))), "it hears how noisy the latent is"
@@ -89,7 +89,7 @@ def test_it_is_the_lower_half_of_the_denoiser() -> None:
 
 
 def test_log_likelihoods_are_those_of_a_distribution_and_guide_as_the_formula_says() -> None:
-    made = judge()
+    made = tiny_classifier()
     x, t = torch.randn(2, 2, 8, 8), torch.tensor(0.4, dtype=torch.float64)
     likelihoods = torch.stack([made.log_likelihood(label)(x, t) for label in range(3)])
     torch.testing.assert_close(likelihoods.exp().sum(0), torch.ones(2))
@@ -128,7 +128,7 @@ def test_it_learns_which_class_a_noisy_latent_is_of(tmp_path: Path) -> None:
     after = accuracy(again.network, 60)["held_out_accuracy"]
     assert isinstance(before, list)
     assert isinstance(after, list)
-    assert after[0] > 0.95 > 0.8 > before[0], "nearly clean latents are told apart"
+    assert after[0] > 0.95 > 0.8 > before[0], "nearly clean latents are classified"
     assert after[0] >= after[-1], "noise makes it harder"
     assert logged(tmp_path / "run")[-1]["held_out_accuracy"] == pytest.approx(after, abs=1e-4)
 
@@ -188,16 +188,16 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
     assert made.config.names is not None
     names = made.config.names
 
-    def drawn(*options: object) -> tuple[Any, dict[str, str]]:
+    def sampled(*options: object) -> tuple[Any, dict[str, str]]:
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
         done = command("sample", runs.plain, "-n", 1, "--steps", 3, "--precision", "float32", "--out", out, *options)
         assert done.code == 0, done.err
         image = Image.open(out / "0000.png")
         return torch.from_numpy(np.array(image)).float(), dict(image.text)  # type: ignore[attr-defined]
 
-    plain, _ = drawn()
-    off, _ = drawn("--class", names[1], "--classifier", run, "--classifier-scale", 0)
-    led, facts = drawn("--class", names[1], "--classifier", run, "--classifier-scale", 300)
+    plain, _ = sampled()
+    off, _ = sampled("--class", names[1], "--classifier", run, "--classifier-scale", 0)
+    led, facts = sampled("--class", names[1], "--classifier", run, "--classifier-scale", 300)
     assert (plain - off).abs().max() <= 1
     assert (plain - led).abs().max() > 3
     assert (facts["class"], facts["classifier scale"]) == (names[1], "300.0")
@@ -207,9 +207,9 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
 
     assert "--class and --classifier go together" in refused("--class", 1)
     assert "pass it to `sfumato sample` as --classifier" in command("sample", run, "--out", tmp_path / "none").err
-    told = json.loads(command("info", run, "--json").out)
-    assert told["classes"] == list(names)
-    assert told["parameters"]["classifier"] > 0
+    facts = json.loads(command("info", run, "--json").out)
+    assert facts["classes"] == list(names)
+    assert facts["parameters"]["classifier"] > 0
     assert "contains no classifier.safetensors" in refused("--class", 1, "--classifier", runs.plain)
     assert "class 99 is outside 0 to" in refused("--class", 99, "--classifier", run)
     assert "is not one of the classifier's" in refused("--class", names[1] + "x", "--classifier", run)
@@ -223,13 +223,13 @@ def test_a_model_of_other_latents_is_refused(runs: Runs) -> None:
     assert model.second is not None
     mine = described(SMALL, model, model.scaling, ScaledLinearConfig(), 3, None)
     build_classifier(mine).check_fits(model)
-    for changed, said in (
+    for changed, message in (
         ({"schedule": ScaledLinearConfig(steps=500)}, "another noise schedule"),
         ({"autoencoder": "0" * 12}, "another autoencoder"),
         ({"scale": tuple(1.1 * s for s in mine.scale)}, "scaled differently"),
         ({"shift": tuple(s + 0.2 / k for s, k in zip(mine.shift, mine.scale, strict=True))}, "scaled differently"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             build_classifier(mine.model_copy(update=changed)).check_fits(model)
     with pytest.raises(UserError, match="autoencoder only"):
         build_classifier(mine).check_fits(sfumato.load(runs.autoencoder))

@@ -91,9 +91,9 @@ for command in {COMMANDS!r}:
 
 
 def test_help_names_every_command(command: Command) -> None:
-    told = command("--help").out
-    assert all(name.split()[0] in told for name in COMMANDS)
-    assert "..." not in told.split("Commands:")[1], "a summary is too long for its line"
+    help_text = command("--help").out
+    assert all(name.split()[0] in help_text for name in COMMANDS)
+    assert "..." not in help_text.split("Commands:")[1], "a summary is too long for its line"
 
 
 def test_version(command: Command) -> None:
@@ -160,8 +160,8 @@ def test_prompts_from_the_line_and_from_a_file(command: Command, runs: Runs, tmp
     (tmp_path / "prompts.txt").write_text("a blue square\n\na green star\n", encoding="utf-8")
     out = tmp_path / "out"
     command("sample", runs.text, "a ring", "--prompts", tmp_path / "prompts.txt", "--steps", 1, "--out", out)
-    told = [(facts(out / f"{i:04d}.png")["prompt"], facts(out / f"{i:04d}.png")["seed"]) for i in range(3)]
-    assert told == [("a ring", "0"), ("a blue square", "1"), ("a green star", "2")]
+    recorded = [(facts(out / f"{i:04d}.png")["prompt"], facts(out / f"{i:04d}.png")["seed"]) for i in range(3)]
+    assert recorded == [("a ring", "0"), ("a blue square", "1"), ("a green star", "2")]
     assert names(out) == ["0000.png", "0001.png", "0002.png", "grid.png"]
 
 
@@ -194,27 +194,27 @@ def test_no_prompt_is_the_unconditional_sample(command: Command, runs: Runs, tmp
 
 
 def test_options_reach_the_sampler(command: Command, runs: Runs, tmp_path: Path) -> None:
-    def drawn(name: str, *options: object) -> np.ndarray:
+    def sampled(name: str, *options: object) -> np.ndarray:
         common = ("sample", runs.text, "a red ring", "-n", 1, "--steps", 4, "--precision", "float32")
         done = command(*common, *options, "--out", tmp_path / name)
         assert done.code == 0, done.err
         return pixels(tmp_path / name / "0000.png")
 
-    plain, off = drawn("plain"), drawn("off", "--guidance", 1)
+    plain, off = sampled("plain"), sampled("off", "--guidance", 1)
     assert (plain != off).any()
-    assert (drawn("never", "--interval", "0,0") == off).all()
-    assert (drawn("always", "--interval", "0,1") == plain).all()
-    assert (drawn("negative", "--negative", "a blue star") != plain).any()
-    assert np.abs(drawn("like-null", "--negative", "") - plain).max() <= 1
-    ddim, ddpm_like = drawn("ddim", "--sampler", "ddim"), drawn("eta", "--sampler", "ddim", "--eta", 1)
+    assert (sampled("never", "--interval", "0,0") == off).all()
+    assert (sampled("always", "--interval", "0,1") == plain).all()
+    assert (sampled("negative", "--negative", "a blue star") != plain).any()
+    assert np.abs(sampled("like-null", "--negative", "") - plain).max() <= 1
+    ddim, ddpm_like = sampled("ddim", "--sampler", "ddim"), sampled("eta", "--sampler", "ddim", "--eta", 1)
     assert (ddim != ddpm_like).any()
     assert facts(tmp_path / "eta" / "0000.png")["eta"] == "1.0"
-    assert (drawn("grid", "--sampler", "ddim", "--grid", "trailing") != ddim).any()
+    assert (sampled("grid", "--sampler", "ddim", "--grid", "trailing") != ddim).any()
     assert facts(tmp_path / "grid" / "0000.png")["grid"] == "trailing"
-    assert drawn("size", "--size", "48x24").shape == (48, 24, 3)
+    assert sampled("size", "--size", "48x24").shape == (48, 24, 3)
 
 
-def test_guidance_of_many_kinds_is_told_in_the_image(command: Command, runs: Runs, tmp_path: Path) -> None:
+def test_guidance_of_many_kinds_is_recorded_in_the_image(command: Command, runs: Runs, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "#2040c0").save(tmp_path / "blue.png")
     settings = ("--sampler", "unipc:order=3", "--grid", "karras:rho=5", "--shift", 2, "--interval", "0.1,0.9")
     guidance = ("--guidance", "1,4", "--same-seed", "--rescale", 0.5, "--apg", "limit=5,momentum=-0.5")
@@ -223,7 +223,7 @@ def test_guidance_of_many_kinds_is_told_in_the_image(command: Command, runs: Run
     done = command("sample", runs.text, "a ring", "-n", 2, "--steps", 3, *settings, *guidance, *helpers, "--out", out)
     assert done.code == 0, done.err
     assert names(out) == ["0000.png", "0001.png", "grid.png", "strip-0000.png"]
-    told = facts(out / "0001.png")
+    recorded = facts(out / "0001.png")
     weaker = sfumato.load(runs.undropped).digest
     expected = {
         "sampler": "unipc",
@@ -239,11 +239,11 @@ def test_guidance_of_many_kinds_is_told_in_the_image(command: Command, runs: Run
         "autoguide": weaker,
         "autoguide scale": "1.5",
     }
-    assert {name: told[name] for name in expected} == expected
+    assert {name: recorded[name] for name in expected} == expected
     assert facts(out / "0000.png")["guidance"] == "1.0"
     assert (pixels(out / "0000.png") != pixels(out / "0001.png")).any()
     assert pixels(out / "strip-0000.png").shape == (66, 3 * 34 - 2, 3)
-    steered = (
+    guidance = (
         "--image-guidance",
         f"low-res={tmp_path / 'blue.png'}",
         "--image-guidance",
@@ -251,16 +251,16 @@ def test_guidance_of_many_kinds_is_told_in_the_image(command: Command, runs: Run
         "--times",
         "999,500,100",
     )
-    done = command("sample", runs.plain, "-n", 8, *steered, "--image-guidance-scale", 0.8, "--out", tmp_path / "led")
+    done = command("sample", runs.plain, "-n", 8, *guidance, "--image-guidance-scale", 0.8, "--out", tmp_path / "led")
     assert done.code == 0, done.err
-    told = facts(tmp_path / "led" / "0000.png")
-    assert told["image guidance"].endswith("colour=#2040c0")
-    assert (told["grid"], told["steps"], told["times"][:5]) == ("times", "3", "(1.0,")
+    recorded = facts(tmp_path / "led" / "0000.png")
+    assert recorded["image guidance"].endswith("colour=#2040c0")
+    assert (recorded["grid"], recorded["steps"], recorded["times"][:5]) == ("times", "3", "(1.0,")
     free = command("sample", runs.plain, "-n", 8, "--times", "999,500,100", "--out", tmp_path / "free")
     assert free.code == 0
-    wished = np.array([0x20, 0x40, 0xC0])
+    target = np.array([0x20, 0x40, 0xC0])
     distances = {
-        name: np.mean([np.abs(pixels(tmp_path / name / f"{i:04d}.png").mean((0, 1)) - wished).mean() for i in range(8)])
+        name: np.mean([np.abs(pixels(tmp_path / name / f"{i:04d}.png").mean((0, 1)) - target).mean() for i in range(8)])
         for name in ("led", "free")
     }
     assert distances["led"] < distances["free"]
@@ -295,9 +295,9 @@ def test_interpolation_replaces_no_image(command: Command, runs: Runs, tmp_path:
     assert done.code == 0, done.err
     assert names(tmp_path) == ["0001.png", "0002.png", "0003.png", "interpolation-0002.gif", "strip-0002.png"]
     assert (tmp_path / "0001.png").read_bytes() == b"mine"
-    told = facts(tmp_path / "0003.png")
-    assert (told["frame"], told["seeds"], told["sampler"]) == ("2 of 2", "0,1", "ddim")
-    assert told["model"] == sfumato.load(runs.plain).digest
+    recorded = facts(tmp_path / "0003.png")
+    assert (recorded["frame"], recorded["seeds"], recorded["sampler"]) == ("2 of 2", "0,1", "ddim")
+    assert recorded["model"] == sfumato.load(runs.plain).digest
 
 
 def test_why_explains_the_sampler(command: Command, runs: Runs, tmp_path: Path) -> None:
@@ -337,13 +337,13 @@ def test_inversion_is_measured(command: Command, runs: Runs, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_draws(command: Command, runs: Runs, tmp_path: Path, name: str) -> None:
+def test_every_sampler_samples(command: Command, runs: Runs, tmp_path: Path, name: str) -> None:
     done = command("sample", runs.plain, "-n", 1, "--steps", 3, "--sampler", name, "--out", tmp_path)
     assert done.code == 0, done.err
     assert facts(tmp_path / "0000.png")["sampler"] == name
 
 
-def test_bfloat16_draws_nearly_the_same(command: Command, runs: Runs, tmp_path: Path) -> None:
+def test_bfloat16_samples_nearly_the_same(command: Command, runs: Runs, tmp_path: Path) -> None:
     for precision in ("float32", "bfloat16"):
         out = tmp_path / precision
         done = command("sample", runs.plain, "-n", 1, "--steps", 3, "--precision", precision, "--out", out)
@@ -410,29 +410,29 @@ def test_padding_takes_what_is_smaller_than_its_reflection(height: int, width: i
 
 
 def test_info_counts(command: Command, runs: Runs) -> None:
-    told = json.loads(command("info", runs.text, "--json").out)
+    recorded = json.loads(command("info", runs.text, "--json").out)
     model = sfumato.load(runs.text)
     assert model.second is not None
     assert model.second.conditioner is not None
-    assert told["digest"] == model.digest
-    assert (told["f"], told["latent shape"], told["image size"]) == (4, [4, 8, 8], [32, 32])
+    assert recorded["digest"] == model.digest
+    assert (recorded["f"], recorded["latent shape"], recorded["image size"]) == (4, [4, 8, 8], [32, 32])
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
-    assert told["parameters"] == {
+    assert recorded["parameters"] == {
         "autoencoder": counts["autoencoder"],
         "denoiser": counts["denoiser"],
         "conditioner": counts["conditioner"],
         "total": sum(counts.values()),
     }
-    assert told["scaling"]["scale"] == pytest.approx(model.scaling.scale.tolist(), abs=1e-4)
-    assert told["conditioner"]["kind"] == "text"
-    assert told["conditioner"]["tokens"] == 16
-    assert told["trained on"]["diffusion"]["steps"] == 4
+    assert recorded["scaling"]["scale"] == pytest.approx(model.scaling.scale.tolist(), abs=1e-4)
+    assert recorded["conditioner"]["kind"] == "text"
+    assert recorded["conditioner"]["tokens"] == 16
+    assert recorded["trained on"]["diffusion"]["steps"] == 4
     denoiser = model.second.config.denoiser
     assert isinstance(denoiser, UNetConfig)
     call = flops.denoise(denoiser, 4, model.second.conditioner.spec, (8, 8), 16)
     decode = flops.decode(model.config.autoencoder, (32, 32))
-    assert told["flops"]["network call"] == call
-    assert told["flops"]["20-step guided image"] == 40 * call + decode
+    assert recorded["flops"]["network call"] == call
+    assert recorded["flops"]["20-step guided image"] == 40 * call + decode
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "text", "label", "undropped", "plain"])
@@ -451,7 +451,7 @@ def test_info_is_a_plain_table(command: Command, runs: Runs, name: str) -> None:
 def test_samplers_are_all_listed(command: Command) -> None:
     lines = command("samplers").out.splitlines()[1:]
     assert [line.split()[0] for line in lines] == list(SAMPLERS)
-    assert all(told.suits in line for line, told in zip(lines, SAMPLERS.values(), strict=True))
+    assert all(sampler.suits in line for line, sampler in zip(lines, SAMPLERS.values(), strict=True))
 
 
 def test_the_zoo_is_listed_with_what_each_is(command: Command) -> None:

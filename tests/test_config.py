@@ -51,16 +51,16 @@ def test_overrides_reach_nested_keys_and_leave_the_source_alone() -> None:
 
 
 @pytest.mark.parametrize("path", ["shape", "several.one"])
-def test_another_kind_drops_what_the_file_says_of_the_one_before(path: str) -> None:
+def test_another_kind_drops_the_fields_of_the_kind_before(path: str) -> None:
     group = {"kind": "round", "radius": 1}
     raw = {"shape": group} if path == "shape" else {"several": {"one": group}}
-    said: list[str] = []
-    changed = apply_overrides(raw, [f"{path}.kind=square", f"{path}.side=7"], Root, said.append)
+    messages: list[str] = []
+    changed = apply_overrides(raw, [f"{path}.kind=square", f"{path}.side=7"], Root, messages.append)
     parsed = parse(changed, Root, "x")
     assert (parsed.shape if path == "shape" else parsed.several["one"]) == Square(side=7)
-    assert said == [f"{path}.kind=square: {path}.radius do not apply to it, dropped"]
-    assert apply_overrides(raw, [f"{path}.kind=round"], Root, said.append) == raw
-    assert len(said) == 1
+    assert messages == [f"{path}.kind=square: {path}.radius do not apply to it, dropped"]
+    assert apply_overrides(raw, [f"{path}.kind=round"], Root, messages.append) == raw
+    assert len(messages) == 1
 
 
 def test_a_setting_typed_beside_another_kind_is_still_an_error() -> None:

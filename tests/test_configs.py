@@ -62,7 +62,7 @@ def ids(file: Path) -> str:
     return str(file.relative_to(ZOO))
 
 
-def test_a_toy_configuration_reads_a_folder_as_it_is_told_to() -> None:
+def test_a_toy_configuration_reads_a_folder_with_the_given_settings() -> None:
     raw = apply_overrides(read_source("zoo:toy/text"), ["data.flip=true", "data.background=black", "data.size=32"])
     run = parse(with_data(raw, Path("a/folder")), DiffusionRun, "zoo:toy/text")
     assert run.data == FolderConfig(path=Path("a/folder"), size=32, flip=True, background="black")

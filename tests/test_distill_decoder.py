@@ -29,7 +29,7 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
-def test_a_model_gets_one_and_draws_with_it(
+def test_a_model_gets_a_tiny_decoder_and_samples_with_it(
     command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sfumato.load(text).digest
@@ -45,9 +45,9 @@ def test_a_model_gets_one_and_draws_with_it(
     assert model.tiny is not None
     assert model.tiny.config.about["steps"] == 2
 
-    told = json.loads(command("info", text, "--json").out)
-    assert told["tiny decoder"]["images"] == 8
-    assert told["flops"]["decode"] >= 20 * told["flops"]["tiny decode"]
+    facts = json.loads(command("info", text, "--json").out)
+    assert facts["tiny decoder"]["images"] == 8
+    assert facts["flops"]["decode"] >= 20 * facts["flops"]["tiny decode"]
     assert "tiny decoder" in command("info", text).out
 
     common = ("sample", text, "a ring", "-n", 1, "--steps", 3, "--precision", "float32", "--out")
@@ -64,12 +64,12 @@ def test_a_model_gets_one_and_draws_with_it(
     assert command(*common, tmp_path / "tiny", "--decoder", "tiny").code == 0
     assert Image.open(tmp_path / "tiny" / "0000.png").text["decoder"] == "tiny"  # type: ignore[attr-defined]
     expected = model.sample_tensor("a ring", steps=3, decoder="tiny")
-    drawn = pixels(tmp_path / "tiny" / "0000.png")
-    assert np.abs(drawn - ((expected[0].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()).max() <= 1
-    assert np.abs(drawn - pixels(tmp_path / "full" / "0000.png")).max() > 10
+    sampled = pixels(tmp_path / "tiny" / "0000.png")
+    assert np.abs(sampled - ((expected[0].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()).max() <= 1
+    assert np.abs(sampled - pixels(tmp_path / "full" / "0000.png")).max() > 10
 
 
-def test_the_data_is_by_default_what_the_autoencoder_learnt_from(command: Command, text: Path) -> None:
+def test_the_data_is_by_default_what_the_autoencoder_was_trained_on(command: Command, text: Path) -> None:
     assert command("distill-decoder", text, *QUICK).code == 0
 
 
@@ -84,7 +84,7 @@ def test_the_data_is_by_default_what_the_autoencoder_learnt_from(command: Comman
         (("--data", "nowhere"), "nowhere does not exist"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(
+def test_mistakes_are_refused_before_anything_is_written(
     command: Command, text: Path, arguments: tuple[object, ...], why: str
 ) -> None:
     done = command("distill-decoder", text, *arguments)
@@ -93,7 +93,7 @@ def test_mistakes_are_told_before_anything_is_written(
     assert not (text / "model" / "tiny_decoder.safetensors").exists()
 
 
-def test_a_model_without_one_says_how_to_get_it(command: Command, text: Path, tmp_path: Path) -> None:
+def test_the_error_about_a_missing_tiny_decoder_names_the_command(command: Command, text: Path, tmp_path: Path) -> None:
     done = command("sample", text, "a ring", "--decoder", "tiny", "--out", tmp_path / "out")
     assert done.code == 2
     assert "no tiny decoder: create one with `sfumato distill-decoder MODEL --data DIR`" in done.err

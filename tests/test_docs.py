@@ -153,8 +153,8 @@ def test_commands_are_ones_that_the_command_line_takes(page: Path) -> None:
     ],
 )
 def test_the_check_of_commands_sees_mistakes(line: str, why: str | None) -> None:
-    said = refusal(line)
-    assert said is None if why is None else said is not None and why in said
+    messages = refusal(line)
+    assert messages is None if why is None else messages is not None and why in messages
 
 
 def test_commands_are_found_in_the_pages() -> None:
@@ -284,7 +284,7 @@ def test_the_readme_s_table_of_the_paper_names_files() -> None:
             assert (SOURCE / file).exists(), f"README names {file}, which is not in src/sfumato"
 
 
-def said_by_the_source() -> list[str]:
+def messages_of_the_source() -> list[str]:
     """Every string in the source, an ellipsis in the place of what is filled in."""
     found: list[str] = []
     for path in SOURCE.rglob("*.py"):
@@ -297,9 +297,9 @@ def said_by_the_source() -> list[str]:
 
 
 def test_messages_that_are_explained_are_ones_that_are_given() -> None:
-    said = said_by_the_source()
+    messages = messages_of_the_source()
     rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(rows) > 20
     for message in rows:
         for part in filter(lambda part: len(part) > 4, re.split(r"\s*…\s*", message)):
-            assert any(part in text for text in said), f"no message says {part!r} (of {message!r})"
+            assert any(part in text for text in messages), f"no message contains {part!r} (of {message!r})"

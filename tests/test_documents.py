@@ -67,7 +67,7 @@ def test_plain_texts_are_read_as_ever() -> None:
     assert parse_json('{"a": [1, 2.5, "x", null]}', "x") == {"a": [1, 2.5, "x", None]}
 
 
-def test_an_empty_configuration_says_that_it_is_empty(tmp_path: Path) -> None:
+def test_an_empty_configuration_is_an_error(tmp_path: Path) -> None:
     for text in ("", "# only a comment\n", "---\n"):
         (tmp_path / "x.yaml").write_text(text)
         with pytest.raises(UserError, match=r"x.yaml' is empty"):

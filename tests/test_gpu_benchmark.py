@@ -21,22 +21,22 @@ def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_both_sides_compute_the_same_and_become_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import gpu
-    from benchmarks.gpu_workloads import call, drawn, first_stage, step
+    from benchmarks.gpu_workloads import call, first_stage, sampling, step
 
     workloads = {
         "call": lambda device: call(UNET, 2, True, 8, device),
         "step": lambda device: step(UNET, 2, True, 8, device),
         "decode": lambda device: first_stage(AUTOENCODER, 16, True, device),
-        "sample": lambda device: drawn(UNET, AUTOENCODER, 1, 8, 3, device),
+        "sample": lambda device: sampling(UNET, AUTOENCODER, 1, 8, 3, device),
     }
     monkeypatch.setattr(gpu, "WORKLOADS", workloads)
     monkeypatch.setattr(gpu, "AT_ONCE", 0.0)
     monkeypatch.setattr(gpu, "peak_flops", lambda device: 1e9)
     gpu.main(["--device", "cpu", "--rounds", "1", "--out", str(tmp_path)])
-    told = json.loads((tmp_path / "gpu.json").read_text())
-    assert told["failed"] == {}
-    assert told["workloads"].keys() == workloads.keys()
-    for name, workload in told["workloads"].items():
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert record["failed"] == {}
+    assert record["workloads"].keys() == workloads.keys()
+    for name, workload in record["workloads"].items():
         for candidate, found in workload["candidates"].items():
             most = 1e-4 if "float32" in candidate else 0.1 if name == "sample" else 0.05
             assert found["difference"] < most, (name, candidate)
@@ -45,7 +45,7 @@ def test_both_sides_compute_the_same_and_become_a_table(tmp_path: Path, monkeypa
     assert page.count("\n## ") == len(workloads)
 
 
-def test_names_are_listed_and_a_machine_without_a_gpu_is_told() -> None:
+def test_names_are_listed_and_a_machine_without_a_gpu_is_refused() -> None:
     from benchmarks.choice import chosen
     from benchmarks.gpu import WORKLOADS, parsed
 

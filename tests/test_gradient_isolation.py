@@ -94,13 +94,13 @@ def test_the_generators_gradients_do_not_depend_on_the_discriminators_step() -> 
     """Both from one forward pass, in the loop's order and without the second."""
     config = first_run(GAN)
     found = []
-    for judged in (True, False):
+    for trained in (True, False):
         modules = modules_of(config)
         assert modules.discriminator is not None
         image, output, encoding = forward(modules)
         total, _ = generator_losses(config.loss, modules, image, output, encoding, 1.0, Workers())
         total.backward()
-        if judged:
+        if trained:
             discriminator_losses(
                 config.loss.adversarial, *DiscriminatorPass(modules.discriminator)(image, output), LogitAverages()
             )[0].backward()
@@ -138,7 +138,7 @@ def test_the_adversarial_term_is_not_computed_before_it_counts(monkeypatch: pyte
     config = first_run(GAN)
     modules = modules_of(config)
     assert modules.discriminator is not None
-    monkeypatch.setattr(modules.discriminator, "forward", lambda image: pytest.fail("the discriminator was asked"))
+    monkeypatch.setattr(modules.discriminator, "forward", lambda image: pytest.fail("the discriminator was called"))
     image, output, encoding = forward(modules)
     _, terms = generator_losses(config.loss, modules, image, output, encoding, 0.0, Workers())
     assert "adversarial" not in terms

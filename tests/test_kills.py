@@ -62,7 +62,7 @@ def finish(path: Path, stage: str) -> float:
 
 
 def unfinished(path: Path) -> bool:
-    """Whether something of a save lies there, begun and not at its place."""
+    """Whether a part of a save is there, begun and not yet in its place."""
     found = [entry for folder in (path, path / "states") if folder.is_dir() for entry in os.scandir(folder)]
     return any(entry.name.startswith((".step", ".tmp", ".model.new", ".model.old")) for entry in found)
 

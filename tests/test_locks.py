@@ -30,7 +30,7 @@ def holder(tmp_path):
     process.wait()
 
 
-def test_a_second_writer_is_refused_and_told_who_writes(tmp_path, holder):
+def test_a_second_writer_is_refused_with_the_name_of_the_first(tmp_path, holder):
     with pytest.raises(UserError, match=f"is being written by process {holder.pid} on "), exclusive(tmp_path / "run"):
         pass
 
@@ -45,12 +45,14 @@ def test_a_killed_holder_does_not_block(tmp_path, holder):
 
 
 def test_waiting_goes_on_when_the_holder_ends(tmp_path, holder):
-    said: list[str] = []
+    messages: list[str] = []
     threading.Timer(0.3, holder.kill).start()
     t_start = time.monotonic()
-    with exclusive(tmp_path / "run", wait=True, log=said.append):
+    with exclusive(tmp_path / "run", wait=True, log=messages.append):
         assert time.monotonic() - t_start > 0.2
-    assert said == [f"waiting for process {holder.pid} on {os.uname().nodename}, which is writing {tmp_path / 'run'}"]
+    assert messages == [
+        f"waiting for process {holder.pid} on {os.uname().nodename}, which is writing {tmp_path / 'run'}"
+    ]
 
 
 def test_the_folder_may_be_replaced_while_its_lock_is_held(tmp_path):

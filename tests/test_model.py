@@ -1,4 +1,4 @@
-"""A model folder: what goes in comes out, whatever happens in between is told."""
+"""A model folder: what goes in comes out, whatever happens in between is reported."""
 
 from pathlib import Path
 
@@ -15,20 +15,20 @@ OPTIONS = {"steps": 3, "seed": 5, "as_tensor": True}
 KINDS = {"text": [], "class": [tiny.BY_CLASS], "unconditional": [tiny.UNCONDITIONAL], "vq": [tiny.VQ]}
 
 
-def drawn(model: model_room.LatentDiffusion, **options: object) -> torch.Tensor:
+def sampled(model: model_room.LatentDiffusion, **options: object) -> torch.Tensor:
     kind = model.config.diffusion.conditioner.kind if model.config.diffusion else ""
     given = {"text": {"prompt": tiny.TEXTS[:2]}, "class": {"label": [0, "square"]}, "none": {"count": 2}}[kind]
     return model.sample(**{**given, **OPTIONS, **options})
 
 
 @pytest.mark.parametrize("overrides", KINDS.values(), ids=KINDS)
-def test_a_saved_model_draws_the_same_images(overrides: list[str], tmp_path: Path) -> None:
+def test_a_saved_model_samples_the_same_images(overrides: list[str], tmp_path: Path) -> None:
     model = tiny.model(*overrides)
     model.save(tmp_path / "model")
     again = load(tmp_path / "model")
     assert again.digest == model.digest
     assert again.config == model.config
-    assert torch.equal(drawn(again), drawn(model))
+    assert torch.equal(sampled(again), sampled(model))
     assert not any(p.requires_grad for part in again.parts().values() for p in part.parameters())
     again.save(tmp_path / "model")
     assert load(tmp_path).digest == model.digest, "the folder above, as that of a run"
@@ -48,10 +48,10 @@ def test_an_autoencoder_alone_is_saved_and_reconstructs(tmp_path: Path) -> None:
 def test_the_digest_names_weights_and_configuration_but_not_the_story() -> None:
     model, other = tiny.model(), tiny.model()
     assert model.digest == other.digest
-    told = model_room.LatentDiffusion(
+    described = model_room.LatentDiffusion(
         model.config.model_copy(update={"about": {"hours": 3}}), model.autoencoder, model.scaling, model.second
     )
-    assert told.digest == model.digest
+    assert described.digest == model.digest
     other = tiny.model()
     other.scaling.shift[0] += 1e-3
     assert other.digest != model.digest
@@ -59,7 +59,7 @@ def test_the_digest_names_weights_and_configuration_but_not_the_story() -> None:
 
 
 @pytest.mark.parametrize("as_pil", [False, True])
-def test_a_seed_draws_its_image_in_any_batch(as_pil: bool) -> None:
+def test_a_seed_gives_its_image_in_any_batch(as_pil: bool) -> None:
     model = tiny.model()
     prompts = [tiny.TEXTS[i % 3] for i in range(5)]
     options = {"steps": 4, "sampler": "ddpm", "as_tensor": not as_pil}  # noise in every step
@@ -76,11 +76,11 @@ def test_a_seed_draws_its_image_in_any_batch(as_pil: bool) -> None:
 
 def test_guidance_1_is_no_guidance_and_more_is_more() -> None:
     model = tiny.model()
-    plain = drawn(model, guidance=1.0)
-    assert torch.equal(plain, drawn(tiny.model("diffusion.condition_dropout=0")))
-    differences = [(drawn(model, guidance=scale) - plain).abs().mean().item() for scale in (1.5, 3.0)]
+    plain = sampled(model, guidance=1.0)
+    assert torch.equal(plain, sampled(tiny.model("diffusion.condition_dropout=0")))
+    differences = [(sampled(model, guidance=scale) - plain).abs().mean().item() for scale in (1.5, 3.0)]
     assert 0 < differences[0] < differences[1]
-    assert torch.equal(drawn(model), drawn(model, guidance=DEFAULT_GUIDANCE))
+    assert torch.equal(sampled(model), sampled(model, guidance=DEFAULT_GUIDANCE))
 
 
 DAMAGES = {
@@ -94,7 +94,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("name", "message"), DAMAGES.items(), ids=DAMAGES)
-def test_a_folder_that_is_not_whole_says_what_it_lacks(name: str, message: str, tmp_path: Path) -> None:
+def test_the_error_about_an_incomplete_folder_names_what_is_missing(name: str, message: str, tmp_path: Path) -> None:
     tiny.model().save(tmp_path / "model")
     (tmp_path / "model" / name).unlink()
     with pytest.raises(UserError, match=message):
@@ -110,7 +110,7 @@ def test_a_file_that_was_cut_is_named(name: str, tmp_path: Path) -> None:
         load(tmp_path / "model")
 
 
-def test_text_files_that_were_spoilt_are_told(tmp_path: Path) -> None:
+def test_damaged_text_files_are_named(tmp_path: Path) -> None:
     tiny.model().save(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"tokenizer.json"):
@@ -126,7 +126,7 @@ def test_text_files_that_were_spoilt_are_told(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_what_is_no_model_is_told(tmp_path: Path) -> None:
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="neither a model folder nor"):

@@ -31,8 +31,8 @@ def test_stage_1_trains_on_any_folder(tmp_path: Path, command: Command, kind: st
         "train", "autoencoder", "zoo:emoji/autoencoder", "--data", data, "--out", tmp_path / "r", *SMALL, *FIRST
     )
     assert done.code == 0, done.err
-    told = "held_out.by is 'text', but the images have no text: images are held out one by one"
-    assert done.err.count(told) == (kind != "captioned")
+    warning = "held_out.by is 'text', but the images have no text: images are held out one by one"
+    assert done.err.count(warning) == (kind != "captioned")
     lines = read_lines(tmp_path / "r" / "log.jsonl")
     assert any("psnr" in line for line in lines)
     assert not any("measured_on_training_images" in line for line in lines)
@@ -59,7 +59,7 @@ def test_a_field_that_was_mistyped_is_still_an_error(tmp_path: Path, command: Co
 
 
 @pytest.mark.parametrize("kind", ["plain", "captioned", "labelled"])
-def test_stage_2_trains_or_says_what_to_type(tmp_path: Path, command: Command, runs: Runs, kind: str) -> None:
+def test_stage_2_trains_or_prints_the_command_to_type(tmp_path: Path, command: Command, runs: Runs, kind: str) -> None:
     data, out = folder(tmp_path, kind), tmp_path / "r"
     line = ["train", "diffusion", "zoo:emoji/text", "--data", data, "--autoencoder", runs.autoencoder, "--out", out]
     done = command(*line, *SMALL, *SECOND)
@@ -76,7 +76,7 @@ def test_stage_2_trains_or_says_what_to_type(tmp_path: Path, command: Command, r
 
 
 def test_a_caption_is_missed_before_anything_is_typed_twice(tmp_path: Path, command: Command, runs: Runs) -> None:
-    """The command to copy leaves out what the user said of the conditioner, and keeps blanks and quotes."""
+    """The command to copy leaves out the settings of the conditioner, and keeps blanks and quotes."""
     data = folder(tmp_path / "my images", "plain")
     line = ["train", "diffusion", "zoo:emoji/text", "--data", data, "--autoencoder", runs.autoencoder, "--out"]
     done = command(*line, tmp_path / "r", "conditioner.dim=32", *SMALL, *SECOND)

@@ -33,7 +33,7 @@ def run(*arguments: str) -> None:
     assert ended.value.code == 0
 
 
-def test_it_is_trained_and_drawn_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_trains_and_samples_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pixels.yaml").write_text(
         "denoiser: {channels: 32, channel_multipliers: [1, 2], blocks_per_level: 1, attention_factors: []}\n"
         "schedule: {kind: scaled-linear}\n"
@@ -47,8 +47,8 @@ def test_it_is_trained_and_drawn_like_any_other(tmp_path: Path, monkeypatch: pyt
     assert model.sample_tensor(count=2, steps=2).shape == (2, 3, 32, 32)
     with pytest.raises(UserError, match="guidance"):
         model.sample_tensor(count=2, steps=2, guidance=3.0)
-    run("sample", "run", "-n", "1", "--steps", "2", "--out", "drawn")
-    assert (tmp_path / "drawn" / "0000.png").exists()
+    run("sample", "run", "-n", "1", "--steps", "2", "--out", "samples")
+    assert (tmp_path / "samples" / "0000.png").exists()
     run("info", "run")
 
 

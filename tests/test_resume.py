@@ -286,9 +286,9 @@ def test_a_first_stage_of_an_earlier_version_resumes(tmp_path: Path, capsys: pyt
     train_first(run, quiet_run("train.steps=1"))
     _with_source(run, "0123456789abcdef")
     assert train_first(run, quiet_run("train.steps=2")).step == 2
-    told = capsys.readouterr().err
-    assert told.count("could not be checked") == 1
-    assert "the data has changed" not in told
+    err = capsys.readouterr().err
+    assert err.count("could not be checked") == 1
+    assert "the data has changed" not in err
 
 
 def quiet_run(*overrides: str) -> AutoencoderRun:
@@ -322,7 +322,7 @@ def test_a_run_goes_on_with_its_data_at_another_path(
     assert recorded() == "images2", "a refused command leaves the run as it is"
     save(Path("images2"), ["more.png"], SIZE, SIZE)
     capsys.readouterr()
-    assert train(tmp_path / "images2", 4) == 4, "a folder that has grown where it lies is said, not refused"
+    assert train(tmp_path / "images2", 4) == 4, "a folder that has grown is reported, not refused"
     assert "the data has changed" in capsys.readouterr().err
 
 

@@ -29,10 +29,10 @@ def _same_low_bits() -> tuple[int, int]:
 
 
 def test_streams_are_uniform_and_uncorrelated():
-    draws = torch.stack([torch.rand(1000, generator=generator(seed, "test")) for seed in range(64)])
-    assert abs(draws.mean() - 0.5) < 0.01
-    assert abs(draws.var() - 1 / 12) < 0.002
-    correlation = torch.corrcoef(draws) - torch.eye(64)
+    values = torch.stack([torch.rand(1000, generator=generator(seed, "test")) for seed in range(64)])
+    assert abs(values.mean() - 0.5) < 0.01
+    assert abs(values.var() - 1 / 12) < 0.002
+    correlation = torch.corrcoef(values) - torch.eye(64)
     assert correlation.abs().max() < 0.16  # 4.9 standard deviations of 1 / sqrt(1000); 2016 pairs
 
 

@@ -38,7 +38,7 @@ def contents(root: Path) -> dict[str, bytes | None]:
 
 
 def check(done: Outcome, sentence: str) -> None:
-    """A refusal whose last line says this."""
+    """A refusal with this in its last line."""
     assert done.code == 2, done
     assert "Traceback" not in done.err
     assert sentence in done.err.splitlines()[-1], done.err
@@ -117,7 +117,7 @@ def test_the_lock_is_held_while_a_training_goes_on(command: Command, config: Pat
 
 
 class _Several:
-    """Two processes, of which this one leads or does not; `others` is what the others tell."""
+    """Two processes, of which this one leads or does not; `others` is what the others report."""
 
     def __init__(self, leads: bool, others: bool = False) -> None:
         self.leads, self.others = leads, others
@@ -223,9 +223,9 @@ def test_a_damaged_newest_state_costs_the_steps_since_the_one_before(
     folder = RunFolder(run)
     folder.claim(first_run("train.steps=4"))
     folder.describe(print)
-    said = capsys.readouterr().out
-    assert "checkpoint step-00000004.safetensors is damaged" in said
-    assert "resuming after step 2" in said
+    messages = capsys.readouterr().out
+    assert "checkpoint step-00000004.safetensors is damaged" in messages
+    assert "resuming after step 2" in messages
     train_first(tmp_path / "straight", first_run("train.steps=6"))
     assert _resumed(run).step == 6
     one, other = saved(run), saved(tmp_path / "straight")
@@ -256,7 +256,7 @@ def test_a_later_state_that_was_damaged_goes_once_the_run_has_another(run: Path)
     assert [step for step, _ in checkpoint.saved_steps(run / "states")] == [2, 3]
 
 
-def test_a_state_without_a_checksum_is_taken_and_that_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_state_without_a_checksum_is_accepted_and_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = checkpoint.step_path(run / "states", 4)
     tensors, numbers = checkpoint.load_tensors(path)
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, {"numbers": json.dumps(numbers)})
@@ -389,17 +389,15 @@ LOGS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", LOGS)
-def test_lines_that_are_none_are_set_aside_and_told_of(
-    run: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_lines_are_set_aside_and_reported(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     log = run / "log.jsonl"
     whole = read_lines(log)
     damaged = LOGS[name] + log.read_bytes() + b'{"step": 4, "lo'
     log.write_bytes(damaged)
     assert read_lines(log) == whole
     _resumed(run)
-    told = " ".join(capsys.readouterr().err.split())
-    assert f"1 lines of {log} are not lines of a log, the first is line 1" in told
+    messages = " ".join(capsys.readouterr().err.split())
+    assert f"1 lines of {log} are not lines of a log, the first is line 1" in messages
     assert (run / "log.damaged-1.jsonl").read_bytes() == damaged
     lines = read_lines(log)
     assert lines[: len(whole)] == whole

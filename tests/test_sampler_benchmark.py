@@ -84,17 +84,17 @@ def test_a_model_of_other_images_is_held_against_a_folder(tmp_path: Path) -> Non
     given = [str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--device", "cpu", "--precision", "float32"]
     given += ["--real", str(tmp_path / "real"), "--prompts", str(tmp_path / "prompts.txt")]
     given += ["--images", "3", "--calls", "2", "--samplers", "ddim", "--batch", "2", "--guidance", "1"]
-    said: list[str] = []
-    run(parsed(given), said.append)
+    messages: list[str] = []
+    run(parsed(given), messages.append)
     (row,) = [json.loads(line) for line in (tmp_path / "out" / "measurements.jsonl").read_text().splitlines()]
     assert (row["took"], row["calls"], "facts" in row) == ("ddim", 2, False)
     network = load_network("efficientnet-lite0")
     dataset = open_dataset(FolderConfig(path=tmp_path / "real", size=(16, 24)))
     real = torch.stack([to_unit(dataset[i].image) for i in range(3)])
     texts = ["a red apple", "two blue discs", "a red apple"]
-    drawn = model.sample_tensor(texts, steps=2, sampler="ddim", guidance=1, seeds=[0, 1, 2]).clamp(-1, 1)
-    expected = [GaussianStatistics.of(network(images).pooled) for images in (drawn, real)]
+    sampled = model.sample_tensor(texts, steps=2, sampler="ddim", guidance=1, seeds=[0, 1, 2]).clamp(-1, 1)
+    expected = [GaussianStatistics.of(network(images).pooled) for images in (sampled, real)]
     assert row["frechet"] == pytest.approx(frechet_distance(*expected), rel=1e-3)
     assert (tmp_path / "out" / "samplers.html").exists()
-    run(parsed(given), said.append)
-    assert sum("ddim, 2 calls" in line for line in said) == 1, "what is measured is not measured again"
+    run(parsed(given), messages.append)
+    assert sum("ddim, 2 calls" in line for line in messages) == 1, "what is measured is not measured again"

@@ -1,4 +1,4 @@
-"""The benchmark of the paper's tasks: its measures on images whose truth is known, and every task end to end."""
+"""The benchmark of the paper's tasks: its measures on images with a known answer, and every task end to end."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ def shifted(images: Tensor) -> Tensor:
     return images.roll(8, -1)
 
 
-# ---- the measures, where the truth is known
+# ---- the measures, where the answer is known
 
 
 def test_pixels_of_real_scenes_agree_with_their_maps() -> None:
@@ -106,13 +106,13 @@ def test_changes_that_are_made_count_as_made() -> None:
     some = [one for one in scenes(60) if one.arrangement != "group"][:24]
     changes = [changed(one, WORDS, numpy_generator(0, "change", i), KINDS[i % 4]) for i, one in enumerate(some)]
     for one, change in zip(some, changes, strict=True):
-        told = parse(change.caption)
+        description = parse(change.caption)
         assert [fact.kind for fact, new in zip(change.stated, change.new, strict=True) if new] == [change.kind]
         objects = tuple(
-            replace(item, shape=said.shape, colour=said.colour, texture=said.texture)
-            for item, said in zip(one.objects, told.mentions, strict=True)
+            replace(item, shape=mention.shape, colour=mention.colour, texture=mention.texture)
+            for item, mention in zip(one.objects, description.mentions, strict=True)
         )
-        made.append(replace(one, objects=objects, background=told.background or one.background))
+        made.append(replace(one, objects=objects, background=description.background or one.background))
     before, after = read_batch(render(some, 64)), read_batch(render(made, 64))
     asked, stays, both, by_kind = held(changes, before, after)
     assert min(asked, both) > 0.9
@@ -167,9 +167,9 @@ def test_a_regression_passes_over_steps_that_are_not_finite(
     assert all(bool(torch.isfinite(p).all()) for p in trained.parameters())
     assert 0 < min(rates) <= max(rates) <= 1e-3
     assert trained.config.about["skipped"] == 1
-    told = capsys.readouterr().out
-    assert "1 of them skipped: their gradients were not finite" in told
-    assert "nan dB" not in told
+    messages = capsys.readouterr().out
+    assert "1 of them skipped: their gradients were not finite" in messages
+    assert "nan dB" not in messages
     calls = range(10**6)
     with pytest.raises(UserError, match=r"not finite in 1 steps in a row, up to step 1: give a lower"):
         briefly(tmp_path / "never", "train.max_skipped=1")
@@ -230,13 +230,13 @@ def test_every_task_is_measured(task: str, tmp_path: Path) -> None:
         assert all(row["largest change outside"] == 0 for row in rows.values())
     if task == "super-res":
         assert rows["originals"]["sharpness"] == 1 > rows["bicubic"]["sharpness"]
-        assert rows["bicubic"]["PSNR dB"] > rows["drawn"]["PSNR dB"], "an untrained model draws anything"
+        assert rows["bicubic"]["PSNR dB"] > rows["samples"]["PSNR dB"], "an untrained model samples anything"
         assert rows["regression"]["PSNR dB"] == pytest.approx(rows["bicubic"]["PSNR dB"], abs=0.5)
         options = parsed([*given, "--regression", str(untrained_regression(tmp_path / "other", factor=4))])
         with pytest.raises(UserError, match="the regression enlarges by 4, the model by 2: train another"):
             run(options, say=lambda text: None)
     if task in ("semantic", "layout"):
-        assert list(rows) == ["drawn", "autoencoder alone", "real scenes"]
+        assert list(rows) == ["samples", "autoencoder alone", "real scenes"]
 
 
 @pytest.mark.parametrize("task", ["super-res", "inpainting"])
@@ -267,7 +267,7 @@ def test_images_of_a_folder(task: str, tmp_path: Path) -> None:
     assert numbers["about"]["images"] == 2
     assert numbers["about"]["data"] == "held-out images of data"
     rows = numbers["tables"][0]["rows"]
-    assert "facts read" not in rows.get("drawn", {})
+    assert "facts read" not in rows.get("samples", {})
     if task == "inpainting":
         assert list(rows) == ["with the caption", "without the caption", "filled smoothly", "autoencoder alone"]
         assert all(row["largest change outside"] == 0 for row in rows.values())

@@ -75,7 +75,7 @@ def _with(number: float) -> LatentDiffusion:
     return model
 
 
-def test_a_copy_of_two_versions_is_told(tmp_path: Path) -> None:
+def test_a_copy_of_two_versions_is_reported(tmp_path: Path) -> None:
     _with(1).save(tmp_path / "one")
     _with(2).save(tmp_path / "two")
     shutil.copyfile(tmp_path / "one" / "denoiser.safetensors", tmp_path / "two" / "denoiser.safetensors")

@@ -1,4 +1,4 @@
-"""Tiny models of both stages whose every weight says something."""
+"""Tiny models of both stages without a zero weight."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -2,7 +2,7 @@
 
     python -m benchmarks.tasks semantic MODEL --out FOLDER
 
-Held-out scenes of the toy world are given to the task's public function, and what it draws is read back by the toy
+Held-out scenes of the toy world are given to the task's public function, and what it samples is read back by the toy
 world's reader. Super-resolution and inpainting are measured on images of a folder too (--data). FOLDER/TASK.json,
 TASK.md and TASK.png are what came out; the images are the first ones, not chosen ones.
 """
@@ -97,10 +97,10 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, default=DEFAULT_STEPS)
     add("--sampler", default=task_options().sampler)
     add("--guidance", help="a scale, or one for each part, such as text=3")
-    add("--batch", type=int, default=32, help="images that are drawn at once")
+    add("--batch", type=int, default=32, help="images that are sampled at once")
     add("--split", choices=get_args(Split)[1:], default="held-out", help="of the toy world")
     add("--data", type=Path, help="images of a folder instead of the toy world: super-res and inpainting")
-    add("--captions", action="store_true", help="draw with the captions of --data")
+    add("--captions", action="store_true", help="sample with the captions of --data")
     add("--config", help="the model's run configuration, where the run's folder is not there: a file or zoo:NAME")
     add("--regression", type=Path, help="super-res: a network by benchmarks.regression to set beside the model")
     add("--strengths", type=_numbers, default=list(editing.STRENGTHS), help="edit: with commas between")

@@ -34,7 +34,7 @@ class Change:
 
 
 def measure(given: Given, strengths: Sequence[float]) -> Outcome:
-    """Held-out scenes with one fact changed in their caption, drawn again from several strengths."""
+    """Held-out scenes with one fact changed in their caption, edited at several strengths."""
     scenes, world = given.of_toy_world("edit")
     changes = [
         changed(one, world.vocabulary, numpy_generator(given.settings.seed, "change", i), KINDS[i % len(KINDS)])
@@ -62,11 +62,11 @@ def measure(given: Given, strengths: Sequence[float]) -> Outcome:
         made, stays, whole, by_kind = held(changes, before, readings)
         rows[name] = (made, stays, whole, overlap(scenes, given.size, readings))
         kinds[name] = tuple(by_kind.get(kind) for kind in KINDS)
-    columns = dict.fromkeys(("asked changes made", "other facts that stay", "images with both"), PERCENT)
+    columns = dict.fromkeys(("requested changes made", "other facts that stay", "images with both"), PERCENT)
     columns["IoU with the given objects"] = THREE
     tables = [
         Table("By the reader, of other facts those that it found before:", columns, rows),
-        Table("Asked changes made, by what was to change:", dict.fromkeys(KINDS, PERCENT), kinds),
+        Table("Requested changes made, by what was to change:", dict.fromkeys(KINDS, PERCENT), kinds),
     ]
     return Outcome(tables, shown, sum(seconds) / len(seconds), captions)
 
@@ -82,13 +82,13 @@ def changed(one: Scene, vocabulary: Vocabulary, rng: np.random.Generator, kind: 
         options = _options(one, source, vocabulary, tried)
         if options:
             target = options[int(rng.integers(len(options)))]
-            said, was = facts(target), facts(source)
-            return Change(tried, words(target), said, tuple(fact not in was for fact in said))
+            now, was = facts(target), facts(source)
+            return Change(tried, words(target), now, tuple(fact not in was for fact in now))
     raise UserError("the model's world has one colour, shape, texture and background: there is nothing to change")
 
 
 def _options(one: Scene, source: Description, vocabulary: Vocabulary, kind: str) -> list[Description]:
-    """All descriptions that differ in one fact of a kind and can be drawn."""
+    """All descriptions that differ in one fact of a kind and can be rendered."""
     if kind == "background":
         others = [name for name in vocabulary.backgrounds if name != one.background]
         fit = [name for name in others if all((item.colour, name) not in CLASHES for item in one.objects)]
@@ -119,7 +119,7 @@ def _with(mention: Mention, kind: str, value: str) -> Mention:
 def held(
     changes: Sequence[Change], before: Sequence[Reading], after: Sequence[Reading]
 ) -> tuple[float, float, float, dict[str, float]]:
-    """Shares of asked changes that hold, of other facts that still do, and of images with all of that right; and of
+    """Shares of requested changes that hold, of other facts that still do, and of images with all of that right; and of
     the changes by kind.
     """
     made: dict[str, list[bool]] = {}

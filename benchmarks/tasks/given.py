@@ -32,7 +32,7 @@ from sfumato.training.data import HeldOut, groups_of
 from sfumato.training.diffusion import DiffusionRun
 
 USUAL = "zoo:toy/text"
-"""Whose words the toy world is drawn from, where the run's own configuration is not there: all of zoo:toy agree."""
+"""Whose words the toy world is described with, where the run's own configuration is not there: all of zoo:toy agree."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Given:
     """Images to try a model on.
 
     Attributes:
-        model: what is judged.
+        model: what is measured.
         images: (N, 3, H, W) uint8.
-        what: a phrase that says what they are.
+        what: a phrase that describes them.
         scenes: those behind the images, of the toy world; None: images of a folder.
         world: the toy world that they are of.
         texts: captions, None where there are none or they are not wanted.
@@ -72,7 +72,7 @@ class Given:
     def of_toy_world(self, task: str) -> tuple[tuple[Scene, ...], ToyWorldConfig]:
         """The scenes and their world. Raises UserError for images of a folder."""
         if self.scenes is None or self.world is None:
-            raise UserError(f"{task} is measured on the toy world, where the truth is known: leave --data out")
+            raise UserError(f"{task} is measured on the toy world, where the answer is known: leave --data out")
         return self.scenes, self.world
 
 
@@ -152,7 +152,7 @@ Make = Callable[[SampleRequest], list[Image.Image]]
 
 
 def timed(title: str, count: int, settings: SampleRequest, make: Make, share: float = 1.0) -> tuple[Tensor, float]:
-    """What a task draws for `count` images, (N, 3, H, W) uint8, and the seconds for each; a bar goes along.
+    """What a task samples for `count` images, (N, 3, H, W) uint8, and the seconds for each; a bar goes along.
 
     share: of the steps that is taken, where not all are.
     """

@@ -35,7 +35,7 @@ KINDS = ("count", "shape", "colour", "texture", "size", "relation", "position")
 
 @dataclass(frozen=True)
 class Hidden:
-    """A hole (H, W) bool in each scene, and which of the objects it lies over."""
+    """A hole (H, W) bool in each scene, and which of the objects it covers."""
 
     holes: Tensor
     objects: tuple[int, ...]
@@ -50,7 +50,7 @@ def measure(given: Given) -> Outcome:
 
 
 def _of_scenes(given: Given) -> Outcome:
-    """One object hidden whole, and one by half, whose other half says what it was."""
+    """One object hidden whole, and one by half, whose other half shows what it was."""
     scenes, _ = given.of_toy_world("inpainting")
     rows: dict[str, tuple[float | None, ...]] = {}
     kinds: dict[str, tuple[float | None, ...]] = {}
@@ -61,7 +61,7 @@ def _of_scenes(given: Given) -> Outcome:
         hidden = over_objects(scenes, given.size, half, given.settings.seed)
         shown = {}
         possible = list(ways(given).items())
-        for way, texts in possible[-1:] if half else possible:  # the visible half says what a caption would
+        for way, texts in possible[-1:] if half else possible:  # the visible half shows what a caption would describe
             shown[way], took = fill(given, hidden.holes, texts)
             seconds.append(took)
         sheet |= sheet_columns(given, hidden.holes, shown, "half hidden" if half else "hidden")
@@ -79,18 +79,18 @@ def _of_scenes(given: Given) -> Outcome:
 
 
 def _outcome(given: Given, tables: list[Table], sheet: dict[str, Tensor], seconds: Sequence[float]) -> Outcome:
-    told = given.texts if "text" in source_of(given.model).reads and given.texts is not None else ()
-    return Outcome(tables, {**sheet, "original": given.images}, sum(seconds) / len(seconds), told)
+    captions = given.texts if "text" in source_of(given.model).reads and given.texts is not None else ()
+    return Outcome(tables, {**sheet, "original": given.images}, sum(seconds) / len(seconds), captions)
 
 
 def ways(given: Given) -> dict[str, list[str] | None]:
-    """The captions to draw with, by the name of the way; None: without."""
+    """The captions to sample with, by the name of the variant; None: without."""
     model, found = given.model, dict[str, list[str] | None]()
     takes_text = "text" in source_of(model).reads
     if takes_text and given.texts is not None:
         found["with the caption"] = given.texts
     if not takes_text or without_text(model):
-        found["without the caption" if takes_text else "drawn"] = None
+        found["without the caption" if takes_text else "samples"] = None
     return found
 
 
@@ -131,7 +131,7 @@ def fill(given: Given, holes: Tensor, texts: Sequence[str] | None) -> tuple[Tens
 
 
 def over_objects(scenes: Sequence[Scene], size: tuple[int, int], half: bool, seed: int) -> Hidden:
-    """A box around one item of each scene, or over one half of it; which item and which half are drawn."""
+    """A box around one item of each scene, or over one half of it; which item and which half are random."""
     H, W = size
     holes = torch.zeros(len(scenes), H, W, dtype=torch.bool)
     objects = []
@@ -165,9 +165,9 @@ def restored(
     """Shares of the caption's facts that hold of those that did: `hidden`, `elsewhere`, and the hidden ones by kind."""
     found: dict[str, list[bool]] = {}
     for one, item, before, after in zip(scenes, hidden.objects, originals, readings, strict=True):
-        said = facts(stated(one))
-        held, holds = score(said, before).holds, score(said, after).holds
-        for fact, then, now in zip(said, held, holds, strict=True):
+        intended = facts(stated(one))
+        held, holds = score(intended, before).holds, score(intended, after).holds
+        for fact, then, now in zip(intended, held, holds, strict=True):
             if not then:
                 continue
             inside = about_hidden(fact, one, item)
@@ -183,8 +183,8 @@ def restored(
 def _of_images(given: Given) -> Outcome:
     """Holes of the kinds that the model was trained with."""
     seed, count = given.settings.seed, len(given.images)
-    drawn = [random_hole(given.holes, given.size, numpy_generator(seed, "benchmark hole", i)) for i in range(count)]
-    holes = torch.from_numpy(np.stack(drawn))
+    masks = [random_hole(given.holes, given.size, numpy_generator(seed, "benchmark hole", i)) for i in range(count)]
+    holes = torch.from_numpy(np.stack(masks))
     shown: dict[str, Tensor] = {}
     seconds: list[float] = []
     for way, texts in ways(given).items():
@@ -241,6 +241,6 @@ def largest_change(given: Given, holes: Tensor, images: Tensor) -> float:
 
 
 def sheet_columns(given: Given, holes: Tensor, shown: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The images with grey holes, and what was drawn."""
+    """The images with grey holes, and the samples."""
     grey = torch.full_like(given.images, 128)
     return {name: pasted(given, holes, grey)} | {f"{name}, {way}": images for way, images in shown.items()}

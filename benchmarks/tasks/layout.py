@@ -26,19 +26,19 @@ def measure(given: Given) -> Outcome:
     scenes, world = given.of_toy_world("layout")
     layouts = [[(c, _inside((x0, y0, x1, y1))) for c, x0, y0, x1, y1 in boxes(one, world.size)] for one in scenes]
     asked = [[tasks.Box(c, (x0, y0, x1 - x0, y1 - y0)) for c, (x0, y0, x1, y1) in layout] for layout in layouts]
-    drawn, seconds = timed(
+    sampled, seconds = timed(
         "compose",
         len(asked),
         given.settings,
         lambda settings: tasks.compose_each(given.model, asked, size=given.size, options=settings),
     )
-    shown = {"drawn": drawn, "autoencoder alone": reconstructed(given), "real scenes": given.images}
+    shown = {"samples": sampled, "autoencoder alone": reconstructed(given), "real scenes": given.images}
     rows = {name: recovery(layouts, read_batch(images)) for name, images in shown.items()}
     forms = (PERCENT, PERCENT, PERCENT, THREE, PERCENT)
     names = (f"IoU ≥ {RECOVERED}", "right category", "both", "mean IoU", "right number of objects")
     return Outcome(
         [Table("Given boxes that the reader finds again:", dict(zip(names, forms, strict=True)), rows)],
-        {"boxes": _drawn_boxes(asked, given.size), "drawn": drawn, "a scene of these boxes": given.images},
+        {"boxes": _boxes_image(asked, given.size), "samples": sampled, "a scene of these boxes": given.images},
         seconds,
     )
 
@@ -87,7 +87,7 @@ def _inside(box: Corners) -> Corners:
     return x0, y0, x1, y1
 
 
-def _drawn_boxes(asked: Sequence[Sequence[tasks.Box]], size: tuple[int, int]) -> Tensor:
+def _boxes_image(asked: Sequence[Sequence[tasks.Box]], size: tuple[int, int]) -> Tensor:
     places = [torch.tensor([box.box for box in layout]) for layout in asked]
     categories = [torch.tensor([int(box.label) for box in layout]) for layout in asked]
     return to_uint8(box_images(places, categories, len(MAP_NAMES), size))

@@ -45,14 +45,14 @@ class Table:
 class Outcome:
     """Of one task: tables, and the sheet's columns by name, each images (N, 3, H, W) uint8 in the same order.
 
-    `told`: for each image what was said of it, where that is not to be seen; `notes`: sentences below the tables.
+    `captions`: of each image, where the sheet does not show them; `notes`: sentences below the tables.
     """
 
     tables: Sequence[Table]
     sheet: Mapping[str, Tensor]
     seconds: float
-    """For a drawn image."""
-    told: Sequence[str] = ()
+    """To sample one image."""
+    captions: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 
@@ -82,7 +82,7 @@ def write_results(folder: Path, task: str, about: Mapping[str, Any], outcome: Ou
 
 def _page(task: str, facts: Mapping[str, Any], outcome: Outcome, rows: int) -> str:
     machine = facts["machine"]
-    told = [
+    parts = [
         f"# {task}",
         f"    {facts['command']}",
         f"Model {facts['model']}, {facts['trained']}; {facts['images']} {facts['data']}, seeds {facts['seeds']}, "
@@ -94,9 +94,9 @@ def _page(task: str, facts: Mapping[str, Any], outcome: Outcome, rows: int) -> s
         f"![{task}]({task}.png)",
         f"The first {rows}, not chosen; from left to right: {', '.join(outcome.sheet)}.",
     ]
-    if outcome.told:
-        told.append("\n".join(f"{i}. {text}" for i, text in enumerate(outcome.told[:rows], 1)))
-    return "\n\n".join(told) + "\n"
+    if outcome.captions:
+        parts.append("\n".join(f"{i}. {text}" for i, text in enumerate(outcome.captions[:rows], 1)))
+    return "\n\n".join(parts) + "\n"
 
 
 def machine_of(machine: Any) -> dict[str, Any]:

@@ -19,21 +19,21 @@ def measure(given: Given) -> Outcome:
     """Images of the maps of held-out scenes, read back pixel by pixel."""
     scenes, world = given.of_toy_world("semantic")
     maps = semantic_maps(scenes, world.size)
-    drawn, seconds = timed(
+    sampled, seconds = timed(
         "paint",
         len(maps),
         given.settings,
         lambda settings: tasks.paint_each(given.model, [ids.long() for ids in maps], options=settings),
     )
-    shown = {"drawn": drawn, "autoencoder alone": reconstructed(given), "real scenes": given.images}
+    shown = {"samples": sampled, "autoencoder alone": reconstructed(given), "real scenes": given.images}
     seen = {name: read_maps(images) for name, images in shown.items()}
     known = given.model.config.conditioning_metadata.map
     palette = standard_palette(len(MAP_NAMES)) if known is None else known.palette
     coloured = to_uint8(map_images(maps, palette, given.size))
-    found = to_uint8(map_images(seen["drawn"], palette, given.size))
+    found = to_uint8(map_images(seen["samples"], palette, given.size))
     return Outcome(
         [agreement(seen, maps), by_class(seen, maps)],
-        {"map": coloured, "drawn": drawn, "map read from it": found, "a scene of this map": given.images},
+        {"map": coloured, "samples": sampled, "map read from it": found, "a scene of this map": given.images},
         seconds,
     )
 

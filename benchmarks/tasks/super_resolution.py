@@ -29,14 +29,14 @@ def measure(given: Given, regression: Path | None) -> Outcome:
     """Held-out images made small as in training, and enlarged again."""
     factor = enlargement(given.model)
     small = shrunk(given, factor)
-    drawn, seconds = timed(
+    sampled, seconds = timed(
         "upscale",
         len(small),
         given.settings,
         lambda settings: tasks.upscale_each(given.model, [to_pil(image) for image in small], options=settings),
     )
     large = torch.stack([torch.from_numpy(bicubic(image.numpy(), given.size)) for image in small])
-    shown = {"drawn": drawn, "bicubic": large}
+    shown = {"samples": sampled, "bicubic": large}
     notes = []
     if regression is not None:
         network = load_regression(regression, given.model.device)

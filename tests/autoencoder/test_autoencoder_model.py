@@ -19,7 +19,7 @@ def random_image(B: int = 3, H: int = 12, W: int = 20) -> Tensor:
     return torch.rand(B, 3, H, W, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def test_kl_latent_is_drawn_with_the_given_noise() -> None:
+def test_kl_latent_is_sampled_with_the_given_noise() -> None:
     model, image = small(latent_channels=5), random_image()
     noise = torch.randn(3, 5, 6, 10, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():

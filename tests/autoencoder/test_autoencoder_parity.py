@@ -97,7 +97,7 @@ def gradient_norm(loss: Tensor, *modules: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_training_losses(name: str) -> None:
-    """One step of both players, put together from our pieces as the training loop does."""
+    """One step of both networks, put together from our pieces as the training loop does."""
     tensors, model, kl = golden(name), autoencoder(name), name.startswith("kl")
     disc_weight, start, layers = ADVERSARIAL[name]
     config = losses.LossConfig(
@@ -133,9 +133,9 @@ def test_training_losses(name: str) -> None:
         compare(tensors, recorded, expected)
 
         real, fake = critic(image), critic(decoded.detach())
-        judged = strength * losses.discriminator_loss(real, fake, "hinge")
-        expected = {"disc_loss": judged, "logits_real": real.mean(), "logits_fake": fake.mean()}
-        compare(tensors, f"loss/{phase}/disc/", expected | {"grad_norm": gradient_norm(judged, critic)})
+        disc_loss = strength * losses.discriminator_loss(real, fake, "hinge")
+        expected = {"disc_loss": disc_loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
+        compare(tensors, f"loss/{phase}/disc/", expected | {"grad_norm": gradient_norm(disc_loss, critic)})
 
 
 def compare(tensors: dict[str, Tensor], prefix: str, found: dict[str, Tensor]) -> None:

@@ -123,7 +123,7 @@ def test_each_step_leaves_the_others_gradients_alone(norm: losses.Norm) -> None:
     )
 
 
-def test_a_grouped_discriminator_judges_each_image_alone() -> None:
+def test_a_grouped_discriminator_sees_each_image_alone() -> None:
     critic = PatchDiscriminator(channels=8, layers=2, norm="group")
     image = torch.rand(3, 3, 24, 32)
     assert critic(image).shape == (3, 1, 4, 6)

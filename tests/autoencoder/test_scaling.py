@@ -27,7 +27,7 @@ def test_statistics_whiten_each_channel() -> None:
     assert (model.std((0, 2, 3)) - 1).abs().max() < 1e-3
 
 
-def test_kurtosis_tells_flat_from_gaussian() -> None:
+def test_kurtosis_separates_flat_from_gaussian() -> None:
     statistics = LatentStatistics()
     statistics.update(torch.rand(4, 1, 50, 60, generator=torch.Generator().manual_seed(0)))
     assert statistics.kurtosis().item() == pytest.approx(-1.2, abs=0.05)

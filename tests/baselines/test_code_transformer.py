@@ -1,4 +1,4 @@
-"""The transformer over codes: the past decides alone, a memory changes nothing, and it learns what can be learnt."""
+"""The transformer over codes: the past decides alone, a memory changes nothing, and it learns a rule."""
 
 import pytest
 import torch
@@ -63,8 +63,8 @@ def test_choices() -> None:
     uniform = torch.rand(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def shares(**options: float) -> list[float]:
-        drawn = choose(logits, uniform, Choice(**options))  # type: ignore[arg-type]
-        return (torch.bincount(drawn, minlength=4) / 400).tolist()
+        sampled = choose(logits, uniform, Choice(**options))  # type: ignore[arg-type]
+        return (torch.bincount(sampled, minlength=4) / 400).tolist()
 
     assert shares() == pytest.approx([0.1, 0.5, 0.3, 0.1], abs=0.06)
     assert shares(temperature=0) == [0, 1, 0, 0]
@@ -78,7 +78,7 @@ def test_choices() -> None:
         Choice(top_p=0)
 
 
-def test_a_seed_draws_the_same_in_any_batch() -> None:
+def test_a_seed_gives_the_same_image_in_any_batch() -> None:
     net, given = network(), condition()
     together = sample_codes(net, given, condition(3), [5, 6, 7, 8], guidance=2.0)
     part = {name: value[1:2] for name, value in given.tensors().items()}
@@ -103,8 +103,8 @@ def test_it_learns_to_count() -> None:
         optimiser.step()
     assert loss.item() < 0.05
     step = torch.tensor([0, 1, 2])
-    drawn = sample_codes(net.eval(), Condition(vector=F.one_hot(step, 3).float()), None, [0, 1, 2]).flatten(1)
-    assert torch.equal((drawn[:, 1:] - drawn[:, :-1]) % K, (step[:, None] + 1).expand(3, 5))
+    sampled = sample_codes(net.eval(), Condition(vector=F.one_hot(step, 3).float()), None, [0, 1, 2]).flatten(1)
+    assert torch.equal((sampled[:, 1:] - sampled[:, :-1]) % K, (step[:, None] + 1).expand(3, 5))
 
 
 def test_what_does_not_fit() -> None:

@@ -79,28 +79,28 @@ def test_the_commands_end_to_end(command: Command, tmp_path: Path) -> None:
     done = command("train", "transformer", "zoo:toy/transformer", *common, CLASS, *small)
     assert done.code == 0, done.err
     assert list((tmp_path / "run" / "previews").glob("samples-*.png"))
-    draw = ("sample", tmp_path / "run", "--label", "plain ring", "--guidance", 2, "--top-k", 8, "--out")
-    done = command(*draw, tmp_path / "drawn", "-n", 3)
+    sample = ("sample", tmp_path / "run", "--label", "plain ring", "--guidance", 2, "--top-k", 8, "--out")
+    done = command(*sample, tmp_path / "samples", "-n", 3)
     assert done.code == 0, done.err
-    image = Image.open(tmp_path / "drawn" / "0002.png")
+    image = Image.open(tmp_path / "samples" / "0002.png")
     assert image.text["seed"] == "2"  # type: ignore[attr-defined]  # of PNG files
-    command(*draw, tmp_path / "alone", "-n", 1, "--seed", 2)
+    command(*sample, tmp_path / "alone", "-n", 1, "--seed", 2)
     alone = np.asarray(Image.open(tmp_path / "alone" / "0000.png")).astype(int)
     assert np.abs(np.asarray(image).astype(int) - alone).max() <= 1
     model_of = load_code_model(tmp_path / "run")
     assert model_of.config.about["transformer"]["steps"] == 2
     with pytest.raises(UserError, match="not trained with text conditioning"):
         model_of.sample_tensor(["a ring"])
-    told = json.loads(command("info", tmp_path / "run", "--json").out)
-    assert told["codes"] == {"an image": 64, "rows": 8, "columns": 8, "codebook": 16}
-    assert told["parameters"]["transformer"] == sum(p.numel() for p in model_of.network.parameters())
+    facts = json.loads(command("info", tmp_path / "run", "--json").out)
+    assert facts["codes"] == {"an image": 64, "rows": 8, "columns": 8, "codebook": 16}
+    assert facts["parameters"]["transformer"] == sum(p.numel() for p in model_of.network.parameters())
     assert "sfumato sample" in command("info", tmp_path / "run").out
     with pytest.raises(
         UserError, match="is a transformer over codes, not a diffusion model: sample from it with `sfumato sample`"
     ):
         load(tmp_path / "run")
     for option, value in (("--steps", 3), ("--negative", "a"), ("--strip", 2), ("--decoder", "tiny")):
-        refused = command(*draw, tmp_path / "x", option, value)
+        refused = command(*sample, tmp_path / "x", option, value)
         assert f"{option} is an option of diffusion models, and" in refused.err
     assert (
         "--guidance '1,2': give one number"

@@ -52,7 +52,7 @@ def test_its_numbers_are_those_of_all_images(command: Command, runs: Runs, tmp_p
     assert (tmp_path / "card" / "index.html").read_text().count("data:image/png") == 14
 
 
-def test_without_out_it_only_tells(command: Command, runs: Runs, tmp_path: Path) -> None:
+def test_without_out_it_only_prints(command: Command, runs: Runs, tmp_path: Path) -> None:
     done = command("evaluate-autoencoder", runs.text, "toy:held-out", "--n", 4, "--features", "none")
     assert done.code == 0, done.err
     assert {"PSNR", "SSIM", "latent"} <= {line.split()[0] for line in done.out.splitlines() if line.strip()}

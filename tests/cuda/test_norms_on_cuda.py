@@ -24,17 +24,19 @@ def test_the_kernel_is_group_norm(shape: tuple[int, ...], dtype: torch.dtype) ->
     add, scale, shift = (torch.randn(B, C, generator=g).cuda() for _ in range(3))
     for silu in (False, True):
         for added in (None, add):
-            for steering in (None, (scale, shift)):
-                found = groupnorm.group_norm(x, groups, weight, bias, 1e-5, silu=silu, add=added, scale_shift=steering)
+            for modulation in (None, (scale, shift)):
+                found = groupnorm.group_norm(
+                    x, groups, weight, bias, 1e-5, silu=silu, add=added, scale_shift=modulation
+                )
                 y = x.double() if added is None else x.double() + added.double()[:, :, None, None]
                 y = F.group_norm(y, groups, weight.double(), bias.double(), 1e-5)
-                if steering is not None:
+                if modulation is not None:
                     y = y * (1 + scale.double()[:, :, None, None]) + shift.double()[:, :, None, None]
                 y = F.silu(y) if silu else y
                 assert found.dtype == dtype
                 assert found.is_contiguous(memory_format=torch.channels_last)
                 worst = ((found.double() - y).abs().max() / y.abs().max()).item()
-                assert worst < (1e-5 if dtype == torch.float32 else 1e-2), (silu, added is None, steering is None)
+                assert worst < (1e-5 if dtype == torch.float32 else 1e-2), (silu, added is None, modulation is None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])

@@ -131,8 +131,8 @@ def test_recorded_steps_are_the_plain_ones(
     plain = trained("second", tmp_path / "plain", common)
     assert len(made) == 1
     for key, tolerance in (("loss", 1e-3), ("gradient_norm", 5e-3)):  # sums over many threads differ from run to run
-        told = [line[key] for line in plain]
-        assert [line[key] for line in recorded] == pytest.approx(told, rel=tolerance * (1 + 9 * half)), key
+        expected = [line[key] for line in plain]
+        assert [line[key] for line in recorded] == pytest.approx(expected, rel=tolerance * (1 + 9 * half)), key
 
 
 def test_steps_with_checkpointing_are_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Captions beside images and in columns; several an image, drawn by weight."""
+"""Captions beside images and in columns; several an image, sampled by weight."""
 
 from collections import Counter
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_files_beside_an_image(tmp_path: Path, name: str) -> None:
     assert data.scan.left_out == ()
 
 
-def test_which_file_counts_and_what_is_left_over_is_told(tmp_path: Path) -> None:
+def test_which_caption_file_counts_and_which_are_left_over(tmp_path: Path) -> None:
     save(tmp_path, ["0.png", "A.png", "b.png", "B.png"])
     for name in ("0.txt", "0.caption", "a.txt", "b.txt", "notes.txt", "captions.csv", "about.md"):
         (tmp_path / name).write_text(name)
@@ -46,7 +46,7 @@ def test_which_file_counts_and_what_is_left_over_is_told(tmp_path: Path) -> None
     assert "metadata.csv" in note
 
 
-def test_a_folder_of_texts_alone_is_told_what_it_holds(tmp_path: Path) -> None:
+def test_the_error_about_a_folder_of_texts_names_its_contents(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"holds no images: .*1 \.parquet \('train\.parquet'"):
         opened(tmp_path)
@@ -96,14 +96,14 @@ def test_weights_are_positive_numbers(tmp_path: Path, captions: dict[str, float]
         FolderConfig.model_validate({"path": tmp_path, "captions": captions})
 
 
-def test_captions_are_drawn_by_weight() -> None:
-    drawn = Counter(chosen_caption((("a", 3.0), ("b", 1.0)), seed) for seed in range(4000))
-    assert abs(drawn["a"] / 4000 - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
+def test_captions_are_sampled_by_weight() -> None:
+    sampled = Counter(chosen_caption((("a", 3.0), ("b", 1.0)), seed) for seed in range(4000))
+    assert abs(sampled["a"] / 4000 - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
     assert chosen_caption((), 1) == ""
     assert chosen_caption((("a", 0.1),), 1) == "a"
 
 
-def test_training_draws_while_the_image_is_cached_once(tmp_path: Path) -> None:
+def test_training_samples_captions_while_the_image_is_cached_once(tmp_path: Path) -> None:
     save(tmp_path / "d", ["0.png", "1.png"])
     metadata(tmp_path / "d", [{"file_name": f, "text": f"{f}{i}"} for f in ("0.png", "1.png") for i in range(3)])
     data = opened(tmp_path / "d")

@@ -97,7 +97,7 @@ def test_assembled_folder_is_a_data_set(recipe: ModuleType, tmp_path: Path, monk
     assert "@lobehub/fluent-emoji-3d 1.1" in (tmp_path / "out/SOURCES.txt").read_text()
 
 
-def test_missing_npm_is_told(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_npm_is_an_error(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit, match="npm is not installed"):
         recipe.fetch("openmoji", tmp_path)

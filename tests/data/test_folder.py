@@ -135,7 +135,7 @@ def test_metadata_csv(tmp_path: Path) -> None:
     assert data.labels() == [0, 1]
 
 
-def test_partly_labelled_metadata_gives_no_labels_but_says_so(tmp_path: Path) -> None:
+def test_partly_labelled_metadata_gives_a_warning_and_no_labels(tmp_path: Path) -> None:
     save(tmp_path, ["a.png", "b.png"])
     metadata(tmp_path, [{"file_name": "a.png", "label": "x"}, {"file_name": "b.png"}])
     data = opened(tmp_path)

@@ -27,7 +27,7 @@ def scan(root: Path) -> Scan:
         b"\x1b[31mred",
     ],
 )
-def test_no_control_characters_are_learnt(tmp_path: Path, data: bytes) -> None:
+def test_no_control_characters_reach_the_tokenizer(tmp_path: Path, data: bytes) -> None:
     save(tmp_path, ["0.png"])
     (tmp_path / "0.txt").write_bytes(data)
     with pytest.raises(
@@ -86,7 +86,7 @@ def test_a_class_named_as_missing_values_are_is_doubted(tmp_path: Path, name: st
     assert any(f"the class {name!r} of 1 images is named as missing" in note for note in scan(tmp_path).notes)
 
 
-def test_folders_that_are_no_classes_are_told_why(tmp_path: Path) -> None:
+def test_folders_that_are_no_classes_are_listed_with_the_reason(tmp_path: Path) -> None:
     save(tmp_path / "one", ["a/0.png", "b/1.png", "2.png"])
     (note,) = scan(tmp_path / "one").notes
     assert note == "1 of 3 images are in no sub-folder, such as '2.png', so the folders are no classes"

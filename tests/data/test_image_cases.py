@@ -132,7 +132,7 @@ def test_foreign_images_and_videos_are_named_with_a_way_out(tmp_path: Path) -> N
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
     ],
 )
-def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_file_with_the_wrong_extension(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
     with pytest.raises(UnreadableImage) as caught:
         decode(tmp_path / "x.jpg", WHITE)
@@ -221,7 +221,7 @@ def test_generated_images_are_named(tmp_path: Path) -> None:
     assert any("1 image made by sfumato itself" in note and "out/0000.png" in note for note in opened(tmp_path).notes)
 
 
-def test_what_lies_in_folders_that_are_left_out_is_not_spoken_of(tmp_path: Path) -> None:
+def test_files_in_folders_that_are_left_out_are_not_mentioned(tmp_path: Path) -> None:
     save(tmp_path, ["a.png"])
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "x.psd").touch()
@@ -334,7 +334,7 @@ def test_reduced_decoding_frames_as_the_label_map_is_framed(tmp_path: Path, fram
     assert different > 0  # else the sizes would prove nothing
 
 
-def test_a_rotated_jpeg_at_reduced_scale_tells_its_upright_size(tmp_path: Path) -> None:
+def test_a_rotated_jpeg_at_reduced_scale_has_its_upright_size(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     noise(0, 201, 333).save(tmp_path / "x.jpg", exif=exif)

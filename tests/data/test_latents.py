@@ -135,7 +135,7 @@ def test_finishing_early_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-def test_keys_that_differ_are_told(tmp_path: Path) -> None:
+def test_keys_that_differ_are_named(tmp_path: Path) -> None:
     finished(tmp_path / "c")
     with pytest.raises(UserError, match="made with autoencoder aaaaaaaaaaaa, but this is autoencoder bbbb: encode"):
         LatentDataset(tmp_path / "c", autoencoder="bbbb")
@@ -176,7 +176,7 @@ def test_a_cache_that_is_being_begun_is_no_leftover(tmp_path: Path, monkeypatch:
     assert {path.name for path in tmp_path.iterdir()} == left, "what is not ours, and what can be gone on with"
 
 
-def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(file: int, start: int, length: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -199,13 +199,13 @@ def test_statistics_are_those_of_sampled_latents(tmp_path: Path) -> None:
     cache = finished(tmp_path / "c", mirrored=True)
     stored = np.load(tmp_path / "c/moments.npy").astype(np.float64)
     mean, logvar = stored[:, :, :2], stored[:, :, 2:]
-    draws = mean + np.exp(logvar / 2) * np.random.default_rng(0).standard_normal((4000, *mean.shape))
+    samples = mean + np.exp(logvar / 2) * np.random.default_rng(0).standard_normal((4000, *mean.shape))
     found = cache.statistics()
     assert found.mean.dtype == torch.float64
     np.testing.assert_allclose(found.mean, mean.mean((0, 1, 3, 4)), rtol=1e-12)
     variance = mean.var((0, 1, 3, 4)) + np.exp(logvar).mean((0, 1, 3, 4))
     np.testing.assert_allclose(found.std, np.sqrt(variance), rtol=1e-12)
-    np.testing.assert_allclose(found.std, draws.std((0, 1, 2, 4, 5)), rtol=0.01)
+    np.testing.assert_allclose(found.std, samples.std((0, 1, 2, 4, 5)), rtol=0.01)
 
 
 def test_statistics_survive_a_large_offset_and_any_chunk() -> None:

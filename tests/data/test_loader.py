@@ -233,6 +233,6 @@ def test_a_resumed_run_with_other_ranks_reads_no_sample_again(before: int, after
     state = TrainState({}, {}, step=steps, images=len(first))
     more = read(after, state, steps)
     assert [*first, *more] == [index_at(0, place, n) for place in range(len(first) + len(more))]
-    told = changed_batch(state, batch * after)
-    assert (told is None) == (before == after)
-    assert told is None or f"each step uses {batch * after} images instead of {batch * before};" in told
+    message = changed_batch(state, batch * after)
+    assert (message is None) == (before == after)
+    assert message is None or f"each step uses {batch * after} images instead of {batch * before};" in message

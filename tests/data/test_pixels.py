@@ -168,25 +168,25 @@ def test_the_disk_that_fills_up_meanwhile_means_no_cache(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("sfumato.data.pixels.os.fsync", full)
-    said: list[str] = []
+    messages: list[str] = []
     data = opened(root)
-    assert keep_decoded(data, tmp_path / "cache", log=said.append) is data
+    assert keep_decoded(data, tmp_path / "cache", log=messages.append) is data
     assert caches(tmp_path / "cache") == []
-    assert ["the free space" in line for line in said] == [True]
+    assert ["the free space" in line for line in messages] == [True]
 
 
 def test_two_that_want_the_same_pixels_make_them_once(root: Path, tmp_path: Path) -> None:
     built: list[int] = []
-    said: list[str] = []
+    messages: list[str] = []
 
     def keep(_: int) -> FolderDataset:
         return keep_decoded(
-            opened(root), tmp_path / "cache", progress=lambda done, total: built.append(done), log=said.append
+            opened(root), tmp_path / "cache", progress=lambda done, total: built.append(done), log=messages.append
         )
 
     with ThreadPoolExecutor(2) as pool, exclusive(tmp_path / "cache" / f"pixels-{opened(root).pixel_key()}"):
         both = [pool.submit(keep, i) for i in range(2)]
-        while len(said) < 2:
+        while len(messages) < 2:
             time.sleep(0.01)
         assert built == []
     assert all(torch.equal(one.result()[0].image, opened(root)[0].image) for one in both)

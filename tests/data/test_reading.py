@@ -149,7 +149,7 @@ def test_damage_within_a_file_is_noticed(tmp_path: Path) -> None:
         decode(tmp_path / "x.png", WHITE)
 
 
-def test_glance_reads_the_header_alone(tmp_path: Path) -> None:
+def test_the_header_is_read_without_the_pixels(tmp_path: Path) -> None:
     noise(0, 64, 48).save(tmp_path / "a.bmp")
     seen = read_header(tmp_path / "a.bmp")
     assert (seen.width, seen.height) == (48, 64)

@@ -56,12 +56,14 @@ def test_a_folder_with_some_of_everything(tmp_path: Path) -> None:
     assert found.blurred == ("soft.png",)
     assert "just.png" in found.borderline
     assert [name for name, _ in found.unreadable] == ["empty.png", "torn.png"]
-    told = found.as_json()
-    assert json.loads(json.dumps(told)) == told
-    assert told["captions"] == {"0.png": "a scene"}
-    assert told["left_out"] == [{"file": "notes.txt", "reason": "it belongs to no image of the set"}]
-    assert told["duplicates"][0]["across_held_out"]
-    assert any("both sides of the held-out split, such as '0.png' and 'copy.bmp'" in line for line in told["warnings"])
+    report = found.as_json()
+    assert json.loads(json.dumps(report)) == report
+    assert report["captions"] == {"0.png": "a scene"}
+    assert report["left_out"] == [{"file": "notes.txt", "reason": "it belongs to no image of the set"}]
+    assert report["duplicates"][0]["across_held_out"]
+    assert any(
+        "both sides of the held-out split, such as '0.png' and 'copy.bmp'" in line for line in report["warnings"]
+    )
 
 
 def test_labels_and_several_captions_by_file(tmp_path: Path) -> None:
@@ -69,20 +71,20 @@ def test_labels_and_several_captions_by_file(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir()
         scene(number).save(tmp_path / name)
     (tmp_path / "a/0.txt").write_text("one\ntwo\n")
-    told = surveyed(tmp_path, caption_lines="each").as_json()
-    assert told["captions"] == {"a/0.png": ["one", "two"]}
-    assert told["labels"] == {"a/0.png": "a", "b/1.png": "b"}
-    assert told["classes"] == {"a": 1, "b": 1}
-    assert told["sizes"] == {"64 to 127": 2}
-    assert not any("classes" in line for line in told["warnings"])
+    report = surveyed(tmp_path, caption_lines="each").as_json()
+    assert report["captions"] == {"a/0.png": ["one", "two"]}
+    assert report["labels"] == {"a/0.png": "a", "b/1.png": "b"}
+    assert report["classes"] == {"a": 1, "b": 1}
+    assert report["sizes"] == {"64 to 127": 2}
+    assert not any("classes" in line for line in report["warnings"])
 
 
 def test_images_that_the_metadata_does_not_list_are_left_out_by_name(tmp_path: Path) -> None:
     for number in range(3):
         scene(number).save(tmp_path / f"{number}.png")
     (tmp_path / "metadata.csv").write_text("file_name\n0.png\n2.png\n")
-    told = surveyed(tmp_path).as_json()
-    assert told["left_out"] == [{"file": "1.png", "reason": "the metadata of its folder does not list it"}]
+    report = surveyed(tmp_path).as_json()
+    assert report["left_out"] == [{"file": "1.png", "reason": "the metadata of its folder does not list it"}]
 
 
 def test_the_hash_is_the_sign_of_horizontal_differences() -> None:
@@ -107,10 +109,10 @@ def test_the_command(command: Command, tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     done = command("data", root, "data.size=64", "held_out.amount=2", "--json")
     assert done.code == 0, done.err
-    told = json.loads(done.out)
-    assert told["images"] == 11
-    assert len(told["held_out"]) == 2
-    assert told["recommended"]["command"].startswith("sfumato train autoencoder zoo:")
+    report = json.loads(done.out)
+    assert report["images"] == 11
+    assert len(report["held_out"]) == 2
+    assert report["recommended"]["command"].startswith("sfumato train autoencoder zoo:")
     shown = command("data", root, "data.size=64")
     assert shown.code == 0, shown.err
     assert shown.out.startswith("11 images in ")
@@ -124,8 +126,8 @@ def test_captions_are_measured_in_tokens(command: Command, tmp_path: Path) -> No
     for number, text in enumerate(("a red apple", "green", "word " * 40)):
         scene(number).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(text)
-    told = json.loads(command("data", tmp_path, "data.size=64", "--json").out)["caption_tokens"]
-    assert told == {"shortest": 3, "median": 5, "longest": 42, "max_tokens": 24, "too_long": 1}
+    report = json.loads(command("data", tmp_path, "data.size=64", "--json").out)["caption_tokens"]
+    assert report == {"shortest": 3, "median": 5, "longest": 42, "max_tokens": 24, "too_long": 1}
     out = command("data", tmp_path, "data.size=64").out
     assert "of 3 to 42 tokens, half of at most 5; 1 are longer than the 24 that zoo:emoji/text reads" in out
     assert "conditioner.max_tokens=42" in out

@@ -1,4 +1,4 @@
-"""The one reader of text files: what it decodes, what it refuses, and how it says so."""
+"""The one reader of text files: what it decodes, what it refuses, and with which message."""
 
 import os
 import tempfile

@@ -17,7 +17,7 @@ B, C, H, W = 3, 4, 8, 12
 FULL = ConditionSpec(vector_dim=5, token_dim=6, spatial_channels=2)
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -41,10 +41,10 @@ def build(spec: ConditionSpec = FULL, **changes: Any) -> UNet:
 def full_condition() -> Condition:
     mask = torch.ones(B, 7, dtype=torch.bool)
     mask[0, 3:] = False
-    return Condition(draw(B, 5), draw(B, 7, 6, seed=1), mask, draw(B, 2, H, W, seed=2))
+    return Condition(gaussian(B, 5), gaussian(B, 7, 6, seed=1), mask, gaussian(B, 2, H, W, seed=2))
 
 
-X, TIMES = draw(B, C, H, W, seed=3), torch.tensor([0.0, 37.5, 999.0])
+X, TIMES = gaussian(B, C, H, W, seed=3), torch.tensor([0.0, 37.5, 999.0])
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_starts_as_zero() -> None:
 @pytest.mark.parametrize("token_dim", [None, 6])
 def test_layouts_and_checkpointing_give_the_same_numbers_and_gradients(token_dim: int | None) -> None:
     unet = build(ConditionSpec(token_dim=token_dim)).train()
-    condition = Condition() if token_dim is None else Condition(tokens=draw(B, 7, 6))
+    condition = Condition() if token_dim is None else Condition(tokens=gaussian(B, 7, 6))
     out = unet(X, TIMES, condition)
     out.square().mean().backward()
     expected = {name: p.grad for name, p in unet.named_parameters()}
@@ -139,7 +139,7 @@ def test_attention_orders_are_the_same_function_of_permuted_weights() -> None:
     for name in ("qkv.weight", "qkv.bias"):
         weights[name] = weights[name].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
     b.load_state_dict(weights)
-    x, inputs = draw(B, channels, 2, 3), BlockInputs(torch.zeros(B, 1))
+    x, inputs = gaussian(B, channels, 2, 3), BlockInputs(torch.zeros(B, 1))
     torch.testing.assert_close(a(x, inputs), b(x, inputs))
     b.load_state_dict(a.state_dict())
     assert not torch.allclose(a(x, inputs), b(x, inputs), atol=1e-3)
@@ -149,7 +149,7 @@ def test_linear_projections_are_the_same_function() -> None:
     conv, linear = SpatialTransformer(32, 2, 1, 6), SpatialTransformer(32, 2, 1, 6, linear=True)
     filled(conv)
     linear.load_state_dict({k: v.flatten(1) if v.dim() == 4 else v for k, v in conv.state_dict().items()})
-    x, inputs = draw(B, 32, 2, 3), BlockInputs(torch.zeros(B, 1), draw(B, 7, 6))
+    x, inputs = gaussian(B, 32, 2, 3), BlockInputs(torch.zeros(B, 1), gaussian(B, 7, 6))
     torch.testing.assert_close(conv(x, inputs), linear(x, inputs), atol=1e-5, rtol=1e-4)
 
 
@@ -158,7 +158,7 @@ def test_residual_block_is_the_formula(resample: Literal["up", "down"] | None) -
     block = ResBlock(32, 64, 8, resample=resample)
     filled(block)
     w = block.state_dict()
-    x, embedding = draw(B, 32, 4, 6), draw(B, 8, seed=1)
+    x, embedding = gaussian(B, 32, 4, 6), gaussian(B, 8, seed=1)
 
     def resized(y: Tensor) -> Tensor:
         if resample == "up":
@@ -181,14 +181,14 @@ def test_scale_comes_before_shift() -> None:
         block.emb_layers[1].weight.zero_()
         block.emb_layers[1].bias[:32] = -1.0  # scale: 1 + (-1) wipes the branch out
         block.emb_layers[1].bias[32:] = 0.0
-    x = draw(B, 32, 4, 6)
-    out = block(x, BlockInputs(draw(B, 8)))
+    x = gaussian(B, 32, 4, 6)
+    out = block(x, BlockInputs(gaussian(B, 8)))
     torch.testing.assert_close(out, x + block.out_layers[3].bias[:, None, None])
 
 
 def test_vector_projection_none_adds_the_vector_to_the_embedding() -> None:
     unet = build(ConditionSpec(vector_dim=128), vector_projection="none")
-    vector = draw(B, 128)
+    vector = gaussian(B, 128)
     assert not any(name.startswith("label_emb") for name in unet.state_dict())
     difference = unet._embedding(TIMES, vector) - unet._embedding(TIMES, None)
     torch.testing.assert_close(difference, vector, atol=1e-5, rtol=1e-4)
@@ -202,10 +202,13 @@ def test_vector_projection_none_adds_the_vector_to_the_embedding() -> None:
         ({"vector": None}, "condition.vector is missing"),
         ({"tokens": None, "mask": None}, "condition.tokens is missing"),
         ({"spatial": None}, "condition.spatial is missing"),
-        ({"tokens": draw(B, 7, 9)}, r"condition.tokens has shape \(3, 7, 9\), expected \(3, any, 6\)"),
+        ({"tokens": gaussian(B, 7, 9)}, r"condition.tokens has shape \(3, 7, 9\), expected \(3, any, 6\)"),
         ({"mask": torch.ones(B, 6, dtype=torch.bool)}, r"condition.mask has shape \(3, 6\), expected \(3, 7\)"),
-        ({"spatial": draw(B, 2, H, W + 2)}, r"condition.spatial has shape \(3, 2, 8, 14\), expected \(3, 2, 8, 12\)"),
-        ({"vector": draw(B + 1, 5)}, "condition.vector has shape"),
+        (
+            {"spatial": gaussian(B, 2, H, W + 2)},
+            r"condition.spatial has shape \(3, 2, 8, 14\), expected \(3, 2, 8, 12\)",
+        ),
+        ({"vector": gaussian(B + 1, 5)}, "condition.vector has shape"),
     ],
 )
 def test_wrong_conditions_are_named(changes: dict[str, Any], message: str) -> None:
@@ -216,7 +219,7 @@ def test_wrong_conditions_are_named(changes: dict[str, Any], message: str) -> No
 def test_unexpected_conditions_and_sizes_are_named() -> None:
     unet = build(ConditionSpec())
     with pytest.raises(ValueError, match=r"condition\.tokens is given, but the U-Net was built without it"):
-        unet(X, TIMES, Condition(tokens=draw(B, 7, 6)))
+        unet(X, TIMES, Condition(tokens=gaussian(B, 7, 6)))
     with pytest.raises(ValueError, match="size 8x11 must be a multiple of 2"):
         unet(X[..., :11], TIMES, Condition())
     with pytest.raises(ValueError, match="x_t has 3 channels, the U-Net was built for 4"):

@@ -17,7 +17,7 @@ def source(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def learnt(config: LossHistoryTimes) -> LossHistory:
+def filled(config: LossHistoryTimes) -> LossHistory:
     """A history in which the loss rises along the parts, from 1 to 3."""
     history = LossHistory(config)
     parts = torch.arange(config.bins).repeat(config.memory)
@@ -56,23 +56,23 @@ def test_losses_enter_a_running_mean_of_their_squares_in_any_order() -> None:
 )
 def test_the_density_is_normalised_and_importance_leaves_the_expected_loss_as_it_was(base) -> None:
     config = LossHistoryTimes(base=base, bins=7, memory=3, uniform_share=0.2)
-    history = learnt(config)
+    history = filled(config)
     probabilities = history.probabilities()
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-12)
     assert probabilities.min() >= 0.2 / 7
     n = 20000
-    drawn = sample(config, n, source(), LINEAR, stratified=True, history=history)
+    sampled = sample(config, n, source(), LINEAR, stratified=True, history=history)
     plain = sample(base, n, source(), LINEAR, stratified=True)
-    assert drawn.part is not None
-    assert drawn.importance is not None
-    shares = torch.bincount(drawn.part, minlength=7) / n
+    assert sampled.part is not None
+    assert sampled.importance is not None
+    shares = torch.bincount(sampled.part, minlength=7) / n
     torch.testing.assert_close(shares.double(), probabilities, atol=2e-4, rtol=0)
-    assert drawn.importance.max() <= 1 / 0.2
-    assert drawn.importance.mean().item() == pytest.approx(1, abs=1e-3)
+    assert sampled.importance.max() <= 1 / 0.2
+    assert sampled.importance.mean().item() == pytest.approx(1, abs=1e-3)
     for loss in (lambda t: t, lambda t: (3 * t).exp(), lambda t: torch.sin(9 * t)):
-        corrected = (drawn.importance * loss(drawn.t)).mean().item()
+        corrected = (sampled.importance * loss(sampled.t)).mean().item()
         assert corrected == pytest.approx(loss(plain.t).mean().item(), abs=1e-3)
-        assert abs(loss(drawn.t).mean().item() - corrected) > 0.02, "without the correction it is another loss"
+        assert abs(loss(sampled.t).mean().item() - corrected) > 0.02, "without the correction it is another loss"
 
 
 def test_weighed_losses_vary_less_than_those_of_the_base_density() -> None:
@@ -83,12 +83,12 @@ def test_weighed_losses_vary_less_than_those_of_the_base_density() -> None:
         return t**6
 
     for step in range(30):
-        drawn = sample(config, 64, source(step), LINEAR, history=history)
-        assert drawn.part is not None
-        history.update(drawn.part, loss(drawn.t))
-    drawn, plain = (sample(c, 5000, source(99), LINEAR, history=history) for c in (config, UniformTimes()))
-    assert drawn.importance is not None
-    assert (drawn.importance * loss(drawn.t)).var() < 0.2 * loss(plain.t).var()
+        sampled = sample(config, 64, source(step), LINEAR, history=history)
+        assert sampled.part is not None
+        history.update(sampled.part, loss(sampled.t))
+    sampled, plain = (sample(c, 5000, source(99), LINEAR, history=history) for c in (config, UniformTimes()))
+    assert sampled.importance is not None
+    assert (sampled.importance * loss(sampled.t)).var() < 0.2 * loss(plain.t).var()
 
 
 def test_a_history_is_needed_and_the_base_is_checked() -> None:

@@ -1,4 +1,4 @@
-"""The objective: times drawn from the density they name, weights as their papers write them, a loss per sample."""
+"""The objective: times sampled from the density they name, weights as their papers write them, a loss per sample."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def draw_times(config, n, generator, schedule):
     return densities.sample(config.times, n, generator, schedule, config.stratified).t
 
 
-def test_the_default_draws_training_indices_uniformly():
+def test_the_default_samples_training_indices_uniformly():
     schedule = build_schedule(ScaledLinearConfig(steps=5))
     times = draw_times(ObjectiveConfig(), 20000, source(), schedule)
     index = times * 5 - 1
@@ -66,7 +66,7 @@ def test_stratified_indices_cover_the_table():
     assert not torch.equal(times, times.sort().values)
 
 
-def test_draws_are_the_generators_alone():
+def test_times_depend_on_the_generator_alone():
     config = ObjectiveConfig(times=LogitNormalTimes(), stratified=True)
     assert torch.equal(draw_times(config, 8, source(5), LINEAR), draw_times(config, 8, source(5), LINEAR))
     assert torch.equal(sample_noise(config, (2, 3, 4, 5), source(5)), torch.randn(2, 3, 4, 5, generator=source(5)))

@@ -33,7 +33,7 @@ def test_every_pair_round_trips(config, source, to):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_prediction_is_consistent_with_x_t(kind):
-    """x_t = alpha · x0 + sigma · eps holds for what a wrong network says, too."""
+    """x_t = alpha · x0 + sigma · eps holds for a wrong prediction, too."""
     alpha, sigma = 0.8, 0.6
     g = torch.Generator().manual_seed(4)
     x_t, prediction = (torch.randn(2, 5, generator=g, dtype=torch.float64) for _ in range(2))

@@ -134,7 +134,7 @@ def test_times_outside_the_range_are_refused(t):
         build_schedule(ScaledLinearConfig())(t)
 
 
-def test_configurations_are_told_apart_by_kind_and_checked():
+def test_configurations_are_distinguished_by_kind_and_checked():
     adapter = TypeAdapter(ScheduleConfig)
     for config in CONFIGS:
         assert adapter.validate_python(config.model_dump()) == config

@@ -1,4 +1,4 @@
-"""What an `auto` precision chooses: both choices are asked for, whatever the processor of the tests has."""
+"""What an `auto` precision chooses: both choices are tested, whatever the processor supports."""
 
 from pathlib import Path
 

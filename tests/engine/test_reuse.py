@@ -68,9 +68,9 @@ def test_sampling_calls_fewer_blocks(model: LatentDiffusion, monkeypatch: pytest
         assert calls[0] == whole * blocks + (4 - whole) * 2 * OUTERMOST
     assert not torch.equal(images[1], images[2])
     assert type(unet) is UNet, "the model stays as it was"
-    for wrong, said in (
+    for wrong, message in (
         ({"reuse": 0}, "reuse is 0: give a whole number from 1"),
         ({"reuse": 2, "window": 16}, "cannot be combined with windows"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             model.sample("a red apple", **options, **wrong)

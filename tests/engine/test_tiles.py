@@ -51,7 +51,7 @@ def test_tiled_is_whole(name: str, packed: bool, monkeypatch: pytest.MonkeyPatch
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bands each walk took."""
+    """How many bands each pass took."""
     counts: list[int] = []
     parts = tiles._Bands._parts
 

@@ -16,21 +16,21 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "BYTES", 2**20)
 
 
-def test_a_model_is_timed_as_sample_draws(command: Command, tmp_path: Path) -> None:
+def test_a_model_is_timed_as_the_sample_command_runs_it(command: Command, tmp_path: Path) -> None:
     tiny.model().save(tmp_path / "model")
     done = command("bench", tmp_path / "model", "-n", 2, "--device", "cpu", "--json")
     assert done.code == 0, done.err
-    told = json.loads(done.out)
-    drawn, speed = told["sampling"], told["speeds"][told["precision"]]
-    assert (drawn["sampler"], drawn["calls"], drawn["guided"]) == ("dpmpp-2m", 20, True)
-    assert drawn["seconds"] == pytest.approx(20 * drawn["call_seconds"] + drawn["decode_seconds"])
-    assert drawn["utilisation"] * speed["convolution"] * drawn["call_seconds"] == pytest.approx(
-        drawn["call_operations"]
+    report = json.loads(done.out)
+    sampling, speed = report["sampling"], report["speeds"][report["precision"]]
+    assert (sampling["sampler"], sampling["calls"], sampling["guided"]) == ("dpmpp-2m", 20, True)
+    assert sampling["seconds"] == pytest.approx(20 * sampling["call_seconds"] + sampling["decode_seconds"])
+    assert sampling["utilisation"] * speed["convolution"] * sampling["call_seconds"] == pytest.approx(
+        sampling["call_operations"]
     )
     assert min(speed.values()) > 1e8
-    assert told["bandwidth"] > 1e7
-    assert 0 < told["share"] <= 1
-    assert told["kernels"].startswith("native kernels: ")
+    assert report["bandwidth"] > 1e7
+    assert 0 < report["share"] <= 1
+    assert report["kernels"].startswith("native kernels: ")
 
 
 def test_a_configuration_is_timed_untrained_and_shown(command: Command, tmp_path: Path) -> None:
@@ -47,8 +47,8 @@ def test_a_configuration_is_timed_untrained_and_shown(command: Command, tmp_path
     )
     done = command("bench", config, "--autoencoder", first, "-n", 1, "--device", "cpu")
     assert done.code == 0, done.err
-    for said in ("matrix product", "GB/s copied", "dpmpp-2m, 20 steps, 20 network calls", "an image", "of 1 at once"):
-        assert said in done.out
+    for part in ("matrix product", "GB/s copied", "dpmpp-2m, 20 steps, 20 network calls", "an image", "of 1 at once"):
+        assert part in done.out
 
 
 def test_what_cannot_be_timed(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,10 +62,14 @@ def test_the_default_reads_the_package_s_file_as_it_is_meant(network: FeatureNet
     assert found.spatial.shape == (3, 7 * 4 * 4)
 
 
-def test_it_says_what_it_is(network: FeatureNetwork) -> None:
-    told = network.describe()
-    assert (told["name"], told["dimensions"], told["size"]) == ("efficientnet-lite0@64", 1280, [64, 64])
-    assert len(str(told["sha256"])) == 64
+def test_a_network_describes_itself(network: FeatureNetwork) -> None:
+    description = network.describe()
+    assert (description["name"], description["dimensions"], description["size"]) == (
+        "efficientnet-lite0@64",
+        1280,
+        [64, 64],
+    )
+    assert len(str(description["sha256"])) == 64
     assert efficientnet_lite0().name == "efficientnet-lite0"
 
 

@@ -65,26 +65,28 @@ def test_frechet_distance_of_clean_fid() -> None:
 
 def test_kernel_distance() -> None:
     kid = package("torch_fidelity.metric_kid")
-    told = kid.kid_features_to_metric(X, Y, kid_subsets=1, kid_subset_size=80, verbose=False)
+    reference = kid.kid_features_to_metric(X, Y, kid_subsets=1, kid_subset_size=80, verbose=False)
     found = kernel_distance(X, Y, torch.Generator())
-    assert found.mean == pytest.approx(told["kernel_inception_distance_mean"], rel=1e-4)
+    assert found.mean == pytest.approx(reference["kernel_inception_distance_mean"], rel=1e-4)
 
 
 def test_inception_score() -> None:
     isc = package("torch_fidelity.metric_isc")
-    told = isc.isc_features_to_metric(X, 10, False, 0)
+    reference = isc.isc_features_to_metric(X, 10, False, 0)
     counted = InceptionScore(80, 10)
     counted.update(X)
-    assert counted.finish().mean == pytest.approx(told["inception_score_mean"], rel=1e-4)
-    assert counted.finish().std == pytest.approx(told["inception_score_std"], rel=1e-4)
+    assert counted.finish().mean == pytest.approx(reference["inception_score_mean"], rel=1e-4)
+    assert counted.finish().std == pytest.approx(reference["inception_score_std"], rel=1e-4)
 
 
 def test_precision_and_recall() -> None:
     prc = package("torch_fidelity.metric_prc")
-    told = prc.prc_features_to_metric(Y, X, prc_neighborhood=3, verbose=False)  # since 0.4.0 the generated come first
+    reference = prc.prc_features_to_metric(
+        Y, X, prc_neighborhood=3, verbose=False
+    )  # since 0.4.0 the generated come first
     found = precision_recall(X, Y, 3)
-    assert found.precision == pytest.approx(told["precision"], rel=1e-4)
-    assert found.recall == pytest.approx(told["recall"], rel=1e-4)
+    assert found.precision == pytest.approx(reference["precision"], rel=1e-4)
+    assert found.recall == pytest.approx(reference["recall"], rel=1e-4)
 
 
 def test_lpips(tmp_path: Path) -> None:
@@ -107,10 +109,10 @@ def test_lpips(tmp_path: Path) -> None:
 
 def test_density_and_coverage() -> None:
     prdc = package("prdc")
-    told = prdc.compute_prdc(X.numpy(), Y.numpy(), nearest_k=5)
+    reference = prdc.compute_prdc(X.numpy(), Y.numpy(), nearest_k=5)
     found = precision_recall(X, Y, 5, 5)
     for name in ("precision", "recall", "density", "coverage"):
-        assert getattr(found, name) == pytest.approx(float(told[name]), rel=1e-4)
+        assert getattr(found, name) == pytest.approx(float(reference[name]), rel=1e-4)
 
 
 def test_tensorflow_s_resize() -> None:

@@ -63,7 +63,7 @@ def test_neighbours_and_copies() -> None:
         neighbours(samples, training, 5)
 
 
-def test_fresh_draws_are_authentic_about_half_of_the_time() -> None:
+def test_fresh_samples_are_authentic_about_half_of_the_time() -> None:
     found = neighbours(features(500, 3), features(500, 4))
     assert 0.4 < found.authenticity < 0.7
     assert neighbours(features(500, 4) + 1e-4, features(500, 4)).authenticity < 0.02

@@ -95,7 +95,7 @@ def test_intervals_hold_their_value_and_narrow_with_n() -> None:
 # ---- classification accuracy
 
 
-def test_a_linear_rule_is_learnt_and_its_opposite_is_wrong() -> None:
+def test_a_linear_rule_is_learned_and_its_opposite_is_wrong() -> None:
     x, test = normal(200, 5, 7), normal(100, 5, 8)
     rule, other = (x[:, 0] > 0).long(), (test[:, 0] > 0).long()
     assert linear_accuracy(x, rule, test, other, 2) > 0.93

@@ -1,4 +1,4 @@
-"""Keys and shapes of original checkpoints, walked out from the original's configuration and owing nothing to our code.
+"""Keys and shapes of original checkpoints, derived from the original's configuration without our code.
 
 Everything is in the order in which the original registers it, so that a file made from it looks as a published one.
 """
@@ -246,7 +246,7 @@ def shapes_of(config: Params) -> dict[str, tuple[int, ...]]:
 
 def state_dict(config: Params, seed: int = 0) -> dict[str, Tensor]:
     """Weights of a usual size for every key: no layer is zero, no two sets are alike, copies are copies."""
-    draws = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     p = config["model"]["params"]
     fixed = buffers(p) if "timesteps" in p else {}
     fixed |= {"model_ema.decay": torch.tensor(0.9999), "scale_factor": torch.tensor(0.2271)}
@@ -260,7 +260,7 @@ def state_dict(config: Params, seed: int = 0) -> dict[str, Tensor]:
         elif copied and key != twin:
             state[key] = state[twin].clone()
         elif len(shape) < 2:
-            state[key] = float(key.endswith("weight")) + 0.1 * torch.randn(shape, generator=draws)
+            state[key] = float(key.endswith("weight")) + 0.1 * torch.randn(shape, generator=generator)
         else:
-            state[key] = torch.randn(shape, generator=draws) / math.sqrt(math.prod(shape[1:]))
+            state[key] = torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
     return state

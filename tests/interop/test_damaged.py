@@ -76,7 +76,7 @@ UNSEEN: dict[str, tuple[dict[str, Tensor], str]] = {
 
 
 @pytest.mark.parametrize("case", UNSEEN)
-def test_shapes_that_make_no_network_are_told_without_a_configuration(
+def test_shapes_that_make_no_network_are_refused_without_a_configuration(
     case: str, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     change, message = UNSEEN[case]
@@ -118,7 +118,7 @@ UNET, FIRST, STAGE = "unet_config/params", "first_stage_config/params", "cond_st
         ({"model": {"target": 3}}, "model has no target"),
     ],
 )
-def test_configurations_that_cannot_be_are_told(
+def test_impossible_configurations_are_refused(
     config: Config, message: str, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     assert re.search(message, refused(tmp_path, state, config))

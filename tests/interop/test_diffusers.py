@@ -35,7 +35,7 @@ def _no_gradients() -> Iterator[None]:
 
 
 def filled(module: nn.Module) -> nn.Module:
-    """Weights that leave no layer at zero, drawn from a fixed seed."""
+    """Weights that leave no layer at zero, from a fixed seed."""
     generator = torch.Generator().manual_seed(5)
     for name, p in module.named_parameters():
         scale = 1 / max(p[0].numel(), 1) ** 0.5 if p.dim() > 1 else 0.1
@@ -44,7 +44,7 @@ def filled(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -145,7 +145,7 @@ def test_autoencoder_kl(tmp_path: Path, half: bool) -> None:
     theirs.save_pretrained(tmp_path / "theirs")
     model = sfumato.load(import_diffusers(tmp_path / "theirs", tmp_path / "ours").folder)
     theirs = theirs.float()
-    image, z = draw(2, 3, 32, 48), draw(2, 4, 8, 12)
+    image, z = gaussian(2, 3, 32, 48), gaussian(2, 4, 8, 12)
     posterior = theirs.encode(image).latent_dist
     assert relative_error(model.autoencoder.encode(image).z, posterior.mean) <= TOLERANCE
     assert relative_error(model.autoencoder.encode(image).moments[:, 4:], posterior.logvar) <= TOLERANCE
@@ -165,7 +165,7 @@ def test_autoencoder_kl_at_full_size() -> None:
     tensors = {key: InMemory(value) for key, value in theirs.state_dict().items()}
     ours = import_autoencoder(Component(Path("full size"), dict(theirs.config), tensors))
     assert sum(p.numel() for p in ours.parameters()) == pytest.approx(83.65e6, rel=1e-3)
-    image, z = draw(1, 3, 32, 64), draw(1, 4, 4, 8)
+    image, z = gaussian(1, 3, 32, 64), gaussian(1, 4, 4, 8)
     assert relative_error(ours.encode(image).z, theirs.encode(image).latent_dist.mean) <= TOLERANCE
     assert relative_error(ours.decode(z), theirs.decode(z).sample) <= TOLERANCE
 
@@ -192,7 +192,7 @@ def test_vq_model(tmp_path: Path) -> None:
     theirs = vq_model()
     theirs.save_pretrained(tmp_path / "theirs")
     model = sfumato.load(import_diffusers(tmp_path / "theirs", tmp_path / "ours").folder)
-    image, z = draw(2, 3, 16, 24), draw(2, 5, 8, 12)
+    image, z = gaussian(2, 3, 16, 24), gaussian(2, 5, 8, 12)
     assert relative_error(model.autoencoder.encode(image).moments, theirs.encode(image).latents) <= TOLERANCE
     assert relative_error(model.autoencoder.decode(z), theirs.decode(z).sample) <= TOLERANCE
     assert model.scaling.scale.tolist() == pytest.approx([0.7] * 5)
@@ -210,7 +210,7 @@ def test_old_names_of_attention_and_pickled_weights(tmp_path: Path) -> None:
         state = {key.replace(new, before): value for key, value in state.items()}
     torch.save(state, path)
     model = sfumato.load(import_diffusers(tmp_path / "theirs", tmp_path / "ours").folder)
-    z = draw(1, 4, 8, 8)
+    z = gaussian(1, 4, 8, 8)
     assert relative_error(model.autoencoder.decode(z), theirs.decode(z).sample) <= TOLERANCE
 
 
@@ -253,7 +253,7 @@ def test_unconditional_unet(kind: str, tmp_path: Path) -> None:
     model = sfumato.load(import_diffusers(source, tmp_path / "ours").folder)
     second = model.second
     assert second is not None
-    x, t, label = draw(2, 3, 8, 16), torch.tensor([3, 907]), torch.tensor([6, 2])
+    x, t, label = gaussian(2, 3, 8, 16), torch.tensor([3, 907]), torch.tensor([6, 2])
     condition, extra = Condition(), {}
     if kind == "classes":
         assert second.conditioner is not None
@@ -281,7 +281,7 @@ def test_conditioned_unet(kind: str, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path / "unet")
     ours, table = import_unet(open_component(tmp_path / "unet"))
     assert table is None
-    x, t, tokens = draw(2, theirs.config.in_channels, 8, 16), torch.tensor([3, 907]), draw(2, 5, 24, seed=1)
+    x, t, tokens = gaussian(2, theirs.config.in_channels, 8, 16), torch.tensor([3, 907]), gaussian(2, 5, 24, seed=1)
     spatial = x[:, 4:] if x.shape[1] > 4 else None
     made = ours(x[:, :4], t, Condition(tokens=tokens, spatial=spatial))
     assert relative_error(made, theirs(x, t, tokens).sample) <= TOLERANCE

@@ -203,7 +203,9 @@ LAYOUT = {"kind": "layout", "classes": 4, "objects": 2, "vocabulary": 60, "dim":
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_said_is_refused_by_name(diffusion: Any, format: Any, message: str, tmp_path: Path) -> None:
+def test_what_a_format_cannot_express_is_refused_by_name(
+    diffusion: Any, format: Any, message: str, tmp_path: Path
+) -> None:
     model_at(tmp_path / "model", diffusion)
     with pytest.raises(UserError, match=message):
         export_model(tmp_path / "model", tmp_path / "out" / "deep", format)

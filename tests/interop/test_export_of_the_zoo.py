@@ -140,9 +140,9 @@ def with_weights(config: ModelConfig, folder: Path) -> LatentDiffusion:
 @torch.no_grad()
 def images(model: LatentDiffusion) -> dict[str, Tensor]:
     """A reconstruction, and a sample of three DDIM steps written out here."""
-    draws = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     f = model.autoencoder.factor
-    image = torch.rand(1, 3, 2 * f, 3 * f, generator=draws) * 2 - 1
+    image = torch.rand(1, 3, 2 * f, 3 * f, generator=generator) * 2 - 1
     out = {"reconstruction": model.reconstruct(image)}
     second = model.second
     if second is None:
@@ -150,13 +150,13 @@ def images(model: LatentDiffusion) -> dict[str, Tensor]:
     size = (2 * second.config.denoiser.factor, 3 * second.config.denoiser.factor)
     condition = Condition()
     if second.conditioner is not None:
-        condition = second.conditioner(random_fields(second.config, second.conditioner, size, draws))
-    x = torch.randn(1, model.autoencoder.latent_channels, *size, generator=draws)
+        condition = second.conditioner(random_fields(second.config, second.conditioner, size, generator))
+    x = torch.randn(1, model.autoencoder.latent_channels, *size, generator=generator)
     schedule, kind = second.schedule, second.config.prediction
     for t, s in itertools.pairwise(torch.tensor([0.9, 0.6, 0.3, 0.0], dtype=torch.float64)):
         (alpha, sigma), (alpha_s, sigma_s) = (tuple(v.item() for v in schedule(time)) for time in (t, s))
-        told = second.denoiser(x, timestep_like(t, schedule.steps, x), condition)
-        x0, eps = (to(kind, told, x, alpha, sigma) for to in (to_x0, to_eps))
+        predicted = second.denoiser(x, timestep_like(t, schedule.steps, x), condition)
+        x0, eps = (to(kind, predicted, x, alpha, sigma) for to in (to_x0, to_eps))
         x = alpha_s * x0 + sigma_s * eps
     return {**out, "sample": model.decode(x)}
 
@@ -191,11 +191,11 @@ def test_a_shipped_configuration_is_exported_right_or_refused(name: str, tmp_pat
 @torch.no_grad()
 def assert_diffusers_computes_the_same(model: LatentDiffusion, folder: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
-    draws = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(2)
     vq = model.config.autoencoder.bottleneck.kind == "vq"
     place = folder if model.second is None else folder / ("vqvae" if (folder / "vqvae").is_dir() else "vae")
     first = (diffusers.VQModel if vq else diffusers.AutoencoderKL).from_pretrained(place)
-    latent = torch.randn(1, model.autoencoder.latent_channels, 2, 3, generator=draws)
+    latent = torch.randn(1, model.autoencoder.latent_channels, 2, 3, generator=generator)
     theirs = first.decode(latent / first.config.scaling_factor).sample
     assert relative_error(theirs, model.autoencoder.decode(model.scaling.to_raw(latent))) <= TOLERANCE
     if model.second is None:
@@ -205,9 +205,9 @@ def assert_diffusers_computes_the_same(model: LatentDiffusion, folder: Path) -> 
     unet = kind.from_pretrained(folder / "unet")
     spec = model.second.denoiser.spec
     size = (2 * model.second.config.denoiser.factor, 3 * model.second.config.denoiser.factor)
-    x = torch.randn(1, model.autoencoder.latent_channels, *size, generator=draws)
-    spatial = torch.randn(1, spec.spatial_channels, *size, generator=draws) if spec.spatial_channels else None
-    tokens = torch.randn(1, 4, spec.token_dim, generator=draws) if spec.token_dim else None
+    x = torch.randn(1, model.autoencoder.latent_channels, *size, generator=generator)
+    spatial = torch.randn(1, spec.spatial_channels, *size, generator=generator) if spec.spatial_channels else None
+    tokens = torch.randn(1, 4, spec.token_dim, generator=generator) if spec.token_dim else None
     whole = x if spatial is None else torch.cat([x, spatial], 1)
     theirs = unet(whole, torch.tensor([70]), *([] if tokens is None else [tokens])).sample
     ours = model.second.denoiser(x, torch.tensor([70]), Condition(tokens=tokens, spatial=spatial))

@@ -90,10 +90,10 @@ def test_networks_and_conditioner(name: str, imported: Callable[..., Imported]) 
 
 
 def used(case: str, noise: Tensor) -> Iterator[Tensor]:
-    """The recorded draws that our samplers ask for: none is drawn where its weight is zero."""
+    """The recorded noise that our samplers take: none where its weight is zero."""
     if case == "plms/mask":  # (q, step) each, and the first step looks ahead once more
         return iter(noise[[0, 3, 5, 7, 9]])
-    if case == "ddpm/mask":  # (step, q) each, the last step draws nothing
+    if case == "ddpm/mask":  # (step, q) each, the last step takes none
         return iter(noise[[0, 1, 2, 3, 4, 5, 6, 7, 9]])
     return iter(noise)
 
@@ -140,11 +140,11 @@ def test_whole_samplings(name: str, imported: Callable[..., Imported]) -> None:
             continue
         supply = used(case, g[f"in/{case}/noise"])
 
-        def draw(shape: Sequence[int], supply: Iterator[Tensor] = supply) -> Tensor:
+        def recorded_noise(shape: Sequence[int], supply: Iterator[Tensor] = supply) -> Tensor:
             return next(supply)
 
         grid = ancestral if case.startswith("ddpm") else leading
-        made = sample(sampler, schedule, denoise, g["in/x_T"], grid, draw)
+        made = sample(sampler, schedule, denoise, g["in/x_T"], grid, recorded_noise)
         assert relative_error(made, g[case]) <= SAMPLING, case
         compared += 1
     assert compared >= 4

@@ -114,10 +114,10 @@ def second(conditioner: dict[str, Any], **options: Any) -> dict[str, Any]:
 
 def outputs(model: LatentDiffusion) -> dict[str, Tensor]:
     """What the two stages and the conditioner compute from fixed inputs, in model latents."""
-    draws = torch.Generator().manual_seed(9)
-    image = torch.randn(2, 3, 16, 16, generator=draws)
+    generator = torch.Generator().manual_seed(9)
+    image = torch.randn(2, 3, 16, 16, generator=generator)
     channels = model.autoencoder.latent_channels
-    latent = torch.randn(2, channels, 8, 8, generator=draws)
+    latent = torch.randn(2, channels, 8, 8, generator=generator)
     out = {
         "encode": model.scaling.to_model(model.autoencoder.encode(image, latent).moments[:, :channels]),
         "decode": model.autoencoder.decode(model.scaling.to_raw(latent)),
@@ -260,7 +260,7 @@ def test_what_a_format_cannot_say_is_refused(
         export_model(tmp_path / "ours", tmp_path / "out", format)
 
 
-def test_sources_are_told_apart(tmp_path: Path) -> None:
+def test_sources_are_recognised(tmp_path: Path) -> None:
     make(tmp_path / "ours", KL, None, Scaling.from_factor(3, 1.0))
     with pytest.raises(UserError, match="already a model folder"):
         import_model(tmp_path / "ours", tmp_path / "out")

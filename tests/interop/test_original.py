@@ -255,7 +255,7 @@ def test_a_yaml_that_cannot_be_met_is_refused(
         import_original(checkpoint("ffhq256"), tmp_path / "model", config=path)
 
 
-def test_other_checkpoints_are_told_apart(tmp_path: Path) -> None:
+def test_other_checkpoints_are_recognised(tmp_path: Path) -> None:
     torch.save({"state_dict": {"layer1.weight": torch.ones(2, 2)}}, tmp_path / "resnet.pth")
     with pytest.raises(UserError, match=r"no known layout.*'layer1.weight'"):
         import_original(tmp_path / "resnet.pth", tmp_path / "model")
@@ -322,7 +322,7 @@ def test_an_unknown_schedule_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "found", "said"),
+    ("stored", "found", "noted"),
     [
         (betas_of(CosineConfig()), CosineConfig(), 0),
         (zero_terminal(betas_of(CosineConfig())), CosineConfig(zero_terminal_snr=True), 1),
@@ -331,7 +331,7 @@ def test_an_unknown_schedule_is_refused() -> None:
     ],
 )
 def test_the_stored_schedule_overrules_the_configured_one(
-    stored: Tensor, found: ScaledLinearConfig | CosineConfig, said: int, tmp_path: Path
+    stored: Tensor, found: ScaledLinearConfig | CosineConfig, noted: int, tmp_path: Path
 ) -> None:
     config = full_size("ffhq256")
     config["model"]["params"]["beta_schedule"] = "cosine"
@@ -343,4 +343,4 @@ def test_the_stored_schedule_overrules_the_configured_one(
     config_of_it = TypeAdapter[ScheduleConfig](ScheduleConfig).validate_python(read.diffusion.schedule)
     torch.testing.assert_close(build_schedule(config_of_it).betas, build_schedule(found).betas, rtol=1e-5, atol=1e-7)
     assert config_of_it.kind == found.kind
-    assert len(notes) == said
+    assert len(notes) == noted

@@ -187,7 +187,7 @@ MODELS: dict[str, Original] = {
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_the_zoo_says_the_same(name: str) -> None:
+def test_the_zoo_agrees(name: str) -> None:
     original = MODELS[name]
     raw = read_source(f"zoo:ldm/{name}")
     run = parse({**raw, "data": {**raw["data"], "path": "/"}}, DiffusionRun, name)
@@ -286,7 +286,7 @@ def test_the_unets_topology_shows_in_its_shapes(resample: Any, levels: int, bloc
     try:
         infer_unet(shapes, "", lambda text: None)
     except ValueError as error:
-        told = str(error)
+        message = str(error)
     expected = config.attention_factors if levels > 1 else (1,)
     reached = tuple(f for f in expected if f < 2**levels)
-    assert f"multipliers {config.channel_multipliers}, attention at {reached}" in told
+    assert f"multipliers {config.channel_multipliers}, attention at {reached}" in message

@@ -63,11 +63,11 @@ def test_a_stored_schedule_is_known_in_any_precision(config: ScheduleConfig, key
 def test_buffers_that_overflowed_are_passed_over_and_unknown_ones_refused() -> None:
     buffers = {key: value.half() for key, value in schedule_buffers(betas_of(SCHEDULES[0])).items()}
     buffers["betas"][3] = torch.inf
-    said: list[str] = []
-    found = infer_stored({key: tuple(v.shape) for key, v in buffers.items()}, lambda key: buffers[key], said.append)
+    messages: list[str] = []
+    found = infer_stored({key: tuple(v.shape) for key, v in buffers.items()}, lambda key: buffers[key], messages.append)
     assert found == {"steps": 1000, "kind": "scaled-linear", "start": 0.00085, "end": 0.012}
-    assert "'betas' contains values that are not finite" in said[0]
-    assert "read from 'alphas_cumprod' in float16" in said[1]
+    assert "'betas' contains values that are not finite" in messages[0]
+    assert "read from 'alphas_cumprod' in float16" in messages[1]
     with pytest.raises(UserError, match="stored in bfloat16, follow no known schedule"):
         match("betas", torch.linspace(1e-4, 0.02, 1000).flip(0).cumsum(0).div(20).bfloat16().double())
 
@@ -189,7 +189,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, state: dict[str, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.yaml", "x.ckpt"]
 
 
-def test_two_imports_to_one_place_are_told_apart(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_two_imports_to_one_place_are_kept_apart(tmp_path: Path, state: dict[str, Tensor]) -> None:
     with exclusive(tmp_path / "out"), pytest.raises(UserError, match="is being written by process"):
         imported(tmp_path, state)
 
@@ -228,7 +228,7 @@ def copied(vae: Path, folder: Path, names: dict[str, float]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("names", "taken", "said"),
+    ("names", "taken", "variant"),
     [
         ({f"{NAME}.fp16.safetensors": 2}, 2, "the variant fp16 is used"),
         ({f"{NAME}.non_ema.safetensors": 2}, 2, "the variant non_ema .live weights, not averaged. is used"),
@@ -239,16 +239,16 @@ def copied(vae: Path, folder: Path, names: dict[str, float]) -> Path:
     ],
 )
 def test_the_variant_that_is_there_is_taken(
-    vae: Path, tmp_path: Path, names: dict[str, float], taken: float, said: str | None
+    vae: Path, tmp_path: Path, names: dict[str, float], taken: float, variant: str | None
 ) -> None:
     done = import_model(copied(vae, tmp_path / "theirs", names), tmp_path / "out")
     expected = load_file(vae / f"{NAME}.safetensors")["quant_conv.weight"] * taken
     found = load_file(tmp_path / "out" / "autoencoder.safetensors")["quant_conv.weight"]
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5)
     notes = "\n".join(done.notes)
-    assert ("variant" in notes) == (said is not None)
-    if said is not None:
-        assert re.search(said, notes)
+    assert ("variant" in notes) == (variant is not None)
+    if variant is not None:
+        assert re.search(variant, notes)
 
 
 @pytest.mark.parametrize("index", [f"{NAME}.safetensors.index.fp16.json", f"{NAME}.fp16.safetensors.index.json"])
@@ -323,7 +323,7 @@ def test_code_beside_a_text_encoder_is_never_run(tmp_path: Path, known: bool) ->
         assert "requires running its own code" in done.stderr
 
 
-def test_the_hub_is_asked_only_within_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_contacted_only_within_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub")
     asked: list[bool] = []
 
@@ -337,10 +337,10 @@ def test_the_hub_is_asked_only_within_fetching(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError, match="only training and sampling download"):
         model_folder("someone/some-model")
     assert asked == [True]
-    said: list[str] = []
-    with fetching(said.append):
+    messages: list[str] = []
+    with fetching(messages.append):
         assert model_folder("someone/some-model") == tmp_path
-    assert said == ["downloading someone/some-model from the model hub"]
+    assert messages == ["downloading someone/some-model from the model hub"]
     with pytest.raises(UserError, match="only training and sampling download"):
         load_pretrained_text(PretrainedTextConfig(source="someone/some-model"))
 
@@ -348,7 +348,7 @@ def test_the_hub_is_asked_only_within_fetching(tmp_path: Path, monkeypatch: pyte
 # -- S4, C5 -----------------------------------------------------------------------------------------------------------
 
 
-def test_other_models_are_told_by_info_too(tmp_path: Path) -> None:
+def test_other_models_are_described_by_info_too(tmp_path: Path) -> None:
     save_file({"lora_unet_x.lora_down.weight": torch.ones(4, 8)}, tmp_path / "x.safetensors")
     assert any("is a LoRA" in line for line in describe(tmp_path / "x.safetensors"))
 

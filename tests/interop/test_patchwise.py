@@ -26,8 +26,8 @@ def test_weights_are_distances_to_the_nearest_border() -> None:
 def test_crops_of_a_local_function_give_the_whole_back(
     crop: tuple[int, int] | int, stride: tuple[int, int] | int
 ) -> None:
-    draws = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, 3, 24, 36, generator=draws), torch.randn(2, 1, 24, 36, generator=draws)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 3, 24, 36, generator=generator), torch.randn(2, 1, 24, 36, generator=generator)
     if isinstance(crop, int):
         x, y = x[..., :32], y[..., :32]
     larger = patchwise(lambda a, b: F.interpolate(a * b, scale_factor=2.0), [x, y], crop, stride, scale=2)

@@ -269,7 +269,7 @@ def test_attack_pickles_run_nothing(name: str, tmp_path: Path, legacy: bool, mon
 
 @pytest.mark.parametrize("name", ["os.system", "eval", "setstate"])
 def test_the_attacks_are_real(name: str, tmp_path: Path, legacy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same files do run when torch is told to trust them: the tests above test something."""
+    """The same files do run when torch trusts them: the tests above test something."""
     mark = tmp_path / "mark"
     monkeypatch.setenv("SFUMATO_TEST_MARK", str(mark))
     path = save({"payload": attacks(mark)[name]}, tmp_path / "evil.ckpt", legacy)
@@ -351,7 +351,7 @@ def program_of(identifier: Any, offset: Any = 0, shape: Any = (4,), stride: Any 
 
 FLOAT = Global("torch", "FloatStorage")
 
-LIES: dict[str, tuple[bytes, str]] = {
+FALSE_HEADERS: dict[str, tuple[bytes, str]] = {
     "too many elements": (program_of(("storage", FLOAT, "0", "cpu", 5)), "16 bytes where 20 are declared"),
     "huge storage": (program_of(("storage", FLOAT, "0", "cpu", 2**60)), "are declared"),
     "negative storage": (program_of(("storage", FLOAT, "0", "cpu", -4)), "no proper name or size"),
@@ -386,9 +386,9 @@ LIES: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(LIES))
-def test_lies_in_a_zip_are_one_sentence(name: str, tmp_path: Path) -> None:
-    program, message = LIES[name]
+@pytest.mark.parametrize("name", sorted(FALSE_HEADERS))
+def test_false_headers_in_a_zip_are_one_sentence(name: str, tmp_path: Path) -> None:
+    program, message = FALSE_HEADERS[name]
     good = save({"w": torch.zeros(4)}, tmp_path / "good.pt", False)
     path = repack(good, tmp_path / "bad.pt", data_pkl=program)
     with pytest.raises(UserError, match=message) as caught:
@@ -409,7 +409,7 @@ def test_deep_nesting_neither_recurses_nor_overflows(tmp_path: Path) -> None:
 
 
 def test_memo_bombs_cost_nothing(tmp_path: Path) -> None:
-    """Forty lists of ten of the one before are walked once each; a memo with one huge index is no huge array."""
+    """Forty lists of ten of the one before are visited once each; a memo with one huge index is no huge array."""
     good = save({"w": torch.zeros(4)}, tmp_path / "good.pt", False)
     layers = b"\x80\x02]q\x00" + b"".join(
         b"](" + b"h" + bytes([i]) + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1]) for i in range(40)
@@ -430,7 +430,7 @@ def test_zip_bombs_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.999])
-def test_half_a_download_says_so(tmp_path: Path, legacy: bool, keep: float) -> None:
+def test_half_a_download_is_named_as_such(tmp_path: Path, legacy: bool, keep: float) -> None:
     path = save({"state_dict": {"w": torch.ones(100, 100), "v": torch.ones(3)}}, tmp_path / "x.ckpt", legacy)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
@@ -449,7 +449,7 @@ def test_other_files_are_named(tmp_path: Path, content: bytes, message: str) -> 
         open_checkpoint(path)
 
 
-def test_what_is_no_state_dict_is_told_apart(tmp_path: Path) -> None:
+def test_what_is_no_state_dict_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a file"):
         open_checkpoint(tmp_path / "absent.ckpt")
     with pytest.raises(UserError, match=r"torch.nn.modules.linear.Linear.*state_dict"):
@@ -462,7 +462,7 @@ def test_what_is_no_state_dict_is_told_apart(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "any.zip")
 
 
-def test_lies_in_a_stream_and_a_tar(tmp_path: Path) -> None:
+def test_false_headers_in_a_stream_and_a_tar(tmp_path: Path) -> None:
     path = save({"w": torch.ones(100)}, tmp_path / "x.pt", True)
     data = path.read_bytes()
     at = data.rindex(struct.pack("<q", 100), 0, len(data) - 400 + 8)

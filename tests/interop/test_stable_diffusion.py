@@ -242,7 +242,7 @@ def test_the_way_to_diffusers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("format", ["original", "diffusers"])
 def test_an_export_is_read_back_with_its_text_encoder(version: Any, format: Any, tmp_path: Path) -> None:
-    """Stable Diffusion 2 reads the last but one layer, which diffusers says by leaving the last one out."""
+    """Stable Diffusion 2 reads the last but one layer, which diffusers expresses by leaving out the last one."""
     pytest.importorskip("diffusers")
     save_file(checkpoint(version), tmp_path / "sd.safetensors")
     words = tokenizer_folder(tmp_path / "words")

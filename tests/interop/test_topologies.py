@@ -40,7 +40,7 @@ SIZE_NOT_IN_SHAPES = "semantic_synthesis512"  # of semantic_synthesis256 in ever
 
 @needs_parity
 @pytest.mark.parametrize("file", sorted((PARITY / "scaled").glob("*.json")), ids=lambda path: path.stem)
-def test_the_walk_gives_the_recorded_keys(file: Path) -> None:
+def test_the_traversal_gives_the_recorded_keys(file: Path) -> None:
     facts = json.loads(file.read_text())
     found = original_keys.shapes_of(facts["config"])
     assert list(found.items()) == [(key, tuple(shape)) for key, (shape, _) in facts["keys"].items()]
@@ -49,19 +49,19 @@ def test_the_walk_gives_the_recorded_keys(file: Path) -> None:
 
 
 def inferred(config: Config) -> tuple[Original, list[str]]:
-    """What keys and shapes alone tell."""
-    said: list[str] = []
+    """What can be inferred from keys and shapes alone."""
+    messages: list[str] = []
     shapes = original_keys.shapes_of(config)
     buffers = original_keys.buffers(config["model"]["params"]) if "betas" in shapes else {}
-    return infer_original(shapes, buffers.__getitem__, report=said.append), said
+    return infer_original(shapes, buffers.__getitem__, report=messages.append), messages
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_file_tells_its_configuration(name: str) -> None:
+def test_the_configuration_of_a_published_file_is_inferred(name: str) -> None:
     """At full size nothing is assumed; shrunken, only the heads are, and rightly."""
     for config, notes in ((full_size(name), 0), (shrunken(name), int(name in DIFFUSIONS))):
-        found, said = inferred(config)
-        assert len(said) == notes, said
+        found, messages = inferred(config)
+        assert len(messages) == notes, messages
         given = parse_original(config)
         if given.diffusion is None or found.diffusion is None:
             assert found == given
@@ -188,7 +188,7 @@ def averaged(state: dict[str, Tensor], model: LatentDiffusion) -> None:
 
 
 def sampled(model: LatentDiffusion, fields: dict[str, Callable[[int, int, int], Any]]) -> None:
-    """Two steps with the condition of this model, guided where it can be; `sample` draws the same from the outside."""
+    """Two steps with the condition of this model, guided where it can be; `sample_tensor` gives the same images."""
     second = model.second
     assert second is not None
     side = 2 ** (len(second.config.denoiser.channel_multipliers) - 1)
@@ -211,15 +211,15 @@ def sampled(model: LatentDiffusion, fields: dict[str, Callable[[int, int, int], 
     assert (null is not None) == (not torch.equal(*runs))
     size = (model.autoencoder.factor * side, 2 * model.autoencoder.factor * side)
     ready = given if second.conditioner is not None else None
-    drawn = model.sample_tensor(condition=ready, count=2, seed=0, steps=2, sampler="ddim", size=size)
-    torch.testing.assert_close(drawn, images, rtol=1e-4, atol=1e-4)
+    by_the_model = model.sample_tensor(condition=ready, count=2, seed=0, steps=2, sampler="ddim", size=size)
+    torch.testing.assert_close(by_the_model, images, rtol=1e-4, atol=1e-4)
 
 
 def test_a_null_condition_of_fewer_tokens_can_share_a_batch() -> None:
     """Zeros attended once or five times are the same; so are no tokens beyond a mask."""
-    draws = torch.Generator().manual_seed(0)
-    given = Condition(tokens=torch.randn(2, 5, 8, generator=draws))
-    null = Condition(tokens=torch.randn(2, 1, 8, generator=draws))
+    generator = torch.Generator().manual_seed(0)
+    given = Condition(tokens=torch.randn(2, 5, 8, generator=generator))
+    null = Condition(tokens=torch.randn(2, 1, 8, generator=generator))
     both = stack([null, given])
     assert both.tokens is not None
     assert both.mask is not None

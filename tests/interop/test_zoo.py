@@ -145,9 +145,9 @@ def test_every_key_of_the_published_file_lands(name: str, source: str) -> None:
             ends = params["linear_start"] ** 0.5, params["linear_end"] ** 0.5
             return torch.linspace(*ends, 1000, dtype=torch.float64).square().float()
 
-        said: list[str] = []
-        original = infer_original(shapes, load, report=said.append)
-        assert said == [], "published models are known exactly"
+        messages: list[str] = []
+        original = infer_original(shapes, load, report=messages.append)
+        assert messages == [], "published models are known exactly"
     parts, prefixes = parts_of(original)
     placement = place(shapes, parts, prefixes, None, name)
     placed = {theirs for keys in placement.parts.values() for theirs in keys.values()}
@@ -162,7 +162,7 @@ def test_every_key_of_the_published_file_lands(name: str, source: str) -> None:
 
 @needs_parity
 @pytest.mark.parametrize("name", FULL_SIZE)
-def test_the_zoo_says_the_same_as_the_published_configuration(name: str) -> None:
+def test_the_zoo_agrees_with_the_published_configuration(name: str) -> None:
     facts = full_size(name)
     original = parse_original({"model": facts["hparams"]})
     zoo = OURS.get(name, name)

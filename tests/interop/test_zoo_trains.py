@@ -1,4 +1,4 @@
-"""Every diffusion model of the paper, shrunken: learns for a few steps on given fields, and draws."""
+"""Every diffusion model of the paper, shrunken: trains for a few steps on given fields, and samples."""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def fields_for(reads: tuple[str, ...], config: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("file", SECOND_STAGES, ids=lambda file: file.stem)
-def test_a_published_model_learns_small_and_draws(file: Path) -> None:
+def test_a_published_model_trains_small_and_samples(file: Path) -> None:
     config = shrunken(file)
     torch.manual_seed(0)
     tokenizer = fit_tokenizer(["a red apple", "a tree"], 512) if text_config(config.conditioner) else None

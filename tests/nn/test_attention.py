@@ -9,13 +9,13 @@ from sfumato.nn.transformer import BasicTransformerBlock, CrossAttention, FeedFo
 B, H, T, S, D = 2, 3, 5, 7, 4
 
 
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_attend_is_the_formula(masked: bool) -> None:
-    q, k, v = draw(B, H, T, D), draw(B, H, S, D, seed=1), draw(B, H, S, D, seed=2)
+    q, k, v = gaussian(B, H, T, D), gaussian(B, H, S, D, seed=1), gaussian(B, H, S, D, seed=2)
     mask = torch.tensor([[True] * 3 + [False] * 4, [False] + [True] * 6]) if masked else None
     scores = torch.einsum("bhtd,bhsd->bhts", q, k) / D**0.5
     if mask is not None:
@@ -25,7 +25,7 @@ def test_attend_is_the_formula(masked: bool) -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_bfloat16_is_the_same_function(masked: bool) -> None:
-    q, k, v = (draw(B, H, n, D, seed=i).bfloat16().requires_grad_() for i, n in enumerate((T, S, S)))
+    q, k, v = (gaussian(B, H, n, D, seed=i).bfloat16().requires_grad_() for i, n in enumerate((T, S, S)))
     mask = torch.tensor([[True] * 3 + [False] * 4, [False] + [True] * 6]) if masked else None
     exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
     for inputs in ((q, k, v), exact):
@@ -37,7 +37,7 @@ def test_bfloat16_is_the_same_function(masked: bool) -> None:
 
 def test_cross_attention_has_heads_side_by_side() -> None:
     layer = CrossAttention(dim=6, heads=2, head_dim=4, context_dim=9).double()
-    x, context = draw(B, T, 6), draw(B, S, 9, seed=1)
+    x, context = gaussian(B, T, 6), gaussian(B, S, 9, seed=1)
     heads = []
     for h in range(2):
         part = slice(4 * h, 4 * h + 4)
@@ -49,7 +49,7 @@ def test_cross_attention_has_heads_side_by_side() -> None:
 
 def test_feed_forward_gates_with_the_exact_gelu() -> None:
     layer = FeedForward(6).double()
-    x = draw(B, T, 6)
+    x = gaussian(B, T, 6)
     value, gate = (x @ layer.net[0].proj.weight.T + layer.net[0].proj.bias).split(24, -1)
     gelu = gate * 0.5 * (1 + torch.erf(gate / 2**0.5))
     torch.testing.assert_close(layer(x), (value * gelu) @ layer.net[2].weight.T + layer.net[2].bias)
@@ -57,7 +57,7 @@ def test_feed_forward_gates_with_the_exact_gelu() -> None:
 
 def test_masked_context_is_not_seen() -> None:
     block = BasicTransformerBlock(dim=8, heads=2, head_dim=4, context_dim=6).double()
-    x, context = draw(B, T, 8), draw(B, S, 6, seed=1)
+    x, context = gaussian(B, T, 8), gaussian(B, S, 6, seed=1)
     mask = torch.ones(B, S, dtype=torch.bool)
     mask[0, 4:] = False
     changed = context.clone()

@@ -26,7 +26,7 @@ SAMPLE: dict[str, tuple[list[object], str]] = {
     "overlap": (["--overlap", "nan"], "--overlap is nan: give a number from 0 and below 1"),
     "times": (["--times", "inf,1"], "--times is inf: give a number from 0"),
     "classifier": (["--classifier-scale", "inf"], "--classifier-scale is inf: give a number"),
-    "steer": (["--image-guidance-scale", "nan"], "--image-guidance-scale is nan: give a number above 0"),
+    "guided": (["--image-guidance-scale", "nan"], "--image-guidance-scale is nan: give a number above 0"),
     "images": (["-n", HUGE], "--count is 1000000000000: give a whole number from 1"),
     "images-of-each": ([*"abcdefghij", "-n", 900_000], "--count is 900000: give a whole number from 1 to 90,909"),
     "batch": (["--batch", HUGE], "--batch is 1000000000000: give a whole number from 1"),

@@ -46,7 +46,7 @@ def test_the_doubled_batch_is_two_passes(t: float) -> None:
 
 
 class Counting(torch.nn.Module):
-    """A denoiser that notes the sizes of the batches it is asked for."""
+    """A denoiser that notes the sizes of the batches it is called with."""
 
     def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()

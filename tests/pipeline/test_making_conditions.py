@@ -1,4 +1,4 @@
-"""One maker of conditions: what it refuses, what it fills in, and what is said of prompts that are cut."""
+"""One maker of conditions: what it refuses, what it fills in, and the warning about truncated prompts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_a_class_without_training_images_is_refused(five: LatentDiffusion, comma
     assert not (tmp_path / "out").exists()
 
 
-def test_prompts_that_are_cut_are_told_once(command: Command, tmp_path: Path) -> None:
+def test_truncated_prompts_are_reported_once(command: Command, tmp_path: Path) -> None:
     model = tiny.model()
     assert model.second is not None
     cut = cut_texts(model.second.conditioner, [LONG, "a red apple", LONG + "!"])

@@ -57,7 +57,9 @@ CASES: list[tuple[str, Damage]] = [
 
 
 @pytest.mark.parametrize(("name", "damage"), CASES, ids=[f"{name}-{damage.__name__}" for name, damage in CASES])
-def test_a_command_says_which_part_is_not_finite(command: Command, tmp_path: Path, name: str, damage: Damage) -> None:
+def test_a_command_names_the_part_that_is_not_finite(
+    command: Command, tmp_path: Path, name: str, damage: Damage
+) -> None:
     damage(tiny.model()).save(tmp_path / "model")
     pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")

@@ -57,7 +57,7 @@ def test_images_that_the_machine_cannot_hold_are_refused_before_a_model_is_opene
         SampleRequest(size=(side, side))
 
 
-def test_every_option_says_what_it_is() -> None:
+def test_every_option_has_a_help_text() -> None:
     options = options_of(SampleRequest)
     assert {option.group for option in options} == {"what to sample", "guidance", "sampler", "output", "machine"}
     for option in options:
@@ -79,7 +79,7 @@ def test_declarations_cost_no_torch_and_agree_with_what_they_stand_for() -> None
     assert (DEFAULT_MEMORY, DEFAULT_OVERLAP) == (tiles.DEFAULT_MEMORY, windows.OVERLAP)
 
 
-def test_a_range_says_itself() -> None:
+def test_a_range_prints_its_bounds() -> None:
     assert str(Range(0.0, 1.0)) == "a number from 0 to 1"
     assert str(Range(0.0, 1.0, above=True, below=True)) == "a number above 0 and below 1"
     assert str(Range(1, 65_536, whole=True)) == "a whole number from 1 to 65,536"

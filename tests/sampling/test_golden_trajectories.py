@@ -56,9 +56,9 @@ class Original:
         return to_x0("eps", self.predict(x, t, tokens), x, *SCHEDULE(t))
 
     def noise(self, case, skip=()):
-        """The recorded draws in order, but for those that the original makes and does not use."""
-        draws = self.tensors[f"in/{case}/noise"]
-        supply = iter([draw for i, draw in enumerate(draws) if i not in skip])
+        """The recorded noise in order, without what the original generates and does not use."""
+        recorded = self.tensors[f"in/{case}/noise"]
+        supply = iter([noise for i, noise in enumerate(recorded) if i not in skip])
         return lambda shape: next(supply)
 
     def project(self, z):

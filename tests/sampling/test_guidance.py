@@ -37,7 +37,7 @@ def tensors(n):
 
 
 class Halves:
-    """A conditional and a null answer, counting who was asked."""
+    """A conditional and a null prediction, counting the calls of each."""
 
     def __init__(self):
         self.x, self.conditional, self.null = tensors(3)
@@ -78,7 +78,7 @@ def test_scale_one_asks_only_the_conditional_half(scale):
     assert h.asked == ["cond"]
 
 
-def test_outside_the_interval_only_the_conditional_half_is_asked():
+def test_outside_the_interval_only_the_conditional_half_is_computed():
     h = Halves()
     guided = classifier_free(h.cond, h.both, 4.0, interval=(0.3, 0.6))
     for t in [0.9, 0.6, 0.45, 0.3, 0.1]:
@@ -176,7 +176,7 @@ def test_guiding_by_a_likelihood_is_bayes_rule_for_gaussians(of):
     torch.testing.assert_close(toward(prior, LINEAR, log_likelihood, 0.0, of)(x, T), prior(x, T))
 
 
-def test_steering_goes_the_way_to_a_loss_of_zero():
+def test_image_guidance_moves_towards_a_loss_of_zero():
     """On N(0, 1) x0 = alpha x_t, and a loss |x0 - y| is as steep all the way: the step is exact, but for STIFF."""
     prior, x = gaussian(LINEAR, 0.0, 1.0), tensors(1)[0]
     y, alpha = 3.0, float(LINEAR(T)[0])
@@ -194,8 +194,8 @@ def test_steering_goes_the_way_to_a_loss_of_zero():
     torch.testing.assert_close(toward_image(prior, lambda x0: 1000 * distance(x0), 0.5)(x, T), step)
 
 
-def test_steered_samples_are_data_that_fulfil_the_wish():
-    """Three points, of which the wished first coordinate belongs to one; a quarter of the samples is that by chance."""
+def test_image_guidance_samples_the_data_with_a_low_loss():
+    """Three points, of which one has the target first coordinate; a quarter of the samples is that by chance."""
     points = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [-0.8, 1.0]], dtype=torch.float64)
     denoise = dataset(LINEAR, points)
     x = torch.randn(48, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -260,6 +260,6 @@ def test_a_scale_for_each_part():
     asked.clear()
     assert torch.equal(by_parts(cond, all_of, [1.0, 1.0])(none, T), both)
     assert torch.equal(by_parts(cond, all_of, [2.0, 5.0], (0.7, 1.0))(none, T), both)
-    assert asked == [], "off, the larger batch is not asked for"
+    assert asked == [], "off, the larger batch is not computed"
     with pytest.raises(ValueError, match="zip"):
         by_parts(cond, all_of, [2.0])(none, T)

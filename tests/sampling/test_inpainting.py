@@ -32,8 +32,8 @@ def keep_left():
 
 
 def noise(seeds=(0, 1)):
-    draw = SampleNoise(seeds)
-    return lambda shape: draw(shape, torch.float64)
+    sample_noise = SampleNoise(seeds)
+    return lambda shape: sample_noise(shape, torch.float64)
 
 
 @pytest.mark.parametrize("inner", [DDIM(), DDIM(0.7), DDPM(), PLMS(), DPM2M(), DPM3M()], ids=repr)
@@ -46,7 +46,7 @@ def test_the_kept_region_ends_as_the_known_latent(inner):
     torch.testing.assert_close(found * keep, known * keep)
     free = sample(inner, LINEAR, gaussian(LINEAR, 0.0, 1.0), x, grid, noise())
     assert (found - free)[..., :3].abs().max() > 0.1
-    if inner in (DDIM(), PLMS()):  # positions are independent and no noise is drawn inside: the rest is untouched
+    if inner in (DDIM(), PLMS()):  # positions are independent and no noise is taken inside: the rest is untouched
         torch.testing.assert_close(found[..., 3:], free[..., 3:])
 
 
@@ -67,8 +67,8 @@ def test_the_kept_region_is_noised_to_the_level_of_the_step():
         seen.append((x, t))
         return torch.zeros_like(x)
 
-    draws = iter(torch.ones(20, *SHAPE, dtype=torch.float64))
-    sample(KnownRegion(DDIM(), known, keep_left()), LINEAR, denoise, tensors(1)[0], grid, lambda s: next(draws))
+    noises = iter(torch.ones(20, *SHAPE, dtype=torch.float64))
+    sample(KnownRegion(DDIM(), known, keep_left()), LINEAR, denoise, tensors(1)[0], grid, lambda s: next(noises))
     for x, t in seen:
         expected = add_noise(LINEAR, known, torch.ones(SHAPE, dtype=torch.float64), t)
         torch.testing.assert_close((x * keep_left()), expected * keep_left())

@@ -1,4 +1,4 @@
-"""Stochastic samplers, without a single random draw: on Gaussian data every step is linear, so its moments are exact.
+"""Stochastic samplers, without a single random number: on Gaussian data every step is linear, so its moments are exact.
 
 A step is probed with x and noise at 0 and 1: x_s = A x_t + b + C noise. For data that are one point, the expected clean
 latent is that point whatever x_t, and each sampler must then keep the forward process' marginals exactly:
@@ -31,12 +31,12 @@ STOCHASTIC = {
 def moments(sampler, schedule, mean, std, grid):
     """(time, mean, variance) of x after every step, for data N(mean, std²), starting from x's true distribution.
 
-    The latent holds, per sample, the response to one cause: row 0 none (the mean), row 1 + k the k-th draw.
+    The latent holds, per sample, the response to one cause: row 0 none (the mean), row 1 + k the k-th noise.
     """
     denoise = gaussian(schedule, mean, std)
     first = level(schedule, grid[0])
     x = torch.full((len(grid) + 1, 1), first.alpha * mean, dtype=torch.float64)
-    x[1] += ((first.alpha * std) ** 2 + first.sigma**2) ** 0.5  # the draw x starts from
+    x[1] += ((first.alpha * std) ** 2 + first.sigma**2) ** 0.5  # the noise x starts from
     used = [1]
 
     def noise(shape):

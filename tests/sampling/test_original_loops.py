@@ -32,7 +32,7 @@ def denoise(x, t):
     return to_x0("eps", model(x, index), x, alpha, sigma)
 
 
-def draws(n):
+def noises(n):
     return torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
 
 
@@ -63,11 +63,11 @@ def leading(steps):
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("project", [None, torch.round])
 def test_ddim(steps, eta, project):
-    x, noise, path = draws(1)[0], draws(steps), indices(steps)
+    x, noise, path = noises(1)[0], noises(steps), indices(steps)
     for i, index in enumerate(path):
         x = ddim_move(x, model(x, index), ABAR[index], previous(i, path), eta, noise[i], project)
     supply = iter(noise)
-    ours = sample(DDIM(eta, project=project), SCHEDULE, denoise, draws(1)[0], leading(steps), lambda s: next(supply))
+    ours = sample(DDIM(eta, project=project), SCHEDULE, denoise, noises(1)[0], leading(steps), lambda s: next(supply))
     torch.testing.assert_close(ours, x, rtol=1e-9, atol=1e-9)
 
 
@@ -94,14 +94,14 @@ def plms_loop(x, path, before=lambda x, index: x, project=None):
 @pytest.mark.parametrize("steps", [2, 4, 10, 50])
 @pytest.mark.parametrize("project", [None, torch.round])
 def test_plms(steps, project):
-    expected = plms_loop(draws(1)[0], indices(steps), project=project)
+    expected = plms_loop(noises(1)[0], indices(steps), project=project)
     calls = []
 
     def counted(x, t):
         calls.append(t)
         return denoise(x, t)
 
-    ours = sample(PLMS(project), SCHEDULE, counted, draws(1)[0], leading(steps), draws)
+    ours = sample(PLMS(project), SCHEDULE, counted, noises(1)[0], leading(steps), noises)
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
     assert len(calls) == steps + 1
 
@@ -123,30 +123,30 @@ def ancestral_grid(count):
 
 
 def test_ddpm():
-    expected = ancestral_loop(draws(1)[0], 12, iter(draws(12)))
-    supply = iter(draws(12))
-    ours = sample(DDPM(), SCHEDULE, denoise, draws(1)[0], ancestral_grid(12), lambda s: next(supply))
+    expected = ancestral_loop(noises(1)[0], 12, iter(noises(12)))
+    supply = iter(noises(12))
+    ours = sample(DDPM(), SCHEDULE, denoise, noises(1)[0], ancestral_grid(12), lambda s: next(supply))
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-8)
 
 
 def test_inpainting_blends_in_the_originals_order():
-    known, keep = draws(3)[2], (draws(4)[3][:, :1] > 0).double()
+    known, keep = noises(3)[2], (noises(4)[3][:, :1] > 0).double()
 
     def blend(supply):
         return lambda x, index: keep * q_sample(known, index, next(supply)) + (1 - keep) * x
 
-    supply = iter(draws(40))
-    expected = plms_loop(draws(1)[0], indices(10), before=blend(supply))
-    supply = iter(draws(40))
+    supply = iter(noises(40))
+    expected = plms_loop(noises(1)[0], indices(10), before=blend(supply))
+    supply = iter(noises(40))
     wrapped = KnownRegion(PLMS(), known, keep)
-    ours = sample(wrapped, SCHEDULE, denoise, draws(1)[0], leading(10), lambda s: next(supply))
+    ours = sample(wrapped, SCHEDULE, denoise, noises(1)[0], leading(10), lambda s: next(supply))
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
-    supply = iter(draws(40))
-    expected = ancestral_loop(draws(1)[0], 12, supply, after=blend(supply))
-    supply = iter(draws(40))
+    supply = iter(noises(40))
+    expected = ancestral_loop(noises(1)[0], 12, supply, after=blend(supply))
+    supply = iter(noises(40))
     wrapped = KnownRegion(DDPM(), known, keep, order="after")
-    ours = sample(wrapped, SCHEDULE, denoise, draws(1)[0], ancestral_grid(12), lambda s: next(supply))
+    ours = sample(wrapped, SCHEDULE, denoise, noises(1)[0], ancestral_grid(12), lambda s: next(supply))
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-8)
 
 

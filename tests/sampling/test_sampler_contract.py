@@ -130,7 +130,7 @@ def test_the_callback_sees_every_step(kind):
         assert all(torch.equal(step.x0, wavy(LINEAR)(x, step.t)) for x, step in zip(before, seen, strict=True))
 
 
-def test_deterministic_samplers_draw_nothing():
+def test_deterministic_samplers_take_no_noise():
     for kind, facts in SAMPLERS.items():
         if facts.order is not None:
             sample(make(kind), LINEAR, wavy(LINEAR), start(), build_grid(GridConfig(), LINEAR, 3), no_noise)
@@ -163,7 +163,7 @@ def test_values_out_of_range_are_refused(make_wrong, message):
         make_wrong()
 
 
-def test_configurations_are_told_apart_by_kind():
+def test_configurations_are_distinguished_by_kind():
     adapter = TypeAdapter(SamplerConfig)
     for kind, facts in SAMPLERS.items():
         config = adapter.validate_python({"kind": kind})

@@ -222,7 +222,7 @@ def test_bad_options() -> None:
         config(factors=[3])
 
 
-def test_samples_are_judged_worse_than_the_data(tmp_path: Path) -> None:
+def test_samples_score_worse_than_the_data(tmp_path: Path) -> None:
     from sfumato.evaluation.features import efficientnet_lite0
     from sfumato.studies.evaluator import Evaluator
 

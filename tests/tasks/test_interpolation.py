@@ -29,7 +29,7 @@ def test_a_way_ends_in_the_images_it_goes_between() -> None:
         interpolate(model, stops[:1], 3)
 
 
-def test_inversion_finds_the_noise_and_says_what_was_lost() -> None:
+def test_inversion_finds_the_noise_and_reports_the_loss() -> None:
     model = tiny.model(tiny.UNCONDITIONAL)
     for parameter in model.second.denoiser.out.parameters():  # type: ignore[union-attr]
         parameter.mul_(0.3)  # a network this wild has no unique inverse

@@ -130,7 +130,7 @@ def test_images_are_numbered_on_and_do_not_depend_on_each_other(command: Command
 
 
 @pytest.mark.parametrize(
-    ("mask", "said"),
+    ("mask", "message"),
     [
         (
             "erased.png",
@@ -140,14 +140,14 @@ def test_images_are_numbered_on_and_do_not_depend_on_each_other(command: Command
     ],
 )
 def test_masks_of_other_forms_fill_the_same_hole(
-    command: Command, room: Path, tmp_path: Path, mask: str, said: str
+    command: Command, room: Path, tmp_path: Path, mask: str, message: str
 ) -> None:
     for name in ("mask.png", mask):
         done = command(
             "inpaint", room / "masked", room / "photo.png", room / name, "--out", tmp_path / name, "--seed", 1, *FAST
         )
         assert done.code == 0, done
-    assert said in done.err
+    assert message in done.err
     one, other = (np.asarray(Image.open(tmp_path / name / "0000.png")) for name in ("mask.png", mask))
     assert np.array_equal(one, other)
 

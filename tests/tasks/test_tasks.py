@@ -168,8 +168,8 @@ def test_strength_0_is_the_reconstruction_and_1_a_sample() -> None:
     assert off(kept, to_pil(whole[0])) <= 1
     options = replace(FAST, seed=5, count=2)
     fresh = edit(model, image, "a red apple", strength=1, options=options)
-    drawn = model.sample("a red apple", steps=2, seed=5, count=2, sampler="dpmpp-2m")
-    assert all(off(one, other) <= 1 for one, other in zip(fresh, drawn, strict=True))
+    sampled = model.sample("a red apple", steps=2, seed=5, count=2, sampler="dpmpp-2m")
+    assert all(off(one, other) <= 1 for one, other in zip(fresh, sampled, strict=True))
     assert off(fresh[0], fresh[1]) > 5
 
 
@@ -210,7 +210,7 @@ def test_upscaling_any_size_by_the_models_factor() -> None:
 
 
 def test_colours_do_not_drift() -> None:
-    """An untrained model draws anything: its colours are held to the small image's all the same."""
+    """An untrained model samples anything: its colours are held to the small image's all the same."""
     small = photo((16, 24))
     wanted = np.asarray(small, np.float64).mean((0, 1))
 
@@ -325,19 +325,19 @@ def test_equal_scales_of_all_parts_are_one_scale() -> None:
     """The differences between the conditions of Brooks et al. (2023), eq. 3, add up to that of guidance."""
     model = tiny.model(conditioned.STABLE, ALL_DROPPED)
 
-    def drawn(guidance: Any) -> Image.Image:
+    def sampled(guidance: Any) -> Image.Image:
         return inpaint(model, photo(), square(), "a red ring", options=replace(FAST, guidance=guidance))[0]
 
-    together = drawn({"tokens": 4.0, "mask": 4.0, "masked_image": 4.0})
-    assert off(together, drawn(4.0)) <= 1
-    assert off(drawn({"tokens": 1.0}), drawn(1.0)) <= 1, "parts that are not named are followed as they are"
-    assert off(drawn({"tokens": 40.0}), drawn({"mask": 40.0})) > 1
-    assert off(drawn({"tokens": 40.0}), drawn(1.0)) > 1
+    together = sampled({"tokens": 4.0, "mask": 4.0, "masked_image": 4.0})
+    assert off(together, sampled(4.0)) <= 1
+    assert off(sampled({"tokens": 1.0}), sampled(1.0)) <= 1, "parts that are not named are followed as they are"
+    assert off(sampled({"tokens": 40.0}), sampled({"mask": 40.0})) > 1
+    assert off(sampled({"tokens": 40.0}), sampled(1.0)) > 1
 
 
 def test_scales_of_parts_that_a_model_does_not_know() -> None:
-    def refused(model: LatentDiffusion, guidance: dict[str, float], said: str, **options: Any) -> None:
-        with pytest.raises(UserError, match=said):
+    def refused(model: LatentDiffusion, guidance: dict[str, float], message: str, **options: Any) -> None:
+        with pytest.raises(UserError, match=message):
             inpaint(model, photo(), square(), options=replace(FAST, guidance=guidance), **options)
 
     known = tiny.model(conditioned.STABLE, "diffusion.part_dropout={tokens: 0.1}")
@@ -412,7 +412,7 @@ def test_a_part_that_was_dropped_alone_can_be_left_out() -> None:
     (without,) = inpaint(known, photo(), square(), options=FAST)
     (empty,) = inpaint(known, photo(), square(), "", options=FAST)
     assert arrays([without]) == arrays([empty])
-    (told,) = inpaint(known, photo(), square(), "a red apple", options=FAST)
-    assert arrays([without]) != arrays([told])
+    (prompted,) = inpaint(known, photo(), square(), "a red apple", options=FAST)
+    assert arrays([without]) != arrays([prompted])
     with pytest.raises(UserError, match="give a prompt"):
         inpaint(tiny.model(conditioned.STABLE, conditioned.NOT_DROPPED), photo(), square(), options=FAST)

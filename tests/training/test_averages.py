@@ -113,9 +113,9 @@ def test_older_snapshots_are_thinned_out_evenly() -> None:
     assert there == {160, 320, 480, 640, 800, 960, 995}
 
 
-@pytest.mark.parametrize(("widths", "said"), [((0.3,), "0.3 is outside"), ((0.1, 0.1), "once")])
-def test_impossible_widths_are_refused(widths: tuple[float, ...], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(("widths", "message"), [((0.3,), "0.3 is outside"), ((0.1, 0.1), "once")])
+def test_impossible_widths_are_refused(widths: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         PowerAverages(widths=widths)
 
 
@@ -146,7 +146,7 @@ def test_a_run_s_average_is_a_model(command: Command, runs: Runs, tmp_path: Path
     assert early.sample_tensor(count=1, steps=1).shape == tracked.sample_tensor(count=1, steps=1).shape
 
 
-def test_what_no_snapshot_gives_is_said(command: Command, runs: Runs, tmp_path: Path) -> None:
+def test_what_no_snapshot_gives_is_refused(command: Command, runs: Runs, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "model")
     assert "holds no snapshots" in command("ema", runs.text, "--width", 0.1, *out).err
     assert "outside 0.01 to 0.28" in command("ema", runs.plain, "--width", 0.5, *out).err

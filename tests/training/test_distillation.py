@@ -58,7 +58,7 @@ def pairs(model: LatentDiffusion) -> Pairs:
 
 
 def with_tiny(model: LatentDiffusion) -> LatentDiffusion:
-    """The model with a tiny decoder that has learnt nothing."""
+    """The model with a tiny decoder without training."""
     config = tiny_decoder_config(QUICK, model)
     torch.manual_seed(3)
     network = TinyDecoder(config.decoder, Scaling(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.0, 2.0])))
@@ -192,7 +192,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def test_it_lies_beside_the_model_which_stays_as_it_is(model: LatentDiffusion, tmp_path: Path) -> None:
+def test_it_is_stored_beside_the_unchanged_model(model: LatentDiffusion, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     model.save(folder)
     before = hashes(folder)
@@ -227,7 +227,7 @@ def test_one_of_another_autoencoder_is_refused(model: LatentDiffusion, tmp_path:
         sfumato.load(tmp_path)
 
 
-def test_what_cannot_be_distilled_is_told(model: LatentDiffusion) -> None:
+def test_what_cannot_be_distilled_is_refused(model: LatentDiffusion) -> None:
     with pytest.raises(UserError, match="no decoder to distil"):
         tiny_decoder_config(QUICK, pixel_space((SIZE, SIZE)))
     minute = AutoencoderConfig(channels=1, channel_multipliers=(1, 1), bottleneck=KLConfig())

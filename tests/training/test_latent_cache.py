@@ -42,7 +42,7 @@ def test_what_comes_after_the_moments_leaves_the_cache_as_it_is(
     monkeypatch.setattr(encode, "LatentWriter", lambda *given: pytest.fail("encoded again"))
     others = [
         changed(model, "decoder.", "post_quant_conv.", "quantize."),
-        replace(model, config=model.config.model_copy(update={"about": {"told": "something"}, "classes": None})),
+        replace(model, config=model.config.model_copy(update={"about": {"note": "something"}, "classes": None})),
         first_model(*overrides, "model.dropout=0.5"),
     ]
     for other in others:
@@ -91,7 +91,7 @@ def test_a_run_goes_on_when_its_decoder_was_replaced(tmp_path: Path) -> None:
 
 def test_of_two_runs_on_one_new_cache_one_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[int] = []
-    said: list[str] = []
+    messages: list[str] = []
     original = encode._encode
 
     def counted(*given: object) -> None:
@@ -105,13 +105,13 @@ def test_of_two_runs_on_one_new_cache_one_encodes(tmp_path: Path, monkeypatch: p
 
     def open_cache(model: LatentDiffusion) -> LatentDataset:
         return encode.cached_latents(
-            model, Images(), tmp_path / "cache", mirrored=True, precision="float32", log=said.append
+            model, Images(), tmp_path / "cache", mirrored=True, precision="float32", log=messages.append
         )
 
     with ThreadPoolExecutor(2) as pool:
         with exclusive(tmp_path / "cache" / place):
             both = [pool.submit(open_cache, model) for model in models]
-            while len(said) < 2:
+            while len(messages) < 2:
                 time.sleep(0.01)
             assert encoded == []
         one, other = (future.result() for future in both)

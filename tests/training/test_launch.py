@@ -1,4 +1,4 @@
-"""What launchers promise, how the end of a launcher or a process is noticed, and who says what went wrong."""
+"""What launchers promise, how the end of a launcher or a process is noticed, and who reports what went wrong."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def test_another_world_than_the_promised_one_is_an_error() -> None:
         check_world(Launch(0, 2, None), 1)
 
 
-def test_silence_is_told_from_a_sleep_of_all() -> None:
+def test_silence_of_one_process_is_not_taken_for_a_sleep_of_all() -> None:
     watch = Watch(2, 0.0)
     for second in range(1, 30):
         watch.update([b"%d" % second, b"%d" % min(second, 5)], float(second))
@@ -142,7 +142,7 @@ def test_a_stopped_process_ends_the_others_with_the_cause(tmp_path: Path) -> Non
             process.communicate()
 
 
-def test_the_death_of_the_launcher_ends_its_processes_with_what_they_learnt(tmp_path: Path) -> None:
+def test_the_death_of_the_launcher_ends_its_processes_with_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(ENDLESS)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     launcher = started([*launch, str(tmp_path / "train.py"), str(tmp_path / "run")])

@@ -56,8 +56,8 @@ for name, overrides in {cases!r}.items():
     exchanges = 0
     state = runs.train_first(Path(sys.argv[1]) / name, runs.first_run(*overrides, "train.batch=2"))
     sums = {{key: tensor.double().abs().sum().item() for key, tensor in state.tensors().items() if "module" in key}}
-    told = {{"sums": sums, "exchanges": exchanges / state.step}}
-    (Path(sys.argv[1]) / f"{{name}}-{{os.environ['RANK']}}.json").write_text(json.dumps(told))
+    measured = {{"sums": sums, "exchanges": exchanges / state.step}}
+    (Path(sys.argv[1]) / f"{{name}}-{{os.environ['RANK']}}.json").write_text(json.dumps(measured))
 """
 ABOUT_THE_LOSSES = {"reconstruction", "nll", "regulariser", "adversarial", "adaptive_weight", "discriminator"}
 

@@ -164,7 +164,7 @@ def test_a_weighting_that_trains_the_last_time_is_not_noted() -> None:
         assert untrained_times(config, build_schedule(schedule)) is None
 
 
-def test_a_run_says_it_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_reports_it_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = second_run(
         "train.steps=2",
         "objective={prediction: v, weighting: {kind: min-snr}}",

@@ -15,7 +15,7 @@ from sfumato.config import apply_overrides, parse, read_source
 from sfumato.data.dataset import Example
 from sfumato.errors import UserError
 from sfumato.training.autoencoder import AutoencoderRun, build_stage1, train_autoencoder
-from sfumato.training.codebook import CodeCounts, tell_of_dead_codes
+from sfumato.training.codebook import CodeCounts, report_dead_codes
 from sfumato.training.data import RunData, open_data
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.encode import cached_latents
@@ -41,13 +41,13 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 def test_stage_1_begins_with_the_model_s_autoencoder(runs: Runs) -> None:
     raw = read_source(str(runs.first))
-    drawn, begun = (
+    sampled, begun = (
         build_stage1(parse(apply_overrides(raw, more), AutoencoderRun, "first"), Workers("cpu")).autoencoder
         for more in ([], [f"start={runs.autoencoder}"])
     )
     trained = sfumato.load(runs.autoencoder).autoencoder
     assert same(begun, trained)
-    assert not same(drawn, trained)
+    assert not same(sampled, trained)
 
 
 def second(runs: Runs, tmp: Path, *overrides: str) -> sfumato.LatentDiffusion:
@@ -75,8 +75,8 @@ def test_stage_2_begins_with_the_model_s_weights_tokenizer_and_scale(runs: Runs,
     assert same(begun.second.conditioner, trained.second.conditioner)
     assert torch.equal(begun.scaling.scale, trained.scaling.scale)
     assert not torch.equal(fresh.scaling.scale, trained.scaling.scale)
-    drawn = [model.sample_tensor(["a red circle"], steps=2, seeds=[3]) for model in (begun, trained)]
-    torch.testing.assert_close(*drawn, atol=0, rtol=0)
+    sampled = [model.sample_tensor(["a red circle"], steps=2, seeds=[3]) for model in (begun, trained)]
+    torch.testing.assert_close(*sampled, atol=0, rtol=0)
 
 
 MISTAKES = {
@@ -165,15 +165,15 @@ def test_a_decoder_learns_while_the_latents_stay(bottleneck: str, tmp_path: Path
     assert not same_latents(trained, refined)
 
 
-def test_a_dead_codebook_is_told_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told: list[str] = []
+def test_a_dead_codebook_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages: list[str] = []
     counts = CodeCounts(256)
     for step, one in ((1, 0), (300, 1), (301, 0), (302, 0)):  # young, in use, dead, dead still
         counts.add((torch.arange(256) * one).view(1, 16, 16), Workers())
-        tell_of_dead_codes(VQConfig(codes=256), counts, step, 0.5, told.append)
+        report_dead_codes(VQConfig(codes=256), counts, step, 0.5, messages.append)
         counts.used_in_epoch()
-    assert len(told) == 1
-    assert "256 latents used 1 of 256 codes" in told[0]
+    assert len(messages) == 1
+    assert "256 latents used 1 of 256 codes" in messages[0]
     config = first_run("model.bottleneck={kind: vq, codes: 8192}", "train.steps=10", "train.log_every=1")
     folder = RunFolder(tmp_path)
     folder.claim(config)

@@ -66,13 +66,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     assert all(math.isfinite(line["loss_smoothed"]) for line in lines)
 
 
-@pytest.mark.parametrize("player", ["reconstruction", "discriminator_loss"])
-def test_either_players_nan_spares_both(player: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, player, Poison(getattr(losses, player), range(3, 4)))
+@pytest.mark.parametrize("loss", ["reconstruction", "discriminator_loss"])
+def test_a_nan_in_either_loss_spares_both_networks(loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, loss, Poison(getattr(losses, loss), range(3, 4)))
     train_first(tmp_path, first_run(GAN, "train.steps=3", "train.save_every=1", "loss.adversarial.lecam=0.1"))
     before, _ = saved(tmp_path)
     state = train_first(tmp_path, first_run(GAN, "train.steps=4", "train.save_every=1", "loss.adversarial.lecam=0.1"))
-    skipped_at = 3 if player == "reconstruction" else 4  # the discriminator's first step is step number 1
+    skipped_at = 3 if loss == "reconstruction" else 4  # the discriminator's first step is step number 1
     assert state.skipped == 1
     after, numbers = saved(tmp_path)
     assert all(bool(torch.isfinite(value.double()).all()) for value in after.values())
@@ -105,7 +105,7 @@ def test_many_in_a_row_stop_the_run_and_leave_the_last_state(tmp_path: Path, mon
         "train.steps=5", "train.save_every=3", "train.max_skipped=4", "train.optimiser.learning_rate=1e-4"
     )
     state = train_second(tmp_path, cured, tmp_path / "cache")
-    assert (state.step, state.skipped, state.skipped_in_a_row) == (5, 1, 0), "as the message says, it goes on"
+    assert (state.step, state.skipped, state.skipped_in_a_row) == (5, 1, 0), "as announced, it goes on"
 
 
 # ---- accumulation, precision
@@ -176,7 +176,7 @@ def test_bfloat16_learns_what_float32_learns(tmp_path: Path) -> None:
         losses_of[precision] = torch.tensor([line["loss"] for line in logged(tmp_path / precision) if "loss" in line])
     exact, short = losses_of["float32"], losses_of["bfloat16"]
     assert (exact - short).abs().max() < 0.05 * exact.mean()
-    assert exact[-5:].mean() < 0.9 * exact[:5].mean(), "the task should be one that is learnt"
+    assert exact[-5:].mean() < 0.9 * exact[:5].mean(), "the task should be one that can be learned"
 
 
 # ---- the parts
@@ -198,7 +198,7 @@ def test_the_learning_rate_is_a_pure_function_of_the_step() -> None:
     assert {learning_rate(constant, step, step / 10) for step in range(10)} == {peak}
 
 
-def test_the_rate_of_each_step_is_logged_as_the_function_says(tmp_path: Path) -> None:
+def test_the_logged_learning_rate_is_that_of_the_function(tmp_path: Path) -> None:
     config = second_run()
     train_second(tmp_path, config, tmp_path / "cache")
     rates = [line["learning_rate"] for line in logged(tmp_path) if "learning_rate" in line]
@@ -278,18 +278,18 @@ def test_the_average_copies_buffers_and_needs_no_gradient() -> None:
     assert ema.decay_at(10**6, 0.999) == 0.999
 
 
-def test_seeded_draws_come_back_and_leave_the_streams_alone() -> None:
+def test_seeded_streams_repeat_and_leave_the_global_ones_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(2)
     torch.manual_seed(5)
-    draws = []
+    values = []
     for _ in range(2):
         with seeded(3, "dropout", 7, device=torch.device("cpu")):
-            draws.append(torch.rand(2))
+            values.append(torch.rand(2))
     with seeded(3, "dropout", 8, device=torch.device("cpu")):
-        draws.append(torch.rand(2))
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
+        values.append(torch.rand(2))
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2])
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -298,7 +298,7 @@ def test_stage_two_never_encodes_an_image(tmp_path: Path, monkeypatch: pytest.Mo
     train_second(tmp_path / "warm", second_run("train.steps=1"), tmp_path / "cache")
 
     def refused(*_: object) -> Example:
-        raise AssertionError("an image was asked for")
+        raise AssertionError("an image was requested")
 
     monkeypatch.setattr(Autoencoder, "encode", refused)
     monkeypatch.setattr(Autoencoder, "decode", refused)

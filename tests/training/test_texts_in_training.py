@@ -1,4 +1,4 @@
-"""What training tells of captions and classes, and what the model keeps of them."""
+"""What training logs about captions and classes, and what the model stores of them."""
 
 from pathlib import Path
 
@@ -29,11 +29,11 @@ def images(root: Path, names: list[str]) -> None:
 
 
 def data_of(root: Path, tmp: Path, conditions: ConditionsConfig | None = None) -> tuple[RunData, list[str]]:
-    """The opened data, and all that its opening told."""
-    told: list[str] = []
+    """The opened data, and all that its opening logged."""
+    messages: list[str] = []
     config = FolderConfig(path=root, size=16)
     progress = lambda title: lambda done, total: None  # noqa: E731 - both are of no interest here
-    return open_data(config, HeldOut(amount=0), tmp, tmp / "cache", told.append, progress, conditions), told
+    return open_data(config, HeldOut(amount=0), tmp, tmp / "cache", messages.append, progress, conditions), messages
 
 
 def model_of(data: RunData, tmp: Path, *overrides: str) -> LatentDiffusion:
@@ -43,23 +43,23 @@ def model_of(data: RunData, tmp: Path, *overrides: str) -> LatentDiffusion:
     return build_model(second_run(*overrides), first, latents, texts=texts_of(data.training))
 
 
-def test_classes_counts_and_unread_columns_are_told_at_the_start(tmp_path: Path) -> None:
+def test_classes_counts_and_unread_columns_are_logged_at_the_start(tmp_path: Path) -> None:
     images(tmp_path / "d", ["0.png", "1.png", "2.png"])
     rows = ("0.png,cat,x,[],a", "1.png,cat ,y,[],b", "2.png,Cat,z,[],c")
     (tmp_path / "d/metadata.csv").write_text("file_name,label,title,boxes,text\n" + "\n".join(rows))
-    _, told = data_of(tmp_path / "d", tmp_path)
-    assert "2 classes: Cat 1, cat 2" in told
-    assert "the classes 'Cat' and 'cat' differ only in spelling: are they one?" in told
-    assert "columns of the metadata that are not used: 'boxes', 'title'" in told
+    _, messages = data_of(tmp_path / "d", tmp_path)
+    assert "2 classes: Cat 1, cat 2" in messages
+    assert "the classes 'Cat' and 'cat' differ only in spelling: are they one?" in messages
+    assert "columns of the metadata that are not used: 'boxes', 'title'" in messages
     (tmp_path / "d/metadata.csv").unlink()
     (tmp_path / "d/metadata.jsonl").write_text(
         '{"file_name": "0.png", "boxes": [{"label": 1000000000, "bbox": [0, 0, 4, 4]}]}\n{"file_name": "gone.png"}\n'
     )
-    data, told = data_of(tmp_path / "d", tmp_path, ConditionsConfig(boxes=BoxesConfig()))
+    data, messages = data_of(tmp_path / "d", tmp_path, ConditionsConfig(boxes=BoxesConfig()))
     assert data.conditioning_metadata.layout is not None
     assert data.conditioning_metadata.layout.names == ("1000000000",)
-    assert not any("nothing reads" in note for note in told)
-    assert any("1 files named in the metadata do not exist, the first is gone.png; the folder" in n for n in told)
+    assert not any("nothing reads" in note for note in messages)
+    assert any("1 files named in the metadata do not exist, the first is gone.png; the folder" in n for n in messages)
 
 
 def test_long_captions_are_counted_once_with_an_example() -> None:

@@ -152,12 +152,12 @@ def _signals() -> Iterator[None]:
 
 
 def _end(sentence: str, code: int, symptom: bool = False) -> NoReturn:
-    """Says why, once where there are several processes, and ends."""
+    """Prints why, once where there are several processes, and ends."""
     from sfumato.training.launch import end_together, launched
 
     try:
         launch = launched()
-    except UserError:  # what it says of the environment is what is being said
+    except UserError:  # about the environment: it is the error that is being printed
         launch = None
     if launch is not None and launch.world > 1:
         end_together(launch, sentence, code, symptom)

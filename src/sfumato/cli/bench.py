@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion
 
 CALM = 0.9
-"""The share of a core below which the times tell of other programs too."""
+"""The share of a core below which the times include other programs."""
 STANDARD = "zoo:toy/text"
 """Small and shipped, so that two machines can be compared without a trained model."""
 

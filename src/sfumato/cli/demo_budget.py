@@ -23,7 +23,7 @@ SUSTAINED = 1.15
 """Of the timed steps, what a step of a whole training is taken to cost: a demo without it overran by a minute."""
 
 FIRST_SHARE = 0.24
-"""Of the whole time, for stage 1; encoding, stage 2 and drawing follow."""
+"""Of the whole time, for stage 1; encoding, stage 2 and sampling follow."""
 CALL_SHARE = 0.22
 """A network call without gradients, of a training step's time per image."""
 
@@ -44,12 +44,12 @@ class Budget:
         return self._fit("autoencoder", config, pace, FIRST_SHARE * self._seconds)
 
     def second_stage(self, config: DiffusionRun, first: LatentDiffusion, calls: int) -> DiffusionRun:
-        """Stage 2 in the time that is left before drawing, which takes `calls` network calls."""
+        """Stage 2 in the time that is left before sampling, which takes `calls` network calls."""
         if self._seconds is None or "diffusion" in self._chosen:
             return self._as_before("diffusion", config)
         timing, _ = measure.time_second_stage(config, first, _world(config), TRIED, Workers())
-        drawing = CALL_SHARE * calls * timing.step / config.train.batch
-        left = self._seconds - self._phases.elapsed - drawing
+        sampling = CALL_SHARE * calls * timing.step / config.train.batch
+        left = self._seconds - self._phases.elapsed - sampling
         return self._fit("diffusion", config, timing.step, left)
 
     def _as_before(self, stage: str, config: Run) -> Run:

@@ -225,7 +225,7 @@ def write_report(result: DemoResult, gallery: Gallery, plan: DemoPlan, out: Path
 
 
 def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) -> list[tuple[str, list[str]]]:
-    """What to type to repeat the demo, to draw with its model, and to train on images of one's own."""
+    """The commands that repeat the demo, sample from its model, and train on a folder of images."""
     cache = f"--cache {out}/cache"
     steps = [f"train.steps={trained.steps}" for trained in (result.autoencoder, result.diffusion)]
     first = " ".join([plan.autoencoder, f"--out {out}/autoencoder {cache}", *plan.autoencoder_overrides, steps[0]])

@@ -171,7 +171,7 @@ def _one_worker() -> "Workers":
 
 
 def _writable(folder: Path) -> Path:
-    """The model folder. Raises UserError where nothing may be written into it, before anything is learnt."""
+    """The model folder. Raises UserError where nothing may be written into it, before any training."""
     from sfumato.errors import UserError
 
     if not os.access(folder, os.W_OK):
@@ -191,7 +191,7 @@ def _log_folder(model: Path, folder: Path, out: Path | None, overwrite: bool) ->
 def _opened(
     data: str | None, background: str, model: "LatentDiffusion", seed: int, scanning: "Progress"
 ) -> "tuple[Dataset, Dataset]":
-    """The images to learn from, and those held out. Raises UserError where there are too few."""
+    """The images to train on, and those held out. Raises UserError where there are too few."""
     from sfumato.cli.real_images import TOY, opened_data
     from sfumato.data.split import split
     from sfumato.errors import UserError
@@ -204,12 +204,12 @@ def _opened(
             raise UserError(f"--data is missing{gone}: give a folder of images of that kind, or toy")
     dataset = opened_data(data, model.config.image_size, False, background, model, scanning)
     if len(dataset) < 2:
-        raise UserError(f"--data {data!r} holds one image: give at least two, one to learn from and one to judge by")
+        raise UserError(f"--data {data!r} holds one image: give at least two, one to train on and one to evaluate on")
     return split(dataset, min(HELD_OUT, max(1, len(dataset) // 10)), seed)
 
 
 def _about(config: "Distillation", outcome: "DecoderComparison", steps: int, images: int) -> dict[str, Any]:
-    """What the file says of how it came about, and how well."""
+    """What the file records of its training and its quality."""
     from sfumato import __version__
 
     return {

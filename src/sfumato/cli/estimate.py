@@ -128,7 +128,7 @@ def _second_stage(
 
     run = parsed(raw, data, DiffusionRun, name, first.config.image_size)
     theirs = first.config.model_copy(update={"image_size": height_width(run.data)})
-    first = replace(first, config=theirs)  # its images may have another size than those that stage 1 learnt
+    first = replace(first, config=theirs)  # its images may have another size than those of stage 1
     estimated = from_config.second_stage(run, first, name, sampling_steps)
     read = [name for name in ("map", "boxes") if getattr(run.conditions, name) is not None]
     if timed is not None and read and is_placeholder(run.data):

@@ -122,7 +122,7 @@ def _conditioner(model: "LatentDiffusion", second: "SecondStage") -> dict[str, A
 
 
 def _tokens(model: "LatentDiffusion", second: "SecondStage") -> int:
-    """How many tokens steer a sample; 0 where the denoiser takes none."""
+    """How many condition tokens a sample has; 0 where the denoiser takes none."""
     if second.conditioner is None or second.conditioner.spec.token_dim is None:
         return 0
     known = getattr(second.config.conditioner, "max_tokens", None)
@@ -161,7 +161,7 @@ def _rows(facts: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, value in facts.items():
         if name == "trained on":
-            rows += [[f"{part} trained on", _told(about)] for part, about in value.items()]
+            rows += [[f"{part} trained on", _as_text(about)] for part, about in value.items()]
         elif name == "parameters":
             rows.append([name, ", ".join(f"{part} {short(count)}" for part, count in value.items())])
         elif name == "flops":
@@ -169,16 +169,16 @@ def _rows(facts: dict[str, Any]) -> list[list[str]]:
         elif name in ("image size", "latent shape"):
             rows.append([name, " x ".join(str(side) for side in value)])
         else:
-            rows.append([name, _told(value)])
+            rows.append([name, _as_text(value)])
     return rows
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         kind = [str(value["kind"])] if "kind" in value else []
-        return ", ".join(kind + [f"{key} {_told(item)}" for key, item in value.items() if key != "kind"])
+        return ", ".join(kind + [f"{key} {_as_text(item)}" for key, item in value.items() if key != "kind"])
     if isinstance(value, list):
-        return " ".join(_told(item) for item in value) if _are_numbers(value) else ", ".join(map(_told, value))
+        return " ".join(_as_text(item) for item in value) if _are_numbers(value) else ", ".join(map(_as_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

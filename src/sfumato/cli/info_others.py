@@ -1,4 +1,4 @@
-"""What `sfumato info` says of a transformer over codes and of a classifier of noisy latents."""
+"""What `sfumato info` prints of a transformer over codes and of a classifier of noisy latents."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

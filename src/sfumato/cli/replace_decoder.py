@@ -1,4 +1,4 @@
-"""`sfumato replace-decoder`: a decoder that was trained on, for a model that draws the latents of its encoder."""
+"""`sfumato replace-decoder`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -38,7 +38,7 @@ CacheOption = Annotated[
 ]
 StartOption = Annotated[
     Path | None,
-    typer.Option("--start", metavar="MODEL", help="A model or run to go on from, instead of drawn weights."),
+    typer.Option("--start", metavar="MODEL", help="A model or run to start from, instead of random weights."),
 ]
 
 
@@ -185,8 +185,8 @@ def with_start(raw: dict[str, Any], start: Path | None) -> dict[str, Any]:
 def conclude(state: "TrainState", workers: "Workers", result: str) -> None:
     """Parts the processes of a training and prints `result`, where a model was written.
 
-    Raises typer.Exit with 130 or 143 where a signal stopped the training, which has said how to go on: a shell must not
-    go on with a stage that builds on this one.
+    Raises typer.Exit with 130 or 143 where a signal stopped the training, which has printed how to resume: a shell must
+    not go on with a stage that builds on this one.
     """
     workers.close()
     if workers.leads and state.step > state.skipped:
@@ -196,7 +196,7 @@ def conclude(state: "TrainState", workers: "Workers", result: str) -> None:
 
 
 def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> "TrainState":
-    """Trains stage 1 in the folder `out`. Raises typer.Exit after a signal: what was learnt is saved."""
+    """Trains stage 1 in the folder `out`. Raises typer.Exit after a signal, with a checkpoint saved."""
     from sfumato.training.run import RunFolder
     from sfumato.training.workers import Workers, use_all_cores
 

@@ -167,7 +167,7 @@ def survey(
     progress: Progress | None = None,
     workers: int = 2,
 ) -> Survey:
-    """Examines a folder's images; `held_out` are the rows held out of training. Without `pixels` none is decoded."""
+    """Surveys a folder's images; `held_out` are the rows held out of training. Without `pixels` none is decoded."""
     scan = dataset.scan
     H, W = dataset.config.height_width
     room = [min(seen.width / W, seen.height / H) for seen in scan.headers]

@@ -29,7 +29,7 @@ from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.codebook import CodeCounts, revive_codes, start_codebook, tell_of_dead_codes
+from sfumato.training.codebook import CodeCounts, report_dead_codes, revive_codes, start_codebook
 from sfumato.training.data import HeldOut, height_width
 from sfumato.training.optim import (
     OptimiserConfig,
@@ -322,7 +322,7 @@ def train_autoencoder(
 
             values = {**numbers, "gradient_norm": norms["autoencoder"], "strength": phase.strength}
             if session.log_due:
-                tell_of_dead_codes(config.model.bottleneck, modules.counts, state.step, session.done, session.log.say)
+                report_dead_codes(config.model.bottleneck, modules.counts, state.step, session.done, session.log.say)
                 if _epoch_ends(config, dataset, state, workers):
                     values["codes_used"] = modules.counts.used_in_epoch()
             session.record(values, f"L {numbers['reconstruction']:.4f}")

@@ -44,7 +44,7 @@ class CodeCounts(nn.Module):
         return used
 
 
-def tell_of_dead_codes(
+def report_dead_codes(
     bottleneck: object, counts: CodeCounts, step: int, done: float, say: Callable[[str], None]
 ) -> None:
     """Tells `say`, once a session, of a codebook of which this epoch's latents used hardly any of what they could.

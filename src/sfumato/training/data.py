@@ -160,7 +160,7 @@ def _describe(
 ) -> None:
     """Writes the survey of `sfumato data` to `folder`/data.json, once per run, and reports duplicates.
 
-    Pixels are examined only if they fit into the cache: larger sets would have to be decoded just for this.
+    Pixels are looked at only if they fit into the cache: larger sets would have to be decoded just for this.
     """
     file = folder / DESCRIPTION
     if file.exists():

@@ -71,14 +71,14 @@ def test_a_box_stays_on_its_object(options: dict, tmp_path: Path) -> None:
     data = opened(as_metadata(images(tmp_path)), BoxesConfig(visible=0.0), **options)
     for index in (0, 1):
         for example in [data[index], *(data.variant(index, seed) for seed in range(8))]:
-            drawn = torch.zeros(16, 24)
+            expected = torch.zeros(16, 24)
             white = names_of(data).index(BOXES[f"{index}.png"][0][0])
             for box, category in zip(example.fields["boxes"], example.fields["categories"], strict=True):
                 if category == white:
                     x, y, w, h = (side * value for side, value in zip((24, 16, 24, 16), box, strict=True))
-                    drawn[round(y) : round(y + h), round(x) : round(x + w)] = 1
+                    expected[round(y) : round(y + h), round(x) : round(x + w)] = 1
             seen = (example.image[0] > 127).float()
-            assert (drawn - seen).abs().mean() < 0.04, (index, example.fields["boxes"])
+            assert (expected - seen).abs().mean() < 0.04, (index, example.fields["boxes"])
 
 
 def test_coco_and_metadata_say_the_same(tmp_path: Path) -> None:

@@ -102,13 +102,13 @@ def test_ids_palette_and_colours_say_the_same(tmp_path: Path) -> None:
         assert np.array_equal(found, ids), name
 
 
-def test_what_a_model_is_told_of_its_maps(tmp_path: Path) -> None:
+def test_a_model_records_the_classes_of_its_maps(tmp_path: Path) -> None:
     root = folder_of(tmp_path, [(16, 24)], "sky #0000ff\ntree #00c800\nsea #faf00a\n")
     data = opened(root)
     source = data.sources[0]
     assert isinstance(source, FolderMaps)
-    told = source.describe()
-    assert (told.names, told.palette, told.void) == (NAMES, COLOURS, 255)
+    described = source.describe()
+    assert (described.names, described.palette, described.void) == (NAMES, COLOURS, 255)
     before = data.fingerprint()
     (root / "classes.txt").write_text("\n".join(("sky", "tree", "lake")))
     assert opened(root).fingerprint() != before

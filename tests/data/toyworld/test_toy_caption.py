@@ -22,9 +22,9 @@ def test_a_caption_states_nothing_but_facts_of_its_scene() -> None:
 
 
 def test_captions_vary_in_what_they_leave_out() -> None:
-    said = [stated(one) for one in SCENES]
-    singles = [s for one, s in zip(SCENES, said, strict=True) if one.arrangement == "single"]
-    assert 0.02 < sum(s.background is None for s in said) / len(said) < 0.12
+    statements = [stated(one) for one in SCENES]
+    singles = [s for one, s in zip(SCENES, statements, strict=True) if one.arrangement == "single"]
+    assert 0.02 < sum(s.background is None for s in statements) / len(statements) < 0.12
     assert 0.05 < sum(s.position is None for s in singles) / len(singles) < 0.25
     assert 0.05 < sum(s.mentions[0].size is None for s in singles) / len(singles) < 0.25
 

@@ -22,7 +22,7 @@ from sfumato.data.toyworld.vocabulary import (
 from sfumato.errors import UserError
 
 
-def draw(count: int, split: Split = "train", seed: int = 0) -> list[Scene]:
+def scenes(count: int, split: Split = "train", seed: int = 0) -> list[Scene]:
     return [scene(seed, index, split) for index in range(count)]
 
 
@@ -45,14 +45,14 @@ def constellations(scenes: list[Scene]) -> set[tuple[object, ...]]:
 
 
 def test_a_scene_depends_on_seed_index_and_split_alone() -> None:
-    assert draw(50) == draw(50)
+    assert scenes(50) == scenes(50)
     assert scene(0, 7) != scene(0, 8)
     assert scene(0, 7) != scene(1, 7)
     assert scene(0, 7, "train") != scene(0, 7, "validation")
 
 
 def test_the_first_scene_is_frozen() -> None:
-    """Caches and results name a world by its fingerprint: another drawing rule must raise the edition in dataset.py."""
+    """Caches and results name a world by its fingerprint: a new rendering rule raises the edition in dataset.py."""
     first = scene(0, 0)
     item = first.objects[0]
     assert (first.arrangement, first.background, first.position) == FROZEN[:3]
@@ -75,7 +75,7 @@ FROZEN = (
 
 
 def test_training_never_shows_a_reserved_composition_and_held_out_always_does() -> None:
-    train, validation, held_out = draw(3000), draw(1000, "validation"), draw(1500, "held-out")
+    train, validation, held_out = scenes(3000), scenes(1000, "validation"), scenes(1500, "held-out")
     assert not any(map(reserved, train))
     assert not any(map(reserved, validation))
     assert all(map(reserved, held_out))
@@ -86,7 +86,7 @@ def test_training_never_shows_a_reserved_composition_and_held_out_always_does() 
 
 
 def test_every_shape_is_trained_in_every_colour_but_one() -> None:
-    assert bindings(draw(3000)) == {pair for pair in product(SHAPES, COLOURS) if not reserved_binding(*pair)}
+    assert bindings(scenes(3000)) == {pair for pair in product(SHAPES, COLOURS) if not reserved_binding(*pair)}
     for shape in SHAPES:
         assert sum(reserved_binding(shape, colour) for colour in COLOURS) == 1
     for colour in COLOURS:
@@ -94,7 +94,7 @@ def test_every_shape_is_trained_in_every_colour_but_one() -> None:
 
 
 def test_every_word_meets_every_other_in_training() -> None:
-    train = draw(6000)
+    train = scenes(6000)
     looks = {(t.shape, t.colour, t.size, t.texture, one.background) for one in train for t in one.objects}
     kinds = [list(SHAPES), list(COLOURS), list(SIZES), list(TEXTURES), list(BACKGROUNDS)]
     for i, j in combinations(range(len(kinds)), 2):
@@ -115,7 +115,7 @@ def test_every_word_meets_every_other_in_training() -> None:
 def test_objects_stay_inside_and_apart(size: tuple[int, int]) -> None:
     gap = 0.045  # of the shorter side: about three pixels of 64
     side = min(size)
-    for one in draw(1500):
+    for one in scenes(1500):
         places = boxes(one, size)
         for _, x0, y0, x1, y1 in places:
             assert min(x0, y0) > 0
@@ -127,7 +127,7 @@ def test_objects_stay_inside_and_apart(size: tuple[int, int]) -> None:
 
 
 def test_stated_relations_and_positions_are_so() -> None:
-    for one in draw(1000):
+    for one in scenes(1000):
         for first, second in pairwise(one.objects) if one.relation else ():
             dx, dy = second.x - first.x, second.y - first.y
             expected = {"left of": dx, "right of": -dx, "above": dy, "below": -dy}[str(one.relation)]

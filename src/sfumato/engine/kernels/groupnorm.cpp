@@ -1,4 +1,4 @@
-// Group normalisation with an optional SiLU over channels-last pictures: x [N, P, C] (P pixels), statistics in float32.
+// Group normalisation with an optional SiLU over channels-last images: x [N, P, C] (P pixels), statistics in float32.
 //
 //     v = x + add[n, c];   z = (v - mean) * rstd * gain[n or -, c] + bias[n or -, c];   y = silu(z) or z
 //

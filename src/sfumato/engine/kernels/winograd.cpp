@@ -1,5 +1,5 @@
 // The convolution of winograd.h. Weights are taken to the points anew at every call, some at a time: kept, they would take
-// four times their memory, and reading that takes as long. Of a large picture it costs a few percent, of a small one half.
+// four times their memory, and reading that takes as long. Of a large image it costs a few percent, of a small one half.
 #include "winograd.h"
 
 namespace {

@@ -1,4 +1,4 @@
-// 3x3 convolutions of channels-last float32 pictures by minimal filtering, F(4x4, 3x3): a tile of 4x4 results takes 36
+// 3x3 convolutions of channels-last float32 images by minimal filtering, F(4x4, 3x3): a tile of 4x4 results takes 36
 // products a pair of channels where the definition takes 144. (Winograd 1980; Lavin and Gray 2016, arXiv 1509.09308.)
 //
 // In each direction the 6 inputs d of a tile, its 3 weights g and its 4 results y obey y = A' (G g * B' d): values at six
@@ -21,7 +21,7 @@ constexpr long PAD = 16;     // floats that keep rows and matrices off each othe
 constexpr float P = 0.75f, Q = 1.5f, PP = P * P, QQ = Q * Q;
 constexpr float AT_ZERO = 1 / (PP * QQ), AT_P = 1 / (2 * PP * (PP - QQ)), AT_Q = 1 / (2 * QQ * (QQ - PP));
 
-// `scale` 2: the convolution is of the picture doubled by repetition.
+// `scale` 2: the convolution is of the image doubled by repetition.
 struct Convolution {
     long B, H, W_in, Cin, Cout, pad_h, pad_w, scale;
     long out_h() const { return scale * H + 2 * pad_h - 2; }
@@ -36,7 +36,7 @@ struct Convolution {
     }
 };
 
-// Where a tile lies in its pictures.
+// Where a tile is in its images.
 struct Place {
     long n, row, column;
     Place(const Convolution& c, long tile)
@@ -110,7 +110,7 @@ static inline void outputs_to_points(const vf* y, vf* m, long to) {
     m[5 * to] = y[3];
 }
 
-// A tile's inputs at the points: V [PRODUCTS, ..., Cin], products `stride` apart; `zeros` stands in outside of the picture.
+// A tile's inputs at the points: V [PRODUCTS, ..., Cin], products `stride` apart; `zeros` stands in outside of the image.
 static inline void transform_inputs(const float* x, const float* zeros, const Convolution& c, long tile, float* V,
                                     long stride) {
     const Place at(c, tile);

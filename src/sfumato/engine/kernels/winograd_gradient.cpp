@@ -5,7 +5,7 @@ namespace {
 
 constexpr long TILES = 48;  // at most, between two passes over the sums
 
-// A tile's gradients at the points: D [PRODUCTS, ..., channels], products `stride` apart; zero outside of the picture.
+// A tile's gradients at the points: D [PRODUCTS, ..., channels], products `stride` apart; zero outside of the image.
 void transform_gradients(const float* dy, const Convolution& c, long tile, long first, long channels, float* D,
                          long stride) {
     const Place at(c, tile);

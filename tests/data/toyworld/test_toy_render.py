@@ -41,7 +41,7 @@ def test_images_maps_and_boxes_agree(size: tuple[int, int]) -> None:
         assert not (mapped & ~covered).any()
 
 
-def test_a_batch_draws_what_each_scene_alone_draws() -> None:
+def test_a_batch_renders_what_each_scene_alone_renders() -> None:
     together = render(SCENES, 64)
     assert all(torch.equal(together[i], render([SCENES[i]], 64)[0]) for i in range(0, 120, 7))
 
@@ -66,7 +66,7 @@ def test_distances_are_distances(shape: str) -> None:
 
 
 def test_the_palette_stands_apart() -> None:
-    """Colours from each other, and from every background they are drawn on."""
+    """Colours from each other, and from every background they are rendered on."""
     bases = np.array([base for base, _ in COLOURS.values()], float)
     apart = np.linalg.norm(bases[:, None] - bases[None], axis=-1)
     assert apart[~np.eye(len(bases), dtype=bool)].min() > 75

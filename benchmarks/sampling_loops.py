@@ -1,4 +1,4 @@
-"""From noise to a latent under guidance by text, as the pipelines of diffusers and `sfumato sample` walk it."""
+"""From noise to a latent under guidance by text, as the pipelines of diffusers and `sfumato sample` do it."""
 
 import copy
 
@@ -30,13 +30,13 @@ def same_steps(config: UNetConfig, steps: int, scope: Scope) -> Workload:
     x, tokens = torch.randn(1, 4, 32, 32), torch.randn(1, 77, TOKEN_DIM)
     ours, theirs = unet_pair(config, TOKEN_DIM, 32)
     types = {"float32": torch.float32, **({"bf16": torch.bfloat16} if scope.half else {})}
-    candidates = {DEFAULT: lambda: their_walk(theirs, x, tokens, steps, SCALE)}
+    candidates = {DEFAULT: lambda: their_loop(theirs, x, tokens, steps, SCALE)}
     if scope.half:
         half = channels_last(theirs, torch.bfloat16)
-        candidates[f"{BEST} bf16"] = lambda: their_walk(half, x.bfloat16(), tokens.bfloat16(), steps, SCALE)
+        candidates[f"{BEST} bf16"] = lambda: their_loop(half, x.bfloat16(), tokens.bfloat16(), steps, SCALE)
     for name, dtype in types.items():
         fast = for_inference(copy.deepcopy(ours), dtype)
-        candidates[f"sfumato {name}"] = lambda fast=fast: our_walk(fast, x, tokens, steps, DDIM, Guidance(SCALE))  # type: ignore[misc]
+        candidates[f"sfumato {name}"] = lambda fast=fast: our_loop(fast, x, tokens, steps, DDIM, Guidance(SCALE))  # type: ignore[misc]
     return Workload(candidates, 1, "latents")
 
 
@@ -48,14 +48,14 @@ def alike_images(config: UNetConfig, scope: Scope) -> Workload:
     few = choose(build_schedule(ScaledLinearConfig()), "eps", OUR_STEPS, SCALE)
     guidance = Guidance(SCALE, INTERVAL)
     candidates = {
-        DEFAULT: lambda: their_walk(theirs, x, tokens, THEIR_STEPS, SCALE),
-        f"sfumato, {OUR_STEPS} steps": lambda: our_walk(fast, x, tokens, OUR_STEPS, few, guidance),
+        DEFAULT: lambda: their_loop(theirs, x, tokens, THEIR_STEPS, SCALE),
+        f"sfumato, {OUR_STEPS} steps": lambda: our_loop(fast, x, tokens, OUR_STEPS, few, guidance),
     }
     return Workload(candidates, 1, "latents")
 
 
 @torch.no_grad()
-def their_walk(unet: Network, x: Tensor, tokens: Tensor, steps: int, scale: float) -> Tensor:
+def their_loop(unet: Network, x: Tensor, tokens: Tensor, steps: int, scale: float) -> Tensor:
     """The loop of diffusers' text-to-image pipelines; noise x and tokens in the network's type."""
     import diffusers
 
@@ -77,7 +77,7 @@ def their_walk(unet: Network, x: Tensor, tokens: Tensor, steps: int, scale: floa
 
 
 @torch.no_grad()
-def our_walk(unet: nn.Module, x: Tensor, tokens: Tensor, steps: int, choice: Choice, guidance: Guidance) -> Tensor:
+def our_loop(unet: nn.Module, x: Tensor, tokens: Tensor, steps: int, choice: Choice, guidance: Guidance) -> Tensor:
     """The spine's."""
     schedule = build_schedule(ScaledLinearConfig())
     null = Condition(tokens=torch.zeros_like(tokens))

@@ -1,4 +1,4 @@
-"""Images drawn on a GPU are those of the CPU: sampling, both stages, tiles, models that move, the command."""
+"""Images sampled on a GPU are those of the CPU: sampling, both stages, tiles, models that move, the command."""
 
 import copy
 from pathlib import Path
@@ -19,11 +19,11 @@ from sfumato.pipeline.request import ImageGuidance, Projection
 from sfumato.sampling.image_losses import Colour
 
 KINDS = {"text": (), "class": (tiny.BY_CLASS,), "none": (tiny.UNCONDITIONAL,)}
-WISHES = {"text": {"prompt": tiny.TEXTS[:2]}, "class": {"label": [0, 1]}, "none": {"count": 2}}
+CONDITIONS = {"text": {"prompt": tiny.TEXTS[:2]}, "class": {"label": [0, 1]}, "none": {"count": 2}}
 GUIDED = {"guidance": [1.5, 3.0], "interval": (0.1, 0.9), "rescale": 0.3}
 
 
-def drawn(model: LatentDiffusion, **options: object) -> Tensor:
+def sampled(model: LatentDiffusion, **options: object) -> Tensor:
     return model.sample_tensor(**{"steps": 4, "seed": 5, **options}).cpu()
 
 
@@ -41,14 +41,14 @@ def pair(*overrides: str) -> tuple[LatentDiffusion, LatentDiffusion]:
 
 @pytest.mark.parametrize("fast", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_seed_draws_the_image_of_the_cpu(kind: str, fast: bool) -> None:
+def test_a_seed_gives_the_image_of_the_cpu(kind: str, fast: bool) -> None:
     cpu, cuda = pair(*KINDS[kind])
     if fast:
         cuda.for_inference(torch.float32)
     for sampler in ("dpmpp-2m", "ddim", "ddpm"):
-        options = {**WISHES[kind], "sampler": sampler, **(GUIDED if kind != "none" else {})}
-        expected = drawn(cpu, **options)
-        close(drawn(cuda, **options), expected)
+        options = {**CONDITIONS[kind], "sampler": sampler, **(GUIDED if kind != "none" else {})}
+        expected = sampled(cpu, **options)
+        close(sampled(cuda, **options), expected)
         assert (expected[0] - expected[1]).abs().max() > 0.05
 
 
@@ -62,8 +62,8 @@ def test_calls_are_recorded_and_read_what_is_given() -> None:
     for text in tiny.TEXTS:
         for n in (1, 2):
             options = {"prompt": [text] * n, "guidance": 3.0}
-            images.append(drawn(cuda, **options)[:1])
-            close(images[-1], drawn(cpu, **options)[:1])
+            images.append(sampled(cuda, **options)[:1])
+            close(images[-1], sampled(cpu, **options)[:1])
     assert denoiser.recordings is not None
     assert len(denoiser.recordings) == 2, "one for each size of batch"
     assert (images[0] - images[2]).abs().max() > 0.01, "another text, another image"
@@ -94,18 +94,18 @@ def test_recording_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFUMATO_GRAPHS", "0")
     cpu, cuda = pair(tiny.BY_CLASS)
     cuda.for_inference(torch.float32)
-    close(drawn(cuda, label=[1]), drawn(cpu, label=[1]))
+    close(sampled(cuda, label=[1]), sampled(cpu, label=[1]))
     assert cuda.second is not None
     assert cuda.second.denoiser.recordings is None
 
 
 def test_bfloat16_is_near() -> None:
     cpu, cuda = pair()
-    expected = drawn(cpu, prompt=tiny.TEXTS, guidance=2.0)
+    expected = sampled(cpu, prompt=tiny.TEXTS, guidance=2.0)
     cuda.for_inference(torch.bfloat16)
-    close(drawn(cuda, prompt=tiny.TEXTS, guidance=2.0), expected, 0.08)
+    close(sampled(cuda, prompt=tiny.TEXTS, guidance=2.0), expected, 0.08)
     with torch.autocast("cuda", torch.bfloat16):
-        close(drawn(cuda, prompt=tiny.TEXTS, guidance=2.0), expected, 0.08)
+        close(sampled(cuda, prompt=tiny.TEXTS, guidance=2.0), expected, 0.08)
 
 
 def test_reuse_projection_and_autoguidance() -> None:
@@ -119,14 +119,14 @@ def test_reuse_projection_and_autoguidance() -> None:
         {"projection": Projection(momentum=-0.5, limit=5.0), "guidance": 3.0},
         {"window": 16, "size": (32, 24)},
     ):
-        close(drawn(cuda, prompt=tiny.TEXTS, **options), drawn(cpu, prompt=tiny.TEXTS, **options))
-    close(drawn(cuda, prompt=tiny.TEXTS, autoguide=other), drawn(cpu, prompt=tiny.TEXTS, autoguide=cpu))
+        close(sampled(cuda, prompt=tiny.TEXTS, **options), sampled(cpu, prompt=tiny.TEXTS, **options))
+    close(sampled(cuda, prompt=tiny.TEXTS, autoguide=other), sampled(cpu, prompt=tiny.TEXTS, autoguide=cpu))
 
 
-def test_steering_by_a_loss_of_the_image() -> None:
+def test_guidance_by_a_loss_of_the_image() -> None:
     cpu, cuda = pair(tiny.UNCONDITIONAL)
     red = ImageGuidance(Colour(torch.tensor([0.3, -0.3, -0.2])))
-    close(drawn(cuda, count=2, image_guidance=red), drawn(cpu, count=2, image_guidance=red), 5e-3)
+    close(sampled(cuda, count=2, image_guidance=red), sampled(cpu, count=2, image_guidance=red), 5e-3)
 
 
 @pytest.mark.parametrize("bottleneck", ["kl", "vq"])
@@ -153,11 +153,11 @@ def test_a_model_saved_from_the_gpu_opens_on_the_cpu(tmp_path: Path) -> None:
     cpu, cuda = pair()
     cuda.save(tmp_path / "model")
     assert cuda.digest == cpu.digest
-    close(drawn(load(tmp_path / "model"), prompt=tiny.TEXTS), drawn(cpu, prompt=tiny.TEXTS), 1e-6)
-    close(drawn(load(tmp_path / "model", "cuda"), prompt=tiny.TEXTS), drawn(cpu, prompt=tiny.TEXTS))
+    close(sampled(load(tmp_path / "model"), prompt=tiny.TEXTS), sampled(cpu, prompt=tiny.TEXTS), 1e-6)
+    close(sampled(load(tmp_path / "model", "cuda"), prompt=tiny.TEXTS), sampled(cpu, prompt=tiny.TEXTS))
 
 
-def test_the_command_draws_the_same_on_both(tmp_path: Path, command: Command) -> None:
+def test_the_command_samples_the_same_on_both(tmp_path: Path, command: Command) -> None:
     tiny.model().save(tmp_path / "model")
     found = {}
     for device in ("cpu", "cuda"):

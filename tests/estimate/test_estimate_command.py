@@ -1,4 +1,4 @@
-"""`sfumato estimate`: what it says before anything is measured, what it foresees, and what it refuses."""
+"""`sfumato estimate`: what it prints before anything is measured, what it predicts, and what it refuses."""
 
 import json
 import math
@@ -88,7 +88,7 @@ SMALL = ("train.batch=1", "denoiser.channels=32", "denoiser.channel_multipliers=
 
 
 @pytest.mark.parametrize("task", ["semantic", "layout", "super-res", "inpainting"])
-def test_steered_models_are_timed_on_the_conditions_of_their_data(command: Command, task: str) -> None:
+def test_conditional_models_are_timed_on_the_conditions_of_their_data(command: Command, task: str) -> None:
     estimated = estimate(command, f"zoo:toy/{task}", *SMALL, "data.length=70", "train.steps=10", "--steps", 2)
     (phase,) = estimated["phases"]
     assert estimated["foreseen"]["training"] == pytest.approx(10 * phase["timing"]["step"])
@@ -96,7 +96,7 @@ def test_steered_models_are_timed_on_the_conditions_of_their_data(command: Comma
     assert phase["timing"]["preview"] > 0
 
 
-def test_holes_are_drawn_on_made_up_images_too_and_encoded_each(command: Command, tmp_path: Path) -> None:
+def test_masks_are_sampled_for_synthetic_images_too_and_encoded_each(command: Command, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     raw = read_source("zoo:toy/inpainting") | {"data": {"kind": "folder", "size": 64}}
     config.write_text(yaml.safe_dump(raw))
