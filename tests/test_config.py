@@ -32,6 +32,9 @@ class Root(Schema):
     [
         ({"step": 3}, r"unknown key 'step'; did you mean 'steps'\?"),
         ({"shape": {"kind": "square", "sde": 3}}, r"unknown key 'shape.sde'; did you mean 'side'\?"),
+        ({"a[b": 3}, r"unknown key 'a\[b'; known keys: "),
+        ({"[]": 3}, r"unknown key '\[\]'; known keys: "),
+        ({"nested": {"list[x]": 3}}, r"unknown key 'nested.list\[x\]'; known keys: kind, side"),
         ({"nested": {"qqqq": 3}}, r"unknown key 'nested.qqqq'; known keys: kind, side"),
         ({"steps": "many"}, r"steps: .*integer.*got 'many'"),
         ({"shape": {"kind": "hexagon"}}, r"shape: .*hexagon.*expected tags: 'round', 'square'"),

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,8 @@ from sfumato.stored_format import upgraded
 ZOO_PREFIX = "zoo:"
 RUN_STATES = "states"
 """A folder beside the configuration of a run."""
+_STEP_OF_VALIDATION = re.compile(r"[a-z]+(-[a-z]+)*\[.*\]", re.DOTALL)
+"""As in `function-after[check(), int]`, which stands between the keys of a location."""
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -196,8 +199,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _describe(schema: type[BaseModel], problem: Any) -> str:
-    location = [part for part in problem["loc"] if not (isinstance(part, str) and "[" in part)]
     kind, message = problem["type"], problem["msg"]
+    *above, last = problem["loc"] or ("",)
+    location = [part for part in above if not _is_step_of_validation(part)]
+    if problem["loc"] and (kind == "extra_forbidden" or not _is_step_of_validation(last)):
+        location.append(last)  # an unknown key may look like anything
     if kind == "extra_forbidden":
         known = _known_keys(schema, location[:-1])
         hint = nearest(str(location[-1]), known) or f"; known keys: {', '.join(sorted(known))}"
@@ -208,6 +214,11 @@ def _describe(schema: type[BaseModel], problem: Any) -> str:
     value = problem.get("input")
     shown = f" (got {short(value)})" if isinstance(value, str | int | float | bool | None) and kind != "missing" else ""
     return f"{_dotted(schema, location)}: {message}{shown}"
+
+
+def _is_step_of_validation(part: Any) -> bool:
+    """Whether a part of an error's location names no key but a validator or a kind of a union."""
+    return isinstance(part, str) and _STEP_OF_VALIDATION.fullmatch(part) is not None
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
