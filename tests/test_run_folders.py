@@ -345,6 +345,7 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "notes that are a list": _number("notes", [1]),
     "a source that is a number": _number("notes", {"source": 3}),
     "logits that are a text": _number("notes", {"logits": "ab"}),
+    "a checksum that is a number": lambda run: _with_header(run, json.dumps({**_numbers(run), "checksum": 7})),
     "no step": lambda run: _rewritten(run, lambda tensors, numbers: {k: v for k, v in numbers.items() if k != "step"}),
     "numbers that are no JSON": lambda run: _with_header(run, "{"),
     "numbers that are a list": lambda run: _with_header(run, "[1, 2]"),

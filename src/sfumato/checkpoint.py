@@ -22,6 +22,11 @@ from sfumato.plain_json import to_json
 _TORCH_SAVE_FAILED = ("PytorchStreamWriter", "unexpected pos", "enforce fail at inline_container", "cannot be opened")
 """Parts of torch.save's messages for a full or read-only disk: a RuntimeError without an error number."""
 
+RUN_MARK = "states"
+"""A sub-folder of every run, and of no model."""
+RUN_LOG = "log.jsonl"
+RUN_PARTS = (RUN_MARK, "previews", "model", "snapshots", "best")
+"""The folders that a training writes beside its configuration and its log."""
 CHECKSUM = "checksum"
 """The name of a file's checksum among the numbers in its header."""
 NUMBERS = "numbers"
@@ -188,7 +193,9 @@ def _numbers(path: Path, metadata: Mapping[str, str] | None) -> tuple[dict[str, 
     if not isinstance(numbers, dict):
         raise UserError(f"{str(path)!r} is damaged: the numbers in its header are not a JSON object")
     stored = numbers.pop(CHECKSUM, None)
-    return numbers, stored if isinstance(stored, str) else None
+    if not isinstance(stored, str | None):
+        raise UserError(f"{str(path)!r} is damaged: the checksum in its header is not a text")
+    return numbers, stored
 
 
 def load_tensors(path: Path, device: str = "cpu", verify: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -7,17 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from sfumato.checkpoint import remove_leftovers
+from sfumato.checkpoint import RUN_LOG, RUN_MARK, RUN_PARTS, remove_leftovers
 from sfumato.errors import SURROUNDINGS, UserError
 from sfumato.locks import exclusive
-from sfumato.versions import tidy
+from sfumato.versions import CONFIG_FILE, tidy
 
 CACHE = "cache"
 LASTING = 60.0
 """A failed command that worked longer than this many seconds leaves its cache: shorter work is cheap to repeat."""
 _SMALL = 1 << 20
-RUN_MARK = "states"
-"""A sub-folder of every run, and of no model."""
 
 
 def out_is_free(out: Path, sources: Sequence[Path] = (), overwrite: bool = False, single_file: bool = False) -> Path:
@@ -26,8 +24,8 @@ def out_is_free(out: Path, sources: Sequence[Path] = (), overwrite: bool = False
     Args:
         out: the folder or file that the command creates.
         sources: what the command reads; the output may neither be, contain nor be inside any of them.
-        overwrite: the user requested that existing output be replaced. A run, the current folder and the home folder
-            are never replaced.
+        overwrite: the user requested that existing output be replaced. A run, a part of one, the current folder and
+            the home folder are never replaced.
         single_file: the output is a file.
 
     Raises UserError with the path and the way out; nothing is created or changed.
@@ -75,13 +73,16 @@ def _free_file(out: Path, place: Path, overwrite: bool) -> None:
 def _free_folder(out: Path, place: Path, overwrite: bool) -> None:
     if place.exists() and not place.is_dir():
         raise UserError(f"the output {str(out)!r} is a file: give a folder")
+    run = _run_of_part(place)
+    if run is not None:
+        raise UserError(f"the output {str(out)!r} is a part of the run {str(run)!r}, which writes there: give another")
     if not place.is_dir():
         return
     here = Path.cwd().resolve()
     if any(place == kept or place in kept.parents for kept in (here, Path.home().resolve())):
         raise UserError(f"the output {str(out)!r} is or contains the current or the home folder: give a new folder")
     held = sorted(entry.name for entry in place.iterdir())
-    if held and (place / RUN_MARK).is_dir():
+    if held and ((place / RUN_MARK).is_dir() or _is_run(place)):
         raise UserError(f"the output {str(out)!r} is the folder of a run, which would be lost: give a new folder")
     if held and not overwrite:
         others = f" and {len(held) - 1} more" if len(held) > 1 else ""
@@ -89,6 +90,19 @@ def _free_folder(out: Path, place: Path, overwrite: bool) -> None:
             f"the output {str(out)!r} is in use, it holds {held[0]!r}{others}: give a new folder, or --overwrite to "
             "replace it"
         )
+
+
+def _run_of_part(place: Path) -> Path | None:
+    """The run that writes to a folder, or into which it leads; None for one that is free, such as in a run's model."""
+    for run in place.parents:
+        name, *below = place.relative_to(run).parts
+        if name in RUN_PARTS and not (name == "model" and below) and _is_run(run):
+            return run
+    return None
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file() and any((folder / name).exists() for name in (RUN_MARK, RUN_LOG))
 
 
 def check_folder(path: Path, name: str = "--out") -> Path:

@@ -2,6 +2,7 @@
 
 import errno
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +65,27 @@ def test_a_run_is_never_written_over(
     assert "wrote" not in done.out
     assert contents(tmp_path / "run") == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["with states", "before the first save"])
+@pytest.mark.parametrize("place", ["run/model", "run/states", "run/previews", "run/best/model"])
+def test_what_a_run_writes_is_not_another_commands_to_replace(
+    command: Command, place: str, begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_at(tmp_path / "run")
+    if not begun:
+        shutil.rmtree(tmp_path / "run" / "states")
+        shutil.rmtree(tmp_path / "run" / "model")
+        (tmp_path / "run" / "log.jsonl").write_text("{}")
+    model_at(tmp_path / "other")
+    export_model("other", "other.ckpt", "original")
+    before = contents(tmp_path / "run")
+    for line in (["export", "other", place, "--format", "diffusers"], ["import", "other.ckpt", place]):
+        done = command(*line, "--overwrite")
+        assert done.code == 2, done.out
+        assert "is a part of the run" in done.err
+    assert contents(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("out", ["used", "used/model.ckpt"])

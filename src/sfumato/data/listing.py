@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfumato.checkpoint import RUN_LOG, RUN_PARTS
 from sfumato.data.opening import is_image, kind_of, why_not
 
 CONFIGURATION = "config.yaml"
-RUN_PARTS = ("states", "previews", "model", "snapshots", "best")
-"""Sub-folders that training writes beside the configuration."""
 _EXAMPLES = 3
 
 
@@ -79,7 +78,7 @@ def is_run(names: Sequence[str], folders: Sequence[str]) -> bool:
     if CONFIGURATION not in names:
         return False
     return (
-        "log.jsonl" in names
+        RUN_LOG in names
         or any(part in folders for part in RUN_PARTS)
         or any(name.endswith(".safetensors") for name in names)
     )
