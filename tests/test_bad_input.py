@@ -125,6 +125,11 @@ SAMPLING: dict[str, tuple[Case, str]] = {
     "times-in-words": (sampling("plain", "--times", "few"), "--times 'few' is not a number, or numbers with commas"),
     "rescale-out-of-range": (sampling("text", "a", "--rescale", 2), "rescale is 2: give a number from 0 to 1"),
     "apg-setting": (sampling("text", "a", "--apg", "norm=3"), "--apg 'norm=3' is not on, or one of parallel, limit"),
+    "apg-twice": (sampling("text", "a", "--apg", "limit=1,limit=2"), "--apg 'limit=1,limit=2' gives limit twice"),
+    "sampler-twice": (
+        sampling("text", "a", "--sampler", "ddim:eta=0,eta=1"),
+        "'eta' is given twice, as '0' and as '1'",
+    ),
     "apg-limit": (sampling("text", "a", "--apg", "limit=0"), "--apg 'limit=0': limit is 0: give a number above 0"),
     "guidance-counts": (
         sampling("text", "a", "-n", 3, "--guidance", "1,2"),

@@ -78,6 +78,12 @@ def test_a_malformed_override_is_refused(override: str) -> None:
         apply_overrides({"steps": 3}, [override])
 
 
+def test_one_key_has_one_value() -> None:
+    assert apply_overrides({}, ["steps=3", "steps=3"]) == {"steps": 3}
+    with pytest.raises(UserError, match=r"'shape\.side' is given twice, as '1' and as '2': keep one"):
+        apply_overrides({}, ["shape.side=1", "steps=3", "shape.side=2"])
+
+
 def test_sources_that_are_not_there_are_named(tmp_path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_source(str(tmp_path / "none.yaml"))

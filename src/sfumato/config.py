@@ -85,16 +85,21 @@ def apply_overrides(
     schema: type[BaseModel] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """A copy of `raw` with each `a.b=value` set; values are read as YAML. Raises UserError on a malformed override.
+    """A copy of `raw` with each `a.b=value` set; values are read as YAML.
+
+    Raises UserError on a malformed override, and on two values for one key.
 
     With `schema`, an override of a `kind` drops settings in `raw` that only the previous kind has, reported to `log`.
     """
     overrides, result = list(overrides), _copy(raw)
+    given: dict[str, str] = {}
     for override in overrides:
         path, equals, text = override.partition("=")
         keys = path.split(".")
         if not equals or not all(keys):
             raise UserError(f"override {override!r} is not of the form key.sub=value")
+        if given.setdefault(path, text) != text:
+            raise UserError(f"{path!r} is given twice, as {short(given[path])} and as {short(text)}: keep one of them")
         value = parse_yaml(text, f"the value of override {short(override)}")
         node = result
         for key in keys[:-1]:

@@ -104,6 +104,8 @@ def projection_of(flag: str, text: str) -> Projection:
             raise UserError(
                 f"{flag} {part!r} is not on, or one of {', '.join(ranges)} with =VALUE{nearest(name, ranges)}"
             )
+        if name in values:
+            raise UserError(f"{flag} {text!r} gives {name} twice: keep one of them")
         values[name] = numbers_of(flag, value)[0]
         bounds = ranges[name]
         if bounds is not None:
