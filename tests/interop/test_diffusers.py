@@ -355,6 +355,15 @@ def test_options_without_counterpart_are_named(tmp_path: Path, change: dict[str,
     assert [p.name for p in tmp_path.iterdir()] == ["theirs"]
 
 
+def test_a_network_alone_asks_for_its_pipeline(tmp_path: Path) -> None:
+    unet_plain().save_pretrained(tmp_path / "unet")
+    with pytest.raises(
+        UserError, match="UNet2DModel is a network without its autoencoder: give the folder of the whole"
+    ):
+        import_diffusers(tmp_path / "unet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_incomplete_folders_are_named(tmp_path: Path) -> None:
     source = pipeline_folder(tmp_path / "theirs", unet_plain(), small_vae(3), "vqvae")
     (source / "unet" / WEIGHTS).unlink()

@@ -85,6 +85,8 @@ def _groups(config: Config, name: str, multipliers: tuple[int, ...], channels: i
 def read_autoencoder(config: Config) -> AutoencoderConfig:
     """The configuration of AutoencoderKL or VQModel; raises UserError for anything that cannot be expressed."""
     name = str(config.get("_class_name", "AutoencoderKL"))
+    if name in UNETS:
+        raise UserError(f"{name} is a network without its autoencoder: give the folder of the whole pipeline")
     if name not in AUTOENCODERS:
         raise UserError(f"the autoencoder {name} is not supported; known are {', '.join(AUTOENCODERS)}")
     channels, multipliers = _multipliers(config, name)

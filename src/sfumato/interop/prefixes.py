@@ -57,6 +57,9 @@ def unnested(value: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> dict[st
         live = next((key for key in LIVE_NESTS if _holds(value.get(key))), None)
         averaged = next((key for key in EMA_NESTS if _holds(value.get(key)) and key != live), None)
         if live is None and averaged is None:
+            nests = [key for key, item in value.items() if isinstance(item, dict) and _flat(item, is_tensor)]
+            live = nests[0] if len(nests) == 1 else None  # under any name, where no other can be meant
+        if live is None and averaged is None:
             break
         found = dict(value[live]) if live is not None else {}
         if averaged is not None:
