@@ -353,6 +353,7 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "an index that is no number": _tensor("optimiser.autoencoder.first.exp_avg", torch.zeros(2)),
     "an index beyond the last": _tensor("optimiser.autoencoder.99999.exp_avg", torch.zeros(2)),
     "an index below zero": _tensor("optimiser.autoencoder.-1.exp_avg", torch.zeros(2)),
+    "a moment that no optimiser keeps": _tensor("optimiser.autoencoder.0.__class__", torch.zeros(())),
     "a moment of another shape": _tensor("optimiser.autoencoder.0.exp_avg", torch.zeros(3, 1)),
     "a module that the run lacks": _tensor("module.other.weight", torch.zeros(2)),
     "a weight of another shape": _tensor("module.autoencoder.encoder.conv_in.weight", torch.zeros(3, 1)),

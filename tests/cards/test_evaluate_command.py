@@ -1,6 +1,7 @@
 """`sfumato evaluate` and `sfumato compare`, end to end on tiny models and folders."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -185,6 +186,8 @@ def test_files_that_are_not_cards_are_refused(command: Command, tmp_path: Path) 
     (tmp_path / "card.json").write_text("{}")
     assert "is not a card" in command("compare", tmp_path, tmp_path).err
     assert "contains no card.json" in command("compare", tmp_path / "x", tmp_path).err
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a regular file" in command("compare", tmp_path / "pipe", tmp_path).err
 
 
 # ---- bad input

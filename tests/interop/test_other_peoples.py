@@ -279,6 +279,16 @@ def test_links_that_lead_out_and_files_of_no_use_stay_behind(vae: Path, tmp_path
         import_model(folder, tmp_path / "out2")
 
 
+def test_our_section_in_a_folder_is_read_as_any_foreign_file(vae: Path, tmp_path: Path) -> None:
+    folder = copied(vae, tmp_path / "piped", {f"{NAME}.safetensors": 1.0})
+    os.mkfifo(folder / "sfumato.yaml")
+    assert import_model(folder, tmp_path / "out").config.autoencoder.channels == 32
+    folder = copied(vae, tmp_path / "nested", {f"{NAME}.safetensors": 1.0})
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else '1'}]" for n in range(9)]
+    (folder / "sfumato.yaml").write_text("\n".join(levels))
+    assert import_model(folder, tmp_path / "second").config.autoencoder.channels == 32
+
+
 def test_a_snapshot_of_the_hub_may_link_to_its_blobs(vae: Path, tmp_path: Path) -> None:
     (tmp_path / "hub" / "blobs").mkdir(parents=True)
     (tmp_path / "hub" / "snapshots").mkdir()

@@ -211,6 +211,8 @@ def load_lpips(
 
 def read_tensors(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
     """The tensors of a .safetensors or .pth file, without unpickling code; raises UserError if the hash differs."""
+    if path.exists() and not path.is_file():  # reading a pipe or a device might never end
+        raise UserError(f"{path} is not a regular file: give a .safetensors or .pth file of weights")
     if sha256 is not None:
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """A card: metrics with everything that they depend on. Written as card.json."""
 
-import json
 import math
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from pydantic import Field
 from sfumato import __version__
 from sfumato.checkpoint import write_text
 from sfumato.config import parse
+from sfumato.documents import read_json_object
 from sfumato.errors import UserError
 from sfumato.plain_json import to_json
 from sfumato.report.machine import describe
@@ -86,13 +86,13 @@ def new_card(kind: Literal["samples", "autoencoder"], device: torch.device, **fi
 def load_card(path: Path) -> Card:
     """The card in a folder or file. Raises UserError if there is none or the file is not a card."""
     file = path / CARD_FILE if path.is_dir() else path
+    if not file.exists():
+        raise UserError(f"{str(path)!r} contains no {CARD_FILE}: give the folder that sfumato evaluate wrote")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{str(path)!r} contains no {CARD_FILE}: give the folder that sfumato evaluate wrote") from None
-    except (OSError, ValueError) as error:
+        raw = read_json_object(file)
+    except UserError as error:
         raise UserError(f"{str(file)!r} cannot be read as a card: {error}") from None
-    if not isinstance(raw, dict) or "protocol" not in raw:
+    if "protocol" not in raw:
         raise UserError(f"{str(file)!r} is not a card: give the folder that sfumato evaluate wrote")
     return parse(raw, Card, str(file))
 

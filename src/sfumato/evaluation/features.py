@@ -110,7 +110,9 @@ def pooled(network: FeatureNetwork, batches: Iterable[Tensor]) -> Tensor:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, in hex. Raises UserError for what is no regular file: reading a pipe might never end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{str(path)!r} is not a regular file: give a file of weights")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

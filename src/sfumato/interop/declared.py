@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import ValidationError
 
 from sfumato.autoencoder.tiny_file import FILE as TINY_FILE
 from sfumato.diffusion.schedule import ScheduleConfig, build_schedule
+from sfumato.documents import parse_yaml, read_text
+from sfumato.errors import UserError
 from sfumato.interop.expressible import effective_groups, parts_of
 from sfumato.model import DiffusionConfig, ModelConfig
 
@@ -69,8 +70,8 @@ def parse_declared(raw: Any) -> Declared | None:
 def read_declared(folder: Path) -> Declared | None:
     """The section of a diffusers folder."""
     try:
-        return parse_declared(yaml.safe_load((folder / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError):
+        return parse_declared(parse_yaml(read_text(folder / FILE), FILE))
+    except UserError:  # it is a file of ours in another program's folder: without it the import still works
         return None
 
 

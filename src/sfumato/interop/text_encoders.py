@@ -1,6 +1,5 @@
 """Stable Diffusion's text encoders <-> folders that `transformers` reads: CLIP as it is, OpenCLIP renamed."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sfumato.checkpoint import load_tensors, save_tensors, write_text
+from sfumato.documents import read_json_object
 from sfumato.errors import UserError
 from sfumato.plain_json import to_json
 
@@ -105,13 +105,7 @@ def text_config(shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, A
 def read_text_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A JSON object in the folder of a text encoder or tokenizer. Raises UserError where it is missing or not an
     object."""
-    try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{str(folder / name)!r} is not readable JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{str(folder / name)!r} must contain a JSON object")
-    return value
+    return read_json_object(folder / name)
 
 
 def write_as_last_layer(source: Path, target: Path) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 COUNTERS = ("step", "skipped", "skipped_in_a_row", "images")
 MOST = 1 << 53
 """No counter of a run, nor its seconds, comes near; greater ones do not fit into the log."""
+OPTIMISERS_SLOTS = ({"momentum"}, {"step", "exp_avg", "exp_avg_sq"})
+"""The tensors of a parameter: of Muon's matrices; of AdamW, and of Muon's other parameters."""
 PAIRS = ("logits", "best")
 """Notes that are two numbers."""
 
@@ -101,7 +103,8 @@ def _is_note(name: str, value: Any) -> bool:
 
 
 def _slots(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """An optimiser's tensors by parameter and name. Raises ValueError for one that belongs to no parameter."""
+    """An optimiser's tensors by parameter and name. Raises ValueError for one that belongs to no parameter, and where
+    a parameter has others than an optimiser keeps of it."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -112,6 +115,11 @@ def _slots(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> d
         if value.dim() and value.shape != parameter.shape:
             raise ValueError(f"its optimiser's {key!r} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
         slots.setdefault(int(index), {})[slot] = _laid_out_as(parameter, value)
+    for number, names in slots.items():
+        if set(names) not in OPTIMISERS_SLOTS:
+            raise ValueError(
+                f"its optimiser's parameter {number} has {', '.join(sorted(names))[:80]!r}, which no optimiser keeps"
+            )
     return slots
 
 
