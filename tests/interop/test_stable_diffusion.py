@@ -14,7 +14,7 @@ from parity import relative_error
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.denoiser.unet import UNet, UNetConfig
-from sfumato.diffusion.schedule import ScaledLinearConfig, betas_of
+from sfumato.diffusion.schedule import ScaledLinearConfig, betas_of, zero_terminal
 from sfumato.errors import UserError
 from sfumato.interop.buffers import schedule_buffers
 from sfumato.interop.convert import export_model
@@ -192,6 +192,23 @@ def test_stable_diffusion_2_asks_what_it_predicts(tmp_path: Path) -> None:
         config = import_original(tmp_path / f"{name}.ckpt", tmp_path / name).config
         assert config.diffusion is not None
         assert (config.diffusion.prediction, config.image_size) == (expected, (size, size))
+
+
+def test_zero_terminal_snr_asks_what_is_predicted_unless_it_is_marked(tmp_path: Path) -> None:
+    betas = zero_terminal(betas_of(ScaledLinearConfig(start=0.00085, end=0.012)))
+    state = {**checkpoint(1), **schedule_buffers(betas)}
+    save_file({key: value.half() for key, value in state.items()}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"zero terminal SNR.*give --prediction v, or --prediction eps"):
+        import_original(tmp_path / "x.safetensors", tmp_path / "out")
+    state["v_pred"] = torch.zeros(0)
+    save_file({key: value.half() for key, value in state.items()}, tmp_path / "x.safetensors")
+    done = import_original(tmp_path / "x.safetensors", tmp_path / "out")
+    assert done.config.diffusion is not None
+    assert done.config.diffusion.prediction == "v"
+    assert (
+        "the schedule was read from 'betas' in float16: scaled-linear, 0.00085 to 0.012, zero terminal SNR"
+        in done.notes
+    )
 
 
 def test_inpainting_takes_mask_and_masked_latent(tmp_path: Path) -> None:

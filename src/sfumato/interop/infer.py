@@ -27,6 +27,8 @@ BUFFERS = (
     "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance",
     "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
 )  # fmt: skip
+V_MARK = "v_pred"
+"""An empty tensor of this name is how merging tools mark a model that predicts v."""
 V_STEPS = {875_000: "eps"}  # Stable Diffusion 2's base model; every other published step predicts v
 SD2 = "stable-diffusion-2"
 
@@ -216,11 +218,20 @@ def _infer_diffusion(
     if conditioning.mode == "none" and label is not None:
         conditioning = Conditioning("adm", "identity", {}, "class_label")
     factor = 2 ** (len(unet.channel_multipliers) - 1)
-    predicted = prediction or known.prediction or V_STEPS.get(steps or 0, "v" if steps else "")
+    marked = "v" if V_MARK in shapes else ""
+    predicted = prediction or marked or known.prediction or V_STEPS.get(steps or 0, "v" if steps else "")
     if not predicted:
         raise UserError(
             "Stable Diffusion 2 checkpoints predict eps (512 base) or v (768), and this one does not show which: "
             "give --prediction eps or --prediction v"
+        )
+    if marked and prediction is None:
+        report(f"the key {V_MARK!r} marks a model that predicts v")
+    schedule = infer_stored(shapes, load, report) or _default_schedule(known, report)
+    if schedule.get("zero_terminal_snr") and predicted == "eps" and prediction is None:
+        raise UserError(
+            "the checkpoint's schedule has zero terminal SNR, at whose end eps determines no image, and its keys do "
+            "not show what it predicts: give --prediction v, or --prediction eps if it was trained so"
         )
     nominal = 768 if known.name == SD2 and predicted == "v" else known.size
     return Diffusion(
@@ -231,7 +242,7 @@ def _infer_diffusion(
         classes=label[0] if label else None,
         latent_size=max(nominal // autoencoder.factor, factor),
         conditioning=conditioning,
-        schedule=infer_stored(shapes, load, report) or _default_schedule(known, report),
+        schedule=schedule,
         prediction=predicted,
         loss=known.loss,
         scale_factor=None if "scale_factor" in shapes else known.scale_factor,

@@ -71,7 +71,8 @@ def infer_stored(
     found = match(key, values)
     if key != "betas" or precision(values)[0] != "float32":
         ends = f", {found['start']:g} to {found['end']:g}" if "start" in found else ""
-        report(f"the schedule was read from {key!r} in {precision(values)[0]}: {found['kind']}{ends}")
+        end = ", zero terminal SNR" if found.get("zero_terminal_snr") else ""
+        report(f"the schedule was read from {key!r} in {precision(values)[0]}: {found['kind']}{ends}{end}")
     return found
 
 
