@@ -380,6 +380,13 @@ def test_reconstruct_a_folder_of_any_sizes(command: Command, runs: Runs, tmp_pat
     assert (sheet[2:34, 9:41] == pixels(images / "a.png")).all(), "the original stands first, in the cell's middle"
 
 
+def test_size_makes_the_largest_images_readable(command: Command, runs: Runs, tmp_path: Path) -> None:
+    Image.new("L", (9_500, 9_450), 90).save(tmp_path / "scan.png", compress_level=1)
+    arguments = ("reconstruct", runs.text, tmp_path / "scan.png", "--out", tmp_path / "out")
+    assert "9500x9450 pixels are more than" in command(*arguments).err
+    assert command(*arguments, "--size", "16").code == 0
+
+
 def test_reconstruct_one_file_at_another_size(command: Command, runs: Runs, tmp_path: Path) -> None:
     noise(0, 40, 40).save(tmp_path / "a.png")
     out = tmp_path / "out"

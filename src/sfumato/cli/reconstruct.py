@@ -158,7 +158,7 @@ def _read(
     import torch
 
     from sfumato.data.dataset import UnreadableImage
-    from sfumato.data.reading import decode
+    from sfumato.data.reading import decode, decode_reduced
     from sfumato.data.transforms import Framing
     from sfumato.errors import UserError
     from sfumato.images import from_pil, to_unit
@@ -167,12 +167,17 @@ def _read(
     reason = ""
     for name in names:
         try:
-            image = decode(root / name, background)
+            if framing is None:
+                pixels = from_pil(decode(root / name, background))
+            else:
+                found = decode_reduced(
+                    root / name, background, framing.size
+                )  # so that --size works on the largest, too
+                pixels = to_unit(torch.from_numpy(framing.prepare(found.image, found.size)))
         except UnreadableImage as error:
             reason = reason or error.reason
             unreadable.append(f"{name}: {error.reason}")
             continue
-        pixels = from_pil(image) if framing is None else to_unit(torch.from_numpy(framing.prepare(image)))
         yield name, pixels
     if len(unreadable) == len(names):
         what = f"{str(root / names[0])!r}" if len(names) == 1 else f"none of the {len(names)} images in {str(root)!r}"
