@@ -47,6 +47,7 @@ MOST: Mapping[str, int] = MappingProxyType(
         "image_size": 65_536,
         "length": 100_000_000,
         "images": 10_000_000,
+        "most_images": 1_000_000_000,
         "samples": 10_000_000,
         "sampling_steps": 100_000,
         "seeds": 10_000,

@@ -266,3 +266,16 @@ def test_where_chooses_rows_by_their_columns(tmp_path: Path) -> None:
         opened(tmp_path, where={"tune": 1})
     with pytest.raises(UserError, match="fits none of the 2 rows"):
         opened(tmp_path, where={"tone": 7})
+
+
+def test_at_most_so_many_images_are_used_and_an_added_one_displaces_one(tmp_path: Path) -> None:
+    save(tmp_path, [f"{i}.png" for i in range(20)])
+    config = FolderConfig(path=tmp_path, size=8, most_images=7)
+    before = FolderDataset(config)
+    assert len(before) == 7
+    assert "13 of 20 images are not used: data.most_images" in before.notes
+    save(tmp_path, ["further.png"])
+    after = FolderDataset(config)
+    assert len(after) == 7
+    assert len(set(before.scan.files) - set(after.scan.files)) <= 1
+    assert len(FolderDataset(config.model_copy(update={"most_images": 100}))) == 21

@@ -39,6 +39,8 @@ class FolderConfig(Schema):
     """Sub-folders whose images are not part of the set, and single files."""
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Only the rows of the metadata whose columns have these values."""
+    most_images: int | None = Field(default=None, ge=1)
+    """Use at most this many images, chosen at random by their names; the others are left out and not read."""
 
     @field_validator("background")
     @classmethod

@@ -1,8 +1,10 @@
 """Scanning a folder of images: its files, their headers, metadata, captions and labels; no pixels are decoded."""
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
     rows, unlisted = _rows(known, found)
     if not rows:
         raise UserError(_nothing(root, known, own, unlisted))
-    rows = merged(_chosen(rows, config.where))
+    rows, beyond = _at_most(merged(_chosen(rows, config.where)), config.most_images)
     headers, unreadable = _read_headers(config, [row.file for row in rows], progress)
     rows = [row for row in rows if row.file in headers]
     if not rows:
@@ -79,6 +81,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
             f"none of the {len(unreadable)} images in {root} can be read: the first, {path}, fails with: {reason}"
         )
     notes = [f"{len(unlisted)} images are not listed in the metadata and were left out"] if unlisted else []
+    notes += [f"{beyond} of {beyond + len(rows)} images are not used: data.most_images"] if beyond else []
     notes += [*known.notes, *notes_of(own), *_remarks(headers, config)]
     H, W = config.height_width
     small = sum(min(g.width / W, g.height / H) < 1 for g in (headers[row.file] for row in rows))
@@ -163,6 +166,19 @@ def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
     if not chosen:
         raise UserError(f"data.where {dict(where)} fits none of the {len(rows)} rows of the metadata: check the values")
     return chosen
+
+
+def _at_most(rows: list[Row], most: int | None) -> tuple[list[Row], int]:
+    """The rows of `most` files in their order, and how many files are left out.
+
+    By a random number for each name: a file that is added displaces one other at most.
+    """
+    files = list(dict.fromkeys(row.file for row in rows))
+    if most is None or len(files) <= most:
+        return rows, 0
+    ranked = sorted(files, key=lambda file: blake2b(os.fsencode(file), digest_size=8).digest())
+    kept = set(ranked[:most])
+    return [row for row in rows if row.file in kept], len(files) - most
 
 
 def _own(there: Listing, config: FolderConfig) -> Listing:
