@@ -90,6 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     "studies": MODEL | {"baselines", "data", "evaluation", "training", "estimate", "report"},
     "estimate": MODEL | {"data", "flops", "training", "report.machine"},
     "report": MODEL | {"data", "evaluation"},
+    "fit": MODEL | {"data", "evaluation", "training", "estimate", "report", "outputs"},
     "cards": MODEL | {"data", "evaluation", "report"},
     "cli": {"*"},
     "__main__": {"cli"},

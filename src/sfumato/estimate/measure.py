@@ -85,9 +85,9 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def time_first_stage(
-    config: AutoencoderRun, step_kind: Stage1Step, data: Dataset, steps: int, workers: Workers
+    config: AutoencoderRun, step_kind: Stage1Step, data: Dataset, steps: int, workers: Workers, alone: bool = False
 ) -> Timing:
-    """The timing of a step of stage 1 of this kind."""
+    """The timing of a step of stage 1 of this kind; `alone`: of the step only, preview and save are 0."""
     loss = config.loss.model_copy(update={"adversarial": _always(config.loss.adversarial, step_kind)})
     trial = config.model_copy(update={"loss": loss, "train": _trial(config.train, steps)})
     with TemporaryDirectory(prefix="sfumato-estimate-") as path:
@@ -95,6 +95,8 @@ def time_first_stage(
         folder.claim(trial)
         _reset_peak(workers.device)
         state = raise_if_stopped(train_autoencoder(trial, data, folder, _no_metrics, _write_nothing, workers))
+        if alone:
+            return Timing(_step(folder, steps), 0.0, 0.0, _peak(workers.device))
         network = state.modules["ema"]
         assert isinstance(network, Autoencoder)
         preview = Reconstructions.of(data, config.train.preview_images, folder.previews, config.train.precision)
@@ -114,9 +116,11 @@ def time_second_stage(
     steps: int,
     workers: Workers,
     metadata: ConditioningMetadata | None = None,
+    alone: bool = False,
 ) -> tuple[Timing, LatentDiffusion]:
     """The timing of a step of stage 2 on synthetic latents, and the barely trained model.
 
+    `alone`: the timing of the step only, preview and save are 0.
     `metadata` describes the data's maps and boxes. Conditions that are computed from images, such as small images and
     masks, need real latents: then some images are encoded.
     """
@@ -142,6 +146,8 @@ def time_second_stage(
             workers,
         )
         raise_if_stopped(state)
+        if alone:
+            return Timing(_step(folder, steps), 0.0, 0.0, _peak(workers.device)), model
         networks = state.modules["ema"]
         assert isinstance(networks, ConditionalDenoiser)
         timing = Timing(

@@ -1,0 +1,99 @@
+"""The folder of a fit: its plan, what the plan was made for, and whether a command goes on with it."""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from sfumato.checkpoint import write_text
+from sfumato.data.listing import list_files
+from sfumato.errors import UserError
+from sfumato.fit.plan import FitPlan
+from sfumato.outputs import check_folder
+from sfumato.training.run import same_place
+
+PLAN = "plan.json"
+PAGE, NUMBERS = "report.html", "report.json"
+AUTOENCODER, DIFFUSION, CACHE = "autoencoder", "diffusion", "cache"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit was asked for, and its plan.
+
+    Attributes:
+        data: path of the folder of images.
+        digest: of names and sizes of its files.
+        seconds: for everything.
+        settings: `a.b=c`, as typed.
+        plan: made when the fit began.
+    """
+
+    data: str
+    digest: str
+    seconds: float
+    settings: tuple[str, ...]
+    plan: FitPlan
+
+
+FORM = TypeAdapter(Fit)
+
+
+def stored_fit(out: Path) -> Fit | None:
+    """The fit in a folder; None where there is none, and the folder is new or empty.
+
+    Raises UserError if the folder cannot be written to, or holds something else.
+    """
+    check_folder(out)
+    file = out / PLAN
+    if not file.is_file():
+        held = sorted(path.name for path in out.iterdir() if path.name != CACHE) if out.is_dir() else []
+        if held:
+            raise UserError(f"--out {str(out)!r} is in use, it holds {held[0]!r}: give a new folder")
+        return None
+    try:
+        return FORM.validate_json(file.read_bytes())
+    except (ValidationError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{str(file)!r} is not the plan of a fit ({reason}): give --out another folder") from None
+
+
+def store(out: Path, fit: Fit) -> None:
+    """Writes the plan: from here on the same command goes on."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / PLAN, FORM.dump_json(fit, indent=1).decode() + "\n")
+
+
+def check_same(out: Path, fit: Fit, data: Path, seconds: float | None, settings: tuple[str, ...]) -> None:
+    """Raises UserError if a command asks for another fit than that in the folder; `seconds` None asks for its own."""
+    held = f"--out {str(out)!r} holds a fit"
+    another = "give the same to go on, or another --out"
+    if not same_place(fit.data, str(data)):
+        raise UserError(f"{held} of {fit.data!r}, not of {str(data)!r}: {another}")
+    if seconds is not None and seconds != fit.seconds:
+        raise UserError(
+            f"{held} in {fit.seconds / 60:g} minutes, not {seconds / 60:g}: leave --minutes out to go on, or give "
+            f"another --out; its result is trained longer by `sfumato train diffusion {out}/{DIFFUSION}/config.yaml "
+            f"--start {out}/{DIFFUSION}` with another --out"
+        )
+    if settings != fit.settings:
+        there = " ".join(fit.settings) or "no settings"
+        raise UserError(f"{held} with {there}, not {' '.join(settings) or 'none'}: {another}")
+    if digest_of(data) != fit.digest:
+        raise UserError(
+            f"the files of {str(data)!r} have changed since the fit in {str(out)!r} was planned: restore them to go "
+            "on, or give another --out"
+        )
+
+
+def digest_of(data: Path) -> str:
+    """A hash of names and sizes of the files of a folder, captions included; no content is read."""
+    digest = blake2b(digest_size=16)
+    for name in list_files(data):
+        try:
+            size = (data / name).stat().st_size
+        except OSError:
+            size = -1
+        digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()

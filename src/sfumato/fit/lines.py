@@ -1,0 +1,47 @@
+"""A plan for people, in lines."""
+
+from sfumato.fit.plan import FitPlan, StagePlan, gib
+from sfumato.report.format import duration, millions
+
+
+def plan_lines(plan: FitPlan) -> list[str]:
+    """What is planned, what to expect, and why."""
+    machine, side = plan.machine, plan.latent_side
+    precision = "bfloat16" if machine.reduced else "float32"
+    cores = f", {machine.cores} core{'' if machine.cores == 1 else 's'}" if machine.device == "cpu" else ""
+    lines = [
+        f"machine      {machine.name}{cores}, {precision}, {gib(machine.memory)} free",
+        f"images       {plan.images:,} at {plan.size}x{plan.size}, {plan.held_out:,} of them held out",
+        f"condition    {_condition(plan)}",
+        f"latents      {plan.latent_channels}x{side}x{side}, f = {plan.factor}",
+        f"reading      {duration(plan.preparing)}",
+        f"stage 1      {_stage(plan.first)}",
+        f"encoding     {duration(plan.encoding)}",
+        f"stage 2      {_stage(plan.second)}",
+        f"page         {duration(plan.page)}, {plan.samples} samples",
+        f"in all       {duration(plan.total)} of {duration(plan.seconds)}, {gib(plan.memory)} of memory",
+        "",
+        plan.quality,
+    ]
+    return [*lines, *(f"  {reason}" for reason in plan.reasons), *(f"! {warning}" for warning in plan.warnings)]
+
+
+def _stage(stage: StagePlan) -> str:
+    step = stage.batch * stage.accumulate
+    return (
+        f"{duration(stage.seconds)}, {stage.network} network of {millions(stage.parameters)} parameters, "
+        f"{stage.steps:,} steps of {step}: {stage.images:,} images"
+    )
+
+
+def _condition(plan: FitPlan) -> str:
+    match plan.conditioner:
+        case "text":
+            return f"captions ({plan.data.captions:,} different ones)"
+        case "class":
+            return f"{len(plan.data.classes)} classes"
+        case "semantic":
+            return "label maps"
+        case "layout":
+            return "boxes"
+    return "none"
