@@ -16,13 +16,14 @@ from sfumato.cards.card import Metric
 from sfumato.cards.reference import chosen_rows
 from sfumato.checkpoint import check_finite
 from sfumato.data.dataset import Dataset, Progress, UnreadableImage
-from sfumato.data.loader import sweep
+from sfumato.data.loader import Batch, sweep
 from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.image_quality import ms_ssim, psnr, ssim
 from sfumato.evaluation.inception import INCEPTION
-from sfumato.evaluation.latents import halved, relative_error, share_above, spectrum
+from sfumato.evaluation.latent_difficulty import latent_difficulty
+from sfumato.evaluation.latents import beyond, halved, relative_error, share_above, spectrum
 from sfumato.images import interleave, to_uint8
 from sfumato.model import LatentDiffusion
 
@@ -30,6 +31,9 @@ PAIRS_SHOWN = 32
 SSIM_WINDOW = 11
 MS_SSIM_SIDE = 16 * SSIM_WINDOW
 LPIPS_SIDE = 16
+NUMBERS_KEPT = 1 << 25
+"""Of the latents that a Gaussian is fitted to, 128 MiB; further images are left out of that fit and counted."""
+ENERGY_BEYOND = (0.25, 0.5)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class _Sums:
     latent_spectrum: Tensor | None = None
     image_spectrum: Tensor | None = None
     codes: Tensor | None = None
+    latents: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    kept: int = 0
     pairs: list[Tensor] = field(default_factory=list)
     count: int = 0
 
@@ -82,7 +89,7 @@ def measure_autoencoder(
         if sums.count == 0:
             H, W = read.images.shape[-2:]
             model.latent_shape_of((H, W))
-        _add(sums, model, read.images, networks or {}, lpips)
+        _add(sums, model, read, networks or {}, lpips)
     if sums.count == 0:
         raise UserError(f"none of the {len(rows)} images can be read: {reasons[0]}")
     metrics, warnings = _metrics(sums, networks or {})
@@ -90,8 +97,9 @@ def measure_autoencoder(
 
 
 def _add(
-    sums: _Sums, model: LatentDiffusion, images: Tensor, networks: Mapping[str, FeatureNetwork], lpips: LPIPS | None
+    sums: _Sums, model: LatentDiffusion, read: Batch, networks: Mapping[str, FeatureNetwork], lpips: LPIPS | None
 ) -> None:
+    images = read.images
     encoding = model.autoencoder.encode(images.to(model.device))
     decoded = model.autoencoder.decode(encoding.z, quantize=False)
     check_finite({"latent": encoding.moments, "image": decoded}, "the first stage's output")
@@ -111,9 +119,19 @@ def _add(
         for statistics, pixels in ((sums.originals, images), (sums.outputs, output)):
             statistics.setdefault(name, GaussianStatistics(network.dim)).update(network(pixels).pooled)
     _add_latent(sums, model, images, encoding.moments, encoding.indices)
+    _keep(sums, model.autoencoder.latent_from_moments(encoding.moments).float().cpu(), read.fields.get("label"))
     room = PAIRS_SHOWN - sum(len(part) // 2 for part in sums.pairs)
     sums.pairs.append(to_uint8(interleave(images[:room], output[:room])))
     sums.count += B
+
+
+def _keep(sums: _Sums, latent: Tensor, labels: Tensor | None) -> None:
+    """Keeps the latents that a Gaussian will be fitted to, within a bound of memory."""
+    room = NUMBERS_KEPT // latent[0].numel() - sums.kept
+    if room > 0:
+        sums.latents.append(latent[:room])
+        sums.labels.extend([] if labels is None else [labels[:room].cpu()])
+        sums.kept += len(sums.latents[-1])
 
 
 def _add_latent(sums: _Sums, model: LatentDiffusion, images: Tensor, moments: Tensor, indices: Tensor | None) -> None:
@@ -134,6 +152,9 @@ def _add_latent(sums: _Sums, model: LatentDiffusion, images: Tensor, moments: Te
     sums.errors.setdefault("equivariance-error-flip", []).append(
         (relative_error(latent_of(images.flip(-1)), latent.flip(-1)), B)
     )
+    if images.shape[-2] == images.shape[-1]:
+        turned = relative_error(latent_of(images.rot90(dims=(-2, -1))), latent.rot90(dims=(-2, -1)))
+        sums.errors.setdefault("equivariance-error-quarter-turn", []).append((turned, B))
     if all(side % (2 * autoencoder.factor) == 0 and side // autoencoder.factor >= 4 for side in images.shape[-2:]):
         small = latent_of(halved(images).clamp(-1, 1))
         sums.errors.setdefault("equivariance-error-scale", []).append((relative_error(small, halved(latent)), B))
@@ -176,7 +197,10 @@ def _metrics(sums: _Sums, networks: Mapping[str, FeatureNetwork]) -> tuple[dict[
                 f"{len(values) - len(finite)} of {len(values)} images were reconstructed exactly: {name} excludes them"
             )
     assert sums.latent_spectrum is not None
+    _add_difficulty(metrics, warnings, sums)
     metrics["high-frequency-share"] = Metric(value=share_above(sums.latent_spectrum), better="lower")
+    for threshold in ENERGY_BEYOND:
+        metrics[f"spectral-energy-{threshold}"] = Metric(value=beyond(sums.latent_spectrum, threshold), better="lower")
     for name, pairs in sums.errors.items():
         error = _mean(pairs)
         if math.isfinite(error):
@@ -190,11 +214,30 @@ def _metrics(sums: _Sums, networks: Mapping[str, FeatureNetwork]) -> tuple[dict[
     return metrics, warnings
 
 
+def _add_difficulty(metrics: dict[str, Metric], warnings: list[str], sums: _Sums) -> None:
+    """VIV of all latents and, where there are labels, within the classes."""
+    latents = torch.cat(sums.latents)
+    labels = torch.cat(sums.labels) if len(sums.labels) == len(sums.latents) else None
+    for name, within in (("VIV", None), ("VIV-within-classes", labels)):
+        if name != "VIV" and within is None:
+            continue
+        classes = 1 if within is None else len(within.unique())
+        if len(latents) <= classes:
+            warnings.append(f"{name} needs more images than there are classes, {classes}: it is left out")
+            continue
+        found = latent_difficulty(latents, within)
+        protocol = {"fit": found.fit, "latents": found.latents, "size": list(latents.shape[1:])}
+        metrics[name] = Metric(value=found.viv, better="lower", protocol=protocol)
+        if within is None:
+            metrics["effective-rank"] = Metric(value=found.effective_rank, protocol=protocol)
+
+
 def _details(sums: _Sums, model: LatentDiffusion) -> dict[str, Any]:
     assert sums.image_spectrum is not None
     statistics = sums.latent
     details: dict[str, Any] = {
         "high_frequency_share_of_images": share_above(sums.image_spectrum),
+        "spectral_energy_of_images": {str(each): beyond(sums.image_spectrum, each) for each in ENERGY_BEYOND},
         "latent_mean": statistics.mean().tolist(),
         "latent_std": statistics.std().tolist(),
         "latent_kurtosis": [k if math.isfinite(k) else None for k in statistics.kurtosis().tolist()],

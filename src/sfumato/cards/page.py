@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sfumato.cards.card import Card, Metric, flat
 from sfumato.cards.measure import Closest
+from sfumato.cards.readings import readings
 from sfumato.report.format import value
 from sfumato.report.templating import render
 
@@ -29,6 +30,10 @@ def page(
             (shown(metric.value), name + _direction(metric), "") for name, metric in list(card.metrics.items())[:TILES]
         ],
         numbers=[_number_row(name, metric) for name, metric in card.metrics.items()],
+        readings=[
+            [name, shown(card.metrics[name].value), reading.usual, reading.says]
+            for name, reading in readings(card.metrics)
+        ],
         details=_facts(card.details),
         protocol=_protocol(card),
     )

@@ -40,6 +40,22 @@ def share_above(spectra: Tensor, above: float = 0.5) -> float:
     return ((power * high).sum(dim=(1, 2)) / total).mean().item()
 
 
+def beyond(spectra: Tensor, threshold: float) -> float:
+    """The share of the energy at frequencies with u + v > threshold · (H + W − 2), with equal weight for each channel.
+
+    Spectral energy concentration as published ("Diffusing in the Right Space", arXiv 2606.03578, thresholds 0.25 and
+    0.5); the constant part counts as low.
+
+    Args:
+        spectra: (C, H, W), from `spectrum`.
+        threshold: in (0, 1).
+    """
+    H, W = spectra.shape[-2:]
+    high = torch.arange(H)[:, None] + torch.arange(W) > threshold * (H + W - 2)
+    total = spectra.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float64).tiny)
+    return ((spectra * high).sum(dim=(1, 2)) / total).mean().item()
+
+
 def dct2(x: Tensor) -> Tensor:
     """The orthonormal type-II cosine transform over the last two axes, (..., H, W)."""
     H, W = x.shape[-2:]

@@ -18,6 +18,7 @@ from sfumato.data.dataset import Dataset
 from sfumato.data.loader import sweep
 from sfumato.engine.precision import Precision, autocast
 from sfumato.evaluation.image_quality import psnr, ssim
+from sfumato.evaluation.latent_difficulty import latent_difficulty
 from sfumato.images import image_grid, interleave, save_png
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.pipeline import pipeline
@@ -59,14 +60,15 @@ class Reconstructions:
     @torch.no_grad()
     def __call__(self, autoencoder: Autoencoder, step: int) -> Values:
         statistics = LatentStatistics()
-        outputs, bits, counts = [], [], None
+        outputs, latents, bits, counts = [], [], [], None
         device = autoencoder.quant_conv.weight.device
         bottleneck = autoencoder.config.bottleneck
         with autocast(device, self.precision):
             for part in self.images.split(32):
                 encoding = autoencoder.encode(part.to(device).contiguous(memory_format=torch.channels_last))
                 outputs.append(autoencoder.decode(encoding.z, quantize=False).float().clamp(-1, 1).cpu())
-                statistics.update(autoencoder.latent_from_moments(encoding.moments))
+                latents.append(autoencoder.latent_from_moments(encoding.moments).float().cpu())
+                statistics.update(latents[-1])
                 if isinstance(bottleneck, VQConfig) and encoding.indices is not None:
                     batch_counts = code_counts(encoding.indices, bottleneck.codes)
                     counts = batch_counts if counts is None else counts + batch_counts
@@ -82,6 +84,8 @@ class Reconstructions:
             "latent_std": statistics.std().tolist(),
             **self.about,
         }
+        if len(self.images) > 1:
+            values["viv"] = latent_difficulty(torch.cat(latents)).viv
         if bits:
             values["bits_per_dimension"] = sum(bits) / len(bits)
         if counts is not None:

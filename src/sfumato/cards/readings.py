@@ -1,0 +1,50 @@
+"""What each number about a latent says of stage 2, in a sentence with the values that occur."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reading:
+    """`says` what the number means for stage 2; `usual` the values that healthy autoencoders have."""
+
+    says: str
+    usual: str
+
+
+READINGS = {
+    "VIV": Reading(
+        "The loss of flow matching that an ideal network is left with if the latents are Gaussian: the lower, the "
+        "easier is stage 2. It compares latents of the same size only.",
+        "0.4 to 1.1; white noise 1.57",
+    ),
+    "VIV-within-classes": Reading("The same for a model that is told the class.", "at most VIV"),
+    "effective-rank": Reading(
+        "The share of directions in which the latents vary. Below 0.01 the latent has collapsed to a few of them.",
+        "0.02 to 0.3; white noise 1",
+    ),
+    "spectral-energy-0.25": Reading(
+        "Energy beyond a quarter of the frequencies. Stage 2 learns fine structure last: the closer to the images' own "
+        "share, the better.",
+        "0.1 to 0.45; white noise 0.9",
+    ),
+    "spectral-energy-0.5": Reading(
+        "The same beyond half of the frequencies; most of it is noise to stage 2.", "0.04 to 0.2; white noise 0.5"
+    ),
+    "equivariance-error-scale": Reading(
+        "0: halving an image halves its latent. Near 1 the two are unrelated, and stage 2 learns every size of an "
+        "object anew.",
+        "0.1 to 0.7; unrelated 1",
+    ),
+    "equivariance-error-flip": Reading("The same for a mirrored image.", "0.1 to 0.3; unrelated 1"),
+    "equivariance-error-quarter-turn": Reading("The same for an image turned by 90°.", "0.1 to 0.4; unrelated 1"),
+    "bits-per-dimension": Reading(
+        "Information in each latent number. Near 0 the latent is empty: lower the weight of the KL term.", "3 to 17"
+    ),
+}
+
+
+def readings(names: Iterable[str]) -> list[tuple[str, Reading]]:
+    """(name, reading) of those metrics that say something about stage 2, in the table's order."""
+    present = set(names)
+    return [(name, reading) for name, reading in READINGS.items() if name in present]
