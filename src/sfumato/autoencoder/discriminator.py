@@ -46,6 +46,12 @@ class PatchDiscriminator(nn.Module):
         return self.main(image)
 
 
+def smallest_image(layers: int) -> int:
+    """The smallest side of an image that gives a logit: after `layers` halvings two more convolutions take a row
+    each."""
+    return 3 * 2**layers
+
+
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Inside, the module's parameters receive no gradients; its inputs do.

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sfumato.autoencoder.discriminator import Norm
+from sfumato.autoencoder.latent_changes import EquivarianceConfig, LatentNoiseConfig
 from sfumato.autoencoder.perceptual import NoPerceptual, PerceptualConfig
 from sfumato.schema import Schema
 
@@ -58,6 +59,8 @@ class LossConfig(Schema):
     output_variance: bool = False
     """Learn the decoder's log variance, one number (0 at first)."""
     adversarial: AdversarialConfig = AdversarialConfig(weight=0.0)
+    equivariance: EquivarianceConfig = EquivarianceConfig()
+    latent_noise: LatentNoiseConfig = LatentNoiseConfig()
 
     @property
     def perceptual_weight(self) -> float:

@@ -7,7 +7,7 @@ reconstruction is detached in the discriminator's step: neither step leaves grad
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from sfumato import rng
 from sfumato.autoencoder import losses
 from sfumato.autoencoder.bottleneck import Encoding
-from sfumato.autoencoder.discriminator import PatchDiscriminator, frozen
+from sfumato.autoencoder.discriminator import PatchDiscriminator, frozen, smallest_image
+from sfumato.autoencoder.latent_changes import NO_CHANGE, LatentChange, choose_geometry, smallest_latent
 from sfumato.autoencoder.losses import AdversarialConfig, LogitAverages, LossConfig
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, VQConfig
 from sfumato.autoencoder.perceptual import FeatureDistance, build_perceptual
@@ -107,6 +108,30 @@ class AutoencoderRun(Schema):
             raise ValueError("train.part is decoder, but start is not set: name the model whose encoder is kept")
         return self
 
+    @model_validator(mode="after")
+    def _latents_can_change(self) -> Self:
+        equivariance = self.loss.equivariance
+        if self.train.part == "decoder" and (equivariance.probability > 0 or equivariance.small_images > 0):
+            raise ValueError(
+                "loss.equivariance changes the latents, which train.part decoder keeps: set its probability and "
+                "small_images to 0, or train.part to whole"
+            )
+        side = min(smallest_latent(equivariance, self.latent_size)) * self.model.factor
+        needed = smallest_image(self.loss.adversarial.layers)
+        if self.loss.adversarial.weight > 0 and side < needed and side < min(height_width(self.data)):
+            raise ValueError(
+                f"loss.equivariance.smallest = {equivariance.smallest:g} asks for images of {side} pixels, and a "
+                f"discriminator of {self.loss.adversarial.layers} layers needs {needed}: raise it, or lower "
+                "loss.adversarial.layers"
+            )
+        return self
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(h, w)"""
+        height, width = height_width(self.data)
+        return height // self.model.factor, width // self.model.factor
+
 
 @dataclass(frozen=True)
 class Stage1Modules:
@@ -128,10 +153,13 @@ class AutoencoderPass(nn.Module):
         self.autoencoder = autoencoder
         self.log_variance = log_variance
 
-    def forward(self, image: Tensor, noise: Tensor | None) -> tuple[Encoding, Tensor]:
-        """Image (B, C, H, W) -> its encoding and its reconstruction."""
+    def forward(self, image: Tensor, noise: Tensor | None, change: LatentChange) -> tuple[Encoding, Tensor]:
+        """Image (B, C, H, W) -> its encoding, and the reconstruction of the changed latent."""
+        if noise is not None:
+            f = self.autoencoder.factor
+            noise = noise[..., : image.shape[-2] // f, : image.shape[-1] // f]
         encoding = self.autoencoder.encode(image, noise)
-        return encoding, self.autoencoder.decode(encoding.z, quantize=False)
+        return encoding, self.autoencoder.decode(change.latent(encoding.z), quantize=False)
 
 
 class DiscriminatorPass(nn.Module):
@@ -215,7 +243,8 @@ def generator_losses(
     nll = losses.negative_log_likelihood(error, config.reduction, variance)
     terms |= {"nll": nll, "regulariser": encoding.regulariser}
     kind: Literal["kl", "vq"] = "kl" if modules.autoencoder.variational else "vq"
-    total = nll + losses.regularisation(config, kind, encoding.regulariser, image[0].numel())
+    elements = image.shape[1] * encoding.moments[0, 0].numel() * modules.autoencoder.factor**2  # of what was encoded
+    total = nll + losses.regularisation(config, kind, encoding.regulariser, elements)
     if modules.discriminator is not None and strength > 0:
         with frozen(modules.discriminator):
             adversarial = losses.generator_loss(modules.discriminator(output))
@@ -250,20 +279,24 @@ def forward_backward(
     dropout: tuple[str | int, ...],
     phase: AdversarialPhase,
     workers: Workers,
+    change: LatentChange = NO_CHANGE,
 ) -> tuple[Encoding, dict[str, Tensor]]:
     """Adds a micro-batch's gradients to both networks; returns its encoding and the terms of its losses.
 
-    image (B, C, H, W); noise of the latent's shape, None for VQ; `dropout` names the random stream of dropout.
+    image (B, C, H, W); noise of the latent's shape, None for VQ; `dropout` names the random stream of dropout;
+    `change` is what regularises the latent.
     """
-    train = config.train
+    train, factor = config.train, config.model.factor
+    image = change.input(image, factor)
+    target = change.target(image, factor)
     precision = autocast(workers.device, train.precision)
     with precision, rng.seeded(train.seed, *dropout, device=image.device):
-        encoding, output = passes.autoencoder(image, noise)
-        total, terms = generator_losses(config.loss, modules, image, output, encoding, phase.strength, workers)
+        encoding, output = passes.autoencoder(image, noise, change)
+        total, terms = generator_losses(config.loss, modules, target, output, encoding, phase.strength, workers)
     (total / train.accumulate).backward()
     if phase.discriminator_trains and passes.discriminator is not None:
         with precision:
-            real, fake = passes.discriminator(image, output)
+            real, fake = passes.discriminator(target, output)
             total, more = discriminator_losses(config.loss.adversarial, real, fake, phase.averages)
         (total / train.accumulate).backward()
         terms |= more
@@ -304,7 +337,10 @@ def train_autoencoder(
                 image = next(session.data).to(workers.device).images.contiguous(memory_format=torch.channels_last)
                 dropout = ("dropout", state.step, micro, workers.rank)
                 with workers.accumulating(micro == train.accumulate - 1, passes.autoencoder, passes.discriminator):
-                    encoding, terms = forward_backward(config, modules, passes, image, noise, dropout, phase, workers)
+                    change = latent_change(config, state.step, micro, workers)
+                    encoding, terms = forward_backward(
+                        config, modules, passes, image, noise, dropout, phase, workers, change
+                    )
                 micro_terms.append(terms)
                 if encoding.indices is not None:
                     codes.append((encoding.indices, encoding.moments.detach()))
@@ -428,6 +464,29 @@ def _posterior_noise(config: AutoencoderRun, step: int, workers: Workers) -> lis
     g = rng.generator(train.seed, "posterior", step)
     noise = torch.randn(*rows, config.model.raw_channels, H // f, W // f, generator=g)
     return list(noise[:, workers.rank].to(workers.device, non_blocking=True))
+
+
+def latent_change(config: AutoencoderRun, step: int, micro: int, workers: Workers) -> LatentChange:
+    """The regularising change of a micro-batch: one scale and turn for the whole step, this rank's rows of the
+    noise."""
+    train, noise = config.train, config.loss.latent_noise
+    g = rng.generator(train.seed, "latent geometry", step)
+    geometry = choose_geometry(config.loss.equivariance, config.latent_size, g)
+    if noise.gamma == 0:
+        return geometry
+    g = rng.generator(train.seed, "latent noise", step, micro)
+    rows = (workers.world, train.batch)
+    tau = torch.rand(*rows, generator=g) * (torch.rand(*rows, generator=g) < noise.share)
+    epsilon = torch.randn(*rows, config.model.latent_channels, *_square(config.latent_size), generator=g)
+    device = workers.device
+    return replace(
+        geometry, noise_share=tau[workers.rank].to(device), noise=epsilon[workers.rank].to(device), gamma=noise.gamma
+    )
+
+
+def _square(size: tuple[int, int]) -> tuple[int, int]:
+    """A size that a latent fits into however it is turned."""
+    return max(size), max(size)
 
 
 def _note_logits(
