@@ -24,7 +24,8 @@ from torch import Tensor
 
 from sfumato import rng
 from sfumato.checkpoint import write_text
-from sfumato.cli.train import run_diffusion, with_data
+from sfumato.cli.run_configuration import with_data
+from sfumato.cli.training_runs import run_diffusion
 from sfumato.config import apply_overrides, parse, read_source
 from sfumato.data.loader import sweep
 from sfumato.data.table import open_dataset

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from sfumato import rng
 from sfumato.checkpoint import load_into, load_tensors, save_tensors, write_text
-from sfumato.cli.train import with_data
+from sfumato.cli.run_configuration import with_data
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.config import apply_overrides, parse, read_source
 from sfumato.data.conditions.config import LowResolutionConfig

@@ -13,7 +13,7 @@ import sfumato
 from sfumato.autoencoder.discriminator import PatchDiscriminator
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.baselines.network import CodeTransformer
-from sfumato.cli.train import with_data, with_overrides
+from sfumato.cli.run_configuration import with_data, with_overrides
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.metadata import ConditioningMetadata, LayoutInput, MapInput
 from sfumato.conditioning.table import build_conditioner, text_config

@@ -34,7 +34,7 @@ from runs import (
 from sfumato import checkpoint
 from sfumato.autoencoder.bottleneck import Encoding
 from sfumato.autoencoder.model import Autoencoder
-from sfumato.cli.train import run_autoencoder
+from sfumato.cli.training_runs import run_autoencoder
 from sfumato.config import apply_overrides, parse
 from sfumato.errors import UserError
 from sfumato.model_folder import load

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.cli.progress import counting
-from sfumato.cli.train import with_data
+from sfumato.cli.run_configuration import with_data
 from sfumato.config import parse, read_source
 from sfumato.data.conditions.config import HOLES, HoleKind
 from sfumato.data.folder import FolderDataset

@@ -11,7 +11,7 @@ from torch import Tensor
 import sfumato
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
 from sfumato.autoencoder.scaling import Scaling
-from sfumato.cli.train import with_data
+from sfumato.cli.run_configuration import with_data
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.conditioning.table import build_conditioner, text_config
 from sfumato.conditioning.tokenizer import fit_tokenizer

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from runs import assert_same_tensors, logged, saved
 from sfumato.autoencoder.model import AutoencoderConfig
-from sfumato.cli.train import run_diffusion, with_data
+from sfumato.cli.run_configuration import with_data
+from sfumato.cli.training_runs import run_diffusion
 from sfumato.config import apply_overrides, parse, read_source
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.conditions.degrade import degrade

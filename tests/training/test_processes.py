@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from runs import FIRST_STAGE, SECOND_STAGE, assert_same_up_to_rounding, first_run, logged, train_first
-from sfumato.cli.train import run_autoencoder, run_diffusion
+from sfumato.cli.training_runs import run_autoencoder, run_diffusion
 from sfumato.config import apply_overrides, parse
 from sfumato.model_folder import load
 from sfumato.training.autoencoder import AutoencoderRun

@@ -37,7 +37,6 @@ from sfumato.cli.replace_decoder import replace_decoder
 from sfumato.cli.sample import sample
 from sfumato.cli.samplers import samplers
 from sfumato.cli.semantic_to_image import semantic_to_image
-from sfumato.cli.train_transformer import transformer
 from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
 from sfumato.errors import SURROUNDINGS, Interrupted, UserError
@@ -58,7 +57,6 @@ SMALLER = (
 )
 """What a user can do about a lack of memory."""
 
-train.app.command(cls=Command)(transformer)
 app.add_typer(train.app, name="train", help="Train one of the stages, a classifier, the baseline.")
 app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")
 COMMANDS = (

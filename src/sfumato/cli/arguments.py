@@ -150,7 +150,12 @@ def _title(param: Any) -> str:
 
 
 def _place(param: Any) -> tuple[bool, int]:
-    """Where a parameter goes in a help text: required ones, the common ones, the others as they are declared."""
+    """Where a parameter goes in a help text: required ones, the common ones, the others as they are declared.
+
+    Arguments stay in the order in which they are typed.
+    """
+    if param.param_type_name == "argument":
+        return (False, 0)
     place = COMMON.index(param.name) if param.name in COMMON else len(COMMON)
     return (not param.required, place)
 

@@ -1,14 +1,31 @@
 """`sfumato compare`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-CardArgument = Annotated[Path, typer.Argument(metavar="CARD", help="A folder that sfumato evaluate wrote.")]
+from sfumato.cli.flags import REQUIRED, command, flag, like
 
 
-def compare(first: CardArgument, second: CardArgument) -> None:
+@dataclass(frozen=True, kw_only=True)
+class FirstCard:
+    """One card."""
+
+    first: Path = flag(
+        REQUIRED, "what to sample", "A folder that sfumato evaluate wrote.", metavar="CARD", argument=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareFlags(FirstCard):
+    """The options of `sfumato compare`."""
+
+    second: Path = like(FirstCard, "first", metavar="CARD", argument=True)
+
+
+@command(CompareFlags)
+def compare(flags: CompareFlags) -> None:
     """Print two cards of evaluate side by side.
 
     Differences in how they were made come first. Refuses cards whose protocols differ, and names the fields.
@@ -18,8 +35,8 @@ def compare(first: CardArgument, second: CardArgument) -> None:
     from sfumato.cards.page import with_spread
     from sfumato.cli.tables import show
 
-    found = compared(load_card(first), load_card(second))
-    names = [str(first), str(second)]
+    found = compared(load_card(flags.first), load_card(flags.second))
+    names = [str(flags.first), str(flags.second)]
     if found.settings:
         rows = [[d.field, _text(d.first), _text(d.second)] for d in found.settings]
         show(["differs", *names], rows)

@@ -2,10 +2,13 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from sfumato.cli.flags import REQUIRED, command, flag
 
 if TYPE_CHECKING:
     from sfumato.data.survey import Survey
@@ -18,14 +21,23 @@ TEXTS_COUNTED = 50_000
 """Captions at most that a tokenizer is fitted on and whose tokens are counted."""
 
 
-def data(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of images.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[data.b=c]...", help="Settings, as of training: data.size=128, data.encoding=cp1252."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object, with every file.")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DataFlags:
+    """The options of `sfumato data`."""
+
+    folder: Path = flag(REQUIRED, "what to sample", "The folder of images.", metavar="DIR", argument=True)
+    overrides: list[str] | None = flag(
+        None,
+        "what to sample",
+        "Settings as in training, such as data.size=128 or data.encoding=cp1252.",
+        metavar="[data.b=c]...",
+        argument=True,
+    )
+    as_json: bool = flag(False, "output", "The same as one JSON object, with every file.", names=("--json",))
+
+
+@command(DataFlags)
+def data(flags: DataFlags) -> None:
     """Look at a folder of images before training."""
     from sfumato.cli.progress import bars
     from sfumato.config import apply_overrides, parse
@@ -34,17 +46,18 @@ def data(
     from sfumato.data.survey import survey
     from sfumato.training.data import HeldOut, groups_of, split_rows
 
-    raw = apply_overrides({"data": {"path": str(folder)}, "held_out": {}}, overrides or [])
+    overrides = flags.overrides or []
+    raw = apply_overrides({"data": {"path": str(flags.folder)}, "held_out": {}}, overrides)
     config = parse({"kind": "folder", **raw["data"]}, FolderConfig, "data")
-    with bars(active=not as_json) as (say, progress):
+    with bars(active=not flags.as_json) as (say, progress):
         dataset = FolderDataset(config, progress("scanning"))
         held_out = parse(raw["held_out"], HeldOut, "held_out")
         aside = split_rows(dataset, held_out, groups_of(dataset, held_out.by, say))[1]
         found = survey(dataset, aside, progress=progress("looking at the pixels"))
-    if as_json:
-        typer.echo(found.dumped(recommended=recommended(found, overrides or []), caption_tokens=caption_tokens(found)))
+    if flags.as_json:
+        typer.echo(found.dumped(recommended=recommended(found, overrides), caption_tokens=caption_tokens(found)))
     else:
-        text = "\n".join(lines(found, overrides or []))
+        text = "\n".join(lines(found, overrides))
         typer.echo(text.encode(errors="backslashreplace").decode())
 
 

@@ -16,7 +16,7 @@ from sfumato.checkpoint import write_text
 from sfumato.cli.demo_budget import Budget
 from sfumato.cli.phases import Phases, clock
 from sfumato.cli.progress import bars
-from sfumato.cli.train import run_autoencoder, run_diffusion
+from sfumato.cli.training_runs import run_autoencoder, run_diffusion
 from sfumato.config import load_config, zoo_names
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.engine.precision import autocast

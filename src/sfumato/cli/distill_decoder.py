@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.flags import command, flag
 from sfumato.cli.forms import SAMPLES
+from sfumato.cli.machine import AModel, Overwriting
 from sfumato.cli.schema_flags import schema_flag
 from sfumato.pipeline.options import Range
 
@@ -34,12 +35,9 @@ SCHEMA = "training.distillation:Distillation"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillFlags:
+class DistillFlags(Overwriting, AModel):
     """The options of `sfumato distill-decoder`; most are fields of a `Distillation`."""
 
-    model: Path = flag(
-        REQUIRED, "what to sample", "A model folder, or the folder of a run.", metavar="MODEL", argument=True
-    )
     data: str | None = flag(
         None,
         "what to sample",
@@ -73,7 +71,6 @@ class DistillFlags:
     )
     background: str = flag("white", "what to sample", "Colour behind transparent images.")
     precision: str = flag("auto", "machine", "auto (bfloat16 where fast), float32 or bfloat16.")
-    overwrite: bool = flag(False, "output", "Replace what the output folder holds.", names=("--overwrite",))
 
 
 @command(DistillFlags)

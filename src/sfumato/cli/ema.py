@@ -6,12 +6,13 @@ from pathlib import Path
 import typer
 
 from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.machine import Overwriting
 from sfumato.limits import MOST_OTHERWISE
 from sfumato.pipeline.options import Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmaFlags:
+class EmaFlags(Overwriting):
     """The options of `sfumato ema`."""
 
     run: Path = flag(
@@ -30,7 +31,6 @@ class EmaFlags:
         "Where the average ends, a snapshot's step [default: the last].",
         Range(0, MOST_OTHERWISE, whole=True),
     )
-    overwrite: bool = flag(False, "output", "Replace what the output folder holds.", names=("--overwrite",))
 
 
 @command(EmaFlags)

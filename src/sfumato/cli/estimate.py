@@ -61,7 +61,7 @@ def estimate(flags: EstimateFlags) -> None:
     Operations, parameters, memory, time and energy of CONFIG's training, and of an image by every sampler.
     """
     from sfumato.cli.options import chosen_device
-    from sfumato.cli.train import with_overrides
+    from sfumato.cli.run_configuration import with_overrides
     from sfumato.config import read_source
     from sfumato.errors import UserError
     from sfumato.training.autoencoder import AutoencoderRun
@@ -145,7 +145,7 @@ def _second_stage(
 
 def parsed(raw: dict[str, Any], data: Path | None, schema: type[Run], name: str, size: tuple[int, int] | None) -> Run:
     """The run's configuration; a folder that is not named yet has a placeholder's name."""
-    from sfumato.cli.train import with_data
+    from sfumato.cli.run_configuration import with_data
     from sfumato.config import parse, section
 
     given = section(raw, "data")

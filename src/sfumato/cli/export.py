@@ -1,25 +1,38 @@
 """`sfumato export`: a model folder -> an original checkpoint or a diffusers folder."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 
-from sfumato.cli.options import OverwriteOption
+from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.machine import AModel, Overwriting
 
 
-def export(
-    model: Annotated[Path, typer.Argument(help="A model folder, or the folder of a run.")],
-    out: Annotated[Path, typer.Argument(help="A folder; for the original format also a .ckpt or .safetensors file.")],
-    format: Annotated[Literal["original", "diffusers"], typer.Option("--format", help="Who shall read it.")],
-    overwrite: OverwriteOption = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ExportFlags(Overwriting, AModel):
+    """The options of `sfumato export`."""
+
+    out: Path = flag(
+        REQUIRED,
+        "output",
+        "A folder; for the original format also a .ckpt or .safetensors file.",
+        metavar="OUT",
+        argument=True,
+    )
+    format: Literal["original", "diffusers"] = flag(REQUIRED, "output", "The program that will read it.")
+
+
+@command(ExportFlags)
+def export(flags: ExportFlags) -> None:
     """Write a model for the original code or diffusers.
 
-    What was written is read back and compared before it takes its place; what a format cannot say is refused by name.
+    What was written is read back and compared before it takes its place. What a format cannot express is refused by
+    name.
     """
     from sfumato.interop.convert import export_model
 
-    for note in export_model(model, out, format, overwrite):
+    for note in export_model(flags.model, flags.out, flags.format, flags.overwrite):
         typer.echo(note)
-    typer.echo(f"wrote {out}")
+    typer.echo(f"wrote {flags.out}")

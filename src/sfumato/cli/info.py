@@ -1,14 +1,16 @@
 """`sfumato info`."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from sfumato.cli.estimate import short
+from sfumato.cli.flags import command, flag
 from sfumato.cli.info_others import other_facts
-from sfumato.cli.options import ModelArgument
+from sfumato.cli.machine import AModel
 from sfumato.errors import UserError
 from sfumato.foreign import printable
 from sfumato.plain_json import to_json
@@ -21,18 +23,23 @@ if TYPE_CHECKING:
 STEPS = 20
 
 
-def info(
-    model: ModelArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object.")] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Of a checkpoint file: its original YAML [default: beside it, else inferred]."),
-    ] = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class InfoFlags(AModel):
+    """The options of `sfumato info`."""
+
+    as_json: bool = flag(False, "output", "The same as one JSON object.", names=("--json",))
+    config: Path | None = flag(
+        None, "what to sample", "Of a checkpoint file: its original YAML [default: beside it, else inferred]."
+    )
+
+
+@command(InfoFlags)
+def info(flags: InfoFlags) -> None:
     """Describe a model: its parts, its training, its cost.
 
     A checkpoint file of another program is described too, without running any of it.
     """
+    model, config, as_json = flags.model, flags.config, flags.as_json
     if os.path.exists(model) and not Path(model).is_dir():
         from sfumato.interop.describe import describe, listing
 

@@ -1,4 +1,4 @@
-"""Options that most commands share: the model, the device and the precision it computes in, the folder for results."""
+"""Options that most commands share: model, device, precision, and whether an output folder is replaced."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,21 @@ class Machine(Device):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFlags(Machine):
-    """A model, and where it computes."""
+class AModel:
+    """A model."""
 
     model: Path = flag(
         REQUIRED, "what to sample", "A model folder, or the folder of a run.", metavar="MODEL", argument=True
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(AModel, Machine):
+    """A model, and where it computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overwriting:
+    """What becomes of an output folder that is in use."""
+
+    overwrite: bool = flag(False, "output", "Replace what the output folder holds.", names=("--overwrite",))

@@ -1,10 +1,10 @@
-"""Options that several commands share, and what their values mean."""
+"""What the values of options mean that several commands share."""
 
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     import torch
 
     from sfumato.model import LatentDiffusion
-
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the folder of a run.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
 
 
 def chosen_device(name: str) -> "torch.device":

@@ -1,23 +1,35 @@
 """`sfumato zoo`."""
 
-from typing import Annotated
+from dataclasses import dataclass
 
 import typer
+
+from sfumato.cli.flags import command, flag
 
 PAPER = "ldm/"
 
 
-def zoo(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Print this configuration, to change and to train from.")
-    ] = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ZooFlags:
+    """The options of `sfumato zoo`."""
+
+    name: str | None = flag(
+        None,
+        "output",
+        "Print this configuration, to edit and train from.",
+        metavar="[NAME]",
+        argument=True,
+    )
+
+
+@command(ZooFlags)
+def zoo(flags: ZooFlags) -> None:
     """List the shipped configurations, or print one."""
     from sfumato.cli.tables import show
     from sfumato.config import ZOO_PREFIX, zoo_names, zoo_text
 
-    if name is not None:
-        typer.echo(zoo_text(name.removeprefix(ZOO_PREFIX)), nl=False)
+    if flags.name is not None:
+        typer.echo(zoo_text(flags.name.removeprefix(ZOO_PREFIX)), nl=False)
         return
     own = [each for each in zoo_names() if not each.startswith(PAPER)]
     show(["configuration", "what"], [[ZOO_PREFIX + each, _description(zoo_text(each))] for each in own])

@@ -1,0 +1,99 @@
+"""A training's configuration from what is typed: file, overrides, folder of images, start, first stage."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from sfumato.model import LatentDiffusion
+    from sfumato.training.classifier import ClassifierRun
+    from sfumato.training.diffusion import DiffusionRun
+
+Run = TypeVar("Run", "DiffusionRun", "ClassifierRun")
+
+
+def with_overrides(config: str, overrides: Sequence[str], schema: "type[BaseModel]") -> dict[str, Any]:
+    """The raw configuration with the overrides in it; prints what an override of a kind drops.
+
+    The dropout of conditions that a file asks for goes where an override takes the conditioner away.
+    """
+    from sfumato.config import apply_overrides, read_source
+
+    def say(message: str) -> None:
+        typer.echo(message, err=True)
+
+    raw = apply_overrides(read_source(config), overrides, schema, say)
+    conditioner, train = raw.get("conditioner"), raw.get("train")
+    typed = {override.partition("=")[0] for override in overrides}
+    if typed & {"conditioner", "conditioner.kind"} and conditioner == {"kind": "none"} and isinstance(train, dict):
+        for name in {"condition_dropout", "part_dropout"} & train.keys():
+            if f"train.{name}" not in typed:
+                say(f"conditioner.kind=none: train.{name} does not apply to it, dropped")
+                del train[name]
+    return raw
+
+
+def retyping(
+    command: str, config: str, overrides: Sequence[str], options: Mapping[str, Path | None]
+) -> Callable[[str], str]:
+    """The command as it was typed, with another setting of the conditioner, for the shell."""
+
+    def with_setting(setting: str) -> str:
+        kept = [override for override in overrides if not override.startswith("conditioner")]
+        given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        return shlex.join(["sfumato", "train", command, config, setting, *kept, *given])
+
+    return with_setting
+
+
+def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """The raw configuration with `--data` in it; a configuration for the toy world given a folder reads the folder.
+
+    What only the toy world knows, such as its length, is then left out; the rest of `data` holds for the folder.
+    Raises UserError where a folder is needed and none is named.
+    """
+    from sfumato.config import section
+    from sfumato.data.folder_config import FolderConfig
+    from sfumato.data.toyworld.dataset import ToyWorldConfig
+    from sfumato.errors import UserError
+
+    given = section(raw, "data")
+    if size is not None:
+        given.setdefault("size", list(size))
+    if data is not None:
+        if given.get("kind", "folder") != "folder":
+            toy = ToyWorldConfig.model_fields.keys() - FolderConfig.model_fields.keys()
+            given = {"size": 64} | {name: value for name, value in given.items() if name not in toy}
+        given |= {"kind": "folder", "path": str(data)}
+    elif given.get("kind", "folder") == "folder" and "path" not in given:
+        raise UserError("--data is missing: give the folder of images to train on")
+    return {**raw, "data": given}
+
+
+def with_start(raw: dict[str, Any], start: Path | None) -> dict[str, Any]:
+    """The raw configuration with `--start` in it."""
+    return raw if start is None else {**raw, "start": str(start)}
+
+
+def on_first_stage(
+    raw: dict[str, Any], schema: "type[Run]", config: str, data: Path | None, autoencoder: Path
+) -> "tuple[Run, LatentDiffusion]":
+    """The run of a raw configuration, and the first stage that it trains on; without a size, images have its own.
+
+    `autoencoder` is a run or model folder, or `pixels` for a first stage that changes nothing.
+    """
+    from sfumato.config import parse
+    from sfumato.model import pixel_space
+    from sfumato.model_folder import load
+    from sfumato.training.data import height_width
+
+    if str(autoencoder) == "pixels":
+        run = parse(with_data(raw, data), schema, config)
+        return run, pixel_space(height_width(run.data))
+    first = load(autoencoder)
+    return parse(with_data(raw, data, first.config.image_size), schema, config), first

@@ -1,0 +1,323 @@
+"""The four trainings in the folder of a run: data, caches, networks, previews and export around each loop."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from sfumato.conditioning.sources import fetching
+
+if TYPE_CHECKING:
+    from sfumato.data.dataset import LatentSource
+    from sfumato.model import LatentDiffusion
+    from sfumato.training.autoencoder import AutoencoderRun
+    from sfumato.training.classifier import ClassifierRun
+    from sfumato.training.data import RunData
+    from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.run import RunFolder
+    from sfumato.training.state import TrainState
+    from sfumato.training.transformer import TransformerRun
+    from sfumato.training.workers import Workers
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that is trained here: its folder, its caches, and the processes of the training."""
+
+    folder: "RunFolder"
+    cache: Path
+    workers: "Workers"
+
+    def end(self, state: "TrainState", result: str) -> "TrainState":
+        """Disconnects the processes, prints where the `result` is, if one was written, and returns the state.
+
+        Raises typer.Exit with 130 or 143 where a signal stopped the training, which has printed how to resume: a shell
+        must not go on with a stage that builds on this one.
+        """
+        self.workers.close()
+        if self.workers.leads and state.step > state.skipped:
+            typer.echo(f"{result}: {self.folder.model}")
+        if state.stopped_by:
+            raise typer.Exit(128 + state.stopped_by)
+        return state
+
+
+@contextmanager
+def open_run(out: Path, cache: Path | None) -> Iterator[OpenRun]:
+    """Within the block the run in the folder `out` is trained here, on all cores and by nobody else.
+
+    `cache` is the folder of decoded images and latents, by default that of the run. Raises UserError as
+    `RunFolder.session` does.
+    """
+    from sfumato.training.run import RunFolder
+    from sfumato.training.workers import Workers, use_all_cores
+
+    use_all_cores()
+    workers, folder = Workers(), RunFolder(out)
+    with folder.session(workers, cache):
+        yield OpenRun(folder, cache or folder.path / "cache", workers)
+
+
+def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> "TrainState":
+    """Trains stage 1 in the folder `out`. Raises typer.Exit after a signal, with a checkpoint saved."""
+
+    with open_run(out, cache) as run:
+        return _autoencoder(config, run)
+
+
+def _autoencoder(config: "AutoencoderRun", run: OpenRun) -> "TrainState":
+    from sfumato.cli.progress import bars
+    from sfumato.training.autoencoder import train_autoencoder
+    from sfumato.training.data import open_data
+    from sfumato.training.export import save_autoencoder
+    from sfumato.training.previews import Reconstructions
+
+    folder, workers = run.folder, run.workers
+    with bars(active=workers.leads) as (say, progress), workers.leader_first():
+        folder.claim(config)
+        data = open_data(config.data, config.held_out, folder.path, run.cache, say, progress)
+        train = config.train
+        preview = Reconstructions.of(
+            data.measured, train.preview_images, folder.previews, train.precision, data.about_measured
+        )
+        folder.describe(say)
+    state = train_autoencoder(
+        config,
+        data.training,
+        folder,
+        preview,
+        lambda net, state: save_autoencoder(net, config, data, folder, state),
+        workers,
+    )
+    return run.end(state, "model")
+
+
+@fetching(typer.echo)
+def run_diffusion(
+    config: "DiffusionRun",
+    first: "LatentDiffusion",
+    out: Path,
+    cache: Path | None,
+    retype: Callable[[str], str] | None = None,
+) -> "TrainState":
+    """Trains stage 2 in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise.
+
+    `retype` gives the user's command with another setting, see `check_needs`.
+    """
+    from sfumato.training.second_stage import check_sizes
+
+    check_sizes(config, first)
+    with open_run(out, cache) as run:
+        return _diffusion(config, first, run, retype)
+
+
+def _diffusion(
+    config: "DiffusionRun",
+    first: "LatentDiffusion",
+    run: OpenRun,
+    retype: Callable[[str], str] | None,
+) -> "TrainState":
+    from sfumato.training.diffusion import train_diffusion
+    from sfumato.training.evaluation import SampleEvaluation
+    from sfumato.training.export import save_diffusion
+    from sfumato.training.previews import samples_of
+    from sfumato.training.second_stage import conditional_denoiser
+
+    folder, workers = run.folder, run.workers
+    first = first.to(workers.device)
+    model, data, source = _model_and_data(config, first, run, retype)
+    assert model.second is not None
+    preview = samples_of(model, data, folder.previews, config)
+    evaluate = None
+    if config.train.evaluation.every and workers.leads:
+        evaluate = SampleEvaluation.of(
+            model,
+            data,
+            config.train.evaluation,
+            config.train.precision,
+            lambda networks, state: save_diffusion(model, networks, config, folder, state, folder.best),
+        )
+    state = train_diffusion(
+        config,
+        conditional_denoiser(model),
+        model.second.schedule,
+        model.autoencoder,
+        model.scaling,
+        source,
+        folder,
+        preview,
+        lambda networks, state: save_diffusion(model, networks, config, folder, state),
+        workers,
+        evaluate,
+    )
+    return run.end(state, "model")
+
+
+def _model_and_data(
+    config: "DiffusionRun",
+    first: "LatentDiffusion",
+    run: OpenRun,
+    retype: Callable[[str], str] | None,
+) -> "tuple[LatentDiffusion, RunData, LatentSource]":
+    """The model before training, the data of the run, and the encoded latents with their conditions."""
+    from sfumato.cli.progress import bars
+    from sfumato.data.conditions.captions import texts_of
+    from sfumato.training.conditions import with_conditions
+    from sfumato.training.data import open_data
+    from sfumato.training.encode import cached_latents
+    from sfumato.training.needs import check_needs, same_command
+    from sfumato.training.second_stage import build_model, caption_notes
+
+    folder, cache, workers = run.folder, run.cache, run.workers
+    precision = config.train.precision
+    with bars(active=workers.leads) as (say, progress):
+        with workers.leader_first():
+            folder.claim(config)
+            data = open_data(config.data, config.held_out, folder.path, cache, say, progress, config.conditions)
+            check_needs(config.conditioner, data, retype or same_command)
+        encoding = progress("encoding")
+        latents = cached_latents(
+            first,
+            data.training,
+            cache,
+            config.mirrored,
+            precision=precision,
+            progress=encoding,
+            workers=workers,
+            log=say,
+        )
+        masked = progress("encoding masked images")
+        source = with_conditions(
+            latents, data.training, first, config.data, config.conditions, cache, precision, masked, workers, say
+        )
+        texts = texts_of(data.training)
+        model = build_model(config, first, latents, source.fields, data.conditioning_metadata, texts).to(workers.device)
+        assert model.second is not None
+        for note in caption_notes(model.second.conditioner, texts):
+            say(note)
+        folder.describe(say)
+    return model, data, source
+
+
+def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":
+    """Trains a classifier in the folder `out` on the first stage of `first`; as `run_autoencoder` otherwise."""
+    from sfumato.training.data import height_width
+    from sfumato.training.second_stage import check_factor
+
+    factor = config.classifier.encoder.factor
+    check_factor(height_width(config.data), factor, "classifier.encoder.channel_multipliers", first)
+    with open_run(out, cache) as run:
+        return _classifier(config, first, run)
+
+
+def _classifier(config: "ClassifierRun", first: "LatentDiffusion", run: OpenRun) -> "TrainState":
+    from sfumato.cli.progress import bars
+    from sfumato.training.classifier import HeldOutAccuracy, initial_classifier, train_classifier
+    from sfumato.training.data import open_data
+    from sfumato.training.encode import cached_latents
+    from sfumato.training.export import save_classifier
+
+    folder, cache, workers = run.folder, run.cache, run.workers
+    first, precision = first.to(workers.device), config.train.precision
+    with bars(active=workers.leads) as (say, progress):
+        with workers.leader_first():
+            folder.claim(config)
+            data = open_data(config.data, config.held_out, folder.path, cache, say, progress)
+        latents, aside = (
+            cached_latents(
+                first,
+                part,
+                cache,
+                mirrored,
+                precision=precision,
+                progress=progress("encoding"),
+                workers=workers,
+                log=say,
+            )
+            for part, mirrored in ((data.training, config.mirrored), (data.measured, False))
+        )
+        made, scaling = initial_classifier(config, first, latents)
+        folder.describe(say)
+    scaling = scaling.to(workers.device)
+    state = train_classifier(
+        config,
+        made,
+        first.autoencoder,
+        scaling,
+        latents,
+        folder,
+        HeldOutAccuracy(
+            aside, first.autoencoder, scaling, made.schedule, config.train.preview_images, data.about_measured
+        ),
+        lambda network, state: save_classifier(made, network, config, folder, state),
+        workers,
+    )
+    return run.end(state, "classifier")
+
+
+@fetching(typer.echo)
+def run_transformer(
+    config: "TransformerRun",
+    first: "LatentDiffusion",
+    out: Path,
+    cache: Path | None,
+    retype: Callable[[str], str] | None = None,
+) -> "TrainState":
+    """Trains in the folder `out` on the codes of `first`; as `run_diffusion` otherwise."""
+    with open_run(out, cache) as run:
+        return _transformer(config, first, run, retype)
+
+
+def _transformer(
+    config: "TransformerRun",
+    first: "LatentDiffusion",
+    run: OpenRun,
+    retype: Callable[[str], str] | None,
+) -> "TrainState":
+    from sfumato.cli.progress import bars
+    from sfumato.data.conditions.captions import texts_of, with_sampled_captions
+    from sfumato.training.data import open_data
+    from sfumato.training.encode import cached_latents
+    from sfumato.training.export import save_transformer
+    from sfumato.training.needs import check_needs, same_command
+    from sfumato.training.previews import CodeSamples
+    from sfumato.training.second_stage import caption_notes
+    from sfumato.training.transformer import ConditionalTransformer, build_transformer, train_transformer
+
+    folder, cache, workers = run.folder, run.cache, run.workers
+    first = first.to(workers.device)
+    with bars(active=workers.leads) as (say, progress):
+        with workers.leader_first():
+            folder.claim(config)
+            data = open_data(config.data, config.held_out, folder.path, cache, say, progress)
+            check_needs(config.conditioner, data, retype or same_command)
+        latents = cached_latents(
+            first,
+            data.training,
+            cache,
+            config.mirrored,
+            precision=config.train.precision,
+            progress=progress("encoding"),
+            workers=workers,
+            log=say,
+        )
+        texts = texts_of(data.training)
+        model = build_transformer(config, first, latents, texts).to(workers.device)
+        for note in caption_notes(model.conditioner, texts):
+            say(note)
+        folder.describe(say)
+    assert first.autoencoder.quantize is not None
+    state = train_transformer(
+        config,
+        ConditionalTransformer(model.network, model.conditioner),
+        first.autoencoder.quantize,
+        with_sampled_captions(latents, data.training),
+        folder,
+        CodeSamples.of(model, data, folder.previews),
+        lambda networks, state: save_transformer(model, networks, config, folder, state),
+        workers,
+    )
+    return run.end(state, "model")
