@@ -27,7 +27,7 @@ from sfumato.pipeline.conditions import class_number
 from sfumato.pipeline.request import ClassifierGuidance
 from sfumato.schema import Schema
 from sfumato.stored_format import FORMAT
-from sfumato.versions import CONFIG_FILE, OLD, read_one_version, replacing_folder
+from sfumato.versions import CONFIG_FILE, newest_version, read_one_version, replacing_folder
 
 WEIGHTS_FILE = "classifier.safetensors"
 SCALING_TOLERANCE = 0.05
@@ -146,9 +146,7 @@ def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Lat
 
 def _find_folder(path: Path) -> Path:
     """The classifier folder at a path. Raises UserError where there is none."""
-    replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
-    folders = (path / "model", path, *replaced)
-    folder = next((f for f in folders if (f / WEIGHTS_FILE).exists() and (f / CONFIG_FILE).exists()), None)
+    folder = newest_version(path, (WEIGHTS_FILE, CONFIG_FILE))
     if folder is None:
         expected = "the folder of a run of `sfumato train classifier`" if path.exists() else "an existing folder"
         raise UserError(f"classifier {str(path)!r} contains no {WEIGHTS_FILE} with a {CONFIG_FILE}: give {expected}")

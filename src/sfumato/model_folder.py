@@ -17,7 +17,7 @@ from sfumato.errors import UserError
 from sfumato.foreign import reading
 from sfumato.model import TOKENIZER_FILE, LatentDiffusion, build
 from sfumato.model_config import ModelConfig
-from sfumato.versions import CONFIG_FILE, OLD, read_one_version
+from sfumato.versions import CONFIG_FILE, newest_version, read_one_version
 
 
 def _check_kind(path: Path) -> None:
@@ -37,10 +37,9 @@ def _check_kind(path: Path) -> None:
 def find_folder(path: Path | str) -> Path:
     """The model folder at a path, or the `model` folder of a run there. Raises UserError if there is neither."""
     path = Path(path)
-    replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
-    for folder in (path / "model", path, *replaced):
-        if (folder / "autoencoder.safetensors").exists() and (folder / CONFIG_FILE).exists():
-            return folder
+    found = newest_version(path, ("autoencoder.safetensors", CONFIG_FILE))
+    if found is not None:
+        return found
     if not path.exists():
         raise UserError(f"model {str(path)!r} does not exist; give a model folder or the folder of a run")
     _check_kind(path)

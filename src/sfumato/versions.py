@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -125,6 +125,14 @@ def _list_checksums(fresh: Path) -> None:
     found = {str(path.relative_to(fresh)): stored_checksum(path) for path in files}
     lines = [f"# {name} {checksum}\n" for name, checksum in found.items() if checksum is not None]
     write_text(config, "".join(lines) + config.read_text(encoding="utf-8"))
+
+
+def newest_version(path: Path, files: Sequence[str]) -> Path | None:
+    """The folder that holds these files: `model` in a run's folder `path`, `path` itself, or, while one of them is
+    replaced, its previous version; None where there is none."""
+    replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
+    folders = (path / "model", path, *replaced)
+    return next((folder for folder in folders if all((folder / name).exists() for name in files)), None)
 
 
 def read_one_version(find: Callable[[], Path], read: Callable[[Path], T]) -> T:

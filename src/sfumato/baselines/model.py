@@ -26,7 +26,7 @@ from sfumato.pipeline.latents import check_finite
 from sfumato.pipeline.plan import notes_of, spread, warn_of
 from sfumato.schema import Schema
 from sfumato.stored_format import FORMAT
-from sfumato.versions import CONFIG_FILE, OLD, read_one_version, replacing_folder
+from sfumato.versions import CONFIG_FILE, newest_version, read_one_version, replacing_folder
 
 FIRST_STAGE = "first-stage"
 """The folder of the VQ autoencoder, inside the model's."""
@@ -155,10 +155,8 @@ def load_code_model(path: Path | str, device: torch.device | str = "cpu") -> Cod
 
 def _find_folder(path: Path) -> Path:
     """The transformer's folder at a path. Raises UserError where there is none."""
-    replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
-    folders = (path / "model", path, *replaced)
-    folder = next((f for f in folders if (f / "transformer.safetensors").exists()), None)
-    if folder is None or not (folder / CONFIG_FILE).exists():
+    folder = newest_version(path, ("transformer.safetensors", CONFIG_FILE))
+    if folder is None:
         raise UserError(
             f"{str(path)!r} is not a transformer: give the run or model folder of `sfumato train transformer`"
         )

@@ -20,7 +20,7 @@ from sfumato.interop.diffusers_keys import Entry, autoencoder_entries, unet_entr
 from sfumato.interop.expressible import refuse_for_diffusers
 from sfumato.interop.original import config_text
 from sfumato.interop.original_export import fold_scaling, is_identity, narrowed, single_scale
-from sfumato.interop.text_encoders import FOLDER, write_as_last_layer
+from sfumato.interop.text_encoders import FOLDER, outside_the_folder, write_as_last_layer
 from sfumato.model import CONFIG_FILE, DiffusionConfig, ModelConfig
 from sfumato.model_folder import find_folder
 from sfumato.plain_json import to_json
@@ -160,10 +160,7 @@ def _token_dim(folder: Path, parts: list[Any]) -> int | None:
         if part.kind == "pretrained-text":
             source = folder / part.source / "config.json"
             if not source.is_file():
-                raise UserError(
-                    f"the text encoder {part.source!r} is not inside the model folder; copy it to {FOLDER} there, set "
-                    f"source: {FOLDER}"
-                )
+                raise outside_the_folder(part.source)
             return int(read_json(source)["hidden_size"])
         if part.kind in ("text", "layout", "embeddings") or (part.kind == "class" and part.output == "token"):
             return int(part.dim)

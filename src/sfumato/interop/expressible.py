@@ -11,7 +11,7 @@ from typing import Any
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.conditioning.table import PartConfig
 from sfumato.errors import UserError
-from sfumato.interop.text_encoders import FOLDER, read_text_config
+from sfumato.interop.text_encoders import FOLDER, outside_the_folder, read_text_config
 from sfumato.model import DiffusionConfig, ModelConfig
 
 ORIGINAL_GROUPS = 32
@@ -152,10 +152,7 @@ def _refuse_vector(part: PartConfig, diffusion: DiffusionConfig, whose: str) -> 
 
 def _refuse_pretrained(part: Any, folder: Path, who: str) -> None:
     if not (folder / FOLDER / "config.json").is_file() or part.source != FOLDER:
-        raise UserError(
-            f"the text encoder {part.source!r} is not inside the model folder; copy it to {FOLDER} there, set "
-            f"source: {FOLDER}"
-        )
+        raise outside_the_folder(part.source)
     kind = str(read_text_config(folder / FOLDER).get("model_type", "clip_text_model"))
     if kind not in CLIP_TYPES:
         raise UserError(f"a text encoder of type {kind} cannot be exported: {who} can only name CLIP's here")

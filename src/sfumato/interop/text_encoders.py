@@ -43,6 +43,13 @@ Pieces = dict[str, tuple[str, int | None]]
 """CLIP key -> (original key, third of it or None for all of it)."""
 
 
+def outside_the_folder(source: str) -> UserError:
+    """The refusal to export a model whose text encoder `source` is elsewhere."""
+    return UserError(
+        f"the text encoder {source!r} is not inside the model folder; copy it to {FOLDER} there, set source: {FOLDER}"
+    )
+
+
 def clip_pieces(keys: Mapping[str, Any], kind: str) -> Pieces:
     """The location of each of CLIP's keys in an original checkpoint, for kind "clip" or "open-clip"."""
     if kind == "clip":

@@ -15,6 +15,11 @@ WEIGHTS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 /
 """Adams-Bashforth: the weights of the last one to four noise predictions, newest first."""
 
 
+NEEDS_SIGNAL = (
+    "sampler 'plms' cannot start where alpha is 0 (flow, zero terminal SNR): use 'dpmpp-2m', or grid 'leading'"
+)
+
+
 class PLMSConfig(Schema):
     """Linear multistep on the noise prediction: one network call a step, plus one in total."""
 
@@ -47,7 +52,7 @@ class PLMS:
         """As in the contract; raises UserError where alpha is 0, since x_t does not determine a clean latent there."""
         now, then = levels(schedule, t, s)
         if now.alpha == 0:
-            raise UserError("sampler 'plms' cannot start where alpha is 0 (flow, zero terminal SNR): use 'dpmpp-2m'")
+            raise UserError(NEEDS_SIGNAL)
         eps = (x_t - now.alpha * denoise(x_t, t)) / now.sigma
         known = (eps, *state)
         if state or then.sigma == 0:

@@ -22,7 +22,7 @@ from sfumato.sampling.dpm_solver import (
 )
 from sfumato.sampling.grids import GridConfig, GridKind
 from sfumato.sampling.heun import EDM, EDMConfig, Euler, EulerConfig, Heun, HeunConfig
-from sfumato.sampling.plms import PLMS, PLMSConfig
+from sfumato.sampling.plms import NEEDS_SIGNAL, PLMS, PLMSConfig
 from sfumato.sampling.sampler import Sampler
 from sfumato.sampling.unipc import UniPC, UniPCConfig
 from sfumato.schema import Schema
@@ -119,6 +119,4 @@ def check_start(kind: str, prediction: PredictionKind, schedule: Schedule, grid:
             "where alpha is 0: choose grid 'leading', which begins below, or train with prediction 'v'"
         )
     if kind == "plms":
-        raise UserError(
-            "sampler 'plms' cannot start where alpha is 0 (flow, zero terminal SNR): use 'dpmpp-2m', or grid 'leading'"
-        )
+        raise UserError(NEEDS_SIGNAL)

@@ -1,10 +1,13 @@
 """The second stages of a study: diffusion on the latents, or a transformer over their codes; trained and evaluated."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from sfumato.baselines.model import CodeModel, load_code_model
@@ -26,8 +29,10 @@ from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import build_model, conditional_denoiser
 from sfumato.training.transformer import ConditionalTransformer, train_transformer
+from sfumato.training.workers import Workers
 
 Values = Mapping[str, float | list[float]]
+N = TypeVar("N", ConditionalDenoiser, ConditionalTransformer)
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,12 @@ def diffusion(
     run = second_run(config, arm, latent_of(config, arm.method), steps, cost.second_seconds)
     model = build_model(run, first, latents).to(workers.device)
     assert model.second is not None
-    home = RunFolder(second_folder(folder))
 
-    def evaluated(networks: ConditionalDenoiser, step: int) -> Values:
+    def sampled(networks: ConditionalDenoiser) -> Tensor:
         with autocast(workers.device, config.precision):
-            images = _sampled(with_networks(model, networks), config.samples)
-        return {"kernel_distance": context.evaluator(images).kernel}
+            return _sampled(with_networks(model, networks), config.samples)
 
-    with home.session(workers):
-        home.claim(run)
+    with _own_run(folder, run, workers) as home:
         state = train_diffusion(
             run,
             conditional_denoiser(model),
@@ -71,7 +73,7 @@ def diffusion(
             model.scaling,
             latents,
             home,
-            evaluated,
+            _kernel_distance(context, sampled),
             lambda networks, state: save_diffusion(model, networks, run, home, state),
             workers,
         )
@@ -96,24 +98,18 @@ def codes(
     run = codes_run(config, arm, latent_of(config, arm.method), steps, cost.second_seconds)
     model = transformer.build_transformer(run, first, latents).to(workers.device)
     assert first.autoencoder.quantize is not None
-    home = RunFolder(second_folder(folder))
 
-    def evaluated(networks: ConditionalTransformer, step: int) -> Values:
-        return {
-            "kernel_distance": context.evaluator(
-                _sampled_codes(with_code_networks(model, networks), config.samples)
-            ).kernel
-        }
+    def sampled(networks: ConditionalTransformer) -> Tensor:
+        return _sampled_codes(with_code_networks(model, networks), config.samples)
 
-    with home.session(workers):
-        home.claim(run)
+    with _own_run(folder, run, workers) as home:
         state = train_transformer(
             run,
             ConditionalTransformer(model.network, model.conditioner),
             first.autoencoder.quantize,
             latents,
             home,
-            evaluated,
+            _kernel_distance(context, sampled),
             lambda networks, state: save_transformer(model, networks, run, home, state),
             workers,
         )
@@ -123,6 +119,20 @@ def codes(
     h, w = trained.network.size
     sampling = context.evaluate_sampling(lambda: _sampled_codes(trained, config.samples), h * w, folder)
     return Second(parameters([trained.network]), steps, seconds, (sampling,))
+
+
+@contextmanager
+def _own_run(folder: Path, run: BaseModel, workers: Workers) -> Iterator[RunFolder]:
+    """The run of the second stage in an arm's folder, claimed for this process."""
+    home = RunFolder(second_folder(folder))
+    with home.session(workers):
+        home.claim(run)
+        yield home
+
+
+def _kernel_distance(context: StudyContext, sampled: Callable[[N], Tensor]) -> Callable[[N, int], Values]:
+    """Evaluates what `sampled` samples with the networks of a training."""
+    return lambda networks, step: {"kernel_distance": context.evaluator(sampled(networks)).kernel}
 
 
 def second_folder(folder: Path) -> Path:
