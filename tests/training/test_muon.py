@@ -42,6 +42,40 @@ def test_either_way_gives_what_the_published_iteration_gives(shape: tuple[int, i
     torch.testing.assert_close(orthogonal(x), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(2, 128, 1152), (1, 512, 128), (3, 160, 160)])
+def test_bfloat16_gives_nearly_what_float32_gives(shape: tuple[int, int, int]) -> None:
+    """Also for momenta whose singular values span two powers of ten."""
+    U, S, Vt = torch.linalg.svd(torch.randn(*shape, generator=torch.Generator().manual_seed(0)), full_matrices=False)
+    uneven = U @ torch.diag_embed(torch.logspace(0, -2, S.shape[-1]).expand_as(S)) @ Vt
+    exact, rounded = orthogonal(uneven), orthogonal(uneven, torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert torch.linalg.matrix_norm(rounded, ord=2).max() < 1.35
+    assert torch.cosine_similarity(exact.flatten(1), rounded.flatten(1)).min() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("precision", "size", "rounded"),
+    [
+        ("float32", 128, False),
+        ("bfloat16", 128, True),
+        ("bfloat16", 64, False),
+    ],
+)
+def test_the_precision_that_is_asked_for_is_computed_in(precision: str, size: int, rounded: bool) -> None:
+    layer = nn.Linear(size, size, bias=False)
+    config = OptimiserConfig.model_validate({"method": "muon", "learning_rate": 1.0, "precision": precision})
+    optimiser = build_optimiser(config, layer)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.randn(size, size, generator=torch.Generator().manual_seed(3))
+    optimiser.step()
+    update = (layer.weight.detach() - before * (1 - config.weight_decay)) / (-RMS * size**0.5)
+    exact = orthogonal(layer.weight.grad[None])[0]
+    assert bool((update - exact).abs().max() > 1e-4) is rounded
+    torch.testing.assert_close(update, exact, rtol=0, atol=0.02)
+    assert optimiser.state[layer.weight]["momentum"].dtype == torch.float32
+
+
 def test_zeros_stay_zeros() -> None:
     assert torch.equal(orthogonal(torch.zeros(1, 4, 8)), torch.zeros(1, 4, 8))
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from sfumato.engine.precision import Precision
 from sfumato.schema import Schema
 from sfumato.training.muon import Muon, is_hidden
 
@@ -25,6 +26,9 @@ class OptimiserConfig(Schema):
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, gt=0)
+    precision: Precision = "auto"
+    """Of Muon's matrix products: auto is bfloat16 where the processor multiplies it. Momentum and weights stay
+    float32."""
 
 
 def learning_rate(config: OptimiserConfig, step: int, done: float) -> float:
@@ -51,7 +55,7 @@ def build_optimiser(config: OptimiserConfig, *networks: nn.Module) -> torch.opti
         {"params": [p for p in trainable if p in others and p.dim() <= 1], "weight_decay": 0.0},
     ]
     if config.method == "muon":
-        return Muon(hidden, groups, config.learning_rate, config.betas, config.weight_decay)
+        return Muon(hidden, groups, config.learning_rate, config.betas, config.weight_decay, config.precision)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
