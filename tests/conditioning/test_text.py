@@ -9,6 +9,7 @@ import torch
 
 from parity import full_size, golden, needs_parity, relative_error, scaled_weights
 from sfumato.conditioning.condition import select, stack
+from sfumato.conditioning.encoder import sinusoids
 from sfumato.conditioning.text import TextConfig, TextTransformer
 from sfumato.conditioning.tokenizer import Texts, fit_tokenizer
 from sfumato.errors import UserError
@@ -138,3 +139,39 @@ def test_keys_of_the_published_text_model() -> None:
         model = TextTransformer(_originals({"model": facts["hparams"]}))
     expected = {k[len(PREFIX) :]: tuple(s) for k, s in facts["state_dict"].items() if k.startswith(PREFIX)}
     assert {k: tuple(v.shape) for k, v in model.state_dict().items()} == expected
+
+
+def test_sinusoids_have_variance_one_and_depend_on_the_distance_alone() -> None:
+    table = sinusoids(20, 64)
+    products = table @ table.T / 64
+    for distance in (0, 1, 7):
+        along = products.diagonal(distance)
+        torch.testing.assert_close(along, along[:1].expand_as(along), rtol=0, atol=1e-4)
+    assert products[0, 0] == pytest.approx(1, abs=1e-4)
+    assert products[0, 1:].max() < 0.95
+    assert sinusoids(5, 7).shape == (5, 7)
+
+
+def test_the_tables_start_as_configured_under_the_same_keys() -> None:
+    ours, originals = small(dim=64), small(dim=64, initial="original")
+    for model, tokens, positions in ((ours, 1.0, 1.0), (originals, 0.02, 0.02)):
+        transformer = model.transformer
+        assert float(transformer.token_emb.weight.detach().std()) == pytest.approx(tokens, rel=0.1)
+        assert float(transformer.pos_emb.emb.weight.detach().square().mean().sqrt()) == pytest.approx(
+            positions, rel=0.1
+        )
+        assert transformer.pos_emb.emb.weight.requires_grad
+    torch.testing.assert_close(ours.transformer.pos_emb.emb.weight, sinusoids(11, 64))
+    ours.load_state_dict(originals.state_dict())
+    assert torch.equal(ours.transformer.pos_emb.emb.weight, originals.transformer.pos_emb.emb.weight)
+
+
+def test_word_order_reaches_the_tokens_before_training() -> None:
+    """What is left of what differs only in the order of the words: the tokens of both differ clearly."""
+    texts = ["a red square above a blue circle", "a blue circle above a red square"]
+    torch.manual_seed(0)
+    model = TextTransformer(
+        TextConfig(dim=64, depth=2, heads=2, head_dim=32, max_tokens=16), fit_tokenizer(CAPTIONS, 512)
+    )
+    first, second = model({"text": texts}).tokens
+    assert torch.cosine_similarity(first[1:8], second[1:8]).min() < 0.8

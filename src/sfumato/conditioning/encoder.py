@@ -3,7 +3,9 @@
 It is the original's "BERT" (a pre-norm encoder with learned positions), under the original's key names.
 """
 
+import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +64,24 @@ class ResidualLayers(nn.Module):
         return x
 
 
+Initial = Literal["sinusoidal", "original"]
+"""How the tables of tokens and positions start."""
+WAVELENGTHS = 100.0
+"""Ratio of the longest to the shortest wavelength of the sinusoids: texts here are tens of tokens long."""
+
+
+def sinusoids(length: int, dim: int) -> Tensor:
+    """(length, dim) sines and cosines of geometrically spaced frequencies, of variance one (Vaswani et al. 2017, §3.5).
+
+    A shift by k tokens is the same rotation everywhere, so that attention to a neighbour is learned once and not anew
+    at each position.
+    """
+    half = (dim + 1) // 2
+    frequencies = WAVELENGTHS ** (-torch.arange(half) / half)
+    angles = torch.arange(length)[:, None] * frequencies
+    return math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)[:, :dim]
+
+
 class Positions(nn.Module):
     """A learned vector for each position."""
 
@@ -79,18 +99,32 @@ class TokenEncoder(nn.Module):
         heads, head_dim: attention's inner width is heads · head_dim whatever the width.
         length: number of positions, the largest M.
         logits: hold the original's unused output layer `to_logits` (frozen), so that its checkpoints fit key for key.
+        initial: original: normal numbers of standard deviation 0.02, which the first attention's output drowns;
+            sinusoidal: tokens of standard deviation 1, positions as `sinusoids`. Both tables are trained.
     """
 
     def __init__(
-        self, vocabulary: int, dim: int, depth: int, heads: int, head_dim: int, length: int, logits: bool = False
+        self,
+        vocabulary: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        head_dim: int,
+        length: int,
+        logits: bool = False,
+        initial: Initial = "original",
     ) -> None:
         super().__init__()
         self.token_emb = nn.Embedding(vocabulary, dim)
         self.pos_emb = Positions(length, dim)
         self.attn_layers = ResidualLayers(dim, depth, heads, head_dim)
         self.norm = nn.LayerNorm(dim)
-        nn.init.normal_(self.token_emb.weight, std=0.02)
-        nn.init.normal_(self.pos_emb.emb.weight, std=0.02)
+        if initial == "sinusoidal":  # the token table has the standard deviation 1 already
+            with torch.no_grad():
+                self.pos_emb.emb.weight.copy_(sinusoids(length, dim))
+        else:
+            nn.init.normal_(self.token_emb.weight, std=0.02)
+            nn.init.normal_(self.pos_emb.emb.weight, std=0.02)
         if logits:
             self.to_logits = nn.Linear(dim, vocabulary).requires_grad_(False)
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec, Fields
-from sfumato.conditioning.encoder import OnDevices, TokenEncoder, device_of
+from sfumato.conditioning.encoder import Initial, OnDevices, TokenEncoder, device_of
 from sfumato.conditioning.tokenizer import Texts
 from sfumato.errors import UserError
 from sfumato.schema import Schema
@@ -44,6 +44,10 @@ class TextConfig(Schema):
         default=False,
         description="also condition through the time embedding, by the mean of the real tokens: speeds up small models",
     )
+    initial: Initial = Field(
+        default="sinusoidal",
+        description="tables of tokens and positions before training; sinusoidal learns word order sooner",
+    )
     logits: bool = Field(default=False, description="hold the original's unused output layer, to fit its checkpoints")
 
 
@@ -75,7 +79,14 @@ class TextTransformer(Conditioner):
         rows = self.texts.size if fitted and self.texts is not None else config.vocabulary
         self._check_ids(rows)
         self.transformer = TokenEncoder(
-            rows, config.dim, config.depth, config.heads, config.head_dim, config.max_tokens, config.logits
+            rows,
+            config.dim,
+            config.depth,
+            config.heads,
+            config.head_dim,
+            config.max_tokens,
+            config.logits,
+            config.initial,
         )
         self.spec = ConditionSpec(token_dim=config.dim, vector_dim=config.dim if config.pooled else None)
         self._empty = OnDevices(self._empty_text)
