@@ -58,7 +58,7 @@ FULL = DemoPlan(minutes=12.0)
 _SHORT = ("data.length=4000", "train.log_every=10", "train.save_every=100")
 QUICK = DemoPlan(
     autoencoder_overrides=(*_SHORT, "train.steps=300", "train.preview_every=50"),
-    diffusion_overrides=(*_SHORT, "train.steps=300", "train.preview_every=300"),
+    diffusion_overrides=(*_SHORT, "train.steps=300", "train.preview_every=300", "train.batch=32"),
     extent=Extent(prompts=64, others=16, shown=4, sheet=24, strips=2),
     quick=True,
 )
