@@ -13,7 +13,7 @@ class DemoFlags:
 
     out: Path = flag(REQUIRED, "output", "The demo's folder; an interrupted demo there is resumed.")
     quick: bool = flag(
-        False, "machine", "A shortened run: shows that everything works, not how well.", names=("--quick",)
+        False, "machine", "A short run to check that everything works; its samples are poor.", names=("--quick",)
     )
     minutes: float | None = flag(
         None,

@@ -50,7 +50,7 @@ class DistillFlags(Overwriting, AModel):
     minutes: float | None = flag(
         None, "machine", f"How long it may take in all [default: {MINUTES:g}].", Range(1e-3, 1e6)
     )
-    steps: int | None = schema_flag(SCHEMA, "steps", "machine", None, "Train for so many steps instead.")
+    steps: int | None = schema_flag(SCHEMA, "steps", "machine", None, "Train for this many steps instead of a time.")
     images: int = flag(
         1024,
         "what to sample",

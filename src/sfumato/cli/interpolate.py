@@ -45,7 +45,9 @@ SHARED = request_flags(
 class InterpolateFlags(ModelFlags):
     """The options of `sfumato interpolate` beside those of a request."""
 
-    out: Path = flag(REQUIRED, "output", "The folder for frames, strip and animation; numbering goes on in one in use.")
+    out: Path = flag(
+        REQUIRED, "output", "The folder for frames, strip and animation; in one that is in use, numbering continues."
+    )
     seeds: Sequence[int] = like(
         InterpolateOptions, "seeds", metavar="A,B[,C...]", type=str, parse=seeds_of, typed_default="0,1"
     )

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 SHARED = request_flags(
     *SAMPLING,
-    forms={"count": replace(FORMS["count"], hint="Of each prompt or label; by default 4, or 1 of several.")},
+    forms={
+        "count": replace(FORMS["count"], hint="Of each prompt or label; the default is 4 of one, 1 of each of several.")
+    },
 )
 OF_CODES = ("prompt", "label", "count", "seed", "seeds", "guidance", "batch")
 """Options of a request that a transformer over codes has too."""
@@ -37,7 +39,7 @@ OF_CODES = ("prompt", "label", "count", "seed", "seeds", "guidance", "batch")
 class SampleFlags(CodeFlags, GuideFlags, ModelFlags):
     """The options of `sfumato sample` beside those of a request."""
 
-    out: Path = flag(REQUIRED, "output", "The folder for the images; numbering goes on in one in use.")
+    out: Path = flag(REQUIRED, "output", "The folder for the images; in one that is in use, numbering continues.")
     prompts_file: Path | None = flag(
         None, "what to sample", "A text file with a prompt on each line.", names=("--prompts",), metavar="FILE"
     )

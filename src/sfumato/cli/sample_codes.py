@@ -30,13 +30,13 @@ class CodeFlags:
     top_k: int = flag(
         0,
         "sampler",
-        "Transformers over codes: choose among so many codes; 0: all.",
+        "Transformers over codes: sample from this many of the likeliest codes; 0: all.",
         Range(0, 1_048_576, whole=True),
     )
     top_p: float = flag(
         1.0,
         "sampler",
-        "Transformers over codes: choose among the likeliest whose probabilities reach this together.",
+        "Transformers over codes: sample from the likeliest codes whose probabilities add up to this.",
         Range(0.0, 1.0, above=True),
     )
 

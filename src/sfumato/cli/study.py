@@ -38,7 +38,7 @@ def _study() -> None:
 class StudyFlags(Machine):
     """The options of both studies; most are fields of `study.yaml`."""
 
-    out: Path = flag(REQUIRED, "output", "The study's folder; an interrupted study there goes on.")
+    out: Path = flag(REQUIRED, "output", "The study's folder; an interrupted study there is resumed.")
     data: str = flag(
         REQUIRED,
         "what to sample",

@@ -30,7 +30,7 @@ WORDS = ("prompt", "label", "negative")
 class TaskFlags(ModelFlags):
     """The options of every task beside those of a request."""
 
-    out: Path = flag(Path("out"), "output", "The folder for the images; numbering goes on in one in use.")
+    out: Path = flag(Path("out"), "output", "The folder for the images; in one that is in use, numbering continues.")
 
 
 def words_of(options: Mapping[str, Any]) -> dict[str, Any]:
