@@ -39,3 +39,8 @@ def imported(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPat
         return done[name, weights]
 
     return get
+
+
+@pytest.fixture(params=[False, True], ids=["zip", "stream"])
+def legacy(request: pytest.FixtureRequest) -> bool:
+    return request.param
