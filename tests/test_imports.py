@@ -92,6 +92,8 @@ ALLOWED: dict[str, set[str]] = {
     "report": MODEL | {"data", "evaluation"},
     "fit": MODEL | {"data", "evaluation", "training", "estimate", "report", "outputs"},
     "cards": MODEL | {"data", "evaluation", "report"},
+    "service": MODEL | {"data", "tasks", "__version__"},
+    "service.settings": {"pipeline", "errors"},
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"model", "model_folder", "classifier", "training.averages"},

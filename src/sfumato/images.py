@@ -88,6 +88,13 @@ def _text_chunks(facts: Mapping[str, object] | None) -> PngInfo:
     return info
 
 
+def png_file(image: Image.Image, facts: Mapping[str, object] | None = None) -> bytes:
+    """The file of an image in its mode, one of PNG_MODES, with `facts` as text chunks."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=_text_chunks(facts))
+    return buffer.getvalue()
+
+
 def png_bytes(image: Tensor, scale: int = 1) -> bytes:
     """A PNG in memory, for pages with embedded images."""
     pil_image = to_pil(image)

@@ -37,6 +37,7 @@ from sfumato.cli.replace_decoder import replace_decoder
 from sfumato.cli.sample import sample
 from sfumato.cli.samplers import samplers
 from sfumato.cli.semantic_to_image import semantic_to_image
+from sfumato.cli.serve import serve
 from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
 from sfumato.errors import SURROUNDINGS, Interrupted, UserError
@@ -81,6 +82,7 @@ COMMANDS = (
     info,
     estimate,
     bench,
+    serve,
     samplers,
     zoo,
     doctor,

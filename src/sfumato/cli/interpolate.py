@@ -11,7 +11,6 @@ from sfumato.cli.flags import REQUIRED, command, flag, like
 from sfumato.cli.forms import request_flags, seeds_of
 from sfumato.cli.machine import ModelFlags
 from sfumato.cli.sample_codes import one_scale
-from sfumato.errors import UserError
 from sfumato.pipeline.options import Range, check_number
 from sfumato.pipeline.request import DEFAULT_STEPS, MOST_IMAGES
 from sfumato.pipeline.task_options import InterpolateOptions
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sfumato.pipeline.record import SampleRecord
-    from sfumato.tasks.interpolation import Stop
 
 FRAME_MILLISECONDS = 120
 SHARED = request_flags(
@@ -67,6 +65,7 @@ def interpolate(flags: InterpolateFlags, options: dict[str, Any]) -> None:
     from sfumato.pipeline.choices import check_names
     from sfumato.pipeline.request import SampleRequest
     from sfumato.tasks.interpolation import interpolate as between
+    from sfumato.tasks.interpolation import stops_of
     from sfumato.training.workers import use_all_cores
 
     stops = stops_of(flags.seeds, options["prompt"], options["label"])
@@ -112,20 +111,3 @@ def write(folder: Path, images: "Tensor", facts: dict[str, Any]) -> None:
 
     animation = write_first_free(numbered.beside("interpolation", ".gif"), animate)
     typer.echo(f"{len(images)} images: {folder}/{numbered.names}; strip: {strip}; animation: {animation}")
-
-
-def stops_of(seeds: "Sequence[int]", prompts: "Sequence[str] | None", labels: "Sequence[str] | None") -> "list[Stop]":
-    """One stop for each seed, prompt and label; what is given once holds for all. UserError where they are unlike."""
-    from sfumato.tasks.interpolation import Stop
-
-    count = max(len(seeds), len(prompts or ()), len(labels or ()))
-    for name, values in (("seeds", seeds), ("prompts", prompts), ("labels", labels)):
-        if values and len(values) not in (1, count):
-            raise UserError(f"{len(values)} {name} do not go with {count} stops: give one, or as many")
-    if count < 2:
-        raise UserError("there is only one stop: give two seeds (--seeds 3,7), prompts or labels at least")
-
-    def at(values: "Sequence[Any] | None", index: int) -> Any:
-        return None if not values else values[index % len(values)]
-
-    return [Stop(at(seeds, i), at(prompts, i), at(labels, i)) for i in range(count)]

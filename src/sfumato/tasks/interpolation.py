@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,21 @@ class Stop:
     seed: int
     text: str | None = None
     label: int | str | None = None
+
+
+def stops_of(seeds: Sequence[int], prompts: Sequence[str] | None, labels: Sequence[str] | None) -> list[Stop]:
+    """One stop for each seed, prompt and label; what is given once holds for all. UserError where they are unlike."""
+    count = max(len(seeds), len(prompts or ()), len(labels or ()))
+    for name, values in (("seeds", seeds), ("prompts", prompts), ("labels", labels)):
+        if values and len(values) not in (1, count):
+            raise UserError(f"{len(values)} {name} do not go with {count} stops: give one, or as many")
+    if count < 2:
+        raise UserError("there is only one stop: give two seeds (--seeds 3,7), prompts or labels at least")
+
+    def at(values: Sequence[Any] | None, index: int) -> Any:
+        return None if not values else values[index % len(values)]
+
+    return [Stop(at(seeds, i), at(prompts, i), at(labels, i)) for i in range(count)]
 
 
 def interpolate(
