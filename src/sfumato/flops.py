@@ -81,7 +81,7 @@ def denoise(
     """One call of the denoiser on a latent of size (h, w), with the given number of condition tokens."""
     with META:
         network = build_denoiser(config, latent_channels, spec)
-        x_t, timestep = images(latent_channels, latent), torch.zeros(1)
+        x_t, timestep = images(latent_channels, latent), torch.ones(1, 3) if config.flow_map else torch.zeros(1)
         condition = Condition(
             vector=None if spec.vector_dim is None else torch.empty(1, spec.vector_dim),
             tokens=None if spec.token_dim is None else torch.empty(1, tokens, spec.token_dim),

@@ -1,8 +1,8 @@
 """The configuration of a trained model: `config.yaml` of its folder."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.conditioning.metadata import ConditioningMetadata
@@ -16,6 +16,23 @@ from sfumato.stored_format import FORMAT
 Side = Annotated[int, Field(ge=1, le=65536)]
 
 
+class StudentConfig(Schema):
+    """What a model is that `sfumato distill` made: the flow map of another model, its teacher."""
+
+    teacher: str
+    """The teacher's digest."""
+    method: Literal["trajectories", "mean-flow"]
+    low: float = Field(1.0, gt=0)
+    high: float = Field(1.0, gt=0)
+    """The guidance scales that it was trained for, which its network is given; both 1 if the teacher has none."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} must not be above high {self.high:g}")
+        return self
+
+
 class DiffusionConfig(Schema):
     """The second stage: network, conditioning, noise schedule, and what the network predicts."""
 
@@ -27,6 +44,14 @@ class DiffusionConfig(Schema):
     """Condition dropout in training; 0: the model has no unconditional mode, and guidance is off."""
     part_dropout: dict[str, float] = Field(default_factory=dict)
     """The same for single parts of a composite conditioner, which may then have separate guidance scales."""
+    student: StudentConfig | None = None
+    """Set if the network is a flow map: called once for a step, with its end and the guidance scale."""
+
+    @model_validator(mode="after")
+    def _student_has_its_network(self) -> Self:
+        if self.denoiser.flow_map != (self.student is not None):
+            raise ValueError("student and denoiser.flow_map belong together: `sfumato distill` sets both")
+        return self
 
 
 class ModelConfig(Schema):

@@ -107,7 +107,7 @@ def test_a_task_from_the_command_line(command: Command, room: Path, tmp_path: Pa
     image = Image.open(tmp_path / "0000.png")
     assert image.size == size
     facts = image.text  # type: ignore[attr-defined]
-    assert (facts["task"], facts["seed"], facts["steps"], facts["sampler"]) == (command_name, "3", "2", "dpmpp-2m")
+    assert (facts["task"], facts["seed"], facts["steps"], facts["sampler"]) == (command_name, "3", "2", "unipc")
     assert facts.get("prompt") == ("a red apple" if "=a red apple" in words else None)
     assert facts["grid"]  # the pipeline's record
     assert len(facts["model"]) == 12

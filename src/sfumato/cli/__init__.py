@@ -17,6 +17,7 @@ from sfumato.cli.bench import bench
 from sfumato.cli.compare import compare
 from sfumato.cli.data import data
 from sfumato.cli.demo import demo
+from sfumato.cli.distill import distill
 from sfumato.cli.distill_decoder import distill_decoder
 from sfumato.cli.doctor import doctor
 from sfumato.cli.edit import edit
@@ -73,6 +74,7 @@ COMMANDS = (
     interpolate,
     invert,
     ema,
+    distill,
     distill_decoder,
     replace_decoder,
     reconstruct,

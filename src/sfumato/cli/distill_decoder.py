@@ -80,6 +80,11 @@ def distill_decoder(flags: DistillFlags) -> None:
     It learns the output of the model's own decoder on your images, and is stored in the model folder beside it, which
     stays as it is. `sfumato sample --decoder tiny` decodes with it, and previews while sampling use it as well.
     """
+    train_tiny_decoder(flags)
+
+
+def train_tiny_decoder(flags: DistillFlags) -> None:
+    """What the command does, for `sfumato distill --with-decoder` too."""
     from sfumato.autoencoder.tiny_file import FILE, DistilledDecoder
     from sfumato.cli.options import chosen_autocast, enough_memory, made_fast, out_folder
     from sfumato.cli.progress import bars

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from sfumato.model import LatentDiffusion, SecondStage
 
-STEPS = 20
-
 
 @dataclass(frozen=True, kw_only=True)
 class InfoFlags(AModel):
@@ -82,6 +80,10 @@ def facts_of(model: "LatentDiffusion") -> dict[str, Any]:
         facts["condition dropout"] = model.second.config.condition_dropout
         facts["schedule"] = model.second.config.schedule.model_dump(mode="json")
         facts["prediction"] = model.second.config.prediction
+        student = model.second.config.student
+        if student is not None:
+            guidance = [student.low, student.high]
+            facts["student of"] = {"teacher": student.teacher, "method": student.method, "guidance": guidance}
     if model.tiny is not None:
         network, about = model.tiny.network, model.tiny.config.about
         facts["tiny decoder"] = {"channels": network.config.channels, "parameters": _count(network), **about}
@@ -144,6 +146,7 @@ def _costs(model: "LatentDiffusion") -> dict[str, int]:
     from sfumato import flops
     from sfumato.conditioning.condition import ConditionSpec
     from sfumato.denoiser.unet import UNetConfig
+    from sfumato.pipeline.students import calls_twice, default_steps
 
     H, W = model.config.image_size
     size = (H, W)
@@ -158,9 +161,9 @@ def _costs(model: "LatentDiffusion") -> dict[str, int]:
     channels, h, w = model.latent_shape
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
     call = flops.denoise(second.config.denoiser, channels, spec, (h, w), _tokens(model, second))
-    guided = second.config.condition_dropout > 0 and second.conditioner is not None
-    name = f"{STEPS}-step {'guided ' if guided else ''}image"
-    return {**costs, "network call": call, name: STEPS * (2 if guided else 1) * call + costs["decode"]}
+    steps, guided = default_steps(second), calls_twice(second)
+    name = f"{steps}-step {'guided ' if guided else ''}image"
+    return {**costs, "network call": call, name: steps * (2 if guided else 1) * call + costs["decode"]}
 
 
 def _rows(facts: dict[str, Any]) -> list[list[str]]:

@@ -13,7 +13,7 @@ def samplers() -> None:
     given as in --sampler ddim:eta=0.5. `auto`, the usual choice of `sfumato sample`, takes one of them and says why.
     """
     from sfumato.cli.tables import show
-    from sfumato.sampling.table import SAMPLERS
+    from sfumato.sampling.table import EVERY_SAMPLER
 
     rows = [
         [
@@ -24,7 +24,7 @@ def samplers() -> None:
             _settings(facts),
             facts.suits,
         ]
-        for name, facts in SAMPLERS.items()
+        for name, facts in EVERY_SAMPLER.items()
     ]
     show(["sampler", "order", "calls", "grid", "settings", "suits"], rows)
 

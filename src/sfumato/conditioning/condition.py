@@ -101,8 +101,8 @@ def _padded(condition: Condition, length: int) -> Condition:
     )
 
 
-def take(condition: Condition, rows: slice) -> Condition:
-    """The samples of a batch in `rows`."""
+def take(condition: Condition, rows: slice | Tensor) -> Condition:
+    """The samples of a batch in `rows`, a slice or indices."""
     return Condition(**{name: tensor[rows] for name, tensor in condition.tensors().items()})
 
 

@@ -4,7 +4,7 @@
 """
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from sfumato.conditioning.condition import ConditionSpec
@@ -21,6 +21,14 @@ class ClassifierConfig(Schema):
 
     encoder: UNetConfig = UNetConfig(channels=64, scale_shift_norm=True)
     """The U-Net whose lower half it is."""
+
+    @field_validator("encoder")
+    @classmethod
+    def _no_student(cls, value: UNetConfig) -> UNetConfig:
+        if value.flow_map:
+            raise ValueError("encoder.flow_map is for students, and a classifier is given one time: leave it out")
+        return value
+
     classes: int | None = Field(default=None, ge=2, le=10_000_000, description="by default as many as the data has")
     pooling_head_channels: int = Field(
         default=32, gt=0, le=65536, description="channels of a head of the attention pooling"

@@ -18,6 +18,7 @@ from sfumato.denoiser.blocks import (
     Stem,
     Upsample,
 )
+from sfumato.denoiser.flow_map import FlowMapEmbedding
 from sfumato.nn.embeddings import timestep_embedding
 from sfumato.nn.init import zero_
 from sfumato.nn.norm import GroupNorm32
@@ -60,6 +61,10 @@ class UNetConfig(Schema):
         gt=0,
         le=65536,
         description="groups of every norm; use fewer groups for few channels, so that each has several",
+    )
+    flow_map: bool = Field(
+        default=False,
+        description="the network of a student: it is also given the end of the step and the guidance scale",
     )
 
     @model_validator(mode="before")
@@ -129,6 +134,8 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(
             nn.Linear(config.channels, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
         )
+        if config.flow_map:
+            self.flow_map = FlowMapEmbedding(config.channels, embedding_dim)
         if spec.vector_dim is not None:
             self.label_emb = self._vector_projection(spec.vector_dim, embedding_dim)
         self.input_blocks, skips = self._encoder(latent_channels + spec.spatial_channels)
@@ -216,7 +223,8 @@ class UNet(nn.Module):
 
         Args:
             x_t: noisy latent (B, latent_channels, H, W); H and W multiples of 2 ** (levels - 1).
-            timestep: (B,) network time 0 .. T - 1, integer or float.
+            timestep: (B,) network time 0 .. T - 1, integer or float; with config.flow_map (B, 3): the network times of
+                the step's beginning and end, and the guidance scale, see `flow_map.step_inputs`.
             condition: exactly the fields of `spec`; token positions where its mask is False are not attended.
 
         Raises:
@@ -246,7 +254,10 @@ class UNet(nn.Module):
         """Time embedding (B, 4 x channels), the condition's vector added."""
         first = self.time_embed[0]
         assert isinstance(first, nn.Linear)
-        embedding: Tensor = self.time_embed(timestep_embedding(timestep, self.config.channels).to(first.weight.dtype))
+        now = timestep[:, 0] if self.config.flow_map else timestep
+        embedding: Tensor = self.time_embed(timestep_embedding(now, self.config.channels).to(first.weight.dtype))
+        if self.config.flow_map:
+            embedding = embedding + self.flow_map(timestep)
         return embedding if vector is None else embedding + self.label_emb(vector)
 
     def _check(self, x_t: Tensor, condition: Condition) -> None:

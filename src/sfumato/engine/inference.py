@@ -26,7 +26,7 @@ from sfumato.nn.transformer import join_heads, split_heads
 
 M = TypeVar("M", bound=nn.Module)
 
-KEPT = ("time_embed", "label_emb", "quantize")
+KEPT = ("time_embed", "flow_map", "label_emb", "quantize")
 """Submodules that stay plain and float32: they are small, and their precision matters."""
 
 EXACT = ("quant_conv", "post_quant_conv")

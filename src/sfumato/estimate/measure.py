@@ -21,13 +21,16 @@ from sfumato.data.dataset import Dataset, LatentSource
 from sfumato.data.latents import MeasuredLatents
 from sfumato.data.loader import sweep
 from sfumato.data.split import Subset
+from sfumato.denoiser.flow_map import step_inputs
 from sfumato.engine.precision import Precision, autocast
 from sfumato.estimate.memory import blank_condition
 from sfumato.estimate.synthetic import SyntheticLatents
 from sfumato.estimate.work import Stage1Step
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline.conditions import source_of
+from sfumato.pipeline.parts import second_stage
 from sfumato.pipeline.plan import guidance_scale
+from sfumato.pipeline.students import calls_twice
 from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining, train_autoencoder
 from sfumato.training.conditions import with_conditions
 from sfumato.training.data import RunData
@@ -213,6 +216,8 @@ def sampling_seconds(model: LatentDiffusion, precision: Precision, batch: int = 
     assert second is not None
     doubled = 2 if guided(model) else 1
     x_t, t = torch.cat([latent] * doubled), torch.full((batch * doubled,), 500.0, device=model.device)
+    if second.config.student is not None:
+        t = step_inputs(t, t, 1.0)
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
     with model.device:
         condition = blank_condition(second.config.conditioner, spec, len(x_t), model.latent_shape[1:])
@@ -223,7 +228,7 @@ def sampling_seconds(model: LatentDiffusion, precision: Precision, batch: int = 
 
 def guided(model: LatentDiffusion) -> bool:
     """Whether `sample` calls the network twice per step: the model is conditioned and has an unconditional mode."""
-    return guidance_scale(source_of(model), None) != 1.0
+    return calls_twice(second_stage(model)) and guidance_scale(source_of(model), None) != 1.0
 
 
 def _latents_to_time(

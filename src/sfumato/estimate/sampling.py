@@ -13,7 +13,8 @@ from sfumato.pipeline.choices import chosen
 from sfumato.pipeline.conditions import source_of
 from sfumato.pipeline.parts import second_stage
 from sfumato.pipeline.plan import guidance_scale
-from sfumato.pipeline.request import AUTO, DEFAULT_STEPS
+from sfumato.pipeline.request import AUTO
+from sfumato.pipeline.students import default_steps
 from sfumato.training.diffusion import DiffusionRun
 
 TIMED_CALLS = 4
@@ -63,7 +64,8 @@ def forecast_sampling(model: LatentDiffusion, batch: int, peak: float) -> Sampli
     """
     second = second_stage(model)
     guided = measure.guided(model)
-    choice = chosen(second, AUTO, None, DEFAULT_STEPS, guidance_scale(source_of(model), None))
+    steps = default_steps(second)
+    choice = chosen(second, AUTO, None, steps, guidance_scale(source_of(model), None))
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
     call = work.network_call(second.config, model.latent_shape, spec) * (2 if guided else 1)
     decoding = flops.decode(model.config.autoencoder, model.config.image_size)
@@ -81,8 +83,8 @@ def forecast_sampling(model: LatentDiffusion, batch: int, peak: float) -> Sampli
         latent=model.latent_shape,
         batch=batch,
         sampler=choice.sampler.kind,
-        steps=DEFAULT_STEPS,
-        calls=work.network_calls(choice.sampler, second.schedule, DEFAULT_STEPS),
+        steps=steps,
+        calls=work.network_calls(choice.sampler, second.schedule, steps),
         guided=guided,
         call_operations=call,
         decode_operations=decoding,

@@ -25,6 +25,7 @@ def refuse_for_original(config: ModelConfig, folder: Path) -> None:
         config: the model's configuration.
         folder: the model folder, which contains a pretrained text encoder.
     """
+    _refuse_student(config)
     _refuse_pixels(config.autoencoder)
     _refuse_original_norms(config)
     diffusion = config.diffusion
@@ -67,6 +68,7 @@ def refuse_for_diffusers(config: ModelConfig, folder: Path) -> None:
         config: the model's configuration.
         folder: the model folder, which contains a pretrained text encoder.
     """
+    _refuse_student(config)
     _refuse_pixels(config.autoencoder)
     autoencoder_groups(config.autoencoder)
     diffusion = config.diffusion
@@ -110,6 +112,15 @@ def autoencoder_groups(config: AutoencoderConfig) -> int:
             f"{math.gcd(*found)}, or use the model folder as it is"
         )
     return next(iter(found.values()))
+
+
+def _refuse_student(config: ModelConfig) -> None:
+    student = None if config.diffusion is None else config.diffusion.student
+    if student is not None:
+        raise UserError(
+            "a student cannot be exported: its network is also given the end of the step and the guidance scale, which "
+            f"no other program passes on; export its teacher, the model {student.teacher}"
+        )
 
 
 def _refuse_pixels(config: AutoencoderConfig) -> None:

@@ -12,10 +12,11 @@ from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import UserError
 from sfumato.pipeline.options import Range, check_number
 from sfumato.pipeline.parts import SecondStage
-from sfumato.pipeline.request import AUTO, DEFAULT_STEPS, SampleRequest
+from sfumato.pipeline.request import AUTO, SampleRequest
+from sfumato.pipeline.students import default_steps, refuse_for_others, student_choice
 from sfumato.sampling.auto import Choice, choose
 from sfumato.sampling.grids import GridConfig, GridKind, build_grid, resampled
-from sfumato.sampling.table import SAMPLERS, SamplerConfig, check_start, default_grid
+from sfumato.sampling.table import EVERY_SAMPLER, SamplerConfig, check_start, default_grid
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def check_names(request: SampleRequest) -> None:
 def chosen_steps(second: SecondStage, request: SampleRequest, guidance: float = 1.0) -> Steps:
     """The sampler and the times of a request; `guidance` is the largest scale in use. Raises UserError."""
     check_names(request)
-    grid, steps = named_grid(request.grid, request.shift), request.steps or DEFAULT_STEPS
+    grid, steps = named_grid(request.grid, request.shift), request.steps or default_steps(second)
     if request.times is not None:
         grid = times_grid(request.times, second.schedule, request.steps)
         steps = len(grid.times or ()) - 1
@@ -57,9 +58,12 @@ def chosen(
 ) -> Choice:
     """The sampler by name, configuration or "auto", and its grid. Raises UserError for an unknown name."""
     named = named_sampler(sampler, None)
+    if second.config.student is not None:
+        return student_choice(second.config.student, named, grid)
     if isinstance(named, str):
         picked = choose(second.schedule, second.config.prediction, steps, guidance)
         return picked if grid is None else Choice(picked.sampler, grid, picked.reason)
+    refuse_for_others(named)
     return Choice(named, grid or default_grid(named, second.schedule), "")
 
 
@@ -73,14 +77,14 @@ def named_sampler(sampler: str | SamplerConfig, eta: float | None = None) -> str
             setting = "eta" if eta is not None else next(iter(settings))
             raise UserError(f"{setting} does not apply to the sampler auto, which chooses its settings: name a sampler")
         return AUTO
-    known = [AUTO, *SAMPLERS]
-    if name not in SAMPLERS:
+    known = [AUTO, *EVERY_SAMPLER]
+    if name not in EVERY_SAMPLER:
         raise UserError(f"sampler {name!r} is not one of {', '.join(known)}{nearest(name, known)}")
     return sampler_named(name, **settings) if eta is None else _with_eta(name, settings, eta)
 
 
 def _with_eta(name: str, settings: dict[str, Any], eta: float) -> SamplerConfig:
-    accepting = [other for other, facts in SAMPLERS.items() if "eta" in facts.config.model_fields]
+    accepting = [other for other, facts in EVERY_SAMPLER.items() if "eta" in facts.config.model_fields]
     if name not in accepting:
         raise UserError(f"eta does not apply to the sampler {name}, only to {' and '.join(accepting)}")
     return sampler_named(name, **{"eta": eta, **settings})
@@ -88,9 +92,9 @@ def _with_eta(name: str, settings: dict[str, Any], eta: float) -> SamplerConfig:
 
 def sampler_named(name: str, **settings: Any) -> SamplerConfig:
     """The configuration of a sampler by name. Raises UserError for an unknown name or setting."""
-    if name not in SAMPLERS:
-        raise UserError(f"sampler {name!r} is not one of {', '.join(SAMPLERS)}{nearest(name, SAMPLERS)}")
-    return cast(SamplerConfig, parse({"kind": name, **settings}, SAMPLERS[name].config, f"sampler {name}"))
+    if name not in EVERY_SAMPLER:
+        raise UserError(f"sampler {name!r} is not one of {', '.join(EVERY_SAMPLER)}{nearest(name, EVERY_SAMPLER)}")
+    return cast(SamplerConfig, parse({"kind": name, **settings}, EVERY_SAMPLER[name].config, f"sampler {name}"))
 
 
 def named_grid(grid: str | GridConfig | None, shift: float | None = None) -> GridConfig | None:

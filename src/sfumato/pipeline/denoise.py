@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.conditioning.condition import Condition, stack
+from sfumato.denoiser.flow_map import step_inputs
+from sfumato.diffusion.flow_map import Path, mapped
 from sfumato.diffusion.prediction import PredictionKind, to_x0
-from sfumato.diffusion.process import timestep_like
+from sfumato.diffusion.process import broadcast, timestep_like
 from sfumato.diffusion.schedule import Schedule
 from sfumato.pipeline.request import ImageGuidance, Projection
 from sfumato.sampling import guidance as guiding
@@ -64,6 +66,34 @@ class Network:
         """(x_t, t) -> the expected clean latents under each of the conditions, from one larger batch."""
         stacked = self.denoise(stack(conditions))
         return lambda x_t, t: stacked(torch.cat([x_t] * len(conditions)), t).chunk(len(conditions))
+
+
+@dataclass(frozen=True)
+class StudentNetwork:
+    """The network of a student, with the straight path of its schedule and prediction."""
+
+    denoiser: nn.Module
+    path: Path
+
+    def velocity(self, x_t: Tensor, t: Tensor, s: Tensor, scale: float | Tensor, condition: Condition) -> Tensor:
+        """The mean velocity on the path (B, C, h, w) from x_t (B, C, h, w) at time t to time s of the schedule.
+
+        t, s, scale: one or (B,); at s = t it is the velocity of the flow.
+        """
+        steps = self.path.schedule.steps
+        inputs = step_inputs(timestep_like(t, steps, x_t), timestep_like(s, steps, x_t), scale)
+        predicted = self.denoiser(x_t, inputs, condition).to(x_t.dtype)
+        return self.path.velocity(predicted, x_t, t)
+
+    def denoise(self, condition: Condition, scale: float | Tensor, trajectory: guiding.Trajectory) -> Denoise:
+        """(x_t (B, C, h, w), t) -> the clean latent at the end of the line through x_t and the x_s of this step."""
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            assert trajectory.end is not None, "a student is called within a step"
+            u = self.velocity(x_t, t, trajectory.end, scale, condition)
+            return mapped(x_t / broadcast(self.path.length(t), x_t), self.path.of_time(t), 0.0, u)
+
+        return denoise
 
 
 def halves(network: Network, condition: Condition, null: Condition) -> guiding.Pair:

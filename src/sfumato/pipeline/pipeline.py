@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser.unet import UNet
+from sfumato.diffusion.flow_map import Path
 from sfumato.diffusion.process import add_noise
 from sfumato.engine.reuse import Reusing
 from sfumato.pipeline import latents as codec
 from sfumato.pipeline.conditions import Conditions, conditions_for, rows_of, source_of, take_rows
-from sfumato.pipeline.denoise import Guidance, Network, guided, guided_by_image, guided_by_parts, halves
+from sfumato.pipeline.denoise import Guidance, Network, StudentNetwork, guided, guided_by_image, guided_by_parts, halves
 from sfumato.pipeline.latents import check_finite
 from sfumato.pipeline.parts import Model, SecondStage, second_stage, tiny_decoder
 from sfumato.pipeline.plan import Plan, plan
@@ -145,9 +146,13 @@ def _of_window(
     model: Model, request: SampleRequest, planned: Plan, rows: slice, trajectory: Trajectory
 ) -> Callable[[Window], Denoise]:
     """The guided denoise function of a window; guidance state belongs to the window and the trajectory."""
-    conditions, network = conditions_of(model, request, planned, rows), network_of(model, request.reuse)
+    conditions, second = conditions_of(model, request, planned, rows), second_stage(model)
     scales = planned.scales[rows]
     scale: float | Tensor = scales[0] if len(set(scales)) == 1 else torch.tensor(scales, device=model.device)
+    if second.config.student is not None:
+        student = StudentNetwork(second.denoiser, Path(second.schedule, second.config.prediction))
+        return lambda window: student.denoise(conditions.of(window)[0], scale, trajectory)
+    network = network_of(model, request.reuse)
     guidance = Guidance(scale, request.interval, request.rescale, request.projection)
     weaker = None if request.autoguide is None else conditions_of(request.autoguide, request, planned, rows)
     whole = None

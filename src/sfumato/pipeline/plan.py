@@ -24,6 +24,7 @@ from sfumato.pipeline.conditions import (
 from sfumato.pipeline.memory import check_memory
 from sfumato.pipeline.parts import Model, canvas_factor, check_multiple, latent_shape, second_stage, tiny_decoder
 from sfumato.pipeline.request import DEFAULT_GUIDANCE, MOST_IMAGES, DecoderName, SampleRequest
+from sfumato.pipeline.students import check_student
 from sfumato.sampling.auto import Choice
 from sfumato.sampling.grids import tail
 from sfumato.sampling.inpainting import with_jumps
@@ -90,6 +91,8 @@ def plan(model: Model, request: SampleRequest) -> Plan:
     parts = _part_scales(source, request, inputs, conditioned)
     scales = [max(parts.values())] * count if parts else _scales(source, request, count, conditioned)
     _check_guidance(model, request, scales, parts)
+    if second.config.student is not None:
+        check_student(second.config.student, request, scales)
     _check_decoder(model, request.decoder)
     steps = chosen_steps(second, request, max(scales))
     _check_latents(request, count, shape)
@@ -290,6 +293,8 @@ def _check_weaker(model: Model, weaker: Model) -> None:
         (weaker.scaling.scale.tolist(), model.scaling.scale.tolist(), "scaling of latents"),
         (other.config.schedule, second.config.schedule, "noise schedule"),
     ]
+    if other.config.student is not None:
+        raise UserError("autoguide is a student, whose steps are no expected images: give its teacher, or a snapshot")
     unlike = next((name for theirs, ours, name in same if theirs != ours), None)
     if unlike is not None:
         raise UserError(f"autoguide has another {unlike} than this model: give an earlier or smaller version of it")

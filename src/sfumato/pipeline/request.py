@@ -170,7 +170,9 @@ class SampleRequest:
     sampler: "str | SamplerConfig" = option(
         AUTO, "sampler", "Sampler by name, with settings as in unipc:order=3; auto chooses."
     )
-    steps: int | None = option(None, "sampler", "Sampling steps; by default 20, or as many as `times` lists.", STEPS)
+    steps: int | None = option(
+        None, "sampler", "Sampling steps; by default 20 (a student's 4), or as many as `times` lists.", STEPS
+    )
     eta: float | None = option(
         None, "sampler", "Amount of new noise in ddim and dpmpp-2m-sde: 0 is deterministic.", SHARE
     )

@@ -35,7 +35,7 @@ SAMPLING = (
     "reuse",
 )
 """The options of a request that every task on an image has."""
-DEFAULTS: Mapping[str, Any] = {"count": 1, "steps": 20, "sampler": "dpmpp-2m", "window": None}
+DEFAULTS: Mapping[str, Any] = {"count": 1, "steps": 20, "window": None}
 """Their defaults, where a task has other ones than a request."""
 
 

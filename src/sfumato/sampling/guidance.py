@@ -83,13 +83,15 @@ class Momentum:
 
 
 class Trajectory:
-    """The memory of guidance along one trajectory of a batch: a momentum for each window and guidance that has one.
+    """The memory of one trajectory of a batch: a momentum for each window and guidance that has one, and the time
+    `end` at which the present step ends, which a student's network is given.
 
     `sfumato.sampling.loop.sample` calls `begin_step` before every step.
     """
 
     def __init__(self) -> None:
         self.momenta: list[Momentum] = []
+        self.end: Tensor | None = None
 
     def momentum(self, weight: float) -> Momentum | None:
         """Adds a momentum to this trajectory; None for a weight of 0."""
@@ -100,6 +102,7 @@ class Trajectory:
 
     def begin_step(self, t: Tensor, s: Tensor) -> None:
         """The next calls belong to the step from time t to s; a step to a later time restarts the trajectory."""
+        self.end = s
         for momentum in self.momenta:
             if float(s) > float(t):
                 momentum.forget()

@@ -20,6 +20,7 @@ from sfumato.sampling.dpm_solver import (
     DPM2SConfig,
     DPM3MConfig,
 )
+from sfumato.sampling.flow_map import FlowMap, FlowMapConfig
 from sfumato.sampling.grids import GridConfig, GridKind
 from sfumato.sampling.heun import EDM, EDMConfig, Euler, EulerConfig, Heun, HeunConfig
 from sfumato.sampling.plms import NEEDS_SIGNAL, PLMS, PLMSConfig
@@ -38,7 +39,8 @@ SamplerConfig = Annotated[
     | DPM2SConfig
     | DPM3MConfig
     | DPM2MSDEConfig
-    | UniPCConfig,
+    | UniPCConfig
+    | FlowMapConfig,
     Field(discriminator="kind"),
 ]
 
@@ -67,6 +69,13 @@ SAMPLERS: dict[str, SamplerFacts] = {
     "dpmpp-2m-sde": SamplerFacts(DPM2MSDEConfig, None, 1, "log-snr", "variety of ddpm in 20 to 50 steps"),
     "unipc": SamplerFacts(UniPCConfig, 3, 1, "log-snr", "very few steps, 5 to 15"),
 }
+"""Those of ordinary models."""
+
+STUDENT_SAMPLER = "flow-map"
+EVERY_SAMPLER: dict[str, SamplerFacts] = {
+    **SAMPLERS,
+    STUDENT_SAMPLER: SamplerFacts(FlowMapConfig, 1, 1, "trailing", "students (`sfumato distill`) alone; 1 to 8 steps"),
+}
 
 
 def build_sampler(config: SamplerConfig) -> Sampler[Any]:
@@ -94,6 +103,8 @@ def build_sampler(config: SamplerConfig) -> Sampler[Any]:
             return DPM2MSDE(config.eta)
         case UniPCConfig():
             return UniPC(config.order, config.scale)
+        case FlowMapConfig():
+            return FlowMap()
 
 
 def default_grid(config: SamplerConfig, schedule: Schedule) -> GridConfig:
@@ -102,7 +113,7 @@ def default_grid(config: SamplerConfig, schedule: Schedule) -> GridConfig:
     Flow models use evenly spaced times, and a zero-terminal schedule a grid that begins in pure noise; PLMS, which
     cannot begin there, keeps the original's grid.
     """
-    kind = SAMPLERS[config.kind].grid
+    kind = EVERY_SAMPLER[config.kind].grid
     misses_the_noise = schedule.zero_terminal and kind == "leading"
     if config.kind != "plms" and (not schedule.discrete or misses_the_noise):
         kind = "trailing"

@@ -34,8 +34,8 @@ OF_THE_TASK = (
 
 
 def task_options(**changes: Any) -> SampleRequest:
-    """The default options of tasks: dpmpp-2m, windows where the image is large, one image at a time."""
-    return SampleRequest(**{"sampler": "dpmpp-2m", "window": None, "batch": 1, **changes})
+    """The default options of tasks: windows where the image is large, one image at a time."""
+    return SampleRequest(**{"window": None, "batch": 1, **changes})
 
 
 @dataclass(frozen=True)

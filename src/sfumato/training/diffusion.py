@@ -113,6 +113,14 @@ class DiffusionRun(Schema):
     ones."""
 
     @model_validator(mode="after")
+    def _no_student(self) -> Self:
+        if self.denoiser.flow_map:
+            raise ValueError(
+                "denoiser.flow_map is for students, which `sfumato distill` makes of trained models: leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _dropout_has_a_condition(self) -> Self:
         if self.conditioner.kind == "none" and self.train.condition_dropout not in (0, DROPOUT):
             raise ValueError("train.condition_dropout is set but conditioner.kind is none: there is nothing to drop")

@@ -15,6 +15,7 @@ from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
 from sfumato.training.data import RunData, height_width
 from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
+from sfumato.training.few_steps import FewStepRun
 from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
@@ -53,6 +54,19 @@ def save_diffusion(
     described = model.config.model_copy(update={"about": {**model.config.about, "diffusion": facts}})
     trained = with_networks(model, networks)
     replace(trained, config=described).save(place or folder.model)
+
+
+def save_student(
+    student: LatentDiffusion,
+    networks: ConditionalDenoiser,
+    config: FewStepRun,
+    folder: RunFolder,
+    state: TrainState,
+) -> None:
+    """Writes the student with averaged weights; its teacher's training stays on record."""
+    facts = about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)
+    described = student.config.model_copy(update={"about": {**student.config.about, "student": facts}})
+    replace(with_networks(student, networks), config=described).save(folder.model)
 
 
 def save_classifier(

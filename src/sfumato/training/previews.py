@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from sfumato.training.condition_images import condition_images
 from sfumato.training.conditions import preview_fields
 from sfumato.training.data import RunData
 from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
+from sfumato.training.few_steps import FewStepRun
 from sfumato.training.transformer import ConditionalTransformer
 
 Values = Mapping[str, float | list[float]]
@@ -180,9 +182,8 @@ class ConditionedSamples:
             count=len(self.images),
             size=(self.images.shape[2], self.images.shape[3]),
             batch=len(self.images),
-            sampler=PREVIEW_SAMPLER,
-            steps=PREVIEW_STEPS,
             guidance=preview_guidance(model),
+            **_preview_steps(model),
         )
         try:
             with autocast(model.device, self.precision):
@@ -194,6 +195,12 @@ class ConditionedSamples:
         sheet = image_grid(rows, columns=4 * (len(shown) + 2))
         save_png(self.folder / f"samples-{step:08d}.png", sheet, scale=_scale(images))
         return {"sample_psnr": psnr(images.clamp(-1, 1), self.images).mean().item(), **self.about}
+
+
+def _preview_steps(model: LatentDiffusion) -> dict[str, Any]:
+    """A student has its own sampler, and a number of steps that suits it."""
+    assert model.second is not None
+    return {} if model.second.config.student else {"sampler": PREVIEW_SAMPLER, "steps": PREVIEW_STEPS}
 
 
 def skipped(what: str, step: int, error: NotFiniteError) -> Values:
@@ -214,7 +221,7 @@ def preview_guidance(model: LatentDiffusion) -> float | dict[str, float]:
 
 
 def samples_of(
-    model: LatentDiffusion, data: RunData, folder: Path, config: DiffusionRun
+    model: LatentDiffusion, data: RunData, folder: Path, config: DiffusionRun | FewStepRun
 ) -> "Samples | ConditionedSamples":
     """The preview that suits what the model is conditioned on, on held-out examples."""
     if not config.conditions.gives:

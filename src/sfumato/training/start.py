@@ -26,6 +26,11 @@ def started(start: Path) -> LatentDiffusion:
     model = load(start)
     if model.second is None:
         raise UserError(f"start={start} is an autoencoder, but stage 2 needs a whole model there: leave start out")
+    if model.second.config.student is not None:
+        raise UserError(
+            f"start={start} is a student, which learns from its teacher alone: train the teacher, the model "
+            f"{model.second.config.student.teacher}, further and distil it again with `sfumato distill`"
+        )
     return model
 
 
