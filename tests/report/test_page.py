@@ -144,3 +144,14 @@ def test_durations(seconds: float, text: str) -> None:
 def test_a_running_mean_of_a_constant_is_that_constant() -> None:
     smooth = running_mean([(float(x), 2.5) for x in range(5)])
     assert [y for _, y in smooth] == pytest.approx([2.5] * 5)
+
+
+def test_each_sample_is_named_where_the_row_of_headings_is_hidden(page: tuple[DemoResult, str]) -> None:
+    """Narrow pages stack the columns, so each carries its own heading; wide ones hide those."""
+    names = ("guidance 1 (off)", "guidance 3", "guidance 6", "real scene")
+    for name in names:
+        assert page[1].count(f"<span>{name}</span>") == 1
+        assert page[1].count(f'<p class="column">{name}</p><img') == 4
+    wide, narrow = page[1].split("@media (max-width: 820px)", 1)
+    assert ".sample .column { display: none; }" in wide
+    assert re.search(r"\.sample\.head { display: none; }\s*\.sample \.column { display: block;", narrow)

@@ -37,6 +37,7 @@ def render(
         shortened=_shortened(result),
         pairs=_pairs(gallery),
         channels=_channels(result),
+        headings=_headings(gallery),
         prompts=[{"caption": prompt.caption, "columns": _columns(prompt)} for prompt in gallery.prompts],
         curves=training_curves(stage_one, stage_two),
         facts_total=sum(result.facts.values()),
@@ -77,6 +78,11 @@ def _channels(result: DemoResult) -> list[list[str]]:
         ]
         for c, channel in enumerate(result.first_stage.channels)
     ]
+
+
+def _headings(gallery: Gallery) -> list[str]:
+    """What stands over the columns of `_columns`."""
+    return [*(f"guidance {scale:g}{' (off)' if scale == 1 else ''}" for scale in gallery.guidance), "real scene"]
 
 
 def _columns(prompt: PromptShown) -> list[tuple[Tensor, Verdict]]:
