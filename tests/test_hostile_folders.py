@@ -61,7 +61,10 @@ CASES: dict[str, tuple[Any, str]] = {
     "bool": (lambda f: recast(f, torch.bool), "has bool numbers"),
     "float8": (lambda f: recast(f, torch.float8_e4m3fn), "has float8_e4m3fn numbers"),
     "binary tokenizer": (lambda f: (f / "tokenizer.json").write_bytes(b"\x80\x04\xff"), "not UTF-8 text"),
-    "tokenizer of nothing": (lambda f: (f / "tokenizer.json").write_text("[]"), "not a tokenizer.json"),
+    "tokenizer of nothing": (
+        lambda f: (f / "tokenizer.json").write_text("[]"),
+        "model/tokenizer.json' is not a tokenizer.json",
+    ),
     "tokenizer of large ids": (
         lambda f: (f / "tokenizer.json").write_text(
             (f / "tokenizer.json")

@@ -9,10 +9,9 @@ from torch import nn
 from sfumato.autoencoder.tiny_file import load_distilled
 from sfumato.checkpoint import check_finite, load_into, load_tensors
 from sfumato.conditioning.pretrained import PretrainedText
-from sfumato.conditioning.sources import MAX_TOKENIZER
+from sfumato.conditioning.sources import read_tokenizer
 from sfumato.conditioning.table import ConditionerConfig, text_config
 from sfumato.config import load_config
-from sfumato.documents import read_text
 from sfumato.errors import UserError
 from sfumato.foreign import reading
 from sfumato.model import TOKENIZER_FILE, LatentDiffusion, build
@@ -87,7 +86,7 @@ def tokenizer_of(folder: Path, conditioner: ConditionerConfig | None) -> str | N
     """The text of the tokenizer in a model folder. Raises UserError where it is none, or a fitted one is missing."""
     file = folder / TOKENIZER_FILE
     if file.exists():
-        return read_text(file, "the tokenizer ", MAX_TOKENIZER)
+        return read_tokenizer(file)
     text = text_config(conditioner) if conditioner is not None else None
     if text is not None and text.tokenizer == "fitted":
         raise UserError(f"the model folder {str(folder)!r} is incomplete: it lacks {TOKENIZER_FILE}")

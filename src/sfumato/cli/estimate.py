@@ -147,7 +147,10 @@ def parsed(raw: dict[str, Any], data: Path | None, schema: type[Run], name: str,
     """The run's configuration; a folder that is not named yet has a placeholder's name."""
     from sfumato.cli.run_configuration import with_data
     from sfumato.config import parse, section
+    from sfumato.errors import UserError
 
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data {str(data)!r} is not a folder: give one of images, or leave it out")
     given = section(raw, "data")
     nameless = given.get("kind", "folder") == "folder" and "path" not in given
     return parse(with_data(raw, data or (PLACEHOLDER if nameless else None), size), schema, name)

@@ -172,6 +172,7 @@ def command(own: type[T], shared: Sequence[Flag] = ()) -> Callable[[Callable[...
         parameters = [one.parameter(grouped) for one in every]
         run.__name__, run.__doc__, run.__module__ = function.__name__, function.__doc__, function.__module__
         run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
+        run.flags = every  # type: ignore[attr-defined]  # of any function
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # of any function
         return run
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.flags import REQUIRED, Flag, command, flag, flags_of
+from sfumato.cli.flags import REQUIRED, Flag, Form, command, flag, flags_of
 from sfumato.cli.forms import FORMS, SAMPLING, request_flags
 from sfumato.cli.guides import GuideFlags, opened_guides
 from sfumato.cli.machine import ModelFlags
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 SHARED = request_flags(
     *SAMPLING,
     forms={
-        "count": replace(FORMS["count"], hint="Of each prompt or label; the default is 4 of one, 1 of each of several.")
+        "count": replace(FORMS["count"], hint="Of each prompt or label; the default is 4 of one, 1 of each of several."),
+        "seed": Form(hint="The default is 0."),
     },
+    seed=None,  # to know whether it is given beside --seeds
 )
 OF_CODES = ("prompt", "label", "count", "seed", "seeds", "guidance", "batch")
 """Options of a request that a transformer over codes has too."""
@@ -77,9 +79,8 @@ def sample(flags: SampleFlags, options: dict[str, Any]) -> None:
     from sfumato.training.workers import use_all_cores
 
     spec = _spec(flags, options)
-    request = SampleRequest(
-        **options | {"prompt": spec.prompts, "label": spec.labels, "count": len(spec.seeds), "seeds": spec.seeds}
-    )
+    rows = {"prompt": spec.prompts, "label": spec.labels, "count": len(spec.seeds), "seed": spec.seeds[0]}
+    request = SampleRequest(**options | rows | {"seeds": spec.seeds})
     check_names(request)
     use_all_cores()
     device = chosen_device(flags.device)

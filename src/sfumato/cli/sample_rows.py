@@ -40,11 +40,11 @@ def sample_spec(
     prompts: Sequence[str] | None,
     labels: Sequence[str] | None,
     count: int | None,
-    seed: int,
+    seed: int | None,
     seeds: Sequence[int] | None = None,
     same_seed: bool = False,
 ) -> SampleSpec:
-    """`count` images of each prompt or label, with seeds from `seed` on, or `seeds`, or all with the one.
+    """`count` images of each prompt or label, with seeds from `seed` or 0 on, or `seeds`, or all with the one.
 
     Raises UserError where prompts and labels are both several, and not as many, for seeds that are not as many as the
     images, and for more images than a request may have.
@@ -58,14 +58,15 @@ def sample_spec(
         each = _images_of_each(seeds, rows, count, seed, same_seed)
     else:
         each = count if count is not None else IMAGES if rows == 1 else 1
+    seed = seed or 0
     check_number("the last image's seed", seed + rows * each - 1, SEED)
     usual = [seed] * (rows * each) if same_seed else [seed + i for i in range(rows * each)]
     return SampleSpec(_repeated(prompts, rows, each), _repeated(labels, rows, each), list(seeds or usual))
 
 
-def _images_of_each(seeds: Sequence[int], rows: int, count: int | None, seed: int, same_seed: bool) -> int:
+def _images_of_each(seeds: Sequence[int], rows: int, count: int | None, seed: int | None, same_seed: bool) -> int:
     """Images of each row where every image's seed is given."""
-    if seed or same_seed:
+    if seed is not None or same_seed:
         raise UserError(f"--seeds and {'--same-seed' if same_seed else '--seed'} both choose seeds: give one of them")
     each = len(seeds) // rows if count is None else count
     if rows * each != len(seeds):

@@ -129,7 +129,16 @@ def tokenizer_text(source: str) -> str:
         path = model_folder(source) / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"there is no tokenizer.json in {path.parent}; name the file itself")
-    return read_text(path, "the tokenizer ", MAX_TOKENIZER)
+    return read_tokenizer(path)
+
+
+def read_tokenizer(path: Path) -> str:
+    """The text of a tokenizer.json. Raises UserError naming the file if it is none."""
+    from sfumato.conditioning.tokenizer import parsed
+
+    text = read_text(path, "the tokenizer ", MAX_TOKENIZER)
+    parsed(text, f"the tokenizer {str(path)!r}")
+    return text
 
 
 def weights_hash(folder: Path) -> str:

@@ -49,14 +49,19 @@ def fit_tokenizer(captions: Iterable[str], vocabulary: int = 8192) -> str:
     return text
 
 
+def parsed(json: str, name: str = "the tokenizer") -> Tokenizer:
+    """The tokenizer of a tokenizer.json's text. Raises UserError, which begins with `name`, for any other text."""
+    try:
+        return Tokenizer.from_str(json)
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{name} is not a tokenizer.json: {' '.join(str(error)[:200].split())}") from error
+
+
 class Texts:
     """Tokenises lists of texts to a fixed length; `json` is the tokenizer.json it was made from."""
 
     def __init__(self, json: str, length: int, pad: int = 0) -> None:
-        try:
-            self.tokenizer = Tokenizer.from_str(json)
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"this is not a tokenizer.json: {str(error)[:200]}") from error
+        self.tokenizer = parsed(json)
         self.json = json
         self.length = length
         self.pad = pad

@@ -13,6 +13,7 @@ from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import check_finite, load_into, load_tensors
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
+from sfumato.conditioning.sources import read_tokenizer
 from sfumato.conditioning.table import build_conditioner
 from sfumato.config import load_config
 from sfumato.denoiser.unet import UNet
@@ -123,7 +124,7 @@ def _conditioner(config: ModelConfig, folder: Path) -> Conditioner | None:
     if not parts_of(config.diffusion) or any(part.kind == "pretrained-text" for part in parts_of(config.diffusion)):
         return None
     stored = folder / TOKENIZER_FILE
-    tokenizer = stored.read_text(encoding="utf-8") if stored.is_file() else None
+    tokenizer = read_tokenizer(stored) if stored.is_file() else None
     made = build_conditioner(config.diffusion.conditioner, tokenizer)
     assert made is not None
     _fill(made, folder / "conditioner.safetensors")
