@@ -100,7 +100,9 @@ class BaselinesFlags(StudyFlags):
 
     budget: str = flag("15m", "machine", "Training time per method and seed, both stages together: 90s, 30m, 2h, 1d.")
     seeds: int = schema_flag(SCHEMA, "seeds", "machine", 2, help="Training runs per method.")
-    factor: int = flag(4, "machine", "Downsampling factor of latent diffusion and of the codes.")
+    factor: int = flag(
+        4, "machine", "Downsampling factor of latent diffusion and of the codes.", Range(1, 256, whole=True)
+    )
     codebook: int = schema_flag(SCHEMA, "codebook", "machine")
 
 
