@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 SHARED = request_flags(
     *SAMPLING,
     forms={
-        "count": replace(FORMS["count"], hint="Of each prompt or label; the default is 4 of one, 1 of each of several."),
+        "count": replace(
+            FORMS["count"], hint="Of each prompt or label; the default is 4 of one, 1 of each of several."
+        ),
         "seed": Form(hint="The default is 0."),
     },
     seed=None,  # to know whether it is given beside --seeds
