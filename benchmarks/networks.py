@@ -17,6 +17,16 @@ W2 = UNetConfig(channels=160, channel_multipliers=(1, 2, 4), attention_factors=(
 """Text-conditional, 160 M parameters, 768 wide tokens."""
 W2_REAL = UNetConfig(channels=320, channel_multipliers=(1, 2, 4, 4), attention_factors=(1, 2, 4), heads=8)
 """Stable Diffusion 1's, 860 M parameters."""
+DEMO = UNetConfig(
+    channels=64,
+    channel_multipliers=(1, 2),
+    blocks_per_level=1,
+    attention_factors=(1, 2),
+    head_channels=32,
+    scale_shift_norm=True,
+    norm_groups=8,
+)
+"""The demo's (`zoo:toy/small-text`), 4 M parameters, with 24 tokens 64 wide."""
 TOKEN_DIM = 768
 CPU = torch.device("cpu")
 

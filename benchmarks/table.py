@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from benchmarks.adversarial import first_stage_step
 from benchmarks.feeding import folder_batches, latent_batches
-from benchmarks.networks import W1, W2, W2_REAL
+from benchmarks.networks import DEMO, W1, W2, W2_REAL
 from benchmarks.processes import sampling
 from benchmarks.sampling_loops import alike_images, same_steps
 from benchmarks.workloads import Scope, Workload, first_stage, lean, network_call, second_stage_step
@@ -27,6 +27,7 @@ WORKLOADS: dict[str, Build] = {
     "W4 step, W1 batch 8": lambda scope: second_stage_step(W1, 8, 32, False, scope),
     "W4 step, W2 batch 8": lambda scope: second_stage_step(W2, 8, 32, True, scope),
     "W4 step, small batch 64": lambda scope: second_stage_step(UNetConfig(channels=64), 64, 16, False, scope),
+    "W4 step, the demo's, batch 64": lambda scope: second_stage_step(DEMO, 64, 8, True, scope, (24, 64)),
     "W5 step, 64 pixels batch 16": lambda scope: first_stage_step(32, 16, 64, scope),
     "W6 first image from cold, 1 step": lambda scope: sampling(1, scope),
     "W7 folder of photographs": lambda scope: folder_batches(count=128, size=256, batch=16, batches=8),

@@ -17,7 +17,7 @@ from sfumato.conditioning.condition import Condition
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.engine import tiles
 from sfumato.engine.inference import for_inference
-from sfumato.engine.precision import has_fast_bfloat16
+from sfumato.engine.precision import Precision, has_fast_bfloat16
 from sfumato.engine.training import for_training
 from sfumato.training.averages import ema
 from sfumato.training.optim import OptimiserConfig, build_optimiser
@@ -31,6 +31,8 @@ BEST = "diffusers channels-last"
 ORIGINAL = "original float32"
 BANDED = "sfumato float32, bounded"
 """Within a third of the memory that the feature maps of the whole image take."""
+TOKENS = (77, TOKEN_DIM)
+"""Number and width of a text's tokens in the large workloads."""
 RATE, BETAS, DECAY = 1e-5, (0.9, 0.99), 0.999
 
 
@@ -123,13 +125,18 @@ def first_stage(size: int, decode: bool, scope: Scope) -> Workload:
     return workload
 
 
-def second_stage_step(config: UNetConfig, batch: int, size: int, text: bool, scope: Scope) -> Workload:
-    """Forward, backward, AdamW and the average on cached latents (batch, 4, size, size); the result is the loss."""
-    token_dim = TOKEN_DIM if text else None
+def second_stage_step(
+    config: UNetConfig, batch: int, size: int, text: bool, scope: Scope, tokens_of: tuple[int, int] = TOKENS
+) -> Workload:
+    """Forward, backward, AdamW and the average on cached latents (batch, 4, size, size); the result is the loss.
+
+    `tokens_of`: number and width of a text's tokens. Ours with Muon, too, which the small configurations use.
+    """
+    token_dim = tokens_of[1] if text else None
     ours, theirs = unet_pair(config, token_dim, size)
     plain, t = torch.randn(batch, 4, size, size), torch.randint(0, 1000, (batch,)).float()
     x = plain.contiguous(memory_format=CL)
-    tokens = torch.randn(batch, 77, TOKEN_DIM) if text else None
+    tokens = torch.randn(batch, *tokens_of) if text else None
     target = torch.randn(batch, 4, size, size)
 
     def diffusers_loss(module: Network) -> Tensor:
@@ -158,6 +165,11 @@ def second_stage_step(config: UNetConfig, batch: int, size: int, text: bool, sco
     candidates["sfumato float32"] = _our_step(for_training(copy.deepcopy(ours)), our_loss, half=False)
     if scope.half:
         candidates["sfumato bf16"] = _our_step(for_training(copy.deepcopy(ours)), our_loss, half=True)
+    if tokens_of != TOKENS:
+        for half in (False, True) if scope.half else (False,):
+            kind = "bf16" if half else "float32"
+            module = for_training(copy.deepcopy(ours))
+            candidates[f"sfumato {kind}, Muon"] = _our_step(module, our_loss, half, "muon")
     return Workload(candidates, batch, "latents", 3 * count_flops(lambda: our_loss(ours)))
 
 
@@ -233,11 +245,13 @@ def _original_step(module: Network, loss: Loss, average: Callable[[], None]) -> 
     return _step(module, loss, False, optimiser, average)
 
 
-def _our_step(module: Network, loss: Loss, half: bool) -> Call:
-    """One training step as the loops write it."""
+def _our_step(module: Network, loss: Loss, half: bool, method: Literal["adamw", "muon"] = "adamw") -> Call:
+    """One training step as the loops write it; Muon multiplies in bfloat16 if `half`."""
     module.train()
     shadow = ema.average_of(module)
-    optimiser = build_optimiser(OptimiserConfig(learning_rate=RATE, betas=BETAS), module)
+    precision: Precision = "bfloat16" if half else "float32"
+    config = OptimiserConfig(method=method, learning_rate=RATE, betas=BETAS, precision=precision)
+    optimiser = build_optimiser(config, module)
     return _step(module, loss, half, optimiser, lambda: ema.update(shadow, module, DECAY))
 
 
