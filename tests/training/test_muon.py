@@ -1,11 +1,16 @@
 """Muon: singular values near one, whose weights it moves, and how far."""
 
+import copy
+import threading
+from functools import partial
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sfumato.training.muon import RMS, ROUNDS, Muon, is_hidden, orthogonal
 from sfumato.training.optim import OptimiserConfig, build_optimiser, moments
+from sfumato.training.shares import Sharing, owners
 
 LAYERS = {
     "hidden matrix": (nn.Linear(16, 64), True),
@@ -78,6 +83,49 @@ def test_the_precision_that_is_asked_for_is_computed_in(precision: str, size: in
 
 def test_zeros_stay_zeros() -> None:
     assert torch.equal(orthogonal(torch.zeros(1, 4, 8)), torch.zeros(1, 4, 8))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_processes_share_the_work_out_and_move_alike(precision: str) -> None:
+    """Two processes, here threads, compute about half of the matrices each and end with the same weights as one."""
+    config = OptimiserConfig.model_validate({"method": "muon", "learning_rate": 0.1, "precision": precision})
+    alone = nn.Sequential(*(nn.Linear(128, size, bias=False) for size in (128, 128, 256, 32)), nn.Conv2d(16, 32, 3))
+    barrier, board = threading.Barrier(2), {}
+
+    def gather(rank: int, tensor: Tensor) -> list[Tensor]:
+        board[rank] = tensor
+        barrier.wait(300)
+        return [board[0], board[1]]
+
+    networks = [copy.deepcopy(alone) for _ in range(2)]
+    computed: list[int] = []
+
+    def train(rank: int, network: nn.Module, sharing: Sharing | None) -> None:
+        optimiser = build_optimiser(config, network, sharing=sharing)
+        for layer in network:
+            layer.weight.grad = torch.full_like(layer.weight, 0.5).triu_()
+        optimiser.step()
+        computed.append(rank)
+
+    train(0, alone, None)
+    threads = [
+        threading.Thread(target=train, args=(rank, network, Sharing(rank, 2, partial(gather, rank))))
+        for rank, network in enumerate(networks)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(computed) == [0, 0, 1]
+    assert board[0].numel() < 0.75 * sum(p.numel() for p in alone.parameters()) * (4 if precision == "float32" else 2)
+    for one, first, second in zip(alone.parameters(), *(each.parameters() for each in networks), strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, one, rtol=0, atol=0 if precision == "float32" else 2e-3)
+
+
+def test_the_costliest_work_is_dealt_first() -> None:
+    assert owners([5, 3, 3, 1], 2) == [0, 1, 1, 0]
+    assert owners([1, 1], 3) == [0, 1]
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -43,6 +43,7 @@ from sfumato.training.optim import (
 )
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, open_session
+from sfumato.training.shares import Sharing
 from sfumato.training.source import source_key
 from sfumato.training.start import start_first
 from sfumato.training.state import TrainState
@@ -318,7 +319,7 @@ def train_autoencoder(
     train, workers = config.train, workers or Workers()
     modules = build_stage1(config, workers)
     shadow = ema.average_of(modules.autoencoder)
-    state = _train_state(config, modules, shadow)
+    state = _train_state(config, modules, shadow, workers.sharing)
     # data at the same path may have grown, which is logged; at another path it must be the same
     folder.resume(state, source_key(dataset), strict=folder.data_moved)
     for_training(modules.autoencoder)
@@ -366,7 +367,9 @@ def train_autoencoder(
     return state
 
 
-def _train_state(config: AutoencoderRun, modules: Stage1Modules, shadow: Autoencoder) -> TrainState:
+def _train_state(
+    config: AutoencoderRun, modules: Stage1Modules, shadow: Autoencoder, sharing: Sharing | None
+) -> TrainState:
     """The initial state of a run of stage 1."""
     train, autoencoder, discriminator = config.train, modules.autoencoder, modules.discriminator
     state = TrainState(
@@ -376,11 +379,13 @@ def _train_state(config: AutoencoderRun, modules: Stage1Modules, shadow: Autoenc
             "log_variance": modules.log_variance,
             "counts": modules.counts,
         },
-        optimisers={"autoencoder": build_optimiser(train.optimiser, autoencoder, modules.log_variance)},
+        optimisers={
+            "autoencoder": build_optimiser(train.optimiser, autoencoder, modules.log_variance, sharing=sharing)
+        },
     )
     if discriminator is not None:
         state.modules["discriminator"] = discriminator
-        state.optimisers["discriminator"] = build_optimiser(train.discriminator, discriminator)
+        state.optimisers["discriminator"] = build_optimiser(train.discriminator, discriminator, sharing=sharing)
     return state
 
 

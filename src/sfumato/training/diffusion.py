@@ -44,6 +44,7 @@ from sfumato.training.optim import (
 )
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, Session, open_session, resume
+from sfumato.training.shares import Sharing
 from sfumato.training.state import TrainState
 from sfumato.training.step_noise import Keep, StepNoise, step_noise
 from sfumato.training.steps import optimizer_step
@@ -209,7 +210,7 @@ def train_diffusion(
     train, workers = config.train, workers or Workers()
     objective.check_objective(config.objective, schedule)
     scaling, modules = scaling.to(workers.device), _modules(config, networks, workers)
-    state = _train_state(config, modules)
+    state = _train_state(config, modules, workers.sharing)
     resume(folder, state, latents)
     networks, optimiser = for_training(modules.networks), state.optimisers["networks"]
     adaptation_parameters = list(modules.adaptation.parameters())
@@ -282,8 +283,9 @@ def _modules(config: DiffusionRun, networks: ConditionalDenoiser, workers: Worke
     return Stage2Modules(networks, ema.average_of(networks), powers, workers.place(build_adaptation(config)))
 
 
-def _train_state(config: DiffusionRun, modules: Stage2Modules) -> TrainState:
+def _train_state(config: DiffusionRun, modules: Stage2Modules, sharing: Sharing | None) -> TrainState:
     """The initial state of a run of stage 2."""
+    optimiser = build_optimiser(config.train.optimiser, modules.networks, modules.adaptation, sharing=sharing)
     return TrainState(
         modules={
             "networks": modules.networks,
@@ -291,7 +293,7 @@ def _train_state(config: DiffusionRun, modules: Stage2Modules) -> TrainState:
             "powers": modules.powers,
             "adaptation": modules.adaptation,
         },
-        optimisers={"networks": build_optimiser(config.train.optimiser, modules.networks, modules.adaptation)},
+        optimisers={"networks": optimiser},
     )
 
 

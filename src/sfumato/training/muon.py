@@ -5,7 +5,7 @@ every direction of the layer alike; small runs reach the same loss in half the s
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeGuard, overload
 
@@ -15,6 +15,7 @@ from torch.optim.adamw import adamw
 
 from sfumato.engine.graphs import Recordings, recordable
 from sfumato.engine.precision import Precision, dtype_of
+from sfumato.training.shares import Sharing, exchanged, owners
 
 MOMENTUM = 0.95
 RMS = 0.2
@@ -48,6 +49,7 @@ class Muon(torch.optim.Optimizer):
         betas: of AdamW.
         weight_decay: of the hidden weights, decoupled.
         precision: of the matrix products of Newton and Schulz's iteration; weights and momentum keep their own.
+        sharing: the processes that share the iterations out, whose gradients are equal; None: this one does all.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float],
         weight_decay: float,
         precision: Precision = "float32",
+        sharing: Sharing | None = None,
     ) -> None:
         groups = [
             {"params": list(hidden), "weight_decay": weight_decay, "orthogonal": True},
@@ -66,6 +69,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__([group for group in groups if group["params"]], {"lr": lr, "betas": betas})
         self._recordings = Recordings(most=SHAPES)
         self._precision: Precision = precision
+        self._sharing = sharing
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -97,14 +101,32 @@ class Muon(torch.optim.Optimizer):
         directions = torch._foreach_add(gradients, momenta, alpha=MOMENTUM)  # Nesterov's: where the momentum will be
         if weight_decay:
             torch._foreach_mul_(weights, 1 - lr * weight_decay)
-        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-        for weight, matrix in zip(weights, map(_as_matrix, directions), strict=True):
-            alike.setdefault(matrix.shape, []).append((weight, matrix))
-        for shape, pairs in alike.items():
-            updates = self._orthogonal(torch.stack([matrix for _, matrix in pairs]))
+        matrices = [_as_matrix(direction) for direction in directions]
+        updates = self._alone(matrices) if self._sharing is None else self._shared(matrices, self._sharing)
+        for shape in dict.fromkeys(matrix.shape for matrix in matrices):
+            alike = [number for number, matrix in enumerate(matrices) if matrix.shape == shape]
+            kernels = [_as_kernel(updates[number], weights[number]) for number in alike]
             size = -lr * RMS * math.sqrt(max(shape))
-            kernels = [_as_kernel(update, weight) for (weight, _), update in zip(pairs, updates, strict=True)]
-            torch._foreach_add_([weight for weight, _ in pairs], kernels, alpha=size)
+            torch._foreach_add_([weights[number] for number in alike], kernels, alpha=size)
+
+    def _alone(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        """The orthogonal update of each matrix; those of one shape are computed together."""
+        updates = list(matrices)
+        for shape in dict.fromkeys(matrix.shape for matrix in matrices):
+            alike = [number for number, matrix in enumerate(matrices) if matrix.shape == shape]
+            made = self._orthogonal(torch.stack([matrices[number] for number in alike]))
+            for number, update in zip(alike, made, strict=True):
+                updates[number] = update
+        return updates
+
+    def _shared(self, matrices: Sequence[Tensor], sharing: Sharing) -> list[Tensor]:
+        """The same where each process computes a part: momenta are equal in all, so the updates are, too."""
+        shapes = [matrix.shape for matrix in matrices]
+        owner = owners([shape.numel() * min(shape) for shape in shapes], sharing.world)
+        own = self._alone([matrix for matrix, of in zip(matrices, owner, strict=True) if of == sharing.rank])
+        dtype = dtype_of(self._precision, matrices[0].device)
+        made = exchanged(sharing, owner, shapes, own, dtype)
+        return [update.to(matrix.dtype) for update, matrix in zip(made, matrices, strict=True)]
 
     def _orthogonal(self, matrices: Tensor) -> Tensor:
         """On a GPU the iterations are recorded: launched one by one they take as long as the rest of a small step."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sfumato.engine.precision import Precision
 from sfumato.schema import Schema
 from sfumato.training.muon import Muon, is_hidden
+from sfumato.training.shares import Sharing
 
 
 class OptimiserConfig(Schema):
@@ -45,8 +46,13 @@ def learning_rate(config: OptimiserConfig, step: int, done: float) -> float:
     return config.learning_rate * warmup * shape
 
 
-def build_optimiser(config: OptimiserConfig, *networks: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of the networks' trainable parameters; weight decay on matrices and kernels only."""
+def build_optimiser(
+    config: OptimiserConfig, *networks: nn.Module, sharing: Sharing | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser of the networks' trainable parameters; weight decay on matrices and kernels only.
+
+    sharing: the processes among which Muon's iterations are shared out; None: this one does all.
+    """
     trainable = list(dict.fromkeys(p for network in networks for p in network.parameters() if p.requires_grad))
     hidden = _orthogonal(config, *networks)
     others = set(trainable) - set(hidden)
@@ -55,7 +61,7 @@ def build_optimiser(config: OptimiserConfig, *networks: nn.Module) -> torch.opti
         {"params": [p for p in trainable if p in others and p.dim() <= 1], "weight_decay": 0.0},
     ]
     if config.method == "muon":
-        return Muon(hidden, groups, config.learning_rate, config.betas, config.weight_decay, config.precision)
+        return Muon(hidden, groups, config.learning_rate, config.betas, config.weight_decay, config.precision, sharing)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sfumato.training.heartbeat import SILENCE, Heartbeat
 from sfumato.training.launch import check_world, launched, open_store
+from sfumato.training.shares import Sharing
 
 M = TypeVar("M", bound=nn.Module)
 PATIENCE = timedelta(hours=2)
@@ -50,6 +51,13 @@ class Workers:
     def leads(self) -> bool:
         """True in the one process that writes files and messages."""
         return self.rank == 0
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """How the processes share out work that each would repeat; None for one process, and on GPUs."""
+        if self.world == 1 or self.device.type != "cpu":
+            return None
+        return Sharing(self.rank, self.world, self._gathered)
 
     def place(self, module: M) -> M:
         """Moves a module to the device, its kernels to channels-last order."""
@@ -99,11 +107,12 @@ class Workers:
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensors (B, ...) of all processes, of one shape, joined along B in the order of the ranks."""
-        if self.world == 1:
-            return tensor
+        return tensor if self.world == 1 else torch.cat(self._gathered(tensor))
+
+    def _gathered(self, tensor: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.world)]
         dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
+        return parts
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set in any process; all get the same answer."""
