@@ -18,6 +18,7 @@ from sfumato.training.run import Interrupt, RunFolder, interruptible
 from sfumato.training.source import source_key
 from sfumato.training.state import TrainState
 from sfumato.training.steps import RUN_GOES_ON, Length, check_progress, check_result, count_step, progress
+from sfumato.training.threads import thread_choice
 from sfumato.training.workers import Workers
 
 Values = Mapping[str, float | list[float]]
@@ -74,6 +75,7 @@ class Session(Generic[Item]):
         self._interrupt, self._settings, self._state, self._workers = interrupt, settings, state, workers
         self._step_images, self._periodic, self._save, self._way_out = step_images, periodic, save, way_out
         self._images_before = state.images
+        self._threads = thread_choice(workers)
 
     @property
     def done(self) -> float:
@@ -86,6 +88,8 @@ class Session(Generic[Item]):
 
     def count(self, finite: bool, elapsed: float) -> None:
         """Counts a step of `elapsed` seconds. Raises UserError if too many were skipped."""
+        if self._threads is not None and (change := self._threads.after_step(elapsed)) is not None:
+            self.log.say(change)
         count_step(self._state, finite, self._step_images, self._workers.mean(elapsed))
         check_progress(self._state, self._settings.max_skipped, self._way_out)
         if self.done == 1:
