@@ -69,17 +69,18 @@ def test_another_shape_packs_anew_and_a_copy_computes_the_same() -> None:
 
 @pytest.mark.skipif(not packing.packs(torch.float32), reason="this torch cannot pack")
 @torch.no_grad()
-def test_another_batch_uses_what_is_packed() -> None:
+def test_larger_batches_use_what_is_packed_and_one_sample_has_its_own_layout() -> None:
     conv, linear = nn.Conv2d(8, 24, 3, padding=1), nn.Linear(8, 24)
     packed = PackedConv2d.of(conv, torch.float32), PackedLinear.of(linear, dtype=torch.float32)
     kept = []
-    for batch in (2, 1, 3):
+    for batch in (2, 3, 5, 1):
         x = torch.randn(batch, 8, 6, 5)
         torch.testing.assert_close(packed[0](x), conv(x))
         tokens = x.flatten(2).transpose(1, 2).contiguous()
         torch.testing.assert_close(packed[1](tokens), linear(tokens))
         kept.append([layer._weight for layer in packed])
-    assert all(a is b for again in kept[1:] for a, b in zip(again, kept[0], strict=True))
+    assert all(a is b for again in kept[1:3] for a, b in zip(again, kept[0], strict=True))
+    assert all(a is not b for a, b in zip(kept[3], kept[0], strict=True))
 
 
 @torch.no_grad()
