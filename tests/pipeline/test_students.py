@@ -1,5 +1,6 @@
 """Sampling students: the network's two more inputs, one call a step, guidance by a number, and what is refused."""
 
+import json
 from typing import Any
 
 import pytest
@@ -187,3 +188,29 @@ def test_a_large_image_is_sampled_in_windows() -> None:
 def test_a_flow_map_belongs_to_a_student() -> None:
     with pytest.raises(UserError, match=r"denoiser\.flow_map belong together"):
         tiny.model("diffusion.denoiser.flow_map=true")
+
+
+def test_one_card_at_several_numbers_of_steps(tmp_path: Any, command: Any) -> None:
+    """The first number is the card's own; rows of samples have equal seeds."""
+    made = student(*FLOW, "image_size=[32, 32]")
+    made.save(tmp_path / "student")
+    words = ("evaluate", tmp_path / "student", "toy", "--n", 8, "--reference", 8, "--metrics", "reader")
+    done = command(*words, "--steps", "2,1", "--out", tmp_path / "card")
+    assert done.code == 0, done.err
+    card = json.loads((tmp_path / "card" / "card.json").read_text())
+    assert (card["sampling"]["steps"], card["sampling"]["sampler"]) == (2, "flow-map")
+    assert card["sampling"]["guidance_chosen_by"] == "default"
+    assert set(card["at_steps"]) == {"1"}
+    assert set(card["at_steps"]["1"]) == set(card["metrics"])
+    assert "reader-facts, 1 step" in done.out
+    page = (tmp_path / "card" / "index.html").read_text()
+    assert "Numbers of steps" in page
+    assert "1 step" in page
+    for wrong, message in (
+        (("--steps", "2,x"), "'2,x' is not numbers of steps"),
+        (("--steps", "0"), "--steps is 0"),
+        (("--guidance", "20"), "guidance 20 is not one of the scales"),
+    ):
+        refused = command(*words, *wrong, "--out", tmp_path / "none")
+        assert refused.code == 2
+        assert message in refused.err

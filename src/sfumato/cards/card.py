@@ -62,6 +62,8 @@ class Card(Schema):
     protocol: dict[str, Any]
     sampling: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Metric]
+    at_steps: dict[str, dict[str, Metric]] = Field(default_factory=dict)
+    """The metrics at further numbers of steps, which are not compared."""
     labels: dict[str, int] | None = None
     """Images of each class."""
     memorisation: dict[str, float] | None = None

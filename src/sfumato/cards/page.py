@@ -12,13 +12,22 @@ from sfumato.report.format import value
 from sfumato.report.templating import render
 
 TILES = 4
+SIDE_BY_SIDE = 8
+"""Samples that are shown at each number of steps."""
 COMPARABLE = "Protocol: only cards with equal protocols are compared"
 
 
 def page(
-    card: Card, samples: Tensor | None = None, captions: Sequence[str] = (), closest: Sequence[Closest] = ()
+    card: Card,
+    samples: Tensor | None = None,
+    captions: Sequence[str] = (),
+    closest: Sequence[Closest] = (),
+    at_steps: Mapping[int, Tensor] | None = None,
 ) -> str:
-    """The whole page. `samples`: uint8 (N, 3, H, W), the first ones; of an autoencoder originals and outputs."""
+    """The whole page. `samples`: uint8 (N, 3, H, W), the first ones; of an autoencoder originals and outputs.
+
+    at_steps: the samples of equal seeds at several numbers of steps, the card's own among them.
+    """
     shown_captions = [] if samples is None else [*captions, *[""] * (len(samples) - len(captions))]
     return render(
         "card.html",
@@ -26,6 +35,8 @@ def page(
         samples=samples,
         captions=shown_captions,
         closest=closest,
+        at_steps={steps: images[:SIDE_BY_SIDE] for steps, images in (at_steps or {}).items()},
+        by_steps=_by_steps(card),
         tiles=[
             (shown(metric.value), name + _direction(metric), "") for name, metric in list(card.metrics.items())[:TILES]
         ],
@@ -37,6 +48,17 @@ def page(
         details=_facts(card.details),
         protocol=_protocol(card),
     )
+
+
+def _by_steps(card: Card) -> list[list[str]]:
+    """A row for each number of steps, a column for each metric."""
+    if not card.at_steps:
+        return []
+    measured = {str(card.sampling.get("steps")): card.metrics, **card.at_steps}
+    return [
+        [steps, *(shown(metrics[name].value) for name in card.metrics)]
+        for steps, metrics in sorted(measured.items(), key=lambda one: int(one[0]))
+    ]
 
 
 def shown(number: float) -> str:

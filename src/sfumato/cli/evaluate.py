@@ -1,13 +1,14 @@
 """`sfumato evaluate`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.flags import REQUIRED, command, flag
-from sfumato.cli.forms import SAMPLES, request_flags
+from sfumato.cli.flags import REQUIRED, Form, command, flag
+from sfumato.cli.forms import SAMPLES, request_flags, steps_of
 from sfumato.cli.machine import Machine
 from sfumato.cli.sample_codes import one_scale
 from sfumato.pipeline.options import Range
@@ -72,8 +73,12 @@ class EvaluateFlags(MeasureFlags):
     cache: Path | None = flag(None, "machine", "Cache folder for features of DATA [default: ~/.cache/sfumato].")
 
 
+STEPS = Form(metavar="N[,N...]", type=str, parse=steps_of, hint="Of several, as in 4,1,2,8, the first is compared.")
+
+
 @command(
-    EvaluateFlags, request_flags("sampler", "steps", "eta", "guidance", "seed", "size", "batch", steps=20, batch=32)
+    EvaluateFlags,
+    request_flags("sampler", "steps", "eta", "guidance", "seed", "size", "batch", forms={"steps": STEPS}, batch=32),
 )
 def evaluate(flags: EvaluateFlags, options: dict[str, Any]) -> None:
     """Measure samples, or a folder, against real images.
@@ -113,10 +118,16 @@ def evaluate(flags: EvaluateFlags, options: dict[str, Any]) -> None:
         )
         with evaluation.computing, enough_memory(settings.batch):
             result = measure(evaluation.subject, evaluation.dataset, settings, progress)
+            others = {
+                steps: measure(subject, evaluation.dataset, settings, progress)
+                for steps, subject in evaluation.at_steps.items()
+            }
     card = build_card(evaluation, flags.data, settings, result, flags.labels, device)
+    card = card.model_copy(update={"at_steps": {str(steps): other.metrics for steps, other in others.items()}})
+    shown = {card.sampling.get("steps", 0): result.samples} | {n: other.samples for n, other in others.items()}
     with one_set_of_files(folder):
         card.save(folder)
-        write_text(folder / PAGE_FILE, page(card, result.samples, result.captions, result.closest))
+        write_text(folder / PAGE_FILE, page(card, result.samples, result.captions, result.closest, shown))
     print_card(card, folder)
 
 
@@ -125,7 +136,7 @@ def _sampling(flags: EvaluateFlags, options: dict[str, Any]) -> "SamplingOptions
     from sfumato.pipeline.choices import check_names
     from sfumato.pipeline.request import SampleRequest
 
-    check_names(SampleRequest(**options | {"count": 1}))
+    check_names(SampleRequest(**options | {"count": 1, "steps": None}))
     guidance = one_scale("--guidance", options["guidance"])
     how = {name: options[name] for name in ("sampler", "steps", "eta", "seed")}
     return SamplingOptions(**how, guidance=guidance, labels=_policy(flags.labels), precision=flags.precision)
@@ -145,7 +156,7 @@ class SamplingOptions:
     """How a model's images are sampled."""
 
     sampler: str
-    steps: int
+    steps: list[int] | None
     eta: float | None
     guidance: float | None
     seed: int
@@ -155,12 +166,14 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured, against what, at which size (H, W), and the autocast context of the model."""
+    """What is measured, against what, at which size (H, W), the autocast context of the model, and the same subject at
+    further numbers of steps."""
 
     subject: "Subject"
     dataset: "Dataset"
     size: tuple[int, int]
     computing: "AbstractContextManager[object]"
+    at_steps: "Mapping[int, Subject]" = field(default_factory=dict)
 
 
 def open_subject(
@@ -191,6 +204,7 @@ def _open_model(
     from sfumato.pipeline.conditions import source_of
     from sfumato.pipeline.parts import second_stage
     from sfumato.pipeline.plan import guidance_scale
+    from sfumato.pipeline.students import check_scales, default_steps
 
     sampler = named_sampler(sampling.sampler, sampling.eta)
     computing = chosen_autocast(device, sampling.precision)
@@ -200,19 +214,25 @@ def _open_model(
     conditions = sample_conditions(model, dataset, n, sampling.labels)
     conditioned = conditions.text is not None or conditions.label is not None
     scale = guidance_scale(source_of(model), sampling.guidance, conditioned)
-    choice = chosen(second_stage(model), sampler, None, sampling.steps, scale)
-    config = choice.sampler
-    options = {"steps": sampling.steps, "sampler": config, "grid": choice.grid, "guidance": scale, "size": size}
-    facts = {
-        **{"sampler" if key == "kind" else key: value for key, value in config.model_dump().items()},
-        "grid": choice.grid.kind,
-        "steps": sampling.steps,
-        "guidance": scale,
-        "precision": "bfloat16" if computing._enabled else "float32",
-        "device": device.type,
-    }
-    subject = ModelSubject(model, str(path), n, conditions, sampling.seed, options, facts)
-    return Evaluation(subject, dataset, size, made_fast(model, computing))
+    check_scales(second_stage(model), [scale])
+
+    def subject(steps: int) -> ModelSubject:
+        choice = chosen(second_stage(model), sampler, None, steps, scale)
+        config = choice.sampler
+        options = {"steps": steps, "sampler": config, "grid": choice.grid, "guidance": scale, "size": size}
+        facts = {
+            **{"sampler" if key == "kind" else key: value for key, value in config.model_dump().items()},
+            "grid": choice.grid.kind,
+            "steps": steps,
+            "guidance": scale,
+            "guidance_chosen_by": "default" if sampling.guidance is None else "hand",
+            "precision": "bfloat16" if computing._enabled else "float32",
+            "device": device.type,
+        }
+        return ModelSubject(model, str(path), n, conditions, sampling.seed, options, facts)
+
+    first, *others = [(steps, subject(steps)) for steps in sampling.steps or [default_steps(second_stage(model))]]
+    return Evaluation(first[1], dataset, size, made_fast(model, computing), dict(others))
 
 
 def build_card(
@@ -249,6 +269,11 @@ def print_card(card: "Card", folder: Path | None) -> None:
     for warning in card.warnings:
         typer.echo(f"warning: {warning}", err=True)
     rows = [[name, with_spread(metric), metric.better or ""] for name, metric in card.metrics.items()]
+    rows += [
+        [f"{name}, {steps} step{'s' if steps != '1' else ''}", with_spread(metric), metric.better or ""]
+        for steps, metrics in card.at_steps.items()
+        for name, metric in metrics.items()
+    ]
     rows += [[name.replace("_", " "), formatted(value), ""] for name, value in card.details.items()]
     if card.memorisation is not None:
         rows.append(["authenticity", f"{card.memorisation['authenticity']:.4f}", ""])

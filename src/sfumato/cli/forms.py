@@ -61,6 +61,14 @@ def seeds_of(flag: str, text: str) -> list[int]:
         raise UserError(f"{flag} {text!r} is not whole numbers with commas between them, such as 3,7") from None
 
 
+def steps_of(flag: str, text: str) -> list[int]:
+    """The numbers of steps of a list with commas, each once."""
+    try:
+        return list(dict.fromkeys(int(steps) for steps in text.split(",")))
+    except ValueError:
+        raise UserError(f"{flag} {text!r} is not numbers of steps with commas between them, such as 1,2,4,8") from None
+
+
 def jumps_of(flag: str, text: str) -> tuple[int, int]:
     """(length, repeats) of "5,3"."""
     found = [part.strip() for part in text.split(",")]

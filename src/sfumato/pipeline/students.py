@@ -1,5 +1,6 @@
 """What sampling a student differs in: one network call a step, guidance by a number that its network is given."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 from sfumato.errors import UserError
@@ -46,6 +47,16 @@ def check_student(student: StudentConfig, request: SampleRequest, scales: list[f
                 f"{name.replace('_', ' ')} is not an option of a student, whose network has guidance built in and is "
                 f"called once a step: leave it out, or sample from its teacher, the model {student.teacher}"
             )
+    _check_scales(student, scales)
+
+
+def check_scales(second: SecondStage, scales: Sequence[float]) -> None:
+    """Raises UserError for a guidance scale that a student does not know; other models know all."""
+    if second.config.student is not None:
+        _check_scales(second.config.student, scales)
+
+
+def _check_scales(student: StudentConfig, scales: Sequence[float]) -> None:
     beyond = next((scale for scale in scales if not student.low <= scale <= student.high), None)
     if beyond is not None:
         known = "1" if student.low == student.high == 1 else f"{student.low:g} to {student.high:g}"
