@@ -19,6 +19,7 @@ from sfumato.pipeline.denoise import Network, StudentNetwork
 from sfumato.pipeline.pipeline import sample
 from sfumato.pipeline.plan import plan
 from sfumato.pipeline.request import Projection, SampleRequest
+from sfumato.service.registry import Registry, model_view
 from sfumato.tasks.editing import edit
 from sfumato.tasks.inpainting import inpaint
 from sfumato.tasks.interpolation import Stop, interpolate
@@ -174,6 +175,19 @@ def test_the_tasks_work_with_a_student() -> None:
     assert edited.size == (24, 16)
     frames = interpolate(made, [Stop(0, "a red apple"), Stop(1, "two blue discs")], 3, SampleRequest(steps=2))
     assert frames.shape == (3, 3, 16, 24)
+
+
+def test_the_service_describes_a_student(tmp_path: Any) -> None:
+    """So that a studio offers a student's steps and scales."""
+    made = student()
+    made.save(tmp_path / "student")
+    tiny.model().save(tmp_path / "teacher")
+    found = {
+        one.id: model_view(one, False, None) for one in Registry([tmp_path / "student", tmp_path / "teacher"]).list()
+    }
+    assert found["student"]["steps"] == 4
+    assert found["student"]["student"]["high"] == 8
+    assert (found["teacher"]["steps"], found["teacher"]["student"]) == (20, None)
 
 
 def test_a_large_image_is_sampled_in_windows() -> None:

@@ -13,7 +13,7 @@ from sfumato.conditioning.condition import Condition
 from sfumato.diffusion.flow_map import Path as FlowPath
 from sfumato.diffusion.flow_map import mapped
 from sfumato.errors import UserError
-from sfumato.model import LatentDiffusion
+from sfumato.model import LatentDiffusion, ModelConfig, build, pixel_space
 from sfumato.model_folder import load
 from sfumato.pipeline.denoise import StudentNetwork
 from sfumato.rng import generator
@@ -219,3 +219,23 @@ def test_the_command(tmp_path: Path, command: Command) -> None:
     assert "cannot be exported" in command("export", out, tmp_path / "exported", "--format", "original").err
     assert not again.exists()
     assert not (tmp_path / "exported").exists()
+
+
+def test_a_tiny_decoder_is_distilled_along(tmp_path: Path, command: Command) -> None:
+    """A first stage that can have none is refused before the student is trained."""
+    (tiny.model("image_size=[32, 32]")).save(tmp_path / "model")
+    small = ["train.batch=2", "teaching.solver_steps=2", "teaching.pairs=2", "data.length=8", "train.workers=0"]
+    words = ("--data", "toy", "--minutes", "0.005", "--with-decoder", *small)
+    outcome = command("distill", tmp_path / "model", "--out", tmp_path / "student", *words)
+    assert outcome.code == 0, outcome.err
+    assert "tiny decoder: " in outcome.out
+    assert load(tmp_path / "student").tiny is not None
+    pixels = pixel_space((32, 32)).config.autoencoder
+    denoiser = {"channels": 32, "channel_multipliers": [1], "attention_factors": []}
+    diffusion = {"denoiser": denoiser, "schedule": {"kind": "flow"}, "prediction": "flow"}
+    described = {"autoencoder": pixels.model_dump(), "image_size": (32, 32), "diffusion": diffusion}
+    build(ModelConfig.model_validate(described)).save(tmp_path / "pixels")
+    refused = command("distill", tmp_path / "pixels", "--out", tmp_path / "none", *words)
+    assert refused.code == 2
+    assert "no decoder to distil" in refused.err
+    assert not (tmp_path / "none").exists()

@@ -68,6 +68,7 @@ def distill(flags: DistillFlags) -> None:
     the teacher takes 40. It is a model as any other: `sfumato sample RUN --steps 2`.
     """
     from sfumato.model_folder import find_folder, load
+    from sfumato.training.distillation import Distillation, tiny_decoder_config
     from sfumato.training.few_steps import check_teacher
 
     folder = find_folder(flags.model)
@@ -75,6 +76,8 @@ def distill(flags: DistillFlags) -> None:
         teacher = load(folder)
     check_teacher(teacher, f"MODEL {str(flags.model)!r}")
     config = _config(flags, folder, teacher)
+    if flags.with_decoder:
+        tiny_decoder_config(Distillation(), teacher)  # a model that can have none is refused before it is distilled
     run_distillation(config, teacher, flags.out, _cache(flags, folder))
     if flags.with_decoder:
         _distill_decoder(flags, config)

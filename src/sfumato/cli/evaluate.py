@@ -231,7 +231,8 @@ def _open_model(
         }
         return ModelSubject(model, str(path), n, conditions, sampling.seed, options, facts)
 
-    first, *others = [(steps, subject(steps)) for steps in sampling.steps or [default_steps(second_stage(model))]]
+    counts = sampling.steps or [default_steps(second_stage(model).config)]
+    first, *others = [(steps, subject(steps)) for steps in counts]
     return Evaluation(first[1], dataset, size, made_fast(model, computing), dict(others))
 
 

@@ -161,7 +161,7 @@ def _costs(model: "LatentDiffusion") -> dict[str, int]:
     channels, h, w = model.latent_shape
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
     call = flops.denoise(second.config.denoiser, channels, spec, (h, w), _tokens(model, second))
-    steps, guided = default_steps(second), calls_twice(second)
+    steps, guided = default_steps(second.config), calls_twice(second)
     name = f"{steps}-step {'guided ' if guided else ''}image"
     return {**costs, "network call": call, name: steps * (2 if guided else 1) * call + costs["decode"]}
 

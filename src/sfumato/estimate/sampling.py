@@ -64,7 +64,7 @@ def forecast_sampling(model: LatentDiffusion, batch: int, peak: float) -> Sampli
     """
     second = second_stage(model)
     guided = measure.guided(model)
-    steps = default_steps(second)
+    steps = default_steps(second.config)
     choice = chosen(second, AUTO, None, steps, guidance_scale(source_of(model), None))
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
     call = work.network_call(second.config, model.latent_shape, spec) * (2 if guided else 1)

@@ -38,7 +38,7 @@ def check_names(request: SampleRequest) -> None:
 def chosen_steps(second: SecondStage, request: SampleRequest, guidance: float = 1.0) -> Steps:
     """The sampler and the times of a request; `guidance` is the largest scale in use. Raises UserError."""
     check_names(request)
-    grid, steps = named_grid(request.grid, request.shift), request.steps or default_steps(second)
+    grid, steps = named_grid(request.grid, request.shift), request.steps or default_steps(second.config)
     if request.times is not None:
         grid = times_grid(request.times, second.schedule, request.steps)
         steps = len(grid.times or ()) - 1

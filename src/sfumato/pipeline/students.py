@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from sfumato.errors import UserError
-from sfumato.model_config import StudentConfig
+from sfumato.model_config import DiffusionConfig, StudentConfig
 from sfumato.pipeline.parts import SecondStage
 from sfumato.pipeline.request import DEFAULT_STEPS, SampleRequest
 from sfumato.sampling.auto import Choice
@@ -27,9 +27,9 @@ NOT_OF_STUDENTS = (
 """Options that change or combine expected clean latents of one time, which a student does not predict."""
 
 
-def default_steps(second: SecondStage) -> int:
-    """The number of steps of a request that names none."""
-    return DEFAULT_STEPS if second.config.student is None else STUDENT_STEPS
+def default_steps(config: DiffusionConfig) -> int:
+    """The number of steps of a request that names none, for a model of this configuration."""
+    return DEFAULT_STEPS if config.student is None else STUDENT_STEPS
 
 
 def calls_twice(second: SecondStage) -> bool:

@@ -20,6 +20,7 @@ from sfumato.model_config import ModelConfig
 from sfumato.model_folder import find_folder, tokenizer_of, with_own_encoders
 from sfumato.pipeline.conditions import source_of
 from sfumato.pipeline.parts import canvas_factor
+from sfumato.pipeline.students import default_steps
 from sfumato.service.declarations import TaskName
 from sfumato.service.errors import RefusedError
 from sfumato.tasks.inpainting import MASK, MASKED, reads_masks
@@ -193,6 +194,8 @@ def model_view(known: KnownModel, loaded: bool, digest: str | None) -> dict[str,
         "factor": model.autoencoder.factor,
         "multiple": canvas_factor(model),
         "guidance": diffusion.condition_dropout > 0,
+        "student": None if diffusion.student is None else diffusion.student.model_dump(mode="json"),
+        "steps": default_steps(diffusion),
         "parts": dropped if isinstance(diffusion.conditioner, CompositeConfig) and dropped else None,
         "classes": None if config.classes is None else list(config.classes),
         "class_count": None if classes is None else classes.classes,
