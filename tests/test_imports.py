@@ -93,6 +93,7 @@ ALLOWED: dict[str, set[str]] = {
     "fit": MODEL | {"data", "evaluation", "training", "estimate", "report", "outputs"},
     "cards": MODEL | {"data", "evaluation", "report"},
     "service": MODEL | {"data", "tasks", "__version__"},
+    "studio": {"service", "cards.card", "data", "documents", "training"} | MODEL,
     "service.settings": {"pipeline", "errors"},
     "cli": {"*"},
     "__main__": {"cli"},

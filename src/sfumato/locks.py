@@ -51,6 +51,24 @@ def exclusive(folder: Path, *, wait: bool = False, log: Callable[[str], None] | 
         os.close(file)
 
 
+def writer(folder: Path) -> int | None:
+    """The process of this machine that holds the lock of `folder`, by what it recorded there; None if there is none.
+
+    The lock itself is not touched: looking at a run never keeps another process from starting there.
+    """
+    try:
+        about = json.loads(lock_path(folder.absolute()).read_text(encoding="utf-8"))
+        pid = int(about["process"])
+        if about["host"] != socket.gethostname():
+            return None
+        os.kill(pid, 0)
+    except PermissionError:
+        return pid
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return pid
+
+
 def _acquired(path: Path, folder: Path, wait: bool, log: Callable[[str], None] | None) -> int:
     """The open, locked file at `path`."""
     announced = False

@@ -39,6 +39,7 @@ from sfumato.cli.sample import sample
 from sfumato.cli.samplers import samplers
 from sfumato.cli.semantic_to_image import semantic_to_image
 from sfumato.cli.serve import serve
+from sfumato.cli.studio import studio
 from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
 from sfumato.errors import SURROUNDINGS, Interrupted, UserError
@@ -84,6 +85,7 @@ COMMANDS = (
     info,
     estimate,
     bench,
+    studio,
     serve,
     samplers,
     zoo,

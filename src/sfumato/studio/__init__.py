@@ -1,0 +1,1 @@
+"""The studio: a page in the browser on top of the service, with its own routes for runs, folders and kept images."""

@@ -1,0 +1,139 @@
+"""A studio: the service, the folders it shows, what it keeps, and the app with the page."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from sfumato.engine.precision import Precision
+from sfumato.errors import UserError
+from sfumato.service.app import build_app
+from sfumato.service.service import Service
+from sfumato.service.settings import ServiceSettings
+from sfumato.studio.app import add_page
+from sfumato.studio.gallery import Gallery
+from sfumato.studio.guard import kept_token
+from sfumato.studio.look import Looks
+from sfumato.studio.places import INSIDE_RUNS, Places, is_large
+from sfumato.studio.routes import Room
+from sfumato.studio.trainings import Trainings
+
+IMAGES, RESULTS, TRAININGS = "images", "results", "trainings"
+STAGE_1, CONFIG = "autoencoder.safetensors", "config.yaml"
+MOST_JOBS = 1000
+Stamp = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class StudioSettings:
+    """What a studio is opened with.
+
+    Attributes:
+        folders: what it shows, and all that it reads.
+        out: the folder for images, uploads and outputs of trainings.
+        port: of 127.0.0.1.
+        device, precision: where networks compute.
+    """
+
+    folders: tuple[Path, ...]
+    out: Path
+    port: int
+    device: Any = "cpu"
+    precision: Precision = "auto"
+
+
+@dataclass
+class Studio:
+    """A service whose models are those below the folders, with the page. Raises UserError for folders that are none."""
+
+    settings: StudioSettings
+    service: Service = field(init=False)
+    app: FastAPI = field(init=False)
+    token: str = field(init=False)
+    _tried: dict[Path, Stamp] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        for folder in self.settings.folders:
+            if not folder.is_dir():
+                raise UserError(f"{str(folder)!r} is not a folder: give the folder of your runs, images or cards")
+        out = self.settings.out
+        self.token = kept_token(out)
+        self.places = Places((*self.settings.folders, out))
+        self.service = Service(
+            ServiceSettings(folders=(*self.settings.folders, out / IMAGES), out=out / RESULTS, port=self.settings.port),
+            self.settings.device,
+            self.settings.precision,
+        )
+        self.gallery = Gallery(out / IMAGES)
+        room = Room(self.places, out, self.gallery, Trainings(out / TRAININGS), Looks(), self.adopt, self.discover)
+        self.discover()
+        self.app = add_page(build_app(self.service), room, self.token, f"sfumato-{self.settings.port}")
+
+    def discover(self) -> None:
+        """Tells the service of every diffusion model below the folders that it does not know yet."""
+        found: list[Path] = []
+
+        def enter(folder: Path, files: list[str], inner: list[str]) -> bool:
+            if folder.parent in found:
+                return False
+            if ("model" in inner and (folder / "model" / CONFIG).exists()) or (STAGE_1 in files and CONFIG in files):
+                found.append(folder)
+            return folder.name not in INSIDE_RUNS and not is_large(files, inner)
+
+        for _ in self.places.folders_in(enter):
+            pass
+        with self._lock:
+            for folder in found:
+                self._try(folder)
+
+    def _try(self, folder: Path) -> None:
+        """Adds a model once; one that cannot be served, such as an autoencoder alone, again when it has changed."""
+        stamp = _stamp(folder)
+        if self._tried.get(folder) == stamp:
+            return
+        known = folder in self._tried
+        self._tried[folder] = stamp
+        if known and any(one.path == folder for one in self.service.registry.list()):
+            return
+        try:
+            self.service.registry.add(folder)
+        except (UserError, OSError):
+            return
+
+    def adopt(self) -> None:
+        """Brings the images of finished jobs into the gallery."""
+        for job in self.service.views(MOST_JOBS):
+            if job["state"] in ("queued", "running"):
+                continue
+            for image in job["images"]:
+                try:
+                    source = self.service.image(job["id"], image["index"])
+                except UserError:
+                    continue
+                self.gallery.keep(job["id"], image["index"], source, facts_of(job, image))
+
+
+def facts_of(job: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
+    """What the gallery remembers of an image: its model, its seed, and the settings that make it again."""
+    request = {name: value for name, value in job["request"].items() if name != "seeds"}
+    own = {"task": job["task"], "model": {"id": job["model"]}, "missing": []}
+    settings = image["settings"] or {**own, "request": {**request, "seed": image["seed"], "count": 1}}
+    return {
+        "model": job["model"],
+        "seed": image["seed"],
+        "settings": settings,
+        "created": job["finished"] or time.time(),
+    }
+
+
+def _stamp(folder: Path) -> Stamp:
+    inner = folder / "model" if (folder / "model").is_dir() else folder
+    try:
+        found = (inner / CONFIG).stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_size)

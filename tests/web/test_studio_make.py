@@ -1,0 +1,241 @@
+"""Making images in a browser: sampling, drawing, the gallery, settings from a PNG."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+    from conftest import Studio
+
+FORMING = ".cell.forming"
+
+
+def test_sample_images_and_find_them_after_a_reload(page: "Page", studio: "Studio") -> None:
+    choose(page, "text")
+    page.fill("[data-field=prompt] textarea", "a red apple")
+    page.fill("[data-field=count] input", "3")
+    made = generate(page, 3)
+    assert page.get_by_role("button", name="Image: a red apple").count() == 3
+    page.reload()
+    page.wait_for_selector(".cell img")
+    assert [cell.get_attribute("data-done") for cell in page.locator(".cell").all()[:3]] == made
+    assert page.input_value("[data-field=prompt] textarea") == "a red apple"
+
+
+def test_a_reload_in_the_middle_finds_the_job_again(page: "Page", studio: "Studio") -> None:
+    choose(page, "text")
+    page.fill("[data-field=steps] input", "900")
+    page.locator("button[type=submit]").click()
+    page.wait_for_function("() => document.querySelector('.cell.forming .state span')?.textContent.includes('of 900')")
+    page.reload()
+    page.wait_for_selector(FORMING)
+    page.get_by_role("button", name="Cancel").click()
+    page.wait_for_selector(FORMING, state="detached")
+    page.fill("[data-field=steps] input", "")
+
+
+def test_draw_a_hole_and_fill_it(page: "Page", studio: "Studio") -> None:
+    choose(page, "text")
+    page.locator("[data-task=inpaint]").click()
+    give_image(page, studio)
+    page.locator("button[type=submit]").click()
+    page.get_by_text("Paint a hole over the part").wait_for()  # nothing is sent without a hole
+    canvas = page.locator(".sheet canvas")
+    drag(page, canvas, (0.1, 0.5), (0.4, 0.5))
+    assert "%" in page.locator(".toolbar .status").inner_text()
+    page.get_by_role("button", name="Undo").click()
+    assert "paint over" in page.locator(".toolbar .status").inner_text()
+    page.get_by_role("button", name="Redo").click()
+    name = generate(page, 1)[0]
+    before, after = pixels(studio.root / "input.png"), pixels(studio.root / "kept" / "images" / name)
+    right = before[:, 20:] == after[:, 20:]
+    assert right.all()
+    assert (before[5:12, :6] != after[5:12, :6]).any()
+
+
+def test_paint_a_label_map(page: "Page", studio: "Studio") -> None:
+    choose(page, "map")
+    canvas = page.locator(".sheet canvas")
+    page.get_by_role("button", name="sand").click()
+    drag(page, canvas, (0.1, 0.8), (0.9, 0.8))
+    page.get_by_role("button", name="grass").click()
+    page.keyboard.press("f")
+    canvas.click(position={"x": 5, "y": 5})
+    shown = page.evaluate(
+        "() => [...document.querySelector('.sheet canvas').getContext('2d').getImageData(1, 1, 1, 1).data]"
+    )
+    assert shown == [0, 160, 0, 255]
+    generate(page, 1)
+
+
+def test_draw_boxes_with_classes(page: "Page", studio: "Studio") -> None:
+    choose(page, "boxes")
+    ground = page.locator(".ground")
+    drag(page, ground, (0.1, 0.1), (0.5, 0.6))
+    drag(page, ground, (0.55, 0.5), (0.95, 0.9))
+    page.get_by_label("Class of box 2").select_option("star")
+    page.keyboard.press("Escape")
+    page.locator(".boxlist li").first.get_by_title("Later").click()
+    assert page.get_by_label("Class of box 1").input_value() == "star"
+    drag(page, ground, (0.3, 0.3), (0.4, 0.4))  # moves the box below the pointer
+    name = generate(page, 1)[0]
+    facts = page.evaluate(
+        "name => fetch('/studio/images').then((a) => a.json()).then((all) => all.images.find((i) => i.name === name))",
+        name,
+    )
+    boxes = facts["settings"]["request"]["boxes"]
+    assert [box["label"] for box in boxes] == ["star", "circle"]
+    np.testing.assert_allclose(boxes[0]["box"], [0.55, 0.5, 0.4, 0.4], atol=0.02)
+    np.testing.assert_allclose(boxes[1]["box"], [0.2, 0.2, 0.4, 0.5], atol=0.02)
+
+
+def test_pull_an_image_beyond_its_borders(page: "Page", studio: "Studio") -> None:
+    choose(page, "text")
+    page.locator("[data-task=outpaint]").click()
+    give_image(page, studio)
+    page.get_by_label("Pixels on the left").fill("0")
+    page.get_by_label("Pixels on the right").fill("8")
+    page.get_by_label("Extend bottom").focus()
+    page.keyboard.press("Shift+ArrowDown")
+    page.get_by_text("24 × 16 becomes 32 × 24").wait_for()
+    name = generate(page, 1)[0]
+    assert pixels(studio.root / "kept" / "images" / name).shape == (24, 32, 3)
+
+
+def test_a_dropped_png_brings_its_settings_back_and_makes_the_same_image(page: "Page", studio: "Studio") -> None:
+    choose(page, "text")
+    page.fill("[data-field=prompt] textarea", "two blue discs")
+    page.fill("[data-field=count] input", "1")
+    first = generate(page, 1)[0]
+    page.locator(".cell").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    saved = studio.root / "saved.png"
+    download.value.save_as(saved)
+    page.keyboard.press("Escape")
+    page.fill("[data-field=prompt] textarea", "something else")
+    page.fill("[data-field=seed] input", "77")
+    drop(page, saved)
+    page.get_by_text("The settings of saved.png are in the form.").wait_for()
+    assert page.input_value("[data-field=prompt] textarea") == "two blue discs"
+    again = generate(page, 1)[0]
+    kept = studio.root / "kept" / "images"
+    assert again != first
+    np.testing.assert_array_equal(pixels(kept / again), pixels(kept / first))
+
+
+def test_view_compare_and_delete(page: "Page", studio: "Studio") -> None:
+    choose(page, "text")
+    page.fill("[data-field=count] input", "2")
+    generate(page, 2)
+    page.locator(".cell").first.click()
+    page.keyboard.press("c")
+    page.locator(".strip .pick").first.click()
+    page.get_by_label("Share of the first image").fill("20")
+    page.get_by_role("button", name="Side by side").click()
+    assert page.locator(".comparison .pair img").count() == 2
+    page.keyboard.press("c")
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowRight")
+    before = page.locator(".cell").count()
+    page.get_by_role("button", name="Delete").click()
+    page.wait_for_function(f"() => document.querySelectorAll('.cell').length === {before - 1}")
+
+
+def test_mistakes_are_told_at_the_field(page: "Page", studio: "Studio") -> None:
+    choose(page, "text")
+    page.fill("[data-field=steps] input", "0")
+    page.locator("button[type=submit]").click()
+    told = page.locator(".submit .bad")
+    told.wait_for()
+    assert "give a whole number from 1" in told.inner_text()
+    page.fill("[data-field=steps] input", "")
+
+
+def test_narrow_windows_do_not_scroll_sideways(page: "Page", studio: "Studio") -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    for name in ("make", "train", "models", "evaluate"):
+        page.goto(studio.page(name))
+        page.wait_for_selector(".panel, .page")
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+
+
+def test_light_and_dark_are_kept(page: "Page", studio: "Studio") -> None:
+    theme = "document.documentElement.dataset.theme"
+    assert page.evaluate(theme) == "light"
+    page.get_by_role("button", name="Light or dark").click()
+    page.reload()
+    assert page.evaluate(theme) == "dark"
+
+
+def choose(page: "Page", model: str) -> None:
+    """Chooses a model and its usual task."""
+    page.select_option("#model", model)
+    page.locator(".segments button[data-task]").first.click()
+
+
+def generate(page: "Page", count: int) -> list[str]:
+    """Presses the button and waits for the images; their names, in the order shown."""
+    before = (
+        page.locator(".cell[data-done]").first.get_attribute("data-done")
+        if page.locator(".cell[data-done]").count()
+        else ""
+    )
+    page.locator("button[type=submit]").click()
+    page.wait_for_function(
+        """([before, count]) => {
+            if (document.querySelector('.cell.failed, .submit .bad:not([hidden])')) return true;
+            const cells = [...document.querySelectorAll('.cell')];
+            const fresh = (each) => each.dataset.done && each.dataset.done !== before;
+            return cells.length >= count && cells.slice(0, count).every(fresh);
+        }""",
+        arg=[before, count],
+    )
+    failed = page.locator(".cell.failed, .submit .bad:not([hidden])")
+    assert not failed.count(), failed.first.inner_text()
+    return [str(cell.get_attribute("data-done")) for cell in page.locator(".cell").all()[:count]]
+
+
+def give_image(page: "Page", studio: "Studio") -> None:
+    """An image of the model's size as the input."""
+    path = studio.root / "input.png"
+    noise = np.random.default_rng(3).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    page.set_input_files(".slot input[type=file]", path)
+    page.wait_for_selector(".slot .filled")
+
+
+def drop(page: "Page", path: Path) -> None:
+    """Drops a file on the page, as from a file manager."""
+    content = list(path.read_bytes())
+    page.evaluate(
+        """([content, name]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(content)], name, { type: 'image/png' }));
+            const given = { dataTransfer: data, bubbles: true, cancelable: true };
+            document.querySelector('.work').dispatchEvent(new DragEvent('drop', given));
+        }""",
+        [content, path.name],
+    )
+
+
+def drag(page: "Page", target: "Locator", start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Presses at one place of an element, in shares of its sides, and lets go at another."""
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    assert box is not None
+    at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+    page.mouse.move(*at[0])
+    page.mouse.down()
+    page.mouse.move(*at[1], steps=6)
+    page.mouse.up()
+
+
+def pixels(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -1,0 +1,88 @@
+"""Training from the page: looking at a folder, starting, watching, stopping, a run of a terminal, evaluation."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from conftest import Studio
+
+
+def test_look_at_a_folder(page: "Page", studio: "Studio") -> None:
+    page.goto(studio.page("train"))
+    opened(page)
+    page.fill("#data", str(studio.root / "images"))
+    page.get_by_role("button", name="Look at it").click()
+    page.wait_for_selector(".mosaic img")
+    numbers = page.locator(".numbers").first.inner_text()
+    assert "12" in numbers
+    assert "“a square at place" in page.locator(".quotes").inner_text()
+    page.fill("#data", "/etc")
+    page.get_by_role("button", name="Look at it").click()
+    page.get_by_text("is outside of the studio's folders").wait_for()
+
+
+def test_a_run_of_a_terminal_appears_with_curves_and_previews(page: "Page", studio: "Studio") -> None:
+    run = studio.root / "runs" / "by-hand"
+    fabricate(run, 20)
+    page.goto(studio.page(f"train/{str(run).replace('/', '%2F')}"))
+    page.locator(".run h2", has_text="by-hand").wait_for()
+    page.wait_for_selector(".chart .curve")
+    assert "stopped at step 20" in page.locator(".run .title").inner_text()
+    page.wait_for_function("() => document.querySelector('.preview img').naturalWidth > 0")
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"step": 30, "loss": 0.1, "images": 60, "seconds": 3.0}) + "\n")
+    page.locator(".numbers dd", has_text="30").first.wait_for()  # without a reload
+
+
+def test_runs_over_each_other(page: "Page", studio: "Studio") -> None:
+    for name in ("by-hand", "another"):
+        fabricate(studio.root / "runs" / name, 20)
+    page.goto(studio.page("train"))
+    page.get_by_role("link", name="by-hand").click()
+    page.get_by_label("Show another in the charts").check()
+    page.wait_for_function("() => document.querySelectorAll('.chart')[0].querySelectorAll('.curve').length === 2")
+
+
+def test_models_of_every_kind_are_listed(page: "Page", studio: "Studio") -> None:
+    page.goto(studio.page("models"))
+    page.wait_for_selector(".card")
+    names = page.locator(".card h2").all_inner_texts()
+    assert {"text", "map", "boxes", "masked"} <= set(names)
+
+
+def test_cards_side_by_side(page: "Page", studio: "Studio") -> None:
+    for name, value in (("one", 3.5), ("two", 2.5)):
+        card(studio.root / "runs" / f"card-{name}", value)
+    page.goto(studio.page("evaluate"))
+    page.locator("table.compare td.best").wait_for()
+    assert page.locator("table.compare td.best").inner_text().startswith("2.50")
+
+
+def opened(page: "Page") -> None:
+    """Unfolds the card of a new training."""
+    page.wait_for_selector(".page header button")
+    if page.locator("#data").is_hidden():
+        page.get_by_role("button", name="New training").click()
+
+
+def fabricate(run: Path, steps: int) -> None:
+    """A run as a training leaves it."""
+    (run / "previews").mkdir(parents=True, exist_ok=True)
+    (run / "config.yaml").write_text("format: 2\ndenoiser: {}\ntrain: {steps: 40, minutes: null}\n")
+    lines = [{"step": i, "loss": 1 / i, "images": 2 * i, "seconds": i / 10} for i in range(1, steps + 1)]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Image.new("RGB", (64, 32), (200, 40, 40)).save(run / "previews" / "samples-00000010.png")
+
+
+def card(folder: Path, value: float) -> None:
+    """An evaluation card with one number."""
+    folder.mkdir(parents=True)
+    metric = {"value": value, "better": "lower", "protocol": {"network": "n"}}
+    about = {"kind": "samples", "version": "0", "created": f"2026-01-0{int(value)}T00:00:00"}
+    facts = {"subject": {"path": folder.name}, "data": {"path": "images"}, "protocol": {"images": 8}}
+    (folder / "card.json").write_text(json.dumps({**about, **facts, "metrics": {"fd": metric}}))
