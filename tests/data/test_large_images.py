@@ -1,6 +1,7 @@
 """Images above the limit of pixels, read a band of rows at a time: the same pixels as decoded at once."""
 
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 from PIL import Image
 from test_ordinary_images import pixels
 
-from sfumato.data import reading
+from sfumato.data import opening, reading, room
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
+from sfumato.data.opening import opened
 from sfumato.data.parts import bands_of
 from sfumato.data.reading import decode, decode_reduced, read_header
+from sfumato.data.room import Room
 
 WHITE = (255, 255, 255)
 FORMS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -68,7 +71,7 @@ def test_an_image_above_the_limit_is_trained_on(tmp_path: Path, monkeypatch: pyt
     root = tmp_path / "all"
     for name in ("x.png", "x.tif", "x.bmp", "x.jpg"):
         _saved(image, root, name)
-    data = FolderDataset(FolderConfig(path=root, size=16, max_pixels=203 * 301 // 3))
+    data = FolderDataset(FolderConfig(path=root, size=16, max_pixels=int(203 * 301 / 1.25) + 1))
     assert len(data) == 4
     for i in range(4):
         difference = (data[i].image.int() - expected.int()).abs()
@@ -106,11 +109,27 @@ def test_the_message_names_the_setting(tmp_path: Path) -> None:
         ):
             read_header(tmp_path / name, 1999)
     read_header(tmp_path / "x.jpg", 2000)
-    read_header(tmp_path / "x.png", 500)
+
+
+@pytest.mark.parametrize(("name", "most"), [("x.png", 1600), ("x.bmp", 1000), ("x.jpg", 500)])
+def test_images_may_have_as_many_pixels_as_are_read_in_two_seconds(tmp_path: Path, name: str, most: int) -> None:
+    """By how quickly a format is decoded; the message names the setting and the value that reads the image."""
+    pixels(40, 50, "RGB").save(tmp_path / name)
+    read_header(tmp_path / name, most)
     with pytest.raises(
-        UnreadableImage, match=r"50x40 pixels exceed data\.max_pixels = 499 more than 4 times: raise it"
+        UnreadableImage,
+        match=rf"50x40 pixels exceed data\.max_pixels = {most - 1} more than {2000 / most:g} times: "
+        rf"raise it to {most} to read the image, slowly, or shrink the image",
     ):
-        read_header(tmp_path / "x.png", 499)
+        read_header(tmp_path / name, most - 1)
+
+
+def test_a_large_compressed_image_is_left_out_for_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_PIXELS", 1000)
+    pixels(40, 50, "RGB").save(tmp_path / "x.png")
+    with pytest.raises(UnreadableImage, match=r", and PNG images of this size take over two seconds each: raise it to"):
+        read_header(tmp_path / "x.png", 1000)
+    read_header(tmp_path / "x.png", 1600)
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif", "x.bmp"])
@@ -136,12 +155,12 @@ def test_what_is_decoded_as_a_whole_may_have_fewer_pixels(tmp_path: Path, name: 
 
 def test_threads_share_the_memory_of_what_they_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three images only two fit at a time; one that exceeds the whole room is decoded alone."""
-    monkeypatch.setattr(reading, "_ROOM", room := reading._Room(2 * 40 * 50 * 5))
+    monkeypatch.setattr(reading, "PIXELS", shared := Room(2 * 40 * 50 * 5))
     taken: list[int] = []
 
     def slow(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
         time.sleep(0.02)
-        taken.append(room.taken)
+        taken.append(shared.taken)
         return image
 
     monkeypatch.setattr(reading, "to_rgb", slow)
@@ -153,7 +172,57 @@ def test_threads_share_the_memory_of_what_they_decode(tmp_path: Path, monkeypatc
     assert len(taken) == 6
     assert set(taken) <= {10_000, 20_000, 36_000}
     assert taken.count(36_000) == 1
-    assert room.taken == 0
+    assert shared.taken == 0
+
+
+def test_a_large_file_that_is_held_as_a_whole_is_decoded_alone() -> None:
+    """It holds the whole room, and needs no more of it for its pixels; small files share a room of their own."""
+    with room.holding_file(room.FILES.size):
+        assert room.PIXELS.taken == room.PIXELS.size
+        with room.PIXELS.holding(5):
+            assert room.PIXELS.taken == room.PIXELS.size
+    with room.holding_file(1000):
+        assert (room.FILES.taken, room.PIXELS.taken) == (1000, 0)
+    assert (room.FILES.taken, room.PIXELS.taken) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["x.webp", "x.avif"])
+def test_what_is_read_for_its_header_is_counted(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_IN_MEMORY", 0)
+    pixels(40, 50, "RGB").save(tmp_path / name)
+    with opened(tmp_path / name):
+        assert room.FILES.taken == (tmp_path / name).stat().st_size
+    assert room.FILES.taken == 0
+
+
+@pytest.mark.parametrize(("subsampling", "bytes_a_pixel"), [(2, 3), (0, 6)])
+def test_a_progressive_jpeg_takes_two_bytes_a_coefficient(tmp_path: Path, subsampling: int, bytes_a_pixel: int) -> None:
+    pixels(40, 50, "RGB").save(tmp_path / "x.jpg", progressive=True, subsampling=subsampling)
+    read_header(tmp_path / "x.jpg", enough := 2000 * bytes_a_pixel // 3)
+    with pytest.raises(UnreadableImage, match="pixels exceed"):
+        read_header(tmp_path / "x.jpg", enough - 1)
+
+
+def test_a_compressed_strip_counts_twice(tmp_path: Path) -> None:
+    pixels(40, 50, "RGB").save(tmp_path / "x.tif", compression="tiff_lzw", strip_size=2**20)
+    read_header(tmp_path / "x.tif", 6667)
+    with pytest.raises(UnreadableImage, match="cannot be read in parts and take 10 bytes a pixel"):
+        read_header(tmp_path / "x.tif", 6665)
+
+
+def test_a_small_png_inflates_no_more_than_a_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one colour, a thousandth of a file is read at once and holds all of its rows."""
+    Image.new("RGB", (4000, 1000)).save(tmp_path / "x.png")
+    monkeypatch.setattr("sfumato.data.parts._BAND", 2**18)
+    with (tmp_path / "x.png").open("rb") as stream, Image.open(stream) as image:
+        bands = bands_of(image, stream)
+        assert bands is not None
+        next(bands)
+        tracemalloc.start()
+        next(bands)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 2**20
 
 
 @pytest.mark.parametrize("depth", [1, 8])

@@ -24,7 +24,7 @@ class FolderConfig(Schema):
     flip: bool = False
     background: str = "white"
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
-    """Larger images are left out; those that can be read reduced or in parts may have four times as many."""
+    """Larger images are left out; those read in parts may have 1.25, 2 or 4 times as many, by the format."""
     text_from: Literal["caption", "label"] = "caption"
     caption_lines: Literal["first", "all", "each"] = "first"
     """Lines of a caption file to use: the first, all as one text, or each as a separate caption."""

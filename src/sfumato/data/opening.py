@@ -14,6 +14,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError, features
 
 from sfumato.data.dataset import UnreadableImage
+from sfumato.data.room import holding_file
 
 SUFFIXES = frozenset(
     f".{ending}"
@@ -56,7 +57,7 @@ _OTHER = {
 _NO_FORMATS = frozenset({"EPS", "WMF", "FPX", "MIC", "BUFR", "GRIB", "HDF5", "MPEG"})
 """Formats that Pillow passes to other programs or only recognises."""
 
-_IN_MEMORY = 2**24  # smaller files are read at once, larger ones as they are decoded
+_IN_MEMORY = 2**20  # smaller files are read at once, larger ones as they are decoded
 
 
 @cache
@@ -142,7 +143,20 @@ def stream_of(path: Path) -> Iterator[IO[bytes]]:
     """A regular file's bytes. Raises UnreadableImage, also for exceptions within the block."""
     size = check_regular(path)
     with named(path), path.open("rb", buffering=2**16) as stream:
-        yield BytesIO(stream.read()) if size <= _IN_MEMORY else stream
+        if size <= _IN_MEMORY:
+            yield BytesIO(stream.read())
+        elif _read_at_once(stream):
+            with holding_file(size):
+                yield stream
+        else:
+            yield stream
+
+
+def _read_at_once(stream: IO[bytes]) -> bool:
+    """Whether Pillow reads the whole file for its header already: WebP, AVIF, HEIC."""
+    head = stream.read(12)
+    stream.seek(0)
+    return head[8:] == b"WEBP" or head[4:8] == b"ftyp"
 
 
 @contextmanager

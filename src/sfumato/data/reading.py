@@ -1,57 +1,35 @@
 """From an image file to 8-bit sRGB pixels: any mode Pillow opens, profiles, EXIF rotation, transparency."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
-from threading import Condition
 from typing import IO
 
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps, TiffImagePlugin
 
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.opening import identified, opened, stream_of
 from sfumato.data.parts import bands_of, reduced, rows_of
 from sfumato.data.profiles import conversion_of, in_srgb, rgb_of
+from sfumato.data.room import PIXELS
 from sfumato.data.wide import WIDE, not_finite, to_grey
 from sfumato.errors import UserError
 
 MAX_PIXELS = 89_478_485
 """Pixels that are decoded at once by default: Pillow's limit."""
-IN_PARTS = 4
-"""Images that are read reduced or in parts may have this many times more pixels."""
-
 _LARGE = 2**25  # pixels from which on an image is not held as a whole
 _PLAIN_BYTES = 3
 """Bytes a pixel of the images that `max_pixels` is meant for: RGB, in one copy."""
-_WHOLE_BYTES = {"JPEG": 3, "WEBP": 16, "JPEG2000": 19, "AVIF": 10, "F": 17, "TIFF": 7}
-"""Bytes a pixel that decoding as a whole takes at its peak, as measured, by format or mode; other formats take 5."""
-_OTHER_BYTES = 5
-_AT_ONCE = 2**28  # bytes that the images take which are decoded at a time, whatever the number of threads
-
-
-class _Room:
-    """Bytes of memory that threads share: each waits until what it needs is free, or until nobody holds any."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.taken = size, 0
-        self._changed = Condition()
-
-    @contextmanager
-    def holding(self, count: int) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: self.taken == 0 or self.taken + count <= self.size)
-            self.taken += count
-        try:
-            yield
-        finally:
-            with self._changed:
-                self.taken -= count
-                self._changed.notify_all()
-
-
-_ROOM = _Room(_AT_ONCE)
-_ORIENTATION = 0x0112
+_WHOLE_BYTES = {"WEBP": 16, "JPEG2000": 19, "AVIF": 10}
+"""Bytes a pixel that decoding as a whole takes at its peak, as measured; see `_bytes_of`."""
+_FLOAT_BYTES, _OTHER_BYTES = 17, 5
+_ONE_BYTE = ("1", "L", "P")
+_TIMES = {"JPEG": 4.0, "raw": 2.0}
+"""How many times `max_pixels` an image may have that is read reduced or in parts: what takes about two seconds."""
+_COMPRESSED_TIMES = 1.25
+_ORIENTATION, _BITS = 0x0112, 258
 _TURNED = (5, 6, 7, 8)
 
 
@@ -202,50 +180,68 @@ def _in_parts(image: Image.Image, stream: IO[bytes], background: tuple[int, int,
 
 
 def _check_size(image: Image.Image, stream: IO[bytes], path: Path, max_pixels: int, reducing: bool) -> None:
-    """Raises UnreadableImage for more pixels than `max_pixels`, or IN_PARTS as many where they are read in parts."""
-    pixels = image.width * image.height
-    most = max_pixels * _PLAIN_BYTES // _bytes_of(image)
-    if pixels <= most:
-        return
-    what = f"{image.width}x{image.height} pixels exceed data.max_pixels = {max_pixels}"
+    """Raises UnreadableImage for more pixels than `max_pixels`, or `_times` as many where they are read in parts."""
+    pixels, size = image.width * image.height, f"{image.width}x{image.height}"
+    times, most = _times(image), int(max_pixels * _PLAIN_BYTES / _bytes_of(image))
+    what = f"{size} pixels exceed data.max_pixels = {max_pixels}"
     if not reducing:
         if pixels > max_pixels:
-            what = f"{image.width}x{image.height} pixels are more than {max_pixels}: shrink it"
-            raise UnreadableImage(str(path), what)
-        return
-    if pixels > IN_PARTS * max_pixels:
-        raise UnreadableImage(str(path), f"{what} more than {IN_PARTS} times: raise it, or shrink the image")
-    if _is_whole(image, stream):
+            raise UnreadableImage(str(path), f"{size} pixels are more than {max_pixels}: shrink it")
+    elif pixels > times * max_pixels:
+        slow = f", and {image.format} images of this size take over two seconds each"
+        what = f"{what} more than {times:g} times{slow if pixels > times * MAX_PIXELS else ''}"
+        way = f"raise it to {ceil(pixels / times)} to read the image, slowly, or shrink the image"
+        raise UnreadableImage(str(path), f"{what}: {way}")
+    elif pixels > most and _is_whole(image, stream):
         if pixels > max_pixels:
             what = f"{what}, and it cannot be read in parts"
         else:
             kind = "float" if image.mode == "F" else image.format
             what = (
-                f"{image.width}x{image.height} pixels exceed the {most} that data.max_pixels = {max_pixels} allows "
-                f"{kind} images, which cannot be read in parts and take {_bytes_of(image)} bytes a pixel"
+                f"{size} pixels exceed the {most} that data.max_pixels = {max_pixels} allows {kind} images, which "
+                f"cannot be read in parts and take {_bytes_of(image):g} bytes a pixel"
             )
         raise UnreadableImage(str(path), f"{what}: raise it, or save the image as PNG or plain JPEG")
 
 
-def _bytes_of(image: Image.Image) -> int:
+def _times(image: Image.Image) -> float:
+    """How many times `max_pixels` the image may have if it is read in parts: by how quickly it is decoded."""
+    tiles = getattr(image, "tile", [])
+    return _TIMES.get(image.format or "") or _TIMES.get(tiles[0][0] if tiles else "", _COMPRESSED_TIMES)
+
+
+def _bytes_of(image: Image.Image) -> float:
     """Bytes a pixel at the peak of decoding the image as a whole."""
     if image.mode == "F":
-        return _WHOLE_BYTES["F"]
-    return _WHOLE_BYTES.get(image.format or "", _OTHER_BYTES)
+        return _FLOAT_BYTES
+    if image.format == "JPEG":
+        return _coefficients(image) if image.info.get("progressive") else _PLAIN_BYTES
+    decoded = 1 if image.mode in _ONE_BYTE and image.width * image.height > _LARGE else 4
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2.get(_BITS, (1,))
+        return 2 * sum(bits) / 8 + decoded  # a strip as it is in the file and decompressed
+    return _WHOLE_BYTES.get(image.format or "", _OTHER_BYTES if decoded > 1 else decoded)
+
+
+def _coefficients(image: Image.Image) -> float:
+    """Bytes a pixel of the coefficients of a JPEG, which are held until its last scan: two each."""
+    factors = [(layer[1], layer[2]) for layer in getattr(image, "layer", [])] or [(1, 1)] * 3
+    whole = max(h for h, _ in factors) * max(v for _, v in factors)
+    return 2 * sum(h * v for h, v in factors) / max(whole, 1)
 
 
 def _is_whole(image: Image.Image, stream: IO[bytes]) -> bool:
     """Whether the image can only be decoded as a whole, at several bytes a pixel."""
-    if image.mode == "F" or image.format in ("WEBP", "JPEG2000", "AVIF"):
+    if image.mode == "F" or image.format in _WHOLE_BYTES:
         return True
     if image.format == "JPEG":
         return bool(image.info.get("progressive"))
-    return image.mode not in ("1", "L", "P") and bands_of(image, stream) is None
+    return bands_of(image, stream) is None
 
 
 def _decoding(image: Image.Image) -> AbstractContextManager[None]:
-    """Keeps what threads decode at a time within `_AT_ONCE` bytes: they would add up what each image takes."""
-    return _ROOM.holding(image.width * image.height * _bytes_of(image))
+    """Bounds the sum of what threads decode at a time."""
+    return PIXELS.holding(ceil(image.width * image.height * _bytes_of(image)))
 
 
 @dataclass(frozen=True)
