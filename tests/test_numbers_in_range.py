@@ -19,9 +19,9 @@ from sfumato.autoencoder.scaling import Scaling
 from sfumato.baselines.model import CodeModelConfig
 from sfumato.cards.card import Metric
 from sfumato.classifier import LatentClassifierConfig
-from sfumato.cli.reconstruct import check_affordable
 from sfumato.config import _models_in, parse, read_source
 from sfumato.errors import UserError
+from sfumato.estimate.images import check_affordable, reconstruction
 from sfumato.model import LatentDiffusion, ModelConfig, build
 from sfumato.plain_json import to_json
 from sfumato.training.autoencoder import AutoencoderRun
@@ -245,10 +245,11 @@ def test_a_budget_is_finite(tmp_path: Path, command: Command) -> None:
 
 def test_an_image_whose_attention_takes_hours_is_refused(tmp_path: Path, command: Command) -> None:
     config = AutoencoderConfig()  # kl-f8
-    check_affordable(config, (1024, 1024), "x.png", "cpu")
-    with pytest.raises(UserError, match=r"x\.png has 10000x12000 pixels.*1,875,000 positions.*give --size"):
-        check_affordable(config, (10_000, 12_000), "x.png", "cpu")
-    check_affordable(config, (4096, 4096), "x.png", "cuda")
+    check_affordable(reconstruction(config, [(1024, 1024)]), "cpu", "x", "give --size")
+    huge = reconstruction(config, [(64, 64), (10_000, 12_000)])
+    with pytest.raises(UserError, match=r"x would take .*1,875,000 positions.*give --size"):
+        check_affordable(huge, "cpu", "x", "give --size")
+    check_affordable(reconstruction(config, [(4096, 4096)]), "cuda", "x", "give --size")
     model = model_at(tmp_path / "model", second=False)
     Image.new("RGB", (4000, 4000)).save(tmp_path / "large.png")
     started = time.monotonic()

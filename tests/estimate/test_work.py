@@ -20,6 +20,7 @@ from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.diffusion.schedule import ScaledLinearConfig, build_schedule
 from sfumato.estimate import work
+from sfumato.estimate.calls import network_call, network_calls
 from sfumato.estimate.from_config import first_stage
 from sfumato.estimate.memory import second_stage_activations
 from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig
@@ -144,10 +145,10 @@ def test_the_line_ups_of_a_run() -> None:
 def test_calls_of_every_sampler() -> None:
     schedule = build_schedule(ScaledLinearConfig())
     for name, facts in SAMPLERS.items():
-        calls = work.network_calls(facts.config(), schedule, 10)  # type: ignore[arg-type]
+        calls = network_calls(facts.config(), schedule, 10)  # type: ignore[arg-type]
         assert 10 * facts.calls - 1 <= calls <= 10 * facts.calls + 1, name
-    assert work.network_calls(SAMPLERS["plms"].config(), schedule, 10) == 11  # type: ignore[arg-type]
-    assert work.network_calls(SAMPLERS["heun"].config(), schedule, 10) == 19  # type: ignore[arg-type]
+    assert network_calls(SAMPLERS["plms"].config(), schedule, 10) == 11  # type: ignore[arg-type]
+    assert network_calls(SAMPLERS["heun"].config(), schedule, 10) == 19  # type: ignore[arg-type]
 
 
 def test_a_image_is_its_calls_and_the_decoding() -> None:
@@ -155,7 +156,7 @@ def test_a_image_is_its_calls_and_the_decoding() -> None:
     first = run("kl", {"kind": "none"}).model
     size = (32, 32)
     costs = [work.image(first, config, size, ConditionSpec(), n, guided=False) for n in (1, 2)]
-    assert costs[1] - costs[0] == work.network_call(config, (4, 16, 16), ConditionSpec())
+    assert costs[1] - costs[0] == network_call(config, (4, 16, 16), ConditionSpec())
     assert 2 * costs[0] - costs[1] == flops.decode(first, size)
     guided = work.image(first, config, size, ConditionSpec(), 1, guided=True)
     assert guided == costs[1]

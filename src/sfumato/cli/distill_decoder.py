@@ -246,7 +246,7 @@ def _faster(model: "LatentDiffusion", made: "DistilledDecoder", computing: "torc
 
     from sfumato import flops
     from sfumato.engine.inference import for_inference
-    from sfumato.estimate.measure import seconds
+    from sfumato.estimate.speed import seconds
     from sfumato.pipeline.request import DecoderName
 
     size = model.config.image_size

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.cli.flags import command, like
 from sfumato.cli.forms import task_flags
-from sfumato.cli.task import TaskFlags, read_image, run, words_of
+from sfumato.cli.task import TaskFlags, canvas_of, read_image, run, words_of
 from sfumato.pipeline.task_options import EditOptions
 
 if TYPE_CHECKING:
@@ -46,4 +46,5 @@ def edit(flags: EditFlags, options: dict[str, Any]) -> None:
     facts = {"image": flags.image.name, "strength": flags.strength}
     if flags.style is not None:
         facts |= {"style": flags.style.name, "style_amount": flags.style_amount}
-    run(flags, options, "edit", make, facts, [image] if style is None else [image, style])
+    canvas = canvas_of(image, strength=flags.strength)
+    run(flags, options, "edit", make, facts, canvas, [image] if style is None else [image, style])

@@ -8,7 +8,7 @@ import typer
 
 from sfumato.cli.flags import command, like
 from sfumato.cli.forms import request_flag, task_flags
-from sfumato.cli.task import TaskFlags, read_image, read_values, run, words_of
+from sfumato.cli.task import TaskFlags, canvas_of, read_image, read_values, run, words_of
 from sfumato.pipeline.task_options import InpaintOptions
 
 if TYPE_CHECKING:
@@ -54,4 +54,4 @@ def inpaint(flags: InpaintFlags, options: dict[str, Any]) -> None:
         return f"largest change outside the mask: {largest_change(image, result, hole):g}"
 
     facts = {"image": flags.image.name, "mask": flags.mask.name, "feather": flags.feather}
-    run(flags, options, "inpaint", make, facts, [image, mask], check)
+    run(flags, options, "inpaint", make, facts, canvas_of(image, jumps=flags.jumps), [image, mask], check)

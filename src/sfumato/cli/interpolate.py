@@ -58,8 +58,10 @@ def interpolate(flags: InterpolateFlags, options: dict[str, Any]) -> None:
 
     One seed with several prompts keeps the noise. Writes OUT/0000.png ..., strip.png and interpolation.gif.
     """
+    from sfumato.cli.cost import say_cost
     from sfumato.cli.options import chosen_autocast, chosen_device, enough_memory, made_fast, notes, out_folder
     from sfumato.cli.progress import counting
+    from sfumato.estimate.images import sampling as cost_of
     from sfumato.images import to_uint8
     from sfumato.model_folder import load
     from sfumato.pipeline.choices import check_names
@@ -81,6 +83,9 @@ def interpolate(flags: InterpolateFlags, options: dict[str, Any]) -> None:
     model = load(flags.model, device)
     total = (len(stops) - 1) * (flags.frames - 1) + 1
     batch = options["batch"]
+    size = options["size"] or model.config.image_size
+    work = cost_of(model, SampleRequest(**sampling), size, total)
+    say_cost(work, device, computing, "give a smaller --size, fewer --steps or fewer --frames")
     records: list[SampleRecord] = []
     with counting("sampling", steps * -(-total // batch), "steps") as advance:
         request = SampleRequest(**sampling, callback=lambda step: advance(1), on_record=records.append)

@@ -48,8 +48,10 @@ def invert(flags: InvertFlags, options: dict[str, Any]) -> None:
 
     Samples from it again and measures the loss: PSNR of the autoencoder alone, and of inversion and sampling together.
     """
+    from sfumato.cli.cost import say_cost
     from sfumato.cli.options import chosen_autocast, chosen_device, enough_memory, made_fast, notes, out_folder
     from sfumato.cli.progress import bars
+    from sfumato.estimate.images import inversion
     from sfumato.model_folder import load
     from sfumato.pipeline import pipeline
     from sfumato.pipeline.request import SampleRequest
@@ -70,6 +72,17 @@ def invert(flags: InvertFlags, options: dict[str, Any]) -> None:
     model = load(flags.model, device)
     originals = _read(flags.images, request.size or model.config.image_size)
     batch = min(request.batch, len(flags.images))
+    again = int(flags.redraw is not None)
+    work = inversion(
+        model,
+        request,
+        (originals.shape[-2], originals.shape[-1]),
+        len(originals),
+        flags.steps,
+        flags.refinements,
+        again,
+    )
+    say_cost(work, device, computing, "give a smaller --size, or fewer --steps")
     with made_fast(model, computing), enough_memory(batch), notes(), bars() as (_, progress):
         settings = (flags.text, flags.label, flags.steps, flags.refinements, request.batch)
         found = find_noise(model, originals, *settings, progress("inverting"))

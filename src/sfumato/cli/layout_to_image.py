@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.cli.flags import REQUIRED, command, flag
 from sfumato.cli.forms import request_flag, task_flags
-from sfumato.cli.task import TaskFlags, run, words_of
+from sfumato.cli.task import Canvas, TaskFlags, run, words_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,4 +51,5 @@ def layout_to_image(flags: LayoutFlags, options: dict[str, Any]) -> None:
     def make(model: "LatentDiffusion", request: "SampleRequest") -> "list[Image]":
         return tasks.compose(model, layout.boxes, **words_of(options), size=size, options=request)
 
-    run(flags, options, "layout-to-image", make, {"boxes": flags.boxes.name})
+    canvas = Canvas(lambda model: size or model.config.image_size, 0, advice="give a smaller --size, or fewer --steps")
+    run(flags, options, "layout-to-image", make, {"boxes": flags.boxes.name}, canvas)

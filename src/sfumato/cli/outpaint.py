@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.cli.flags import command, like
 from sfumato.cli.forms import request_flag, task_flags
-from sfumato.cli.task import TaskFlags, read_image, run, words_of
+from sfumato.cli.task import TaskFlags, canvas_of, read_image, run, words_of
 from sfumato.errors import UserError
 from sfumato.pipeline.task_options import OutpaintOptions
 
@@ -57,4 +57,4 @@ def outpaint(flags: OutpaintFlags, options: dict[str, Any]) -> None:
         return f"largest change of the image's own pixels: {largest_change(canvas, result, new):g}"
 
     facts = {"image": flags.image.name, "extend": ",".join(map(str, flags.extend))}
-    run(flags, options, "outpaint", make, facts, [image], check)
+    run(flags, options, "outpaint", make, facts, canvas_of(canvas, jumps=flags.jumps), [image], check)

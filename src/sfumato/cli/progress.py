@@ -1,4 +1,4 @@
-"""Bars for long passes before a loop begins."""
+"""Bars for long passes; where stderr is no terminal, now and then a line instead."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +7,8 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from sfumato.cli.phases import clock
 
 Report = Callable[[int, int], None]
 
@@ -18,6 +20,25 @@ class Advance(Protocol):
 
 
 SECONDS_BETWEEN = 0.1
+SECONDS_TO_LINE = 20.0
+"""Seconds from one line to the next where there is no terminal; a short pass prints none."""
+
+
+class Lines:
+    """A line of progress now and then, where no bar can be drawn."""
+
+    def __init__(self, title: str, say: Callable[[str], None], unit: str = "") -> None:
+        self._title, self._say, self._unit = title, say, f" {unit}" if unit else ""
+        self._t_start = self._t_line = time.monotonic()
+
+    def update(self, done: int, total: int) -> None:
+        """Prints where it stands, if the last line is long ago."""
+        now = time.monotonic()
+        if now - self._t_line < SECONDS_TO_LINE or done <= 0:
+            return
+        self._t_line = now
+        left = (now - self._t_start) / done * max(0, total - done)
+        self._say(f"{self._title}: {done} of {total}{self._unit}, {clock(left)} left")
 
 
 @contextmanager
@@ -30,12 +51,19 @@ def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
 
+        def say(message: str) -> None:
+            console.print(message, highlight=False, markup=False, soft_wrap=True)
+
         def progress(title: str) -> Report:
             task: TaskID | None = None
             t_shown = 0.0
+            lines = Lines(title, say)
 
             def report(done: int, total: int) -> None:
                 nonlocal task, t_shown
+                if not console.is_terminal:
+                    lines.update(done, total)
+                    return
                 if task is None:
                     task = shown.add_task(title, total=total)
                 if done == total or time.monotonic() - t_shown > SECONDS_BETWEEN:
@@ -44,7 +72,7 @@ def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[
 
             return report
 
-        yield lambda message: console.print(message, highlight=False, markup=False, soft_wrap=True), progress
+        yield say, progress
 
 
 @contextmanager
@@ -61,11 +89,15 @@ def counting(title: str, total: int, unit: str) -> Iterator[Advance]:
     t_start = time.monotonic()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as shown:
         task = shown.add_task(title, total=total, rate="")
-        done = 0
+        done, length = 0, total
+        lines = Lines(title, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True), unit)
 
         def advance(by: int, of: int | None = None) -> None:
-            nonlocal done
-            done += by
+            nonlocal done, length
+            done, length = done + by, length if of is None else of
+            if not console.is_terminal:
+                lines.update(done, length)
+                return
             shown.update(
                 task, advance=by, total=of, rate=f"{done / max(time.monotonic() - t_start, 1e-9):.1f} {unit}/s"
             )

@@ -1,6 +1,7 @@
 """`sfumato reconstruct`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,13 @@ from sfumato.cli.machine import ModelFlags
 from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from sfumato.autoencoder.model import AutoencoderConfig
     from sfumato.cli.progress import Advance
     from sfumato.model import LatentDiffusion
 
 ON_SHEET = 32
-MOST_OPERATIONS = {"cpu": 3e14, "cuda": 1e17}
-"""About an hour of a processor's, some minutes of a GPU's."""
 NAMED = 20
 
 
@@ -67,7 +66,8 @@ def reconstruct(flags: ReconstructFlags, options: dict[str, Any]) -> None:
     if size is not None:
         model.latent_shape_of(size)
     unreadable: list[str] = []
-    images = _affordable(model, _read(root, names, size, background, unreadable), device.type)
+    _say_cost(model, _sizes(root, names) if size is None else dict.fromkeys(names, size), device, computing)
+    images = _read(root, names, size, background, unreadable)
     with made_fast(model, computing), enough_memory(min(batch, len(names))):
         results, sheet = measure(model, images, len(names), batch, options["memory"])
     _report(folder, results, sheet, unreadable, root)
@@ -184,30 +184,30 @@ def _read(
         raise UserError(f"{what} can{'not' if len(names) == 1 else ''} be read: {reason}")
 
 
-def _affordable(
-    model: "LatentDiffusion", named: "Iterator[tuple[str, Tensor]]", device: str
-) -> "Iterator[tuple[str, Tensor]]":
-    """The same images. Raises UserError before one whose attention would take hours."""
-    for name, image in named:
-        check_affordable(model.config.autoencoder, (image.shape[-2], image.shape[-1]), name, device)
-        yield name, image
+def _sizes(root: Path, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """(H, W) of every image by its name, from the headers; without those that cannot be read."""
+    from sfumato.data.dataset import UnreadableImage
+    from sfumato.data.reading import displayed_size
+
+    sizes = {}
+    for name in names:
+        with suppress(UnreadableImage):
+            sizes[name] = displayed_size(root / name)
+    return sizes
 
 
-def check_affordable(config: "AutoencoderConfig", size: tuple[int, int], name: str, device: str) -> None:
-    """Raises UserError where encoding and decoding an image of size (H, W) takes more than MOST_OPERATIONS."""
-    from sfumato import flops
-    from sfumato.errors import UserError
+def _say_cost(
+    model: "LatentDiffusion", sizes: Mapping[str, tuple[int, int]], device: "torch.device", computing: "torch.autocast"
+) -> None:
+    """Says what the images cost where it is much. Raises UserError naming one whose attention would take hours."""
+    from sfumato.cli.cost import say_cost
+    from sfumato.estimate.images import largest, reconstruction
 
-    f = config.factor
-    H, W = (-(-side // f) * f for side in size)
-    operations = flops.encode(config, (H, W)) + flops.decode(config, (H, W))
-    most = MOST_OPERATIONS.get(device, MOST_OPERATIONS["cpu"])
-    if operations > most:
-        raise UserError(
-            f"{name} has {size[0]}x{size[1]} pixels: its reconstruction would take {operations:.1e} operations, with "
-            f"attention over {H // f * (W // f):,} positions; the limit on {device} is {most:.0e}; give --size, "
-            "such as --size 1024"
-        )
+    if sizes:
+        name, size = largest(sizes)
+        what = f"{name} has {size[0]}x{size[1]} pixels: its reconstruction"
+        work = reconstruction(model.config.autoencoder, list(sizes.values()))
+        say_cost(work, device, computing, "give --size, such as --size 1024", what)
 
 
 def _report(

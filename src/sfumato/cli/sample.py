@@ -119,7 +119,9 @@ def _sample_diffusion(
     device: "torch.device",
     computing: "torch.autocast",
 ) -> None:
+    from sfumato.cli.cost import say_cost
     from sfumato.cli.options import enough_memory, made_fast, out_folder
+    from sfumato.estimate.images import sampling
     from sfumato.pipeline.plan import plan
 
     guides = opened_guides(flags, model, request.size or model.config.image_size, device)
@@ -130,6 +132,8 @@ def _sample_diffusion(
     if line := sampler_line(planned, flags.why):
         typer.echo(line)
     folder = out_folder(flags.out)
+    work = sampling(model, request, planned.size, planned.count)
+    say_cost(work, device, computing, "give a smaller --size, fewer --steps or fewer images")
     differentiable = request.image_guidance is not None  # packed networks have no gradients
     within = computing if differentiable else made_fast(model, computing)
     if request.autoguide is not None and not differentiable:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.cli.flags import command, like
 from sfumato.cli.forms import task_flags
-from sfumato.cli.task import TaskFlags, read_values, run, words_of
+from sfumato.cli.task import TaskFlags, canvas_of, read_values, run, words_of
 from sfumato.pipeline.task_options import SemanticOptions
 
 if TYPE_CHECKING:
@@ -37,4 +37,4 @@ def semantic_to_image(flags: SemanticFlags, options: dict[str, Any]) -> None:
         return tasks.paint(model, label_map, **words_of(options), options=request)
 
     before = [label_map] if label_map.mode in ("P", "RGB", "RGBA") else []
-    run(flags, options, "semantic-to-image", make, {"map": flags.map_.name}, before)
+    run(flags, options, "semantic-to-image", make, {"map": flags.map_.name}, canvas_of(label_map, 0), before)

@@ -13,6 +13,7 @@ from sfumato.cli.flags import flag
 from sfumato.cli.machine import Machine, ModelFlags
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
     from torch import Tensor
 
@@ -51,11 +52,54 @@ def sampling_of(options: Mapping[str, Any]) -> "SampleRequest":
     return request
 
 
+@dataclass(frozen=True)
+class Canvas:
+    """What the images of a task are computed on, for their cost.
+
+    Attributes:
+        size: (H, W) for a model.
+        encodes: images of this size that are encoded for each result.
+        strength: share of the steps that are sampled.
+        jumps: (length, repeats) of resampling.
+        advice: how to make it smaller.
+    """
+
+    size: "Callable[[LatentDiffusion], tuple[int, int]]"
+    encodes: int = 1
+    strength: float = 1.0
+    jumps: tuple[int, int] | None = None
+    advice: str = "give a smaller image, or fewer --steps"
+
+
+def canvas_of(image: "Image", encodes: int = 1, strength: float = 1.0, jumps: tuple[int, int] | None = None) -> Canvas:
+    """A canvas of the image's size."""
+    return Canvas(lambda model: (image.height, image.width), encodes, strength, jumps)
+
+
+def say_cost_of(
+    model: "LatentDiffusion",
+    request: "SampleRequest",
+    canvas: Canvas,
+    count: int,
+    device: "torch.device",
+    computing: "torch.autocast",
+) -> None:
+    """Says what `count` images on the canvas cost, where it is much. Raises UserError for what takes hours a step."""
+    from sfumato.cli.cost import say_cost
+    from sfumato.estimate.images import sampling
+
+    whole = replace(request, strength=canvas.strength, jumps=canvas.jumps)
+    work = sampling(model, whole, canvas.size(model), count, canvas.encodes * count)
+    say_cost(work, device, computing, canvas.advice)
+
+
 @contextmanager
-def opened(model: Path, machine: Machine) -> "Iterator[LatentDiffusion]":
+def opened(
+    model: Path, machine: Machine, before: "Callable[[LatentDiffusion, torch.device, torch.autocast], None]"
+) -> "Iterator[LatentDiffusion]":
     """The model, packed; within the block its calls have the precision that is asked for.
 
-    A lack of memory is UserError.
+    before: called with the model before it is packed, its device and its precision. A lack of memory is UserError.
     """
     from sfumato.cli.options import chosen_autocast, chosen_device, enough_memory, made_fast
     from sfumato.model_folder import load
@@ -65,6 +109,7 @@ def opened(model: Path, machine: Machine) -> "Iterator[LatentDiffusion]":
     device = chosen_device(machine.device)
     computing = chosen_autocast(device, machine.precision)
     loaded = load(model, device)
+    before(loaded, device, computing)
     with made_fast(loaded, computing), enough_memory(1, "a smaller --window or --memory, or --device cpu"):
         yield loaded
 
@@ -75,6 +120,7 @@ def run(
     task: str,
     make: Make,
     facts: Mapping[str, Any],
+    canvas: Canvas,
     before: "Sequence[Image]" = (),
     check: "Callable[[Image], str] | None" = None,
 ) -> None:
@@ -86,6 +132,7 @@ def run(
         task: the command's name.
         make: the task, for one image.
         facts: what is written into every image beside the pipeline's record; None is left out.
+        canvas: what the images are computed on.
         before: the user's images, shown before the results on the sheet.
         check: makes a line about each finished image.
     """
@@ -101,7 +148,11 @@ def run(
     made: list[Image] = []
     records: list[SampleRecord] = []
     t_start = time.monotonic()
-    with opened(flags.model, flags) as model, counting(task, steps * count, "steps") as advance, notes():
+
+    def cost(model: "LatentDiffusion", device: "torch.device", computing: "torch.autocast") -> None:
+        say_cost_of(model, request, canvas, count, device, computing)
+
+    with opened(flags.model, flags, cost) as model, counting(task, steps * count, "steps") as advance, notes():
         for index in range(count):
             one = replace(
                 request,

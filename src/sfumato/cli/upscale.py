@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.cli.flags import command, like
 from sfumato.cli.forms import task_flags
-from sfumato.cli.task import TaskFlags, read_image, run, words_of
+from sfumato.cli.task import Canvas, TaskFlags, read_image, run, words_of
 from sfumato.pipeline.task_options import UpscaleOptions
 
 if TYPE_CHECKING:
@@ -31,10 +31,15 @@ def upscale(flags: UpscaleFlags, options: dict[str, Any]) -> None:
     Large images are sampled in overlapping windows without seams. Writes OUT/0000.png ... and OUT/grid.png.
     """
     from sfumato import tasks
+    from sfumato.tasks.super_resolution import enlargement
 
     image = read_image(flags.image, "the image")
 
     def make(model: "LatentDiffusion", request: "SampleRequest") -> "list[Image]":
         return tasks.upscale(model, image, **words_of(options), keep_colours=flags.keep_colours, options=request)
 
-    run(flags, options, "upscale", make, {"image": flags.image.name}, [image])
+    def size(model: "LatentDiffusion") -> tuple[int, int]:
+        factor = enlargement(model)
+        return image.height * factor, image.width * factor
+
+    run(flags, options, "upscale", make, {"image": flags.image.name}, Canvas(size, 0), [image])

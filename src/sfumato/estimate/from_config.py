@@ -13,7 +13,9 @@ from sfumato.diffusion.schedule import build_schedule
 from sfumato.engine.precision import Precision, autocast
 from sfumato.errors import UserError
 from sfumato.estimate import measure, memory, work
+from sfumato.estimate.calls import network_calls
 from sfumato.estimate.report import Estimate, Phase, SampleCost, affordable_steps
+from sfumato.estimate.speed import USUAL_UTILISATION, arithmetic_peak
 from sfumato.model import DiffusionConfig, LatentDiffusion
 from sfumato.report.machine import describe
 from sfumato.sampling.table import SAMPLERS
@@ -26,8 +28,6 @@ from sfumato.training.workers import Workers
 
 MOST_SECONDS = 300.0
 """Limit of the time for measuring, in seconds; fewer steps are measured if they would take longer."""
-USUAL_UTILISATION = 0.3
-"""The assumed utilisation (share of the arithmetic peak) of training, before it is measured."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def first_stage(config: AutoencoderRun, name: str) -> Estimate:
 
 def measured_first_stage(estimate: Estimate, config: AutoencoderRun, options: MeasurementOptions) -> Estimate:
     """The estimate with times measured on this machine. Raises UserError if measuring would take too long."""
-    peak = measure.arithmetic_peak(options.workers.device, config.train.precision)
+    peak = arithmetic_peak(options.workers.device, config.train.precision)
     options = _limit_steps(estimate, peak, options)
     kinds = _step_kinds(config)
     data, steps, workers = options.data, options.steps, options.workers
@@ -139,7 +139,7 @@ def measured_second_stage(
 ) -> Estimate:
     """The estimate with times measured on this machine. Raises UserError if measuring would take too long."""
     precision = config.train.precision
-    peak = measure.arithmetic_peak(options.workers.device, precision)
+    peak = arithmetic_peak(options.workers.device, precision)
     options = _limit_steps(estimate, peak, options)
     first = first.to(options.workers.device)
     timing, model = measure.time_second_stage(
@@ -192,7 +192,7 @@ def _images(
     found = []
     for name, facts in SAMPLERS.items():
         try:
-            calls = work.network_calls(facts.config(), schedule, steps)  # type: ignore[arg-type]  # one of the union
+            calls = network_calls(facts.config(), schedule, steps)  # type: ignore[arg-type]  # one of the union
         except (UserError, ValueError):
             continue  # the sampler or its grid does not support this schedule
         operations = work.image(first.config.autoencoder, config, size, spec, calls, guided)

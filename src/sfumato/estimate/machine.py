@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sfumato.engine import native
 from sfumato.engine.packing import PackedConv2d
 from sfumato.engine.precision import Precision, has_fast_bfloat16
-from sfumato.estimate.measure import arithmetic_peak, seconds
+from sfumato.estimate.speed import arithmetic_peak, seconds
 from sfumato.report.machine import Machine, describe
 
 ROUNDS = 8

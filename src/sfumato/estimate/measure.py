@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,6 +24,7 @@ from sfumato.data.split import Subset
 from sfumato.denoiser.flow_map import step_inputs
 from sfumato.engine.precision import Precision, autocast
 from sfumato.estimate.memory import blank_condition
+from sfumato.estimate.speed import seconds
 from sfumato.estimate.synthetic import SyntheticLatents
 from sfumato.estimate.work import Stage1Step
 from sfumato.model import LatentDiffusion
@@ -67,24 +68,6 @@ class Timing:
     preview: float
     save: float
     peak_memory: int
-
-
-def arithmetic_peak(device: torch.device, precision: Precision) -> float:
-    """Operations per second of a large matrix product, the best of several: the reference for utilisation."""
-    n = 8192 if device.type == "cuda" else 1024
-    with autocast(device, precision) as computing:
-        dtype = torch.bfloat16 if computing._enabled else torch.float32
-        a, b = torch.randn(2, n, n, device=device).to(dtype)
-        return max(2 * n**3 / seconds(lambda: torch.mm(a, b), device) for _ in range(8))
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that `work` takes, including all kernels that it queues on the device."""
-    _finish(device)
-    t_start = time.perf_counter()
-    work()
-    _finish(device)
-    return time.perf_counter() - t_start
 
 
 def time_first_stage(
@@ -283,11 +266,6 @@ def _write_nothing(network: nn.Module, state: object) -> None:
 
 def _ignore(row: int, error: Exception) -> None:
     pass
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -7,7 +7,9 @@ from sfumato.conditioning.condition import ConditionSpec
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
-from sfumato.estimate import from_config, measure, memory, work
+from sfumato.estimate import from_config, measure, memory
+from sfumato.estimate.calls import network_call, network_calls
+from sfumato.estimate.speed import USUAL_UTILISATION
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.pipeline.choices import chosen
 from sfumato.pipeline.conditions import source_of
@@ -67,9 +69,9 @@ def forecast_sampling(model: LatentDiffusion, batch: int, peak: float) -> Sampli
     steps = default_steps(second.config)
     choice = chosen(second, AUTO, None, steps, guidance_scale(source_of(model), None))
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec
-    call = work.network_call(second.config, model.latent_shape, spec) * (2 if guided else 1)
+    call = network_call(second.config, model.latent_shape, spec) * (2 if guided else 1)
     decoding = flops.decode(model.config.autoencoder, model.config.image_size)
-    expected = batch * (TIMED_CALLS * call + 2 * decoding) / (from_config.USUAL_UTILISATION * peak)
+    expected = batch * (TIMED_CALLS * call + 2 * decoding) / (USUAL_UTILISATION * peak)
     if expected > from_config.MOST_SECONDS:
         raise UserError(
             f"measuring {batch} images of this model would take about {expected / 60:.0f} minutes here: "
@@ -84,7 +86,7 @@ def forecast_sampling(model: LatentDiffusion, batch: int, peak: float) -> Sampli
         batch=batch,
         sampler=choice.sampler.kind,
         steps=steps,
-        calls=work.network_calls(choice.sampler, second.schedule, steps),
+        calls=network_calls(choice.sampler, second.schedule, steps),
         guided=guided,
         call_operations=call,
         decode_operations=decoding,

@@ -105,7 +105,7 @@ def plan(model: Model, request: SampleRequest) -> Plan:
         seeds=_seeds(request, count),
         size=size,
         shape=shape,
-        window=_window(model, request, shape),
+        window=window_of(model, request, shape),
         choice=steps.choice,
         times=_times(request, steps.times),
         notes=notes_of(source, inputs),
@@ -327,7 +327,7 @@ def _check_latents(request: SampleRequest, count: int, shape: tuple[int, int, in
             )
 
 
-def _window(model: Model, request: SampleRequest, shape: tuple[int, int, int]) -> tuple[int, int]:
+def window_of(model: Model, request: SampleRequest, shape: tuple[int, int, int]) -> tuple[int, int]:
     """(h, w) of the windows of a latent. Raises UserError for a side that the networks' factors do not divide."""
     f, factor, size = model.autoencoder.factor, canvas_factor(model), shape[1:]
     trained = (model.config.image_size[0] // f, model.config.image_size[1] // f)
