@@ -130,6 +130,8 @@ PACKED: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "averages alone, wrapped": lambda state: prefixed("module.")(averages(state)),
     "ema prefix alone": prefixed("ema."),
     "model_ema prefix alone": prefixed("model_ema."),
+    "ema.shadow prefix alone": prefixed("ema.shadow."),
+    "nested shadow alone": lambda state: {"ema": {"decay": 0.999, "shadow": state}},
     "nested ema alone": lambda state: {"ema": state},
     "nested model_ema alone": lambda state: {"model_ema": prefixed("module.")(state), "epoch": 3},
     "nested twice": lambda state: {"model": {"state_dict": state}},
@@ -162,6 +164,14 @@ def test_of_live_and_averaged_weights_the_averaged_are_taken_unless_asked(
         assert torch.allclose(found, torch.full_like(found, expected), atol=1e-6)
     with pytest.raises(UserError, match="has averaged weights only"):
         imported(tmp_path, {"ema": state}, weights="live")
+
+
+def test_averages_without_names_are_named_as_such(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    average = {"decay": 0.999, "num_updates": 3, "shadow_params": list(state.values()), "collected_params": None}
+    with pytest.raises(UserError, match=r"averaged weights as a list without names \(shadow_params\).*state_dict"):
+        imported(tmp_path, average)
+    done = imported(tmp_path, {"model": state, "ema": average})
+    assert any("list without names (shadow_params) and are left out" in note for note in done.notes)
 
 
 def test_two_keys_of_one_meaning_are_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -276,6 +286,10 @@ def test_links_that_lead_out_and_files_of_no_use_stay_behind(vae: Path, tmp_path
     (folder / f"{NAME}.safetensors").unlink()
     (folder / f"{NAME}.safetensors").symlink_to(vae / f"{NAME}.safetensors")
     with pytest.raises(UserError, match="is a link that leads out of"):
+        import_model(folder, tmp_path / "out2")
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=r"config\.json is a link that leads out of"):
         import_model(folder, tmp_path / "out2")
 
 

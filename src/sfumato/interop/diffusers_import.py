@@ -63,11 +63,14 @@ class Component:
 
 
 def is_diffusers_folder(path: Path) -> bool:
-    """A pipeline (model_index.json), or one of its models (config.json with a class name)."""
+    """A pipeline (model_index.json), or one of its models (config.json with a class name).
+
+    Raises UserError for a config.json that is a link out of the folder.
+    """
     if (path / "model_index.json").is_file():
         return True
     config = path / "config.json"
-    return config.is_file() and "_class_name" in read_json(config)
+    return config.is_file() and "_class_name" in read_json(inside(path, config))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -366,7 +369,7 @@ def _tokens(path: Path, index: Mapping[str, Any], width: int, out: Path, report:
         copy_tokenizer(path / "tokenizer", out / "tokenizer", report, path)
         config["tokenizer"] = "tokenizer"
         settings = path / "tokenizer" / "tokenizer_config.json"
-        length = read_json(settings).get("model_max_length") if settings.is_file() else None
+        length = read_json(inside(path, settings)).get("model_max_length") if settings.is_file() else None
         positions = int(encoder.get("max_position_embeddings", 77))
         config["max_tokens"] = length if isinstance(length, int) and length <= positions else positions
     return config

@@ -15,13 +15,23 @@ from sfumato.foreign import short
 
 T = TypeVar("T")
 LIVE_NESTS = ("state_dict", "model_state_dict", "model", "module", "network", "net", "params", "weights")
-EMA_NESTS = ("ema_state_dict", "model_ema", "ema_model", "ema", "params_ema", "model_ema_state_dict", "averaged_model")
+EMA_NESTS = (
+    "ema_state_dict",
+    "model_ema",
+    "ema_model",
+    "ema",
+    "params_ema",
+    "model_ema_state_dict",
+    "averaged_model",
+    "shadow",
+)
 MAX_NESTS = 8
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module", "_checkpoint_wrapped_module", "orig_mod"}
 """Names that a wrapper may insert anywhere; no network here has a part of these names."""
-LEADING = {"model", "state_dict", "net", "network", "params"}
-AVERAGED = {"ema", "model_ema", "ema_model", "params_ema", "averaged_model"}
+LEADING = {"model", "state_dict", "net", "network", "params", "online_model"}
+AVERAGED = {"ema", "model_ema", "ema_model", "params_ema", "averaged_model", "shadow"}
 EMA = "model_ema."
+UNNAMED = "shadow_params"
 COUNTERS = ("decay", "num_updates")
 _NETWORK = "diffusion_model."
 _WORDS = (
@@ -65,11 +75,22 @@ def unnested(value: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> dict[st
         if averaged is not None:
             inner = value[averaged]
             inner = next(
-                (inner[key] for key in LIVE_NESTS if _holds(inner.get(key)) and not _flat(inner, is_tensor)), inner
+                (
+                    inner[key]
+                    for key in (*LIVE_NESTS, "shadow")
+                    if _holds(inner.get(key)) and not _flat(inner, is_tensor)
+                ),
+                inner,
             )
             found |= {f"ema.{key}": item for key, item in inner.items() if isinstance(key, str)}
         value = found
     return value
+
+
+def has_unnamed_averages(value: Mapping[Any, Any]) -> bool:
+    """Whether averaged weights are there as a list without names, as torch-ema and diffusers' EMAModel save them."""
+    holders = [value, *(item for item in value.values() if isinstance(item, dict))]
+    return any(isinstance(holder.get(UNNAMED), list | tuple) for holder in holders)
 
 
 def _holds(value: Any) -> bool:

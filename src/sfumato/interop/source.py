@@ -13,10 +13,12 @@ from sfumato.foreign import reading, short
 from sfumato.interop.lazy import StoredTensor, is_shape
 from sfumato.interop.pickle_machine import DTYPES, Global, Stub
 from sfumato.interop.pickles import PICKLE_START, ZIP_START, check_checkpoint_file, read_pickle
-from sfumato.interop.prefixes import named, unnested
+from sfumato.interop.prefixes import UNNAMED, has_unnamed_averages, named, unnested
 from sfumato.interop.recognise import HEAD, no_model_of_ours, unlike_a_checkpoint
 
 MAX_REPEATED = 4  # bound of the size of all tensors together, as a multiple of the file's size
+
+LEFT_OUT = f"the averaged weights are a list without names ({UNNAMED}) and are left out: the live ones are read"
 
 SAFETENSORS_TYPES = {
     "F64": torch.float64,
@@ -92,7 +94,7 @@ def _renamed(source: Source) -> Source:
         found = named(source.tensors)
     except UserError as error:
         raise UserError(f"{source.path} {error}") from None
-    return replace(source, tensors=found.values, notes=found.notes, averaged=found.averaged)
+    return replace(source, tensors=found.values, notes=(*source.notes, *found.notes), averaged=found.averaged)
 
 
 def _open(path: Path, start: bytes) -> Source:
@@ -136,13 +138,21 @@ def _from_object(path: Path, value: Any) -> Source:
         raise UserError(f"{path} holds a {type(state).__name__}, not a dictionary of named tensors")
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, StoredTensor)}
     others = tuple(sorted(str(k) for k, v in state.items() if isinstance(k, str) and not isinstance(v, StoredTensor)))
+    unnamed = isinstance(value, dict) and has_unnamed_averages(value)
+    if not tensors and unnamed:
+        raise UserError(
+            f"{path} has averaged weights as a list without names ({UNNAMED}), which cannot be assigned to layers: in "
+            "the program that wrote it, copy them into the model (copy_to) and save its state_dict()"
+        )
     if not tensors:
         what = no_model_of_ours({}, others)
         raise UserError(f"{path} {f'is {what}' if what else 'contains no named tensors; it is not a model checkpoint'}")
     total, size = sum(tensor.nbytes for tensor in tensors.values()), path.stat().st_size
     if total > MAX_REPEATED * size + (1 << 30) // 8:
         raise UserError(f"{path} of {size} bytes claims tensors of {total} bytes; refusing to unpack it")
-    return Source(path, dict(tensors), extras, stubs, others if state is not value else ())
+    return Source(
+        path, dict(tensors), extras, stubs, others if state is not value else (), notes=(LEFT_OUT,) if unnamed else ()
+    )
 
 
 def _stub_names(value: Any) -> tuple[str, ...]:
