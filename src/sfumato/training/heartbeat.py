@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 1.0
 """Seconds between two heartbeats."""
-SILENCE = 20.0
+SILENCE = 15.0
 """Seconds without a heartbeat after which a process counts as lost; torchrun may take 30 more to kill it."""
 GRACE = 25.0
 """Seconds to finish the step and save if the processes themselves still respond."""
