@@ -33,6 +33,24 @@ class Neighbours:
         return (self.ratio < below).double().mean().item()
 
 
+def nearest_rows(samples: Tensor, training: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k training rows (M, D) nearest to each of the samples (N, D), and their distances, (N, k) each, ascending.
+
+    Euclidean, in float64.
+    """
+    found = [distances.topk(k, dim=1, largest=False) for _, distances in blocks(samples, training)]
+    return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])
+
+
+def memorised_share(distances: Tensor, below: float = 1 / 3) -> float:
+    """f_mem: the share of samples that are less than `below` as far from the nearest training row as from the second.
+
+    `distances` (N, K >= 2) to training rows, ascending (Yoon et al. 2023; Gu et al. 2023, section 2). A sample equal to
+    a training row that is there twice does not count.
+    """
+    return (distances[:, 0] < below * distances[:, 1]).double().mean().item()
+
+
 def neighbours(samples: Tensor, training: Tensor, k: int = 3) -> Neighbours:
     """The training rows (M, D) nearest to samples (N, D), Euclidean in float64.
 
@@ -40,8 +58,7 @@ def neighbours(samples: Tensor, training: Tensor, k: int = 3) -> Neighbours:
     """
     if len(training) < max(k, 2):
         raise ValueError(f"{k} neighbours need {max(k, 2)} training rows at least, not {len(training)}")
-    found = [distances.topk(k, dim=1, largest=False) for _, distances in blocks(samples, training)]
-    distances, rows = torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    rows, distances = nearest_rows(samples, training, k)
     (own,) = neighbour_radii(training, (1,))
     near, scale = distances[:, 0], own[rows[:, 0]]
     # duplicates in the training set have distance 0: an equal sample has ratio 0, any other infinity

@@ -10,8 +10,13 @@ from sfumato.report.svg import Series, line_chart
 LogLines = Sequence[Mapping[str, Any]]
 
 
-def training_curves(stage_one: LogLines, stage_two: LogLines) -> list[tuple[Markup, str]]:
-    """Losses and quality over the training of both stages: (chart, caption) each."""
+def training_curves(
+    stage_one: LogLines, stage_two: LogLines, measured: str = "held-out scenes"
+) -> list[tuple[Markup, str]]:
+    """Losses and quality over the training of both stages: (chart, caption) each.
+
+    `measured`: what PSNR is measured on.
+    """
     reconstruction = points(stage_one, "reconstruction")
     smoothed = points(stage_two, "loss_smoothed")
     positive = all(value > 0 for _, value in smoothed)
@@ -22,7 +27,7 @@ def training_curves(stage_one: LogLines, stage_two: LogLines) -> list[tuple[Mark
         ),
         (
             line_chart([Series("PSNR in dB", points(stage_one, "psnr"), 1)], "steps", "PSNR"),
-            "Stage 1: PSNR of a fixed batch of held-out scenes, EMA weights.",
+            f"Stage 1: PSNR of a fixed batch of {measured}, EMA weights.",
         ),
         (
             _batches_and_mean(points(stage_two, "loss"), smoothed, "loss", log=positive),

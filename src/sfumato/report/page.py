@@ -8,9 +8,10 @@ from torch import Tensor
 from sfumato.data.toyworld.facts import KINDS
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.report.curves import LogLines, training_curves
-from sfumato.report.format import duration, millions, rate, shape
+from sfumato.report.format import duration, shape
 from sfumato.report.gallery import Gallery, PromptShown
-from sfumato.report.result import DemoResult, ScoreRow, Training
+from sfumato.report.result import DemoResult, ScoreRow
+from sfumato.report.rows import training_row
 from sfumato.report.svg import dot_plot
 from sfumato.report.templating import render as fill
 from sfumato.report.verdict import Verdict, verdict_of
@@ -45,8 +46,8 @@ def render(
         score_head=["", "prompts", *kinds, "all facts", "all correct"],
         score_rows=_score_rows(result, kinds),
         trainings=[
-            _training_row("stage 1: autoencoder", result.autoencoder),
-            _training_row("stage 2: diffusion", result.diffusion),
+            training_row("stage 1: autoencoder", result.autoencoder),
+            training_row("stage 2: diffusion", result.diffusion),
         ],
         sampling_rows=_sampling_rows(result),
         phases=[[name, duration(seconds)] for name, seconds in result.phases.items()],
@@ -111,18 +112,6 @@ def _score_rows(result: DemoResult, kinds: Sequence[str]) -> list[list[str]]:
 def _score_row(row: ScoreRow, kinds: Sequence[str]) -> list[str]:
     shares = [f"{100 * row.rates[kind]:.1f}" if kind in row.rates else "–" for kind in (*kinds, "facts", "prompts")]
     return [row.name, str(row.prompts), *shares]
-
-
-def _training_row(name: str, training: Training) -> list[str]:
-    return [
-        name,
-        training.config,
-        millions(training.parameters),
-        f"{training.steps:,}",
-        f"{training.images:,}",
-        rate(training.images_per_second),
-        duration(training.seconds),
-    ]
 
 
 def _sampling_rows(result: DemoResult) -> list[list[str]]:
