@@ -28,6 +28,7 @@ from sfumato.sampling.table import SAMPLERS
 COMMANDS = [
     "demo",
     "data",
+    "fit",
     "sample",
     "interpolate",
     "invert",

@@ -8,11 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from sfumato.checkpoint import saved_steps
-from sfumato.cli import app, demo_budget, demo_run, pace
+from sfumato.cli import app, demo_budget, demo_run
 from sfumato.cli.demo_run import FULL, QUICK, DemoPlan, run_demo
-from sfumato.cli.phases import clock
 from sfumato.errors import UserError
 from sfumato.estimate.measure import Timing
+from sfumato.fit import pace
+from sfumato.fit.phases import clock
 from sfumato.report.survey import Extent
 
 AUTOENCODER = """

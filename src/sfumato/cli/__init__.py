@@ -26,6 +26,7 @@ from sfumato.cli.estimate import estimate
 from sfumato.cli.evaluate import evaluate
 from sfumato.cli.evaluate_autoencoder import evaluate_autoencoder
 from sfumato.cli.export import export
+from sfumato.cli.fit import fit
 from sfumato.cli.import_ import import_
 from sfumato.cli.info import info
 from sfumato.cli.inpaint import inpaint
@@ -64,6 +65,7 @@ app.add_typer(train.app, name="train", help="Train one of the stages, a classifi
 app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")
 COMMANDS = (
     data,
+    fit,
     demo,
     sample,
     semantic_to_image,

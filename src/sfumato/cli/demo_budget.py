@@ -6,10 +6,10 @@ from pathlib import Path
 import typer
 
 from sfumato.checkpoint import write_text
-from sfumato.cli.pace import Run, fitted, with_steps
-from sfumato.cli.phases import Phases, clock
 from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
 from sfumato.estimate import measure
+from sfumato.fit.pace import Run, fitted, with_steps
+from sfumato.fit.phases import Phases, clock
 from sfumato.model import LatentDiffusion
 from sfumato.plain_json import to_json
 from sfumato.training.autoencoder import AutoencoderRun

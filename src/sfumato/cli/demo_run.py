@@ -14,13 +14,13 @@ from sfumato.autoencoder.efficientnet import weights_path
 from sfumato.autoencoder.perceptual import NoPerceptual
 from sfumato.checkpoint import write_text
 from sfumato.cli.demo_budget import Budget
-from sfumato.cli.phases import Phases, clock
-from sfumato.cli.progress import bars
+from sfumato.cli.progress import bars, tell
 from sfumato.cli.training_runs import run_autoencoder, run_diffusion
 from sfumato.config import load_config, zoo_names
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.engine.precision import autocast
 from sfumato.errors import UserError
+from sfumato.fit.phases import Phases, clock
 from sfumato.model import LatentDiffusion
 from sfumato.model_folder import load
 from sfumato.outputs import written
@@ -85,7 +85,7 @@ def _demo(
     world: ToyWorldConfig,
 ) -> DemoResult:
     configured = first_config.train.steps, second_config.train.steps
-    phases = Phases(out / "phases.json", 5)
+    phases = Phases(out / "phases.json", 5, tell)
     budget = Budget(plan.minutes, phases, out / "steps.json")
 
     with phases("training stage 1, the autoencoder"):
@@ -93,7 +93,7 @@ def _demo(
         first_state = run_autoencoder(first_config, out / "autoencoder", out / "cache")
     first = load(out / "autoencoder", place)
     with phases("encoding the training set"):
-        cache_latents(second_config, first, out)
+        cache_latents(second_config, first, out, out / "cache")
     with phases("training stage 2, the diffusion model"):
         second_config = budget.second_stage(second_config, first, plan.extent.network_calls)
         second_state = run_diffusion(second_config, first, out / "diffusion", out / "cache")
@@ -160,11 +160,11 @@ def without_absent_features(config: AutoencoderRun) -> AutoencoderRun:
 # ---- between
 
 
-def cache_latents(config: DiffusionRun, first: LatentDiffusion, out: Path) -> None:
+def cache_latents(config: DiffusionRun, first: LatentDiffusion, folder: Path, cache: Path) -> None:
     """The pass with which `sfumato train diffusion` begins, as a phase of its own; what is cached stays cached."""
     with bars() as (say, progress):
-        data = open_data(config.data, config.held_out, out, out / "cache", say, progress)
-        cached_latents(first, data.training, out / "cache", config.mirrored, progress=progress("encoding"))
+        data = open_data(config.data, config.held_out, folder, cache, say, progress, config.conditions)
+        cached_latents(first, data.training, cache, config.mirrored, progress=progress("encoding"))
 
 
 # ---- after

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sfumato.cli.phases import clock
+from sfumato.fit.phases import clock
 
 Report = Callable[[int, int], None]
 
@@ -39,6 +40,11 @@ class Lines:
         self._t_line = now
         left = (now - self._t_start) / done * max(0, total - done)
         self._say(f"{self._title}: {done} of {total}{self._unit}, {clock(left)} left")
+
+
+def tell(message: str) -> None:
+    """Prints a line for the user, on stderr."""
+    typer.echo(message, err=True)
 
 
 @contextmanager

@@ -139,10 +139,10 @@ def baselines(flags: BaselinesFlags) -> None:
 def run(flags: StudyFlags, settings: dict[str, Any]) -> None:
     """Runs a study, or what is left of it. Raises UserError."""
     from sfumato.cli.options import chosen_autocast, chosen_device
-    from sfumato.cli.phases import clock
     from sfumato.cli.progress import bars
     from sfumato.config import parse
     from sfumato.evaluation.features import efficientnet_lite0
+    from sfumato.fit.phases import clock
     from sfumato.outputs import written
     from sfumato.studies.context import Stopped
     from sfumato.studies.plan import StudyConfig, arms

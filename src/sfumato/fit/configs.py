@@ -1,6 +1,7 @@
 """A plan as configurations of `sfumato train autoencoder` and `sfumato train diffusion`; the user's settings."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from sfumato.config import apply_overrides, parse
 from sfumato.errors import UserError
 from sfumato.fit.networks import FIRST, SECOND, attention_factors, conditioner_settings
 from sfumato.fit.plan import FitPlan, StagePlan
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining
+from sfumato.training.diffusion import DiffusionRun, DiffusionTraining
 
 STAGES = ("autoencoder", "diffusion")
 DATA = "data"
@@ -110,6 +111,16 @@ def diffusion_run(plan: FitPlan, folder: Path, overrides: Sequence[str] = ()) ->
     if plan.conditioner in ("semantic", "layout"):
         raw["conditions"] = {"map": {}} if plan.conditioner == "semantic" else {"boxes": {}}
     return parse(apply_overrides(raw, settings_by_stage(overrides)[1], DiffusionRun), DiffusionRun, "stage 2")
+
+
+def with_settings(plan: FitPlan, folder: Path, overrides: Sequence[str]) -> FitPlan:
+    """The plan with the steps and batches that the user has set. Raises UserError for settings that do not fit it."""
+    first, second = autoencoder_run(plan, folder, overrides).train, diffusion_run(plan, folder, overrides).train
+    return replace(plan, first=_as_set(plan.first, first), second=_as_set(plan.second, second))
+
+
+def _as_set(stage: StagePlan, train: AutoencoderTraining | DiffusionTraining) -> StagePlan:
+    return replace(stage, steps=train.steps, batch=train.batch, accumulate=train.accumulate)
 
 
 def _data(plan: FitPlan, folder: Path) -> dict[str, Any]:

@@ -67,19 +67,19 @@ def store(out: Path, fit: Fit) -> None:
 
 def check_same(out: Path, fit: Fit, data: Path, seconds: float | None, settings: tuple[str, ...]) -> None:
     """Raises UserError if a command asks for another fit than that in the folder; `seconds` None asks for its own."""
-    held = f"--out {str(out)!r} holds a fit"
+    asked = 0.0 if seconds is None else seconds / 60
+    place = str(out)
     another = "give the same to go on, or another --out"
     if not same_place(fit.data, str(data)):
-        raise UserError(f"{held} of {fit.data!r}, not of {str(data)!r}: {another}")
+        raise UserError(f"--out {place!r} holds a fit of {fit.data!r}, not of {str(data)!r}: {another}")
     if seconds is not None and seconds != fit.seconds:
         raise UserError(
-            f"{held} in {fit.seconds / 60:g} minutes, not {seconds / 60:g}: leave --minutes out to go on, or give "
-            f"another --out; its result is trained longer by `sfumato train diffusion {out}/{DIFFUSION}/config.yaml "
-            f"--start {out}/{DIFFUSION}` with another --out"
+            f"--out {place!r} holds a fit in {fit.seconds / 60:g} minutes, not {asked:g}: leave --minutes out to "
+            "go on, or give another --out; the page's commands tell how to train its result longer"
         )
     if settings != fit.settings:
         there = " ".join(fit.settings) or "no settings"
-        raise UserError(f"{held} with {there}, not {' '.join(settings) or 'none'}: {another}")
+        raise UserError(f"--out {place!r} holds a fit with {there}, not {' '.join(settings) or 'none'}: {another}")
     if digest_of(data) != fit.digest:
         raise UserError(
             f"the files of {str(data)!r} have changed since the fit in {str(out)!r} was planned: restore them to go "

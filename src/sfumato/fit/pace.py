@@ -20,6 +20,13 @@ def fitted(config: Run, pace: float, seconds: float) -> Run:
     return with_steps(config, steps)
 
 
+def refitted(config: Run, pace: float, seconds: float, most: int) -> Run:
+    """The configuration with as many steps of `pace` seconds as fit, `most` at the most; unchanged where its own number
+    is within a tenth of that."""
+    steps = min(most, max(LEAST, int(seconds / pace)))
+    return config if abs(steps / config.train.steps - 1) <= 0.1 else with_steps(config, steps)
+
+
 def with_steps(config: Run, steps: int) -> Run:
     """The configuration with another number of steps; saved and previewed as many times as before.
 

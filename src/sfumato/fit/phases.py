@@ -2,21 +2,19 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import typer
 
 from sfumato.checkpoint import write_text
 from sfumato.plain_json import to_json
 
 
 class Phases:
-    """Announces `count` phases and their times; the times of a resumed command add up in a JSON file."""
+    """Announces `count` phases and their times by `say`; the times of a resumed command add up in a JSON file."""
 
-    def __init__(self, file: Path, count: int) -> None:
-        self._file, self._count, self._begun = file, count, 0
+    def __init__(self, file: Path, count: int, say: Callable[[str], None]) -> None:
+        self._file, self._count, self._begun, self._say = file, count, 0, say
         self._before: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         self.seconds: dict[str, float] = {}
         self._t_begun = time.monotonic()
@@ -26,10 +24,15 @@ class Phases:
         """Seconds of the finished phases over all sessions, and of the one that goes on."""
         return sum(self.seconds.values()) + (time.monotonic() - self._t_begun)
 
+    @property
+    def elapsed_before(self) -> float:
+        """Seconds of the sessions before this one."""
+        return sum(self._before.values())
+
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         self._begun += 1
-        typer.echo(f"[{self._begun}/{self._count}] {name}", err=True)
+        self._say(f"[{self._begun}/{self._count}] {name}")
         t_start = self._t_begun = time.monotonic()
         try:
             yield
@@ -38,7 +41,7 @@ class Phases:
             self._t_begun = time.monotonic()
             self.seconds[name] = round(self._before.get(name, 0.0) + elapsed, 2)
             write_text(self._file, to_json({**self._before, **self.seconds}, indent=1) + "\n")
-            typer.echo(f"      {name}: {clock(elapsed)}", err=True)
+            self._say(f"      {name}: {clock(elapsed)}")
 
 
 def clock(seconds: float) -> str:

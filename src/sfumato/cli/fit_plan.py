@@ -1,0 +1,90 @@
+"""The plan of `sfumato fit`: made for a new folder, read from that of an interrupted fit, printed, written as files."""
+
+import shlex
+from pathlib import Path
+
+import typer
+
+from sfumato.cli.fit_flags import MINUTES, FitFlags
+from sfumato.cli.options import chosen_device
+from sfumato.cli.progress import bars
+from sfumato.config import apply_overrides, parse, to_yaml
+from sfumato.data.folder_config import FolderConfig
+from sfumato.errors import UserError
+from sfumato.fit.configs import autoencoder_run, data_settings, diffusion_run, with_settings
+from sfumato.fit.describe import describe, reading_seconds
+from sfumato.fit.folder import Fit, check_same, digest_of, stored_fit
+from sfumato.fit.lines import plan_lines
+from sfumato.fit.measure import StepTimer, machine_facts, measured_plan
+from sfumato.fit.plan import SIZES
+from sfumato.outputs import out_is_free
+from sfumato.training.launch import launched
+from sfumato.training.workers import Workers, use_all_cores
+
+
+def show_plan(flags: FitFlags) -> tuple[Fit, bool]:
+    """The plan, printed and written where that was asked for, and whether it is that of an interrupted fit.
+
+    Raises UserError for a folder that cannot be used, a time that is too short, and a fit that is another one.
+    """
+    if launched().world > 1:
+        raise UserError("sfumato fit runs in one process: start it without a launcher")
+    settings = tuple(flags.settings or ())
+    files = None if flags.plan is None else _plan_files(flags.plan)
+    known = None if flags.out is None else stored_fit(flags.out)
+    if known is not None and flags.out is not None:
+        check_same(flags.out, known, flags.folder, flags.seconds, settings)
+    fit = known or _new_fit(flags, settings)
+    typer.echo("\n".join(plan_lines(fit.plan)))
+    if files is not None:
+        _write(files, fit, flags.folder)
+    return fit, known is not None
+
+
+def _new_fit(flags: FitFlags, settings: tuple[str, ...]) -> Fit:
+    seconds = 60 * MINUTES if flags.seconds is None else flags.seconds
+    raw = apply_overrides({"data": {"path": str(flags.folder)}}, data_settings(settings))["data"]
+    size = raw.get("size")
+    config = parse({"kind": "folder", "size": SIZES[0], **raw}, FolderConfig, "data")
+    if size is not None and not isinstance(size, int):
+        raise UserError(f"data.size={size}: sfumato fit trains on squares; give one number, or use `sfumato train`")
+    if flags.device == "cpu":
+        _on_cpu()
+    chosen_device(flags.device)
+    use_all_cores()
+    workers = Workers("cpu" if flags.device == "cpu" else None)
+    with bars() as (say, progress):
+        found, facts = describe(config, progress("scanning"))
+        for note in found.dataset.notes:
+            say(note)
+        say(f"{facts.total:,} images in {flags.folder}; measuring this machine")
+        machine = machine_facts(workers, reading_seconds(found.dataset))
+        plan = measured_plan(facts, machine, seconds, StepTimer(workers, settings), size, say)
+    plan = with_settings(plan, flags.folder, settings)
+    return Fit(str(flags.folder), digest_of(flags.folder), seconds, settings, plan)
+
+
+def _plan_files(plan: Path) -> tuple[Path, Path]:
+    """Where the two configurations are written. Raises UserError if one is there."""
+    stem = plan.with_suffix("") if plan.suffix in (".yaml", ".yml") else plan
+    first, second = (stem.with_name(f"{stem.name}-{stage}.yaml") for stage in ("autoencoder", "diffusion"))
+    return out_is_free(first, single_file=True), out_is_free(second, single_file=True)
+
+
+def _write(files: tuple[Path, Path], fit: Fit, folder: Path) -> None:
+    from sfumato.checkpoint import write_text
+
+    first, second = files
+    write_text(first, to_yaml(autoencoder_run(fit.plan, folder, fit.settings)))
+    write_text(second, to_yaml(diffusion_run(fit.plan, folder, fit.settings)))
+    out = ["--out", "runs/autoencoder"]
+    typer.echo("")
+    typer.echo(shlex.join(["sfumato", "train", "autoencoder", str(first), *out]))
+    further = ["--autoencoder", "runs/autoencoder", "--out", "runs/model"]
+    typer.echo(shlex.join(["sfumato", "train", "diffusion", str(second), *further]))
+
+
+def _on_cpu() -> None:
+    import os
+
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # both trainings read this

@@ -1,0 +1,167 @@
+"""What `sfumato fit` does: plan, stage 1, encoding, stage 2, evaluation, page; each goes on where it was stopped."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import typer
+
+from sfumato import __version__
+from sfumato.checkpoint import write_text
+from sfumato.cli.demo_run import cache_latents, choose_device, second_parts, training
+from sfumato.cli.fit_flags import FitFlags
+from sfumato.cli.fit_plan import show_plan
+from sfumato.cli.progress import bars, tell
+from sfumato.cli.training_runs import run_autoencoder, run_diffusion
+from sfumato.engine.precision import autocast
+from sfumato.fit.commands import commands
+from sfumato.fit.configs import autoencoder_run, diffusion_run, settings_by_stage
+from sfumato.fit.evaluate import Evaluation, evaluate
+from sfumato.fit.folder import AUTOENCODER, CACHE, DIFFUSION, NUMBERS, PAGE, Fit, store
+from sfumato.fit.learnt import sentences
+from sfumato.fit.lines import plan_lines
+from sfumato.fit.measure import StepTimer
+from sfumato.fit.pace import refitted, with_steps
+from sfumato.fit.phases import Phases
+from sfumato.fit.plan import EPOCHS, SUSTAINED
+from sfumato.model_folder import load
+from sfumato.outputs import written
+from sfumato.plain_json import to_json
+from sfumato.report import machine
+from sfumato.report.fit_page import render
+from sfumato.report.fit_result import FitResult
+from sfumato.report.format import duration
+from sfumato.report.result import Training
+from sfumato.training.data import open_data
+from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.log import read_lines
+from sfumato.training.workers import Workers, use_all_cores
+
+STEPS = "steps.json"
+PHASES = (
+    "training stage 1, the autoencoder",
+    "encoding the images",
+    "training stage 2, the diffusion model",
+    "evaluating",
+)
+
+
+def run_fit(flags: FitFlags) -> None:
+    """Plans or resumes, trains, and writes `out`/report.html and `out`/report.json.
+
+    Raises UserError where the folder holds another fit, typer.Exit after an interruption.
+    """
+    place = choose_device(flags.device)
+    fit, resumed = show_plan(flags)
+    out = flags.out
+    if flags.dry_run or out is None:
+        return
+    if (out / NUMBERS).is_file():
+        typer.echo(f"\nfinished before: {out / PAGE}")
+        return
+    use_all_cores()
+    with written(out, begun=lambda: any(out.rglob("log.jsonl"))):
+        if not resumed:
+            store(out, fit)
+        _run(fit, flags.folder, out, place)
+    typer.echo(f"page         {out / PAGE}")
+
+
+def _run(fit: Fit, folder: Path, out: Path, place: torch.device) -> None:
+    phases = Phases(out / "phases.json", len(PHASES), tell)
+    first_config = autoencoder_run(fit.plan, folder, fit.settings)
+    with phases(PHASES[0]):
+        first_state = run_autoencoder(first_config, out / AUTOENCODER, out / CACHE)
+    first = load(out / AUTOENCODER, place)
+    planned = diffusion_run(fit.plan, folder, fit.settings)
+    with phases(PHASES[1]):
+        cache_latents(planned, first, out / DIFFUSION, out / CACHE)
+    elapsed = phases.elapsed + max(0.0, first_state.seconds - phases.seconds[PHASES[0]])
+    config = _second_config(fit, planned, out, elapsed)
+    with phases(PHASES[2]):
+        second_state = run_diffusion(config, first, out / DIFFUSION, out / CACHE)
+    model = load(out / DIFFUSION, place)
+    with phases(PHASES[3]), autocast(place, config.train.precision), bars() as (_, progress):
+        data = open_data(
+            config.data, config.held_out, out / DIFFUSION, out / CACHE, lambda text: None, progress, config.conditions
+        )
+        found = evaluate(model, data, fit.plan, config, progress)
+    trainings = (
+        training(f"{out}/{AUTOENCODER}/config.yaml", first_state, [model.autoencoder], first_config.train.steps),
+        training(f"{out}/{DIFFUSION}/config.yaml", second_state, second_parts(model), config.train.steps),
+    )
+    result = _collect(fit, folder, out, phases, place, trainings, found, data.held_out is None)
+    _write_page(result, found, folder, out)
+
+
+def _second_config(fit: Fit, planned: DiffusionRun, out: Path, elapsed: float) -> DiffusionRun:
+    """Stage 2 with as many steps as fit into what is left of the time, chosen when it begins and then kept.
+
+    Steps that the user has set stay, as do planned ones that are within a tenth of what fits.
+    """
+    if any(name.startswith(("train.steps=", "train.minutes=")) for name in settings_by_stage(fit.settings)[1]):
+        return planned
+    file = out / STEPS
+    if not file.exists():
+        pace = SUSTAINED * StepTimer(Workers(), fit.settings).second(fit.plan).seconds
+        batch = planned.train.batch * planned.train.accumulate
+        left = fit.seconds - elapsed - fit.plan.page
+        most = max(20_000, EPOCHS * fit.plan.trained) // batch
+        config = refitted(planned, pace * batch, left, most)
+        if config.train.steps != planned.train.steps:
+            tell(
+                f"      stage 2: {config.train.steps:,} steps instead of {planned.train.steps:,} fit into the "
+                f"{duration(max(0.0, left))} that are left"
+            )
+        write_text(file, to_json({DIFFUSION: config.train.steps}) + "\n")
+    steps = int(json.loads(file.read_text(encoding="utf-8"))[DIFFUSION])
+    return planned if steps == planned.train.steps else with_steps(planned, steps)
+
+
+def _collect(
+    fit: Fit,
+    folder: Path,
+    out: Path,
+    phases: Phases,
+    place: torch.device,
+    trainings: tuple[Training, Training],
+    found: Evaluation,
+    on_training: bool,
+) -> FitResult:
+    """All numbers in one place. A session that was killed left no phase time: its steps' time counts all the same."""
+    seconds = dict(phases.seconds)
+    for name, trained in zip((PHASES[0], PHASES[2]), trainings, strict=True):
+        seconds[name] = max(seconds[name], trained.seconds)
+    log = read_lines(out / DIFFUSION / "log.jsonl")
+    return FitResult(
+        version=__version__,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        folder=folder.name or str(folder),
+        images=fit.plan.images,
+        size=fit.plan.size,
+        conditioner=fit.plan.conditioner,
+        on_training=on_training,
+        seconds=round(sum(seconds.values()), 2),
+        asked=fit.seconds,
+        phases=seconds,
+        machine=machine.describe(place),
+        autoencoder=trainings[0],
+        diffusion=trainings[1],
+        first_stage=found.first_stage,
+        sampling=found.sampling,
+        memorised=found.memorised,
+        agreement=found.agreement,
+        variety=found.variety,
+        learnt=sentences(fit.plan, found, log),
+        plan=tuple(line for line in plan_lines(fit.plan)),
+    )
+
+
+def _write_page(result: FitResult, found: Evaluation, folder: Path, out: Path) -> None:
+    """report.html, then report.json, which marks the fit as finished."""
+    logs = [read_lines(out / run / "log.jsonl") for run in (AUTOENCODER, DIFFUSION)]
+    page = render(result, found.gallery, logs[0], logs[1], commands(result, found.gallery, folder, out))
+    write_text(out / PAGE, page)
+    write_text(out / NUMBERS, to_json(result.to_json(), indent=1, ensure_ascii=False) + "\n")
+    typer.echo("\n" + "\n".join(result.learnt))

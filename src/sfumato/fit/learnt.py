@@ -1,0 +1,88 @@
+"""What a model has learnt and what not, in sentences, by the numbers of its evaluation and its training log."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sfumato.fit.evaluate import Evaluation
+from sfumato.fit.plan import FitPlan
+from sfumato.report.format import percent
+
+SHARP, FAIR = 28.0, 22.0
+COPIES = 0.1
+FALLING = 0.01
+"""A loss that falls by more than this over the last fifth of a training, in its own unit, is still falling."""
+VARIED = 0.7
+
+
+def sentences(plan: FitPlan, found: Evaluation, log: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Reconstruction, agreement with conditions, variety, memorisation, and whether a longer training would help."""
+    return tuple(
+        text
+        for text in (
+            _reconstruction(plan, found.first_stage.psnr),
+            _agreement(plan, found),
+            _variety(found.variety),
+            _memorisation(plan, found),
+            _falling(log),
+        )
+        if text
+    )
+
+
+def _reconstruction(plan: FitPlan, psnr: float) -> str:
+    where = "training images, as none are held out" if plan.held_out == 0 else "held-out images"
+    judged = (
+        "details are kept"
+        if psnr >= SHARP
+        else "shapes and colours are kept, fine details are smeared"
+        if psnr >= FAIR
+        else "much is lost: samples cannot be sharp"
+    )
+    return f"Stage 1 reconstructs {where} at {psnr:.1f} dB: {judged}."
+
+
+def _agreement(plan: FitPlan, found: Evaluation) -> str:
+    agreed = found.agreement
+    if agreed is None:
+        return ""
+    what = "the class" if plan.conditioner == "class" else "a word of the caption"
+    judged = (
+        "the condition hardly changes the samples yet"
+        if agreed.share < 1.3 * agreed.chance + 0.02
+        else "the condition is followed in part"
+        if agreed.share < 0.6
+        else "the condition is followed"
+    )
+    return (
+        f"The training image nearest to a sample shares {what} in {percent(agreed.share)} of the samples (by chance "
+        f"{percent(agreed.chance)}): {judged}."
+    )
+
+
+def _variety(variety: float | None) -> str:
+    if variety is None:
+        return ""
+    judged = "they are as varied" if variety >= VARIED else "they are more alike than the images"
+    return f"Samples differ from each other {percent(variety)} as much as training images do: {judged}."
+
+
+def _memorisation(plan: FitPlan, found: Evaluation) -> str:
+    if found.memorised is None:
+        return "There are too few training images to measure memorisation."
+    share = found.memorised.share
+    if share < COPIES:
+        return f"Hardly any sample is a copy of a training image (f_mem {percent(share)})."
+    few = " So few images are memorised whatever the training; more images help." if plan.trained < 1_000 else ""
+    return f"{percent(share)} of the samples are copies of training images (f_mem).{few}"
+
+
+def _falling(log: Sequence[Mapping[str, Any]]) -> str:
+    values = [float(line["loss_smoothed"]) for line in log if isinstance(line.get("loss_smoothed"), int | float)]
+    if len(values) < 10:
+        return ""
+    tail = values[-max(2, len(values) // 5) :]
+    third = max(1, len(tail) // 3)
+    fallen = sum(tail[:third]) / third - sum(tail[-third:]) / third
+    if fallen > FALLING:
+        return "The loss of stage 2 was still falling at the end: a longer training gives better samples."
+    return "The loss of stage 2 hardly fell at the end: a larger network or more images help more than more time."
