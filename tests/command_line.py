@@ -1,8 +1,11 @@
 """What the tests of the command line share: the tiny models' settings, where they are, what a command left behind."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 TEXT = "conditioner={kind: text, dim: 32, depth: 1, heads: 2, head_dim: 16, max_tokens: 16, vocabulary: 300}"
 CLASS = "conditioner={kind: class, classes: 24, dim: 32}"
@@ -33,6 +36,14 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+def facts_of(path: Path) -> dict[str, str]:
+    """What a PNG says of how it was made, as texts."""
+    with Image.open(path) as image:
+        assert set(image.text) == {"parameters", "sfumato"}  # type: ignore[attr-defined]  # of PNG files
+        settings = json.loads(image.text["sfumato"])  # type: ignore[attr-defined]
+    return {name: str(value) for name, value in {**settings["facts"], "sfumato": settings["version"]}.items()}
 
 
 Command = Callable[..., Outcome]

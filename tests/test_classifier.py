@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import sfumato
-from command_line import Command, Runs
+from command_line import Command, Runs, facts_of
 from runs import FIRST_STAGE, Hooks, Images, assert_same_tensors, first_model, interrupt, latents_of, logged, saved
 from sfumato.classifier import LatentClassifier, build_classifier, described, load_classifier
 from sfumato.conditioning.condition import ConditionSpec
@@ -193,7 +193,7 @@ def test_a_classifier_leads_samples(command: Command, runs: Runs, tmp_path: Path
         done = command("sample", runs.plain, "-n", 1, "--steps", 3, "--precision", "float32", "--out", out, *options)
         assert done.code == 0, done.err
         image = Image.open(out / "0000.png")
-        return torch.from_numpy(np.array(image)).float(), dict(image.text)  # type: ignore[attr-defined]
+        return torch.from_numpy(np.array(image)).float(), facts_of(out / "0000.png")
 
     plain, _ = sampled()
     off, _ = sampled("--class", names[1], "--classifier", run, "--classifier-scale", 0)

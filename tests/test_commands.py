@@ -16,6 +16,7 @@ from PIL import Image
 import sfumato
 import tiny
 from command_line import Command, Runs
+from command_line import facts_of as facts
 from data.make_images import noise, save, truncated
 from sfumato import flops
 from sfumato.config import zoo_names
@@ -60,10 +61,6 @@ COMMANDS += [
 
 def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
-
-
-def facts(path: Path) -> dict[str, str]:
-    return dict(Image.open(path).text)  # type: ignore[attr-defined]  # of PNG files
 
 
 def names(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import sfumato
-from command_line import Command, Runs
+from command_line import Command, Runs, facts_of
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.request import SampleRequest
@@ -62,7 +62,7 @@ def test_a_model_gets_a_tiny_decoder_and_samples_with_it(
     assert command(*common, tmp_path / "full", "--preview-every", 1, "--strip", 2).code == 0
     assert used == ["tiny", "tiny", "full", "full", "full"], "two previews, the image, two of the strip"
     assert command(*common, tmp_path / "tiny", "--decoder", "tiny").code == 0
-    assert Image.open(tmp_path / "tiny" / "0000.png").text["decoder"] == "tiny"  # type: ignore[attr-defined]
+    assert facts_of(tmp_path / "tiny" / "0000.png")["decoder"] == "tiny"
     expected = model.sample_tensor("a ring", steps=3, decoder="tiny")
     sampled = pixels(tmp_path / "tiny" / "0000.png")
     assert np.abs(sampled - ((expected[0].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()).max() <= 1

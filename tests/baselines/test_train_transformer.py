@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import runs
-from command_line import CLASS, Command
+from command_line import CLASS, Command, facts_of
 from runs import Hooks, Images, assert_same_tensors, crash, interrupt, logged, saved
 from sfumato import checkpoint
 from sfumato.baselines.model import load_code_model
@@ -83,7 +83,7 @@ def test_the_commands_end_to_end(command: Command, tmp_path: Path) -> None:
     done = command(*sample, tmp_path / "samples", "-n", 3)
     assert done.code == 0, done.err
     image = Image.open(tmp_path / "samples" / "0002.png")
-    assert image.text["seed"] == "2"  # type: ignore[attr-defined]  # of PNG files
+    assert facts_of(tmp_path / "samples" / "0002.png")["seed"] == "2"
     command(*sample, tmp_path / "alone", "-n", 1, "--seed", 2)
     alone = np.asarray(Image.open(tmp_path / "alone" / "0000.png")).astype(int)
     assert np.abs(np.asarray(image).astype(int) - alone).max() <= 1

@@ -10,7 +10,7 @@ from PIL import Image
 
 import icc
 import tiny
-from command_line import Command
+from command_line import Command, facts_of
 from sfumato.model import LatentDiffusion
 from tasks import conditioned
 from test_bad_input import check
@@ -106,7 +106,7 @@ def test_a_task_from_the_command_line(command: Command, room: Path, tmp_path: Pa
     assert done.code == 0, done
     image = Image.open(tmp_path / "0000.png")
     assert image.size == size
-    facts = image.text  # type: ignore[attr-defined]
+    facts = facts_of(tmp_path / "0000.png")
     assert (facts["task"], facts["seed"], facts["steps"], facts["sampler"]) == (command_name, "3", "2", "unipc")
     assert facts.get("prompt") == ("a red apple" if "=a red apple" in words else None)
     assert facts["grid"]  # the pipeline's record

@@ -36,6 +36,7 @@ from sfumato.cli.layout_to_image import layout_to_image
 from sfumato.cli.outpaint import outpaint
 from sfumato.cli.reconstruct import reconstruct
 from sfumato.cli.replace_decoder import replace_decoder
+from sfumato.cli.reproduce import reproduce
 from sfumato.cli.sample import sample
 from sfumato.cli.samplers import samplers
 from sfumato.cli.semantic_to_image import semantic_to_image
@@ -68,6 +69,7 @@ COMMANDS = (
     fit,
     demo,
     sample,
+    reproduce,
     semantic_to_image,
     layout_to_image,
     upscale,

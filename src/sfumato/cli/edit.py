@@ -46,5 +46,7 @@ def edit(flags: EditFlags, options: dict[str, Any]) -> None:
     facts = {"image": flags.image.name, "strength": flags.strength}
     if flags.style is not None:
         facts |= {"style": flags.style.name, "style_amount": flags.style_amount}
+    own = {"strength": flags.strength, "style_amount": flags.style_amount}
+    missing = ("image",) if style is None else ("image", "style")
     canvas = canvas_of(image, strength=flags.strength)
-    run(flags, options, "edit", make, facts, canvas, [image] if style is None else [image, style])
+    run(flags, options, "edit", make, facts, canvas, [image] if style is None else [image, style], None, own, missing)

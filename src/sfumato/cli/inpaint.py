@@ -54,4 +54,6 @@ def inpaint(flags: InpaintFlags, options: dict[str, Any]) -> None:
         return f"largest change outside the mask: {largest_change(image, result, hole):g}"
 
     facts = {"image": flags.image.name, "mask": flags.mask.name, "feather": flags.feather}
-    run(flags, options, "inpaint", make, facts, canvas_of(image, jumps=flags.jumps), [image, mask], check)
+    own = {"feather": flags.feather, "jumps": None if flags.jumps is None else list(flags.jumps)}
+    canvas = canvas_of(image, jumps=flags.jumps)
+    run(flags, options, "inpaint", make, facts, canvas, [image, mask], check, own, ("image", "mask"))

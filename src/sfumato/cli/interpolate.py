@@ -61,11 +61,13 @@ def interpolate(flags: InterpolateFlags, options: dict[str, Any]) -> None:
     from sfumato.cli.cost import say_cost
     from sfumato.cli.options import chosen_autocast, chosen_device, enough_memory, made_fast, notes, out_folder
     from sfumato.cli.progress import counting
+    from sfumato.cli.writing import model_name
     from sfumato.estimate.images import sampling as cost_of
     from sfumato.images import to_uint8
     from sfumato.model_folder import load
     from sfumato.pipeline.choices import check_names
     from sfumato.pipeline.request import SampleRequest
+    from sfumato.provenance import computed_by, sampling_body
     from sfumato.tasks.interpolation import interpolate as between
     from sfumato.tasks.interpolation import stops_of
     from sfumato.training.workers import use_all_cores
@@ -91,23 +93,39 @@ def interpolate(flags: InterpolateFlags, options: dict[str, Any]) -> None:
         request = SampleRequest(**sampling, callback=lambda step: advance(1), on_record=records.append)
         with made_fast(model, computing), enough_memory(min(batch, total)), notes():
             images = to_uint8(between(model, stops, flags.frames, request)).cpu()
+    words = {name: options[name] for name in ("prompt", "label") if options[name]}
+    body = {"task": "interpolate", **words, "seeds": list(flags.seeds), "frames": flags.frames}
+    body |= {**sampling_body(records[0], 0, request), "size": list(records[0].size)}
+    name = model_name(flags.model)
+    hows = [
+        {
+            "request": body,
+            "name": name,
+            "index": k,
+            "computed": computed_by(model, min(batch, total - k // batch * batch)),
+        }
+        for k in range(total)
+    ]
     facts = {**records[0].shared(), "task": "interpolate", "seeds": ",".join(map(str, flags.seeds))}
     for name in ("prompt", "label"):
         if options[name]:
             facts[f"{name}s"] = "; ".join(options[name])
-    write(folder, images, facts)
+    write(folder, images, facts, hows)
 
 
-def write(folder: Path, images: "Tensor", facts: dict[str, Any]) -> None:
-    """Writes frames (M, 3, H, W), uint8, under the first free numbers; their strip; and forth and back as a GIF."""
+def write(folder: Path, images: "Tensor", facts: dict[str, Any], hows: list[dict[str, Any]]) -> None:
+    """Writes frames (M, 3, H, W), uint8, under the first free numbers; their strip; and forth and back as a GIF.
+
+    hows: what makes each frame again.
+    """
     from sfumato.checkpoint import write_first_free
     from sfumato.cli.writing import NumberedImages, sheet_of
-    from sfumato.images import save_first_free, to_pil
+    from sfumato.images import to_pil
 
     numbered = NumberedImages(folder)
     for index, image in enumerate(images):
-        numbered.add(image, {**facts, "frame": f"{index + 1} of {len(images)}"})
-    strip = save_first_free(numbered.beside("strip"), sheet_of(images, len(images)), facts)
+        numbered.add(image, {**facts, "frame": f"{index + 1} of {len(images)}"}, **hows[index])
+    strip = numbered.add_strip(sheet_of(images, len(images)), facts)
     first, *rest = [to_pil(image) for image in images]
     back = list(reversed(rest[:-1]))
 

@@ -52,4 +52,6 @@ def layout_to_image(flags: LayoutFlags, options: dict[str, Any]) -> None:
         return tasks.compose(model, layout.boxes, **words_of(options), size=size, options=request)
 
     canvas = Canvas(lambda model: size or model.config.image_size, 0, advice="give a smaller --size, or fewer --steps")
-    run(flags, options, "layout-to-image", make, {"boxes": flags.boxes.name}, canvas)
+    boxes = [{"label": one.label, "box": list(one.box)} for one in layout.boxes]
+    own = {"boxes": boxes, "size": None if size is None else list(size)}
+    run(flags, options, "layout-to-image", make, {"boxes": flags.boxes.name}, canvas, own=own, missing=())

@@ -57,4 +57,5 @@ def outpaint(flags: OutpaintFlags, options: dict[str, Any]) -> None:
         return f"largest change of the image's own pixels: {largest_change(canvas, result, new):g}"
 
     facts = {"image": flags.image.name, "extend": ",".join(map(str, flags.extend))}
-    run(flags, options, "outpaint", make, facts, canvas_of(canvas, jumps=flags.jumps), [image], check)
+    own = {"extend": list(flags.extend), "jumps": None if flags.jumps is None else list(flags.jumps)}
+    run(flags, options, "outpaint", make, facts, canvas_of(canvas, jumps=flags.jumps), [image], check, own)

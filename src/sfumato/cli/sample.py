@@ -121,6 +121,7 @@ def _sample_diffusion(
 ) -> None:
     from sfumato.cli.cost import say_cost
     from sfumato.cli.options import enough_memory, made_fast, out_folder
+    from sfumato.cli.writing import model_name
     from sfumato.estimate.images import sampling
     from sfumato.pipeline.plan import plan
 
@@ -139,7 +140,8 @@ def _sample_diffusion(
     if request.autoguide is not None and not differentiable:
         made_fast(guides["autoguide"], computing)
     with within, enough_memory(min(request.batch, planned.count)):
-        sample_diffusion(model, request, planned, folder, flags.facts(), flags.strip, flags.preview_every)
+        name = model_name(flags.model)
+        sample_diffusion(model, request, planned, folder, flags.facts(), flags.strip, flags.preview_every, name)
 
 
 def _spec(flags: SampleFlags, options: Mapping[str, Any]) -> SampleSpec:

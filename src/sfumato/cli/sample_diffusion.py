@@ -31,6 +31,7 @@ def sample_diffusion(
     facts: dict[str, Any],
     strip: int = 0,
     preview_every: int = 0,
+    name: str | None = None,
 ) -> None:
     """Samples the images of a planned request batch by batch and prints where they are.
 
@@ -42,12 +43,15 @@ def sample_diffusion(
         facts: what is written into every image beside its record.
         strip: number of steps whose expected images are written in a row each.
         preview_every: steps from one preview to the next; 0 for none.
+        name: of the model, to be written into every image.
     """
     from sfumato.cli.progress import counting
     from sfumato.images import to_uint8
     from sfumato.pipeline import pipeline
     from sfumato.pipeline.recording import record_of
+    from sfumato.provenance import computed_by, not_in_text, sample_body
 
+    lost = not_in_text(request)
     images = NumberedImages(folder)
     record = record_of(model, request, planned)
     sheet: list[Tensor] = []
@@ -56,8 +60,10 @@ def sample_diffusion(
         watch = StepWatch(model, images, strip, preview_every, request.decoder, advance)
         for batch in pipeline.batches(model, replace(request, callback=watch), planned):
             before = len(images.written)
+            computed = computed_by(model, len(batch.rows))
             for row, pixels in zip(batch.rows, to_uint8(batch.images).cpu(), strict=True):
-                images.add(pixels, {**record.of(row), **facts})
+                body = None if lost else sample_body(record, row, request)
+                images.add(pixels, {**record.of(row), **facts}, request=body, computed=computed, name=name)
                 if len(sheet) < ON_SHEET:
                     sheet.append(pixels)
             watch.finish(before)

@@ -37,4 +37,5 @@ def semantic_to_image(flags: SemanticFlags, options: dict[str, Any]) -> None:
         return tasks.paint(model, label_map, **words_of(options), options=request)
 
     before = [label_map] if label_map.mode in ("P", "RGB", "RGBA") else []
-    run(flags, options, "semantic-to-image", make, {"map": flags.map_.name}, canvas_of(label_map, 0), before)
+    canvas = canvas_of(label_map, 0)
+    run(flags, options, "semantic-to-image", make, {"map": flags.map_.name}, canvas, before, missing=("map",))

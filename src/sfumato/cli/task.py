@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Make = Callable[["LatentDiffusion", "SampleRequest"], "list[Image]"]
 """A task with everything but the model and the sampling options already given."""
+NAMES = {"semantic-to-image": "semantic", "layout-to-image": "layout"}
+"""Tasks whose names in the service are shorter than those of their commands."""
 WORDS = ("prompt", "label", "negative")
 """Options that are given to the task itself."""
 
@@ -123,6 +125,8 @@ def run(
     canvas: Canvas,
     before: "Sequence[Image]" = (),
     check: "Callable[[Image], str] | None" = None,
+    own: Mapping[str, Any] | None = None,
+    missing: tuple[str, ...] = ("image",),
 ) -> None:
     """Makes the images one by one, each on disk before the next begins, and prints where they are.
 
@@ -135,11 +139,15 @@ def run(
         canvas: what the images are computed on.
         before: the user's images, shown before the results on the sheet.
         check: makes a line about each finished image.
+        own: options of the task beside those of a request, as the service's request has them.
+        missing: names of the images that the request needs, which are not inside the results.
     """
     from sfumato.cli.options import notes, out_folder
     from sfumato.cli.progress import counting
-    from sfumato.cli.writing import NumberedImages
+    from sfumato.cli.writing import NumberedImages, model_name
+    from sfumato.provenance import computed_by, sampling_body
 
+    given = {"task": NAMES.get(task, task), **words_of(options), **(own or {})}
     request = sampling_of(options)
     count, steps = request.count or 1, request.steps or 1
     images = NumberedImages(out_folder(flags.out))
@@ -162,7 +170,9 @@ def run(
                 on_record=records.append,
             )
             (image,) = make(model, one)
-            path = images.add(image, {**records[-1].of(0), **facts})
+            body = {**given, **sampling_body(records[-1], 0, request), "steps": steps, "seed": one.seed}
+            how = {"computed": computed_by(model, 1), "name": model_name(flags.model), "missing": missing}
+            path = images.add(image, {**records[-1].of(0), **facts}, request=body, **how)
             made.append(image)
             if check is not None:
                 typer.echo(f"{path.name}: {check(image)}")

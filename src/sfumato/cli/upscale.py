@@ -42,4 +42,5 @@ def upscale(flags: UpscaleFlags, options: dict[str, Any]) -> None:
         factor = enlargement(model)
         return image.height * factor, image.width * factor
 
-    run(flags, options, "upscale", make, {"image": flags.image.name}, Canvas(size, 0), [image])
+    own = {"keep_colours": flags.keep_colours}
+    run(flags, options, "upscale", make, {"image": flags.image.name}, Canvas(size, 0), [image], own=own)

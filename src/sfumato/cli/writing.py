@@ -21,8 +21,11 @@ class NumberedImages:
         self.first = next_number(folder)
         self.written: list[Path] = []
 
-    def add(self, image: "Tensor | Image", facts: Mapping[str, Any]) -> Path:
-        """Writes an image in its mode: PNG where that has it, else TIFF, which holds no facts."""
+    def add(self, image: "Tensor | Image", facts: Mapping[str, Any], **how: Any) -> Path:
+        """Writes an image in its mode: PNG where that has it, else TIFF, which holds no facts.
+
+        `how`: what makes it again, the arguments of `sfumato.provenance.texts_of`.
+        """
         from torch import Tensor
 
         from sfumato.images import PNG_MODES, save_first_free
@@ -31,14 +34,21 @@ class NumberedImages:
             typer.echo(f"{self.folder} already holds images: numbering goes on at {self.first:04d}", err=True)
         suffix = ".png" if isinstance(image, Tensor) or image.mode in PNG_MODES else ".tif"
         number = number_of(self.written[-1]) + 1 if self.written else self.first
-        self.written.append(save_first_free(numbered(self.folder, number, suffix), image, facts))
+        texts = _texts(image, facts, how)
+        self.written.append(save_first_free(numbered(self.folder, number, suffix), image, texts))
         return self.written[-1]
 
     def add_sheet(self, image: "Tensor", facts: Mapping[str, Any]) -> Path:
         """Writes the sheet of the images under the number of the first of them."""
         from sfumato.images import save_first_free
 
-        return save_first_free(sheets(self.folder, number_of(self.written[0])), image, facts)
+        return save_first_free(sheets(self.folder, number_of(self.written[0])), image, _texts(image, facts, {}))
+
+    def add_strip(self, image: "Tensor", facts: Mapping[str, Any]) -> Path:
+        """Writes a strip of the images."""
+        from sfumato.images import save_first_free
+
+        return save_first_free(self.beside("strip"), image, _texts(image, facts, {}))
 
     def beside(self, kind: str, suffix: str = ".png") -> Iterator[Path]:
         """The names of what belongs to the images, such as `strip.png`, or `strip-0004.png` of those from 4 on."""
@@ -52,6 +62,21 @@ class NumberedImages:
         """The first and the last."""
         names = [path.name for path in self.written]
         return names[0] + (f" to {names[-1]}" if len(names) > 1 else "")
+
+
+def _texts(image: "Tensor | Image", facts: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, str]:
+    from torch import Tensor
+
+    from sfumato.provenance import texts_of
+
+    size = (image.shape[-1], image.shape[-2]) if isinstance(image, Tensor) else image.size
+    return texts_of(facts, size=size, **how)
+
+
+def model_name(path: Path) -> str:
+    """The name of a model folder, or of the run that it belongs to."""
+    resolved = path.resolve()
+    return resolved.parent.name if resolved.name == "model" else resolved.name
 
 
 def sheet_of(images: "Iterable[Tensor]", columns: int | None = None) -> "Tensor":

@@ -72,16 +72,23 @@ def job_of(raw: Any, registry: Registry, references: References, settings: Servi
     body = checked_body(raw)
     known = registry.get(body["model"])
     body["model"] = known.id
+    images = {
+        name: (references.values if values else references.image)(body[name], name)
+        for name, values in IMAGES.items()
+        if body.get(name) is not None
+    }
+    return job_from(body, known, images, settings)
+
+
+def job_from(
+    body: dict[str, Any], known: KnownModel, images: Mapping[str, Image.Image], settings: ServiceSettings
+) -> Job:
+    """The job of a checked body whose images are opened. Raises RefusedError for what does not fit."""
     task: TaskName = body["task"]
     if task not in known.tasks:
         raise RefusedError(400, f"model {known.id!r} does not do {task!r}: it does {', '.join(known.tasks)}", "task")
     try:
         _check_bounds(body, settings)
-        images = {
-            name: (references.values if values else references.image)(body[name], name)
-            for name, values in IMAGES.items()
-            if body.get(name) is not None
-        }
         seeds, notes = _checked(task, body, known, images, settings)
     except RefusedError:
         raise

@@ -22,6 +22,7 @@ from sfumato.images import PNG_MODES, png_file
 from sfumato.locks import exclusive
 from sfumato.pipeline.record import SampleRecord
 from sfumato.plain_json import to_json
+from sfumato.provenance import read_settings, settings_of, texts_of
 from sfumato.sampling.loop import Step
 from sfumato.service.checking import job_of
 from sfumato.service.declarations import TASKS, declared_fields, grids, samplers
@@ -34,6 +35,7 @@ from sfumato.service.previews import data_url
 from sfumato.service.queue import Queue
 from sfumato.service.references import IMAGE, References
 from sfumato.service.registry import Registry, model_view
+from sfumato.service.reproducing import made_by
 from sfumato.service.settings import MEBIBYTE, ServiceSettings
 from sfumato.service.store import JOBS, UPLOADS, Store, is_id, new_id
 from sfumato.service.units import Unit
@@ -180,14 +182,18 @@ class Service:
     def upload_view(self, content: bytes) -> dict[str, Any]:
         """Stores an image; the answer as JSON. Raises RefusedError for what is none."""
         name, image = self.upload(content)
+        settings, parameters = read_settings(image)
+        if settings is not None:
+            there = [one.id for one in self.registry.list() if one.id == settings["model"].get("name")]
+            settings["model"]["id"] = there[0] if there else None
         return {
             "id": name,
             "url": f"/v1/uploads/{name}",
             "width": image.width,
             "height": image.height,
             "mode": image.mode,
-            "settings": None,
-            "parameters": None,
+            "settings": settings,
+            "parameters": parameters,
         }
 
     def uploaded(self, name: str) -> Path:
@@ -247,19 +253,23 @@ class Service:
     def _previewed(self, job: Job, index: int, step: int, png: bytes) -> None:
         self.news.publish(job.id, "preview", {"index": index, "step": step, "image": data_url(png)})
 
-    def _finished_image(self, unit: Unit, image: Image.Image, record: SampleRecord, row: int, rows: int) -> None:
+    def _finished_image(
+        self, unit: Unit, image: Image.Image, record: SampleRecord, row: int, computed: dict[str, Any]
+    ) -> None:
         job = unit.job
         if image.mode not in PNG_MODES:
             image = image.convert("RGB")
-        settings: dict[str, Any] = {}
-        self.store.write(JOBS, job.id, f"{unit.index}.png", png_file(image, {}))
+        made = made_by(unit, record, row)
+        texts = texts_of(**made, computed=computed, size=image.size)
+        settings = settings_of(**made, computed=computed)
+        self.store.write(JOBS, job.id, f"{unit.index}.png", png_file(image, texts))
         result = Result(unit.index, image.width, image.height, unit.seed, settings)
         with self._lock:
             job.results.append(result)
             job.results.sort(key=lambda one: one.index)
             job.notes += [note for note in record.notes if note not in job.notes]
             job.done_share = len(job.results) / job.count
-        self.metrics.finished_image(rows)
+        self.metrics.finished_image(computed["rows"])
         self.news.publish(job.id, "image", image_view(job.id, result))
 
     def _ended(self, job: Job, state: State, error: str | None, user: bool) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from PIL import Image
 
@@ -14,6 +15,7 @@ from sfumato.pipeline import pipeline
 from sfumato.pipeline.plan import plan
 from sfumato.pipeline.record import SampleRecord
 from sfumato.pipeline.recording import record_of
+from sfumato.provenance import computed_by
 from sfumato.sampling.loop import Step
 from sfumato.service.jobs import Job, State
 from sfumato.service.loading import Loaded, Loader
@@ -43,7 +45,7 @@ class Watcher:
     stepped: Callable[[Job, Step], None]
     previewed: Callable[[Job, int, int, bytes], None]
     wants_preview: Callable[[Job], bool]
-    finished_image: Callable[[Unit, Image.Image, SampleRecord, int, int], None]
+    finished_image: Callable[[Unit, Image.Image, SampleRecord, int, dict[str, Any]], None]
     ended: Callable[[Job, State, str | None, bool], None]
 
 
@@ -161,10 +163,11 @@ class Worker(threading.Thread):
         )
         planned = plan(model, request)
         record = record_of(model, request, planned)
+        computed = computed_by(model, len(rows))
         for made in pipeline.batches(model, request, planned):
             for row, (unit, image) in enumerate(zip(batch, made.images.cpu(), strict=False)):
                 if not unit.job.stopping:
-                    self.watcher.finished_image(unit, unit.finish(image), record, row, len(rows))
+                    self.watcher.finished_image(unit, unit.finish(image), record, row, computed)
         for unit in batch:
             left = self._units.get(unit.job.id)
             if left is not None:
