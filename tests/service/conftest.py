@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import conditioned
 import tiny
+from tasks import conditioned
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from sfumato import __version__
 from sfumato.errors import UserError
-from sfumato.service import answers, own_api
+from sfumato.service import answers, openai_api, own_api, webui_api
 from sfumato.service.bodies import BODIES
 from sfumato.service.checking import sentence_of
 from sfumato.service.errors import RefusedError, error_body
@@ -40,7 +40,8 @@ def build_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="sfumato", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.include_router(own_api.router(service))
+    for protocol in (own_api, openai_api, webui_api):
+        app.include_router(protocol.router(service))
     _add_operation(app, service)
     _add_errors(app)
     app.add_middleware(Guard, settings=service.settings, metrics=service.metrics)

@@ -71,6 +71,9 @@ class Service:
         self.loader = Loader(device, dtype_of(precision, device), settings.memory * MEBIBYTE)
         self.queue = Queue()
         self.stopping = False
+        self.previews_until = 0.0
+        """On the monotonic clock: somebody asks for the progress without listening to events."""
+        self._preview: tuple[str, bytes] = ("", b"")
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._earlier: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._lock = threading.RLock()
@@ -247,10 +250,16 @@ class Service:
             data = {"step": job.step, "steps": job.steps, "progress": round(job.progress, 4)}
             self.news.publish(job.id, "progress", {**data, "seconds_left": job.seconds_left})
 
+    def latest_preview(self, job: Job) -> bytes | None:
+        """The PNG of the last preview of a job."""
+        name, png = self._preview
+        return png if name == job.id else None
+
     def _wants_preview(self, job: Job) -> bool:
-        return not job.stopping and self.news.wanted(job.id)
+        return not job.stopping and (self.news.wanted(job.id) or time.monotonic() < self.previews_until)
 
     def _previewed(self, job: Job, index: int, step: int, png: bytes) -> None:
+        self._preview = (job.id, png)
         self.news.publish(job.id, "preview", {"index": index, "step": step, "image": data_url(png)})
 
     def _finished_image(

@@ -1,0 +1,158 @@
+"""The clients of other protocols against a real server: OpenAI's own, and webuiapi of AUTOMATIC1111's."""
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import webuiapi
+from PIL import Image
+from serving import PATIENCE, served, service_of
+from test_jobs import noise
+
+from sfumato.service.service import Service
+
+Running = tuple[Service, httpx.Client]
+
+
+@pytest.fixture(scope="module")
+def running(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    service = service_of([folders["text"], folders["label"]], tmp_path_factory.mktemp("results"))
+    with served(service) as client:
+        yield service, client
+
+
+@pytest.fixture
+def client(running: Running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{str(running[1].base_url).rstrip('/')}/v1", api_key="any", max_retries=0)
+
+
+@pytest.fixture
+def webui(running: Running) -> webuiapi.WebUIApi:
+    address = urlsplit(str(running[1].base_url))
+    return webuiapi.WebUIApi(host=address.hostname, port=address.port, sampler="DDIM", steps=2)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_openai_generates(client: openai.OpenAI, running: Running) -> None:
+    assert [model.id for model in client.models.list()] == ["text", "label"]
+    extra = {"seed": 5, "steps": 2, "guidance": 2.0, "sampler": "ddim"}
+    made = client.images.generate(model="text", prompt="a red apple", n=2, size="24x16", extra_body=extra)
+    assert made.data is not None
+    files = [base64.b64decode(one.b64_json or "") for one in made.data]
+    assert [Image.open(io.BytesIO(file)).size for file in files] == [(24, 16)] * 2
+    own = running[1].post("/v1/jobs", json={"model": "text", "prompt": "a red apple", "count": 2, **extra}).json()
+    while (view := running[1].get(f"/v1/jobs/{own['id']}").json())["state"] != "done":
+        time.sleep(0.02)
+    assert [running[1].get(one["url"]).content for one in view["images"]] == files
+    again = client.images.generate(model="text", prompt="a", response_format="url", extra_body={"steps": 1})
+    assert again.data is not None
+    assert httpx.get(str(again.data[0].url)).headers["content-type"] == "image/png"
+
+
+def test_openai_edits(client: openai.OpenAI) -> None:
+    photo = noise(24, 16)
+    mask = photo.convert("RGBA")
+    mask.paste((0, 0, 0, 0), (4, 4, 12, 10))
+    made = client.images.edit(
+        model="text", image=("a.png", png(photo)), mask=("m.png", png(mask)), prompt="an apple", extra_body={"steps": 2}
+    )
+    assert made.data is not None
+    result = np.asarray(Image.open(io.BytesIO(base64.b64decode(made.data[0].b64_json or ""))))
+    outside = np.asarray(mask.getchannel("A")) > 0
+    assert (result[outside] == np.asarray(photo)[outside]).all()
+    assert (result[~outside] != np.asarray(photo)[~outside]).any()
+    changed = client.images.edit(
+        model="text", image=("a.png", png(photo)), prompt="an apple", n=2, extra_body={"steps": 2, "strength": 0.5}
+    )
+    assert changed.data is not None
+    assert len(changed.data) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"model": "nope"}, "is not one of text, label"),
+        ({"size": "17x16"}, "is not a multiple of"),
+        ({"extra_body": {"sampler": "nope"}}, "is not one of"),
+        ({"extra_body": {"stream": True}}, "is not possible here"),
+        ({"extra_body": {"setps": 3}}, "is no field of this request"),
+        ({"n": 1000}, "more than the 64"),
+    ],
+)
+def test_openai_is_told_what_is_wrong(client: openai.OpenAI, options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.images.generate(**{"model": "text", "prompt": "a", **options})  # type: ignore[arg-type]
+    assert refused.value.status_code in (400, 404)
+    assert sentence in str(refused.value)
+
+
+def test_webui_samples_and_reads_its_text(webui: webuiapi.WebUIApi) -> None:
+    webui.set_options({"sd_model_checkpoint": "text"})
+    assert webui.util_get_current_model() == "text"
+    assert webui.util_get_model_names() == ["label", "text"]
+    assert "DPM++ 2M" in webui.util_get_sampler_names()
+    made = webui.txt2img(prompt="a red apple", negative_prompt="a hill", seed=5, width=24, height=16, batch_size=2)
+    assert [image.size for image in made.images] == [(24, 16)] * 2
+    assert made.info["all_seeds"] == [5, 6]
+    assert "Steps: 2, Sampler: ddim" in made.info["infotexts"][0]
+    assert webui.png_info(made.image).info == made.info["infotexts"][0]
+    one = webui.txt2img(prompt="square", width=24, height=16, override_settings={"sd_model_checkpoint": "label"})
+    assert one.info["sd_model_name"] == "label"
+
+
+def test_webui_changes_images(webui: webuiapi.WebUIApi) -> None:
+    photo, mask = noise(24, 16), Image.new("L", (24, 16))
+    mask.paste(255, (4, 4, 12, 10))
+    common = {"images": [photo], "prompt": "a red apple", "width": 24, "height": 16}
+    whole = webui.img2img(**common, denoising_strength=0.5)
+    assert whole.image.size == (24, 16)
+    part = webui.img2img(**common, mask_image=mask, mask_blur=0)
+    outside = np.asarray(mask) == 0
+    assert (np.asarray(part.image)[outside] == np.asarray(photo)[outside]).all()
+    with pytest.raises(RuntimeError, match="enable_hr True is not possible here"):
+        webui.txt2img(prompt="a", enable_hr=True)
+
+
+def test_webui_watches_and_interrupts(webui: webuiapi.WebUIApi, running: Running) -> None:
+    answers: list[webuiapi.WebUIApiResult] = []
+    webui.set_options({"sd_model_checkpoint": "text"})
+
+    def sample() -> None:
+        answers.append(webui.txt2img(prompt="a red apple", width=24, height=16, steps=900))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    give_up = time.monotonic() + PATIENCE
+    while not (progress := webui.get_progress())["current_image"]:
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    assert 0 < progress["progress"] < 1
+    assert progress["state"]["sampling_steps"] == 900
+    webui.interrupt()
+    thread.join(PATIENCE)
+    assert answers[0].images == []
+    webui.util_wait_for_ready(0.05)
+
+
+def test_a_client_that_goes_away_cancels_its_job(running: Running) -> None:
+    service, client = running
+    body = {"model": "text", "prompt": "a", "steps": 1000}
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/v1/images/generations", json=body, timeout=0.5)
+    give_up = time.monotonic() + PATIENCE
+    while service.queue.unfinished():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
