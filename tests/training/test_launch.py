@@ -142,6 +142,26 @@ def test_a_stopped_process_ends_the_others_with_the_cause(tmp_path: Path) -> Non
             process.communicate()
 
 
+def test_a_process_that_is_stopped_before_it_meets_the_others_ends_them_with_the_cause(tmp_path: Path) -> None:
+    met = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    stopped = subprocess.Popen([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"])
+    one = started(
+        ["-c", f"from sfumato.training import heartbeat; heartbeat.MEETING = 2.0\n{ENDLESS}", str(tmp_path)],
+        **met,
+        RANK="0",
+        LOCAL_RANK="0",
+    )
+    try:
+        out, _ = one.communicate(timeout=120)
+        assert one.returncode == 1
+        assert "process 1 of 2 has not met the others within 2 s of the start" in out
+        assert "Traceback" not in out
+    finally:
+        for process in (stopped, one):
+            process.kill()
+            process.communicate()
+
+
 def test_the_death_of_the_launcher_ends_its_processes_with_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(ENDLESS)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -1,7 +1,8 @@
 """Ends a process whose launcher or peers no longer respond: it would wait for them for hours.
 
 Every process increments a counter in the rendezvous store and reads those of the others. That the launcher has ended
-shows in a changed parent process. Both checks run in threads beside the training.
+shows in a changed parent process. All checks run in threads beside the training, those before the processes have met
+beside their rendezvous.
 """
 
 import os
@@ -21,6 +22,9 @@ SILENCE = 15.0
 """Seconds without a heartbeat after which a process counts as lost; torchrun may take 30 more to kill it."""
 GRACE = 25.0
 """Seconds to finish the step and save if the processes themselves still respond."""
+
+MEETING = 55.0
+"""Seconds after its start within which a process has to meet the others."""
 
 
 class Watch:
@@ -56,18 +60,24 @@ class Heartbeat:
         """launcher: its process number, None if this process may outlive its parent. It is watched from `start` on."""
         self._rank, self._world, self._launcher = rank, world, launcher
         self._watch: Watch | None = None
-        self._lock, self._over = threading.Lock(), threading.Event()
+        self._lock, self._over, self._met = threading.Lock(), threading.Event(), threading.Event()
+        self._early: Store | None = None
         self._store_lost = self._reported = False
 
-    def start(self) -> None:
-        """Starts watching the launcher, which may end before the rendezvous."""
+    def start(self, connect: "Callable[[], Store | None]") -> None:
+        """Starts watching the launcher, which may end before the rendezvous, and the time until all have met.
+
+        connect: opens the rendezvous store, or waits for it, in a thread.
+        """
         threading.Thread(target=self._watching, name="watch", daemon=True).start()
+        threading.Thread(target=self._announcing, args=(connect,), name="announce", daemon=True).start()
 
     def meet(self, store: "Store | None", all_met: Callable[[], None]) -> None:
         """Starts watching the others through the rendezvous store, if there is one. `all_met` waits for them."""
         if store is not None:
             self._beat(store, 0)
         all_met()
+        self._met.set()
         if store is not None:
             self._watch = Watch(self._world + 1, time.monotonic())  # the last entry: the store itself responds
             threading.Thread(target=self._beating, args=(store,), name="heartbeat", daemon=True).start()
@@ -101,8 +111,58 @@ class Heartbeat:
                 if self._watch is not None:
                     self._watch.update([*beats, str(count).encode()], time.monotonic())
 
+    def _announcing(self, connect: "Callable[[], Store | None]") -> None:
+        """Increments a counter until all have met, so that the others can tell who is missing."""
+        store, count = connect(), 0
+        self._early = store
+        while store is not None and not self._met.is_set() and not self._over.wait(INTERVAL):
+            count += 1
+            try:
+                store.set(f"early {self._rank}", str(count))
+            except RuntimeError:
+                return
+
+    def _missing(self) -> list[int] | None:
+        """The ranks whose early counters do not move, None if the store does not answer."""
+        store, found = self._early, list[list[int]]()
+
+        def counters(store: "Store") -> list[bytes | None]:
+            keys = [f"early {rank}" for rank in range(self._world)]
+            return [store.get(key) if store.check([key]) else None for key in keys]
+
+        def look(store: "Store") -> None:
+            before = counters(store)
+            time.sleep(3 * INTERVAL)
+            after = counters(store)
+            found.append([rank for rank in range(self._world) if before[rank] == after[rank] and rank != self._rank])
+
+        if store is not None:
+            asking = threading.Thread(target=look, args=(store,), daemon=True)
+            asking.start()
+            asking.join(5 * INTERVAL)  # a store whose process is stopped never answers
+        if not found:
+            return [0] if self._launcher is None and self._rank else None  # the first hosts the store
+        return found[0]
+
+    def _check_meeting(self, waited: float) -> None:
+        if self._met.is_set() or waited <= MEETING:
+            return
+        missing = self._missing()
+        if self._met.is_set():
+            return
+        if missing:
+            who = f"process {', '.join(map(str, missing))} of {self._world} has not met the others"
+        else:
+            who = f"the {self._world} processes have not met"
+        self._end(f"{who} within {MEETING:.0f} s of the start", 0, missing or ())
+
     def _watching(self) -> None:
+        waited, looked = 0.0, time.monotonic()
         while not self._over.wait(INTERVAL):
+            now = time.monotonic()
+            waited += min(now - looked, 2 * INTERVAL)  # not while this process was stopped itself
+            looked = now
+            self._check_meeting(waited)
             if self._launcher_ended():
                 self._end(self._launcher_cause(), GRACE)
             elif self._store_lost:

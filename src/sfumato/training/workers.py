@@ -13,7 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sfumato.training.heartbeat import SILENCE, Heartbeat
+from sfumato.training.heartbeat import MEETING, SILENCE, Heartbeat
 from sfumato.training.launch import check_world, launched, open_store
 from sfumato.training.shares import Sharing
 
@@ -40,7 +40,7 @@ class Workers:
         launch = launched()
         if launch.world > 1:
             self._heartbeat = Heartbeat(launch.rank, launch.world, launch.launcher)
-            self._heartbeat.start()
+            self._heartbeat.start(lambda: open_store(timedelta(seconds=MEETING)))
             self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
             self.device, self.rank = self._accelerator.device, self._accelerator.process_index
             self.world = self._accelerator.num_processes
