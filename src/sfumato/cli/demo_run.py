@@ -250,7 +250,10 @@ def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) ->
         ),
         (
             "more images from this model",
-            [f'sfumato sample {out}/diffusion "{gallery.prompts[0].caption}" -n 16 --guidance 3 --out {out}/samples'],
+            [
+                f'sfumato sample {out}/diffusion "{gallery.prompts[0].caption}" -n 16 '
+                f"--guidance {result.sampling.guidance:g} --out {out}/samples"
+            ],
         ),
         (
             "a model of your own images: a folder with captions in metadata.jsonl or in .txt files beside the images",
