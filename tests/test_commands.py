@@ -25,6 +25,7 @@ from sfumato.evaluation.image_quality import psnr
 from sfumato.images import from_pil, pad_to_multiple
 from sfumato.rng import SampleNoise
 from sfumato.sampling.table import SAMPLERS
+from sfumato.shipped import shipped_models
 
 COMMANDS = [
     "demo",
@@ -461,7 +462,9 @@ def test_samplers_are_all_listed(command: Command) -> None:
 
 def test_the_zoo_is_listed_with_what_each_is(command: Command) -> None:
     lines = [line for line in command("zoo").out.splitlines() if line.startswith("zoo:")]
-    assert sorted(line.split()[0] for line in lines) == [f"zoo:{name}" for name in zoo_names()]
+    assert sorted(line.split()[0] for line in lines) == [
+        f"zoo:{name}" for name in sorted([*shipped_models(), *zoo_names()])
+    ]
     assert all(len(line.split()) > 3 for line in lines), "a configuration begins with a comment that describes it"
 
 

@@ -28,7 +28,7 @@ MODEL = (
     }
     | NETWORKS
     | BASE
-    | {"locks", "plain_json", "foreign", "documents", "versions", "stored_format"}
+    | {"locks", "plain_json", "foreign", "documents", "versions", "stored_format", "shipped"}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -57,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "flops": {"autoencoder", "baselines.network", "denoiser", "conditioning"},
     "config": {"foreign", "documents", "stored_format"} | BASE,
     "versions": {"checkpoint"} | BASE,
+    "shipped": {"config"} | BASE,
     "outputs": {"checkpoint", "locks", "versions"} | BASE,
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "model_config": {

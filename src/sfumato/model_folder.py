@@ -16,6 +16,7 @@ from sfumato.errors import UserError
 from sfumato.foreign import reading
 from sfumato.model import TOKENIZER_FILE, LatentDiffusion, build
 from sfumato.model_config import ModelConfig
+from sfumato.shipped import WEIGHTS, is_shipped, shipped_folder
 from sfumato.versions import CONFIG_FILE, newest_version, read_one_version
 
 
@@ -34,7 +35,12 @@ def _check_kind(path: Path) -> None:
 
 
 def find_folder(path: Path | str) -> Path:
-    """The model folder at a path, or the `model` folder of a run there. Raises UserError if there is neither."""
+    """The model folder at a path or of a name such as `zoo:toy`, or the `model` folder of a run at the path.
+
+    Raises UserError if there is none.
+    """
+    if is_shipped(path):
+        return shipped_folder(path)
     path = Path(path)
     found = newest_version(path, ("autoencoder.safetensors", CONFIG_FILE))
     if found is not None:
@@ -78,6 +84,8 @@ def _opened(folder: Path) -> LatentDiffusion:
         load_into(part, load_tensors(folder / f"{name}.safetensors")[0], str(folder / f"{name}.safetensors"))
         _place_buffers(part)
         part.eval().requires_grad_(False)
+        if folder.is_relative_to(WEIGHTS):
+            part.float()  # stored in half precision to keep the package small
     _check_encoders(model)
     return replace(model, tiny=load_distilled(folder, model.autoencoder))
 

@@ -175,7 +175,10 @@ def _one_worker() -> "Workers":
 def _writable(folder: Path) -> Path:
     """The model folder. Raises UserError where nothing may be written into it, before any training."""
     from sfumato.errors import UserError
+    from sfumato.shipped import WEIGHTS
 
+    if folder.is_relative_to(WEIGHTS):
+        raise UserError("a model of the package stays as it is: distil a decoder for a model of your own")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{str(folder)!r} is where the tiny decoder goes, but may not be written to: copy the model")
     return folder

@@ -25,7 +25,7 @@ class AModel:
     """A model."""
 
     model: Path = flag(
-        REQUIRED, "what to sample", "A model folder, or the folder of a run.", metavar="MODEL", argument=True
+        REQUIRED, "what to sample", "A model folder, the folder of a run, or zoo:toy.", metavar="MODEL", argument=True
     )
 
 

@@ -16,7 +16,7 @@ class ZooFlags:
     name: str | None = flag(
         None,
         "output",
-        "Print this configuration, to edit and train from.",
+        "Print this configuration, to edit and train from, or the card of this model.",
         metavar="[NAME]",
         argument=True,
     )
@@ -24,14 +24,21 @@ class ZooFlags:
 
 @command(ZooFlags)
 def zoo(flags: ZooFlags) -> None:
-    """List the shipped configurations, or print one."""
+    """List the shipped models and configurations, or print one."""
     from sfumato.cli.tables import show
     from sfumato.config import ZOO_PREFIX, zoo_names, zoo_text
+    from sfumato.shipped import CARD, WEIGHTS, description, shipped_models
 
-    if flags.name is not None:
-        typer.echo(zoo_text(flags.name.removeprefix(ZOO_PREFIX)), nl=False)
+    name = None if flags.name is None else flags.name.removeprefix(ZOO_PREFIX)
+    if name is not None and name in shipped_models():
+        typer.echo((WEIGHTS / name / CARD).read_text(encoding="utf-8"), nl=False)
+        return
+    if name is not None:
+        typer.echo(zoo_text(name), nl=False)
         return
     own = [each for each in zoo_names() if not each.startswith(PAPER)]
+    show(["model", "what"], [[ZOO_PREFIX + each, description(each)] for each in shipped_models()])
+    typer.echo("\nConfigurations to train from:")
     show(["configuration", "what"], [[ZOO_PREFIX + each, _description(zoo_text(each))] for each in own])
     typer.echo("\nThe paper's models, as training configurations; `sfumato import` opens the published weights.")
     show(["configuration", "task", "f", "latent", "parameters", "paper's score", "needs"], _papers())

@@ -1,0 +1,39 @@
+"""Trained models inside the package: `zoo:toy` stands wherever a model folder does."""
+
+from pathlib import Path
+
+from sfumato.config import ZOO_PREFIX, zoo_names
+from sfumato.errors import UserError
+
+WEIGHTS = Path(__file__).with_name("weights")
+CARD = "README.md"
+"""What the model is, what it was trained on, under which licence: the first line is its description."""
+
+
+def shipped_models() -> list[str]:
+    """The names, without `zoo:`."""
+    return sorted(folder.name for folder in WEIGHTS.iterdir() if (folder / CARD).exists())
+
+
+def description(name: str) -> str:
+    """The heading of the model's card."""
+    return (WEIGHTS / name / CARD).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+
+def is_shipped(path: Path | str) -> bool:
+    """Whether a path is a name of the zoo instead."""
+    return str(path).startswith(ZOO_PREFIX)
+
+
+def shipped_folder(path: Path | str) -> Path:
+    """The model folder of a name such as `zoo:toy`. Raises UserError for a name that is not a model's."""
+    name = str(path).removeprefix(ZOO_PREFIX)
+    if name in shipped_models():
+        return WEIGHTS / name
+    have = " and ".join(f"{ZOO_PREFIX}{each}" for each in shipped_models())
+    if name in zoo_names():
+        raise UserError(
+            f"{str(path)!r} is a configuration to train from (`sfumato train`), not a model; the package has the "
+            f"trained model {have}"
+        )
+    raise UserError(f"model {str(path)!r} is not in the package, which has {have}; `sfumato zoo` lists everything")
