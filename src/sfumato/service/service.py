@@ -282,25 +282,31 @@ class Service:
         self.news.publish(job.id, "image", image_view(job.id, result))
 
     def _ended(self, job: Job, state: State, error: str | None, user: bool) -> None:
+        finished = time.time()
+        if state == "done":
+            self._keep(job, finished)
         with self._lock:
             if job.over:
                 return
-            job.state, job.error, job.user_error, job.finished = state, error, user, time.time()
+            job.state, job.error, job.user_error, job.finished = state, error, user, finished
             present = job.id in self._jobs
         if job.started is not None:
-            self._seconds = 0.8 * self._seconds + 0.2 * (job.finished - job.started)
+            self._seconds = 0.8 * self._seconds + 0.2 * (finished - job.started)
         view = job.view(None)
-        if present and state == "done":
-            try:
-                self.store.write(JOBS, job.id, VIEW, to_json(view).encode())
-            except UserError as problem:  # a full disk: the images are there, and the job is known until the end
-                log.warning("%s", problem)
         self.store.release(JOBS, job.id)
         if not present:
             self.store.remove(JOBS, job.id)
-        self.metrics.ended(job.task, state, job.finished - job.created)
+        self.metrics.ended(job.task, state, finished - job.created)
         self.news.publish(job.id, "end", view)
         self._forget_oldest()
+
+    def _keep(self, job: Job, finished: float) -> None:
+        """Writes a job for a later process, before anybody sees that it is done and may remove it."""
+        over = {"state": "done", "finished": finished, "progress": 1.0, "seconds_left": None}
+        try:
+            self.store.write(JOBS, job.id, VIEW, to_json({**job.view(None), **over}).encode())
+        except UserError as problem:  # a full disk: the images are there, and the job is known until the end
+            log.warning("%s", problem)
 
     def _tell_state(self, job: Job) -> None:
         if self.news.wanted(job.id):
