@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) install -q -c constraints.txt -e ".[offline,text,track,web,dev]"
+	$(PIP) install -q -c constraints.txt -e ".[offline,text,track,web,clients,dev]"
 	touch $@
 
 demo: $(VENV)/installed  ## the whole paper small: both stages on the toy world, samples, a report page
@@ -24,7 +24,7 @@ test: $(VENV)/installed-dev  ## the tests (under ten minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 $(VENV)/installed-web: $(VENV)/installed-dev
-	$(PIP) install -q -c constraints.txt -e ".[offline,text,track,web,dev,browser]"
+	$(PIP) install -q -c constraints.txt -e ".[offline,text,track,web,clients,dev,browser]"
 	touch $@
 
 test-web: $(VENV)/installed-web  ## the studio in Chromium (skipped where there is none), under two minutes
