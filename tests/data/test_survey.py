@@ -111,6 +111,11 @@ def test_the_command(command: Command, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["images"] == 11
+    kinds = {"captions": dict, "labels": dict, "classes": dict, "duplicates": list, "warnings": list}
+    assert {name: type(report[name]) for name in kinds} == kinds
+    for name in ("left_out", "unreadable"):
+        assert report[name]
+        assert all(each.keys() == {"file", "reason"} for each in report[name])
     assert len(report["held_out"]) == 2
     assert report["recommended"]["command"].startswith("sfumato train autoencoder zoo:")
     shown = command("data", root, "data.size=64")

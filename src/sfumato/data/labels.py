@@ -162,6 +162,8 @@ def _why_none(folders: Sequence[Sequence[str]], loose: Sequence[str]) -> tuple[s
     return ()
 
 
+_IMAGES = frozenset({"image", "images", "img", "imgs", "photos", "jpegimages"})
+_BESIDE_IMAGES = frozenset({"mask", "masks", "annotation", "annotations", "labels", "segmentation", "depth", "edges"})
 _NO_VALUE = frozenset({"nan", "null", "none", "n/a", "na", "<na>", "#n/a", "nil"})
 """What programs write where a value is missing."""
 
@@ -175,6 +177,15 @@ def _notes(numbers: Sequence[int], classes: Sequence[str]) -> tuple[str, ...]:
             f"the class {shown(unnamed[0])} of {counts[unnamed[0]]} images is named as missing values are: leave the "
             "label empty where there is none"
         )
+    beside = [name for name in classes if name.casefold() in _BESIDE_IMAGES]
+    if beside and any(name.casefold() in _IMAGES for name in classes):
+        notes.append(
+            f"the folder {shown(beside[0])} is used as a class: if its images are masks or maps of the others, name it "
+            "in data.leave_out"
+        )
+    single = [name for name, count in counts.items() if count == 1]
+    if 0 < len(single) <= len(classes) / 2:
+        notes.append(f"{len(single)} of {len(classes)} classes have a single image, such as {shown(single[0])}")
     for group in near_twins(classes)[:3]:
         notes.append(f"the classes {' and '.join(map(shown, group))} differ only in spelling: are they one?")
     return tuple(notes)

@@ -9,9 +9,14 @@ from pathlib import Path
 
 from sfumato.checkpoint import RUN_LOG, RUN_PARTS
 from sfumato.data.opening import is_image, kind_of, why_not
+from sfumato.data.textfile import shown
 
 CONFIGURATION = "config.yaml"
 _EXAMPLES = 3
+_SYSTEM = frozenset(
+    {"__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"}
+)
+"""Folders, in lower case, in which operating systems and disk stations keep thumbnails and deleted files."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +24,30 @@ class Listing:
     """Relative posix paths, sorted.
 
     `files` are regular files and dangling links; `special` anything else, and folders that cannot be opened, with what
-    it is; `runs` the folders of runs and models with the number of images in each, which are not among the files.
+    it is; `runs` the folders of runs and models with the number of images in each, which are not among the files;
+    `system` the folders of the operating system, which are not read; `empty` folders without any file.
     """
 
     files: tuple[str, ...]
     special: tuple[tuple[str, str], ...] = ()
     runs: tuple[tuple[str, int], ...] = ()
+    system: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+
+    def without(self, folders: Sequence[str]) -> "Listing":
+        """The listing without what is in the folders or files of these names."""
+        aside = tuple(f"{name.rstrip('/')}/" for name in folders)
+
+        def kept(name: str) -> bool:
+            return not f"{name}/".startswith(aside)
+
+        return Listing(
+            tuple(filter(kept, self.files)),
+            tuple(each for each in self.special if kept(each[0])),
+            tuple(each for each in self.runs if kept(each[0])),
+            tuple(filter(kept, self.system)),
+            tuple(filter(kept, self.empty)),
+        )
 
 
 def list_files(root: Path) -> list[str]:
@@ -41,6 +64,8 @@ def listing(root: Path) -> Listing:
     files: list[str] = []
     special: list[tuple[str, str]] = []
     runs: list[tuple[str, int]] = []
+    system: list[str] = []
+    empty: list[str] = []
     seen: set[str] = set()
 
     def closed(error: OSError) -> None:
@@ -54,7 +79,10 @@ def listing(root: Path) -> Listing:
             continue
         seen.add(real)
         below = Path(place).relative_to(root)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if not folders and not names and below != Path():
+            empty.append(below.as_posix())
+        system += [(below / name).as_posix() for name in folders if name.lower() in _SYSTEM]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() not in _SYSTEM)
         if is_run(names, folders):
             own = [name for name in folders if name in (*RUN_PARTS, "cache")] if below == Path() else []
             runs.append((below.as_posix(), _images_in([Path(place) / name for name in own] if own else [Path(place)])))
@@ -70,7 +98,8 @@ def listing(root: Path) -> Listing:
                 special.append(((below / name).as_posix(), what))
             else:
                 files.append((below / name).as_posix())
-    return Listing(tuple(sorted(files)), tuple(sorted(special)), tuple(sorted(runs)))
+    kinds = (tuple(sorted(special)), tuple(sorted(runs)), tuple(sorted(system)), tuple(sorted(empty)))
+    return Listing(tuple(sorted(files)), *kinds)
 
 
 def is_run(names: Sequence[str], folders: Sequence[str]) -> bool:
@@ -118,6 +147,10 @@ def notes_of(found: Listing) -> list[str]:
     if found.special:
         name, what = found.special[0]
         notes.append(f"{_files(len(found.special))} left out that are not regular files: the first is {name}, {what}")
+    if found.system:
+        notes.append(f"folders of the operating system are not read: {_listed(found.system)}")
+    if found.empty:
+        notes.append(f"{len(found.empty)} folders are empty: {_listed(found.empty)}")
     inside = [(folder, count) for folder, count in found.runs if count]
     if inside:
         named = ", ".join(folder for folder, _ in inside[:_EXAMPLES]) + (", ..." if len(inside) > _EXAMPLES else "")
@@ -126,6 +159,10 @@ def notes_of(found: Listing) -> list[str]:
             f"{_images(total)} left out: in folders of runs and models ({named}), whose previews are not training data"
         )
     return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:_EXAMPLES])) + (", ..." if len(names) > _EXAMPLES else "")
 
 
 def _files(count: int) -> str:

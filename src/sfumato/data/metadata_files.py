@@ -91,7 +91,12 @@ def _json_lines(path: Path, encoding: str | None) -> Iterator[tuple[str, dict[st
         if not line.strip():
             continue
         where = f"line {number} of {path}"
-        value = parse_json(line, where)
+        try:
+            value = parse_json(line, where)
+        except UserError as error:
+            if line.strip()[0] in "[{" and " is not JSON" in str(error):
+                raise UserError(f"{error}: write one object a line, or name the file metadata.json") from None
+            raise
         if not isinstance(value, dict):
             raise UserError(f"{where} is not a JSON object: write one object a line")
         yield where, value
@@ -110,6 +115,8 @@ def _json_value(path: Path, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     if _file_column(list(value), str(path)) is not None:
         yield from _columns(path, value)
         return
+    if {"images", "annotations"} <= value.keys():
+        raise NotMetadata("it is in COCO's form: write one object for each image, with its file_name and text")
     for file, row in value.items():
         if not isinstance(row, str | dict):
             raise NotMetadata(f"{shown(file)} is neither a caption nor an object")

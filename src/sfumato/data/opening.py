@@ -121,7 +121,12 @@ def named(path: Path) -> Iterator[None]:
 def check_regular(path: Path) -> int:
     """Bytes of a regular file that is not empty, without opening it; links are followed. Raises UnreadableImage."""
     with named(path):
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError:
+            if path.is_symlink() and not path.exists():
+                raise UnreadableImage(str(path), "it is a link that leads to no file") from None
+            raise
     mode = status.st_mode
     if stat.S_ISDIR(mode):
         raise UnreadableImage(str(path), "it is a folder: give one of its files")
@@ -205,6 +210,13 @@ _SIGNS = (
     (b"#?radiance", f"it is a Radiance HDR image: {_HIGH_RANGE}"),
     (b"v/1\x01", f"it is an OpenEXR image: {_HIGH_RANGE}"),
     (b"pk\x03\x04", "it is a zip archive: unpack it"),
+    *(
+        (sign, f"it is a damaged {kind} image")
+        for sign, kind in (
+            *((b"\x89png", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"gif8", "GIF"), (b"riff", "WebP")),
+            *((b"ii*\0", "TIFF"), (b"mm\0*", "TIFF")),
+        )
+    ),
 )
 
 
@@ -219,7 +231,10 @@ def _recognised(path: Path) -> str:
         brand = head[8:12]
         if brand[:3] in (b"hei", b"hev", b"mif", b"msf"):
             return "it is a HEIC image: install pillow-heif to read it"
-        return "it is an AVIF image, which this Pillow cannot read" if brand[:3] == b"avi" else _VIDEO
+        if brand[:3] == b"avi":
+            readable = ".avif" in suffixes()
+            return "it is a damaged AVIF image" if readable else "it is an AVIF image, which this Pillow cannot read"
+        return _VIDEO
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return next(
         (reason for sign, reason in _SIGNS if start.startswith(sign.lower())), "it is no image of a known format"

@@ -66,7 +66,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         raise UserError(f"data path {root} does not exist: give a folder of images")
     if not root.is_dir():
         raise UserError(f"data path {root} is a file: give the folder that holds the images")
-    own = _own(listing(root), config)
+    own = listing(root).without(config.leave_out)
     found = own.files
     known = read_metadata(root, found, config.encoding)
     rows, unlisted = _rows(known, found)
@@ -179,16 +179,6 @@ def _at_most(rows: list[Row], most: int | None) -> tuple[list[Row], int]:
     ranked = sorted(files, key=lambda file: blake2b(os.fsencode(file), digest_size=8).digest())
     kept = set(ranked[:most])
     return [row for row in rows if row.file in kept], len(files) - most
-
-
-def _own(there: Listing, config: FolderConfig) -> Listing:
-    """The listing without the folders and files that are left out."""
-    aside = tuple(f"{name.rstrip('/')}/" for name in config.leave_out)
-    return Listing(
-        tuple(name for name in there.files if not f"{name}/".startswith(aside)),
-        tuple((name, what) for name, what in there.special if not f"{name}/".startswith(aside)),
-        tuple((name, count) for name, count in there.runs if not f"{name}/".startswith(aside)),
-    )
 
 
 def _remarks(headers: Mapping[str, ImageHeader], config: FolderConfig) -> list[str]:

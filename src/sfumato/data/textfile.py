@@ -130,12 +130,18 @@ def _unmarked(name: str, data: bytes, encoding: str | None, way_out: str) -> str
         text, reason = "", f"byte {error.start} is 0x{data[error.start]:02x}"
     if reason is None:
         return text
-    wide = _wide_text(data)
+    wide = None if _only_strays(text) else _wide_text(data)
     if wide is not None:
         return wide
     if declared is not None:
         return _decoded(name, data, declared, 0, "declare another data.encoding, or save it as UTF-8")
     raise UserError(f"{name} is not UTF-8 text, {reason}: {way_out}")
+
+
+def _only_strays(text: str) -> bool:
+    """Whether a text is UTF-8 but for a few NUL characters: read as UTF-16 it would be other letters altogether."""
+    count = text.count("\0")
+    return 0 < count < len(text) / 4 and _NEVER.search(text.replace("\0", "")) is None
 
 
 def _decoded(name: str, data: bytes, encoding: str, offset: int, way_out: str) -> str:
