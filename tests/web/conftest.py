@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 180.0
+SECONDS = 600.0
 NOT_DROPPED = "diffusion.condition_dropout=0"
 SEMANTIC = "diffusion.conditioner={kind: semantic, classes: 5, stages: 1, void: 255}"
 LAYOUT = (
@@ -140,7 +140,7 @@ def page(browser: "Browser", studio: Studio) -> Iterator["Page"]:
     context = browser.new_context(
         viewport={"width": 1280, "height": 860}, accept_downloads=True, reduced_motion="reduce"
     )
-    context.set_default_timeout(120_000)
+    context.set_default_timeout(180_000)
     opened = context.new_page()
     problems: list[str] = []
     opened.on("console", lambda one: problems.append(one.text) if one.type in ("error", "warning") else None)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def test_pull_an_image_beyond_its_borders(page: "Page", studio: "Studio") -> Non
 
 
 def test_a_dropped_png_brings_its_settings_back_and_makes_the_same_image(page: "Page", studio: "Studio") -> None:
+    pytest.importorskip("sfumato.provenance")
     choose(page, "text")
     page.fill("[data-field=prompt] textarea", "two blue discs")
     page.fill("[data-field=count] input", "1")

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def test_look_at_a_folder(page: "Page", studio: "Studio") -> None:
+    pytest.importorskip("sfumato.cli.fit")
     page.goto(studio.page("train"))
     opened(page)
     page.fill("#data", str(studio.root / "images"))
