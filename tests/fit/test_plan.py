@@ -8,7 +8,7 @@ import pytest
 
 from fit.synthetic import EMOJI, GPU, LAPTOP, PHOTOS, SERVER, machine
 from sfumato.errors import UserError
-from sfumato.fit.configs import autoencoder_run, diffusion_run, settings_by_stage
+from sfumato.fit.configs import autoencoder_run, diffusion_run, settings_by_stage, with_settings
 from sfumato.fit.facts import DataFacts, MachineFacts, Pace
 from sfumato.fit.lines import plan_lines
 from sfumato.fit.measure import first_operations, measured_plan, second_operations
@@ -154,6 +154,16 @@ def test_the_same_plan_is_printed_with_its_numbers() -> None:
     assert f"{plan.second.steps:,} steps" in text
     assert plan.quality in text
     assert all(reason in text for reason in plan.reasons)
+
+
+def test_lengths_that_were_set_are_those_that_the_plan_speaks_of() -> None:
+    plan = make_plan(PHOTOS, machine(SERVER), HOUR)
+    shorter = with_settings(plan, Path("x"), ["autoencoder.train.steps=60", "diffusion.train.steps=40"])
+    assert (shorter.first.steps, shorter.second.steps) == (60, 40)
+    assert f"Stage 1 sees {60 * plan.first.batch:,} images" in " ".join(shorter.reasons)
+    assert "blurred" in shorter.quality
+    assert "blurred" not in plan.quality
+    assert with_settings(plan, Path("x"), ["train.seed=1"]) == plan
 
 
 def test_settings_go_to_the_stages_that_have_their_section() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from sfumato.config import apply_overrides, parse
 from sfumato.errors import UserError
 from sfumato.fit.networks import FIRST, SECOND, attention_factors, conditioner_settings
-from sfumato.fit.plan import FitPlan, StagePlan
+from sfumato.fit.plan import FitPlan, StagePlan, retold
 from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining
 from sfumato.training.diffusion import DiffusionRun, DiffusionTraining
 
@@ -116,7 +116,8 @@ def diffusion_run(plan: FitPlan, folder: Path, overrides: Sequence[str] = ()) ->
 def with_settings(plan: FitPlan, folder: Path, overrides: Sequence[str]) -> FitPlan:
     """The plan with the steps and batches that the user has set. Raises UserError for settings that do not fit it."""
     first, second = autoencoder_run(plan, folder, overrides).train, diffusion_run(plan, folder, overrides).train
-    return replace(plan, first=_as_set(plan.first, first), second=_as_set(plan.second, second))
+    changed = replace(plan, first=_as_set(plan.first, first), second=_as_set(plan.second, second))
+    return plan if changed == plan else retold(changed)
 
 
 def _as_set(stage: StagePlan, train: AutoencoderTraining | DiffusionTraining) -> StagePlan:

@@ -420,6 +420,19 @@ def _explained(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> Fi
     return replace(plan, quality=expected, reasons=tuple(reasons), warnings=tuple(warnings))
 
 
+def retold(plan: FitPlan) -> FitPlan:
+    """The plan with other lengths than `make_plan` gave it: what it says of these again."""
+    kept = [reason for reason in plan.reasons if not reason.startswith("Stage ")]
+    stages = first_sentences(plan.first.images, plan.size, plan.factor)
+    stages += second_sentences(plan.second.images, plan.trained)
+    return replace(
+        plan,
+        quality=quality(plan.first.images, plan.second.images, plan.trained, plan.conditioner),
+        reasons=(*kept, *stages),
+        warnings=tuple(warning for warning in plan.warnings if not warning.startswith("It takes about ")),
+    )
+
+
 def _why_size(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> str:
     text = f"Images are trained at {plan.size} pixels, f = {plan.factor}"
     if plan.size == max(sizes):
