@@ -46,9 +46,20 @@ def student(*overrides: str, trained: bool = True) -> LatentDiffusion:
     return made
 
 
-@pytest.mark.parametrize("prediction", ["v", "x0", "eps", "flow"])
-def test_a_student_begins_as_its_teacher(prediction: str) -> None:
-    teacher = tiny.model(f"diffusion.prediction={prediction}")
+SD_LIKE = (
+    "diffusion.denoiser.linear_projections=true",
+    "diffusion.denoiser.heads=4",
+    "diffusion.denoiser.attention_factors=[1, 2]",
+    "diffusion.denoiser.transformer_depth=2",
+)
+"""The blocks of Stable Diffusion 2's network."""
+
+
+@pytest.mark.parametrize(
+    ("prediction", "overrides"), [("v", SD_LIKE), ("v", ()), ("x0", ()), ("eps", SD_LIKE), ("flow", FLOW[:1])]
+)
+def test_a_student_begins_as_its_teacher(prediction: str, overrides: tuple[str, ...]) -> None:
+    teacher = tiny.model(f"diffusion.prediction={prediction}", *overrides)
     made = student_of(teacher, run())
     assert teacher.second is not None
     assert made.second is not None

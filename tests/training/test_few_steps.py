@@ -206,8 +206,9 @@ def test_the_command(tmp_path: Path, command: Command) -> None:
         assert message in outcome.err
         assert len(outcome.err.splitlines()) == 1
     assert not out.exists()
-    outcome = command(*words, "--steps", "2")
+    outcome = command(*words, "--steps", "2", "train.optimiser.warmup_steps=1")
     assert outcome.code == 0, outcome.err
+    assert "method: muon" in (out / "config.yaml").read_text(), "the other settings of the optimiser stay"
     assert "to be sampled with --steps 1 to 8: " in outcome.out
     assert load(out).config.about["student"]["steps"] == 2
     sampled = command("sample", out, "a red circle", "-n", "1", "--steps", "1", "--out", tmp_path / "images")

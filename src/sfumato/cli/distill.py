@@ -89,7 +89,7 @@ def _config(flags: DistillFlags, folder: Path, teacher: "LatentDiffusion") -> "F
     from sfumato.cli.run_configuration import with_data
     from sfumato.config import apply_overrides, parse, read_source
     from sfumato.errors import UserError
-    from sfumato.training.few_steps import FewStepRun
+    from sfumato.training.few_steps import FewStepRun, FewStepTraining
 
     raw: dict[str, Any] = {"teacher": str(flags.model)}
     if folder != flags.model:  # the folder of a run, which says what the model was trained on
@@ -102,7 +102,8 @@ def _config(flags: DistillFlags, folder: Path, teacher: "LatentDiffusion") -> "F
             f"--data is missing: {str(flags.model)!r} is a model without its run, so give the folder of images it was "
             "trained on, or toy"
         )
-    raw["train"] = _length(flags)
+    # whole, so that a changed setting of the optimiser does not bring back another optimiser's defaults
+    raw["train"] = {**_length(flags), "optimiser": FewStepTraining().optimiser.model_dump(mode="json")}
     data = None if flags.data in (None, TOY) else Path(str(flags.data))
     raw = apply_overrides(with_data(raw, data, teacher.config.image_size), flags.overrides or [], FewStepRun)
     return parse(raw, FewStepRun, "distill")
