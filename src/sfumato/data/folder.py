@@ -95,7 +95,9 @@ class FolderDataset:
         try:
             # twice the size leaves the resize enough to filter after a JPEG's reduced decoding
             read = decode_reduced(path, self.framing.background, (2 * H, 2 * W), self.config.max_pixels)
-            return self.framing.prepare(read.image, read.size)
+            pixels = self.framing.prepare(read.image, read.size)
+            read.image.close()  # images of files are parts of reference cycles: their memory would be freed much later
+            return pixels
         except UnreadableImage as error:
             raise UnreadableImage(file, error.reason) from error
         except Exception as error:

@@ -130,7 +130,16 @@ def decode_reduced(
             image.draft(None, (max(at_least), max(at_least)))
         with _decoding(image):
             small, turned = _small(image, stream, background, at_least)
+            _release(image, small)
         return Decoded(small, stored if turned else (stored[1], stored[0]))
+
+
+def _release(image: Image.Image, result: Image.Image) -> None:
+    """Frees what the decoder of `image` holds now, not when its reference cycles are found: two frames for WebP."""
+    if result is not image:
+        image.close()
+    elif hasattr(image, "_decoder"):
+        image._decoder = None
 
 
 def _small(

@@ -1,7 +1,8 @@
 """Memory that threads share while they read images: the sum of what they hold is bounded, however many there are."""
 
+import ctypes
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Condition, local
 
 
@@ -22,6 +23,8 @@ class Room:
             self._changed.wait_for(lambda: self.taken == 0 or self.taken + count <= self.size)
             self.taken += count
         self._own.all = count >= self.size
+        if count >= _LARGE:
+            _give_back()  # what earlier images left: the last one's result was freed after its block
         try:
             yield
         finally:
@@ -31,8 +34,17 @@ class Room:
                 self._changed.notify_all()
 
 
+_LARGE = 2**26  # bytes from which on an image leaves holes worth giving back
+
+
+def _give_back() -> None:
+    """Returns freed memory to the system, where the C library can: Pillow's blocks of 16 MiB stay with it otherwise."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 PIXELS = Room(2**28)
-"""What is taken to decode images: about 256 MiB, so that a folder of any images takes less than 300 MiB to scan."""
+"""What is taken to decode images: about 256 MiB. What is freed late, and by C libraries, comes on top."""
 FILES = Room(2**24)
 """Compressed files that are read before the size of their image is known; always held before `PIXELS`."""
 
