@@ -19,6 +19,7 @@ from runs import Crash, Hooks, crash, first_run, saved, train_first
 from sfumato import checkpoint
 from sfumato.errors import UserError
 from sfumato.locks import exclusive, lock_path
+from sfumato.outputs import check_folder
 from sfumato.training.log import read_lines
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
@@ -573,3 +574,24 @@ def test_a_cache_that_took_long_to_fill_outlives_a_refusal(tmp_path: Path, monke
     with pytest.raises(UserError, match="no"):
         refused()
     assert list(contents(tmp_path)) == ["out", "out/cache", "out/cache/latents"]
+
+
+def test_a_folder_that_another_process_begins_to_use_meanwhile_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processes of a run check its folder at the same time."""
+    mkdir = Path.mkdir
+
+    def used_at_once(self: Path, *arguments: Any, **named: Any) -> None:
+        mkdir(self, *arguments, **named)
+        (self / "lock").touch()
+
+    def already_there(self: Path, *arguments: Any, **named: Any) -> None:
+        mkdir(self, *arguments, **named)
+        mkdir(self)
+
+    for place, other in (("used", used_at_once), ("there", already_there)):
+        monkeypatch.setattr(Path, "mkdir", other)
+        assert check_folder(tmp_path / place / "run") == tmp_path / place / "run"
+        monkeypatch.undo()
+    assert (tmp_path / "used" / "run" / "lock").exists()

@@ -1,6 +1,7 @@
 """Outputs of commands: whether a place may be written, one writer at a time, and cleaning up after an error."""
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -120,8 +121,7 @@ def check_folder(path: Path, name: str = "--out") -> Path:
             raise UserError(f"{shown} is a link to {str(path.readlink())!r}, which is not there: give another folder")
         if path.exists():
             raise UserError(f"{shown} is a file: give a folder")
-        for folder in reversed(_made(path)):
-            folder.rmdir()
+        _remove_empty(_made(path))
     except OSError as error:
         advice = SURROUNDINGS.get(error.errno or 0, "give another folder")
         raise UserError(f"{shown} cannot be created: {error.strerror or error}; {advice}") from None
@@ -138,13 +138,23 @@ def _made(path: Path) -> list[Path]:
     made: list[Path] = []
     try:
         for folder in reversed(_missing(path)):
-            folder.mkdir()
-            made.append(folder)
+            with contextlib.suppress(FileExistsError):  # another process of the run has just created it
+                folder.mkdir()
+                made.append(folder)
     except OSError:
-        for folder in reversed(made):
-            folder.rmdir()
+        _remove_empty(made)
         raise
     return made
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders, given outermost first, but for those that another process already uses or has removed."""
+    for folder in reversed(folders):
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
 
 
 def _missing(path: Path) -> list[Path]:
