@@ -112,10 +112,14 @@ def started(arguments: list[str], **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, *arguments], env=environment, **output)
 
 
-def wait_for_steps(run: Path) -> None:
+def wait_for_steps(run: Path, *processes: subprocess.Popen[str]) -> None:
+    """Waits for the first line of the log; fails with what the processes printed."""
     end = time.monotonic() + 90
     while not (run / "log.jsonl").exists() or not (run / "log.jsonl").read_text():
-        assert time.monotonic() < end
+        if time.monotonic() > end:
+            for process in processes:
+                process.kill()
+            pytest.fail("no step in 90 s: " + "\n".join(process.communicate()[0][-2000:] for process in processes))
         time.sleep(0.05)
 
 
@@ -130,7 +134,7 @@ def test_a_stopped_process_ends_the_others_with_the_cause(tmp_path: Path) -> Non
     met = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     both = [started(["-c", ENDLESS, str(tmp_path)], **met, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
     try:
-        wait_for_steps(tmp_path)
+        wait_for_steps(tmp_path, *both)
         both[0].send_signal(signal.SIGSTOP)
         out, _ = both[1].communicate(timeout=120)
         assert both[1].returncode == 1
@@ -166,7 +170,7 @@ def test_the_death_of_the_launcher_ends_its_processes_with_a_checkpoint(tmp_path
     (tmp_path / "train.py").write_text(ENDLESS)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     launcher = started([*launch, str(tmp_path / "train.py"), str(tmp_path / "run")])
-    wait_for_steps(tmp_path / "run")
+    wait_for_steps(tmp_path / "run", launcher)
     launcher.kill()
     out, _ = launcher.communicate(timeout=120)  # to the end of the last that holds its output
     assert out.count("has ended, so this run ends") == 1

@@ -83,12 +83,14 @@ class Heartbeat:
             threading.Thread(target=self._beating, args=(store,), name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
-        """Stops watching, before the process group is destroyed.
-
-        A process that saw the end of the launcher first may have ended the training of all: the cause is printed here
-        if this process has not seen it yet.
-        """
+        """Stops watching, before the process group is destroyed."""
         self._over.set()
+
+    def explain(self) -> None:
+        """Prints why a run ends early that is not finished, if the launcher's end is the reason.
+
+        Another process may have seen it first and ended the training of all, before this one looked.
+        """
         if self._launcher_ended():
             self._report(self._launcher_cause())
 

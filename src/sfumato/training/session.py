@@ -179,4 +179,5 @@ def open_session(
         )
         yield session
         if state.stopped_by and session.done < 1:
+            workers.explain_end()
             log.say(f"stopped after step {state.step}; the same command resumes from there")

@@ -140,6 +140,11 @@ class Workers:
         with self._accelerator.main_process_first():
             yield
 
+    def explain_end(self) -> None:
+        """Prints why the run ends early, if it is the launcher's end and not a user's signal."""
+        if self._heartbeat is not None:
+            self._heartbeat.explain()
+
     def close(self) -> None:
         """Ends the process group."""
         if self._accelerator is None:
