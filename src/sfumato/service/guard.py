@@ -1,9 +1,11 @@
 """What every request passes first: the host it addresses, the page it comes from, its token, the size of its body."""
 
+import asyncio
 import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +23,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 log = logging.getLogger("sfumato.service")
 OPEN = ("/health",)
 """Paths that need no token: a process manager asks there."""
+DISCARDED = 16 << 20
+"""Bytes of a body that is too large which are read before it is refused."""
+DISCARDED_SECONDS = 2.0
 BODYLESS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -49,6 +54,8 @@ class Guard:
             await self.app(scope, _Bounded(receive, self.settings.body_bytes), answer)
         except (RefusedError, TooLarge) as refused:
             refusal = refused if isinstance(refused, RefusedError) else self._too_large()
+            if refusal.status == 413:
+                await _discard(receive)
             if not answer.begun:
                 await _refuse(answer, refusal)
         except Exception:  # nothing of it leaves the process
@@ -97,6 +104,18 @@ class Guard:
             given.strip().encode("latin-1", "replace"), expected
         ):
             raise RefusedError(401, "this service needs its token: send the header Authorization: Bearer TOKEN")
+
+
+async def _discard(receive: Receive) -> None:
+    """Reads a little of what is still being sent: a client that is cut off while it sends never reads the answer."""
+    left = DISCARDED
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DISCARDED_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
 
 
 @dataclass
