@@ -273,15 +273,15 @@ def test_every_room_has_a_row_in_the_architecture_page() -> None:
     assert named - there == set(), "rows without a room"
 
 
-def test_the_readme_s_table_of_the_paper_names_files() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_of_the_paper_names_files() -> None:
+    text = (ROOT / "docs" / "paper-to-code.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if re.match(r"\| (§|App\.|Eq\.)", line)]
     assert len(rows) >= 10
     for row in rows:
         files = re.findall(r"`([\w/]+\.py)`", row)
         assert files, f"no file in the row {row}"
         for file in files:
-            assert (SOURCE / file).exists(), f"README names {file}, which is not in src/sfumato"
+            assert (SOURCE / file).exists(), f"the table names {file}, which is not in src/sfumato"
 
 
 def messages_of_the_source() -> list[str]:
