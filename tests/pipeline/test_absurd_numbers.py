@@ -70,7 +70,7 @@ def test_sample(command: Command, tmp_path: Path, name: str) -> None:
         (["inpaint", "MODEL", "photo.png", "mask.png", "--feather", 10**9], "--feather is 1000000000: give a whole"),
         (["inpaint", "MODEL", "photo.png", "mask.png", "--guidance", "text=nan"], "--guidance is nan"),
         (["inpaint", "MODEL", "photo.png", "mask.png", "--jumps", f"1,{HUGE}"], "--jumps is 1000000000000"),
-        (["outpaint", "MODEL", "photo.png", "--extend", "1000000000,0,0,0"], "the extended image's side is 1000000024"),
+        (["outpaint", "MODEL", "photo.png", "--extend", "1000000000,0,0,0"], "--extend is 1000000000: give a whole"),
         (["edit", "MODEL", "photo.png", "-n", HUGE], "--count is 1000000000000"),
         (["layout-to-image", "MODEL", "boxes.json"], "size is 1000000000: give a whole number from 1 to 65,536"),
         (["interpolate", "MODEL", "--frames", HUGE], "--frames is 1000000000000: give a whole number from 2"),

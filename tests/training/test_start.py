@@ -53,7 +53,8 @@ def test_stage_1_begins_with_the_model_s_autoencoder(runs: Runs) -> None:
 def second(runs: Runs, tmp: Path, *overrides: str) -> sfumato.LatentDiffusion:
     """Stage 2 as a run begins it, on other captions than the model's."""
     raw = read_source(str(runs.second))
-    config = parse(apply_overrides(raw, [TEXT, "data.length=6", "data.size=32", *overrides]), DiffusionRun, "second")
+    text = [] if any(each.startswith("conditioner=") for each in overrides) else [TEXT]
+    config = parse(apply_overrides(raw, [*text, "data.length=6", "data.size=32", *overrides]), DiffusionRun, "second")
     data = open_data(config.data, config.held_out, tmp, tmp / "cache", print, None, config.conditions)
     first = sfumato.load(runs.autoencoder)
     return build_model(config, first, cached_latents(first, data.training, tmp / "cache", precision="float32"))

@@ -62,7 +62,7 @@ class DistillFlags:
 
 @command(DistillFlags)
 def distill(flags: DistillFlags) -> None:
-    """Distil a model into a student that samples in one to eight steps.
+    """Distil a model to sample in one to eight steps.
 
     The student is called once a step, with the guidance scale as an input: an image takes 1 to 8 network calls, where
     the teacher takes 40. It is a model as any other: `sfumato sample RUN --steps 2`.

@@ -37,7 +37,7 @@ class ReproduceFlags:
 
 @command(ReproduceFlags)
 def reproduce(flags: ReproduceFlags) -> None:
-    """Sample an image again from what is inside its PNG, and compare.
+    """Sample the image of a PNG again and compare.
 
     Exit code 0: equal, bit for bit. Exit code 1: it differs, with what was different (version, device, threads). The
     model must be the same.

@@ -35,7 +35,9 @@ class StudioFlags(Machine):
 
 @command(StudioFlags)
 def studio(flags: StudioFlags) -> None:
-    """Open a page in the browser: make images, draw masks, maps and boxes, train, compare.
+    """Open the studio, a page in the browser.
+
+    To make images, draw masks, maps and boxes, train, and compare.
 
     The page is served on 127.0.0.1 to the browser that opens the printed address. Needs the extra `web`.
     """

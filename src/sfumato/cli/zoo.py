@@ -24,7 +24,10 @@ class ZooFlags:
 
 @command(ZooFlags)
 def zoo(flags: ZooFlags) -> None:
-    """List the shipped models and configurations, or print one."""
+    """List the shipped models and configurations.
+
+    With a name, print that configuration, to be changed and trained.
+    """
     from sfumato.cli.tables import show
     from sfumato.config import ZOO_PREFIX, zoo_names, zoo_text
     from sfumato.shipped import CARD, WEIGHTS, description, shipped_models

@@ -28,6 +28,9 @@ EXTRAS = {
     "text": "frozen text encoders: BERT, CLIP, T5",
     "offline": "the perceptual loss without a download",
     "track": "curves in TensorBoard; log.jsonl has the same numbers without it",
+    "web": "the studio in the browser and the service for programs",
+    "clients": "the tests of the service by other programs' clients",
+    "browser": "the studio's tests in a browser",
     "dev": "the tests and checks",
 }
 """What each optional group of packages adds, by its name in pyproject.toml."""

@@ -229,10 +229,12 @@ def generator_losses(
     encoding: Encoding,
     strength: float,
     workers: Workers,
+    elements: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of the autoencoder, and its terms for the log.
 
-    image, output (B, C, H, W); `strength` in [0, 1] scales the adversarial term, which is not computed at 0.
+    image, output (B, C, H, W); `strength` in [0, 1] scales the adversarial term, which is not computed at 0;
+    `elements` of the image that was encoded, where that is another size.
     """
     error = losses.reconstruction(image, output, config.pixel)
     terms = {"reconstruction": error.mean()}
@@ -244,8 +246,7 @@ def generator_losses(
     nll = losses.negative_log_likelihood(error, config.reduction, variance)
     terms |= {"nll": nll, "regulariser": encoding.regulariser}
     kind: Literal["kl", "vq"] = "kl" if modules.autoencoder.variational else "vq"
-    elements = image.shape[1] * encoding.moments[0, 0].numel() * modules.autoencoder.factor**2  # of what was encoded
-    total = nll + losses.regularisation(config, kind, encoding.regulariser, elements)
+    total = nll + losses.regularisation(config, kind, encoding.regulariser, elements or image[0].numel())
     if modules.discriminator is not None and strength > 0:
         with frozen(modules.discriminator):
             adversarial = losses.generator_loss(modules.discriminator(output))
@@ -293,7 +294,9 @@ def forward_backward(
     precision = autocast(workers.device, train.precision)
     with precision, rng.seeded(train.seed, *dropout, device=image.device):
         encoding, output = passes.autoencoder(image, noise, change)
-        total, terms = generator_losses(config.loss, modules, target, output, encoding, phase.strength, workers)
+        total, terms = generator_losses(
+            config.loss, modules, target, output, encoding, phase.strength, workers, image[0].numel()
+        )
     (total / train.accumulate).backward()
     if phase.discriminator_trains and passes.discriminator is not None:
         with precision:
