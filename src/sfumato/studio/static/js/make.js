@@ -75,7 +75,8 @@ export async function makePage(host) {
     window.scrollTo({ top: 0, behavior: "smooth" });
   }
   function restore(settings, source = null) {
-    const request = settings.request;
+    const request = { ...settings.request };
+    if (!request.model && settings.model) request.model = settings.model.id; // a PNG names its model beside the request
     const known = form.apply(request, true);
     const reference = (value) => typeof value === "string" && /^(upload|image|file):/.test(value);
     if (reference(request.image) && !(settings.missing || []).includes("image")) input = input && input.ref === request.image ? input : { ref: request.image, url: urlOf(request.image), width: 0, height: 0 };
