@@ -20,7 +20,7 @@ from sfumato.sampling.dpm_solver import (
     DPM2SConfig,
     DPM3MConfig,
 )
-from sfumato.sampling.flow_map import FlowMap, FlowMapConfig
+from sfumato.sampling.flow_map import FlowMapConfig
 from sfumato.sampling.grids import GridConfig, GridKind
 from sfumato.sampling.heun import EDM, EDMConfig, Euler, EulerConfig, Heun, HeunConfig
 from sfumato.sampling.plms import NEEDS_SIGNAL, PLMS, PLMSConfig
@@ -87,7 +87,7 @@ def build_sampler(config: SamplerConfig) -> Sampler[Any]:
             return DDIM(config.eta, config.temperature)
         case PLMSConfig():
             return PLMS()
-        case EulerConfig():
+        case EulerConfig() | FlowMapConfig():
             return Euler()
         case HeunConfig():
             return Heun()
@@ -103,8 +103,6 @@ def build_sampler(config: SamplerConfig) -> Sampler[Any]:
             return DPM2MSDE(config.eta)
         case UniPCConfig():
             return UniPC(config.order, config.scale)
-        case FlowMapConfig():
-            return FlowMap()
 
 
 def default_grid(config: SamplerConfig, schedule: Schedule) -> GridConfig:
