@@ -118,8 +118,7 @@ def _add(
     for name, network in networks.items():
         for statistics, pixels in ((sums.originals, images), (sums.outputs, output)):
             statistics.setdefault(name, GaussianStatistics(network.dim)).update(network(pixels).pooled)
-    _add_latent(sums, model, images, encoding.moments, encoding.indices)
-    _keep(sums, model.autoencoder.latent_from_moments(encoding.moments).float().cpu(), read.fields.get("label"))
+    _add_latent(sums, model, read, encoding.moments, encoding.indices)
     room = PAIRS_SHOWN - sum(len(part) // 2 for part in sums.pairs)
     sums.pairs.append(to_uint8(interleave(images[:room], output[:room])))
     sums.count += B
@@ -134,7 +133,8 @@ def _keep(sums: _Sums, latent: Tensor, labels: Tensor | None) -> None:
         sums.kept += len(sums.latents[-1])
 
 
-def _add_latent(sums: _Sums, model: LatentDiffusion, images: Tensor, moments: Tensor, indices: Tensor | None) -> None:
+def _add_latent(sums: _Sums, model: LatentDiffusion, read: Batch, moments: Tensor, indices: Tensor | None) -> None:
+    images = read.images
     autoencoder, B = model.autoencoder, len(images)
 
     def latent_of(pixels: Tensor) -> Tensor:
@@ -142,6 +142,7 @@ def _add_latent(sums: _Sums, model: LatentDiffusion, images: Tensor, moments: Te
 
     latent = autoencoder.latent_from_moments(moments).float().cpu()
     sums.latent.update(latent)
+    _keep(sums, latent, read.fields.get("label"))
     sums.latent_spectrum = _plus(sums.latent_spectrum, spectrum(latent))
     sums.image_spectrum = _plus(sums.image_spectrum, spectrum(images))
     bottleneck = autoencoder.config.bottleneck
