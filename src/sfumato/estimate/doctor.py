@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from sfumato import __version__
 from sfumato.engine import native
 from sfumato.engine.precision import BFLOAT16_UNITS, has_fast_bfloat16
+from sfumato.pipeline.memory import machine_memory
 from sfumato.report.machine import describe
 
 GIB = 2**30
@@ -91,9 +92,9 @@ def _processor() -> Finding:
 
 
 def _memory() -> Finding:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    if not total:
+    if not hasattr(os, "sysconf"):
         return Finding("memory", "ok", "size unknown on this system")
+    total = machine_memory()
     found = f"{total / GIB:.0f} GiB"
     if total >= LITTLE_MEMORY:
         return Finding("memory", "ok", found)
