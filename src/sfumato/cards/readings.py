@@ -18,7 +18,7 @@ READINGS = {
         "easier is stage 2. It compares latents of the same size only.",
         "0.4 to 1.1; white noise 1.57",
     ),
-    "VIV-within-classes": Reading("The same for a model that is told the class.", "at most VIV"),
+    "VIV-within-classes": Reading("The same for a model that is conditioned on the class.", "at most VIV"),
     "effective-rank": Reading(
         "The share of directions in which the latents vary. Below 0.01 the latent has collapsed to a few of them.",
         "0.02 to 0.3; white noise 1",

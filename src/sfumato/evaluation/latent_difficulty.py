@@ -51,7 +51,7 @@ def latent_difficulty(latents: Tensor, labels: Tensor | None = None) -> LatentDi
 
     Args:
         latents: raw or model latents, N >= 2.
-        labels: (N,) long; given, the means of the classes are removed, as a model that is told the class can do.
+        labels: (N,) long; given, the means of the classes are removed, as a model conditioned on the class can do.
 
     Raises:
         ValueError: there are fewer than two latents beside one for each class.

@@ -22,7 +22,7 @@ from sfumato.service.waiting import encoded, files_of, finished, new_seed
 FURTHER = ("seed", "steps", "guidance", "sampler", "grid", "eta")
 """Fields of the service's own request that a client passes in `extra_body`."""
 WITHOUT_EFFECT = ("user", "quality", "style", "background", "moderation", "output_compression", "input_fidelity")
-"""Fields that steer other models; they are accepted, as clients send them to every server."""
+"""Fields of other models, without effect here; they are accepted, as clients send them to every server."""
 ONLY: Mapping[str, tuple[Any, ...]] = {
     "output_format": ("png", None),
     "stream": (False, None, "false"),

@@ -88,8 +88,8 @@ class Guard:
             return answer
         if scope["path"] == "/":
             return PlainTextResponse(REFUSED.capitalize() + ".\n", status_code=401)
-        told = {"message": REFUSED, "type": "invalid_request_error", "param": None, "code": "token"}
-        return JSONResponse({"error": told}, status_code=401)
+        refusal = {"message": REFUSED, "type": "invalid_request_error", "param": None, "code": "token"}
+        return JSONResponse({"error": refusal}, status_code=401)
 
     def _allowed(self, headers: Headers) -> bool:
         bearer = headers.get("authorization", "")

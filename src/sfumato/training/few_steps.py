@@ -73,7 +73,7 @@ class FewStepRun(Schema):
     central differences, on noised latents of the data."""
     low: float = Field(1.0, ge=1, le=1000)
     high: float = Field(8.0, ge=1, le=1000)
-    """The guidance scales of the student: it learns all of them, drawn with a uniform logarithm."""
+    """The guidance scales of the student: it learns all of them, sampled log-uniformly."""
     teaching: Teaching = Teaching()
     data: DataConfig
     conditions: ConditionsConfig = ConditionsConfig()

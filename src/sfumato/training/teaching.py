@@ -56,7 +56,7 @@ class Teaching(Schema):
     to_end: float = Field(0.5, ge=0, le=1)
     """trajectories: share of the pairs whose second point is the last, the image."""
     noisy: float = Field(2.0, ge=1, le=10)
-    """trajectories: first points are drawn at the share u ** noisy of the trajectory, u uniform: above 1 favours its
+    """trajectories: first points are sampled at the share u ** noisy of the trajectory, u uniform: above 1 favours its
     noisy beginning, where one long step is hardest."""
     anchors: float = Field(0.5, ge=0, le=1)
     """mean-flow: share of the samples with r = t, the teacher's velocity itself."""
@@ -93,7 +93,7 @@ class Teacher:
 
     @torch.no_grad()
     def lesson(self, fields: Fields, like: Tensor, unconditional: float, generator: Generators) -> Lesson:
-        """The conditions of prepared fields for latents (B, C, h, w), a share of them null, and scales drawn for
+        """The conditions of prepared fields for latents (B, C, h, w), a share of them null, and scales sampled for
         them."""
         B = len(like)
         if self.conditioner is None:
@@ -212,8 +212,8 @@ class MeanFlow:
     def times(self, count: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """t and r <= t (count,), float64: sorted pairs of sigmoid(N(-0.4, 1)), or r = t, or r = 0."""
         g, path = generator("times"), self.student.path
-        drawn = torch.sigmoid(torch.randn(2, count, generator=g, dtype=torch.float64) - 0.4)
-        t, r = drawn.max(0).values, drawn.min(0).values
+        pair = torch.sigmoid(torch.randn(2, count, generator=g, dtype=torch.float64) - 0.4)
+        t, r = pair.max(0).values, pair.min(0).values
         kind = (torch.randperm(count, generator=g) + torch.rand(count, generator=g)) / count
         anchors, whole = self.teaching.anchors, self.teaching.anchors + self.teaching.whole
         r = torch.where(kind < anchors, t, torch.where(kind < whole, 0.0, r))

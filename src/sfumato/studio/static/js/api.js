@@ -22,8 +22,8 @@ async function call(method, path, body) {
   }
   const json = answer.status === 204 ? null : await answer.json().catch(() => null);
   if (!answer.ok) {
-    const told = json && json.error;
-    throw new ApiError((told && told.message) || `the studio answered ${answer.status}`, answer.status, told && told.param);
+    const refusal = json && json.error;
+    throw new ApiError((refusal && refusal.message) || `the studio answered ${answer.status}`, answer.status, refusal && refusal.param);
   }
   return json;
 }

@@ -65,12 +65,12 @@ export function gallery({ open, onempty }) {
     node.dataset.done = image.name;
     node.className = `cell${image.width <= 160 ? " pixels" : ""}`;
     const prompt = image.settings && image.settings.request && image.settings.request.prompt;
-    const picture = node.querySelector("img") || h("img", { alt: "" });
-    picture.classList.remove("forming");
-    picture.loading = "lazy";
-    picture.draggable = true;
-    if (picture.getAttribute("src") !== image.url) picture.src = image.url;
-    node.replaceChildren(h("button", { type: "button", class: "open", title: prompt ? String(prompt) : null, "aria-label": prompt ? `Image: ${prompt}` : `Image with seed ${image.seed}`, onclick: () => open(image, images) }, picture));
+    const shown = node.querySelector("img") || h("img", { alt: "" });
+    shown.classList.remove("forming");
+    shown.loading = "lazy";
+    shown.draggable = true;
+    if (shown.getAttribute("src") !== image.url) shown.src = image.url;
+    node.replaceChildren(h("button", { type: "button", class: "open", title: prompt ? String(prompt) : null, "aria-label": prompt ? `Image: ${prompt}` : `Image with seed ${image.seed}`, onclick: () => open(image, images) }, shown));
     node.ondragstart = (event) => event.dataTransfer.setData("text/x-sfumato", JSON.stringify(image));
   }
 
@@ -83,10 +83,10 @@ export function gallery({ open, onempty }) {
 
   function update(node, job, index) {
     const done = (job.images || []).find((each) => each.index === index);
-    const picture = node.querySelector("img");
+    const shown = node.querySelector("img");
     const source = done ? done.url : job.previews.get(index);
-    if (source && picture.getAttribute("src") !== source) { picture.src = source; picture.hidden = false; }
-    const small = (done && done.width <= 160) || (!done && source && picture.naturalWidth && picture.naturalWidth <= 160);
+    if (source && shown.getAttribute("src") !== source) { shown.src = source; shown.hidden = false; }
+    const small = (done && done.width <= 160) || (!done && source && shown.naturalWidth && shown.naturalWidth <= 160);
     node.classList.toggle("pixels", Boolean(small));
     const label = node.querySelector(".state span");
     if (!label) return;

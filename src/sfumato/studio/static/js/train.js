@@ -162,7 +162,7 @@ function runView({ act }) {
   const element = h("section", { class: "run", "aria-label": "Run" }, h("div", { class: "title" }, h("div", {}, title, about), h("div", { class: "acts" }, report, stop, resume)), bar, numbers, preview, charts, further, outputs);
   let shown = null, follows = true;
 
-  function picture() {
+  function showPreview() {
     const each = shown.previews[Number(range.value)];
     if (!each) return;
     const url = fileOf(each.path);
@@ -170,7 +170,7 @@ function runView({ act }) {
     step.textContent = `step ${each.step.toLocaleString("en")}`;
     caption.textContent = each.kind === "reconstruction" ? "Originals and reconstructions, alternating" : "Samples";
   }
-  range.addEventListener("input", () => { follows = Number(range.value) === shown.previews.length - 1; picture(); });
+  range.addEventListener("input", () => { follows = Number(range.value) === shown.previews.length - 1; showPreview(); });
   const number = (label, value) => h("div", {}, h("dt", {}, label), h("dd", {}, value));
 
   function show(run, training) {
@@ -194,7 +194,7 @@ function runView({ act }) {
     range.max = Math.max(0, run.previews.length - 1);
     if (follows) range.value = range.max;
     range.hidden = run.previews.length < 2;
-    picture();
+    showPreview();
     outputs.hidden = !training;
     if (training && output.textContent !== training.output) output.textContent = training.output;
     if (run.waiting && !outputs.open && training) outputs.open = true;
