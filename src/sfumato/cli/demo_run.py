@@ -190,11 +190,9 @@ def collect(
     first_stage: FirstStage,
     surveyed: Survey,
 ) -> DemoResult:
-    """All numbers in one place. A session that was killed left no phase time: its steps' time counts all the same."""
-    seconds = dict(phases.seconds)
-    names = [name for name in seconds if name.startswith("training")]
-    for name, trained in zip(names, trainings, strict=True):
-        seconds[name] = max(seconds[name], trained.seconds)
+    """All numbers in one place."""
+    names = [name for name in phases.seconds if name.startswith("training")]
+    seconds = phases.with_trainings(names, trainings)
     return DemoResult(
         version=__version__,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -129,10 +129,8 @@ def _collect(
     found: Evaluation,
     on_training: bool,
 ) -> FitResult:
-    """All numbers in one place. A session that was killed left no phase time: its steps' time counts all the same."""
-    seconds = dict(phases.seconds)
-    for name, trained in zip((PHASES[0], PHASES[2]), trainings, strict=True):
-        seconds[name] = max(seconds[name], trained.seconds)
+    """All numbers in one place."""
+    seconds = phases.with_trainings((PHASES[0], PHASES[2]), trainings)
     log = read_lines(out / DIFFUSION / "log.jsonl")
     return FitResult(
         version=__version__,

@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sfumato.checkpoint import write_text
 from sfumato.plain_json import to_json
+from sfumato.report.result import Training
 
 
 class Phases:
@@ -42,6 +43,13 @@ class Phases:
             self.seconds[name] = round(self._before.get(name, 0.0) + elapsed, 2)
             write_text(self._file, to_json({**self._before, **self.seconds}, indent=1) + "\n")
             self._say(f"      {name}: {clock(elapsed)}")
+
+    def with_trainings(self, names: Iterable[str], trainings: Iterable[Training]) -> dict[str, float]:
+        """Seconds by phase. A session that was killed left no phase time: its steps' time counts all the same."""
+        seconds = dict(self.seconds)
+        for name, trained in zip(names, trainings, strict=True):
+            seconds[name] = max(seconds[name], trained.seconds)
+        return seconds
 
 
 def clock(seconds: float) -> str:
