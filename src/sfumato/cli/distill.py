@@ -168,17 +168,13 @@ def _data(config: "FewStepRun", teacher: "LatentDiffusion", run: "OpenRun") -> "
     from sfumato.cli.progress import bars
     from sfumato.training.conditions import with_conditions
     from sfumato.training.data import open_data
-    from sfumato.training.encode import cached_latents
     from sfumato.training.few_steps import check_conditions
 
     precision, folder, cache = config.train.precision, run.folder, run.cache
     with bars() as (say, progress):
         folder.claim(config)
         data = open_data(config.data, config.held_out, folder.path, cache, say, progress, config.conditions)
-        encoding = progress("encoding")
-        latents = cached_latents(
-            teacher, data.training, cache, config.mirrored, precision=precision, progress=encoding, log=say
-        )
+        latents = run.encoded(teacher, data.training, config, say, progress)
         masked = progress("encoding masked images")
         source = with_conditions(
             latents, data.training, teacher, config.data, config.conditions, cache, precision, masked, run.workers, say

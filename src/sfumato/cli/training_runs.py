@@ -11,12 +11,15 @@ import typer
 from sfumato.conditioning.sources import fetching
 
 if TYPE_CHECKING:
-    from sfumato.data.dataset import LatentSource
+    from sfumato.cli.progress import Report
+    from sfumato.data.dataset import Dataset, LatentSource
+    from sfumato.data.latents import LatentDataset
     from sfumato.model import LatentDiffusion
     from sfumato.training.autoencoder import AutoencoderRun
     from sfumato.training.classifier import ClassifierRun
     from sfumato.training.data import RunData
     from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.few_steps import FewStepRun
     from sfumato.training.run import RunFolder
     from sfumato.training.state import TrainState
     from sfumato.training.transformer import TransformerRun
@@ -30,6 +33,29 @@ class OpenRun:
     folder: "RunFolder"
     cache: Path
     workers: "Workers"
+
+    def encoded(
+        self,
+        first: "LatentDiffusion",
+        images: "Dataset",
+        config: "DiffusionRun | ClassifierRun | TransformerRun | FewStepRun",
+        say: Callable[[str], None],
+        progress: "Callable[[str], Report]",
+        mirrored: bool | None = None,
+    ) -> "LatentDataset":
+        """The latents of `images` under `first`, from the run's cache where they are; `mirrored` as configured."""
+        from sfumato.training.encode import cached_latents
+
+        return cached_latents(
+            first,
+            images,
+            self.cache,
+            config.mirrored if mirrored is None else mirrored,
+            precision=config.train.precision,
+            progress=progress("encoding"),
+            workers=self.workers,
+            log=say,
+        )
 
     def end(self, state: "TrainState", result: str) -> "TrainState":
         """Disconnects the processes, prints where the `result` is, if one was written, and returns the state.
@@ -167,7 +193,6 @@ def _model_and_data(
     from sfumato.data.conditions.captions import texts_of
     from sfumato.training.conditions import with_conditions
     from sfumato.training.data import open_data
-    from sfumato.training.encode import cached_latents
     from sfumato.training.needs import check_needs, same_command
     from sfumato.training.second_stage import build_model, caption_notes
 
@@ -178,17 +203,7 @@ def _model_and_data(
             folder.claim(config)
             data = open_data(config.data, config.held_out, folder.path, cache, say, progress, config.conditions)
             check_needs(config.conditioner, data, retype or same_command)
-        encoding = progress("encoding")
-        latents = cached_latents(
-            first,
-            data.training,
-            cache,
-            config.mirrored,
-            precision=precision,
-            progress=encoding,
-            workers=workers,
-            log=say,
-        )
+        latents = run.encoded(first, data.training, config, say, progress)
         masked = progress("encoding masked images")
         source = with_conditions(
             latents, data.training, first, config.data, config.conditions, cache, precision, masked, workers, say
@@ -217,28 +232,16 @@ def _classifier(config: "ClassifierRun", first: "LatentDiffusion", run: OpenRun)
     from sfumato.cli.progress import bars
     from sfumato.training.classifier import HeldOutAccuracy, initial_classifier, train_classifier
     from sfumato.training.data import open_data
-    from sfumato.training.encode import cached_latents
     from sfumato.training.export import save_classifier
 
     folder, cache, workers = run.folder, run.cache, run.workers
-    first, precision = first.to(workers.device), config.train.precision
+    first = first.to(workers.device)
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
             folder.claim(config)
             data = open_data(config.data, config.held_out, folder.path, cache, say, progress)
-        latents, aside = (
-            cached_latents(
-                first,
-                part,
-                cache,
-                mirrored,
-                precision=precision,
-                progress=progress("encoding"),
-                workers=workers,
-                log=say,
-            )
-            for part, mirrored in ((data.training, config.mirrored), (data.measured, False))
-        )
+        latents = run.encoded(first, data.training, config, say, progress)
+        aside = run.encoded(first, data.measured, config, say, progress, mirrored=False)
         made, scaling = initial_classifier(config, first, latents)
         folder.describe(say)
     scaling = scaling.to(workers.device)
@@ -280,7 +283,6 @@ def _transformer(
     from sfumato.cli.progress import bars
     from sfumato.data.conditions.captions import texts_of, with_sampled_captions
     from sfumato.training.data import open_data
-    from sfumato.training.encode import cached_latents
     from sfumato.training.export import save_transformer
     from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import CodeSamples
@@ -294,16 +296,7 @@ def _transformer(
             folder.claim(config)
             data = open_data(config.data, config.held_out, folder.path, cache, say, progress)
             check_needs(config.conditioner, data, retype or same_command)
-        latents = cached_latents(
-            first,
-            data.training,
-            cache,
-            config.mirrored,
-            precision=config.train.precision,
-            progress=progress("encoding"),
-            workers=workers,
-            log=say,
-        )
+        latents = run.encoded(first, data.training, config, say, progress)
         texts = texts_of(data.training)
         model = build_transformer(config, first, latents, texts).to(workers.device)
         for note in caption_notes(model.conditioner, texts):
