@@ -19,16 +19,10 @@ from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.config import parse
 from sfumato.engine.training import for_training
 from sfumato.estimate import work
-from sfumato.training.autoencoder import (
-    AutoencoderRun,
-    DiscriminatorPass,
-    Stage1Modules,
-    build_stage1,
-    discriminator_losses,
-    generator_losses,
-)
+from sfumato.training.autoencoder import AutoencoderRun, build_stage1
 from sfumato.training.averages import ema
 from sfumato.training.optim import OptimiserConfig, build_optimiser
+from sfumato.training.stage1_losses import DiscriminatorPass, Stage1Modules, discriminator_losses, generator_losses
 from sfumato.training.workers import Workers
 
 CL = torch.channels_last

@@ -19,7 +19,8 @@ from sfumato.autoencoder.latent_changes import (
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.errors import UserError
 from sfumato.evaluation.latents import halved, relative_error
-from sfumato.training.autoencoder import AutoencoderPass, latent_change
+from sfumato.training.autoencoder import latent_change
+from sfumato.training.stage1_losses import AutoencoderPass
 from sfumato.training.workers import Workers
 
 EQUIVARIANT = "loss.equivariance={probability: 1.0, smallest: 0.5, turns: false}"

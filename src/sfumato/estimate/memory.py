@@ -19,16 +19,9 @@ from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNet
 from sfumato.estimate.work import Stage1Step
 from sfumato.model import DiffusionConfig
-from sfumato.training.autoencoder import (
-    AutoencoderRun,
-    CodeCounts,
-    DiscriminatorPass,
-    Stage1Modules,
-    discriminator_losses,
-    generator_losses,
-    untrained_autoencoder,
-)
+from sfumato.training.autoencoder import AutoencoderRun, CodeCounts, untrained_autoencoder
 from sfumato.training.data import height_width
+from sfumato.training.stage1_losses import DiscriminatorPass, Stage1Modules, discriminator_losses, generator_losses
 from sfumato.training.workers import Workers
 
 UNKNOWN_TOKENS = 77
