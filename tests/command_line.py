@@ -47,3 +47,17 @@ def facts_of(path: Path) -> dict[str, str]:
 
 
 Command = Callable[..., Outcome]
+
+
+def contents(root: Path) -> dict[str, bytes | None]:
+    """Every file and folder below, and what is in it."""
+    found = sorted(root.rglob("*"))
+    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in found}
+
+
+def check(done: Outcome, sentence: str) -> None:
+    """A refusal with this in its last line."""
+    assert done.code == 2, done
+    assert "Traceback" not in done.err
+    assert sentence in done.err.splitlines()[-1], done.err
+    assert done.err.splitlines()[-1].startswith("sfumato: ")

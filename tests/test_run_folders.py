@@ -1,4 +1,4 @@
-"""Run folders in trouble: two sessions at once, killed ones' leftovers, damage of every kind, refusals."""
+"""Run folders in trouble: two sessions at once, killed ones' leftovers, damage of every kind."""
 
 import json
 import os
@@ -14,12 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 import sfumato
-from command_line import CLASS, Command, Outcome, Runs
+from command_line import Command, Runs, check, contents
 from runs import Crash, Hooks, crash, first_run, saved, train_first
 from sfumato import checkpoint
 from sfumato.errors import UserError
 from sfumato.locks import exclusive, lock_path
-from sfumato.outputs import check_folder
 from sfumato.training.log import read_lines
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
@@ -30,20 +29,6 @@ TINY = {"model": {"channels": 8, "channel_multipliers": [1, 1], "blocks_per_leve
         "data": {"kind": "toy", "size": 32, "length": 8},
         "loss": {"perceptual": {"kind": "none"}, "adversarial": {"weight": 0}},
         "train": {"steps": 4, "batch": 2, "workers": 0, "precision": "float32", "save_every": 2}}  # fmt: skip
-
-
-def contents(root: Path) -> dict[str, bytes | None]:
-    """Every file and folder below, and what is in it."""
-    found = sorted(root.rglob("*"))
-    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in found}
-
-
-def check(done: Outcome, sentence: str) -> None:
-    """A refusal with this in its last line."""
-    assert done.code == 2, done
-    assert "Traceback" not in done.err
-    assert sentence in done.err.splitlines()[-1], done.err
-    assert done.err.splitlines()[-1].startswith("sfumato: ")
 
 
 @pytest.fixture
@@ -405,193 +390,3 @@ def test_broken_lines_are_set_aside_and_reported(run: Path, name: str, capsys: p
     lines = read_lines(log)
     assert lines[: len(whole)] == whole
     assert lines[-1]["step"] == 6
-
-
-# ---- refusals leave nothing
-
-NOWHERE = ("--data", "no-such-folder")
-REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
-    "data": (lambda runs, out: ["train", "autoencoder", runs.first, *NOWHERE, "--out", out], "no-such-folder"),
-    "data-of-a-list": (
-        lambda runs, out: ["train", "autoencoder", runs.first, "data=[1]", "--out", out],
-        "data is '[1]', not a group of settings",
-    ),
-    "data-of-a-text": (
-        lambda runs, out: ["train", "autoencoder", runs.first, "data=toy", "--out", out],
-        "data is 'toy', not a group of settings",
-    ),
-    "cost-data": (lambda runs, out: ["estimate", runs.first, "data=[1]"], "data is '[1]', not a group of settings"),
-    "start": (lambda runs, out: ["train", "autoencoder", runs.first, "--start", "none", "--out", out], "'none' does"),
-    "conditioner": (
-        lambda runs, out: ["train", "diffusion", runs.second, "--autoencoder", runs.autoencoder, "--out", out,
-                           "conditioner={kind: class, classes: 2, dim: 8}"],
-        "set conditioner.classes=",
-    ),
-    "below": (
-        lambda runs, out: ["train", "diffusion", runs.second, "--autoencoder", runs.autoencoder, "--out",
-                           out / "deep" / "er", "conditioner={kind: class, classes: 2, dim: 8}"],
-        "set conditioner.classes=",
-    ),
-    "classifier": (
-        lambda runs, out: ["train", "classifier", runs.second, "--autoencoder", runs.autoencoder, "--out", out],
-        "unknown key",
-    ),
-    "transformer": (
-        lambda runs, out: ["train", "transformer", runs.second, "--autoencoder", runs.autoencoder, "--out", out],
-        "a transformer requires a VQ autoencoder",
-    ),
-    "cache": (
-        lambda runs, out: ["train", "autoencoder", runs.first, "--cache", runs.first, "--out", out],
-        "--cache '",
-    ),
-    "cache-of-evaluate": (
-        lambda runs, out: ["evaluate", runs.plain, "toy", "--n", 2, "--metrics", "psnr", "--out", out],
-        "psnr",
-    ),
-    "sample": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out], "not trained with text"),
-    "sample-model": (lambda runs, out: ["sample", "none", "--out", out], "'none' does not exist"),
-    "sample-below": (lambda runs, out: ["sample", runs.plain, "a cat", "--out", out / "a" / "b"], "not trained with"),
-    "sample-codes": (lambda runs, out: ["sample", runs.plain, "--top-k", 3, "--out", out], "--top-k is an option of"),
-    "inpaint": (lambda runs, out: ["inpaint", runs.plain, "no.png", "no.png", "--out", out], "no.png"),
-    "edit": (lambda runs, out: ["edit", runs.text, "no.png", "a", "--out", out], "no.png"),
-    "outpaint": (lambda runs, out: ["outpaint", runs.plain, "no.png", "--extend", "8,0,8,0", "--out", out], "no.png"),
-    "upscale": (lambda runs, out: ["upscale", runs.plain, "no.png", "--out", out], "no.png"),
-    "paint": (lambda runs, out: ["semantic-to-image", runs.plain, "no.png", "--out", out], "no.png"),
-    "compose": (lambda runs, out: ["layout-to-image", runs.plain, "no.json", "--out", out], "no.json"),
-    "reconstruct": (lambda runs, out: ["reconstruct", runs.plain, "none", "--out", out], "'none' does not exist"),
-    "interpolate": (lambda runs, out: ["interpolate", "none", "--out", out], "'none' does not exist"),
-    "invert": (lambda runs, out: ["invert", runs.plain, "no.png", "--out", out], "no.png"),
-    "evaluate": (lambda runs, out: ["evaluate", "none", "toy", "--out", out], "none"),
-    "evaluate-autoencoder": (
-        lambda runs, out: ["evaluate-autoencoder", runs.autoencoder, "none", "--features", "none", "--out", out],
-        "none",
-    ),
-    "average": (lambda runs, out: ["ema", runs.text, "--width", 0.1, "--out", out], "holds no snapshots"),
-    "replace-decoder": (
-        lambda runs, out: ["replace-decoder", runs.plain, "none", "--out", out],
-        "'none' does not exist",
-    ),
-    "import": (lambda runs, out: ["import", runs.first, out], "first.yaml"),
-    "distill-decoder": (lambda runs, out: ["distill-decoder", runs.plain, *NOWHERE, "--out", out], "no-such"),
-    "study": (
-        lambda runs, out: ["study", "downsampling", "--data", "no-such-folder", "--budget", "1s", "--out", out],
-        "no-such-folder",
-    ),
-    "demo": (lambda runs, out: ["demo", "--device", "abacus", "--out", out], "'abacus' is not one of"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", REFUSALS)
-def test_a_refused_command_leaves_nothing(
-    command: Command, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    before = contents(runs.root)
-    line, sentence = REFUSALS[name]
-    check(command(*line(runs, tmp_path / "out")), sentence)
-    assert contents(tmp_path) == {}
-    assert contents(runs.root) == before
-
-
-def test_a_refusal_leaves_a_run_as_it_was(command: Command, runs: Runs, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(runs.label, out)
-    before = contents(tmp_path)
-    line = ["train", "diffusion", runs.second, "--autoencoder", runs.autoencoder, "--out", out, CLASS]
-    check(command(*line, "data.seed=3", "train.steps=8"), "holds a run with data.seed")
-    check(command(*line, "data.length=63", "train.steps=8"), "holds a run with data.length")
-    newest = checkpoint.newest(out / "states", print)
-    assert newest is not None
-    tensors, numbers = checkpoint.load_tensors(newest)
-    numbers["notes"]["source"] = "2:other latents"
-    checkpoint.save_tensors(newest, {name: tensor.clone() for name, tensor in tensors.items()}, numbers)
-    before = contents(tmp_path)
-    check(command(*line, "train.steps=8", "train.save_every=3"), "was trained on something else")
-    assert contents(tmp_path) == before
-
-
-PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "dangling link": (lambda tmp: _linked(tmp / "link", tmp / "nowhere"), "is a link to "),
-    "long name": (lambda tmp: tmp / ("x" * 300), "cannot be created: File name too long"),
-    "below a long name": (lambda tmp: tmp / ("x" * 300) / "y", "cannot be created: File name too long"),
-    "proc": (lambda tmp: Path("/proc/x"), "cannot be created: "),
-    "file": (lambda tmp: _touched(tmp / "file"), "is a file"),
-    "below a file": (lambda tmp: _touched(tmp / "file") / "out", "cannot be created: Not a directory"),
-    "device": (lambda tmp: Path("/dev/null"), "is a file"),
-}
-
-
-def _linked(path: Path, target: Path) -> Path:
-    path.symlink_to(target)
-    return path
-
-
-def _touched(path: Path) -> Path:
-    path.write_text("")
-    return path
-
-
-@pytest.mark.parametrize("name", PLACES)
-@pytest.mark.parametrize("words", ["train", "sample", "evaluate", "average", "import", "demo", "reconstruct"])
-def test_a_place_where_no_folder_can_be(command: Command, runs: Runs, tmp_path: Path, name: str, words: str) -> None:
-    make, sentence = PLACES[name]
-    out = make(tmp_path)
-    before = sorted(path.name for path in tmp_path.iterdir())
-    line = {
-        "train": ["train", "autoencoder", runs.first, "--out", out],
-        "sample": ["sample", runs.plain, "--steps", 1, "--out", out],
-        "evaluate": ["evaluate", runs.plain, "toy", "--n", 2, "--out", out],
-        "average": ["ema", runs.plain, "--width", 0.1, "--out", out],
-        "import": ["import", runs.first, out],
-        "demo": ["demo", "--quick", "--out", out],
-        "reconstruct": ["reconstruct", runs.plain, Path(__file__).parent, "--out", out],
-    }[words]
-    if words == "reconstruct":
-        from PIL import Image
-
-        Image.new("RGB", (32, 32)).save(runs.root / "one.png")
-        line[2] = runs.root / "one.png"
-    done = command(*line)
-    check(done, sentence)
-    assert len(done.err) < 600
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-def test_a_cache_that_took_long_to_fill_outlives_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sfumato import outputs
-
-    def refused() -> None:
-        with outputs.written(tmp_path / "out"):
-            (tmp_path / "out" / "cache").mkdir(parents=True)
-            (tmp_path / "out" / "cache" / "latents").write_text("hours")
-            (tmp_path / "out" / "config.yaml").write_text("")
-            raise UserError("no")
-
-    with pytest.raises(UserError, match="no"):
-        refused()
-    assert contents(tmp_path) == {}
-    monkeypatch.setattr(outputs, "LASTING", -1.0)
-    with pytest.raises(UserError, match="no"):
-        refused()
-    assert list(contents(tmp_path)) == ["out", "out/cache", "out/cache/latents"]
-
-
-def test_a_folder_that_another_process_begins_to_use_meanwhile_is_accepted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All processes of a run check its folder at the same time."""
-    mkdir = Path.mkdir
-
-    def used_at_once(self: Path, *arguments: Any, **named: Any) -> None:
-        mkdir(self, *arguments, **named)
-        (self / "lock").touch()
-
-    def already_there(self: Path, *arguments: Any, **named: Any) -> None:
-        mkdir(self, *arguments, **named)
-        mkdir(self)
-
-    for place, other in (("used", used_at_once), ("there", already_there)):
-        monkeypatch.setattr(Path, "mkdir", other)
-        assert check_folder(tmp_path / place / "run") == tmp_path / place / "run"
-        monkeypatch.undo()
-    assert (tmp_path / "used" / "run" / "lock").exists()
