@@ -28,7 +28,7 @@ from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.config import apply_overrides, parse, read_source
 from sfumato.data.conditions.config import LowResolutionConfig
 from sfumato.data.conditions.degrade import degrade
-from sfumato.data.folder import FolderDataset
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.loader import sweep
 from sfumato.data.split import Subset, split
 from sfumato.data.table import open_dataset
@@ -104,7 +104,7 @@ def pairs_of(run: DiffusionRun, most: int) -> Pairs:
     """Up to `most` images of the training data, each degraded once. Raises UserError where none can be read."""
     asked = run.conditions.low_resolution or LowResolutionConfig()
     dataset = open_dataset(data_config_for(run.data, run.conditions))
-    if isinstance(dataset, FolderDataset):
+    if isinstance(dataset, ImageDataset):
         training, _ = split(dataset, run.held_out.amount, run.held_out.seed, groups_of(dataset, run.held_out.by))
     else:
         training = Subset(dataset, range(len(dataset)))

@@ -19,7 +19,7 @@ from sfumato.cards.reference import Reference, reference
 from sfumato.cards.scores import FEWEST, CollectedFeatures, compute_metrics
 from sfumato.cards.subject import Sampled, Subject
 from sfumato.data.dataset import Dataset, Progress
-from sfumato.data.folder import FolderDataset
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.toyworld.dataset import ToyWorld
 from sfumato.data.toyworld.facts import Score, facts, score, tally
 from sfumato.data.toyworld.reader import read_batch
@@ -234,7 +234,7 @@ def _labels(seen: _Pass, real: Reference, subject: Subject, dataset: Dataset) ->
     if unknown and len(ours) != len(theirs):
         raise UserError(f"metric 'cas': the class {unknown[0]!r} is not in the data, which has {', '.join(theirs)}")
     place = [i if unknown else theirs.index(name) for i, name in enumerate(ours)]
-    if isinstance(dataset, FolderDataset):
+    if isinstance(dataset, ImageDataset):
         known = [int(dataset.describe(int(row))["label"]) for row in real.rows]
     else:
         known = [int(dataset[int(row)].fields["label"]) for row in real.rows]
@@ -274,7 +274,7 @@ def _closest(found: Neighbours, real: Reference, subject: Subject, dataset: Data
 
 def content_hash(dataset: Dataset) -> str:
     """A hash of the image files, independent of cropping and resizing."""
-    if not isinstance(dataset, FolderDataset):
+    if not isinstance(dataset, ImageDataset):
         return dataset.fingerprint()
     digest = blake2b(digest_size=12)
     for name in dataset.scan.files:
@@ -294,7 +294,7 @@ def protocol_of(
         size: (H, W) of both.
         labels: how the samples' classes were chosen.
     """
-    framing = dataset.framing if isinstance(dataset, FolderDataset) else None
+    framing = dataset.framing if isinstance(dataset, ImageDataset) else None
     used = len(dataset) if reference is None else min(reference, len(dataset))
     return {
         "samples": samples,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfumato.cards.reference import chosen_rows
 from sfumato.data.dataset import Dataset
-from sfumato.data.folder import FolderDataset
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.loader import sweep
 from sfumato.errors import UserError
 from sfumato.images import to_uint8
@@ -120,7 +120,7 @@ def _numbers_of(model: LatentDiffusion, dataset: Dataset) -> dict[int, int]:
 
 def _fields(dataset: Dataset, row: int) -> dict[str, Any]:
     """The row's fields, without decoding the image in a folder."""
-    return dataset.describe(row) if isinstance(dataset, FolderDataset) else dataset[row].fields
+    return dataset.describe(row) if isinstance(dataset, ImageDataset) else dataset[row].fields
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class ModelSubject:
 class FolderSubject:
     """The first `count` images of a folder, in a fixed random order."""
 
-    dataset: FolderDataset
+    dataset: ImageDataset
     count: int
     _readable: list[int] = field(default_factory=list)
     """Rows in the order in which they were read; image numbers are indices into this list."""
@@ -216,7 +216,7 @@ class FolderSubject:
     def describe(self) -> dict[str, Any]:
         return {
             "kind": "folder",
-            "path": str(self.dataset.config.path),
+            "path": str(self.dataset.scan.root),
             "digest": self.dataset.fingerprint(),
             "images": len(self.dataset),
         }

@@ -16,6 +16,7 @@ from struct import Struct
 
 from sfumato.checkpoint import replacing
 from sfumato.data.dataset import Progress
+from sfumato.data.packed import ImageFile
 from sfumato.errors import UserError
 from sfumato.locks import exclusive
 
@@ -77,6 +78,18 @@ def file_hashes(paths: Sequence[Path], cache: Path | None = None, progress: Prog
         with suppress(UserError):  # only a cache: without space or permission the files are read again
             _keep(cache / STORE, fresh)
     return hashes
+
+
+def content_hashes(
+    files: Sequence[ImageFile], cache: Path | None = None, progress: Progress | None = None
+) -> list[bytes]:
+    """As `file_hashes`, also for bytes inside other files, which are read each time."""
+    own = [file for file in files if isinstance(file, Path)]
+    found = iter(file_hashes(own, cache, progress))
+    return [
+        next(found) if isinstance(file, Path) else blake2b(file.open().read(), digest_size=_DIGEST).digest()
+        for file in files
+    ]
 
 
 def _signature(stat: os.stat_result) -> bytes:

@@ -66,6 +66,26 @@ class Varied(Protocol[Item]):
     def variant(self, index: int, seed: int, /) -> Item: ...
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Rows stored together: block i holds rows starts[i] to starts[i + 1]; `together` blocks are shuffled at a time."""
+
+    starts: tuple[int, ...]
+    together: int
+
+
+@runtime_checkable
+class Blocked(Protocol):
+    """A source whose rows are stored in blocks, which are best read one after the other; None if they are not."""
+
+    def blocks(self) -> Blocks | None: ...
+
+
+def blocks_of(source: object) -> Blocks | None:
+    """The blocks of a source, if it has any."""
+    return source.blocks() if isinstance(source, Blocked) else None
+
+
 class UnreadableImage(Exception):  # noqa: N818 - names what was found, as UnidentifiedImageError does
     """A file that cannot be decoded, with its `path` and the `reason`."""
 

@@ -14,6 +14,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError, features
 
 from sfumato.data.dataset import UnreadableImage
+from sfumato.data.packed import ImageFile, Packed
 from sfumato.data.room import holding_file
 
 SUFFIXES = frozenset(
@@ -101,7 +102,7 @@ def why_not(name: str) -> str | None:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def named(path: ImageFile) -> Iterator[None]:
     """Turns any exception of a decoder into UnreadableImage.
 
     A damaged file may raise nearly anything from inside Pillow's plug-ins (OSError, SyntaxError, struct.error,
@@ -118,8 +119,12 @@ def named(path: Path) -> Iterator[None]:
         raise UnreadableImage(str(path), reason) from error
 
 
-def check_regular(path: Path) -> int:
+def check_regular(path: ImageFile) -> int:
     """Bytes of a regular file that is not empty, without opening it; links are followed. Raises UnreadableImage."""
+    if isinstance(path, Packed):
+        if path.size == 0:
+            raise UnreadableImage(str(path), "the file is empty")
+        return path.size
     with named(path):
         try:
             status = path.stat()
@@ -144,7 +149,7 @@ def kind_of(mode: int) -> str:
 
 
 @contextmanager
-def stream_of(path: Path) -> Iterator[IO[bytes]]:
+def stream_of(path: ImageFile) -> Iterator[IO[bytes]]:
     """A regular file's bytes. Raises UnreadableImage, also for exceptions within the block."""
     size = check_regular(path)
     with named(path), path.open("rb", buffering=2**16) as stream:
@@ -165,7 +170,7 @@ def _read_at_once(stream: IO[bytes]) -> bool:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: ImageFile) -> Iterator[Image.Image]:
     """The first frame of an image file of any size: its header is read, its pixels are not yet decoded.
 
     All files of users are opened as images here. Raises UnreadableImage for anything that is not a regular file or
@@ -220,7 +225,7 @@ _SIGNS = (
 )
 
 
-def _recognised(path: Path) -> str:
+def _recognised(path: ImageFile) -> str:
     """What a file of a format unknown to Pillow is, by its first bytes."""
     try:
         with path.open("rb") as stream:

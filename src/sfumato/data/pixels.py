@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.data.contents import file_hashes
 from sfumato.data.dataset import Progress, UnreadableImage
-from sfumato.data.folder import FolderDataset
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.leftovers import draft_path
 from sfumato.data.prefetch import Prefetch
 from sfumato.data.transforms import Pixels
@@ -46,7 +45,7 @@ class PixelCache:
         return self.data[offset : offset + 3 * h * w].reshape(3, h, w)
 
 
-def prepared_bytes(folder: FolderDataset) -> int:
+def prepared_bytes(folder: ImageDataset) -> int:
     """Bytes of the decoded set, estimated from the images' headers."""
     seen = dict(zip(folder.scan.files, folder.scan.headers, strict=True))
     sizes = (folder.framing.prepared_size(g.height, g.width) for g in seen.values())
@@ -54,17 +53,17 @@ def prepared_bytes(folder: FolderDataset) -> int:
 
 
 def keep_decoded(
-    folder: FolderDataset,
+    folder: ImageDataset,
     cache: Path,
     budget: int = BUDGET,
     progress: Progress | None = None,
     workers: int = 2,
     log: Callable[[str], None] | None = None,
-) -> FolderDataset:
+) -> ImageDataset:
     """The same folder, reading from cached pixels; the folder unchanged if they exceed the budget or the disk.
 
     Examples and variants are the same bytes either way. The pixels are in `cache`/pixels-KEY, written now unless a
-    valid cache exists: KEY is `FolderDataset.pixel_key`; length, checksum and three newly decoded images are compared.
+    valid cache exists: KEY is `ImageDataset.pixel_key`; length, checksum and three newly decoded images are compared.
     One process writes them, others that need the same wait for it. `log` reports that, and why nothing is cached.
     Raises UserError if no image can be decoded, or a file changes meanwhile.
     """
@@ -75,7 +74,7 @@ def keep_decoded(
 
 def _made(
     place: Path,
-    folder: FolderDataset,
+    folder: ImageDataset,
     budget: int,
     progress: Progress | None,
     workers: int,
@@ -105,7 +104,7 @@ def _made(
         return _open(place, folder)
 
 
-def _open(place: Path, folder: FolderDataset) -> PixelCache | None:
+def _open(place: Path, folder: ImageDataset) -> PixelCache | None:
     """The cache if it is intact and agrees with the folder, else None."""
     try:
         header = json.loads((place / "header.json").read_text())
@@ -121,7 +120,7 @@ def _open(place: Path, folder: FolderDataset) -> PixelCache | None:
     return kept if all(_agrees(kept, folder, name) for name in {files[0], files[len(files) // 2], files[-1]}) else None
 
 
-def _agrees(kept: PixelCache, folder: FolderDataset, file: str) -> bool:
+def _agrees(kept: PixelCache, folder: ImageDataset, file: str) -> bool:
     """Whether a cached image equals the decoded one: another version of the decoder may give other pixels."""
     try:
         fresh: Pixels | None = folder.decode(file)
@@ -132,7 +131,7 @@ def _agrees(kept: PixelCache, folder: FolderDataset, file: str) -> bool:
     return np.array_equal(kept.read(file), fresh)
 
 
-def _build(place: Path, folder: FolderDataset, progress: Progress | None, workers: int) -> None:
+def _build(place: Path, folder: ImageDataset, progress: Progress | None, workers: int) -> None:
     """Writes under a temporary name and renames, so that a cache is complete or absent. The lock is held."""
     files = list(dict.fromkeys(folder.scan.files))
     draft = draft_path(place, os.getpid())
@@ -171,9 +170,9 @@ def _build(place: Path, folder: FolderDataset, progress: Progress | None, worker
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _check_unchanged(folder: FolderDataset) -> None:
+def _check_unchanged(folder: ImageDataset) -> None:
     """Raises UserError if a file has changed since the key was computed, so that its pixels belong to another key."""
-    now = file_hashes([folder.scan.root / file for file in folder.hashes], folder.cache)
+    now = folder.places.hashes(list(folder.hashes), folder.cache)
     other = [file for file, found in zip(folder.hashes, now, strict=True) if found != folder.hashes[file]]
     if other:
         raise UserError(
@@ -182,7 +181,7 @@ def _check_unchanged(folder: FolderDataset) -> None:
         )
 
 
-def _decoded(folder: FolderDataset, files: Sequence[str], workers: int) -> Iterator[Pixels | UnreadableImage]:
+def _decoded(folder: ImageDataset, files: Sequence[str], workers: int) -> Iterator[Pixels | UnreadableImage]:
     chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
 
     def one(file: str) -> Pixels | UnreadableImage:

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 from typing import IO
 
 from PIL import Image, ImageColor, ImageOps, TiffImagePlugin
 
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.opening import identified, opened, stream_of
+from sfumato.data.packed import ImageFile
 from sfumato.data.parts import bands_of, reduced, rows_of
 from sfumato.data.profiles import conversion_of, in_srgb, rgb_of
 from sfumato.data.room import PIXELS
@@ -62,7 +62,7 @@ def colour(name: str) -> tuple[int, int, int]:
         raise UserError(f"background {name!r} is not a colour: give white, black or #rrggbb") from None
 
 
-def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+def read_header(path: ImageFile, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Reads only the header, for float images also the pixels.
 
     Raises UnreadableImage for a file that is empty, foreign, or too large to be read at reduced scale.
@@ -86,7 +86,7 @@ def _remark(image: Image.Image) -> str:
     return note if "converted" in note or not note else f"{note}: it is ignored"
 
 
-def displayed_size(path: Path) -> tuple[int, int]:
+def displayed_size(path: ImageFile) -> tuple[int, int]:
     """(H, W) after EXIF rotation, from the header; raises UnreadableImage."""
     with opened(path) as image:
         return _upright(image)
@@ -105,13 +105,13 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def decode(path: Path, background: tuple[int, int, int], at_least: tuple[int, int] | None = None) -> Image.Image:
+def decode(path: ImageFile, background: tuple[int, int, int], at_least: tuple[int, int] | None = None) -> Image.Image:
     """The file's first frame as RGB; otherwise as `decode_reduced`, whose image this is."""
     return decode_reduced(path, background, at_least).image
 
 
 def decode_reduced(
-    path: Path,
+    path: ImageFile,
     background: tuple[int, int, int],
     at_least: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -188,7 +188,7 @@ def _in_parts(image: Image.Image, stream: IO[bytes], background: tuple[int, int,
     return to_rgb(small, background)
 
 
-def _check_size(image: Image.Image, stream: IO[bytes], path: Path, max_pixels: int, reducing: bool) -> None:
+def _check_size(image: Image.Image, stream: IO[bytes], path: ImageFile, max_pixels: int, reducing: bool) -> None:
     """Raises UnreadableImage for more pixels than `max_pixels`, or `_times` as many where they are read in parts."""
     pixels, size = image.width * image.height, f"{image.width}x{image.height}"
     times, most = _times(image), int(max_pixels * _PLAIN_BYTES / _bytes_of(image))
@@ -261,7 +261,7 @@ class OpenedImage:
     notes: tuple[str, ...] = ()
 
 
-def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> OpenedImage:
+def open_image(path: ImageFile, max_pixels: int = MAX_PIXELS) -> OpenedImage:
     """The file's first frame in its own mode, palette and transparency kept, EXIF rotation applied, profile converted.
 
     CMYK with a profile and Lab become RGB. Raises UnreadableImage.
@@ -273,7 +273,7 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> OpenedImage:
     return OpenedImage(image, (note, *bad) if note else bad)
 
 
-def open_ids(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_ids(path: ImageFile, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """As `open_image`, but values stay as they are stored: for maps and masks. Raises UnreadableImage."""
     with stream_of(path) as stream, identified(stream) as image:
         _check_size(image, stream, path, max_pixels, reducing=False)

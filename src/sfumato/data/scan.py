@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.data.captions import Captions, Choices, captions_of
-from sfumato.data.dataset import Progress, UnreadableImage
+from sfumato.data.dataset import Blocks, Progress, UnreadableImage
 from sfumato.data.folder_config import FolderConfig
+from sfumato.data.images_config import ImagesConfig
 from sfumato.data.labels import Labels, labels_of
 from sfumato.data.left_out import left_out_note, texts_left_out
 from sfumato.data.listing import Listing, listing, notes_of
@@ -35,7 +36,7 @@ class Scan:
     reason) of text files that are not used and of images that the metadata does not list; `unread_columns` unused
     columns of the metadata; `notes` are sentences for the user. `texts` and `labels` are None if no file has one.
     `captions` are all captions of each file with their weights, the first of which is in `texts`. `metadata` is the
-    whole row of each file.
+    whole row of each file; `blocks` the files that are stored together, if they are.
     """
 
     root: Path
@@ -52,6 +53,17 @@ class Scan:
     captions: tuple[Choices, ...] | None = None
     left_out: tuple[tuple[str, str], ...] = ()
     unread_columns: tuple[str, ...] = ()
+    blocks: Blocks | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """The fields of rows whose images can be read, and sentences on them."""
+
+    labels: Labels
+    captions: Captions
+    unread: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
@@ -72,7 +84,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
     rows, unlisted = _rows(known, found)
     if not rows:
         raise UserError(_nothing(root, known, own, unlisted))
-    rows, beyond = _at_most(merged(_chosen(rows, config.where)), config.most_images)
+    rows, beyond = at_most(merged(chosen(rows, config.where)), config.most_images)
     headers, unreadable = _read_headers(config, [row.file for row in rows], progress)
     rows = [row for row in rows if row.file in headers]
     if not rows:
@@ -82,36 +94,61 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         )
     notes = [f"{len(unlisted)} images are not listed in the metadata and were left out"] if unlisted else []
     notes += [f"{beyond} of {beyond + len(rows)} images are not used: data.most_images"] if beyond else []
-    notes += [*known.notes, *notes_of(own), *_remarks(headers, config)]
-    H, W = config.height_width
-    small = sum(min(g.width / W, g.height / H) < 1 for g in (headers[row.file] for row in rows))
-    if small:
-        notes.append(f"{small} of {len(rows)} images are smaller than {H}x{W} and are enlarged")
-    labels = labels_of(rows, config.label_column)
-    captions = _captions(root, rows, found, config, labels)
-    left_out = texts_left_out(found, {*known.files, *captions.files}, known.foreign, [row.file for row in rows])
-    read = (*captions.columns, *(filter(None, [labels.column])), *config.columns)
-    notes += [*labels.notes, *captions.notes, *disagreements(rows, (*filter(None, [labels.column]), *config.columns))]
-    notes += filter(None, [left_out_note(left_out)])
+    notes += [*known.notes, *notes_of(own)]
+    about = described(config, root, rows, headers, found)
+    left_out = texts_left_out(found, {*known.files, *about.captions.files}, known.foreign, [row.file for row in rows])
+    notes += [*about.notes, *filter(None, [left_out_note(left_out)])]
     return Scan(
         root=root,
         files=tuple(row.file for row in rows),
         headers=tuple(headers[row.file] for row in rows),
-        texts=captions.first(),
-        labels=labels.numbers,
-        classes=labels.classes,
+        texts=about.captions.first(),
+        labels=about.labels.numbers,
+        classes=about.labels.classes,
         columns=columns_of(rows, config.columns),
         metadata=tuple(row.values for row in rows),
         unreadable=tuple(sorted([*unreadable, *images_left_out(own)])),
         missing=known.missing,
         notes=tuple(notes),
-        captions=captions.choices,
+        captions=about.captions.choices,
         left_out=(*left_out, *((name, "the metadata of its folder does not list it") for name in unlisted)),
-        unread_columns=_unread(rows, {*read, *config.where}),
+        unread_columns=about.unread,
     )
 
 
-def _captions(root: Path, rows: Sequence[Row], found: Sequence[str], config: FolderConfig, labels: Labels) -> Captions:
+def described(
+    config: ImagesConfig,
+    root: Path,
+    rows: Sequence[Row],
+    headers: Mapping[str, ImageHeader],
+    found: Sequence[str] = (),
+    named: Sequence[Row] | None = None,
+) -> Described:
+    """Labels, captions and remarks of the rows.
+
+    Args:
+        config: which columns to read, and the frame.
+        root: the folder, for messages and for caption files.
+        rows: one for each image.
+        headers: of each image, by file.
+        found: all files of the folder, among which are caption files.
+        named: the rows with the names whose sub-folders are classes, where those are not the files'.
+
+    Raises UserError for columns that no row has, and values that are neither text nor number.
+    """
+    H, W = config.height_width
+    notes = remarks(headers, config)
+    small = sum(min(g.width / W, g.height / H) < 1 for g in (headers[row.file] for row in rows))
+    if small:
+        notes.append(f"{small} of {len(rows)} images are smaller than {H}x{W} and are enlarged")
+    labels = labels_of(named or rows, config.label_column)
+    captions = _captions(root, rows, found, config, labels)
+    read = (*captions.columns, *(filter(None, [labels.column])), *config.columns)
+    notes += [*labels.notes, *captions.notes, *disagreements(rows, (*filter(None, [labels.column]), *config.columns))]
+    return Described(labels, captions, _unread(rows, {*read, *config.where}), tuple(notes))
+
+
+def _captions(root: Path, rows: Sequence[Row], found: Sequence[str], config: ImagesConfig, labels: Labels) -> Captions:
     """The captions as configured. Raises UserError if they should come from labels and there are none."""
     if config.text_from == "caption":
         return captions_of(
@@ -157,18 +194,18 @@ def _rows(known: Metadata, found: Sequence[str]) -> tuple[list[Row], list[str]]:
     return sorted([*known.rows, *free], key=lambda row: row.file), owned
 
 
-def _chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
+def chosen(rows: Sequence[Row], where: Mapping[str, object]) -> list[Row]:
     """The rows whose columns have the values of `where`. Raises UserError if a column does not exist or no row fits."""
     for column in where:
         if all(column not in row.values for row in rows):
             raise UserError(f"data.where names the column {column!r}, which is in no row of the metadata")
-    chosen = [row for row in rows if all(row.values.get(column) == value for column, value in where.items())]
-    if not chosen:
+    fitting = [row for row in rows if all(row.values.get(column) == value for column, value in where.items())]
+    if not fitting:
         raise UserError(f"data.where {dict(where)} fits none of the {len(rows)} rows of the metadata: check the values")
-    return chosen
+    return fitting
 
 
-def _at_most(rows: list[Row], most: int | None) -> tuple[list[Row], int]:
+def at_most(rows: list[Row], most: int | None) -> tuple[list[Row], int]:
     """The rows of `most` files in their order, and how many files are left out.
 
     By a random number for each name: a file that is added displaces one other at most.
@@ -181,7 +218,7 @@ def _at_most(rows: list[Row], most: int | None) -> tuple[list[Row], int]:
     return [row for row in rows if row.file in kept], len(files) - most
 
 
-def _remarks(headers: Mapping[str, ImageHeader], config: FolderConfig) -> list[str]:
+def remarks(headers: Mapping[str, ImageHeader], config: ImagesConfig) -> list[str]:
     """Sentences on how images are changed before training: one for each kind, with an example."""
     found: dict[str, list[str]] = {}
     for name, seen in headers.items():

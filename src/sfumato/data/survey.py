@@ -14,7 +14,7 @@ from PIL import Image
 from sfumato.data.captions import all_texts
 from sfumato.data.dataset import Progress, UnreadableImage
 from sfumato.data.duplicates import difference_hash, groups_of, near_pairs
-from sfumato.data.folder import FolderDataset
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.labels import classes_note
 from sfumato.data.prefetch import Prefetch
 from sfumato.data.textfile import shown
@@ -55,7 +55,7 @@ class Duplicates:
 class Survey:
     """The report. Counts and lists are of the images that can be read."""
 
-    dataset: FolderDataset
+    dataset: ImageDataset
     unreadable: tuple[tuple[str, str], ...]
     duplicates: tuple[Duplicates, ...] = ()
     flat: tuple[str, ...] = ()
@@ -161,7 +161,7 @@ class Survey:
 
 
 def survey(
-    dataset: FolderDataset,
+    dataset: ImageDataset,
     held_out: Collection[int] = (),
     pixels: bool = True,
     progress: Progress | None = None,
@@ -196,7 +196,7 @@ def survey(
     )
 
 
-def _look_at_all(dataset: FolderDataset, progress: Progress | None, workers: int) -> list[Pixels]:
+def _look_at_all(dataset: ImageDataset, progress: Progress | None, workers: int) -> list[Pixels]:
     """The statistics of each row, in order; read ahead by threads."""
     rows = range(len(dataset))
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
@@ -212,7 +212,7 @@ def _look_at_all(dataset: FolderDataset, progress: Progress | None, workers: int
     return found
 
 
-def _look(dataset: FolderDataset, row: int) -> Pixels:
+def _look(dataset: ImageDataset, row: int) -> Pixels:
     try:
         pixels = dataset[row].image.numpy().transpose(1, 2, 0)
     except UnreadableImage as error:

@@ -14,6 +14,7 @@ from sfumato.data.conditions.maps import FolderMaps
 from sfumato.data.dataset import Progress, UnreadableImage
 from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.listing import list_files
 from sfumato.data.opening import is_image
 from sfumato.data.survey import Survey, survey
@@ -70,7 +71,7 @@ def sided(words: Iterable[str]) -> str | None:
     return next((word for word in words if SIDED.search(word) or (len(word) == 1 and word.isalnum())), None)
 
 
-def reading_seconds(dataset: FolderDataset) -> float:
+def reading_seconds(dataset: ImageDataset) -> float:
     """Seconds of reading and resizing one of the folder's images, by some of them."""
     files = dataset.scan.files
     chosen = files[:: max(1, len(files) // READ)][:READ]
@@ -91,7 +92,7 @@ def _tokens(texts: list[str]) -> int:
     return int(counted[min(len(counted) - 1, 99 * len(counted) // 100)])
 
 
-def _has_boxes(dataset: FolderDataset) -> bool:
+def _has_boxes(dataset: ImageDataset) -> bool:
     """Whether the metadata or a COCO file has boxes. Raises UserError where those are wrong."""
     config = BoxesConfig()
     in_metadata = any(config.column in row for row in dataset.scan.metadata)

@@ -22,8 +22,8 @@ from sfumato.data.conditions.maps import FolderMaps
 from sfumato.data.conditions.masked import Holes, MaskedImages
 from sfumato.data.conditions.with_fields import FieldSource, ToyBoxes, WithFields
 from sfumato.data.dataset import Dataset, Example, LatentExample, LatentSource, Progress, UnreadableImage
-from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.latents import LatentDataset
 from sfumato.data.loader import collate, to_unit
 from sfumato.data.table import DataConfig
@@ -54,7 +54,7 @@ def with_fields(
     Those of a folder are read from its files, the toy world generates them. Raises UserError if maps or boxes are
     missing or wrong.
     """
-    if isinstance(dataset, FolderDataset):
+    if isinstance(dataset, ImageDataset):
         return _folder_with_fields(dataset, conditions)
     complete = WithFields(dataset, [ToyBoxes(dataset)]) if conditions.boxes is not None else dataset
     return complete, _toy_metadata(conditions), ()
@@ -72,7 +72,7 @@ def _toy_metadata(conditions: ConditionsConfig) -> ConditioningMetadata:
 
 
 def _folder_with_fields(
-    folder: FolderDataset, conditions: ConditionsConfig
+    folder: ImageDataset, conditions: ConditionsConfig
 ) -> tuple[Dataset, ConditioningMetadata, tuple[str, ...]]:
     sources: list[FieldSource] = []
     notes: tuple[str, ...] = ()

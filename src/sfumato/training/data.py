@@ -11,7 +11,7 @@ from sfumato.checkpoint import write_text
 from sfumato.conditioning.metadata import ConditioningMetadata
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import Dataset, Progress
-from sfumato.data.folder import FolderDataset
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.leftovers import remove_leftovers
 from sfumato.data.pixels import BUDGET
 from sfumato.data.split import held_out_rows, split
@@ -97,7 +97,7 @@ def open_data(
         decoding=progress("decoding"),
         log=say,
     )
-    assert isinstance(dataset, FolderDataset)
+    assert isinstance(dataset, ImageDataset)
     for note in dataset.notes:
         say(note)
     _report_losses(dataset, folder, say, conditions)
@@ -120,7 +120,7 @@ def _why_none(held_out: HeldOut, groups: Sequence[Hashable] | None) -> str:
 
 
 def _report_losses(
-    dataset: FolderDataset, folder: Path, say: Callable[[str], None], conditions: ConditionsConfig
+    dataset: ImageDataset, folder: Path, say: Callable[[str], None], conditions: ConditionsConfig
 ) -> None:
     bad = dataset.unreadable
     if bad:
@@ -139,11 +139,11 @@ def _report_losses(
             f"columns of the metadata that are not used: {', '.join(unread[:MOST_NAMED])}"
             + (f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else "")
         )
-    say(f"{len(dataset)} images of {dataset.config.path}, fields: {', '.join(dataset.fields) or 'none'}")
+    say(f"{len(dataset)} images of {dataset.scan.root}, fields: {', '.join(dataset.fields) or 'none'}")
 
 
 def split_rows(
-    dataset: FolderDataset, held_out: HeldOut, groups: Sequence[Hashable] | None
+    dataset: ImageDataset, held_out: HeldOut, groups: Sequence[Hashable] | None
 ) -> tuple[Sequence[int], Sequence[int]]:
     """(training rows, rows held out) of a folder, as a training with these settings splits it."""
     training, aside = held_out_rows(len(dataset), held_out.amount, held_out.seed, groups)
@@ -151,7 +151,7 @@ def split_rows(
 
 
 def _describe(
-    dataset: FolderDataset,
+    dataset: ImageDataset,
     held_out: HeldOut,
     groups: Sequence[Hashable] | None,
     folder: Path,
@@ -173,7 +173,7 @@ def _describe(
         say(warning)
 
 
-def groups_of(dataset: FolderDataset, by: str | None, say: Callable[[str], None]) -> Sequence[Hashable] | None:
+def groups_of(dataset: ImageDataset, by: str | None, say: Callable[[str], None]) -> Sequence[Hashable] | None:
     """The group of each example under `HeldOut.by`; None, with a message, if it is text or label and the data has none.
 
     Raises UserError for any other field that the data lacks.

@@ -11,8 +11,8 @@ import numpy as np
 from sfumato.conditioning.metadata import LayoutInput
 from sfumato.data.conditions.class_names import read_class_names
 from sfumato.data.conditions.config import BoxesConfig
-from sfumato.data.conditions.maps import IMAGES
-from sfumato.data.folder import FolderDataset
+from sfumato.data.image_dataset import ImageDataset
+from sfumato.data.places import IMAGES
 from sfumato.data.reading import displayed_size
 from sfumato.data.strict_json import read_json
 from sfumato.data.transforms import Boxes, clip_boxes
@@ -38,7 +38,7 @@ class FolderBoxes:
 
     fields = ("boxes", "categories")
 
-    def __init__(self, folder: FolderDataset, config: BoxesConfig) -> None:
+    def __init__(self, folder: ImageDataset, config: BoxesConfig) -> None:
         """Reads and checks all boxes. Raises UserError for one outside its image, of negative size or no category."""
         self.folder, self.config = folder, config
         root = folder.scan.root
@@ -67,7 +67,7 @@ class FolderBoxes:
         self._categories: dict[str, list[int]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         for name, group in boxes.items():
-            self._sizes[name] = size = displayed_size(root / name)
+            self._sizes[name] = size = displayed_size(folder.places.place(name))
             self._boxes[name] = np.array([_relative(box, size) for box in group], np.float64).reshape(-1, 4)
             self._categories[name] = [_category(box, self.names) for box in group]
 
@@ -131,7 +131,7 @@ def _named_by_use(boxes: Mapping[str, list[_Box]]) -> tuple[dict[str, list[_Box]
     return named, tuple(dict.fromkeys(map(str, ordered)))
 
 
-def _from_metadata(folder: FolderDataset, column: str) -> dict[str, list[_Box]]:
+def _from_metadata(folder: ImageDataset, column: str) -> dict[str, list[_Box]]:
     """By file; the column holds a list of {"label": name or number, "bbox" in pixels or "box" in fractions}."""
     found: dict[str, list[_Box]] = {}
     for name, rows in zip(folder.scan.files, folder.scan.metadata, strict=True):

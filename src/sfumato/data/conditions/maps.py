@@ -1,9 +1,7 @@
-"""Label maps of a folder of images: ids by grey value or palette index, or colours listed in classes.txt."""
+"""Label maps of stored images: ids by grey value or palette index, or colours listed in classes.txt."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,22 +11,20 @@ from numpy.typing import NDArray
 from sfumato.conditioning.metadata import MapInput, standard_palette
 from sfumato.data.conditions.class_names import ClassNames, hex_of, read_class_names
 from sfumato.data.conditions.config import MapsConfig
-from sfumato.data.contents import file_hashes
+from sfumato.data.contents import content_hashes
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.folder import FolderDataset
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.label_ids import COLOURED, ids_of
-from sfumato.data.listing import list_files
-from sfumato.data.opening import is_image, opened
+from sfumato.data.opening import opened
+from sfumato.data.packed import ImageFile
 from sfumato.data.reading import displayed_size, open_ids
 from sfumato.data.transforms import Ids
 from sfumato.errors import UserError
 
-IMAGES = "images"
-"""The sub-folder whose name may be left out of a map's path."""
 _JPEG = "; compression changes ids, so save maps as PNG"
 
 
-def read_ids(path: Path, classes: ClassNames, void: int | None) -> Ids:
+def read_ids(path: ImageFile, classes: ClassNames, void: int | None) -> Ids:
     """A map file as class ids (H, W), uint8 where they fit, else int32.
 
     Colours are looked up where `classes` has some and the file is in colour or has a palette; else the grey value, or
@@ -46,7 +42,7 @@ def read_ids(path: Path, classes: ClassNames, void: int | None) -> Ids:
     return ids.astype(np.uint8 if max(len(classes.names), (void or 0) + 1) <= 256 else np.int32)
 
 
-def _by_colour(pixels: NDArray[np.uint8], classes: ClassNames, void: int | None, path: Path) -> NDArray[np.int32]:
+def _by_colour(pixels: NDArray[np.uint8], classes: ClassNames, void: int | None, path: ImageFile) -> NDArray[np.int32]:
     keys = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     if classes.colours is None:
         if (pixels == pixels[..., :1]).all():  # grey, saved in colour
@@ -74,7 +70,7 @@ def _by_colour(pixels: NDArray[np.uint8], classes: ClassNames, void: int | None,
     return ids
 
 
-def _check_ids(ids: NDArray[np.integer[Any]], count: int, void: int | None, path: Path) -> None:
+def _check_ids(ids: NDArray[np.integer[Any]], count: int, void: int | None, path: ImageFile) -> None:
     outside = (ids < 0) | (ids >= count)
     if void is not None:
         outside &= ids != void
@@ -92,7 +88,7 @@ class FolderMaps:
 
     fields = ("map",)
 
-    def __init__(self, folder: FolderDataset, config: MapsConfig) -> None:
+    def __init__(self, folder: ImageDataset, config: MapsConfig) -> None:
         """Finds the maps and reads their headers. UserError if one is missing or has not its image's size."""
         self.folder, self.config = folder, config
         root = folder.scan.root
@@ -104,9 +100,9 @@ class FolderMaps:
             )
         if folder.framing.resize == "pad" and config.void is None:
             raise UserError("data.resize pad needs conditions.map.void, an id for the padding: set it to 255")
-        self._maps = _find(folder.scan.files, root, config.folder)
+        self._maps = folder.places.companions(folder.scan.files, config.folder)
         for file, path in self._maps.items():
-            self._check_size(root / file, path)
+            self._check_size(folder.places.place(file), path)
 
     def describe(self) -> MapInput:
         """Names and colours for the model's config.yaml."""
@@ -122,13 +118,13 @@ class FolderMaps:
 
     @cached_property
     def _hashes(self) -> list[bytes]:
-        return file_hashes(list(self._maps.values()), self.folder.cache)
+        return content_hashes(list(self._maps.values()), self.folder.cache)
 
     def fingerprint(self) -> str:
         facts = (self._hashes, self.classes, self.config.void)
         return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
-    def _check_size(self, image: Path, path: Path) -> None:
+    def _check_size(self, image: ImageFile, path: ImageFile) -> None:
         try:
             size, image_size = displayed_size(path), displayed_size(image)
         except UnreadableImage as error:
@@ -147,30 +143,3 @@ class FolderMaps:
         if values is None or len(values) < 3 * count:
             return None
         return tuple((values[3 * i], values[3 * i + 1], values[3 * i + 2]) for i in range(count))
-
-
-def _find(files: Sequence[str], root: Path, below: str) -> dict[str, Path]:
-    """The map of each image: the same path in the maps' folder, with any ending of an image."""
-    place = root / below
-    if not place.is_dir():
-        raise UserError(f"the folder of label maps {place} does not exist: put a map there for each image")
-    there: dict[str, str] = {}
-    for name in list_files(place):
-        if is_image(name):
-            there.setdefault(PurePosixPath(name).with_suffix("").as_posix(), name)
-    found: dict[str, Path] = {}
-    missing: list[str] = []
-    for file in dict.fromkeys(files):
-        stem = PurePosixPath(file).with_suffix("")
-        inner = PurePosixPath(*stem.parts[1:]) if stem.parts[0] == IMAGES and len(stem.parts) > 1 else stem
-        own = there.get(inner.as_posix()) or there.get(stem.as_posix())
-        if own is None:
-            missing.append(f"{file}, expected as {below}/{inner}.png")
-        else:
-            found[file] = place / own
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(set(files))} images have no label map in {place}: the first is {missing[0]}; "
-            "add the maps or take the images out"
-        )
-    return found
