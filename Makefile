@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 JOBS ?= 2
 
-.PHONY: demo test test-web parity check format bench clean
+.PHONY: demo test test-web parity docs docs-test check format bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sfumato needs Python 3.11 or newer; say make PYTHON=python3.11")'
@@ -36,6 +36,17 @@ $(VENV)/parity/installed: tests/parity.txt $(VENV)/installed-dev
 
 parity: $(VENV)/parity/installed  ## metrics against torch-fidelity, torchmetrics, clean-fid, lpips, prdc
 	PYTHONPATH=$(VENV)/parity OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/evaluation/test_parity.py
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(PIP) install -q -c constraints.txt -e ".[offline,text,track,web,clients,dev,docs]"
+	touch $@
+
+docs: $(VENV)/installed-docs  ## the documentation site, in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html"
+
+docs-test: $(VENV)/installed-docs  ## the commands of every tutorial at small size, and the site's checks
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m docs tests/docs
 
 check: $(VENV)/installed-dev  ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -38,7 +38,7 @@ class TextConfig(Schema):
     mask_padding: bool = Field(default=True, description="padding is not attended; the original attended it")
     pad_token: int = Field(default=0, ge=0)
     empty_tokens: tuple[int, ...] = Field(
-        default=(101, 102), description="ids of the empty text where there is no tokenizer (BERT's [CLS] [SEP])"
+        default=(101, 102), description="ids of the empty text where there is no tokenizer (BERT's `[CLS]`, `[SEP]`)"
     )
     pooled: bool = Field(
         default=False,
