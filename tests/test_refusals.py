@@ -1,17 +1,20 @@
 """Refused commands leave nothing behind, and places where no folder can be."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from command_line import CLASS, Command, Runs, check, contents
 from sfumato import checkpoint
+from sfumato.cli import app
 from sfumato.errors import UserError
 from sfumato.outputs import check_folder
 
+RUNS = Runs(*[Path("none")] * 8)
 NOWHERE = ("--data", "no-such-folder")
 REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
     "data": (lambda runs, out: ["train", "autoencoder", runs.first, *NOWHERE, "--out", out], "no-such-folder"),
@@ -81,7 +84,37 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
         "no-such-folder",
     ),
     "demo": (lambda runs, out: ["demo", "--device", "abacus", "--out", out], "'abacus' is not one of"),
+    "fit": (lambda runs, out: ["fit", *NOWHERE[1:], "--out", out], "no-such-folder does not"),
+    "fit-plan": (
+        lambda runs, out: ["fit", *NOWHERE[1:], "--out", out, "--plan", out / "plan.yaml"],
+        "no-such-folder does not",
+    ),
+    "distill": (lambda runs, out: ["distill", runs.text, *NOWHERE, "--out", out], "no-such-folder"),
+    "distill-model": (lambda runs, out: ["distill", "none", "--out", out], "'none' does not exist"),
+    "reproduce": (lambda runs, out: ["reproduce", runs.first, "--out", out], "first.yaml"),
+    "export": (lambda runs, out: ["export", runs.text, out, "--format", "diffusers"], "cannot be exported"),
+    "export-model": (lambda runs, out: ["export", "none", out, "--format", "original"], "'none' does not exist"),
+    "baselines": (
+        lambda runs, out: ["study", "baselines", "--data", "no-such-folder", "--budget", "1s", "--out", out],
+        "no-such-folder",
+    ),
+    "serve": (lambda runs, out: ["serve", "none", "--out", out], "'none' does not exist"),
+    "studio": (lambda runs, out: ["studio", "none", "--no-browser", "--out", out], "'none' is not a folder"),
 }  # fmt: skip
+
+
+def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with the words that call it."""
+    for name, command in getattr(group, "commands", {}).items():
+        below = (*path, name)
+        yield from _commands(command, below) if hasattr(command, "commands") else [(below, command)]
+
+
+def test_every_command_that_writes_is_refused_above() -> None:
+    tried = {tuple(map(str, line(RUNS, Path("out"))[:2])) for line, _ in REFUSALS.values()}
+    writing = [words for words, command in _commands(get_command(app)) if any(p.name == "out" for p in command.params)]
+    assert len(writing) > 25
+    assert [words for words in writing if not any(line[: len(words)] == words for line in tried)] == []
 
 
 @pytest.mark.parametrize("name", REFUSALS)
