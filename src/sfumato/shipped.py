@@ -1,5 +1,6 @@
 """Trained models inside the package: `zoo:toy` stands wherever a model folder does."""
 
+import re
 from pathlib import Path
 
 from sfumato.config import ZOO_PREFIX, zoo_names
@@ -8,6 +9,7 @@ from sfumato.errors import UserError
 WEIGHTS = Path(__file__).with_name("weights")
 CARD = "README.md"
 """What the model is, what it was trained on, under which licence: the first line is its description."""
+SAMPLES = "samples.png"
 
 
 def shipped_models() -> list[str]:
@@ -18,6 +20,17 @@ def shipped_models() -> list[str]:
 def description(name: str) -> str:
     """The heading of the model's card."""
     return (WEIGHTS / name / CARD).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+
+def example(name: str) -> str | None:
+    """A prompt that the model understands: the first text in quotation marks of its card."""
+    found = re.search(r'"([^"]+)"', (WEIGHTS / name / CARD).read_text(encoding="utf-8"))
+    return None if found is None else found[1]
+
+
+def samples(name: str) -> Path | None:
+    """The file of some of the model's samples; None for a name that is not a model's."""
+    return WEIGHTS / name / SAMPLES if name in shipped_models() else None
 
 
 def is_shipped(path: Path | str) -> bool:

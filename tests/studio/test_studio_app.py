@@ -20,6 +20,7 @@ from sfumato.studio.guard import kept_token
 from sfumato.studio.look import Looks, data_folders
 from sfumato.studio.places import Places
 from sfumato.studio.routes import Room
+from sfumato.studio.studio import Studio, StudioSettings
 from sfumato.studio.trainings import Trainings
 
 if TYPE_CHECKING:
@@ -134,3 +135,12 @@ def test_bad_input_is_one_sentence(command: Command, tmp_path: Path) -> None:
         assert outcome.code == 2
         assert told in outcome.err
         assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_a_studio_without_models_has_the_shipped_one(tmp_path: Path) -> None:
+    made = Studio(StudioSettings((tmp_path,), tmp_path / "kept", 0, "cpu", "float32"))
+    client = TestClient(made.app, base_url="http://127.0.0.1", headers={"Authorization": f"Bearer {made.token}"})
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["zoo:toy"]
+    assert client.get("/studio/shipped/toy").headers["content-type"] == "image/png"
+    assert client.get("/studio/shipped/..").status_code == 404
+    assert client.get("/studio/shipped/nope").status_code == 400

@@ -13,7 +13,7 @@ from sfumato.locks import exclusive, writer
 from sfumato.studio.cards import find_cards, images_of
 from sfumato.studio.places import Places
 from sfumato.studio.runs import describe, find_runs, log_after
-from sfumato.studio.trainings import FitSettings, Trainings
+from sfumato.studio.trainings import FitSettings, Trainings, _command_of_fit
 
 
 def run(folder: Path, train: str = "steps: 40, minutes: null", steps: int = 20) -> Path:
@@ -87,6 +87,24 @@ def test_a_training_is_the_real_command(tmp_path: Path) -> None:
     wanted = FitSettings(tmp_path / "images", tmp_path / "out", 5.0, ("data.size=32",))
     assert wanted.command("--dry-run")[0] == "fit"
     assert wanted.command("--dry-run")[-3:] == ["5", "--dry-run", "data.size=32"]
+
+
+def test_a_fit_of_a_terminal_is_listed_with_the_command_that_continues_it(tmp_path: Path) -> None:
+    (tmp_path / "work" / "images").mkdir(parents=True)
+    out = tmp_path / "work" / "runs" / "a b"
+    trained = run(out / "autoencoder")
+    (out / "plan.json").write_text(json.dumps({"data": "images", "settings": ["data.size=16"]}))
+    trainings = Trainings(tmp_path / "kept")
+    with exclusive(out):
+        (listed,) = trainings.listed([trained])
+    assert listed["command"] == f"sfumato fit images --out '{out}' data.size=16"
+    assert (listed["path"], listed["state"], listed["report"]) == (str(out), "running", None)
+    assert _command_of_fit(out) == (
+        ["fit", "images", "--out", str(out), "data.size=16"],
+        str(tmp_path / "work"),  # where the relative path holds
+    )
+    (out / "plan.json").write_text('{"data": "images", "settings": ["--out=/etc"]}')
+    assert trainings.listed([trained]) == []
 
 
 def test_stopping_what_does_not_run_and_continuing_what_is_not_known(tmp_path: Path) -> None:

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from conftest import Studio
 
 
+TINY = (
+    "autoencoder.train.steps=100000 train.batch=4 train.log_every=1 train.save_every=20 train.preview_every=5 "
+    "train.workers=0 train.precision=float32 data.size=16 model.channels=8 model.norm_groups=2 "
+    "model.channel_multipliers=[1,1] denoiser.channels=32 denoiser.norm_groups=4 denoiser.channel_multipliers=[1] "
+    "denoiser.attention_factors=[] conditioner.dim=16 conditioner.head_dim=4 diffusion.train.steps=4"
+)
 REFUSED = "Failed to load resource: the server responded with a status of 400 (Bad Request)"
 
 
@@ -28,6 +34,51 @@ def test_look_at_a_folder(page: "Page", studio: "Studio", expected: list[str]) -
     page.fill("#data", "/etc")
     page.get_by_role("button", name="Look at it").click()
     page.get_by_text("is outside of the studio's folders").wait_for()
+
+
+def test_a_training_is_started_reloaded_stopped_and_continued(page: "Page", studio: "Studio") -> None:
+    run = studio.root / "runs" / "fitted" / "autoencoder"
+    page.goto(studio.page("train"))
+    opened(page)
+    page.fill("#data", str(studio.root / "images"))
+    page.fill("#minutes", "5")
+    page.fill("#out", str(run.parent))
+    page.fill("#settings", TINY)
+    page.get_by_role("button", name="Start training").click()
+    state = page.locator(".run .title")
+    state.get_by_text("Autoencoder · step").wait_for()
+    page.wait_for_selector(".chart .curve")
+    page.wait_for_function("() => document.querySelector('.preview img').naturalWidth > 0")
+    assert "a second" in page.locator(".numbers").last.inner_text()
+    page.reload()
+    state.get_by_text("Autoencoder · step").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    state.get_by_text("stopped at step").wait_for()
+    before = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    page.get_by_role("button", name="Continue").click()
+    page.wait_for_function(
+        """before => {
+            const found = document.querySelector('.run .title').innerText.match(/· step (\\d+)/);
+            return found && Number(found[1]) > before;
+        }""",
+        arg=before[-1],
+    )
+    page.get_by_role("button", name="Stop").click()
+    state.get_by_text("stopped at step").wait_for()
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))  # it went on where it was
+    assert steps[: len(before)] == before
+    assert len(steps) > len(before)
+
+
+def test_a_training_that_cannot_be_says_why(page: "Page", studio: "Studio") -> None:
+    page.goto(studio.page("train"))
+    opened(page)
+    page.fill("#data", str(studio.root / "images"))
+    page.fill("#out", str(studio.root / "models" / "text"))
+    page.get_by_role("button", name="Start training").click()
+    page.locator("pre.output", has_text="is in use, it holds").wait_for()
+    page.locator(".runlist", has_text="failed").wait_for()
 
 
 def test_a_run_of_a_terminal_appears_with_curves_and_previews(page: "Page", studio: "Studio") -> None:

@@ -12,7 +12,7 @@ import torch
 from sfumato.conditioning.layout import LayoutConfig
 from sfumato.conditioning.spatial import ImageConfig, SemanticConfig
 from sfumato.conditioning.table import CompositeConfig, class_config
-from sfumato.config import load_config
+from sfumato.config import ZOO_PREFIX, load_config
 from sfumato.errors import UserError
 from sfumato.foreign import reading, short
 from sfumato.model import LatentDiffusion, build
@@ -23,6 +23,7 @@ from sfumato.pipeline.parts import canvas_factor
 from sfumato.pipeline.students import default_steps
 from sfumato.service.declarations import TaskName
 from sfumato.service.errors import RefusedError
+from sfumato.shipped import description, example, is_shipped
 from sfumato.tasks.inpainting import MASK, MASKED, reads_masks
 from sfumato.tasks.parts import condition_parts
 from sfumato.tasks.super_resolution import SMALL, enlargement
@@ -90,9 +91,9 @@ class Registry:
             self._known.pop(name, None)
 
     def list(self) -> list[KnownModel]:
-        """All of them, in the order in which they were added; those whose files have changed are read again."""
+        """All of them in the order in which they were added, shipped ones last; changed files are read again."""
         with self._lock:
-            return [self._current(name) for name in list(self._known)]
+            return sorted((self._current(name) for name in list(self._known)), key=lambda one: is_shipped(one.path))
 
     def get(self, name: str | None) -> KnownModel:
         """A model by id; the only one for None. Raises RefusedError."""
@@ -120,6 +121,8 @@ class Registry:
         return self._known[name]
 
     def _free_name(self, path: Path) -> str:
+        if is_shipped(path):
+            return str(path)
         resolved = path.resolve()
         name = resolved.parent.name if resolved.name == "model" else resolved.name
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model"
@@ -179,6 +182,7 @@ def model_view(known: KnownModel, loaded: bool, digest: str | None) -> dict[str,
     of_boxes = next((part for part in parts if isinstance(part, LayoutConfig)), None)
     small = any(isinstance(part, ImageConfig) and part.field == SMALL for part in parts)
     tasks = known.tasks
+    shipped = str(known.path).removeprefix(ZOO_PREFIX) if is_shipped(known.path) else None
     dropped = [name for name, rate in diffusion.part_dropout.items() if rate > 0]
     return {
         "id": known.id,
@@ -220,4 +224,7 @@ def model_view(known: KnownModel, loaded: bool, digest: str | None) -> dict[str,
         "loaded": loaded,
         "digest": digest,
         "about": config.about,
+        "shipped": shipped,
+        "description": description(shipped) if shipped else None,
+        "example": example(shipped) if shipped else None,
     }

@@ -14,7 +14,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class ServiceSettings:
     """How a service is reached, what it may read, and its bounds. Raises UserError for values that do not fit."""
 
-    models: tuple[Path, ...] = option((), "what to sample", "Model folders, or folders of runs.")
+    models: tuple[Path, ...] = option((), "what to sample", "Model folders, folders of runs, or zoo:toy.")
     host: str = option(
         "127.0.0.1", "machine", "The address to listen on; one that other machines reach requires a token."
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from sfumato import __version__
 from sfumato.errors import UserError
+from sfumato.shipped import samples
 from sfumato.studio.cards import PAGE_FILE, find_cards, images_of
 from sfumato.studio.gallery import Gallery
 from sfumato.studio.look import Looks, data_folders, thumbnail
@@ -94,6 +95,13 @@ def image_routes(room: Room) -> APIRouter:
             raise UserError(f"{found.name!r} is not an image that the page shows")
         return FileResponse(found, media_type=kind, headers=CACHED)
 
+    @router.get("/shipped/{name}")
+    def shipped(name: str) -> FileResponse:
+        found = samples(name)
+        if found is None:
+            raise UserError(f"there is no shipped model {name[:100]!r}")
+        return FileResponse(found, media_type="image/png", headers=CACHED)
+
     @router.get("/thumbnail")
     def small(path: PathText) -> Response:
         content = thumbnail(room.places.below(path))
@@ -108,9 +116,10 @@ def run_routes(room: Room) -> APIRouter:
 
     @router.get("/runs")
     def runs() -> dict[str, Any]:
-        found = [describe(folder, room.places) for folder in find_runs(room.places)]
-        named = [str(one) for one in room.places.folders]
-        return {"runs": found, "trainings": room.trainings.listed(), "folders": named}
+        folders = find_runs(room.places)
+        found = [describe(folder, room.places) for folder in folders]
+        named = [str(one.resolve()) for one in room.places.folders if one.resolve() != room.state.resolve()]
+        return {"runs": found, "trainings": room.trainings.listed(folders), "folders": named}
 
     @router.get("/log")
     def log(path: PathText, after: Annotated[int, Query(ge=0)] = 0) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from sfumato.config import ZOO_PREFIX
 from sfumato.engine.precision import Precision
 from sfumato.errors import UserError
 from sfumato.service.app import build_app
 from sfumato.service.service import Service
 from sfumato.service.settings import ServiceSettings
+from sfumato.shipped import shipped_models
 from sfumato.studio.app import add_page
 from sfumato.studio.gallery import Gallery
 from sfumato.studio.guard import kept_token
@@ -74,7 +76,7 @@ class Studio:
         self.app = add_page(build_app(self.service), room, self.token, f"sfumato-{self.settings.port}")
 
     def discover(self) -> None:
-        """Tells the service of every diffusion model below the folders that it does not know yet."""
+        """Tells the service of every diffusion model, below the folders or shipped, that it does not know yet."""
         found: list[Path] = []
 
         def enter(folder: Path, files: list[str], inner: list[str]) -> bool:
@@ -87,8 +89,8 @@ class Studio:
         for _ in self.places.folders_in(enter):
             pass
         with self._lock:
-            for folder in found:
-                self._try(folder)
+            for path in (*found, *(Path(ZOO_PREFIX + name) for name in shipped_models())):
+                self._try(path)
 
     def _try(self, folder: Path) -> None:
         """Adds a model once; one that cannot be served, such as an autoencoder alone, again when it has changed."""

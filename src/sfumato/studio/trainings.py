@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +24,10 @@ from sfumato.studio.look import quiet_environment
 INDEX = "trainings.json"
 PLAN, REPORT = "plan.json", "report.html"
 """What `sfumato fit` writes into its folder at the start and at the end."""
+PHASE = re.compile(r"^\[\d+/\d+\] (.+)$", re.MULTILINE)
+"""What it prints when a phase begins."""
 SHOWN_BYTES = 20_000
+SHOWN_SECONDS = 3600.0
 PLAN_SECONDS = 300.0
 
 
@@ -51,11 +56,16 @@ class Trainings:
         folder.mkdir(parents=True, exist_ok=True)
         self._known = _read(folder / INDEX)
 
-    def listed(self) -> list[dict[str, Any]]:
-        """Each training as JSON, newest first: its run, command, state, the end of its output."""
+    def listed(self, runs: Iterable[Path] = ()) -> list[dict[str, Any]]:
+        """Each training as JSON, newest first: its folder, command, state, phase, the end of its output.
+
+        runs: folders of runs; those of a fit that was started in a terminal are listed too.
+        """
         with self._lock:
             rows = [self._described(path, known) for path, known in self._known.items()]
-        return sorted(rows, key=lambda one: -float(one["started"]))
+            others = {str(run.parent) for run in runs if (run.parent / PLAN).is_file()} - set(self._known)
+        rows += [row for out in others if (row := _of_terminal(Path(out))) is not None]
+        return sorted(filter(_is_shown, rows), key=lambda one: -float(one["started"]))
 
     def start(self, wanted: FitSettings) -> dict[str, Any]:
         """Starts the command. Raises UserError where a process writes to that run already."""
@@ -64,10 +74,12 @@ class Trainings:
     def resume(self, out: Path) -> dict[str, Any]:
         """Starts the same command again, which continues the run. Raises UserError where that is not known."""
         known = self._known.get(str(out))
-        command = known["command"] if known is not None else _command_of_fit(out)
-        if command is None:
+        if known is not None:
+            return self._start(str(out), known["command"], known.get("folder"))
+        found = _command_of_fit(out)
+        if found is None:
             raise UserError(f"{str(out)!r} was not started by `sfumato fit`: run its command again in the terminal")
-        return self._start(str(out), list(command))
+        return self._start(str(out), *found)
 
     def stop(self, out: Path) -> None:
         """Asks the process that trains in the run, whoever started it, to save and stop, as Ctrl-C does."""
@@ -84,16 +96,18 @@ class Trainings:
             raise UserError(f"no process trains in {str(out)!r} now")
         os.kill(pid, signal.SIGINT)
 
-    def _start(self, out: str, command: Sequence[str]) -> dict[str, Any]:
+    def _start(self, out: str, command: Sequence[str], folder: str | None = None) -> dict[str, Any]:
+        """Starts a command in `folder`, where its relative paths hold; None is the studio's own."""
         with self._lock:
             process = self._running.get(out)
             if (process is not None and process.poll() is None) or writer(Path(out)) is not None:
                 raise UserError(f"a training in {out!r} is running already: stop it first, or name another folder")
             with self._output(out).open("ab") as stream:
-                stream.write(f"\n$ sfumato {' '.join(command)}\n".encode())
+                stream.write(f"\n$ {shlex.join(['sfumato', *command])}\n".encode())
                 stream.flush()
                 started = subprocess.Popen(
                     [sys.executable, "-m", "sfumato", *command],
+                    cwd=folder,
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=subprocess.STDOUT,
@@ -101,25 +115,18 @@ class Trainings:
                     start_new_session=True,
                 )
             self._running[out] = started
-            self._known[out] = {"command": list(command), "started": time.time(), "pid": started.pid}
+            known = {"command": list(command), "folder": folder, "started": time.time(), "pid": started.pid}
+            self._known[out] = known
             write_text(self._folder / INDEX, to_json(self._known, indent=1))
-            return self._described(out, self._known[out])
+            return self._described(out, known)
 
     def _described(self, path: str, known: dict[str, Any]) -> dict[str, Any]:
         process = self._running.get(path)
         code = None if process is None else process.poll()
         running = code is None if process is not None else _is_ours(known.get("pid"))
-        text = _tail(self._output(path))
-        report = Path(path) / REPORT
         failed = code is not None and code not in (0, 130, 143, -signal.SIGINT)
-        return {
-            "path": path,
-            "command": "sfumato " + " ".join(known["command"]),
-            "started": known["started"],
-            "state": "running" if running else "failed" if failed else "ended",
-            "output": text,
-            "report": str(report) if report.is_file() else None,
-        }
+        state = "running" if running else "failed" if failed else "ended"
+        return _row(path, known["command"], known["started"], state, _tail(self._output(path)))
 
     def _output(self, path: str) -> Path:
         return self._folder / f"{path.strip('/').replace('/', '-')[-120:]}.txt"
@@ -140,11 +147,44 @@ def plan(wanted: FitSettings) -> dict[str, Any]:
     if ended.returncode != 0:
         lines = ended.stderr.strip().splitlines() or ["no reason given"]
         raise UserError(lines[-1].removeprefix("sfumato: "))
-    return {"text": ended.stdout.strip(), "command": "sfumato " + " ".join(wanted.command())}
+    return {"text": ended.stdout.strip(), "command": shlex.join(["sfumato", *wanted.command()])}
 
 
-def _command_of_fit(out: Path) -> list[str] | None:
-    """The command that goes on with a fit of the terminal, from the plan in its folder; None where there is none."""
+def _is_shown(row: dict[str, Any]) -> bool:
+    """Not for long, if it ended before it wrote anything."""
+    return row["state"] == "running" or Path(row["path"]).is_dir() or time.time() - row["started"] < SHOWN_SECONDS
+
+
+def _row(path: str, command: Sequence[str], started: float, state: str, output: str) -> dict[str, Any]:
+    """A training as JSON; `phase` is what a running one does now."""
+    report = Path(path) / REPORT
+    phases = PHASE.findall(output)
+    return {
+        "path": path,
+        "command": shlex.join(["sfumato", *command]),
+        "started": started,
+        "state": state,
+        "phase": phases[-1] if phases and state == "running" else None,
+        "output": output,
+        "report": str(report) if report.is_file() else None,
+    }
+
+
+def _of_terminal(out: Path) -> dict[str, Any] | None:
+    """A fit that was started in a terminal, as JSON; None where its plan cannot be read."""
+    found = _command_of_fit(out)
+    if found is None:
+        return None
+    state = "running" if writer(out) is not None else "ended"
+    return _row(str(out), found[0], (out / PLAN).stat().st_mtime, state, "")
+
+
+def _command_of_fit(out: Path) -> tuple[list[str], str | None] | None:
+    """The command that goes on with a fit, from the plan in its folder, and the folder in which its paths hold.
+
+    The plan has the folder of images as it was typed, relative to a folder that is not known: the studio's, or one
+    above the fit.
+    """
     try:
         plan = json.loads((out / PLAN).read_text(encoding="utf-8"))
         data, settings = plan["data"], list(plan["settings"])
@@ -152,7 +192,10 @@ def _command_of_fit(out: Path) -> list[str] | None:
         return None
     if not isinstance(data, str) or not all(isinstance(one, str) and "=" in one and one[0] != "-" for one in settings):
         return None
-    return ["fit", data, "--out", str(out), *settings]
+    command = ["fit", data, "--out", str(out), *settings]
+    if Path(data).is_dir():
+        return command, None
+    return command, next((str(folder) for folder in out.parents if (folder / data).is_dir()), None)
 
 
 def _is_ours(pid: Any) -> bool:

@@ -55,7 +55,7 @@ export function requestForm({ models, options, changed }) {
     && (field.name !== "guidance" || model.guidance) && field.name !== "model" && field.name !== "task";
 
   function declared(field) {
-    const placeholder = PLACEHOLDERS[field.name];
+    const placeholder = field.name === "prompt" && model.example ? model.example : PLACEHOLDERS[field.name];
     if (field.name === "label" && model.classes) return { ...field, kind: "choice", choices: model.classes, placeholder: "any class" };
     if (field.name === "sampler") return { ...field, choices: options.samplers };
     if (field.name === "grid" && options.grids) return { ...field, choices: options.grids, placeholder: "the sampler's" };

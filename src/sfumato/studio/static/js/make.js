@@ -20,7 +20,7 @@ export async function makePage(host) {
   await get("/studio/state");
   const [listed, options] = await Promise.all([get("/v1/models"), get("/v1/options")]);
   if (!listed.data.some((each) => each.tasks.length)) {
-    replace(host, h("div", { class: "page" }, emptyState("No model yet", "The studio found no trained model in its folders. Train one from a folder of images; it appears here with its first saved step.",
+    replace(host, h("div", { class: "page" }, emptyState("No model yet", "No model makes images here. Train one from a folder of images; it appears with its first saved step.",
       h("a", { class: "button", href: "#/train" }, "Go to training"))));
     return { dispose: () => {} };
   }
@@ -28,15 +28,20 @@ export async function makePage(host) {
   let input = recall("input", null);
   const stage = h("section", { class: "stage", "aria-label": "Drawn by hand", hidden: true });
   const bar = submitBar();
-  const form = requestForm({ models: listed.data, options, changed: (what) => { if (what !== "value") arrange(); else if (editor && editor.refresh) editor.refresh(); } });
+  const form = requestForm({ models: listed.data, options, changed: (what) => { if (what !== "value") { arrange(); grid.draw(); } else if (editor && editor.refresh) editor.refresh(); } });
   const grid = gallery({
     open: (image, all) => openViewer({ image, all, use, discard: grid.discard, images: grid.images, options }),
-    onempty: () => emptyState("Nothing made yet", "Describe an image at the left and press Generate. Drop a PNG that sfumato made to get its settings back."),
+    onempty: () => emptyState("Nothing made yet", "Describe an image at the left and press Generate. Drop a PNG that sfumato made to get its settings back.", suggestion()),
   });
   const panel = h("form", { class: "panel", "aria-label": "Request", onsubmit: (event) => { event.preventDefault(); submit(); } }, form.element, bar.element);
   const page = h("div", { class: "make" }, panel, h("div", { class: "work" }, stage, grid.element));
   replace(host, page);
 
+  // For a model that comes with a prompt that it understands: the first image by one press.
+  function suggestion() {
+    const { example } = form.model();
+    return example && form.task() === "sample" ? h("button", { type: "button", class: "suggestion", onclick: () => { form.fill({ prompt: example }); submit(); } }, `Try “${example}”`) : null;
+  }
   function take(next) {
     input = next;
     keep("input", next);

@@ -23,13 +23,13 @@ export async function modelsPage(host) {
 const firstStage = (run) => ({ id: run.name, path: run.path, takes: ["images"], tasks: [], image_size: run.image_size, about: { autoencoder: { steps: run.step, images: run.images, hours: (run.seconds || 0) / 3600 } } });
 
 function card(model, run) {
-  const cover = run && run.previews && run.previews.length ? h("img", { src: query("/studio/file", { path: run.previews[run.previews.length - 1].path }), alt: `Latest preview of ${model.id}`, class: "pixels", loading: "lazy" }) : h("span", { class: "tiny" }, "no preview");
+  const cover = model.shipped ? h("img", { src: `/studio/shipped/${model.shipped}`, alt: `Samples of ${model.id}`, class: "pixels", loading: "lazy" }) : run && run.previews && run.previews.length ? h("img", { src: query("/studio/file", { path: run.previews[run.previews.length - 1].path }), alt: `Latest preview of ${model.id}`, class: "pixels", loading: "lazy" }) : h("span", { class: "tiny" }, "no preview");
   const origin = Object.entries(model.about || {}).map(([stage, facts]) => (facts && typeof facts === "object" ? [stage, facts] : null)).filter(Boolean);
   return h("article", { class: "card" }, h("div", { class: "cover" }, cover), h("div", { class: "body" },
-    h("div", {}, h("h2", {}, model.id), h("p", { class: "tiny soft clip", title: model.path }, model.path)),
+    h("div", {}, h("h2", {}, model.id), h("p", { class: "tiny soft clip", title: model.path }, model.description || model.path)),
     h("div", { class: "pills" }, (model.takes.length ? model.takes : ["unconditional"]).map((each) => h("span", { class: "pill" }, each.replaceAll("_", " "))), model.tiny_decoder ? h("span", { class: "pill plain" }, "tiny decoder") : null, model.loaded ? h("span", { class: "pill plain" }, "loaded") : null),
     h("dl", { class: "pairs" }, model.image_size ? row("images", `${model.image_size[1]} × ${model.image_size[0]} px${model.factor ? `, f = ${model.factor}` : ""}`) : null, row("tasks", model.tasks.length === 0 ? "compresses images: the first stage of others" : model.tasks.map((each) => (TASK_TITLES[each] || each).toLowerCase()).join(", ")),
-      model.classes ? row("classes", plural(model.class_count || model.classes.length, "class", "classes")) : null, origin.map(([stage, facts]) => row(stage, described(facts)))),
+      model.class_count ? row("classes", plural(model.class_count, "class", "classes")) : null, origin.map(([stage, facts]) => row(stage, described(facts)))),
     h("div", { class: "acts" }, model.tasks.length ? h("a", { class: "button", href: "#/make", onclick: () => keep("form", { ...recall("form", {}), model: model.id, task: model.default_task }) }, "Make images") : null, run ? h("a", { class: "button quiet", href: `#/train/${encodeURIComponent(run.path)}` }, "Its training") : null)));
 }
 

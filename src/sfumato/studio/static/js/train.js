@@ -94,17 +94,20 @@ export async function trainPage(host, [wanted]) {
     const ordered = [...keys].sort((one, other) => rank(one) - rank(other) || one.localeCompare(other));
     detail.further.hidden = ordered.every((key) => FIRST.includes(key));
     for (const [key, made] of charts) if (!keys.has(key)) { made.dispose(); made.element.remove(); charts.delete(key); }
+    const placed = new Map();
     for (const key of ordered) {
       if (!charts.has(key)) charts.set(key, chart(titled(key)));
       const place = FIRST.includes(key) ? detail.charts : detail.others;
-      if (charts.get(key).element.parentNode !== place) place.append(charts.get(key).element);
+      const at = placed.get(place) || 0;
+      placed.set(place, at + 1);
+      if (place.children[at] !== charts.get(key).element) place.insertBefore(charts.get(key).element, place.children[at] || null);
       charts.get(key).update(shown.map((run, tone) => ({ name: run.name, tone, points: (logs.get(run.path) || { lines: [] }).lines.filter((line) => typeof line[key] === "number").map((line) => [line.step, line[key]]) })));
     }
   }
   async function act(what, run) {
     const training = trainingOf(run.path);
     try {
-      if (what === "stop") await post("/studio/trainings/stop", { path: run.state === "running" && !run.waiting ? run.path : (training || run).path });
+      if (what === "stop") await post("/studio/trainings/stop", { path: (training || run).path });
       else await post("/studio/trainings/resume", { path: (training || run).path });
       say(what === "stop" ? "It saves its state and stops after this step." : "It continues from its last saved state.");
       await refresh();
@@ -160,6 +163,7 @@ function runView({ act }) {
   const output = h("pre", { class: "output" });
   const outputs = h("details", { class: "more" }, h("summary", {}, "What it printed"), output);
   const element = h("section", { class: "run", "aria-label": "Run" }, h("div", { class: "title" }, h("div", {}, title, about), h("div", { class: "acts" }, report, stop, resume)), bar, numbers, preview, charts, further, outputs);
+  outputs.addEventListener("toggle", () => { output.scrollTop = output.scrollHeight; });
   let shown = null, follows = true;
 
   function showPreview() {
@@ -177,10 +181,11 @@ function runView({ act }) {
     if (!shown || shown.path !== run.path) { follows = true; image.removeAttribute("src"); }
     shown = run;
     replace(title, run.state === "running" ? h("span", { class: "dot live" }) : null, run.name);
-    about.textContent = `${titled(run.kind)} · ${stateText(run)}${run.changed ? ` · ${ago(run.changed)}` : ""}`;
+    const phase = training && training.phase && run.state !== "running" ? `now ${training.phase}` : null;
+    about.textContent = [titled(run.kind), stateText(run), phase, run.changed ? ago(run.changed) : null].filter(Boolean).join(" · ");
     const running = run.state === "running" || (training && training.state === "running");
     stop.hidden = !running;
-    resume.hidden = Boolean(running) || !training;
+    resume.hidden = Boolean(running) || !training || Boolean(training.report);
     report.hidden = !(training && training.report);
     if (!report.hidden) report.href = fileOf(training.report);
     stop.onclick = () => act("stop", run);
@@ -195,8 +200,12 @@ function runView({ act }) {
     if (follows) range.value = range.max;
     range.hidden = run.previews.length < 2;
     showPreview();
-    outputs.hidden = !training;
-    if (training && output.textContent !== training.output) output.textContent = training.output;
+    outputs.hidden = !training || !training.output;
+    if (training && output.textContent !== training.output) {
+      const atEnd = output.scrollTop + output.clientHeight >= output.scrollHeight - 8;
+      output.textContent = training.output;
+      if (atEnd) output.scrollTop = output.scrollHeight;
+    }
     if (run.waiting && !outputs.open && training) outputs.open = true;
   }
   return { element, charts, others, further, show };
