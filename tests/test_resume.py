@@ -54,7 +54,13 @@ MUON = ["train.optimiser.method=muon", "model.channels=32", "train.steps=7"]
 VQ = ["model.bottleneck={kind: vq, codes: 24, kmeans_init: true, revive_every: 2}", "train.steps=8"]
 FIRST = {"kl": KL, "vq": VQ, "muon": MUON}
 SECOND = {
-    "text": ["train.accumulate=2", "train.condition_dropout=0.5", "denoiser.dropout=0.1", "mirrored=true"],
+    "text": [
+        "train.accumulate=2",
+        "train.condition_dropout=0.5",
+        "denoiser.dropout=0.1",
+        "mirrored=true",
+        "objective.condition_mean=1",
+    ],
     "class": ["conditioner={kind: class, classes: 4, dim: 8}", "objective.stratified=true"],
     "adaptive": [
         "objective={times: {kind: loss-history, bins: 3, memory: 1}, weighting: {kind: learned, features: 8}}",

@@ -46,6 +46,7 @@ TEXT = [
     "train.condition_dropout=0.5",
     "train.accumulate=2",
     "objective.stratified=true",
+    "objective.condition_mean=1",
     "mirrored=true",
 ]
 

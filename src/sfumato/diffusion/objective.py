@@ -38,6 +38,9 @@ class ObjectiveConfig(Schema):
     original_elbo_weight)."""
     offset_noise: float = Field(0.0, ge=0)
     """Standard deviation of an extra noise that is constant over each channel; 0 is off."""
+    condition_mean: float = Field(0.0, ge=0)
+    """Weight of an added loss: a small head predicts the mean clean latent from the condition's tokens alone, which
+    teaches the order of words early; 0 is off. The head is no part of the model."""
 
 
 def check_objective(config: ObjectiveConfig, schedule: Schedule) -> None:

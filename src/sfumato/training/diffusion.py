@@ -17,6 +17,7 @@ from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
+from sfumato.conditioning.mean import ConditionMean, mean_loss
 from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, NoneConfig
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import LatentExample, LatentSource
@@ -29,6 +30,7 @@ from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.recorded_step import recordable
 from sfumato.engine.training import for_training
+from sfumato.errors import UserError
 from sfumato.schema import Schema
 from sfumato.training.averages import ema, snapshots
 from sfumato.training.averages.ema import PowerAverages
@@ -166,17 +168,35 @@ class ConditionalDenoiser(nn.Module):
             keep: (B,) bool, False where the sample is trained without its condition, or for each part of a composite
                 conditioner by name; None keeps all.
         """
+        return self.denoiser(x_t, timestep, self.condition(x_t, fields, keep))
+
+    def condition(self, x_t: Tensor, fields: Fields, keep: Keep = None) -> Condition:
+        """The condition of a batch, with the arguments of `forward`."""
         if self.conditioner is None:
-            return self.denoiser(x_t, timestep, Condition())
+            return Condition()
         size = (x_t.shape[2], x_t.shape[3])
         if isinstance(keep, dict):
             assert isinstance(self.conditioner, Composite)
-            return self.denoiser(x_t, timestep, self.conditioner.partly(fields, keep, size))
+            return self.conditioner.partly(fields, keep, size)
         condition = self.conditioner(fields)
-        if keep is not None:  # computed even if all keep their condition, so that every process has its gradient
-            null = self.conditioner.null(x_t.shape[0], size)
-            condition = select(keep, condition, null)
-        return self.denoiser(x_t, timestep, condition)
+        if keep is None:
+            return condition
+        # computed even if all keep their condition, so that every process has its gradient
+        return select(keep, condition, self.conditioner.null(x_t.shape[0], size))
+
+
+class WithConditionMean(nn.Module):
+    """The networks and the head of the added loss as one module, which computes the condition once for both."""
+
+    def __init__(self, networks: ConditionalDenoiser, head: ConditionMean) -> None:
+        super().__init__()
+        self.networks = networks
+        self.head = head
+
+    def forward(self, x_t: Tensor, timestep: Tensor, fields: Fields, keep: Keep = None) -> tuple[Tensor, Tensor]:
+        """The prediction (B, C, h, w) and the mean clean latent by the condition alone; arguments as the networks'."""
+        condition = self.networks.condition(x_t, fields, keep)
+        return self.networks.denoiser(x_t, timestep, condition), self.head(condition)
 
 
 Preview = Callable[[ConditionalDenoiser, int], Mapping[str, float | list[float]]]
@@ -209,13 +229,15 @@ def train_diffusion(
     """
     train, workers = config.train, workers or Workers()
     objective.check_objective(config.objective, schedule)
-    scaling, modules = scaling.to(workers.device), _modules(config, networks, workers)
+    scaling = scaling.to(workers.device)
+    modules = _modules(config, networks, autoencoder.latent_channels, workers)
     state = _train_state(config, modules, workers.sharing)
     resume(folder, state, latents)
     networks, optimiser = for_training(modules.networks), state.optimisers["networks"]
     adaptation_parameters = list(modules.adaptation.parameters())
-    parameters = [*(p for p in networks.parameters() if p.requires_grad), *adaptation_parameters]
-    wrapped = workers.wrap(networks)
+    trained = networks if modules.head is None else WithConditionMean(networks, modules.head)
+    parameters = [*(p for p in trained.parameters() if p.requires_grad), *adaptation_parameters]
+    wrapped = workers.wrap(trained)
     forward_backward = _forward_backward(config, wrapped, modules.adaptation, schedule, parameters, workers)
     tasks = _periodic(config, modules, folder, state, preview, evaluate)
     save = partial(export, modules.averaged, state)
@@ -224,20 +246,20 @@ def train_diffusion(
         while session.goes_on():
             t_start = time.monotonic()
             set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
-            loss_sum = torch.zeros((), device=workers.device)
+            loss_sum = torch.zeros(2, device=workers.device)
             loss_records: list[tuple[Tensor | None, Tensor]] = []
             for micro, noise in enumerate(_noise_of_step(config, modules, autoencoder, schedule, state.step, workers)):
                 batch = networks.prepared(next(session.data)).to(workers.device)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, noise.posterior))
                 dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x0.device)
                 with workers.accumulating(micro == train.accumulate - 1, wrapped), dropout:
-                    losses, recorded_losses = forward_backward(micro_batch(schedule, x0, noise, batch.fields))
-                loss_sum += losses.mean() / train.accumulate
+                    losses, recorded_losses, means = forward_backward(micro_batch(schedule, x0, noise, batch.fields))
+                loss_sum += torch.stack([losses, means]).mean(1) / train.accumulate
                 loss_records.append((noise.times.part, recorded_losses))
 
             # the gradients of the networks are averaged already
             workers.average([loss_sum, *(p.grad for p in adaptation_parameters if p.grad is not None)])
-            norm, loss = read(gradients_norm(parameters), loss_sum)
+            norm, loss, mean = read(gradients_norm(parameters), *loss_sum)
             finite = optimizer_step(optimiser, train, parameters, norm, networks, modules.averaged, state)
             if finite:
                 ema.update_powers(modules.powers, networks, train.power_averages, state.step - state.skipped + 1)
@@ -246,6 +268,8 @@ def train_diffusion(
 
             smoothed, rate = _smoothed(state, loss), optimiser.param_groups[0]["lr"]
             values = {"loss": loss, "loss_smoothed": smoothed, "gradient_norm": norm, "learning_rate": rate}
+            if modules.head is not None:
+                values["loss_condition_mean"] = mean
             session.record(values, f"loss {smoothed:.4f}")
             session.finish()
     return state
@@ -268,32 +292,45 @@ def _start_session(
 
 @dataclass(frozen=True)
 class Stage2Modules:
-    """The networks of stage 2, their average, the power-function averages, and learned parts of the objective."""
+    """The networks of stage 2, their average, the power-function averages, learned parts of the objective, and the head
+    of its added loss."""
 
     networks: ConditionalDenoiser
     averaged: ConditionalDenoiser
     powers: nn.ModuleList
     adaptation: Adaptation
+    head: ConditionMean | None
 
 
-def _modules(config: DiffusionRun, networks: ConditionalDenoiser, workers: Workers) -> Stage2Modules:
+def _modules(
+    config: DiffusionRun, networks: ConditionalDenoiser, latent_channels: int, workers: Workers
+) -> Stage2Modules:
     """The modules at the start of a run, on the device."""
     networks = workers.place(networks)
     powers = ema.power_averages_of(networks, config.train.power_averages)
-    return Stage2Modules(networks, ema.average_of(networks), powers, workers.place(build_adaptation(config)))
+    head = build_head(config, networks, latent_channels)
+    return Stage2Modules(
+        networks,
+        ema.average_of(networks),
+        powers,
+        workers.place(build_adaptation(config)),
+        None if head is None else workers.place(head),
+    )
 
 
 def _train_state(config: DiffusionRun, modules: Stage2Modules, sharing: Sharing | None) -> TrainState:
     """The initial state of a run of stage 2."""
-    optimiser = build_optimiser(config.train.optimiser, modules.networks, modules.adaptation, sharing=sharing)
+    heads = {} if modules.head is None else {"head": modules.head}
+    trained = [modules.networks, modules.adaptation, *heads.values()]
     return TrainState(
         modules={
             "networks": modules.networks,
             "ema": modules.averaged,
             "powers": modules.powers,
             "adaptation": modules.adaptation,
+            **heads,
         },
-        optimisers={"networks": optimiser},
+        optimisers={"networks": build_optimiser(config.train.optimiser, *trained, sharing=sharing)},
     )
 
 
@@ -307,18 +344,21 @@ def _forward_backward(
 ) -> Callable[[MicroBatch], Tensor]:
     """The function that adds a micro-batch's gradients to `parameters`, recorded as a CUDA graph where possible.
 
-    It returns the loss of each sample and the loss to record in the history, (2, B).
+    It returns of each sample the loss, the loss to record in the history, and the error of the mean by the condition
+    alone, (3, B); the last is 0 without a head.
     """
-    train = config.train
+    train, weight = config.train, config.objective.condition_mean
     precision = autocast(workers.device, train.precision)
 
     def forward_backward(micro: MicroBatch) -> Tensor:
         with precision:
-            prediction = wrapped(micro.x_t, micro.timestep, micro.fields, micro.keep)
+            out = wrapped(micro.x_t, micro.timestep, micro.fields, micro.keep)
+        prediction, mean = out if weight else (out, None)
         losses = objective.loss(config.objective, schedule, prediction, micro.x0, micro.noise, micro.times.t)
         losses, recorded_losses = adaptation(losses, micro.times, schedule)
-        (losses.mean() / train.accumulate).backward()
-        return torch.stack([losses.detach(), recorded_losses])
+        means = torch.zeros_like(losses) if mean is None else mean_loss(mean, micro.x0).to(losses.dtype)
+        ((losses + weight * means).mean() / train.accumulate).backward()
+        return torch.stack([losses.detach(), recorded_losses, means.detach()])
 
     if recordable(workers.device) and workers.world == train.accumulate == 1 and not train.checkpointing:
         return recorded(forward_backward, parameters)
@@ -364,6 +404,24 @@ def build_adaptation(config: DiffusionRun) -> Adaptation:
     """The learned parts of the objective, initialised from the run's seed."""
     with rng.seeded(config.train.seed, "weights", "adaptation", device=torch.device("cpu")):
         return Adaptation(config.objective)
+
+
+def build_head(config: DiffusionRun, networks: ConditionalDenoiser, latent_channels: int) -> ConditionMean | None:
+    """The head of the added loss, initialised from the run's seed; None where the loss is off.
+
+    Raises UserError if the condition has no tokens.
+    """
+    if config.objective.condition_mean == 0:
+        return None
+    conditioner = networks.conditioner
+    width = None if conditioner is None else conditioner.spec.token_dim
+    if width is None:
+        raise UserError(
+            f"objective.condition_mean is {config.objective.condition_mean:g}, but conditioner.kind "
+            f"{config.conditioner.kind} makes no tokens: set objective.condition_mean=0, or condition on text"
+        )
+    with rng.seeded(config.train.seed, "weights", "condition mean", device=torch.device("cpu")):
+        return ConditionMean(width, latent_channels)
 
 
 def _update_history(adaptation: Adaptation, loss_records: list[tuple[Tensor | None, Tensor]], workers: Workers) -> None:
