@@ -39,5 +39,5 @@ def test_training_logs_it_and_a_condition_without_tokens_is_refused(tmp_path: Pa
     train_second(tmp_path / "run", second_run("objective.condition_mean=1", "train.steps=2"), tmp_path / "cache")
     assert all(line["loss_condition_mean"] > 0 for line in logged(tmp_path / "run") if "loss" in line)
     without = second_run("objective.condition_mean=1", "conditioner={kind: none}", "train.condition_dropout=0")
-    with pytest.raises(UserError, match="conditioner.kind none makes no tokens: set objective.condition_mean=0"):
+    with pytest.raises(UserError, match=r"conditioner\.kind none makes no tokens: set objective\.condition_mean=0"):
         train_second(tmp_path / "none", without, tmp_path / "cache")

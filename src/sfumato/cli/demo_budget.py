@@ -9,7 +9,8 @@ from sfumato.checkpoint import write_text
 from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
 from sfumato.estimate import measure
 from sfumato.fit.pace import Run, fitted, with_steps
-from sfumato.fit.phases import Phases, clock
+from sfumato.fit.phases import clock
+from sfumato.fit.plan import CALL_SHARE, SUSTAINED
 from sfumato.model import LatentDiffusion
 from sfumato.plain_json import to_json
 from sfumato.training.autoencoder import AutoencoderRun
@@ -19,21 +20,16 @@ from sfumato.training.workers import Workers
 TRIED = 8
 """Steps that are timed of each stage."""
 
-SUSTAINED = 1.15
-"""Of the timed steps, what a step of a whole training is taken to cost: a demo without it overran by a minute."""
-
 FIRST_SHARE = 0.24
 """Of the whole time, for stage 1; encoding, stage 2 and sampling follow."""
-CALL_SHARE = 0.22
-"""A network call without gradients, of a training step's time per image."""
 
 
 class Budget:
     """Fits configurations into `minutes`; with None it leaves them alone. Chosen steps are kept in a JSON file."""
 
-    def __init__(self, minutes: float | None, phases: Phases, file: Path) -> None:
+    def __init__(self, minutes: float | None, file: Path) -> None:
         self._seconds = None if minutes is None else 60 * minutes
-        self._phases, self._file = phases, file
+        self._file = file
         self._chosen: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     def first_stage(self, config: AutoencoderRun) -> AutoencoderRun:
@@ -43,13 +39,14 @@ class Budget:
         pace = measure.time_first_stage(config, "generator", _world(config), TRIED, Workers()).step
         return self._fit("autoencoder", config, pace, FIRST_SHARE * self._seconds)
 
-    def second_stage(self, config: DiffusionRun, first: LatentDiffusion, calls: int) -> DiffusionRun:
-        """Stage 2 in the time that is left before sampling, which takes `calls` network calls."""
+    def second_stage(self, config: DiffusionRun, first: LatentDiffusion, elapsed: float, calls: int) -> DiffusionRun:
+        """Stage 2 in the time that is left, `elapsed` seconds after the beginning, before sampling, which takes `calls`
+        network calls."""
         if self._seconds is None or "diffusion" in self._chosen:
             return self._as_before("diffusion", config)
         timing, _ = measure.time_second_stage(config, first, _world(config), TRIED, Workers())
         sampling = CALL_SHARE * calls * timing.step / config.train.batch
-        left = self._seconds - self._phases.elapsed - sampling
+        left = self._seconds - elapsed - sampling
         return self._fit("diffusion", config, timing.step, left)
 
     def _as_before(self, stage: str, config: Run) -> Run:

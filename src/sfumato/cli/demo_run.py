@@ -1,28 +1,24 @@
 """What `sfumato demo` does: the calls of `sfumato train`, one after the other, then measuring and writing the page."""
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 import typer
-from torch import nn
 
 from sfumato import __version__
 from sfumato.autoencoder.efficientnet import weights_path
 from sfumato.autoencoder.perceptual import NoPerceptual
 from sfumato.checkpoint import write_text
-from sfumato.cli.demo_budget import Budget
+from sfumato.cli.demo_budget import FIRST_SHARE, Budget
 from sfumato.cli.progress import bars, tell
-from sfumato.cli.training_runs import run_autoencoder, run_diffusion
+from sfumato.cli.two_stages import ENCODING, FIRST, SECOND, choose_device, one_bar, second_parts, train_both, training
 from sfumato.config import load_config, zoo_names
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.engine.precision import autocast
 from sfumato.errors import UserError
 from sfumato.fit.phases import Phases, clock
-from sfumato.model import LatentDiffusion
-from sfumato.model_folder import load
 from sfumato.outputs import written
 from sfumato.plain_json import to_json
 from sfumato.report import machine, measure, page
@@ -30,11 +26,8 @@ from sfumato.report.gallery import Gallery
 from sfumato.report.result import DemoResult, FirstStage, Training
 from sfumato.report.survey import Extent, Survey, survey
 from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.data import open_data
 from sfumato.training.diffusion import DiffusionRun
-from sfumato.training.encode import cached_latents
 from sfumato.training.log import read_lines
-from sfumato.training.state import TrainState
 from sfumato.training.workers import use_all_cores
 
 EXTENT = Extent()
@@ -64,6 +57,11 @@ QUICK = DemoPlan(
 )
 
 
+RECONSTRUCTING, SCORING = "reconstructing held-out scenes", "sampling and scoring"
+SHARES = ((FIRST, FIRST_SHARE), (ENCODING, 0.06), (SECOND, 0.5), (RECONSTRUCTING, 0.01), (SCORING, 0.19))
+"""Of the time that a demo takes, about."""
+
+
 def run_demo(plan: DemoPlan, out: Path, device: str = "auto") -> DemoResult:
     """Trains what is not trained yet, measures, and writes `out`/report.html and `out`/report.json.
 
@@ -85,29 +83,27 @@ def _demo(
     world: ToyWorldConfig,
 ) -> DemoResult:
     configured = first_config.train.steps, second_config.train.steps
-    phases = Phases(out / "phases.json", 5, tell)
-    budget = Budget(plan.minutes, phases, out / "steps.json")
-
-    with phases("training stage 1, the autoencoder"):
-        first_config = budget.first_stage(first_config)
-        first_state = run_autoencoder(first_config, out / "autoencoder", out / "cache")
-    first = load(out / "autoencoder", place)
-    with phases("encoding the training set"):
-        cache_latents(second_config, first, out, out / "cache")
-    with phases("training stage 2, the diffusion model"):
-        second_config = budget.second_stage(second_config, first, plan.extent.network_calls)
-        second_state = run_diffusion(second_config, first, out / "diffusion", out / "cache")
-
-    model = load(out / "diffusion", place)
-    with phases("reconstructing held-out scenes"):
-        prompt_set = measure.build_prompts(world, plan.extent.prompts)
-        first_stage, reconstructed = measure.first_stage(model, prompt_set.images)
-    with phases("sampling and scoring"), autocast(place, second_config.train.precision), bars() as (_, progress):
-        surveyed = survey(model, world, prompt_set, reconstructed, plan.extent, progress)
+    with one_bar("demo", _planned(plan)) as overall:
+        phases = Phases(out / "phases.json", 5, tell, overall)
+        budget = Budget(plan.minutes, out / "steps.json")
+        trained = train_both(
+            budget.first_stage(first_config),
+            second_config,
+            lambda first, elapsed: budget.second_stage(second_config, first, elapsed, plan.extent.network_calls),
+            out,
+            place,
+            phases,
+        )
+        model = trained.model
+        with phases(RECONSTRUCTING):
+            prompt_set = measure.build_prompts(world, plan.extent.prompts)
+            first_stage, reconstructed = measure.first_stage(model, prompt_set.images)
+        with phases(SCORING), autocast(place, second_config.train.precision), bars() as (_, progress):
+            surveyed = survey(model, world, prompt_set, reconstructed, plan.extent, progress)
 
     trainings = (
-        training(plan.autoencoder, first_state, [model.autoencoder], configured[0]),
-        training(plan.diffusion, second_state, second_parts(model), configured[1]),
+        training(plan.autoencoder, trained.first, [model.autoencoder], configured[0]),
+        training(plan.diffusion, trained.second, second_parts(model), configured[1]),
     )
     result = collect(plan, phases, place, trainings, first_stage, surveyed)
     write_report(result, surveyed.gallery, plan, out)
@@ -115,18 +111,12 @@ def _demo(
     return result
 
 
+def _planned(plan: DemoPlan) -> list[tuple[str, float]]:
+    """The phases and their seconds; none where the time is not given."""
+    return [] if plan.minutes is None else [(name, 60 * plan.minutes * share) for name, share in SHARES]
+
+
 # ---- before
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name, "auto" being CUDA where there is one. Raises UserError for an unknown or absent one."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {name!r} is not one of auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu or a torch built for CUDA")
-    if name == "cpu":
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # accelerate, and so both trainings, read this
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def read_configs(plan: DemoPlan) -> tuple[AutoencoderRun, DiffusionRun, ToyWorldConfig]:
@@ -157,29 +147,7 @@ def without_absent_features(config: AutoencoderRun) -> AutoencoderRun:
     return config
 
 
-# ---- between
-
-
-def cache_latents(config: DiffusionRun, first: LatentDiffusion, folder: Path, cache: Path) -> None:
-    """The pass with which `sfumato train diffusion` begins, as a phase of its own; what is cached stays cached."""
-    with bars() as (say, progress):
-        data = open_data(config.data, config.held_out, folder, cache, say, progress, config.conditions)
-        cached_latents(first, data.training, cache, config.mirrored, progress=progress("encoding"))
-
-
 # ---- after
-
-
-def second_parts(model: LatentDiffusion) -> list[nn.Module]:
-    """What stage 2 trains: denoiser and conditioner."""
-    return [part for name, part in model.parts().items() if name in ("denoiser", "conditioner")]
-
-
-def training(config: str, state: TrainState, parts: list[nn.Module], configured: int) -> Training:
-    """The numbers of a finished run, of as many steps as are configured or fewer."""
-    parameters = sum(p.numel() for part in parts for p in part.parameters())
-    left_out = configured if state.step < configured else None
-    return Training(config, state.step, state.images, round(state.seconds, 2), parameters, left_out)
 
 
 def collect(
@@ -191,8 +159,7 @@ def collect(
     surveyed: Survey,
 ) -> DemoResult:
     """All numbers in one place."""
-    names = [name for name in phases.seconds if name.startswith("training")]
-    seconds = phases.with_trainings(names, trainings)
+    seconds = phases.with_trainings((FIRST, SECOND), trainings)
     return DemoResult(
         version=__version__,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

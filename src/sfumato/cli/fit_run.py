@@ -9,11 +9,10 @@ import typer
 
 from sfumato import __version__
 from sfumato.checkpoint import write_text
-from sfumato.cli.demo_run import cache_latents, choose_device, second_parts, training
 from sfumato.cli.fit_flags import FitFlags
 from sfumato.cli.fit_plan import show_plan
 from sfumato.cli.progress import bars, tell
-from sfumato.cli.training_runs import run_autoencoder, run_diffusion
+from sfumato.cli.two_stages import ENCODING, FIRST, SECOND, choose_device, one_bar, second_parts, train_both, training
 from sfumato.engine.precision import autocast
 from sfumato.fit.commands import commands
 from sfumato.fit.configs import autoencoder_run, diffusion_run, settings_by_stage
@@ -24,8 +23,8 @@ from sfumato.fit.lines import plan_lines
 from sfumato.fit.measure import StepTimer
 from sfumato.fit.pace import refitted, with_steps
 from sfumato.fit.phases import Phases
-from sfumato.fit.plan import EPOCHS, SUSTAINED
-from sfumato.model_folder import load
+from sfumato.fit.plan import EPOCHS, SETUP, SUSTAINED
+from sfumato.model import LatentDiffusion
 from sfumato.outputs import written
 from sfumato.plain_json import to_json
 from sfumato.report import machine
@@ -39,12 +38,7 @@ from sfumato.training.log import read_lines
 from sfumato.training.workers import Workers, use_all_cores
 
 STEPS = "steps.json"
-PHASES = (
-    "training stage 1, the autoencoder",
-    "encoding the images",
-    "training stage 2, the diffusion model",
-    "evaluating",
-)
+EVALUATING = "evaluating"
 
 
 def run_fit(flags: FitFlags) -> None:
@@ -69,27 +63,37 @@ def run_fit(flags: FitFlags) -> None:
 
 
 def _run(fit: Fit, folder: Path, out: Path, place: torch.device) -> None:
-    phases = Phases(out / "phases.json", len(PHASES), tell)
-    first_config = autoencoder_run(fit.plan, folder, fit.settings)
-    with phases(PHASES[0]):
-        first_state = run_autoencoder(first_config, out / AUTOENCODER, out / CACHE)
-    first = load(out / AUTOENCODER, place)
-    planned = diffusion_run(fit.plan, folder, fit.settings)
-    with phases(PHASES[1]):
-        cache_latents(planned, first, out / DIFFUSION, out / CACHE)
-    elapsed = phases.elapsed + max(0.0, first_state.seconds - phases.seconds[PHASES[0]])
-    config = _second_config(fit, planned, out, elapsed)
-    with phases(PHASES[2]):
-        second_state = run_diffusion(config, first, out / DIFFUSION, out / CACHE)
-    model = load(out / DIFFUSION, place)
-    with phases(PHASES[3]), autocast(place, config.train.precision), bars() as (_, progress):
-        data = open_data(
-            config.data, config.held_out, out / DIFFUSION, out / CACHE, lambda text: None, progress, config.conditions
-        )
-        found = evaluate(model, data, fit.plan, config, progress)
+    plan = fit.plan
+    reading = plan.preparing - SETUP  # the decoded images are cached when stage 1 begins
+    times = [(FIRST, reading + plan.first.seconds), (ENCODING, plan.encoding), (SECOND, plan.second.seconds)]
+    with one_bar("fit", [*times, (EVALUATING, plan.page)]) as overall:
+        phases = Phases(out / "phases.json", len(times) + 1, tell, overall)
+        first_config = autoencoder_run(plan, folder, fit.settings)
+        planned = diffusion_run(plan, folder, fit.settings)
+
+        def fitted(first: LatentDiffusion, elapsed: float) -> DiffusionRun:
+            config = _second_config(fit, planned, out, elapsed)
+            if overall is not None:
+                overall.plan(SECOND, plan.second.seconds * config.train.steps / plan.second.steps)
+            return config
+
+        trained = train_both(first_config, planned, fitted, out, place, phases)
+        with phases(EVALUATING), autocast(place, planned.train.precision), bars() as (_, progress):
+            config = trained.config
+            data = open_data(
+                config.data,
+                config.held_out,
+                out / DIFFUSION,
+                out / CACHE,
+                lambda text: None,
+                progress,
+                config.conditions,
+            )
+            found = evaluate(trained.model, data, plan, config, progress)
+    model = trained.model
     trainings = (
-        training(f"{out}/{AUTOENCODER}/config.yaml", first_state, [model.autoencoder], first_config.train.steps),
-        training(f"{out}/{DIFFUSION}/config.yaml", second_state, second_parts(model), config.train.steps),
+        training(f"{out}/{AUTOENCODER}/config.yaml", trained.first, [model.autoencoder], first_config.train.steps),
+        training(f"{out}/{DIFFUSION}/config.yaml", trained.second, second_parts(model), trained.config.train.steps),
     )
     result = _collect(fit, folder, out, phases, place, trainings, found, data.held_out is None)
     _write_page(result, found, folder, out)
@@ -130,7 +134,7 @@ def _collect(
     on_training: bool,
 ) -> FitResult:
     """All numbers in one place."""
-    seconds = phases.with_trainings((PHASES[0], PHASES[2]), trainings)
+    seconds = phases.with_trainings((FIRST, SECOND), trainings)
     log = read_lines(out / DIFFUSION / "log.jsonl")
     return FitResult(
         version=__version__,
@@ -151,6 +155,7 @@ def _collect(
         memorised=found.memorised,
         agreement=found.agreement,
         variety=found.variety,
+        kernel=found.kernel,
         learnt=sentences(fit.plan, found, log),
         plan=tuple(line for line in plan_lines(fit.plan)),
     )

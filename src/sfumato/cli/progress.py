@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from sfumato.fit.phases import clock
+from sfumato.training.overall import Overall, current
 
 Report = Callable[[int, int], None]
 
@@ -51,8 +52,12 @@ def tell(message: str) -> None:
 def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[[str], Report]]]:
     """Yields `say(message)` and `progress(title)`; the latter gives a callable of (done, total) that draws a bar.
 
-    Both are silent where `active` is False.
+    Both are silent where `active` is False. Within a command that has one bar for all, its text tells what goes on.
     """
+    overall = current() if active else None
+    if overall is not None:
+        yield overall.say, lambda title: _noted(overall, title)
+        return
     console = Console(stderr=True, quiet=not active)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
@@ -79,6 +84,11 @@ def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[
             return report
 
         yield say, progress
+
+
+def _noted(overall: Overall, title: str) -> Report:
+    """Shows a pass as the text of the command's bar."""
+    return lambda done, total: overall.note(f"{title}: {done:,} of {total:,}")
 
 
 @contextmanager

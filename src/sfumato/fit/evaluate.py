@@ -14,6 +14,7 @@ from sfumato import rng
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.loader import sweep
 from sfumato.evaluation.memorisation import memorised_share, nearest_rows
+from sfumato.fit.distance import kernel_score
 from sfumato.fit.plan import FitPlan
 from sfumato.images import to_unit
 from sfumato.model import LatentDiffusion
@@ -22,7 +23,7 @@ from sfumato.pipeline.choices import chosen
 from sfumato.pipeline.parts import second_stage
 from sfumato.pipeline.request import AUTO, DEFAULT_GUIDANCE, DEFAULT_STEPS, SampleRequest
 from sfumato.report import measure
-from sfumato.report.fit_result import Agreement, FitGallery, Memorised, NearRow, SampleRow
+from sfumato.report.fit_result import Agreement, FitGallery, KernelScore, Memorised, NearRow, SampleRow
 from sfumato.report.result import FirstStage, Sampling
 from sfumato.training.condition_images import condition_images
 from sfumato.training.conditions import preview_fields
@@ -73,6 +74,7 @@ class Evaluation:
     memorised: Memorised | None
     agreement: Agreement | None
     variety: float | None
+    kernel: KernelScore | None
     gallery: FitGallery
 
 
@@ -97,6 +99,10 @@ def evaluate(
     alone = measure.seconds_of(lambda: sample(model, first_of(conditions, 1), scale))
     kind = chosen(second_stage(model), AUTO, None, DEFAULT_STEPS, scale).sampler.kind
     rows, images = compared(data.training, plan.mirrored)
+    kernel = None
+    if plan.machine.features:
+        some = torch.cat([batch.images for batch in _first(data.training, MEASURED)])
+        kernel = kernel_score(samples, originals, some)
     nearest, near, memorised = _memorisation(samples, images, conditions)
     agreed = None
     if memorised is not None:
@@ -107,6 +113,7 @@ def evaluate(
         memorised=memorised,
         agreement=agreed,
         variety=_variety(samples, images),
+        kernel=kernel,
         gallery=FitGallery(
             originals=originals,
             reconstructions=outputs,

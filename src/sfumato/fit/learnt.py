@@ -5,6 +5,7 @@ from typing import Any
 
 from sfumato.fit.evaluate import Evaluation
 from sfumato.fit.plan import FitPlan
+from sfumato.report.fit_result import KernelScore
 from sfumato.report.format import percent
 
 SHARP, FAIR = 28.0, 22.0
@@ -22,6 +23,7 @@ def sentences(plan: FitPlan, found: Evaluation, log: Sequence[Mapping[str, Any]]
             _reconstruction(plan, found.first_stage.psnr),
             _agreement(plan, found),
             _variety(found.variety),
+            _kernel(found.kernel),
             _memorisation(plan, found),
             _falling(log),
         )
@@ -64,6 +66,15 @@ def _variety(variety: float | None) -> str:
         return ""
     judged = "they are as varied" if variety >= VARIED else "they are more alike than the images"
     return f"Samples differ from each other {percent(variety)} as much as training images do: {judged}."
+
+
+def _kernel(kernel: KernelScore | None) -> str:
+    if kernel is None:
+        return ""
+    return (
+        f"The kernel distance between {kernel.samples} samples and {kernel.real} real images is {kernel.value:.3f}, "
+        f"that between training images and these {kernel.training:.3f} (0: alike; features of {kernel.features})."
+    )
 
 
 def _memorisation(plan: FitPlan, found: Evaluation) -> str:

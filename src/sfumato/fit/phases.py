@@ -3,19 +3,24 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from sfumato.checkpoint import write_text
 from sfumato.plain_json import to_json
 from sfumato.report.result import Training
+from sfumato.training.overall import Overall
 
 
 class Phases:
-    """Announces `count` phases and their times by `say`; the times of a resumed command add up in a JSON file."""
+    """Announces `count` phases and their times by `say`; the times of a resumed command add up in a JSON file.
 
-    def __init__(self, file: Path, count: int, say: Callable[[str], None]) -> None:
+    `overall` is the command's bar, which has a part for each phase.
+    """
+
+    def __init__(self, file: Path, count: int, say: Callable[[str], None], overall: Overall | None = None) -> None:
         self._file, self._count, self._begun, self._say = file, count, 0, say
+        self._overall = overall
         self._before: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         self.seconds: dict[str, float] = {}
         self._t_begun = time.monotonic()
@@ -36,7 +41,8 @@ class Phases:
         self._say(f"[{self._begun}/{self._count}] {name}")
         t_start = self._t_begun = time.monotonic()
         try:
-            yield
+            with nullcontext() if self._overall is None else self._overall.part(name):
+                yield
         finally:
             elapsed = time.monotonic() - t_start
             self._t_begun = time.monotonic()

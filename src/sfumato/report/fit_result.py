@@ -40,6 +40,23 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class KernelScore:
+    """The kernel distance (unbiased, 0 for equal distributions) of samples from real images.
+
+    Attributes:
+        value: of the samples; `training`: of training images, for comparison.
+        samples, real: numbers of images.
+        features: name of the feature network.
+    """
+
+    value: float
+    training: float
+    samples: int
+    real: int
+    features: str
+
+
+@dataclass(frozen=True)
 class FitResult:
     """All numbers on the page. `learnt` are sentences; `on_training`: nothing was held out."""
 
@@ -62,6 +79,7 @@ class FitResult:
     agreement: Agreement | None
     variety: float | None
     """Mean distance between samples, over that between training images."""
+    kernel: KernelScore | None
     learnt: tuple[str, ...]
     plan: tuple[str, ...]
 

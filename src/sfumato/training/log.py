@@ -15,15 +15,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sfumato.checkpoint import write_first_free, write_text
 from sfumato.errors import UserError
 from sfumato.plain_json import to_json
-
-PLAIN_LINE_SECONDS = 30.0
+from sfumato.training.overall import PLAIN_LINE_SECONDS, clock_of, current
 
 
 class RunLog:
     """Writes `log.jsonl` in the run's folder, one object a line, and shows progress; silent if `active` is False.
 
     `done` is the share of the run that is over. Opened at a step, it drops the lines after that step: they belong to
-    work that was lost and is repeated.
+    work that was lost and is repeated. A command of several trainings shows its progress in its own bar.
     """
 
     def __init__(self, folder: Path, title: str, step: int, done: float, active: bool = True) -> None:
@@ -34,11 +33,12 @@ class RunLog:
         self._started, self._done_before = time.monotonic(), done
         self._progress: Progress | None = None
         self._board: Any = None
+        self._overall = current() if active else None
         if not active:
             return
         self._file = _continued(folder / "log.jsonl", step, self.say)
         self._board = _tensorboard(folder, step)
-        if self._console.is_terminal:
+        if self._console.is_terminal and self._overall is None:
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -68,6 +68,9 @@ class RunLog:
 
     def say(self, message: str) -> None:
         """Prints a line for the user above the bar."""
+        if self._overall is not None:
+            self._overall.say(message)
+            return
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def record(self, step: int, values: Mapping[str, float | list[float]]) -> None:
@@ -87,12 +90,14 @@ class RunLog:
         """Moves the bar to `step`, the share `done` of the run; `images` were used since this log was opened."""
         elapsed = time.monotonic() - self._started
         rate = f"{images / max(elapsed, 1e-9):.1f} img/s"
-        if self._progress:
+        if self._overall is not None:
+            self._overall.move(done, f"{self._title} step {step:,} ({done:.0%})  {rate}  {numbers}")
+        elif self._progress:
             self._progress.update(self._task, completed=done, step=step, rate=rate, numbers=numbers)
         elif self._active and (time.monotonic() - self._last_line > PLAIN_LINE_SECONDS or done == 1):
             self._last_line = time.monotonic()
             left = elapsed / max(1e-9, done - self._done_before) * (1 - done)
-            self.say(f"{self._title}: step {step} ({done:.0%})  {rate}  {_clock(left)} left  {numbers}")
+            self.say(f"{self._title}: step {step} ({done:.0%})  {rate}  {clock_of(left)} left  {numbers}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -149,12 +154,6 @@ def _rounded(value: float | list[float]) -> float | list[float]:
     if isinstance(value, bool):
         return value
     return [float(f"{v:.6g}") for v in value] if isinstance(value, list) else float(f"{value:.6g}")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
