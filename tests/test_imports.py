@@ -28,7 +28,7 @@ MODEL = (
     }
     | NETWORKS
     | BASE
-    | {"locks", "plain_json", "foreign", "documents", "versions", "stored_format", "shipped"}
+    | {"locks", "plain_json", "foreign", "documents", "versions", "stored_format", "shipped", "hub"}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -58,6 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"foreign", "documents", "stored_format"} | BASE,
     "versions": {"checkpoint"} | BASE,
     "shipped": {"config"} | BASE,
+    "hub": {"errors", "foreign"},
     "outputs": {"checkpoint", "locks", "versions"} | BASE,
     "engine": {"nn", "autoencoder", "conditioning", "denoiser"} | BASE,
     "model_config": {
@@ -94,6 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": MODEL | {"data", "evaluation"},
     "fit": MODEL | {"data", "evaluation", "training", "estimate", "report", "outputs"},
     "cards": MODEL | {"data", "evaluation", "report"},
+    "publishing": MODEL | {"cards", "report", "training"},
     "service": MODEL | {"data", "tasks", "provenance", "__version__"},
     "studio": {"service", "cards.card", "data", "documents", "training"} | MODEL,
     "service.settings": {"pipeline", "errors"},

@@ -14,6 +14,7 @@ from sfumato.conditioning.table import ConditionerConfig, text_config
 from sfumato.config import load_config
 from sfumato.errors import UserError
 from sfumato.foreign import reading
+from sfumato.hub import PREFIX, hub_folder, is_hub, looks_like_name
 from sfumato.model import TOKENIZER_FILE, LatentDiffusion, build
 from sfumato.model_config import ModelConfig
 from sfumato.shipped import WEIGHTS, is_shipped, shipped_folder
@@ -37,16 +38,21 @@ def _check_kind(path: Path) -> None:
 def find_folder(path: Path | str) -> Path:
     """The model folder at a path or of a name such as `zoo:toy`, or the `model` folder of a run at the path.
 
+    One of the hub (`hub:OWNER/NAME`) is downloaded.
+
     Raises UserError if there is none.
     """
     if is_shipped(path):
         return shipped_folder(path)
+    if is_hub(path):
+        return hub_folder(str(path))
     path = Path(path)
     found = newest_version(path, ("autoencoder.safetensors", CONFIG_FILE))
     if found is not None:
         return found
     if not path.exists():
-        raise UserError(f"model {str(path)!r} does not exist; give a model folder or the folder of a run")
+        hub = f", or {PREFIX}{path} for a model of the hub" if looks_like_name(path) else ""
+        raise UserError(f"model {str(path)!r} does not exist; give a model folder or the folder of a run{hub}")
     _check_kind(path)
     damaged = next((folder for folder in (path / "model", path) if any(folder.glob("*.safetensors"))), None)
     if damaged is not None:

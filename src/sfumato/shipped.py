@@ -38,9 +38,14 @@ def is_shipped(path: Path | str) -> bool:
     return str(path).startswith(ZOO_PREFIX)
 
 
+def shipped_name(path: Path | str) -> str:
+    """The name without `zoo:`."""
+    return str(path).removeprefix(ZOO_PREFIX)
+
+
 def shipped_folder(path: Path | str) -> Path:
     """The model folder of a name such as `zoo:toy`. Raises UserError for a name that is not a model's."""
-    name = str(path).removeprefix(ZOO_PREFIX)
+    name = shipped_name(path)
     if name in shipped_models():
         return WEIGHTS / name
     have = " and ".join(f"{ZOO_PREFIX}{each}" for each in shipped_models())

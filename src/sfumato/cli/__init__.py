@@ -34,6 +34,7 @@ from sfumato.cli.interpolate import interpolate
 from sfumato.cli.invert import invert
 from sfumato.cli.layout_to_image import layout_to_image
 from sfumato.cli.outpaint import outpaint
+from sfumato.cli.push import push
 from sfumato.cli.reconstruct import reconstruct
 from sfumato.cli.replace_decoder import replace_decoder
 from sfumato.cli.reproduce import reproduce
@@ -93,6 +94,7 @@ COMMANDS = (
     serve,
     samplers,
     zoo,
+    push,
     doctor,
 )
 for command in COMMANDS:

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from sfumato.errors import UserError
 
-_ZOO = "zoo:"
+_NAMES = ("zoo:", "hub:")
 COMMON = (
     "out",
     "label",
@@ -103,11 +103,11 @@ class Command(TyperCommand):
 
 
 def path_text(text: str, name: str) -> str:
-    """A path or a name of the zoo, with ~ expanded. Raises UserError for what is neither; `name` is whose value it is.
+    """A path, or a name of the zoo or the hub, with ~ expanded. Raises UserError for what is neither.
 
-    A model or configuration that stands for no file, such as `toy`, passes as it is.
+    `name`: whose value it is. A model or configuration that stands for no file, such as `toy`, passes as it is.
     """
-    if text.startswith(_ZOO) and len(text) > len(_ZOO):
+    if text.startswith(_NAMES) and text not in _NAMES:
         return text
     from sfumato.schema import checked_path
 

@@ -25,7 +25,11 @@ class AModel:
     """A model."""
 
     model: Path = flag(
-        REQUIRED, "what to sample", "A model folder, the folder of a run, or zoo:toy.", metavar="MODEL", argument=True
+        REQUIRED,
+        "what to sample",
+        "A model folder, the folder of a run, zoo:toy, or hub:OWNER/NAME.",
+        metavar="MODEL",
+        argument=True,
     )
 
 

@@ -61,7 +61,7 @@ def _add_models(routes: APIRouter, service: Service) -> None:
         """All models, and what they take."""
         return JSONResponse({"object": "list", "data": service.models()})
 
-    @routes.get("/v1/models/{model}", response_model=answers.ModelAnswer)
+    @routes.get("/v1/models/{model:path}", response_model=answers.ModelAnswer)
     def model(model: Annotated[str, Path(max_length=200)]) -> Any:
         """One model."""
         return JSONResponse(service.model(model))

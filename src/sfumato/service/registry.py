@@ -12,9 +12,10 @@ import torch
 from sfumato.conditioning.layout import LayoutConfig
 from sfumato.conditioning.spatial import ImageConfig, SemanticConfig
 from sfumato.conditioning.table import CompositeConfig, class_config
-from sfumato.config import ZOO_PREFIX, load_config
+from sfumato.config import load_config
 from sfumato.errors import UserError
 from sfumato.foreign import reading, short
+from sfumato.hub import is_hub
 from sfumato.model import LatentDiffusion, build
 from sfumato.model_config import ModelConfig
 from sfumato.model_folder import find_folder, tokenizer_of, with_own_encoders
@@ -23,7 +24,7 @@ from sfumato.pipeline.parts import canvas_factor
 from sfumato.pipeline.students import default_steps
 from sfumato.service.declarations import TaskName
 from sfumato.service.errors import RefusedError
-from sfumato.shipped import description, example, is_shipped
+from sfumato.shipped import description, example, is_shipped, shipped_name
 from sfumato.tasks.inpainting import MASK, MASKED, reads_masks
 from sfumato.tasks.parts import condition_parts
 from sfumato.tasks.super_resolution import SMALL, enlargement
@@ -121,7 +122,7 @@ class Registry:
         return self._known[name]
 
     def _free_name(self, path: Path) -> str:
-        if is_shipped(path):
+        if is_shipped(path) or is_hub(path):
             return str(path)
         resolved = path.resolve()
         name = resolved.parent.name if resolved.name == "model" else resolved.name
@@ -182,7 +183,7 @@ def model_view(known: KnownModel, loaded: bool, digest: str | None) -> dict[str,
     of_boxes = next((part for part in parts if isinstance(part, LayoutConfig)), None)
     small = any(isinstance(part, ImageConfig) and part.field == SMALL for part in parts)
     tasks = known.tasks
-    shipped = str(known.path).removeprefix(ZOO_PREFIX) if is_shipped(known.path) else None
+    shipped = shipped_name(known.path) if is_shipped(known.path) else None
     dropped = [name for name, rate in diffusion.part_dropout.items() if rate > 0]
     return {
         "id": known.id,
