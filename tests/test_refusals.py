@@ -98,6 +98,7 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
         lambda runs, out: ["study", "baselines", "--data", "no-such-folder", "--budget", "1s", "--out", out],
         "no-such-folder",
     ),
+    "push": (lambda runs, out: ["push", "none", "ada/apples", "--out", out], "'none' does not exist"),
     "serve": (lambda runs, out: ["serve", "none", "--out", out], "'none' does not exist"),
     "studio": (lambda runs, out: ["studio", "none", "--no-browser", "--out", out], "'none' is not a folder"),
 }  # fmt: skip

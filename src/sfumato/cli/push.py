@@ -34,9 +34,9 @@ class PushFlags(AModel):
 
 @command(PushFlags)
 def push(flags: PushFlags) -> None:
-    """Publish a model on the Hugging Face hub, with a card of what is known of it.
+    """Publish a model on the Hugging Face hub.
 
-    The card says what the model is, its data and licences, sizes, curves, samples, evaluations and limits. Then
+    With a card of what is known of it: data and licences, sizes, curves, samples, evaluations and limits. Then
     hub:OWNER/NAME stands wherever a model does. Needs the extra `hub`, and a token that may write (HF_TOKEN, or
     `hf auth login`).
     """
