@@ -88,8 +88,9 @@ def checkpoint(version: int, channels: int = 4) -> dict[str, Tensor]:
     torch.manual_seed(1)
     heads = {"heads": 8} if version == 1 else {"head_channels": 64}
     unet = UNetConfig(
-        channels=64,
+        channels=32 if version == 1 else 64,
         channel_multipliers=(1, 2, 4, 4),
+        blocks_per_level=2 if version == 1 else 1,
         attention_factors=(1, 2, 4),
         linear_projections=version == 2,
         vector_projection="none",
