@@ -99,11 +99,16 @@ class VectorQuantizer(nn.Module):
         h = widen(h)
         return F.normalize(h, dim=1) if self.normalise else h
 
-    def search(self, z: Tensor) -> Tensor:
-        """The index of the nearest code at each position: (B, C, h, w) -> (B, h, w) long."""
+    def search(self, z: Tensor, sliced: bool = True) -> Tensor:
+        """The index of the nearest code at each position: (B, C, h, w) -> (B, h, w) long.
+
+        sliced: in slices, so that memory is bounded; False for a traced graph, which would fix their number.
+        """
         B, C, H, W = z.shape
         points = self.prepare(z.detach()).permute(0, 2, 3, 1).reshape(-1, C)
-        return nearest_codes(points, self.codebook().detach()).reshape(B, H, W)
+        codebook = self.codebook().detach()
+        found = nearest_codes(points, codebook) if sliced else _nearest(points, codebook, _half_norm(codebook))
+        return found.reshape(B, H, W)
 
     def embed(self, indices: Tensor) -> Tensor:
         """Codes by index: (B, h, w) long -> (B, C, h, w)."""
@@ -139,10 +144,18 @@ def nearest_codes(points: Tensor, codebook: Tensor) -> Tensor:
     points, codebook = widen(points), widen(codebook)
     rows = max(1, _DISTANCES_AT_ONCE // codebook.shape[0])
     with torch.autocast(points.device.type, enabled=False):
-        half_norm = 0.5 * codebook.square().sum(dim=1)
-        # argmin |z − e|² = argmin |e|²/2 − z·e: |z|² is the same for every code.
-        indices = [torch.addmm(half_norm, part, codebook.t(), alpha=-1.0).argmin(dim=1) for part in points.split(rows)]
+        half_norm = _half_norm(codebook)
+        indices = [_nearest(part, codebook, half_norm) for part in points.split(rows)]
     return torch.cat(indices)
+
+
+def _half_norm(codebook: Tensor) -> Tensor:
+    return 0.5 * codebook.square().sum(dim=1)
+
+
+def _nearest(points: Tensor, codebook: Tensor, half_norm: Tensor) -> Tensor:
+    # argmin |z − e|² = argmin |e|²/2 − z·e: |z|² is the same for every code.
+    return torch.addmm(half_norm, points, codebook.t(), alpha=-1.0).argmin(dim=1)
 
 
 @dataclass(frozen=True)

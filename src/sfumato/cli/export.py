@@ -1,4 +1,4 @@
-"""`sfumato export`: a model folder -> an original checkpoint or a diffusers folder."""
+"""`sfumato export`: a model folder -> an original checkpoint, a diffusers folder, or ONNX graphs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,12 @@ class ExportFlags(Overwriting, AModel):
         metavar="OUT",
         argument=True,
     )
-    format: Literal["original", "diffusers"] = flag(REQUIRED, "output", "The program that will read it.")
+    format: Literal["original", "diffusers", "onnx"] = flag(REQUIRED, "output", "The program that will read it.")
 
 
 @command(ExportFlags)
 def export(flags: ExportFlags) -> None:
-    """Write a model for the original code or diffusers.
+    """Write a model for the original code, diffusers, or onnxruntime.
 
     What was written is read back and compared before it takes its place. What a format cannot express is refused by
     name.

@@ -178,7 +178,7 @@ class LayoutTransformer(Conditioner):
             config.vocabulary, config.dim, config.depth, config.heads, config.head_dim, config.length
         )
         self.spec = ConditionSpec(token_dim=config.dim)
-        self._empty = OnDevices(self._empty_layout)
+        self._empty = OnDevices(self.empty_ids)
 
     def prepare(self, fields: Fields) -> dict[str, Any]:
         """`layout_tokens`, checked."""
@@ -202,7 +202,8 @@ class LayoutTransformer(Conditioner):
         one = self._encode(self._empty(device_of(self)))
         return Condition(**{name: value.expand(n, *value.shape[1:]) for name, value in one.tensors().items()})
 
-    def _empty_layout(self) -> Tensor:
+    def empty_ids(self) -> Tensor:
+        """Ids (1, length) of the empty layout, the unconditional one."""
         return layout_tokens(self.config, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))[None]
 
     def _tokens(self, fields: Fields) -> Tensor:

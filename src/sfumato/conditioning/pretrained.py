@@ -1,6 +1,6 @@
 """Text -> tokens, through a frozen pretrained encoder (BERT, CLIP, T5, ...) of the library transformers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -69,20 +69,24 @@ class PretrainedText(Conditioner):
 
     @torch.no_grad()
     def forward(self, fields: Fields) -> Condition:
-        """tokens (B, max_tokens, D), with the mask of real tokens if padding is masked."""
-        batch = self.tokenizer(
-            list(fields["text"]),
-            padding="max_length",
-            truncation=True,
-            max_length=self.config.max_tokens,
-            return_tensors="pt",
-        )
+        """tokens (B, max_tokens, D), with the mask of real tokens if padding is masked.
+
+        Instead of `text` it accepts what `tokenise` returns.
+        """
+        batch = fields if "input_ids" in fields else self.tokenise(list(fields["text"]))
         device = device_of(self.encoder)
         ids = batch["input_ids"].to(device)
         if not self.config.mask_padding:
             return Condition(tokens=self._encode(ids, None))
         mask = batch["attention_mask"].to(device)
         return Condition(tokens=self._encode(ids, mask), mask=mask.bool())
+
+    def tokenise(self, texts: list[str]) -> Mapping[str, Tensor]:
+        """`input_ids` and `attention_mask` of the texts, (B, max_tokens) long, truncated or padded."""
+        batch: Mapping[str, Tensor] = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.config.max_tokens, return_tensors="pt"
+        )
+        return batch
 
     def null(self, n: int, size: tuple[int, int]) -> Condition:
         """The empty text, encoded once."""

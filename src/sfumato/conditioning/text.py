@@ -89,7 +89,7 @@ class TextTransformer(Conditioner):
             config.initial,
         )
         self.spec = ConditionSpec(token_dim=config.dim, vector_dim=config.dim if config.pooled else None)
-        self._empty = OnDevices(self._empty_text)
+        self._empty = OnDevices(self.empty_ids)
 
     def _check_ids(self, rows: int) -> None:
         """Raises UserError if a token id has no row in the table, which would otherwise fail when a text is encoded."""
@@ -123,7 +123,8 @@ class TextTransformer(Conditioner):
         one = self._encode(self._empty(device_of(self)))
         return Condition(**{name: value.expand(n, *value.shape[1:]) for name, value in one.tensors().items()})
 
-    def _empty_text(self) -> Tensor:
+    def empty_ids(self) -> Tensor:
+        """Ids (1, max_tokens) of the empty text, the unconditional one."""
         if self.texts is not None:
             return self.texts([""])
         ids = torch.full((1, self.config.max_tokens), self.config.pad_token)

@@ -1,4 +1,4 @@
-"""The entry points of this package: import any supported format, export to either format."""
+"""The entry points of this package: import any supported format, export to one of them or to ONNX."""
 
 import shutil
 from pathlib import Path
@@ -10,6 +10,7 @@ from sfumato.interop.describe import describe
 from sfumato.interop.diffusers_export import export_diffusers
 from sfumato.interop.diffusers_import import import_diffusers, is_diffusers_folder
 from sfumato.interop.diffusers_single import import_single_autoencoder, is_single_autoencoder
+from sfumato.interop.onnx.export import export_onnx
 from sfumato.interop.original import Imported, import_original
 from sfumato.interop.original_export import export_original
 from sfumato.interop.placement import Weights
@@ -21,8 +22,9 @@ from sfumato.outputs import no_new_parents_on_error, out_is_free
 from sfumato.versions import swap_folder
 
 SINGLE_FILES = (".ckpt", ".pt", ".safetensors")
+Format = Literal["original", "diffusers", "onnx"]
 
-__all__ = ["Imported", "describe", "export_model", "import_model"]
+__all__ = ["Format", "Imported", "describe", "export_model", "import_model"]
 
 
 def import_model(
@@ -73,12 +75,11 @@ def _import(
     return import_diffusers(source, out)
 
 
-def export_model(
-    model: Path | str, out: Path | str, format: Literal["original", "diffusers"], overwrite: bool = False
-) -> tuple[str, ...]:
-    """Writes a model for the original code or for diffusers; returns notes on what differs or is left out.
+def export_model(model: Path | str, out: Path | str, format: Format, overwrite: bool = False) -> tuple[str, ...]:
+    """Writes a model for the original code, diffusers or ONNX; returns notes on what differs or is left out.
 
-    It is written to a temporary name, read back and compared (`read_back.check_export`), and only then moved to `out`.
+    It is written to a temporary name, read back and compared (`read_back.check_export`; graphs by onnxruntime), and
+    only then moved to `out`.
 
     Args:
         model: a model folder, or the folder of a run.
@@ -118,6 +119,8 @@ def _written(
         done = export_original(folder, fresh if file is None else fresh / file.name)
         check_export(folder, opened, done.checkpoint, done.config, scratch)
         return done.notes
+    if format == "onnx":
+        return export_onnx(folder, fresh)
     notes = export_diffusers(folder, fresh)
     check_export(folder, opened, fresh, None, scratch)
     return notes
