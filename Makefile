@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 JOBS ?= 2
 
-.PHONY: demo test test-web parity docs docs-test check format bench clean
+.PHONY: demo test test-web test-wheel parity docs docs-test check format bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sfumato needs Python 3.11 or newer; say make PYTHON=python3.11")'
@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) install -q -c constraints.txt -e ".[offline,text,track,web,clients,dev]"
+	$(PIP) install -q -c constraints.txt -e ".[all,clients,dev]"
 	touch $@
 
 demo: $(VENV)/installed  ## the whole paper small: both stages on the toy world, samples, a report page
@@ -24,11 +24,14 @@ test: $(VENV)/installed-dev  ## the tests (under ten minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 $(VENV)/installed-web: $(VENV)/installed-dev
-	$(PIP) install -q -c constraints.txt -e ".[offline,text,track,web,clients,dev,browser]"
+	$(PIP) install -q -c constraints.txt -e ".[all,clients,dev,browser]"
 	touch $@
 
 test-web: $(VENV)/installed-web  ## the studio in Chromium (skipped where there is none), under two minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m web tests/web
+
+test-wheel: $(VENV)/installed-dev  ## the packages built and the wheel run in an empty environment, under a minute
+	$(BIN)/python .ci/wheel.py
 
 $(VENV)/parity/installed: tests/parity.txt $(VENV)/installed-dev
 	$(PIP) install -q --no-deps --target $(VENV)/parity -r tests/parity.txt
@@ -38,7 +41,7 @@ parity: $(VENV)/parity/installed  ## metrics against torch-fidelity, torchmetric
 	PYTHONPATH=$(VENV)/parity OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/evaluation/test_parity.py
 
 $(VENV)/installed-docs: $(VENV)/installed-dev
-	$(PIP) install -q -c constraints.txt -e ".[offline,text,track,web,clients,dev,docs]"
+	$(PIP) install -q -c constraints.txt -e ".[all,clients,dev,docs]"
 	touch $@
 
 docs: $(VENV)/installed-docs  ## the documentation site, in build/site; a broken link is an error

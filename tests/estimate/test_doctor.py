@@ -4,6 +4,7 @@ import json
 import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def finding(name: str, folder: Path = Path(".")) -> Finding:
 
 def test_every_group_of_packages_is_described() -> None:
     declared = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
-    assert set(declared) == set(EXTRAS)
+    assert set(declared) - {"all"} == set(EXTRAS)
 
 
 def test_a_group_without_its_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +64,21 @@ def test_kernels(said: str, state: str, way_out: str, monkeypatch: pytest.Monkey
     kernels = finding("kernels")
     assert kernels.state == state
     assert way_out in kernels.way_out
+
+
+def test_the_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "compiler", lambda: "/usr/bin/c++")
+    assert finding("compiler").found == "/usr/bin/c++"
+    monkeypatch.setattr(native, "compiler", lambda: None)
+    assert "install g++" in finding("compiler").way_out
+
+
+def test_a_gpu_with_its_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = SimpleNamespace(name="T4", total_memory=16 * GIB, major=7, minor=5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: facts)
+    assert doctor._gpu().found == "T4 (16 GiB, compute capability 7.5, no native bfloat16)"
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -51,7 +51,7 @@ def describe() -> str:
         return f"native kernels: on ({loaded.sfumato_vector_width()} lanes)"
     return (
         "native kernels: off (no working C++ compiler found)"
-        if _compiler() is None
+        if compiler() is None
         else "native kernels: off (build failed)"
     )
 
@@ -69,12 +69,12 @@ def _load() -> ctypes.CDLL | None:
 
 def _built() -> Path | None:
     """The compiled library's path; compiles it if it is not in the cache."""
-    compiler = _compiler()
-    if compiler is None:
+    program = compiler()
+    if program is None:
         return None
     sources = sorted((Path(__file__).parent / "kernels").iterdir())
     units = [str(path) for path in sources if path.suffix == ".cpp"]
-    digest = hashlib.sha256(repr((compiler, FLAGS, _processor())).encode())
+    digest = hashlib.sha256(repr((program, FLAGS, _processor())).encode())
     for path in sources:
         digest.update(path.name.encode() + path.read_bytes())
     folder = cache()
@@ -85,13 +85,14 @@ def _built() -> Path | None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         # Renamed when complete: a second process sees either nothing or the finished file.
         fresh = Path(scratch) / target.name
-        command = [compiler, *FLAGS, "-o", str(fresh), *units]
+        command = [program, *FLAGS, "-o", str(fresh), *units]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT)
         os.replace(fresh, target)
     return target
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
+    """The path of the C++ compiler that builds the kernels; None where there is none."""
     return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
 
 

@@ -30,6 +30,7 @@ EXTRAS = {
     "offline": "the perceptual loss without a download",
     "track": "curves in TensorBoard; log.jsonl has the same numbers without it",
     "web": "the studio in the browser and the service for programs",
+    "onnx": "export to ONNX, for onnxruntime and what is built on it",
     "clients": "the tests of the service by other programs' clients",
     "browser": "the studio's tests in a browser",
     "dev": "the tests and checks",
@@ -64,6 +65,7 @@ def examine(folder: Path) -> list[Finding]:
         _processor(),
         _memory(),
         _gpu(),
+        _compiler(),
         _kernels(),
         _disk(folder),
         *_extras(),
@@ -105,14 +107,27 @@ def _memory() -> Finding:
 
 def _gpu() -> Finding:
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        sizes = [torch.cuda.get_device_properties(i).total_memory / GIB for i in range(len(names))]
-        found = ", ".join(f"{name} ({size:.0f} GiB)" for name, size in zip(names, sizes, strict=True))
+        found = ", ".join(_described_gpu(i) for i in range(torch.cuda.device_count()))
         return Finding("GPU", "ok", found)
     if Path("/proc/driver/nvidia").exists() and torch.version.cuda is None:
         way_out = "this torch is built for CPUs: install the CUDA build of the same version to use the GPU"
         return Finding("GPU", "problem", "an NVIDIA driver is there, torch does not use it", way_out)
     return Finding("GPU", "missing", "none", "everything runs on the CPU, many times slower")
+
+
+def _described_gpu(index: int) -> str:
+    facts = torch.cuda.get_device_properties(index)
+    precision = "native bfloat16" if (facts.major, facts.minor) >= (8, 0) else "no native bfloat16"
+    capability = f"compute capability {facts.major}.{facts.minor}"
+    return f"{facts.name} ({facts.total_memory / GIB:.0f} GiB, {capability}, {precision})"
+
+
+def _compiler() -> Finding:
+    found = native.compiler()
+    if found is not None:
+        return Finding("compiler", "ok", found)
+    way_out = "install g++ or clang++: the kernels for CPUs are compiled once, when they are first used"
+    return Finding("compiler", "missing", "no C++ compiler", way_out)
 
 
 def _kernels() -> Finding:
