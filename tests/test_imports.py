@@ -101,7 +101,7 @@ ALLOWED: dict[str, set[str]] = {
     "service.settings": {"pipeline", "errors"},
     "cli": {"*"},
     "__main__": {"cli"},
-    "__init__": {"model", "model_folder", "classifier", "training.averages"},
+    "__init__": {"*"},
 }
 
 

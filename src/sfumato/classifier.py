@@ -138,6 +138,12 @@ def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Lat
     """Opens a classifier folder, or the newest classifier of a run, also while a training replaces it.
 
     Raises UserError naming what is missing.
+
+    Example:
+        >>> classifier = sfumato.load_classifier("runs/classifier")
+        >>> guidance = classifier.guide(2, scale=1.5)  # the option `classifier` of model.sample
+        >>> guidance.scale
+        1.5
     """
     loaded = read_one_version(lambda: _find_folder(Path(path)), _load)
     loaded.network.to(device)

@@ -17,7 +17,13 @@ SURROUNDINGS = {
 
 
 class UserError(ValueError):
-    """Bad input: the message names the argument, its value and the way out."""
+    """Bad input: the message names the argument, its value and the way out.
+
+    Example:
+        >>> sfumato.load("no-such-folder")
+        Traceback (most recent call last):
+        sfumato.errors.UserError: model 'no-such-folder' does not exist; give a model folder or the folder of a run
+    """
 
 
 class Interrupted(BaseException):

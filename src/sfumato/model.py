@@ -39,7 +39,14 @@ TOKENIZER_FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class LatentDiffusion:
-    """A model ready for use; an autoencoder alone has no `second` stage. Created by `load` or by training."""
+    """A model ready for use; an autoencoder alone has no `second` stage. Created by `load` or by training.
+
+    Example:
+        >>> model = sfumato.load("zoo:toy")
+        >>> model.save("copy")
+        >>> sfumato.load("copy").digest == model.digest
+        True
+    """
 
     config: ModelConfig
     autoencoder: Autoencoder
@@ -138,6 +145,12 @@ class LatentDiffusion:
         """Samples images; the options are the fields of `sfumato.pipeline.request.SampleRequest`.
 
         Returns PIL images, or (N, 3, H, W) in about [-1, 1]. Raises UserError for options that do not fit this model.
+
+        Example:
+            >>> model = sfumato.load("zoo:toy")
+            >>> images = model.sample(["a red circle", "a blue star"], steps=2, seed=7)
+            >>> [image.size for image in images]
+            [(32, 32), (32, 32)]
         """
         images = self.sample_tensor(prompt, **options)
         return images if as_tensor else [to_pil(image) for image in images]
@@ -156,7 +169,14 @@ class LatentDiffusion:
         return pipeline.decode(self, latents, SampleRequest(decoder=decoder, memory=memory))
 
     def encode(self, images: Tensor, memory: int = DEFAULT_MEMORY) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1] -> model latents (N, C, h, w), the posterior's mean."""
+        """Images (N, 3, H, W) in [-1, 1] -> model latents (N, C, h, w), the posterior's mean.
+
+        Example:
+            >>> model = sfumato.load("zoo:toy")
+            >>> latents = model.encode(torch.zeros(2, 3, 32, 48))
+            >>> latents.shape, model.decode(latents).shape
+            (torch.Size([2, 3, 8, 12]), torch.Size([2, 3, 32, 48]))
+        """
         return codec.encode(self.autoencoder, self.scaling, images.to(self.device), memory=memory)
 
     def reconstruct(self, images: Tensor, batch: int = 16, memory: int = DEFAULT_MEMORY) -> Tensor:

@@ -55,7 +55,13 @@ class DiffusionConfig(Schema):
 
 
 class ModelConfig(Schema):
-    """`config.yaml` of a model folder. `about` describes the training, for readers."""
+    """`config.yaml` of a model folder. `about` describes the training, for readers.
+
+    Example:
+        >>> config = sfumato.load("zoo:toy").config
+        >>> config.diffusion.prediction, config.autoencoder.factor
+        ('flow', 4)
+    """
 
     format: Literal[2] = FORMAT
     autoencoder: AutoencoderConfig

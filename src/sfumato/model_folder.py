@@ -71,6 +71,11 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusio
     """Opens a model folder, or the newest model of a run, also while a training replaces it.
 
     Raises UserError naming what is missing or does not fit.
+
+    Example:
+        >>> model = sfumato.load("zoo:toy")
+        >>> model.config.image_size, model.latent_shape
+        ((32, 32), (3, 8, 8))
     """
     return read_one_version(lambda: find_folder(path), _load).to(device)
 

@@ -46,7 +46,13 @@ class PixelsConfig(Schema):
 
 
 class AutoencoderConfig(Schema):
-    """Topology of the autoencoder; the defaults are the published kl-f8."""
+    """Topology of the autoencoder; the defaults are the published kl-f8.
+
+    Example:
+        >>> config = sfumato.AutoencoderConfig(channel_multipliers=(1, 2, 4), latent_channels=3)
+        >>> config.factor
+        4
+    """
 
     image_channels: int = Field(3, ge=1, le=1024)
     channels: int = Field(128, ge=1, le=65536)
@@ -91,7 +97,15 @@ class AutoencoderConfig(Schema):
 
 
 class Autoencoder(nn.Module):
-    """Encoder, bottleneck and decoder; parameter names are those of the published checkpoints."""
+    """Encoder, bottleneck and decoder; parameter names are those of the published checkpoints.
+
+    Example:
+        >>> config = sfumato.AutoencoderConfig(channels=8, channel_multipliers=(1, 2), norm_groups=4)
+        >>> autoencoder = sfumato.Autoencoder(config)
+        >>> encoding = autoencoder.encode(torch.zeros(1, 3, 16, 24))
+        >>> encoding.z.shape, autoencoder.decode(encoding.z).shape
+        (torch.Size([1, 4, 8, 12]), torch.Size([1, 3, 16, 24]))
+    """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()

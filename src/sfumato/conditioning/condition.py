@@ -14,7 +14,12 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ConditionSpec:
-    """What a conditioner returns and a denoiser accepts; None or 0 means the field is absent."""
+    """What a conditioner returns and a denoiser accepts; None or 0 means the field is absent.
+
+    Example:
+        >>> sfumato.load("zoo:toy").second.conditioner.spec
+        ConditionSpec(vector_dim=64, token_dim=64, spatial_channels=0)
+    """
 
     vector_dim: int | None = None
     token_dim: int | None = None
@@ -23,7 +28,16 @@ class ConditionSpec:
 
 @dataclass(frozen=True)
 class Condition:
-    """vector (B, D), tokens (B, M, D) with mask (B, M) bool (True = real), spatial (B, C, h, w); each optional."""
+    """vector (B, D), tokens (B, M, D) with mask (B, M) bool (True = real), spatial (B, C, h, w); each optional.
+
+    Example:
+        >>> model = sfumato.load("zoo:toy")
+        >>> condition = model.second.conditioner({"text": ["a red circle"]})
+        >>> sorted(condition.tensors())
+        ['mask', 'tokens', 'vector']
+        >>> len(model.sample(condition=condition, steps=1))
+        1
+    """
 
     vector: Tensor | None = None
     tokens: Tensor | None = None

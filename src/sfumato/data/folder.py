@@ -10,7 +10,13 @@ from sfumato.data.scan import scan_folder
 
 
 class FolderDataset(ImageDataset):
-    """The images of a folder."""
+    """The images of a folder.
+
+    Example:
+        >>> images = sfumato.FolderDataset(sfumato.FolderConfig(path="images", size=64))
+        >>> len(images), images[0].image.shape, images[0].fields["text"]
+        (3, torch.Size([3, 64, 64]), 'a red square')
+    """
 
     def __init__(
         self,

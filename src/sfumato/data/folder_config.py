@@ -7,7 +7,12 @@ from sfumato.data.images_config import ImagesConfig
 
 
 class FolderConfig(ImagesConfig):
-    """A folder of images and their preprocessing to (3, H, W); `size` is the side of a square or (H, W)."""
+    """A folder of images and their preprocessing to (3, H, W); `size` is the side of a square or (H, W).
+
+    Example:
+        >>> sfumato.FolderConfig(path="images", size=(64, 96), flip=True).background
+        'white'
+    """
 
     kind: Literal["folder"] = "folder"
     path: Path

@@ -29,7 +29,13 @@ MAX_BLOCKS = 1024
 
 
 class UNetConfig(Schema):
-    """Width, depth and attention of the U-Net; the defaults are a small model's."""
+    """Width, depth and attention of the U-Net; the defaults are a small model's.
+
+    Example:
+        >>> config = sfumato.UNetConfig(channels=64, channel_multipliers=(1, 2), heads=4)
+        >>> config.factor, config.head_channels
+        (2, None)
+    """
 
     kind: Literal["unet"] = "unet"
     channels: int = Field(
@@ -122,6 +128,13 @@ class UNet(nn.Module):
 
     Raises:
         ValueError: the spec's vector does not have 4 x channels entries and vector_projection is "none".
+
+    Example:
+        >>> config = sfumato.UNetConfig(channels=32, channel_multipliers=(1, 2), blocks_per_level=1)
+        >>> unet = sfumato.UNet(config, latent_channels=4, spec=sfumato.ConditionSpec(token_dim=16))
+        >>> condition = sfumato.Condition(tokens=torch.zeros(2, 5, 16))
+        >>> unet(torch.zeros(2, 4, 8, 8), torch.tensor([10, 500]), condition).shape
+        torch.Size([2, 4, 8, 8])
     """
 
     def __init__(self, config: UNetConfig, latent_channels: int, spec: ConditionSpec) -> None:

@@ -33,6 +33,7 @@ EXTRAS = {
     "onnx": "export to ONNX, for onnxruntime and what is built on it",
     "clients": "the tests of the service by other programs' clients",
     "browser": "the studio's tests in a browser",
+    "docs": "the documentation as a site",
     "dev": "the tests and checks",
 }
 """What each optional group of packages adds, by its name in pyproject.toml."""

@@ -41,6 +41,12 @@ def import_model(
     The options are those of `import_original`; a diffusers folder has its own configuration and accepts none.
     `overwrite` replaces an existing `out`. Raises UserError naming anything that cannot be read or expressed, and for
     an output that is in use.
+
+    Example:
+        >>> notes = sfumato.export_model("runs/images", "for-others", "diffusers")
+        >>> imported = sfumato.import_model("for-others", "back-again")
+        >>> sfumato.load(imported.folder).config.image_size
+        (32, 32)
     """
     source, out = Path(source), Path(out)
     out = out_is_free(out, (source,), overwrite)
@@ -89,6 +95,11 @@ def export_model(model: Path | str, out: Path | str, format: Format, overwrite: 
 
     Raises UserError for anything that the format cannot express, an output in use, a full disk, and an export that does
     not read back as the model; nothing is left behind then.
+
+    Example:
+        >>> notes = sfumato.export_model("runs/images", "for-diffusers", "diffusers")
+        >>> sorted(path.name for path in Path("for-diffusers").iterdir())
+        ['model_index.json', 'scheduler', 'sfumato.yaml', 'unet', 'vqvae']
     """
     folder, out = find_folder(model), Path(out)
     single = format == "original" and out.suffix in SINGLE_FILES

@@ -94,6 +94,12 @@ class SampleRequest:
 
     Where a value may be one or one for each image, a list has as many entries as there are images. The constructor
     raises UserError for a number outside its range and for images that this machine's memory cannot hold.
+
+    Example:
+        >>> options = sfumato.SampleRequest(steps=2, guidance=2.0, seed=7)
+        >>> model, image = sfumato.load("zoo:toy"), Image.new("RGB", (40, 32), "white")
+        >>> [edited.size for edited in sfumato.tasks.edit(model, image, "a blue star", options=options)]
+        [(40, 32)]
     """
 
     prompt: str | Sequence[str] | None = option(None, "what to sample", "Prompts; omit for unconditional samples.")

@@ -43,6 +43,11 @@ class ToyWorld:
     - `map`: uint8 (H, W), indices into `render.MAP_NAMES`; `boxes`: [(index into it, x0, y0, x1, y1 in [0, 1])]
 
     Raises UserError for an unusable size, length, split or field.
+
+    Example:
+        >>> world = sfumato.ToyWorld(size=32, length=100)
+        >>> world[0].image.shape, sorted(world[0].fields)
+        (torch.Size([3, 32, 32]), ['label', 'text'])
     """
 
     classes: tuple[str, ...] | None = CLASSES

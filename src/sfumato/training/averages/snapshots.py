@@ -89,6 +89,11 @@ def load_snapshot(
 
     Raises:
         UserError: there are no snapshots, or the run's model does not fit them.
+
+    Example:
+        >>> weaker = sfumato.load_snapshot("runs/images")
+        >>> weaker.digest == sfumato.load("runs/images").digest
+        False
     """
     run = Path(run)
     if run.is_file():
