@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 import sfumato
-from command_line import Runs
+import tiny
+from sfumato.training.averages.snapshots import save_snapshot
 from test_classifier import tiny_classifier
 
 ROOT = Path(__file__).parents[1]
@@ -23,11 +24,15 @@ OBJECTS = [name for name in sfumato.__all__ if name != "__version__"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, runs: Runs) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the examples name: runs/images, runs/classifier and three captioned images."""
     folder = tmp_path_factory.mktemp("examples")
-    (folder / "runs").mkdir()
-    (folder / "runs" / "images").symlink_to(runs.plain)
+    model = tiny.model(tiny.UNCONDITIONAL, "autoencoder.norm_groups=8")
+    run = folder / "runs" / "images"
+    model.save(run / "model")
+    assert model.second is not None
+    weaker = {f"denoiser.{name}": 0.9 * value for name, value in model.second.denoiser.named_parameters()}
+    save_snapshot(run / "snapshots", 1, 0.1, weaker, 1)
     tiny_classifier().save(folder / "runs" / "classifier")
     (folder / "images").mkdir()
     for number, colour in enumerate(("red", "green", "blue")):

@@ -46,7 +46,7 @@ def import_model(
         >>> notes = sfumato.export_model("runs/images", "for-others", "diffusers")
         >>> imported = sfumato.import_model("for-others", "back-again")
         >>> sfumato.load(imported.folder).config.image_size
-        (32, 32)
+        (16, 24)
     """
     source, out = Path(source), Path(out)
     out = out_is_free(out, (source,), overwrite)
