@@ -30,6 +30,7 @@ EXTRAS = {
     "offline": "the perceptual loss without a download",
     "track": "curves in TensorBoard; log.jsonl has the same numbers without it",
     "web": "the studio in the browser and the service for programs",
+    "hub": "models and datasets from, and to, the Hugging Face Hub",
     "onnx": "export to ONNX, for onnxruntime and what is built on it",
     "clients": "the tests of the service by other programs' clients",
     "browser": "the studio's tests in a browser",
