@@ -49,6 +49,16 @@ def test_a_busy_core_is_noticed_within_seconds_and_all_threads_come_back() -> No
     assert ["2 threads again" in line for line in said] == [True]
 
 
+def test_a_run_that_begins_with_one_thread_tries_the_others_after_a_while() -> None:
+    machine = Machine(one=0.14, two=0.095, rate=0)
+    choice = ThreadChoice(2, machine.use, lambda: int(machine.count), start=1)
+    assert machine.threads == 1
+    assert machine.steps(choice, PATIENCE - 5) == []
+    assert machine.threads == 1
+    assert ["2 threads again" in line for line in machine.steps(choice, 15)] == [True]
+    assert machine.threads == 2
+
+
 @pytest.mark.parametrize("make", [lambda: Machine(one=0.9, two=0.5, rate=5 * BUSY)])
 def test_one_thread_is_not_kept_where_it_is_slower(make: Callable[[], Machine]) -> None:
     """Many programs, or a network large enough; it is tried ever more rarely."""

@@ -39,6 +39,12 @@ class FitFlags:
         metavar="FILE",
     )
     device: str = flag("auto", "machine", "auto, cpu or cuda.", metavar="DEVICE")
+    threads: int | None = flag(
+        None,
+        "machine",
+        "Threads on the CPU. [measured: one a core, or one alone where another program keeps a core busy]",
+        Range(1, 4096),
+    )
 
     @property
     def seconds(self) -> float | None:

@@ -1,6 +1,7 @@
 """The plan of `sfumato fit`: made for a new folder, read from that of an interrupted fit, printed, written as files."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -17,9 +18,10 @@ from sfumato.fit.folder import Fit, check_same, digest_of, stored_fit
 from sfumato.fit.lines import plan_lines
 from sfumato.fit.measure import StepTimer, machine_facts, measured_plan
 from sfumato.fit.plan import SIZES
+from sfumato.fit.threads import fix_threads, one_is_faster, with_threads
 from sfumato.outputs import out_is_free
 from sfumato.training.launch import launched
-from sfumato.training.workers import Workers, use_all_cores
+from sfumato.training.workers import Workers, available_cores, use_all_cores
 
 
 def show_plan(flags: FitFlags) -> tuple[Fit, bool]:
@@ -31,6 +33,8 @@ def show_plan(flags: FitFlags) -> tuple[Fit, bool]:
         raise UserError("sfumato fit runs in one process: start it without a launcher")
     settings = tuple(flags.settings or ())
     files = None if flags.plan is None else _plan_files(flags.plan)
+    use_all_cores()
+    fix_threads(flags.threads, available_cores())
     known = None if flags.out is None else stored_fit(flags.out)
     if known is not None and flags.out is not None:
         check_same(flags.out, known, flags.folder, flags.seconds, settings)
@@ -51,15 +55,20 @@ def _new_fit(flags: FitFlags, settings: tuple[str, ...]) -> Fit:
     if flags.device == "cpu":
         _on_cpu()
     chosen_device(flags.device)
-    use_all_cores()
     workers = Workers("cpu" if flags.device == "cpu" else None)
     with bars() as (say, progress):
         found, facts = describe(config, progress("scanning"))
         for note in found.dataset.notes:
             say(note)
         say(f"{facts.total:,} images in {flags.folder}; measuring this machine")
-        machine = machine_facts(workers, reading_seconds(found.dataset))
-        plan = measured_plan(facts, machine, seconds, StepTimer(workers, settings), size, say)
+        machine, timer = (
+            with_threads(machine_facts(workers, reading_seconds(found.dataset))),
+            StepTimer(workers, settings),
+        )
+        plan = measured_plan(facts, machine, seconds, timer, size, say)
+        if one_is_faster(plan, timer):
+            say("one thread is faster now than one a core: measuring with one")
+            plan = measured_plan(facts, replace(machine, threads=1), seconds, timer, size, say)
     plan = with_settings(plan, flags.folder, settings)
     return Fit(str(flags.folder), digest_of(flags.folder), seconds, settings, plan)
 

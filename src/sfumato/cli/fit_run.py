@@ -35,7 +35,8 @@ from sfumato.report.result import Training
 from sfumato.training.data import open_data
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.log import read_lines
-from sfumato.training.workers import Workers, use_all_cores
+from sfumato.training.threads import starting_with
+from sfumato.training.workers import Workers
 
 STEPS = "steps.json"
 EVALUATING = "evaluating"
@@ -54,8 +55,7 @@ def run_fit(flags: FitFlags) -> None:
     if (out / NUMBERS).is_file():
         typer.echo(f"\nfinished before: {out / PAGE}")
         return
-    use_all_cores()
-    with written(out, begun=lambda: any(out.rglob("log.jsonl"))):
+    with written(out, begun=lambda: any(out.rglob("log.jsonl"))), starting_with(fit.plan.machine.threads):
         if not resumed:
             store(out, fit)
         _run(fit, flags.folder, out, place)

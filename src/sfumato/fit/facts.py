@@ -71,6 +71,8 @@ class MachineFacts:
         first, second: pace of networks of stage 1 and stage 2 by the key of what was measured.
         reduced: whether bfloat16 is used.
         features: whether the feature network of the perceptual loss is installed.
+        threads: that compute, 0 where it is not known; `threads_fixed`: by the user, else a training changes them when
+            the machine does.
     """
 
     name: str
@@ -82,6 +84,8 @@ class MachineFacts:
     second: Mapping[str, Pace] = field(default_factory=dict)
     reduced: bool = False
     features: bool = True
+    threads: int = 0
+    threads_fixed: bool = True
 
     def seconds(self, stage: Literal["first", "second"], key: str, operations: float) -> float:
         """Seconds of training a network on one image: as measured, else by the operations of the nearest measured one.

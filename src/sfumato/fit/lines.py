@@ -1,5 +1,6 @@
 """A plan for people, in lines."""
 
+from sfumato.fit.facts import MachineFacts
 from sfumato.fit.plan import FitPlan, StagePlan, gib
 from sfumato.report.format import duration, millions
 
@@ -8,7 +9,7 @@ def plan_lines(plan: FitPlan) -> list[str]:
     """What is planned, what to expect, and why."""
     machine, side = plan.machine, plan.latent_side
     precision = "bfloat16" if machine.reduced else "float32"
-    cores = f", {machine.cores} core{'' if machine.cores == 1 else 's'}" if machine.device == "cpu" else ""
+    cores = f", {_cores(machine)}" if machine.device == "cpu" else ""
     lines = [
         f"machine      {machine.name}{cores}, {precision}, {gib(machine.memory)} free",
         f"images       {plan.images:,} at {plan.size}x{plan.size}, {plan.held_out:,} of them held out",
@@ -24,6 +25,14 @@ def plan_lines(plan: FitPlan) -> list[str]:
         plan.quality,
     ]
     return [*lines, *(f"  {reason}" for reason in plan.reasons), *(f"! {warning}" for warning in plan.warnings)]
+
+
+def _cores(machine: MachineFacts) -> str:
+    text = f"{machine.cores} core{'' if machine.cores == 1 else 's'}"
+    if machine.threads in (0, machine.cores):
+        return text
+    why = "set" if machine.threads_fixed else f"measured to be faster than {machine.cores} now"
+    return f"{text}, {machine.threads} thread{'' if machine.threads == 1 else 's'} ({why})"
 
 
 def _stage(stage: StagePlan) -> str:

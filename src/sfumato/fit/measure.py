@@ -1,6 +1,5 @@
 """Measures a machine for a plan: steps of the real training loops, at the real sizes, of the networks it chooses."""
 
-import os
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import replace
@@ -27,7 +26,7 @@ from sfumato.pipeline.memory import machine_memory
 from sfumato.report.machine import processor
 from sfumato.training.autoencoder import untrained_autoencoder
 from sfumato.training.data import height_width
-from sfumato.training.workers import Workers
+from sfumato.training.workers import Workers, available_cores
 
 TIMED = 3
 """Steps that are timed of each network."""
@@ -127,11 +126,10 @@ def machine_facts(workers: Workers, read_seconds: float) -> MachineFacts:
     """What is known of this machine before a network is timed."""
     device = workers.device
     on_gpu = device.type == "cuda"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return MachineFacts(
         name=torch.cuda.get_device_name(device) if on_gpu else processor(),
         device="cuda" if on_gpu else "cpu",
-        cores=cores,
+        cores=available_cores(),
         memory=torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory(),
         read_seconds=read_seconds,
         reduced=has_fast_bfloat16(device),

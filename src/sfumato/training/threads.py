@@ -7,7 +7,9 @@ as long, or more. One thread loses nothing to a program on another core.
 
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
@@ -39,11 +41,13 @@ class ThreadChoice:
         threads: the number to use on an idle machine.
         use: sets the number of threads.
         preempted: how often this process was put aside so far.
+        start: the number to begin with, all of `threads` or one; others are tried only after a while.
     """
 
     threads: int
     use: Callable[[int], object] = torch.set_num_threads
     preempted: Callable[[], int] = preemptions
+    start: int | None = None
     _now: int = 0
     _before: float | None = None
     """The step time with the other number of threads while this one is tried; None: nothing is tried."""
@@ -54,6 +58,9 @@ class ThreadChoice:
 
     def __post_init__(self) -> None:
         self._now, self._count = self.threads, self.preempted()
+        if self.start == 1:
+            self._now, self._wait = 1, self._patience
+            self.use(1)
 
     def after_step(self, seconds: float) -> str | None:
         """A line for the log where the number of threads changes for good."""
@@ -99,9 +106,22 @@ class ThreadChoice:
         return f"the cores are free: {self.threads} threads again, {before:.2g} -> {step:.2g} s a step"
 
 
+_START: ContextVar[int | None] = ContextVar("threads", default=None)
+
+
+@contextmanager
+def starting_with(threads: int) -> Iterator[None]:
+    """Within the block runs begin with so many threads, one or all, as measured before."""
+    token = _START.set(threads)
+    try:
+        yield
+    finally:
+        _START.reset(token)
+
+
 def thread_choice(workers: Workers) -> ThreadChoice | None:
     """The choice of a run; None where OMP_NUM_THREADS fixes the number, on a GPU, and for several processes."""
     threads = torch.get_num_threads()
     if threads == 1 or workers.world > 1 or workers.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
         return None
-    return ThreadChoice(threads)
+    return ThreadChoice(threads, start=_START.get())
