@@ -62,7 +62,8 @@ def test_a_flag_is_its_field(name: str) -> None:
     assert one.option.range == option.range
     assert one.option.group == option.group
     param = params("inpaint" if name == "jumps" else "edit" if name == "strength" else "sample")[name]
-    assert param.help.startswith(option.help)
+    expected = "How far the image is noised" if name == "strength" else one.form.help or option.help
+    assert param.help.startswith(expected)
     if name not in ("strength", "seed"):  # edit has another strength, and sample tells whether a seed is given
         assert one.value(param.default) == option.default == getattr(SampleRequest(), name)
 

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 from typer.core import TyperCommand, TyperGroup
 
 from sfumato.errors import UserError
+from sfumato.pipeline import options
 
 _NAMES = ("zoo:", "hub:")
 COMMON = (
@@ -31,11 +32,13 @@ COMMON = (
     "precision",
 )
 """The options that a help text shows first, where it shows options in groups; in this order."""
-GROUPS = ("Arguments", "Options", "What to sample", "Guidance", "Sampler", "Output", "Machine")
+GROUPS = ("Arguments", "Options", *(group.capitalize() for group in get_args(options.Group)))
 """The sections of a help text."""
 MAX_DIGITS = 400
 """Of a number in an argument; beyond some thousand Python itself refuses to read one."""
 _DIGITS = re.compile(r"\d+")
+_TYPE = re.compile(r" <(list\[)?(\w+)\]?>$")
+_WORDS = {"str": "TEXT", "int": "N", "float": "X", "path": "PATH"}
 
 
 class MaybePath:
@@ -73,7 +76,7 @@ class Command(TyperCommand):
             if record is not None:
                 panel = getattr(param, "rich_help_panel", None) or "Options"
                 title = "Arguments" if param.param_type_name == "argument" else str(panel)
-                sections.setdefault(title, []).append(record)
+                sections.setdefault(title, []).append((_typed(record[0], title), record[1]))
         for title in GROUPS:
             if sections.get(title):
                 with formatter.section(title):
@@ -100,6 +103,13 @@ class Command(TyperCommand):
                 for value in values if isinstance(values, list | tuple) else [values]:
                     if value is not None:
                         path_text(value, _title(param))
+
+
+def _typed(name: str, section: str) -> str:
+    """The first column of a help text: how a value is typed, instead of the name of its type in Python."""
+    if section == "Arguments":
+        return _TYPE.sub("", name)
+    return _TYPE.sub(lambda found: f" {_WORDS.get(found[2].lower(), found[0].strip())}", name)
 
 
 def path_text(text: str, name: str) -> str:

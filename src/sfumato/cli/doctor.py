@@ -13,7 +13,12 @@ class DoctorFlags:
     """What `sfumato doctor` looks at and prints."""
 
     folder: Path = flag(
-        Path("."), "output", "Where runs will be written: its disk is checked.", argument=True, path=True
+        Path("."),
+        "output",
+        "Where runs will be written: its disk is checked.",
+        metavar="[FOLDER]",
+        argument=True,
+        path=True,
     )
     as_json: bool = flag(False, "output", "The same as one JSON object.", names=("--json",))
 

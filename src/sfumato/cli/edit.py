@@ -21,7 +21,9 @@ class EditFlags(TaskFlags):
     """The options of `sfumato edit`."""
 
     image: Path = like(EditOptions, "image", metavar="IMAGE", argument=True)
-    strength: float = like(EditOptions, "strength", hint="`initial` is the image's latent.")
+    strength: float = like(
+        EditOptions, "strength", help="How far the image is noised: 0 keeps it, 1 starts from pure noise."
+    )
     style: Path | None = like(EditOptions, "style")
     style_amount: float = like(EditOptions, "style_amount")
 

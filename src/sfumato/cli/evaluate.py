@@ -29,12 +29,14 @@ class MeasureFlags(Machine):
     """The options of both evaluations: networks, and how real images are read."""
 
     weights: list[str] | None = flag(
-        None, "machine", "A network's weights: a folder; for inception a file.", metavar="NAME=PATH"
+        None, "evaluation", "A network's weights: a folder; for inception a file.", metavar="NAME=PATH"
     )
-    sha256: list[str] | None = flag(None, "machine", "The expected hash of those weights.", metavar="NAME=HEX")
-    resize: str | None = flag(None, "machine", "Resize filter: bicubic, bilinear, tensorflow [default: the network's].")
-    pad: bool = flag(False, "what to sample", "Pad real images to the frame instead of cropping.", names=("--pad",))
-    background: str = flag("white", "what to sample", "Colour behind transparent images.")
+    sha256: list[str] | None = flag(None, "evaluation", "The expected hash of those weights.", metavar="NAME=HEX")
+    resize: str | None = flag(
+        None, "evaluation", "Resize filter: bicubic, bilinear, tensorflow [default: the network's]."
+    )
+    pad: bool = flag(False, "data", "Pad real images to the frame instead of cropping.", names=("--pad",))
+    background: str = flag("white", "data", "Colour behind transparent images.")
 
 
 def data_flag() -> Any:
@@ -52,28 +54,34 @@ class EvaluateFlags(MeasureFlags):
     )
     data: str = data_flag()
     out: Path = flag(REQUIRED, "output", "The folder for card.json and index.html.")
-    n: int = flag(5000, "what to sample", "Images to evaluate.", Range(2, SAMPLES, whole=True))
+    n: int = flag(5000, "evaluation", "Images to evaluate.", Range(2, SAMPLES, whole=True))
     metrics: str = flag(
-        "fd,kd,prdc", "output", "fd, fd-inf, sfd, kd, is, prdc, cas, clip-score, reader, fid, kid; fd-dinov2, ..."
+        "fd,kd,prdc", "evaluation", "fd, fd-inf, sfd, kd, is, prdc, cas, clip-score, reader, fid, kid; fd-dinov2, ..."
     )
     features: str = flag(
         "efficientnet-lite0",
-        "output",
+        "evaluation",
         "Default network of the metrics: efficientnet-lite0, inception, dinov2, clip.",
     )
-    reference: int | None = flag(
-        None, "what to sample", "Real images to use [default: all].", Range(2, SAMPLES, whole=True)
+    reference: int | None = flag(None, "data", "Real images to use [default: all].", Range(2, SAMPLES, whole=True))
+    bootstrap: int = flag(
+        0, "evaluation", "Resamples for the intervals of fd and fd-inf.", Range(0, 1_000_000, whole=True)
     )
-    bootstrap: int = flag(0, "output", "Resamples for the intervals of fd and fd-inf.", Range(0, 1_000_000, whole=True))
     labels: str = flag(
         "data",
-        "what to sample",
+        "evaluation",
         "Labels for class-conditional models: data (its distribution) or balanced.",
     )
     cache: Path | None = flag(None, "machine", "Cache folder for features of DATA [default: ~/.cache/sfumato].")
 
 
-STEPS = Form(metavar="N[,N...]", type=str, parse=steps_of, hint="Of several, as in 4,1,2,8, the first is compared.")
+STEPS = Form(
+    metavar="N[,N...]",
+    type=str,
+    parse=steps_of,
+    help="Sampling steps [default: 20, a student's 4].",
+    hint="Of several, as in 4,1,2,8, the first is compared.",
+)
 
 
 @command(

@@ -34,6 +34,7 @@ class Form:
         type: what the parser reads, where it is not the field's type.
         parse: (flag, what was typed) -> value; raises UserError.
         typed_default: the default as it is typed, where the field's own is something else.
+        help: replaces the field's help, where that speaks of Python or of several images.
         hint: a sentence after the field's help: how the value is typed.
         argument: it has a position instead of a name.
         path: it is a path, or may be one such as a name of the zoo: empty texts and URLs are refused.
@@ -45,6 +46,7 @@ class Form:
     type: Any = None
     parse: Callable[[str, Any], Any] | None = None
     typed_default: Any = AS_DECLARED
+    help: str = ""
     hint: str = ""
     argument: bool = False
     path: bool = False
@@ -88,7 +90,7 @@ class Flag:
 
     def parameter(self, grouped: bool) -> inspect.Parameter:
         """The parameter of a function from which typer makes the flag."""
-        help_text = f"{self.option.help} {self.form.hint}".strip()
+        help_text = f"{self.form.help or self.option.help} {self.form.hint}".strip()
         info: Any
         if self.form.argument:
             info = typer.Argument(metavar=self.form.metavar, help=help_text)
@@ -104,7 +106,7 @@ class Flag:
 
     @property
     def common(self) -> bool:
-        return self.required or self.option.name in COMMON
+        return self.required or (self.option.name in COMMON and self.option.group not in ("access", "limits"))
 
 
 def flag(default: Any, group: Group, help: str, range: Range | None = None, **form: Any) -> Any:

@@ -137,9 +137,11 @@ def bytes_of(flag: str, mebibytes: int) -> int:
 
 SIZE = Form(metavar="HxW", type=str, parse=size_of, hint="Such as 64x96, or one number for a square.")
 ONE_TEXT = Form(type=str)
+ONE_LABEL = Form(type=str, help="The class, by number or name, of a class-conditional model.")
 MEMORY = Form(
     metavar="MIB",
     parse=bytes_of,
+    help="MiB for feature maps while encoding and decoding; larger images are computed in bands with equal results.",
     typed_default=DEFAULT_MEMORY // MEBIBYTE,
     range=Range(1, 10_000_000, whole=True),
 )
@@ -167,14 +169,24 @@ FORMS: dict[str, Form] = {
         type=str,
         hint="leading, trailing, linspace, quadratic, karras, log-snr, ays.",
     ),
+    "steps": Form(help="Sampling steps, unless --times lists them [default: 20, a student's 4]."),
     "times": Form(metavar="LIST", type=str, parse=numbers_of, hint="As in 999,850,736."),
     "memory": MEMORY,
-    "window": Form(metavar="PIXELS", type=str, parse=window_of, typed_default="0"),
+    "window": Form(
+        metavar="PIXELS",
+        type=str,
+        parse=window_of,
+        typed_default="0",
+        help="Side of the overlapping windows of large images; 0: none; auto: the training size, where the image has "
+        "more than four times its area.",
+    ),
     "reuse": Form(metavar="N"),
 }
 OF_ONE_IMAGE = {
-    "prompt": Form(metavar="[PROMPT]", type=str, argument=True),
-    "label": ONE_TEXT,
+    "prompt": Form(metavar="[PROMPT]", type=str, argument=True, help="A prompt, for a model that takes text."),
+    "label": ONE_LABEL,
+    "negative": Form(type=str, help="A negative prompt: what guidance moves away from."),
+    "steps": Form(help="Sampling steps."),
     "guidance": Form(metavar="SCALE", type=str, parse=scale_of, hint="As in 3, or in text=3,mask=1.5."),
 }
 """Forms where every image has the same prompt, label and scale."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from sfumato.cli.flags import REQUIRED, command, flag
-from sfumato.cli.forms import request_flags
+from sfumato.cli.forms import SIZE, request_flags
 from sfumato.cli.machine import ModelFlags
 from sfumato.plain_json import to_json
 
@@ -35,6 +35,9 @@ class Fidelity:
     ssim: float | None
 
 
+SIZE_OF_IMAGES = replace(SIZE, help="Height and width in pixels to resize and crop to; by default the images' own.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReconstructFlags(ModelFlags):
     """The options of `sfumato reconstruct` beside those of a request."""
@@ -44,7 +47,7 @@ class ReconstructFlags(ModelFlags):
     background: str = flag("white", "what to sample", "Colour behind transparent images.")
 
 
-@command(ReconstructFlags, request_flags("size", "memory", "batch"))
+@command(ReconstructFlags, request_flags("size", "memory", "batch", forms={"size": SIZE_OF_IMAGES}))
 def reconstruct(flags: ReconstructFlags, options: dict[str, Any]) -> None:
     """Show what the autoencoder preserves of images.
 

@@ -47,7 +47,7 @@ def serve(flags: ServeFlags) -> None:
 
     Speaks its own protocol (jobs with previews, every task), that of OpenAI's images API and that of AUTOMATIC1111's
     web user interface. MODEL is a model folder, a run or zoo:toy; several are loaded when first asked for. Requests
-    that go the same way are computed together. Needs the extra `web`.
+    with the same settings are computed in one batch. Needs the extra `web`.
     """
     from sfumato.cli.options import chosen_device
     from sfumato.errors import UserError

@@ -41,33 +41,33 @@ class StudyFlags(Machine):
     out: Path = flag(REQUIRED, "output", "The study's folder; an interrupted study there is resumed.")
     data: str = flag(
         REQUIRED,
-        "what to sample",
+        "data",
         "The folder of images; toy for the built-in world; zoo:NAME or FILE.yaml: its data.",
         path=True,
     )
-    size: tuple[int, int] | None = request_flag("size")
-    budget: str = flag("30m", "machine", "Training time per method and seed, both stages together: 90s, 30m, 2h, 1d.")
-    seeds: int = schema_flag(SCHEMA, "seeds", "machine", help="Training runs per method.")
-    parameters: int = schema_flag(SCHEMA, "parameters", "machine")
-    channels: int = schema_flag(SCHEMA, "channels", "machine")
-    perceptual: bool = schema_flag(SCHEMA, "perceptual", "machine", names=("--perceptual",))
-    samples: int = schema_flag(SCHEMA, "samples", "output")
+    size: tuple[int, int] | None = request_flag(
+        "size", help="Height and width in pixels; by default 64, or what a configuration says."
+    )
+    budget: str = flag("30m", "training", "Training time per method and seed, both stages together: 90s, 30m, 2h, 1d.")
+    seeds: int = schema_flag(SCHEMA, "seeds", "training", help="Training runs per method.")
+    parameters: int = schema_flag(SCHEMA, "parameters", "training")
+    channels: int = schema_flag(SCHEMA, "channels", "training")
+    perceptual: bool = schema_flag(SCHEMA, "perceptual", "training", names=("--perceptual",))
+    samples: int = schema_flag(SCHEMA, "samples", "evaluation")
     sampling_steps: str = schema_flag(
         SCHEMA,
         "sampling_steps",
-        "output",
+        "evaluation",
         help="Numbers of sampling steps at which speed and quality are measured.",
         typed_default="5,10,20,50",
     )
     feature_size: int = flag(
         FEATURE_SIZE,
-        "output",
+        "evaluation",
         "Resolution at which features are computed; 64 is ten times cheaper than 224.",
         Range(8, 4096, whole=True),
     )
-    length: int = schema_flag(
-        "data.toyworld.dataset:ToyWorldConfig", "length", "what to sample", help="Images of the toy world."
-    )
+    length: int = schema_flag("data.toyworld.dataset:ToyWorldConfig", "length", "data", help="Images of the toy world.")
 
     def source(self) -> "DataConfig":
         """The images. Raises UserError."""
@@ -88,9 +88,9 @@ class StudyFlags(Machine):
 class DownsamplingFlags(StudyFlags):
     """The options of `sfumato study downsampling`."""
 
-    factors: str = flag("", "machine", "Downsampling factors; 1 is pixel space [default: those that fit].")
+    factors: str = flag("", "training", "Downsampling factors; 1 is pixel space [default: those that fit].")
     equal: str = schema_flag(
-        SCHEMA, "equal", "machine", help="Budget held equal across factors: time or compute.", type=str
+        SCHEMA, "equal", "training", help="Budget held equal across factors: time or compute.", type=str
     )
 
 
@@ -98,12 +98,12 @@ class DownsamplingFlags(StudyFlags):
 class BaselinesFlags(StudyFlags):
     """The options of `sfumato study baselines`."""
 
-    budget: str = flag("15m", "machine", "Training time per method and seed, both stages together: 90s, 30m, 2h, 1d.")
-    seeds: int = schema_flag(SCHEMA, "seeds", "machine", 2, help="Training runs per method.")
+    budget: str = flag("15m", "training", "Training time per method and seed, both stages together: 90s, 30m, 2h, 1d.")
+    seeds: int = schema_flag(SCHEMA, "seeds", "training", 2, help="Training runs per method.")
     factor: int = flag(
-        4, "machine", "Downsampling factor of latent diffusion and of the codes.", Range(1, 256, whole=True)
+        4, "training", "Downsampling factor of latent diffusion and of the codes.", Range(1, 256, whole=True)
     )
-    codebook: int = schema_flag(SCHEMA, "codebook", "machine")
+    codebook: int = schema_flag(SCHEMA, "codebook", "training")
 
 
 @app.command("downsampling", cls=Command)

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from sfumato.errors import UserError
 
-Group = Literal["what to sample", "guidance", "sampler", "output", "machine"]
+Group = Literal[
+    "what to sample", "data", "training", "guidance", "sampler", "evaluation", "output", "access", "limits", "machine"
+]
 DECLARED = "option"
 
 

@@ -134,7 +134,7 @@ class SampleRequest:
         None, "what to sample", "Clean model latents (1 or N, C, h, w) to start from, noised by `strength` (SDEdit)."
     )
     strength: float = option(
-        1.0, "what to sample", "How far `initial` is noised: 0 keeps it, 1 starts from pure noise.", SHARE
+        1.0, "what to sample", "How far the initial latent is noised: 0 keeps it, 1 starts from pure noise.", SHARE
     )
     known: "Tensor | None" = option(
         None, "what to sample", "Clean model latents (1 or N, C, h, w) to keep where `keep` is 1."
@@ -177,7 +177,7 @@ class SampleRequest:
         AUTO, "sampler", "Sampler by name, with settings as in unipc:order=3; auto chooses."
     )
     steps: int | None = option(
-        None, "sampler", "Sampling steps; by default 20 (a student's 4), or as many as `times` lists.", STEPS
+        None, "sampler", "Sampling steps, unless `times` lists them [default: 20, a student's 4].", STEPS
     )
     eta: float | None = option(
         None, "sampler", "Amount of new noise in ddim and dpmpp-2m-sde: 0 is deterministic.", SHARE
@@ -191,7 +191,7 @@ class SampleRequest:
     times: Sequence[float] | None = option(
         None,
         "sampler",
-        "The steps themselves: falling times in [0, 1] including the end, or indices of the schedule's table.",
+        "The times of the steps, falling: in [0, 1] with the last one, or timesteps of the training schedule.",
         Range(0.0, 1e6),
     )
 
@@ -208,15 +208,14 @@ class SampleRequest:
     memory: int = option(
         DEFAULT_MEMORY,
         "machine",
-        "Memory for feature maps while encoding and decoding (in Python bytes, on the command line MiB); beyond it, "
-        "images are computed in bands, with the same numbers.",
+        "Bytes for feature maps while encoding and decoding; larger images are computed in bands with equal results.",
         Range(1, 2**60, whole=True),
     )
     window: int | None = option(
         0,
         "machine",
-        "Side in pixels of the overlapping windows of large images; 0: none; auto (in Python None): the training size, "
-        "where the image has more than four times its area.",
+        "Side in pixels of the overlapping windows of large images; 0: none; None: the training size, where the image "
+        "has more than four times its area.",
         Range(0, LONGEST_SIDE, whole=True),
     )
     overlap: float = option(

@@ -16,22 +16,22 @@ class ServiceSettings:
 
     models: tuple[Path, ...] = option((), "what to sample", "Model folders, folders of runs, or zoo:toy.")
     host: str = option(
-        "127.0.0.1", "machine", "The address to listen on; one that other machines reach requires a token."
+        "127.0.0.1", "access", "The address to listen on; one that other machines reach requires a token."
     )
-    port: int = option(8188, "machine", "The port to listen on; 0 takes a free one.", Range(0, 65535, whole=True))
-    token: str | None = option(None, "machine", "A secret that every request must carry: Authorization: Bearer TOKEN.")
+    port: int = option(8188, "access", "The port to listen on; 0 takes a free one.", Range(0, 65535, whole=True))
+    token: str | None = option(None, "access", "A secret that every request must carry: Authorization: Bearer TOKEN.")
     allow_host: tuple[str, ...] = option(
-        (), "machine", "Another name of this machine that a request may address, such as that of a proxy."
+        (), "access", "Another name of this machine that a request may address, such as that of a proxy."
     )
     allow_origin: tuple[str, ...] = option(
-        (), "machine", "A web page's origin, such as http://localhost:3000, whose scripts may call the service."
+        (), "access", "A web page's origin, such as http://localhost:3000, whose scripts may call the service."
     )
     folders: tuple[Path, ...] = option(
-        (), "what to sample", "Folders whose images a request may name as file:PATH; nothing outside them is read."
+        (), "access", "Folders whose images a request may name as file:PATH; nothing outside them is read."
     )
     out: Path = option(Path("service-results"), "output", "The folder for results and uploads.")
     out_size: int = option(
-        1024, "output", "MiB of results and uploads that are kept; the oldest are removed.", Range(1, 10**8, whole=True)
+        1024, "limits", "MiB of results and uploads that are kept; the oldest are removed.", Range(1, 10**8, whole=True)
     )
     batch: int = option(
         8, "machine", "Images computed at once, of one request or of several.", Range(1, 256, whole=True)
@@ -39,24 +39,24 @@ class ServiceSettings:
     lanes: int = option(
         0,
         "machine",
-        "Always compute so many images at once, filling up with copies, so that batches are larger where the device's "
-        "rounding depends on them; 0: only batches that change no bit of an image.",
+        "Compute batches of exactly this many images, filled up with copies: larger ones, where the device's rounding "
+        "depends on the batch; 0: only batches that change no bit of an image.",
         Range(0, 256, whole=True),
     )
     memory: int = option(
         4096,
-        "machine",
-        "MiB of weights in memory; the least recently used models are put out.",
+        "limits",
+        "MiB of weights in memory; the least recently used models are unloaded.",
         Range(1, 10**7, whole=True),
     )
     queue: int = option(
-        64, "machine", "Jobs that may wait; further ones are refused (429).", Range(1, 10**5, whole=True)
+        64, "limits", "Jobs that may wait; further ones are refused (429).", Range(1, 10**5, whole=True)
     )
-    count: int = option(64, "machine", "Images of one job at most.", Range(1, 10**5, whole=True))
-    pixels: int = option(1 << 20, "machine", "Pixels of an image at most.", Range(1, 10**9, whole=True))
-    steps: int = option(1000, "machine", "Sampling steps of a job at most.", Range(1, 10_000, whole=True))
-    body: int = option(32, "machine", "MiB of a request's body at most.", Range(1, 4096, whole=True))
-    seconds: int = option(600, "machine", "Seconds that a job may run.", Range(1, 10**6, whole=True))
+    count: int = option(64, "limits", "Images of one job at most.", Range(1, 10**5, whole=True))
+    pixels: int = option(1 << 20, "limits", "Pixels of an image at most.", Range(1, 10**9, whole=True))
+    steps: int = option(1000, "limits", "Sampling steps of a job at most.", Range(1, 10_000, whole=True))
+    body: int = option(32, "limits", "MiB of a request's body at most.", Range(1, 4096, whole=True))
+    seconds: int = option(600, "limits", "Seconds that a job may run.", Range(1, 10**6, whole=True))
 
     def __post_init__(self) -> None:
         check_options(self)
