@@ -64,7 +64,7 @@ def main() -> None:
 
 def build(place: Path) -> Path:
     """The wheel, built from the source package, which is built from the tracked files as they are on the disk."""
-    listed = run("git", "ls-files", cwd=ROOT).splitlines()
+    listed = tracked()
     source = place / "source"
     for name in filter(lambda name: (ROOT / name).is_file(), listed):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +82,16 @@ def build(place: Path) -> Path:
     for path in (sdist, wheel):
         print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB")
     return wheel
+
+
+def tracked() -> list[str]:
+    """Paths of the packages' files: those that git tracks, or those that are there where git cannot say."""
+    try:
+        return run("git", "-c", f"safe.directory={ROOT}", "ls-files", cwd=ROOT).splitlines()
+    except (SystemExit, OSError):
+        found = [*ROOT.glob("*"), *(ROOT / "src" / "sfumato").rglob("*")]
+        files = (path.relative_to(ROOT) for path in found if path.is_file())
+        return [str(path) for path in files if "__pycache__" not in path.parts and path.suffix != ".pyc"]
 
 
 def check_names(archive: Path, found: set[str], expected: set[str]) -> None:
