@@ -92,6 +92,9 @@ def test_models_and_options_say_what_they_take(running: tuple[Service, httpx.Cli
         "whole": True,
     }
     assert "Sampling steps" in steps["help"]
+    projection = next(field for field in tasks["sample"]["fields"] if field["name"] == "projection")
+    assert [field["name"] for field in projection["fields"]] == ["parallel", "limit", "momentum"]
+    assert projection["fields"][2]["range"]["low_excluded"]
     required = {task: [f["name"] for f in one["fields"] if f["required"]] for task, one in tasks.items()}
     assert required["inpaint"] == ["image", "mask"]
     assert required["outpaint"] == ["image", "extend"]
@@ -131,6 +134,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "large": ({"size": [64, 64]}, "pixels allowed here"),
     "no multiple": ({"size": [17, 24]}, "is not a multiple of"),
     "sampler": ({"sampler": "ddmi"}, "is not one of auto"),
+    "projection": ({"projection": {"momentum": 1.5}}, "projection"),
+    "no such projection": ({"projection": {"eta": 1}}, "projection"),
     "setting": ({"sampler": "ddim:eat=1"}, "eat"),
     "label": ({"label": 1}, "not trained with label"),
     "nan": ({"guidance": [1.0, None]}, "guidance"),

@@ -33,6 +33,7 @@ MASKED = (
     "diffusion.conditioner={kind: composite, parts: {masked_image: {kind: image, field: masked_latent, channels: 3}, "
     "mask: {kind: image, field: mask, channels: 1}}}"
 )
+SMALL = "diffusion.conditioner={kind: image, field: low_resolution, channels: 3}"
 MAP = (
     "conditioning_metadata={map: {names: [sky, grass, sea, sand, rock], "
     "palette: [[0,0,255],[0,160,0],[0,90,160],[230,200,120],[90,90,90]], void: 255}}"
@@ -109,6 +110,7 @@ def models() -> dict[str, LatentDiffusion]:
         "map": tiny.model(SEMANTIC, MAP),
         "boxes": tiny.model(LAYOUT, BOXES),
         "masked": tiny.model(MASKED, NOT_DROPPED),
+        "small": tiny.model(SMALL, NOT_DROPPED),
     }
 
 

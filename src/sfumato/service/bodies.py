@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from sfumato.pipeline.options import Option, Range, options_of
-from sfumato.pipeline.request import Projection
-from sfumato.service.declarations import TASKS, TaskName, kind_of, plain
+from sfumato.service.declarations import NESTED, TASKS, Kind, TaskName, kind_of, plain
 
 LONGEST_TEXT = 10_000
 LONGEST_REFERENCE = 64 << 20
@@ -62,18 +61,18 @@ def _listed(each: Any, fewest: int = 1, most: int = MOST_ENTRIES) -> Any:
     return Annotated[list[each], Field(min_length=fewest, max_length=most)]
 
 
-def _projection() -> type[BaseModel]:
+def _nested(kind: Kind) -> type[BaseModel]:
     made = {
         one.name: (
             _number(one.range, False) | (None if one.default is None else cast(Any, _number(one.range, False))),
             Field(one.default, description=one.help),
         )
-        for one in options_of(Projection)
+        for one in options_of(NESTED[kind])
     }
-    return create_model("ProjectionBody", __base__=Body, **cast(Any, made))
+    return create_model(f"{kind.capitalize()}Body", __base__=Body, **cast(Any, made))
 
 
-ProjectionBody = _projection()
+ProjectionBody = _nested("projection")
 
 
 def json_type(task: TaskName, option: Option) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from sfumato.pipeline.options import Option, like, options_of
-from sfumato.pipeline.request import ImageGuidance, SampleRequest
+from sfumato.pipeline.request import ImageGuidance, Projection, SampleRequest
 from sfumato.pipeline.task_options import (
     DEFAULTS,
     SAMPLING,
@@ -80,6 +80,8 @@ KINDS: dict[str, Kind] = {
     "frames": "integer",
 }
 """How the value of an option is written in JSON."""
+NESTED: dict[Kind, type] = {"projection": Projection}
+"""What an object of a kind consists of: options of its own."""
 COMMON = (
     "prompt",
     "negative",
@@ -204,19 +206,23 @@ def kind_of(task: TaskName, option: Option) -> Kind:
 def declared_fields(task: TaskName) -> list[dict[str, Any]]:
     """The declarations of a task's fields for building a form, as JSON."""
     declaration = TASKS[task]
-    return [_declared(task, declaration, one) for one in declaration.options]
+    return [
+        _declared(one, kind_of(task, one), declaration.default(one), declaration.required(one))
+        for one in declaration.options
+    ]
 
 
-def _declared(task: TaskName, declaration: Task, one: Option) -> dict[str, Any]:
+def _declared(one: Option, kind: Kind, default: Any, required: bool = False) -> dict[str, Any]:
     bounds = one.range
     choices = {"decoder": ["full", "tiny"]}.get(one.name)
+    inner = options_of(NESTED[kind]) if kind in NESTED else None
     return {
         "name": one.name,
         "group": one.group,
         "help": one.help,
-        "kind": kind_of(task, one),
-        "default": plain(declaration.default(one)),
-        "required": declaration.required(one),
+        "kind": kind,
+        "default": plain(default),
+        "required": required,
         "common": one.name in COMMON,
         "range": None
         if bounds is None
@@ -228,6 +234,7 @@ def _declared(task: TaskName, declaration: Task, one: Option) -> dict[str, Any]:
             "whole": bounds.whole,
         },
         "choices": choices,
+        "fields": None if inner is None else [_declared(each, "number", each.default) for each in inner],
         "needs": list(NEEDS[one.name]) if one.name in NEEDS else None,
     }
 
