@@ -7,7 +7,7 @@ const promptOf = (image) => image.settings && image.settings.request && image.se
 
 // `images` are those of the gallery; `chosen({ seeds, prompt })` fills the form.
 export function betweenEditor(images, model, chosen) {
-  const able = images.filter((each) => each.settings && each.settings.request && each.settings.request.task === "sample" && each.settings.request.model === model.id).slice(0, 60);
+  const able = images.filter((each) => each.settings && each.settings.request && each.settings.request.task === "sample" && each.model === model.id).slice(0, 60);
   const ends = [able[1] || null, able[0] || null];
   let open = null;
   const element = h("div", { class: "between" });
