@@ -215,7 +215,7 @@ function nestedField(field, changed) {
   const box = h("div", { class: "group", hidden: true }, ...inner.map((each) => each.element));
   const toggle = booleanField({ ...field, default: false }, () => { box.hidden = !toggle.input.checked; changed(); });
   return {
-    element: h("div", { class: "field", dataset: { field: field.name } }, toggle.element, box), name: field.name, input: toggle.input,
+    element: h("div", { class: "field" }, toggle.element, box), name: field.name, input: toggle.input,
     check: () => (toggle.input.checked ? inner.map((each) => each.check()).find(Boolean) || "" : ""),
     get: () => {
       if (!toggle.input.checked) return undefined;
