@@ -29,6 +29,8 @@ EXTRAS = {
     "text": "frozen text encoders: BERT, CLIP, T5",
     "offline": "the perceptual loss without a download",
     "track": "curves in TensorBoard; log.jsonl has the same numbers without it",
+    "wandb": "curves and previews in Weights & Biases (train.track=wandb)",
+    "trackio": "curves and previews in trackio (train.track=trackio)",
     "web": "the studio in the browser and the service for programs",
     "hub": "models and datasets from, and to, the Hugging Face Hub",
     "onnx": "export to ONNX, for onnxruntime and what is built on it",

@@ -56,6 +56,7 @@ from sfumato.training.stage1_losses import (
 )
 from sfumato.training.start import start_first
 from sfumato.training.state import TrainState
+from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 Preview = Callable[[Autoencoder, int], Mapping[str, float | list[float]]]
@@ -83,6 +84,9 @@ class AutoencoderTraining(Schema):
     ema_decay: float = Field(0.999, ge=0, lt=1)
     seed: int = 0
     log_every: int = Field(50, ge=1)
+    track: Tracking = "auto"
+    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
+    it is installed."""
     preview_every: int = Field(1000, ge=1)
     preview_images: int = Field(64, ge=1)
     save_every: int = Field(1000, ge=1)

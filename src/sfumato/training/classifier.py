@@ -47,6 +47,7 @@ from sfumato.training.session import Periodic, open_session, resume
 from sfumato.training.state import TrainState
 from sfumato.training.step_noise import StepNoise, step_noise
 from sfumato.training.steps import optimizer_step
+from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 SHOWN_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -66,6 +67,9 @@ class ClassifierTraining(Schema):
     ema_decay: float = Field(0.999, ge=0, lt=1)
     seed: int = 0
     log_every: int = Field(50, ge=1)
+    track: Tracking = "auto"
+    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
+    it is installed."""
     preview_every: int = Field(1000, ge=1)
     preview_images: int = Field(512, ge=1)
     save_every: int = Field(1000, ge=1)

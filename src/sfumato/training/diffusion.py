@@ -50,6 +50,7 @@ from sfumato.training.shares import Sharing
 from sfumato.training.state import TrainState
 from sfumato.training.step_noise import Keep, StepNoise, step_noise
 from sfumato.training.steps import optimizer_step
+from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 DROPOUT = 0.1
@@ -91,6 +92,9 @@ class DiffusionTraining(Schema):
     """Also track averages whose width can be chosen after training, see `sfumato ema`."""
     seed: int = 0
     log_every: int = Field(50, ge=1)
+    track: Tracking = "auto"
+    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
+    it is installed."""
     preview_every: int = Field(1000, ge=1)
     save_every: int = Field(1000, ge=1)
     workers: int = Field(1, ge=0)

@@ -37,6 +37,7 @@ from sfumato.training.session import Periodic, open_session, resume
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
 from sfumato.training.teaching import Teacher, Teaching, lessons_of
+from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 
@@ -57,6 +58,9 @@ class FewStepTraining(Schema):
     ema_decay: float = Field(0.99, ge=0, lt=1)
     seed: int = 0
     log_every: int = Field(20, ge=1)
+    track: Tracking = "auto"
+    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
+    it is installed."""
     preview_every: int = Field(500, ge=1)
     save_every: int = Field(200, ge=1)
     workers: int = Field(1, ge=0)

@@ -1,4 +1,4 @@
-"""Progress and log of a run: a bar with rate and time left, a JSONL file, TensorBoard if it is installed."""
+"""Progress and log of a run: a bar with rate and time left, a JSONL file, and a tracker."""
 
 import json
 import math
@@ -16,28 +16,33 @@ from sfumato.checkpoint import write_first_free, write_text
 from sfumato.errors import UserError
 from sfumato.plain_json import to_json
 from sfumato.training.overall import PLAIN_LINE_SECONDS, clock_of, current
+from sfumato.training.trackers import Tracker, Tracking, open_tracker
 
 
 class RunLog:
     """Writes `log.jsonl` in the run's folder, one object a line, and shows progress; silent if `active` is False.
 
     `done` is the share of the run that is over. Opened at a step, it drops the lines after that step: they belong to
-    work that was lost and is repeated. A command of several trainings shows its progress in its own bar.
+    work that was lost and is repeated. A command of several trainings shows its progress in its own bar. `track` names
+    a program that shows the same numbers.
     """
 
-    def __init__(self, folder: Path, title: str, step: int, done: float, active: bool = True) -> None:
+    def __init__(
+        self, folder: Path, title: str, step: int, done: float, active: bool = True, track: Tracking = "auto"
+    ) -> None:
         self._active = active
         self._console = Console(stderr=True, quiet=not active)
         self._title = title
         self._last_line = 0.0
         self._started, self._done_before = time.monotonic(), done
         self._progress: Progress | None = None
-        self._board: Any = None
+        self._folder = folder
+        self._tracker: Tracker | None = None
         self._overall = current() if active else None
         if not active:
             return
         self._file = _continued(folder / "log.jsonl", step, self.say)
-        self._board = _tensorboard(folder, step)
+        self._tracker = open_tracker(track, folder, step)
         if self._console.is_terminal and self._overall is None:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -63,8 +68,8 @@ class RunLog:
             self._progress.stop()
         if self._active:
             self._file.close()
-        if self._board:
-            self._board.close()
+        if self._tracker:
+            self._tracker.close()
 
     def say(self, message: str) -> None:
         """Prints a line for the user above the bar."""
@@ -74,17 +79,20 @@ class RunLog:
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def record(self, step: int, values: Mapping[str, float | list[float]]) -> None:
-        """Adds a line to the JSONL (and scalars to TensorBoard). Numbers that are not finite are left out: JSON has
-        none."""
+        """Adds a line to the JSONL, and numbers to the tracker; without those that are not finite: JSON has none."""
         if not self._active:
             return
         line = {"step": step, **{name: _rounded(value) for name, value in values.items() if _finite(value)}}
         self._file.write(to_json(line) + "\n")
         self._file.flush()
-        if self._board:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+        if self._tracker:
+            self._tracker.scalars(step, {name: each for name, each in values.items() if isinstance(each, int | float)})
+
+    def show_previews(self, step: int) -> None:
+        """Gives the previews of a step to the tracker."""
+        if self._tracker:
+            for path in sorted((self._folder / "previews").glob(f"*-{step:08d}.png")):
+                self._tracker.image(step, path.stem.rpartition("-")[0], path)
 
     def advance(self, step: int, done: float, images: int, numbers: str) -> None:
         """Moves the bar to `step`, the share `done` of the run; `images` were used since this log was opened."""
@@ -154,11 +162,3 @@ def _rounded(value: float | list[float]) -> float | list[float]:
     if isinstance(value, bool):
         return value
     return [float(f"{v:.6g}") for v in value] if isinstance(value, list) else float(f"{value:.6g}")
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

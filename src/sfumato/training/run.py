@@ -19,6 +19,7 @@ from sfumato.training.averages import snapshots
 from sfumato.training.launch import launched
 from sfumato.training.source import CHANGED, NOTE, UNCHECKED, is_same
 from sfumato.training.state import TrainState
+from sfumato.training.trackers import check_tracker
 from sfumato.training.workers import Workers
 from sfumato.versions import tidy
 
@@ -36,6 +37,7 @@ MAY_CHANGE = {
     "train.preview_every",
     "train.preview_images",
     "train.log_every",
+    "train.track",
     "train.max_skipped",
     "train.workers",
     "train.evaluation.every",
@@ -110,6 +112,7 @@ class RunFolder:
         if no saved state of the run is intact.
         """
         check_folder(self.path)
+        check_tracker(getattr(getattr(config, "train", None), "track", "none"))
         self._searched = False
         file = self.path / "config.yaml"
         if not checkpoint.saved_steps(self.states):

@@ -19,6 +19,7 @@ from sfumato.training.source import source_key
 from sfumato.training.state import TrainState
 from sfumato.training.steps import RUN_GOES_ON, Length, check_progress, check_result, count_step, progress
 from sfumato.training.threads import thread_choice
+from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 Values = Mapping[str, float | list[float]]
@@ -39,6 +40,9 @@ class Resumable(Reported, Reading, Protocol):
 
     @property
     def save_every(self) -> int: ...
+
+    @property
+    def track(self) -> Tracking: ...
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,13 @@ class Session(Generic[Item]):
         state.stopped_by = self._workers.greatest(self._interrupt.signal)
         if not self._workers.leads:
             return
+        shown = False
         for task in self._periodic:
             if task.every and (state.step % task.every == 0 or last):
                 self._act(task)
+                shown = True
+        if shown:
+            self.log.show_previews(state.step)
         if self._save is not None and (state.step % self._save.every == 0 or last or state.stopped_by):
             self._act(self._save)
 
@@ -168,7 +176,7 @@ def open_session(
     step_images = settings.batch * settings.accumulate * workers.world
     with (
         open_batches(source, settings, state, workers) as data,
-        RunLog(folder.path, title, state.step, done, workers.leads) as log,
+        RunLog(folder.path, title, state.step, done, workers.leads, settings.track) as log,
         interruptible() as interrupt,
     ):
         for remark in (folder.source_remark, changed_batch(state, step_images)):

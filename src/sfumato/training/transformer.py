@@ -36,6 +36,7 @@ from sfumato.training.second_stage import check_fields, fitted_tokenizer
 from sfumato.training.session import Periodic, open_session, resume
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
+from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 
@@ -55,6 +56,9 @@ class TransformerTraining(Schema):
     ema_decay: float = Field(0.999, ge=0, lt=1)
     seed: int = 0
     log_every: int = Field(50, ge=1)
+    track: Tracking = "auto"
+    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
+    it is installed."""
     preview_every: int = Field(1000, ge=1)
     save_every: int = Field(1000, ge=1)
     workers: int = Field(1, ge=0)
