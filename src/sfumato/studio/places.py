@@ -12,7 +12,7 @@ MOST_ENTRIES = 20_000
 """Folders that are looked into, all together: a search ends there."""
 LARGE = 2_000
 """A folder with more entries holds data, and no runs below it are searched for."""
-INSIDE_RUNS = frozenset({"states", "previews", "snapshots", "cache", "model", "best", "tensorboard"})
+INSIDE_RUNS = frozenset({"states", "previews", "snapshots", "cache", "model", "best", "tensorboard", "wandb"})
 
 
 @dataclass(frozen=True)
