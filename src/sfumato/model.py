@@ -109,6 +109,8 @@ class LatentDiffusion:
         if self.config.diffusion is not None and self.config.diffusion.student is None:
             # ordinary models keep the digests that they had before there were students
             del identity["diffusion"]["student"], identity["diffusion"]["denoiser"]["flow_map"]
+        if self.config.diffusion is not None and self.config.diffusion.latents == "sample":
+            del identity["diffusion"]["latents"]  # as before it could be the mean
         key = hashlib.sha256(yaml.safe_dump(identity, sort_keys=False, allow_unicode=True).encode())
         for name, part in sorted(self.parts().items()):
             for tensor_name, tensor in part.state_dict().items():

@@ -8,6 +8,7 @@ from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.conditioning.metadata import ConditioningMetadata
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig
 from sfumato.denoiser.table import DenoiserConfig
+from sfumato.diffusion.objective import PosteriorLatents
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import ScheduleConfig
 from sfumato.schema import Schema
@@ -40,6 +41,8 @@ class DiffusionConfig(Schema):
     conditioner: ConditionerConfig = NoneConfig()
     schedule: ScheduleConfig
     prediction: PredictionKind = "eps"
+    latents: PosteriorLatents = "sample"
+    """Which latents of the posterior it was trained on."""
     condition_dropout: float = Field(0.0, ge=0, le=1)
     """Condition dropout in training; 0: the model has no unconditional mode, and guidance is off."""
     part_dropout: dict[str, float] = Field(default_factory=dict)

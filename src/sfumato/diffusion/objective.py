@@ -21,11 +21,17 @@ from sfumato.diffusion.weighting import (
 from sfumato.errors import UserError
 from sfumato.schema import Schema
 
+PosteriorLatents = Literal["sample", "mean"]
+"""What stands for an image in latent space: a sample of its posterior, or the posterior's mean."""
+
 
 class ObjectiveConfig(Schema):
     """What the denoiser learns; the defaults are the paper's."""
 
     prediction: PredictionKind = "eps"
+    latents: PosteriorLatents = "sample"
+    """Clean latents: samples of the autoencoder's posterior, as in the paper, or its mean. A channel that the posterior
+    has given up is noise in the samples, which the denoiser cannot predict, and nothing in the mean."""
     times: TimeDensity = DiscreteTimes()
     stratified: bool = False
     """Stratify a batch's times over the density instead of sampling them independently: less noise in the loss."""

@@ -416,7 +416,9 @@ def _explained(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> Fi
             f"It takes about {_minutes(plan.total)} of the {_minutes(plan.seconds)}: a longer training of so few "
             "images only memorises them."
         )
-    expected = quality(plan.first.images, plan.second.images, plan.trained, plan.conditioner)
+    expected = quality(
+        plan.first.images, plan.second.images, plan.trained, plan.images - plan.held_out, plan.conditioner
+    )
     return replace(plan, quality=expected, reasons=tuple(reasons), warnings=tuple(warnings))
 
 
@@ -427,7 +429,9 @@ def retold(plan: FitPlan) -> FitPlan:
     stages += second_sentences(plan.second.images, plan.trained)
     return replace(
         plan,
-        quality=quality(plan.first.images, plan.second.images, plan.trained, plan.conditioner),
+        quality=quality(
+            plan.first.images, plan.second.images, plan.trained, plan.images - plan.held_out, plan.conditioner
+        ),
         reasons=(*kept, *stages),
         warnings=tuple(warning for warning in plan.warnings if not warning.startswith("It takes about ")),
     )

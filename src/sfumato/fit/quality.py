@@ -32,10 +32,10 @@ def second_sentences(images: int, distinct: int) -> list[str]:
     return [f"Stage 2 sees {images:,} latents, {often}."]
 
 
-def quality(first_images: int, second_images: int, distinct: int, conditioner: str) -> str:
-    """What to expect of the samples."""
+def quality(first_images: int, second_images: int, distinct: int, files: int, conditioner: str) -> str:
+    """What to expect of the samples; `distinct` counts mirrored images, `files` does not."""
     if distinct < 1_000:
-        variety = f"; with {distinct:,} training images they are near copies or mixtures of these"
+        variety = f"; with {files:,} training images they are near copies or mixtures of these"
         # few images are learnt soon: what counts is how often each was seen
         second_images = max(second_images, int(400_000 * min(1.0, second_images / distinct / 400)))
     else:

@@ -140,6 +140,7 @@ def student_of(teacher: LatentDiffusion, config: FewStepRun) -> LatentDiffusion:
         conditioner=known.conditioner,
         schedule=known.schedule,
         prediction=known.prediction,
+        latents=known.latents,
         condition_dropout=known.condition_dropout,
         student=StudentConfig(teacher=teacher.digest, method=config.method, low=low, high=high),
     )

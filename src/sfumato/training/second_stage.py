@@ -134,6 +134,7 @@ def build_model(
             conditioner=chosen,
             schedule=config.schedule,
             prediction=config.objective.prediction,
+            latents=config.objective.latents,
             condition_dropout=0.0 if conditioner is None else config.train.condition_dropout,
             part_dropout=config.train.part_dropout,
         ),

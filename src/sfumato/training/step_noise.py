@@ -1,7 +1,7 @@
 """The random numbers of a training step on latents: times, noise, posterior samples, dropped conditions."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -34,11 +34,14 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class StepNoise:
-    """The random numbers of one micro-batch; noises (B, C, h, w); keep is None without condition dropout."""
+    """The random numbers of one micro-batch; noises (B, C, h, w); keep is None without condition dropout.
+
+    `posterior` is None where the mean of the posterior is trained on.
+    """
 
     times: RandomTimes
     noise: Tensor
-    posterior: Tensor
+    posterior: Tensor | None
     keep: Keep
 
     @property
@@ -74,7 +77,9 @@ def step_noise(
 
     sampled = times.sample(config.times, count, named("time"), schedule, config.stratified, history)
     noise = own(objective.sample_noise(config, (count, *latent), named("noise")))
-    posterior = own(torch.randn(count, *latent, generator=named("posterior")))
+    posterior: Sequence[Tensor | None] = [None] * train.accumulate
+    if config.latents == "sample":
+        posterior = list(own(torch.randn(count, *latent, generator=named("posterior"))))
     whole: Tensor | None = None
     if condition_dropout > 0:
         whole = own(torch.rand(count, generator=named("condition-dropout")) >= condition_dropout)

@@ -89,6 +89,7 @@ class Teacher:
         self.conditioner = second.conditioner
         self.autoencoder, self.scaling = model.autoencoder, model.scaling
         self.dropout = second.config.condition_dropout
+        self.latents = second.config.latents
         self.student = student
 
     @torch.no_grad()
@@ -203,8 +204,10 @@ class MeanFlow:
 
     @torch.no_grad()
     def _latents(self, moments: Tensor, generator: Generators) -> Tensor:
-        """Model latents sampled from the moments of cached ones."""
+        """Model latents from the moments of cached ones: samples or means, as the teacher was trained on."""
         autoencoder, scaling = self.teacher.autoencoder, self.teacher.scaling
+        if self.teacher.latents == "mean":
+            return scaling.to_model(autoencoder.latent_from_moments(moments))
         shape = (len(moments), autoencoder.latent_channels, *moments.shape[2:])
         posterior = torch.randn(shape, generator=generator("posterior")).to(moments.device)
         return scaling.to_model(autoencoder.latent_from_moments(moments, posterior))
