@@ -89,10 +89,13 @@ def _config(flags: DistillFlags, folder: Path, teacher: "LatentDiffusion") -> "F
     from sfumato.cli.run_configuration import with_data
     from sfumato.config import apply_overrides, parse, read_source
     from sfumato.errors import UserError
+    from sfumato.hub import is_hub
+    from sfumato.shipped import is_shipped
     from sfumato.training.few_steps import FewStepRun, FewStepTraining
 
     raw: dict[str, Any] = {"teacher": str(flags.model)}
-    if folder != flags.model:  # the folder of a run, which says what the model was trained on
+    named = is_shipped(flags.model) or is_hub(flags.model)
+    if folder != flags.model and not named:  # the folder of a run, which says what the model was trained on
         of_run = read_source(str(flags.model / "config.yaml"))
         raw |= {name: of_run[name] for name in ("data", "conditions", "held_out", "mirrored") if name in of_run}
     elif flags.data == TOY:
