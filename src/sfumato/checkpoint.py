@@ -145,8 +145,16 @@ def _lives(process: int) -> bool:
     return True
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any] | None = None) -> None:
-    """Saves named tensors, and JSON-able numbers and a checksum of both in the file's header, atomically."""
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    numbers: Mapping[str, Any] | None = None,
+    entries: Mapping[str, str] | None = None,
+) -> None:
+    """Saves named tensors, and JSON-able numbers and a checksum of both in the file's header, atomically.
+
+    `entries` are further entries of the header, for other programs.
+    """
     flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     seen: dict[int, str] = {}
     for name, t in flat.items():  # safetensors refuses tensors that share memory: the later name gets a copy
@@ -154,10 +162,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str
             flat[name] = t.clone()
         seen[t.data_ptr()] = name
     values = dict(numbers or {})
-    # one entry of the header: the order of several would differ from file to file
+    # one entry of the header: the order of several differs from file to file
     text = to_json({**values, CHECKSUM: checksum(flat, values)})
     with replacing(path) as temporary:
-        save_file(flat, temporary, metadata={NUMBERS: text})
+        save_file(flat, temporary, metadata={**(entries or {}), NUMBERS: text})
 
 
 def checksum(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> str:

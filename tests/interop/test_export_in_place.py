@@ -1,6 +1,7 @@
 """Where an export may go, what it leaves behind when it fails, and what it refuses."""
 
 import errno
+import hashlib
 import resource
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import sfumato
 from command_line import Command
@@ -290,3 +292,22 @@ def test_weights_trained_on_after_an_import_in_half_precision_keep_their_digits(
     state = torch.load(tmp_path / "again" / "model.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(state["decoder.conv_out.bias"], tensors["decoder.conv_out.bias"])
     assert state["decoder.conv_in.weight"].dtype == torch.float16
+
+
+def test_other_programs_read_what_a_file_is(tmp_path: Path) -> None:
+    model_at(tmp_path / "portraits", {"denoiser": UNET, "schedule": {"kind": "linear"}}, about={"license": "CC0-1.0"})
+    for name in ("one", "two"):
+        export_model(tmp_path / "portraits", tmp_path / f"{name}.safetensors", "original")
+    written = (tmp_path / "one.safetensors").read_bytes()
+    assert written == (tmp_path / "two.safetensors").read_bytes()
+    with safe_open(tmp_path / "one.safetensors", "pt") as file:
+        entries = {key.removeprefix("modelspec."): value for key, value in file.metadata().items()}
+    length = int.from_bytes(written[:8], "little")
+    assert entries["title"] == "portraits"
+    assert entries["architecture"] == "latent-diffusion"
+    assert entries["resolution"] == "16x16"
+    assert entries["prediction_type"] == "epsilon"
+    assert entries["license"] == "CC0-1.0"
+    assert entries["hash_sha256"] == f"0x{hashlib.sha256(written[8 + length :]).hexdigest()}"
+    back = import_model(tmp_path / "one.safetensors", tmp_path / "back")
+    assert sfumato.load(back.folder).digest == sfumato.load(tmp_path / "portraits").digest

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from sfumato.checkpoint import load_tensors, replacing, save_tensors, write_text
+from sfumato.checkpoint import load_tensors, replacing, write_text
 from sfumato.config import load_config
 from sfumato.diffusion.schedule import DiscreteSchedule, build_schedule
 from sfumato.errors import UserError
@@ -19,6 +19,7 @@ from sfumato.interop.buffers import schedule_buffers
 from sfumato.interop.declared import SECTION, dump_declared, notes_aside
 from sfumato.interop.expressible import refuse_for_original
 from sfumato.interop.infer import CONDITIONER, FIRST_STAGE, UNET
+from sfumato.interop.modelspec import modelspec, save_described
 from sfumato.interop.original import KEPT_FILE, config_text, digest
 from sfumato.interop.original_dump import TextModel, dump_original
 from sfumato.interop.placement import ema_key
@@ -64,7 +65,7 @@ def export_original(model: Path | str, out: Path | str) -> Exported:
     checkpoint = out if single else out / "model.ckpt"
     yaml_path = checkpoint.with_suffix(".yaml") if single else out / "config.yaml"
     if checkpoint.suffix == ".safetensors":
-        save_tensors(checkpoint, state)
+        save_described(checkpoint, state, modelspec(folder, config))
     else:
         with replacing(checkpoint) as temporary:
             torch.save({**extras, "state_dict": state}, temporary)
