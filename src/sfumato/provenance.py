@@ -18,7 +18,7 @@ from sfumato.pipeline.options import options_of
 from sfumato.pipeline.parts import Model, second_stage
 from sfumato.pipeline.record import SampleRecord
 from sfumato.pipeline.request import Projection, SampleRequest
-from sfumato.plain_json import to_json
+from sfumato.plain_json import from_json, to_json
 
 FORMAT = 1
 CHUNK, PARAMETERS = "sfumato", "parameters"
@@ -118,11 +118,26 @@ def read_settings(image: Image.Image) -> tuple[dict[str, Any] | None, str | None
     found: Any = None
     if isinstance(kept, str) and len(kept) <= LONGEST:
         try:
-            found = json.loads(kept)
-        except (ValueError, RecursionError):
+            found = from_json(kept)
+        except ValueError:
             found = None
-    made_here = isinstance(found, dict) and found.get("format") == FORMAT and isinstance(found.get("model"), dict)
-    return found if made_here else None, text if isinstance(text, str) and len(text) <= LONGEST else None
+    return found if _made_here(found) else None, text if isinstance(text, str) and len(text) <= LONGEST else None
+
+
+def _made_here(found: Any) -> bool:
+    """Whether the content of a chunk has the names and types of `settings_of`: anybody can edit the text of a PNG."""
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        return False
+    model, missing = found.get("model"), found.get("missing")
+    return (
+        isinstance(model, dict)
+        and isinstance(model.get("name"), str | None)
+        and isinstance(found.get("facts"), dict)
+        and isinstance(found.get("request"), dict | None)
+        and isinstance(found.get("computed"), dict | None)
+        and isinstance(missing, list)
+        and all(isinstance(name, str) for name in missing)
+    )
 
 
 def sample_body(record: SampleRecord, row: int, request: SampleRequest) -> dict[str, Any]:

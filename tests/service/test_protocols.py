@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import openai
 import pytest
 import webuiapi
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from serving import PATIENCE, served, service_of
 from test_jobs import noise
 
@@ -156,3 +158,68 @@ def test_a_client_that_goes_away_cancels_its_job(running: Running) -> None:
     while service.queue.unfinished():
         assert time.monotonic() < give_up
         time.sleep(0.05)
+
+
+WRONG: list[tuple[str, dict[str, object], str]] = [
+    ("/sdapi/v1/txt2img", {"cfg_scale": "abc"}, "cfg_scale 'abc' is not a number"),
+    ("/sdapi/v1/txt2img", {"cfg_scale": [1]}, "cfg_scale [1] is not a number"),
+    ("/sdapi/v1/txt2img", {"foo": "\ud800"}, "half of a surrogate pair"),
+    ("/sdapi/v1/txt2img", {"override_settings": 5}, "override_settings 5 is no JSON object"),
+    ("/sdapi/v1/img2img", {"denoising_strength": "abc"}, "denoising_strength 'abc' is not a number"),
+    ("/sdapi/v1/img2img", {"denoising_strength": []}, "denoising_strength [] is not a number"),
+    ("/sdapi/v1/img2img", {"width": "x" * 10_000}, "give whole numbers of at most"),
+    ("/v1/images/generations", {"model": [1]}, "model [1] is not one of"),
+    ("/v1/images/generations", {"model": {"a": 1}}, "is not one of"),
+]
+
+
+@pytest.mark.parametrize(("path", "fields", "sentence"), WRONG)
+def test_values_of_a_wrong_type_are_one_short_sentence(
+    running: Running, path: str, fields: dict[str, object], sentence: str
+) -> None:
+    image = base64.b64encode(png(noise(16, 16))).decode()
+    of_path = {"init_images": [image]} if "img2img" in path else {"model": "text"} if "images" in path else {}
+    answer = running[1].post(path, content=json.dumps({"prompt": "a", "steps": 1, **of_path, **fields}))
+    assert (answer.status_code // 100, len(answer.content) < 1000) == (4, True), answer.text[:300]
+    assert sentence in answer.json()["error"]["message"]
+
+
+def test_a_key_that_stands_twice_is_refused(running: Running) -> None:
+    answer = running[1].post("/v1/jobs", content=b'{"model": "text", "prompt": "a", "prompt": "b"}')
+    assert answer.status_code == 400
+    assert "has the key 'prompt' twice" in answer.json()["error"]["message"]
+
+
+def test_masks_of_img2img_are_read_as_all_others(running: Running) -> None:
+    photo, hole = noise(16, 16), np.zeros((16, 16), np.uint8)
+    hole[4:12, 4:12] = 1
+    body = {"prompt": "a", "steps": 2, "mask_blur": 0, "init_images": [base64.b64encode(png(photo)).decode()]}
+    path = "/sdapi/v1/img2img"
+    made = running[1].post(path, json={**body, "mask": base64.b64encode(png(Image.fromarray(hole))).decode()})
+    assert made.status_code == 200, made.text
+    result = np.asarray(Image.open(io.BytesIO(base64.b64decode(made.json()["images"][0]))))
+    assert (result[hole == 0] == np.asarray(photo)[hole == 0]).all()
+    swapped = running[1].post(path, json={**body, "mask": base64.b64encode(png(noise(16, 16))).decode()})
+    assert swapped.status_code == 400
+
+
+EDITED = {
+    "no facts": '{"format": 1, "model": {}}',
+    "a number that is none": '{"format": 1, "model": {}, "facts": {"a": NaN}, "missing": []}',
+    "infinite": '{"format": 1, "model": {}, "facts": {"a": 1e999}, "missing": []}',
+    "half a character": '{"format": 1, "model": {}, "facts": {"a": "\\ud800"}, "missing": []}',
+    "missing 5": '{"format": 1, "model": {}, "facts": {}, "missing": 5}',
+    "a list as request": '{"format": 1, "model": {}, "facts": {}, "missing": [], "request": [1]}',
+    "a list as name": '{"format": 1, "model": {"name": [1]}, "facts": {}, "missing": []}',
+}
+
+
+@pytest.mark.parametrize("text", EDITED.values(), ids=EDITED.keys())
+def test_edited_settings_of_a_png_are_not_read(running: Running, text: str) -> None:
+    chunks, buffer = PngInfo(), io.BytesIO()
+    chunks.add_itxt("sfumato", text)
+    noise(16, 16).save(buffer, "PNG", pnginfo=chunks)
+    shown = running[1].post("/sdapi/v1/png-info", json={"image": base64.b64encode(buffer.getvalue()).decode()})
+    assert (shown.status_code, shown.json()["parameters"]) == (200, {})
+    stored = running[1].post("/v1/uploads", files={"file": ("a.png", buffer.getvalue(), "image/png")})
+    assert (stored.status_code, stored.json()["settings"]) == (201, None)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+LONGEST_NAME = 200
+"""Characters of a model's name that are looked for: a longer one is no folder's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReproduceFlags:
     """The options of `sfumato reproduce`."""
@@ -83,6 +87,8 @@ def _opened(path: Path) -> "tuple[Image, dict[str, Any]]":
 
 def _found(image: Path, name: Any) -> Path:
     """The model of a name, in the usual places."""
+    if isinstance(name, str) and len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}…"
     places = [Path(), Path("runs"), image.parent, *list(image.resolve().parents)[:3]]
     for place in places:
         if isinstance(name, str) and name and "/" not in name and (place / name).is_dir():

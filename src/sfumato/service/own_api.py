@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
+from sfumato.plain_json import from_json
 from sfumato.service import answers
 from sfumato.service.bodies import BODIES
 from sfumato.service.errors import RefusedError
@@ -216,13 +217,15 @@ async def json_of(request: Request) -> Any:
         raise RefusedError(415, f"the body is {kind[:80]!r}: send application/json")
     content = await request.body()
     try:
-        return await asyncio.to_thread(json.loads, content, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        return await asyncio.to_thread(_parsed, content)
+    except (json.JSONDecodeError, UnicodeDecodeError):
         raise RefusedError(400, "the body is not JSON") from None
+    except ValueError as error:
+        raise RefusedError(400, f"the body is not JSON to rely on: it {error}") from None
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+def _parsed(content: bytes) -> Any:
+    return from_json(content.decode(json.detect_encoding(content)))
 
 
 def bodies_schema() -> dict[str, Any]:

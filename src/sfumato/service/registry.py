@@ -96,7 +96,7 @@ class Registry:
         with self._lock:
             return sorted((self._current(name) for name in list(self._known)), key=lambda one: is_shipped(one.path))
 
-    def get(self, name: str | None) -> KnownModel:
+    def get(self, name: Any) -> KnownModel:
         """A model by id; the only one for None. Raises RefusedError."""
         with self._lock:
             if name is None:
@@ -105,7 +105,7 @@ class Registry:
                 raise RefusedError(
                     400, f"model is missing: give one of {', '.join(self._known) or 'none: there is none'}", "model"
                 )
-            if name not in self._known:
+            if not isinstance(name, str) or name not in self._known:
                 raise RefusedError(
                     404, f"model {short(name)} is not one of {', '.join(self._known) or 'none: there is none'}", "model"
                 )

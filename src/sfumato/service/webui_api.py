@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
+from sfumato.data.masks import read_mask
 from sfumato.foreign import short
 from sfumato.provenance import read_settings
 from sfumato.sampling.table import SAMPLERS as OURS
@@ -255,7 +257,9 @@ def _body(webui: WebUi, given: Mapping[str, Any]) -> dict[str, Any]:
             raise RefusedError(400, f"{name} {short(given[name])} is not possible here: leave it out", name)
     overridden = given.get("override_settings") or {}
     model = webui.current()
-    if isinstance(overridden, dict) and overridden.get("sd_model_checkpoint"):
+    if not isinstance(overridden, dict):
+        raise RefusedError(400, f"override_settings {short(overridden)} is no JSON object", "override_settings")
+    if overridden.get("sd_model_checkpoint"):
         model = webui.service.registry.get(str(overridden["sd_model_checkpoint"])).id
     view = webui.service.model(model)
     count = _whole(given, "batch_size", 1) * _whole(given, "n_iter", 1)
@@ -271,7 +275,7 @@ def _body(webui: WebUi, given: Mapping[str, Any]) -> dict[str, Any]:
     }
     conditioned = body.get("prompt") or body.get("label") is not None
     if view["guidance"] and conditioned:
-        body["guidance"] = float(given.get("cfg_scale") or SCALE)
+        body["guidance"] = _number(given, "cfg_scale", SCALE)
     return body
 
 
@@ -282,6 +286,15 @@ def _whole(given: Mapping[str, Any], name: str, usual: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10**6:
         raise RefusedError(400, f"{name} {short(value)} is not a whole number from 1 on", name)
     return value
+
+
+def _number(given: Mapping[str, Any], name: str, usual: float) -> float:
+    value = given.get(name)
+    if value is None:
+        return usual
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise RefusedError(400, f"{name} {short(value)} is not a number", name)
+    return float(value)
 
 
 def _sampler(name: Any) -> str:
@@ -313,15 +326,15 @@ def _image_body(webui: WebUi, given: Mapping[str, Any]) -> dict[str, Any]:
     if not all(isinstance(side, int) and 1 <= side <= 65_536 for side in size) or size[0] * size[1] > _pixels(webui):
         raise RefusedError(
             400,
-            f"width and height are {size[0]}x{size[1]}: give whole numbers of at most "
+            f"width and height are {short(size[0])}x{short(size[1])}: give whole numbers of at most "
             f"{_pixels(webui):,} pixels together",
             "width",
         )
     body["image"] = png_url(_resized(image, size, Image.Resampling.LANCZOS))
     if given.get("mask") is None:
-        return {**body, "task": "edit", "strength": float(given.get("denoising_strength", STRENGTH))}
-    mask = _image(webui.service, given["mask"], "mask", True).convert("L")
-    hole = _resized(mask, size, Image.Resampling.NEAREST).point(lambda value: 255 if value >= 128 else 0)
+        return {**body, "task": "edit", "strength": _number(given, "denoising_strength", STRENGTH)}
+    mask = read_mask(_image(webui.service, given["mask"], "mask", True), "mask")
+    hole = _resized(Image.fromarray(mask.hole), size, Image.Resampling.NEAREST)
     feather = min(_feather(given), min(size))
     return {**body, "task": "inpaint", "mask": png_url(hole), "feather": feather}
 
