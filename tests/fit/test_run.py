@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,11 @@ from data.make_images import metadata, save
 from fit.synthetic import SERVER, machine
 from runs import assert_same_tensors, saved
 from sfumato.cli import fit_plan, main
+from sfumato.errors import UserError
 from sfumato.fit.facts import MachineFacts, Pace
+from sfumato.fit.folder import check_same, digest_of, store, stored_fit
 from sfumato.fit.measure import StepTimer, first_operations, second_operations
+from sfumato.fit.phases import Phases
 from sfumato.fit.plan import FitPlan
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
@@ -177,6 +182,31 @@ def test_another_plan_or_changed_data_is_refused_with_a_way_out(
     assert changed.code == 2
     assert "have changed since the fit" in changed.err
     assert len(changed.err.strip().splitlines()) == 1
+
+
+def test_the_images_may_have_moved(captioned: Path, finished: Path, command: Command, tmp_path: Path) -> None:
+    shutil.copytree(captioned, tmp_path / "moved")
+    done = command(*fit(tmp_path / "moved", finished, *TEXT))
+    assert (done.code, "finished before" in done.out) == (0, True), done.err
+
+
+def test_a_fit_inside_its_images_goes_on(finished: Path, tmp_path: Path) -> None:
+    known = stored_fit(finished)
+    assert known is not None
+    save(tmp_path, ["1.png", "2.png"])
+    inside = tmp_path / "fit"
+    store(inside, replace(known, data=str(tmp_path), digest=digest_of(tmp_path)))
+    check_same(inside, replace(known, digest=digest_of(tmp_path, inside)), tmp_path, None, known.settings)
+    there = stored_fit(inside)
+    assert there is not None
+    check_same(inside, there, tmp_path, None, known.settings)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": "b"}', '{"a": NaN}', '{"a": -1}', '{"a": 1, "a": 2}', "[" * 10_000])
+def test_damaged_times_are_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "phases.json").write_text(text)
+    with pytest.raises(UserError, match=r"phases\.json"):
+        Phases(tmp_path / "phases.json", 1, print)
 
 
 def test_a_dry_run_prints_the_plan_and_leaves_nothing(captioned: Path, command: Command, tmp_path: Path) -> None:

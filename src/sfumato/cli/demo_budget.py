@@ -1,6 +1,5 @@
 """The demo's time: how many steps of each stage fit, measured on this machine and remembered for a resumed demo."""
 
-import json
 from pathlib import Path
 
 import typer
@@ -12,7 +11,7 @@ from sfumato.fit.pace import Run, fitted, with_steps
 from sfumato.fit.phases import clock
 from sfumato.fit.plan import CALL_SHARE, SUSTAINED
 from sfumato.model import LatentDiffusion
-from sfumato.plain_json import to_json
+from sfumato.plain_json import numbers_in, to_json
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.workers import Workers
@@ -30,7 +29,7 @@ class Budget:
     def __init__(self, minutes: float | None, file: Path) -> None:
         self._seconds = None if minutes is None else 60 * minutes
         self._file = file
-        self._chosen: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self._chosen = {stage: max(1, int(steps)) for stage, steps in numbers_in(file).items()}
 
     def first_stage(self, config: AutoencoderRun) -> AutoencoderRun:
         """Stage 1 in its share of the time."""

@@ -70,7 +70,7 @@ def _new_fit(flags: FitFlags, settings: tuple[str, ...]) -> Fit:
             say("one thread is faster now than one a core: measuring with one")
             plan = measured_plan(facts, replace(machine, threads=1), seconds, timer, size, say)
     plan = with_settings(plan, flags.folder, settings)
-    return Fit(str(flags.folder), digest_of(flags.folder), seconds, settings, plan)
+    return Fit(str(flags.folder), digest_of(flags.folder, flags.out), seconds, settings, plan)
 
 
 def _plan_files(plan: Path) -> tuple[Path, Path]:

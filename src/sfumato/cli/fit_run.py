@@ -1,6 +1,5 @@
 """What `sfumato fit` does: plan, stage 1, encoding, stage 2, evaluation, page; each goes on where it was stopped."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from sfumato.fit.phases import Phases
 from sfumato.fit.plan import EPOCHS, SETUP, SUSTAINED
 from sfumato.model import LatentDiffusion
 from sfumato.outputs import written
-from sfumato.plain_json import to_json
+from sfumato.plain_json import numbers_in, to_json
 from sfumato.report import machine
 from sfumato.report.fit_page import render
 from sfumato.report.fit_result import FitResult
@@ -119,7 +118,7 @@ def _second_config(fit: Fit, planned: DiffusionRun, out: Path, elapsed: float) -
                 f"{duration(max(0.0, left))} that are left"
             )
         write_text(file, to_json({DIFFUSION: config.train.steps}) + "\n")
-    steps = int(json.loads(file.read_text(encoding="utf-8"))[DIFFUSION])
+    steps = max(1, int(numbers_in(file).get(DIFFUSION, planned.train.steps)))
     return planned if steps == planned.train.steps else with_steps(planned, steps)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from sfumato.checkpoint import write_text
-from sfumato.data.listing import list_files
+from sfumato.data.listing import listing
 from sfumato.errors import UserError
 from sfumato.fit.plan import FitPlan
 from sfumato.outputs import check_folder
@@ -70,8 +70,6 @@ def check_same(out: Path, fit: Fit, data: Path, seconds: float | None, settings:
     asked = 0.0 if seconds is None else seconds / 60
     place = str(out)
     another = "give the same to go on, or another --out"
-    if not same_place(fit.data, str(data)):
-        raise UserError(f"--out {place!r} holds a fit of {fit.data!r}, not of {str(data)!r}: {another}")
     if seconds is not None and seconds != fit.seconds:
         raise UserError(
             f"--out {place!r} holds a fit in {fit.seconds / 60:g} minutes, not {asked:g}: leave --minutes out to "
@@ -80,17 +78,25 @@ def check_same(out: Path, fit: Fit, data: Path, seconds: float | None, settings:
     if settings != fit.settings:
         there = " ".join(fit.settings) or "no settings"
         raise UserError(f"--out {place!r} holds a fit with {there}, not {' '.join(settings) or 'none'}: {another}")
-    if digest_of(data) != fit.digest:
+    if digest_of(data, out) != fit.digest:
+        if not same_place(fit.data, str(data)):
+            raise UserError(f"--out {place!r} holds a fit of {fit.data!r}, not of {str(data)!r}: {another}")
         raise UserError(
             f"the files of {str(data)!r} have changed since the fit in {str(out)!r} was planned: restore them to go "
             "on, or give another --out"
         )
 
 
-def digest_of(data: Path) -> str:
-    """A hash of names and sizes of the files of a folder, captions included; no content is read."""
+def digest_of(data: Path, out: Path | None = None) -> str:
+    """A hash of names and sizes of the files of a folder, captions included; no content is read.
+
+    Files in `out` do not count, so that a fit can be kept beside its images.
+    """
     digest = blake2b(digest_size=16)
-    for name in list_files(data):
+    found = listing(data)
+    if out is not None and out.resolve().is_relative_to(data.resolve()):
+        found = found.without([out.resolve().relative_to(data.resolve()).as_posix()])
+    for name in found.files:
         try:
             size = (data / name).stat().st_size
         except OSError:

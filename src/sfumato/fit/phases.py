@@ -1,13 +1,12 @@
 """The phases of a long command: what is going on, and how long each took over all sessions."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from sfumato.checkpoint import write_text
-from sfumato.plain_json import to_json
+from sfumato.plain_json import numbers_in, to_json
 from sfumato.report.result import Training
 from sfumato.training.overall import Overall
 
@@ -21,7 +20,7 @@ class Phases:
     def __init__(self, file: Path, count: int, say: Callable[[str], None], overall: Overall | None = None) -> None:
         self._file, self._count, self._begun, self._say = file, count, 0, say
         self._overall = overall
-        self._before: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self._before: dict[str, float] = numbers_in(file)
         self.seconds: dict[str, float] = {}
         self._t_begun = time.monotonic()
 
