@@ -21,6 +21,7 @@ from sfumato.fit.folder import check_same, digest_of, store, stored_fit
 from sfumato.fit.measure import StepTimer, first_operations, second_operations
 from sfumato.fit.phases import Phases
 from sfumato.fit.plan import FitPlan
+from sfumato.report.fit_result import KernelScore
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
 
@@ -51,7 +52,7 @@ def second(self: StepTimer, plan: FitPlan) -> Pace:
 
 
 def facts(workers: object, read_seconds: float) -> MachineFacts:
-    return machine(SERVER, features=False)
+    return machine(SERVER)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,6 +62,7 @@ def _machine_is_synthetic() -> Iterator[None]:
         patch.setattr(StepTimer, "first", first)
         patch.setattr(StepTimer, "second", second)
         patch.setattr(fit_plan, "machine_facts", facts)
+        patch.setattr("sfumato.fit.evaluate.kernel_score", lambda *images: KernelScore(0.25, 0.01, 8, 2, "features"))
         patch.setattr("sfumato.fit.plan.SAMPLES", (8,))
         patch.setattr("sfumato.fit.evaluate.ROWS", 2)
         patch.setattr("sfumato.fit.evaluate.DEFAULT_STEPS", 2)
@@ -111,6 +113,8 @@ def test_a_fit_ends_in_a_page_with_samples_beside_captions(finished: Path) -> No
     assert numbers["memorised"]["training"] == 2 * 10  # mirrored
     assert numbers["agreement"]["share"] >= 0
     assert "apple" in page
+    assert "training images: 0.010" in page
+    assert "kernel distance between 8 samples and 2 real images is 0.250" in page
     assert f"sfumato sample {finished}/diffusion" in page
     assert all(sentence.split(".")[0] in page for sentence in numbers["learnt"][:1])
     assert page.count("<polyline") >= 2
@@ -127,21 +131,21 @@ def killed_after_a_save(run: str) -> Callable[[RunFolder, TrainState], None]:
     return save
 
 
-@pytest.mark.parametrize("run", ["autoencoder", "diffusion"])
-def test_a_killed_fit_goes_on_and_ends_with_the_same_weights(
-    captioned: Path, finished: Path, tmp_path: Path, run: str
+def test_a_fit_killed_in_both_stages_goes_on_and_ends_with_the_same_weights(
+    captioned: Path, finished: Path, tmp_path: Path
 ) -> None:
     words = [str(word) for word in fit(captioned, tmp_path / "out", *TEXT)]
-    child = os.fork()
-    if child == 0:
-        RunFolder.save = killed_after_a_save(run)  # type: ignore[method-assign]
-        try:
-            main(words)
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert not (tmp_path / "out" / "report.json").exists()
-    assert [path.name for path in (tmp_path / "out" / run / "states").iterdir()] == ["step-00000002.safetensors"]
+    for run in ("autoencoder", "diffusion"):
+        child = os.fork()
+        if child == 0:
+            RunFolder.save = killed_after_a_save(run)  # type: ignore[method-assign]
+            try:
+                main(words)
+            finally:
+                os._exit(1)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        assert not (tmp_path / "out" / "report.json").exists()
+        assert [path.name for path in (tmp_path / "out" / run / "states").iterdir()] == ["step-00000002.safetensors"]
     run_command(words)
     for stage in ("autoencoder", "diffusion"):
         (tensors, numbers), (others, other_numbers) = saved(tmp_path / "out" / stage), saved(finished / stage)

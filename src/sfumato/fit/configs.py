@@ -16,6 +16,8 @@ STAGES = ("autoencoder", "diffusion")
 DATA = "data"
 PREVIEWS = 4
 """Of a training."""
+CONDITION_MEAN = 0.5
+"""Weight of the loss by which captions alone predict the mean latent: the order of words is learned sooner."""
 LEAST_SAVES, MOST_SECONDS_BETWEEN = 4, 120.0
 """A run is saved so often, and at least every so many seconds: a killed run repeats that much."""
 
@@ -102,6 +104,7 @@ def diffusion_run(plan: FitPlan, folder: Path, overrides: Sequence[str] = ()) ->
             "times": {"kind": "logit-normal"},
             "weighting": {"kind": "learned"},
             "stratified": True,
+            "condition_mean": CONDITION_MEAN if plan.conditioner == "text" else 0.0,
         },
         "data": _data(plan, folder),
         "held_out": {"amount": plan.held_out, "by": plan.held_out_by},
