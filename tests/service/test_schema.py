@@ -1,5 +1,6 @@
 """The OpenAPI description is true: requests made from it, right and wrong, get the answers that it lists."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from serving import served, service_of
 
 # the description cannot say whether a well-formed request suits a model and the bounds: acceptance is not asked for
 ENDLESS = "/v1/jobs/{job}/events"
-EXAMPLES = 3
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "3"))
+"""Of each operation and mode; a longer search is `SCHEMA_EXAMPLES=100 pytest tests/service/test_schema.py`."""
 
 
 def test_answers_are_those_of_the_description(folders: dict[str, Path], tmp_path: Path) -> None:
