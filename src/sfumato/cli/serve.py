@@ -8,6 +8,7 @@ import typer
 
 from sfumato.cli.flags import command, like
 from sfumato.cli.machine import Machine
+from sfumato.errors import UserError
 from sfumato.service.settings import ServiceSettings
 
 TOKEN = "SFUMATO_TOKEN"
@@ -50,7 +51,6 @@ def serve(flags: ServeFlags) -> None:
     with the same settings are computed in one batch. Needs the extra `web`.
     """
     from sfumato.cli.options import chosen_device
-    from sfumato.errors import UserError
     from sfumato.training.workers import use_all_cores
 
     try:
@@ -70,6 +70,8 @@ def serve(flags: ServeFlags) -> None:
 
 def settings_of(flags: ServeFlags) -> ServiceSettings:
     """The settings of the flags. Raises UserError."""
+    if flags.token is not None and not flags.token.strip():
+        raise UserError("--token is empty: give a secret, or leave it out; was a variable of the shell not set?")
     given = {name: getattr(flags, name) for name in ServiceSettings.__dataclass_fields__}
     lists = {name: tuple(given[name] or ()) for name in ("models", "folders", "allow_host", "allow_origin")}
     return ServiceSettings(**{**given, **lists, "token": flags.token or os.environ.get(TOKEN) or None})

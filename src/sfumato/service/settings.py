@@ -1,5 +1,6 @@
 """The settings of the service, each declared once; `sfumato serve` and the studio read them. Imports nothing heavy."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from sfumato.pipeline.options import Range, check_options, option
 
 MEBIBYTE = 1 << 20
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_ORIGIN = re.compile(r"https?://[\w.-]+(:\d+)?|https?://\[[\da-fA-F:]+\](:\d+)?")
+_HOST = re.compile(r"[\w.-]+|[\da-fA-F:]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,17 @@ class ServiceSettings:
                 f"host {self.host!r} can be reached from other machines: give a token (--token, or the variable "
                 "SFUMATO_TOKEN) that requests must carry, or leave the host out"
             )
+        for origin in self.allow_origin:
+            if not _ORIGIN.fullmatch(origin):
+                raise UserError(
+                    f"allow origin {origin!r} is no origin: give scheme, host and port, such as http://localhost:3000"
+                )
+        for host in self.allow_host:
+            if not _HOST.fullmatch(host):
+                raise UserError(f"allow host {host!r} is no name of a host: give one without port, such as my-proxy")
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise UserError(f"folder {str(folder)!r} does not exist, or is no folder: give one with images")
 
     @property
     def body_bytes(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sfumato.checkpoint import replacing
+from sfumato.errors import UserError
 
 JOBS, UPLOADS = "jobs", "uploads"
 IDENTIFIER = re.compile(r"[0-9a-f]{16}")
@@ -37,7 +38,11 @@ class Store:
 
     def __post_init__(self) -> None:
         for kind in (JOBS, UPLOADS):
-            (self.folder / kind).mkdir(parents=True, exist_ok=True)
+            try:
+                (self.folder / kind).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise UserError(f"--out {str(self.folder)!r} cannot be written to: {reason}; give another") from None
             found = [path for path in (self.folder / kind).iterdir() if is_id(path.name) and path.is_dir()]
             for path in sorted(found, key=lambda path: path.stat().st_mtime_ns):
                 self._sizes[kind, path.name] = _size(path)
