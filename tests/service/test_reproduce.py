@@ -108,6 +108,23 @@ def test_what_differs_is_said(folders: dict[str, Path], tmp_path: Path, command:
         assert command("reproduce", tmp_path / "bad.png", folders["text"]).code == 2
 
 
+def test_a_batch_that_only_the_text_claims_is_not_computed(
+    folders: dict[str, Path], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = served_image(folders["text"], tmp_path / "out", {"prompt": "a red apple", "steps": 1})
+    with Image.open(path) as image:
+        info, other = dict(image.info), Image.new("RGB", image.size)
+    settings = json.loads(info["sfumato"])
+    settings["computed"]["rows"] = 1000
+    from sfumato.images import save_png
+    from sfumato.service import reproducing
+
+    save_png(tmp_path / "other.png", other, {**info, "sfumato": json.dumps(settings)})
+    monkeypatch.setattr(reproducing, "MOST_PIXELS", 999 * other.width * other.height)
+    done = command("reproduce", tmp_path / "other.png", folders["text"])
+    assert "rows was 1000 and is 1" in done.out, done
+
+
 def test_numbers_of_the_text_are_exact() -> None:
     assert named({"kind": "ddim", "eta": 0.1 + 0.2, "tiny": 1e-07}) == f"ddim:eta={0.1 + 0.2!r},tiny=1.0e-07"
     assert parameters({"seed": 1, "steps": 2}, (8, 6)).startswith("\nSteps: 2, Seed: 1, Size: 8x6, Version: sfumato")

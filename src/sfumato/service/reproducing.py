@@ -25,8 +25,10 @@ from sfumato.tasks.requests import merged
 DECODING = 4 << 30
 """Bytes of feature maps while encoding and decoding, the default of a request."""
 MOST_ROWS = 1024
+MOST_PIXELS = 1 << 24
+"""Of a batch that is computed again, 64 images of 512x512; an image of a larger one is computed alone."""
 UNBOUNDED = ServiceSettings(count=10**5, pixels=10**9, steps=10_000)
-SAME = ("device", "processor", "type", "packed", "threads", "torch")
+SAME = ("rows", "device", "processor", "type", "packed", "threads", "torch")
 
 
 def made_by(unit: Unit, record: SampleRecord, row: int) -> dict[str, Any]:
@@ -99,8 +101,7 @@ def reproduce(settings: Mapping[str, Any], model: Any, images: Mapping[str, Imag
     if not isinstance(request.get("autoguide"), type(None)):
         raise UserError("the image was guided by a weaker model, which is not inside it: sample it with --autoguide")
     unit = _unit(request, known, loaded, images, settings.get("index", 0))
-    rows = computed.get("rows", 1)
-    rows = rows if isinstance(rows, int) and 1 <= rows <= MOST_ROWS else 1
+    rows = _rows(computed.get("rows", 1), unit.request.size or loaded.config.image_size)
     joined = merged([unit.request] * rows, replace(unit.request, count=None, seeds=[unit.seed] * rows, batch=rows))
     made = unit.finish(pipeline.sample(loaded, joined).images[0].cpu())
     now = {**computed_by(loaded, rows), "version": __version__}
@@ -111,6 +112,13 @@ def reproduce(settings: Mapping[str, Any], model: Any, images: Mapping[str, Imag
         if before.get(name) != now[name]
     ]
     return Reproduced(made, tuple(differences))
+
+
+def _rows(rows: object, size: tuple[int, int]) -> int:
+    """How many images of the size (H, W) to compute at once: as many as the file says, if that is no flood."""
+    if not isinstance(rows, int) or not 1 <= rows <= MOST_ROWS or rows * size[0] * size[1] > MOST_PIXELS:
+        return 1
+    return rows
 
 
 def _unit(
