@@ -207,6 +207,15 @@ def test_a_model_gets_the_decoder_that_was_trained_on(runs: Runs, tmp_path: Path
     torch.testing.assert_close(after.decode(x0), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_imported_autoencoders_have_the_latents_of_their_configuration(runs: Runs) -> None:
+    """An import states the channels of the latent, where a configuration leaves them to the default."""
+    plain = sfumato.load(runs.autoencoder).autoencoder
+    stated = Autoencoder(plain.config.model_copy(update={"embed_channels": plain.config.latent_channels}))
+    stated.load_state_dict(plain.state_dict())
+    assert plain.config.embed_channels is None
+    assert same_latents(plain, stated)
+
+
 def test_only_a_decoder_of_the_same_latents_is_given(runs: Runs, tmp_path: Path, command: Command) -> None:
     done = command("train", "autoencoder", runs.first, "--out", tmp_path / "other", "train.steps=1", "train.seed=5")
     assert done.code == 0, done.err

@@ -245,9 +245,14 @@ def encoder_digest(autoencoder: Autoencoder) -> str:
     return key.hexdigest()[:32]
 
 
+def _explicit(config: AutoencoderConfig) -> AutoencoderConfig:
+    """The configuration with the default of `embed_channels` filled in, as imported ones state it."""
+    return config.model_copy(update={"embed_channels": config.raw_channels})
+
+
 def same_latents(one: Autoencoder, other: Autoencoder) -> bool:
     """Whether both produce bitwise the same latents and quantise them identically; their decoders may differ."""
-    if one.config != other.config:
+    if _explicit(one.config) != _explicit(other.config):
         return False
     others = other.state_dict()
     return all(
