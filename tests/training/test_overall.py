@@ -85,3 +85,13 @@ def test_a_training_and_a_pass_show_in_it(
     with bars() as (say, _):
         say("on its own")
     assert "on its own" in capsys.readouterr().err
+
+
+def test_a_bar_ends_at_its_end(clock: Clock) -> None:
+    terminal = io.StringIO()
+    overall = Overall(
+        "fit", [Part("first", 100.0, True)], Console(file=terminal, width=100, force_terminal=True), clock
+    )
+    with overall, overall.part("first"):
+        overall.move(0.5, "step 1")
+    assert "100%" in terminal.getvalue()

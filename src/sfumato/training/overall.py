@@ -91,6 +91,8 @@ class Overall:
             yield
         finally:
             self._current, self._finished = None, index + 1
+            if self._console.is_terminal:
+                self.note("")
 
     def plan(self, name: str, seconds: float) -> None:
         """Another planned time of a part, as soon as it is known better."""
