@@ -30,6 +30,7 @@ from sfumato.shipped import shipped_models
 COMMANDS = [
     "demo",
     "data",
+    "shard",
     "fit",
     "sample",
     "interpolate",

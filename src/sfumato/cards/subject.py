@@ -216,7 +216,7 @@ class FolderSubject:
     def describe(self) -> dict[str, Any]:
         return {
             "kind": "folder",
-            "path": str(self.dataset.scan.root),
+            "path": self.dataset.scan.title,
             "digest": self.dataset.fingerprint(),
             "images": len(self.dataset),
         }

@@ -42,6 +42,7 @@ from sfumato.cli.sample import sample
 from sfumato.cli.samplers import samplers
 from sfumato.cli.semantic_to_image import semantic_to_image
 from sfumato.cli.serve import serve
+from sfumato.cli.shard import shard
 from sfumato.cli.studio import studio
 from sfumato.cli.upscale import upscale
 from sfumato.cli.zoo import zoo
@@ -67,6 +68,7 @@ app.add_typer(train.app, name="train", help="Train one of the stages, a classifi
 app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")
 COMMANDS = (
     data,
+    shard,
     fit,
     demo,
     sample,

@@ -3,8 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
@@ -12,6 +11,7 @@ from sfumato.cli.flags import REQUIRED, command, flag
 
 if TYPE_CHECKING:
     from sfumato.data.survey import Survey
+    from sfumato.data.table import StoredConfig
 
 SIDES = (32, 64, 128, 256, 512)
 CAPTIONS_SHOWN = 5
@@ -25,7 +25,7 @@ TEXTS_COUNTED = 50_000
 class DataFlags:
     """The options of `sfumato data`."""
 
-    folder: Path = flag(REQUIRED, "what to sample", "The folder of images.", metavar="DIR", argument=True)
+    folder: str = flag(REQUIRED, "what to sample", "The folder of images, or shards.", metavar="DIR", argument=True)
     overrides: list[str] | None = flag(
         None,
         "what to sample",
@@ -40,17 +40,17 @@ class DataFlags:
 def data(flags: DataFlags) -> None:
     """Look at a folder of images before training."""
     from sfumato.cli.progress import bars
+    from sfumato.cli.run_configuration import data_place
     from sfumato.config import apply_overrides, parse
-    from sfumato.data.folder import FolderDataset
-    from sfumato.data.folder_config import FolderConfig
     from sfumato.data.survey import survey
+    from sfumato.data.table import open_images
     from sfumato.training.data import HeldOut, groups_of, split_rows
 
     overrides = flags.overrides or []
-    raw = apply_overrides({"data": {"path": str(flags.folder)}, "held_out": {}}, overrides)
-    config = parse({"kind": "folder", **raw["data"]}, FolderConfig, "data")
+    raw = apply_overrides({"data": {"path": data_place(flags.folder, "DIR")}, "held_out": {}}, overrides)
+    config = stored_config(raw["data"])
     with bars(active=not flags.as_json) as (say, progress):
-        dataset = FolderDataset(config, progress("scanning"))
+        dataset = open_images(config, scanning=progress("scanning"))
         held_out = parse(raw["held_out"], HeldOut, "held_out")
         aside = split_rows(dataset, held_out, groups_of(dataset, held_out.by, say))[1]
         found = survey(dataset, aside, progress=progress("looking at the pixels"))
@@ -59,6 +59,20 @@ def data(flags: DataFlags) -> None:
     else:
         text = "\n".join(lines(found, overrides))
         typer.echo(text.encode(errors="backslashreplace").decode())
+
+
+def stored_config(given: dict[str, Any]) -> "StoredConfig":
+    """The configuration of stored images at `path`, of the given kind or that of the place. Raises UserError."""
+    from sfumato.config import parse
+    from sfumato.data.kinds import kind_of
+    from sfumato.data.table import StoredConfig
+    from sfumato.errors import UserError
+
+    kinds = {model.model_fields["kind"].default: model for model in get_args(StoredConfig)}
+    kind = given.get("kind") or kind_of(str(given["path"]))
+    if kind not in kinds:
+        raise UserError(f"data.kind {kind!r} is none of {', '.join(kinds)}")
+    return parse({**given, "kind": kind}, kinds[kind], "data")
 
 
 def recommended(found: "Survey", settings: Sequence[str] = ()) -> dict[str, Any]:
@@ -77,7 +91,7 @@ def recommended(found: "Survey", settings: Sequence[str] = ()) -> dict[str, Any]
     kind = "text" if captioned >= 0.5 else "class" if scan.labels is not None else "none"
     zoo = "zoo:emoji/autoencoder" if size <= 128 else "zoo:ldm/kl-f4" if size == 256 else "zoo:ldm/kl-f8"
     kept = [one for one in settings if not one.startswith("data.size=")]
-    words = ["sfumato", "train", "autoencoder", zoo, f"data.size={size}", *kept, "--data", str(scan.root)]
+    words = ["sfumato", "train", "autoencoder", zoo, f"data.size={size}", *kept, "--data", scan.title]
     command = shlex.join([*words, "--out", "runs/autoencoder"])
     return {"size": size, "f": 8 if size > 256 else 4, "conditioner": kind, "command": command}
 
@@ -108,7 +122,7 @@ def lines(found: "Survey", settings: Sequence[str] = ()) -> list[str]:
     from sfumato.data.textfile import shown
 
     scan = found.dataset.scan
-    report = [f"{len(scan.files)} images in {scan.root}"]
+    report = [f"{len(scan.files)} images in {scan.title}"]
     longest = max(found.sizes().values())
     report += [f"  {name:>14}  {'#' * max(1, 40 * n // longest)} {n}" for name, n in found.sizes().items()]
     report.append("formats: " + ", ".join(f"{ending} {n}" for ending, n in found.formats().items()))

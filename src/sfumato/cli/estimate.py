@@ -45,7 +45,9 @@ class EstimateFlags(Device):
         "For stage 2: a run, a model folder, a stage 1 configuration, or pixels.",
         path=True,
     )
-    data: Path | None = flag(None, "what to sample", "The folder of images: its size counts, and the time to read it.")
+    data: str | None = flag(
+        None, "what to sample", "The images: their number counts, and the time to read them.", metavar="PLACE"
+    )
     measure: bool = flag(
         True, "machine", "Time a few steps here and forecast the training.", names=("--measure/--no-measure",)
     )
@@ -102,7 +104,7 @@ class Timed:
     steps: int
 
 
-def _first_stage(raw: dict[str, Any], name: str, data: Path | None, timed: Timed | None) -> "Estimate":
+def _first_stage(raw: dict[str, Any], name: str, data: str | Path | None, timed: Timed | None) -> "Estimate":
     from sfumato.estimate import from_config
     from sfumato.training.autoencoder import AutoencoderRun
 
@@ -118,7 +120,7 @@ def _second_stage(
     raw: dict[str, Any],
     name: str,
     first: "LatentDiffusion",
-    data: Path | None,
+    data: str | Path | None,
     sampling_steps: int,
     timed: Timed | None,
 ) -> "Estimate":
@@ -143,13 +145,16 @@ def _second_stage(
     return replace(from_config.measured_second_stage(estimated, run, first, options), images=images)
 
 
-def parsed(raw: dict[str, Any], data: Path | None, schema: type[Run], name: str, size: tuple[int, int] | None) -> Run:
+def parsed(
+    raw: dict[str, Any], data: str | Path | None, schema: type[Run], name: str, size: tuple[int, int] | None
+) -> Run:
     """The run's configuration; a folder that is not named yet has a placeholder's name."""
     from sfumato.cli.run_configuration import with_data
     from sfumato.config import parse, section
+    from sfumato.data.kinds import kind_of
     from sfumato.errors import UserError
 
-    if data is not None and not data.is_dir():
+    if data is not None and kind_of(str(data)) == "folder" and not Path(data).is_dir():
         raise UserError(f"--data {str(data)!r} is not a folder: give one of images, or leave it out")
     given = section(raw, "data")
     nameless = given.get("kind", "folder") == "folder" and "path" not in given

@@ -39,7 +39,7 @@ def with_overrides(config: str, overrides: Sequence[str], schema: "type[BaseMode
 
 
 def retyping(
-    command: str, config: str, overrides: Sequence[str], options: Mapping[str, Path | None]
+    command: str, config: str, overrides: Sequence[str], options: Mapping[str, str | Path | None]
 ) -> Callable[[str], str]:
     """The command as it was typed, with another setting of the conditioner, for the shell."""
 
@@ -51,14 +51,15 @@ def retyping(
     return with_setting
 
 
-def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """The raw configuration with `--data` in it; a configuration for the toy world given a folder reads the folder.
+def with_data(raw: dict[str, Any], data: str | Path | None, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """The raw configuration with `--data` in it; a configuration for the toy world given images reads the images.
 
-    What only the toy world knows, such as its length, is then left out; the rest of `data` holds for the folder.
-    Raises UserError where a folder is needed and none is named.
+    What only the toy world knows, such as its length, is then left out; the rest of `data` holds for the images. Their
+    kind is the configured one, or that of the place. Raises UserError where images are needed and none are named.
     """
     from sfumato.config import section
     from sfumato.data.folder_config import FolderConfig
+    from sfumato.data.kinds import kind_of
     from sfumato.data.toyworld.dataset import ToyWorldConfig
     from sfumato.errors import UserError
 
@@ -66,13 +67,25 @@ def with_data(raw: dict[str, Any], data: Path | None, size: tuple[int, int] | No
     if size is not None:
         given.setdefault("size", list(size))
     if data is not None:
-        if given.get("kind", "folder") != "folder":
+        place, kind = data_place(str(data)), given.get("kind", "folder")
+        if kind == "toy":
             toy = ToyWorldConfig.model_fields.keys() - FolderConfig.model_fields.keys()
             given = {"size": 64} | {name: value for name, value in given.items() if name not in toy}
-        given |= {"kind": "folder", "path": str(data)}
+        given |= {"kind": kind_of(place) if kind in ("toy", "folder") else kind, "path": place}
     elif given.get("kind", "folder") == "folder" and "path" not in given:
         raise UserError("--data is missing: give the folder of images to train on")
     return {**raw, "data": given}
+
+
+def data_place(text: str, name: str = "--data") -> str:
+    """A folder or an address of images as typed, with ~ expanded. Raises UserError for what is neither."""
+    from sfumato.data.kinds import checked_place
+    from sfumato.errors import UserError
+
+    try:
+        return checked_place(text, name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def with_start(raw: dict[str, Any], start: Path | None) -> dict[str, Any]:
@@ -81,7 +94,7 @@ def with_start(raw: dict[str, Any], start: Path | None) -> dict[str, Any]:
 
 
 def on_first_stage(
-    raw: dict[str, Any], schema: "type[Run]", config: str, data: Path | None, autoencoder: Path
+    raw: dict[str, Any], schema: "type[Run]", config: str, data: str | Path | None, autoencoder: Path
 ) -> "tuple[Run, LatentDiffusion]":
     """The run of a raw configuration, and the first stage that it trains on; without a size, images have its own.
 

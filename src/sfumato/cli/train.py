@@ -29,7 +29,9 @@ class RunFlags:
         None, "machine", "Settings to change, such as train.steps=2000.", metavar="[a.b=c]...", argument=True
     )
     out: Path = flag(REQUIRED, "output", "The run's folder; an interrupted run there is resumed.")
-    data: Path | None = flag(None, "what to sample", "The folder of images. The toy world needs none.")
+    data: str | None = flag(
+        None, "what to sample", "The folder of images, or shards. The toy world needs none.", metavar="PLACE"
+    )
     cache: Path | None = flag(None, "output", "Where decoded images and latents are kept [default: OUT/cache].")
 
     @property
@@ -38,7 +40,7 @@ class RunFlags:
         return self.overrides or []
 
     @property
-    def typed(self) -> dict[str, Path | None]:
+    def typed(self) -> dict[str, str | Path | None]:
         """The options with paths, by name."""
         return {"--data": self.data, "--out": self.out, "--cache": self.cache}
 

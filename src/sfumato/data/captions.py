@@ -83,10 +83,10 @@ def captions_of(
         if file is not None:
             text = read_text(root / file, encoding, LARGEST_CAPTION).strip()
             files.add(file)
-            texts = _split(text, lines)
+            texts = split_lines(text, lines)
             if not texts:
                 empty.append(file)
-            cut += lines == "first" and len(_split(text, "each")) > 1
+            cut += lines == "first" and len(split_lines(text, "each")) > 1
             captions = tuple((one, 1.0) for one in texts)
         choices.append(captions)
     notes = _notes(choices, columns, column, weights)
@@ -131,7 +131,8 @@ def _beside(image: str) -> list[str]:
     return [*(base + ending for ending in ENDINGS for base in (stem, image)), stem + _TWICE]
 
 
-def _split(text: str, lines: Lines) -> list[str]:
+def split_lines(text: str, lines: Lines) -> list[str]:
+    """The captions in a text: its first line, all of it, or each of its lines."""
     if lines == "all":
         return [text] if text else []
     parts = [line.strip() for line in lines_of(text) if line.strip()]

@@ -58,11 +58,11 @@ def file_hashes(paths: Sequence[Path], cache: Path | None = None, progress: Prog
         try:
             begun = time.time_ns()
             before = path.stat()
-            found = kept.get(_signature(before))
+            found = kept.get(signature_of(before))
             if found is None:
                 found = file_hash(path)
-                if _settled(before, begun) and _signature(path.stat()) == _signature(before):
-                    fresh[_signature(before)] = found
+                if _settled(before, begun) and signature_of(path.stat()) == signature_of(before):
+                    fresh[signature_of(before)] = found
         except OSError:
             return b""
         return found
@@ -92,13 +92,19 @@ def content_hashes(
     ]
 
 
-def _signature(stat: os.stat_result) -> bytes:
+def signature_of(stat: os.stat_result) -> bytes:
+    """Names a file as it is: device, inode, size, times of modification and of change."""
     values = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     return _STAT.pack(*(value % 2**64 for value in values))
 
 
 def _settled(stat: os.stat_result, now: int) -> bool:
     return max(stat.st_mtime_ns, stat.st_ctime_ns) + _SETTLED < now
+
+
+def is_settled(path: Path) -> bool:
+    """Whether the file last changed so long ago that any further change would show in its times. Raises OSError."""
+    return _settled(path.stat(), time.time_ns())
 
 
 def _read(store: Path) -> dict[bytes, bytes]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from sfumato.data.dataset import LatentExample, Source, UnreadableImage
+from sfumato.data.dataset import Blocks, LatentExample, Source, UnreadableImage
 from sfumato.data.transforms import flips
 from sfumato.errors import UserError
 from sfumato.schema import Schema
@@ -141,8 +141,13 @@ class LatentDataset:
     Rows are those of the set it was made from; one whose image was unreadable raises UnreadableImage.
     """
 
-    def __init__(self, path: Path, autoencoder: str | None = None, data: str | None = None) -> None:
-        """Opens and checks the cache; UserError if it is unfinished, damaged, or of another autoencoder or data."""
+    def __init__(
+        self, path: Path, autoencoder: str | None = None, data: str | None = None, blocks: Blocks | None = None
+    ) -> None:
+        """Opens and checks the cache; UserError if it is unfinished, damaged, or of another autoencoder or data.
+
+        `blocks` are those of the set it was made from, whose neighbours are read at about the same time.
+        """
         if not path.is_dir():
             unfinished = partial_path(path).is_dir()
             state = (
@@ -150,6 +155,7 @@ class LatentDataset:
             )
             raise UserError(f"latent cache {path} {state}")
         self.path = path
+        self._blocks = blocks
         self.header = header = read_header(path)
         for name, expected, stored in (
             ("autoencoder", autoencoder, header.autoencoder),
@@ -204,6 +210,9 @@ class LatentDataset:
         """The fields of a row."""
         arrays = {name: torch.from_numpy(np.array(array[index])) for name, array in self._tensors.items()}
         return {name: values[index] for name, values in self._columns.items()} | arrays
+
+    def blocks(self) -> Blocks | None:
+        return self._blocks
 
     def captions(self) -> list[str] | None:
         """All texts in order, "" for unreadable rows; None without text."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato.data.dataset import Example, Item, LatentExample, Progress, Source, UnreadableImage, example_or_variant
-from sfumato.data.order import index_at, positions
+from sfumato.data.order import order_of, positions
 from sfumato.data.prefetch import Prefetch
 from sfumato.errors import UserError
 from sfumato.rng import derive
@@ -91,7 +91,8 @@ def _column(values: list[Any]) -> Any:
 
 
 class Loader(Generic[Item]):
-    """Endless iterator over batches from step `start` on; step s reads `batch_indices(seed, s, batch, len(source))`.
+    """Endless iterator over batches from step `start` on; step s reads `batch_indices(seed, s, batch, len(source))`,
+    or for a source with blocks the rows of `BlockOrder`.
 
     With `position`, step `start` begins at that position of the stream: so many samples were read before, by any number
     of ranks. Random variants are seeded by (seed, position in the stream); `variants=False` reads the plain examples.
@@ -125,6 +126,7 @@ class Loader(Generic[Item]):
         self._variants, self._pin = variants, pin
         self._start, self._first = start, start * batch * world if position is None else position
         self._damaged: dict[str, str] = {}
+        self._row_at = order_of(seed, source)
         self._queue = Prefetch(self._read, start, workers, ahead)  # last: reading begins here
 
     @property
@@ -155,9 +157,8 @@ class Loader(Generic[Item]):
         self.close()
 
     def _read(self, step: int) -> Batch:
-        n = len(self._source)
         places = positions(step - self._start, self._batch, self._rank, self._world, self._first)
-        rows = [index_at(self._seed, place, n) for place in places]
+        rows = [self._row_at(place) for place in places]
         read = [self._example(step, index, place) for index, place in zip(rows, places, strict=True)]
         batch = collate(step, [index for index, _ in read], [example for _, example in read])
         if not self._pin:

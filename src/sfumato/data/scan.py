@@ -54,6 +54,13 @@ class Scan:
     left_out: tuple[tuple[str, str], ...] = ()
     unread_columns: tuple[str, ...] = ()
     blocks: Blocks | None = None
+    source: str = ""
+    """What the user named, where that is not the folder `root`."""
+
+    @property
+    def title(self) -> str:
+        """The place of the images, for messages."""
+        return self.source or str(self.root)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data.captions import Captioned, Choices
-from sfumato.data.dataset import Item, Source, example_or_variant
+from sfumato.data.dataset import Blocks, Item, Source, blocks_of, example_or_variant
 from sfumato.errors import UserError
 from sfumato.rng import derive
 
@@ -18,6 +18,7 @@ class Subset(Generic[Item]):
     def __init__(self, source: Source[Item], rows: Sequence[int] | NDArray[np.int64]) -> None:
         self.source = source
         self.rows = np.asarray(rows, dtype=np.int64)
+        self._blocks = self._own_blocks()
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -43,6 +44,17 @@ class Subset(Generic[Item]):
     def caption_choices(self) -> list[Choices] | None:
         found = self.source.caption_choices() if isinstance(self.source, Captioned) else None
         return None if found is None else [found[row] for row in self.rows]
+
+    def blocks(self) -> Blocks | None:
+        """The source's blocks as far as their rows are here, if these ascend."""
+        return self._blocks
+
+    def _own_blocks(self) -> Blocks | None:
+        whole = blocks_of(self.source)
+        if whole is None or (np.diff(self.rows) < 0).any():
+            return None
+        starts = np.unique(np.searchsorted(self.rows, whole.starts))  # a block without a row here is none
+        return Blocks(tuple(starts.tolist()), whole.together) if len(starts) > 1 else None
 
     def fingerprint(self) -> str:
         digest = derive(0, "subset", self.source.fingerprint(), self.rows.tobytes().hex())

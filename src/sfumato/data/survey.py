@@ -126,7 +126,7 @@ class Survey:
         """The report as one object; the meaning of keys is stable."""
         scan = self.dataset.scan
         return {
-            "path": str(scan.root),
+            "path": scan.title,
             "images": len(scan.files),
             "sizes": self.sizes(),
             "formats": self.formats(),

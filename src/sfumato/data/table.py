@@ -9,14 +9,20 @@ from pydantic import Field
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.pixels import BUDGET, keep_decoded
+from sfumato.data.shards.addresses import shard_addresses
+from sfumato.data.shards.config import ShardsConfig
+from sfumato.data.shards.dataset import ShardDataset, root_of
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 
-DataConfig: TypeAlias = Annotated[FolderConfig | ToyWorldConfig, Field(discriminator="kind")]
+StoredConfig: TypeAlias = FolderConfig | ShardsConfig
+"""Images that are stored somewhere, in contrast to the toy world's."""
+DataConfig: TypeAlias = Annotated[FolderConfig | ShardsConfig | ToyWorldConfig, Field(discriminator="kind")]
 
 
 def open_dataset(
-    config: FolderConfig | ToyWorldConfig,
+    config: DataConfig,
     cache: Path | None = None,
     budget: int = BUDGET,
     scanning: Progress | None = None,
@@ -33,5 +39,24 @@ def open_dataset(
     """
     if isinstance(config, ToyWorldConfig):
         return config.build()
-    folder = FolderDataset(config, scanning, cache, hashing)
-    return folder if cache is None else keep_decoded(folder, cache, budget, decoding, workers, log)
+    images = open_images(config, cache, scanning, hashing)
+    return images if cache is None else keep_decoded(images, cache, budget, decoding, workers, log)
+
+
+def open_images(
+    config: StoredConfig,
+    cache: Path | None = None,
+    scanning: Progress | None = None,
+    hashing: Progress | None = None,
+) -> ImageDataset:
+    """The stored images of a configuration, each decoded when it is read; otherwise as `open_dataset`."""
+    match config:
+        case ShardsConfig():
+            return ShardDataset(config, scanning, cache)
+        case FolderConfig():
+            return FolderDataset(config, scanning, cache, hashing)
+
+
+def files_root(config: StoredConfig) -> Path:
+    """The folder in which lists of class names and folders of masks are looked for."""
+    return root_of(shard_addresses(config.path)) if isinstance(config, ShardsConfig) else config.path

@@ -57,7 +57,16 @@ def read_text(
     for a file larger than `largest` bytes and for anything that is not a regular file. `name` is used in messages.
     """
     name = name or str(path)
-    data = _bytes_of(path, largest, name)
+    return decoded_text(_bytes_of(path, largest, name), name, encoding, way_out)
+
+
+def decoded_text(
+    data: bytes,
+    name: str,
+    encoding: str | None = None,
+    way_out: str = "save it as UTF-8, or name its encoding, such as data.encoding=cp1252",
+) -> str:
+    """As `read_text`, of the bytes of a text named `name`."""
     for mark, form in _BOMS:
         if data.startswith(mark):
             text = _decoded(name, data[len(mark) :], form, len(mark), "save it again as UTF-8")

@@ -26,7 +26,7 @@ from sfumato.data.folder_config import FolderConfig
 from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.latents import LatentDataset
 from sfumato.data.loader import collate, to_unit
-from sfumato.data.table import DataConfig
+from sfumato.data.table import DataConfig, files_root
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.render import MAP_NAMES
 from sfumato.engine.precision import Precision
@@ -43,6 +43,8 @@ def data_config_for(config: DataConfig, conditions: ConditionsConfig) -> DataCon
     if isinstance(config, ToyWorldConfig):
         needed = [name for name, part in (("map", conditions.map), ("boxes", conditions.boxes)) if part is not None]
         return config.model_copy(update={"fields": tuple(dict.fromkeys((*config.fields, *needed)))})
+    if not isinstance(config, FolderConfig):
+        return config
     return config.model_copy(update={"leave_out": (*config.leave_out, *conditions.folders, *conditions.files)})
 
 
@@ -187,5 +189,5 @@ def _latent_size(latents: LatentDataset) -> tuple[int, int]:
 def _masked(dataset: Dataset, first: LatentDiffusion, data: DataConfig, conditions: ConditionsConfig) -> MaskedImages:
     assert conditions.mask is not None
     size = (data.size, data.size) if isinstance(data.size, int) else data.size
-    root = data.path if isinstance(data, FolderConfig) else None
+    root = None if isinstance(data, ToyWorldConfig) else files_root(data)
     return MaskedImages(dataset, Holes(conditions.mask, size, root), first.autoencoder.factor)

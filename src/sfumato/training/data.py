@@ -139,7 +139,7 @@ def _report_losses(
             f"columns of the metadata that are not used: {', '.join(unread[:MOST_NAMED])}"
             + (f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else "")
         )
-    say(f"{len(dataset)} images of {dataset.scan.root}, fields: {', '.join(dataset.fields) or 'none'}")
+    say(f"{len(dataset)} images of {dataset.scan.title}, fields: {', '.join(dataset.fields) or 'none'}")
 
 
 def split_rows(

@@ -8,7 +8,7 @@ import torch
 
 from sfumato.autoencoder.model import encoder_digest
 from sfumato.autoencoder.scaling import Scaling
-from sfumato.data.dataset import Dataset, Example, Progress, UnreadableImage
+from sfumato.data.dataset import Dataset, Example, Progress, UnreadableImage, blocks_of
 from sfumato.data.latent_writing import LatentWriter
 from sfumato.data.latents import LatentDataset, LatentHeader, MeasuredLatents, tensor_fields
 from sfumato.data.loader import sweep
@@ -56,7 +56,7 @@ def cached_latents(
         with _only_run(path, workers, log), autocast(model.device, precision):
             if _missing(path, workers):  # else another run has written it meanwhile
                 _encode(model, dataset, path, header, batch, progress, workers)
-    return LatentDataset(path, header.autoencoder, header.data)
+    return LatentDataset(path, header.autoencoder, header.data, blocks_of(dataset))
 
 
 def _missing(path: Path, workers: Workers) -> bool:
@@ -93,7 +93,7 @@ def _encode(
     if not workers.leads:
         writer = LatentWriter(path, header, part=workers.rank)
     with writer:
-        shares = [writer.todo(variant)[workers.rank :: workers.world] for variant in range(header.variants)]
+        shares = [_share(writer.todo(variant), workers) for variant in range(header.variants)]
         workers.barrier()  # all have read the same list of missing rows
         done, total = 0, sum(map(len, shares))
         for variant, share in enumerate(shares):
@@ -111,6 +111,12 @@ def _encode(
         if workers.leads:
             writer.finish()
     workers.barrier()
+
+
+def _share(rows: list[int], workers: Workers) -> list[int]:
+    """The rows that this process encodes: next to each other, so that it reads few shards and writes few pages."""
+    start, end = (len(rows) * (workers.rank + i) // workers.world for i in range(2))
+    return rows[start:end]
 
 
 def _first_readable(dataset: Dataset) -> Example:

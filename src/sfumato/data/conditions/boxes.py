@@ -81,6 +81,11 @@ class FolderBoxes:
         """The names for the model's config.yaml."""
         return LayoutInput(names=self.names)
 
+    def entries(self, name: str) -> list[dict[str, Any]]:
+        """The boxes of an image as metadata lists them, with their categories' names."""
+        found = zip(self._boxes[name].tolist(), self._categories[name], strict=True)
+        return [{"label": self.names[category], "box": box} for box, category in found]
+
     def __call__(self, index: int, seed: int | None) -> dict[str, Any]:
         name = self.folder.scan.files[index]
         height, width = self._sizes[name]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from sfumato.data.captions import Captioned, Choices, all_texts, chosen_caption
-from sfumato.data.dataset import Dataset, LatentExample, LatentSource, example_or_variant
+from sfumato.data.dataset import Blocks, Dataset, LatentExample, LatentSource, blocks_of, example_or_variant
 
 
 class SampledCaptions:
@@ -38,6 +38,9 @@ class SampledCaptions:
 
     def captions(self) -> list[str] | None:
         return self.latents.captions()
+
+    def blocks(self) -> Blocks | None:
+        return blocks_of(self.latents)
 
     def fingerprint(self) -> str:
         content = repr((self.latents.fingerprint(), self.choices)).encode(errors="surrogateescape")

@@ -13,7 +13,7 @@ import torch
 from sfumato.conditioning.metadata import MaskInput
 from sfumato.data.conditions.config import LowResolutionConfig
 from sfumato.data.conditions.degrade import bicubic, degrade
-from sfumato.data.dataset import Dataset, LatentExample
+from sfumato.data.dataset import Blocks, Dataset, LatentExample, blocks_of
 from sfumato.data.latents import LatentDataset
 from sfumato.data.loader import to_unit
 from sfumato.data.transforms import flips
@@ -101,6 +101,9 @@ class LatentsWithConditions:
 
     def captions(self) -> list[str] | None:
         return self.latents.captions()
+
+    def blocks(self) -> Blocks | None:
+        return blocks_of(self.latents)
 
     def fingerprint(self) -> str:
         if not self.sampled:

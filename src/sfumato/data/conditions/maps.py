@@ -110,6 +110,13 @@ class FolderMaps:
         palette = self.classes.colours or self._palette() or standard_palette(len(names))
         return MapInput(names=names, palette=palette, void=self.config.void)
 
+    def described_lines(self) -> tuple[str, ...]:
+        """The lines of a list of the classes: names, with their colours where maps are in colour."""
+        colours = self.classes.colours
+        if colours is None:
+            return self.classes.names
+        return tuple(f"{name} {hex_of(colour)}" for name, colour in zip(self.classes.names, colours, strict=True))
+
     def __call__(self, index: int, seed: int | None) -> dict[str, Any]:
         ids = read_ids(self._maps[self.folder.scan.files[index]], self.classes, self.config.void)
         framing = self.folder.framing

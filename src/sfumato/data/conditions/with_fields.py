@@ -5,7 +5,7 @@ from hashlib import blake2b
 from typing import Any, Protocol
 
 from sfumato.data.captions import Captioned, Choices
-from sfumato.data.dataset import Dataset, Example, example_or_variant
+from sfumato.data.dataset import Blocks, Dataset, Example, blocks_of, example_or_variant
 
 
 class FieldSource(Protocol):
@@ -51,6 +51,9 @@ class WithFields:
 
     def caption_choices(self) -> Sequence[Choices] | None:
         return self.images.caption_choices() if isinstance(self.images, Captioned) else None
+
+    def blocks(self) -> Blocks | None:
+        return blocks_of(self.images)
 
     def fingerprint(self) -> str:
         parts = (self.images.fingerprint(), *(source.fingerprint() for source in self.sources))

@@ -1,0 +1,103 @@
+"""Training from shards: a run that is killed goes on bit for bit; two processes, one killed and restarted, as one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data.shards.make_shards import shards
+from runs import FIRST_STAGE, SECOND_STAGE, Crash, assert_same_tensors, assert_same_up_to_rounding, logged, saved
+from sfumato.cli.training_runs import run_autoencoder, run_diffusion
+from sfumato.config import apply_overrides, parse
+from sfumato.data.loader import Loader
+from sfumato.model_folder import load
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.diffusion import DiffusionRun
+from training.test_processes import in_two_processes
+
+RESTARTED = """
+import os, signal, sys
+from sfumato.training import heartbeat
+
+heartbeat.MEETING = heartbeat.SILENCE = heartbeat.GRACE = 250.0  # on a busy machine, too
+from sfumato.cli import main
+from sfumato.data.loader import Loader
+
+read = Loader._read
+
+def killed(self, step):
+    if step == 5 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(self, step)
+
+Loader._read = killed
+main(sys.argv[1:])
+"""
+STEADY = [
+    "train.optimiser.precision=float32",
+    "train.optimiser.warmup_steps=0",
+    "train.optimiser.learning_rate=1e-4",
+    "train.condition_dropout=0.5",
+    "conditioner.initial=original",
+    "held_out.amount=3",
+    "train.preview_every=50",
+]
+
+
+def damaged_shards(root: Path) -> dict[str, Any]:
+    """Uneven shards of 17 images, one of which is cut off; as the section `data`."""
+    shards(root, [3, 6, 2, 1, 5])
+    bad = root / "00002.tar"
+    bad.write_bytes(bad.read_bytes()[:2000])
+    return {"kind": "shards", "path": str(root), "size": 16, "together": 2}
+
+
+def test_a_run_on_shards_ends_alike_however_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = damaged_shards(tmp_path / "shards")
+    stage = apply_overrides({**FIRST_STAGE, "data": data}, ["train.steps=1"])
+    run_autoencoder(parse(stage, AutoencoderRun, "first"), tmp_path / "first", None)
+    assert "1 of 5 shards is skipped: the first is" in capfd.readouterr().err
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({**SECOND_STAGE, "data": data}))
+    (tmp_path / "train.py").write_text(RESTARTED)
+    command = [
+        "train",
+        "diffusion",
+        str(file),
+        "--autoencoder",
+        str(tmp_path / "first"),
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    process = in_two_processes("--max-restarts=1", str(tmp_path / "train.py"), *command, *STEADY, "train.batch=2")
+
+    config = parse(apply_overrides({**SECOND_STAGE, "data": data}, STEADY), DiffusionRun, "second")
+    first, cache = load(tmp_path / "first"), tmp_path / "cache"
+    run_diffusion(config, first, tmp_path / "straight", cache)
+    read = Loader._read
+
+    def torn(self: Loader[Any], step: int) -> Any:
+        if step == 5:
+            raise Crash
+        return read(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loader, "_read", torn)
+        with pytest.raises(Crash):
+            run_diffusion(config, first, tmp_path / "broken", cache)
+    run_diffusion(config, first, tmp_path / "broken", cache)
+    (one, numbers), (other, other_numbers) = saved(tmp_path / "straight"), saved(tmp_path / "broken")
+    assert_same_tensors(one, other)
+    assert numbers == other_numbers
+    assert logged(tmp_path / "straight") == logged(tmp_path / "broken")
+
+    out, _ = process.communicate(timeout=250)
+    assert process.returncode == 0, out[-3000:]
+    assert out.count("resuming after step 4") == 1, out[-3000:]
+    assert_same_up_to_rounding(tmp_path / "straight", tmp_path / "two")
+    losses = [[line["loss"] for line in logged(tmp_path / name) if "loss" in line] for name in ("straight", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert len(losses[0]) == 6
