@@ -18,3 +18,7 @@ class FolderConfig(ImagesConfig):
     path: Path
     leave_out: tuple[str, ...] = ()
     """Sub-folders whose images are not part of the set, and single files."""
+    only: str | None = None
+    """A text file that lists the images of the set, one a line; others are left out."""
+    captions_file: str | None = None
+    """A file with captions by image: COCO's `captions_*.json`, or lines of objects with `image_id` and `caption`."""

@@ -39,6 +39,8 @@ class ImagesConfig(Schema):
     """Encoding of text files that are neither UTF-8 nor have a byte-order mark, such as cp1252."""
     label_column: str = "label"
     """Column of the metadata; if no row has `label`, `class` or `category` is read."""
+    label_names: str | None = None
+    """A file with a label and its name on each line, such as `n01440764 tench`: the names of the classes."""
     columns: tuple[str, ...] = ()
     """Further columns to read as fields."""
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)

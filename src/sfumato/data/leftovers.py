@@ -8,7 +8,7 @@ from pathlib import Path
 from sfumato.errors import UserError
 from sfumato.locks import exclusive
 
-_LEFT = re.compile(r"\.(?P<name>(?:pixels|latents|shard)-[0-9a-f]{32}|contents\.bin)\.(?:\d+\.part|lock)")
+_LEFT = re.compile(r"\.(?P<name>(?:pixels|latents|copy)-[0-9a-f]{32}|contents\.bin)\.(?:\d+\.part|lock)")
 """Only names derived from a cache: the folder may contain files of other programs."""
 
 

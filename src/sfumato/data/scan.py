@@ -20,6 +20,7 @@ from sfumato.data.listing import left_out as images_left_out
 from sfumato.data.matching import common_reason
 from sfumato.data.metadata import Metadata, Row, columns_of, disagreements, merged, read_metadata
 from sfumato.data.opening import is_image
+from sfumato.data.published import annotation_files, only_listed, renamed, with_captions
 from sfumato.data.reading import ImageHeader, read_header
 from sfumato.data.transforms import LONGEST
 from sfumato.errors import UserError
@@ -91,6 +92,11 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
     rows, unlisted = _rows(known, found)
     if not rows:
         raise UserError(_nothing(root, known, own, unlisted))
+    if config.only is not None:
+        rows = only_listed(rows, root, config.only, config.encoding)
+    if config.captions_file is not None:
+        rows = with_captions(rows, root, config.captions_file, config.encoding)
+    lists = annotation_files(root, config.only, config.captions_file, config.label_names)
     rows, beyond = at_most(merged(chosen(rows, config.where)), config.most_images)
     headers, unreadable = _read_headers(config, [row.file for row in rows], progress)
     rows = [row for row in rows if row.file in headers]
@@ -103,7 +109,9 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
     notes += [f"{beyond} of {beyond + len(rows)} images are not used: data.most_images"] if beyond else []
     notes += [*known.notes, *notes_of(own)]
     about = described(config, root, rows, headers, found)
-    left_out = texts_left_out(found, {*known.files, *about.captions.files}, known.foreign, [row.file for row in rows])
+    left_out = texts_left_out(
+        found, {*known.files, *about.captions.files, *lists}, known.foreign, [row.file for row in rows]
+    )
     notes += [*about.notes, *filter(None, [left_out_note(left_out)])]
     return Scan(
         root=root,
@@ -149,6 +157,8 @@ def described(
     if small:
         notes.append(f"{small} of {len(rows)} images are smaller than {H}x{W} and are enlarged")
     labels = labels_of(named or rows, config.label_column)
+    if config.label_names is not None:
+        labels = renamed(labels, root / config.label_names, config.encoding)
     captions = _captions(root, rows, found, config, labels)
     read = (*captions.columns, *(filter(None, [labels.column])), *config.columns)
     notes += [*labels.notes, *captions.notes, *disagreements(rows, (*filter(None, [labels.column]), *config.columns))]

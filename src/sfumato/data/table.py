@@ -6,19 +6,25 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
+from sfumato.data.containers.addresses import addresses_of
+from sfumato.data.containers.dataset import open_containers, root_of
 from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
 from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.pixels import BUDGET, keep_decoded
-from sfumato.data.shards.addresses import shard_addresses
 from sfumato.data.shards.config import ShardsConfig
-from sfumato.data.shards.dataset import ShardDataset, root_of
+from sfumato.data.shards.form import ENDING, SHARDS
+from sfumato.data.tables.config import LmdbConfig, ParquetConfig
+from sfumato.data.tables.lmdb import DATABASES, database_folders
+from sfumato.data.tables.parquet import parquet_addresses, parquet_form
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 
-StoredConfig: TypeAlias = FolderConfig | ShardsConfig
+StoredConfig: TypeAlias = FolderConfig | ShardsConfig | ParquetConfig | LmdbConfig
 """Images that are stored somewhere, in contrast to the toy world's."""
-DataConfig: TypeAlias = Annotated[FolderConfig | ShardsConfig | ToyWorldConfig, Field(discriminator="kind")]
+DataConfig: TypeAlias = Annotated[
+    FolderConfig | ShardsConfig | ParquetConfig | LmdbConfig | ToyWorldConfig, Field(discriminator="kind")
+]
 
 
 def open_dataset(
@@ -52,11 +58,25 @@ def open_images(
     """The stored images of a configuration, each decoded when it is read; otherwise as `open_dataset`."""
     match config:
         case ShardsConfig():
-            return ShardDataset(config, scanning, cache)
+            return open_containers(SHARDS, _addresses(config), config, scanning, cache)
+        case ParquetConfig():
+            return open_containers(parquet_form(config), _addresses(config), config, scanning, cache)
+        case LmdbConfig():
+            return open_containers(DATABASES, _addresses(config), config, scanning, cache)
         case FolderConfig():
             return FolderDataset(config, scanning, cache, hashing)
 
 
 def files_root(config: StoredConfig) -> Path:
     """The folder in which lists of class names and folders of masks are looked for."""
-    return root_of(shard_addresses(config.path)) if isinstance(config, ShardsConfig) else config.path
+    return config.path if isinstance(config, FolderConfig) else root_of(_addresses(config))
+
+
+def _addresses(config: ShardsConfig | ParquetConfig | LmdbConfig) -> list[str]:
+    match config:
+        case ShardsConfig():
+            return addresses_of(config.path, ENDING)
+        case ParquetConfig():
+            return parquet_addresses(config)
+        case LmdbConfig():
+            return database_folders(config.path)

@@ -12,9 +12,10 @@ import numpy as np
 from data.make_images import noise
 from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.shards.config import ShardsConfig
-from sfumato.data.shards.dataset import ShardDataset
 from sfumato.data.shards.writing import write_shards
+from sfumato.data.table import open_images
 
 
 def png(seed: int, height: int = 8, width: int = 8) -> bytes:
@@ -57,16 +58,16 @@ def shards(root: Path, sizes: Iterable[int]) -> Path:
     return root
 
 
-def opened(place: Path | str, cache: Path | None = None, **options: Any) -> ShardDataset:
+def opened(place: Path | str, cache: Path | None = None, **options: Any) -> ImageDataset:
     config = ShardsConfig.model_validate({"path": str(place), "size": 8, **options})
-    return ShardDataset(config, cache=cache)
+    return open_images(config, cache)
 
 
 def folder(root: Path, **options: Any) -> FolderDataset:
     return FolderDataset(FolderConfig.model_validate({"path": root, "size": 8, **options}))
 
 
-def sharded(root: Path, out: Path, per_shard: int = 4, **options: Any) -> ShardDataset:
+def sharded(root: Path, out: Path, per_shard: int = 4, **options: Any) -> ImageDataset:
     """The folder, written as shards."""
     out.mkdir(parents=True, exist_ok=True)
     write_shards(folder(root, **options), out, per_shard)

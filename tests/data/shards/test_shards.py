@@ -12,10 +12,11 @@ from data.shards.make_shards import folder, opened, pixels, png, samples, sharde
 from sfumato.data.conditions.boxes import FolderBoxes
 from sfumato.data.conditions.config import BoxesConfig, ConditionsConfig, MapsConfig
 from sfumato.data.conditions.maps import FolderMaps
+from sfumato.data.containers import storage
+from sfumato.data.containers.addresses import expanded
+from sfumato.data.containers.index import DamagedContainer
 from sfumato.data.dataset import UnreadableImage
-from sfumato.data.shards import dataset as shard_dataset
-from sfumato.data.shards.addresses import expanded
-from sfumato.data.shards.tar import DamagedShard, members
+from sfumato.data.shards.tar import members
 from sfumato.data.shards.writing import write_shards
 from sfumato.errors import UserError
 
@@ -116,11 +117,11 @@ def test_members_are_those_of_pythons_tarfile(form: int, tmp_path: Path) -> None
     whole = path.read_bytes()
     end = expected[-1][1]
     for cut in range(0, end + 1, 173):
-        with pytest.raises(DamagedShard):
+        with pytest.raises(DamagedContainer):
             list(members(io.BytesIO(whole[:cut]), cut))
     flipped = bytearray(whole)
     flipped[expected[1][1] - 400] ^= 1  # within the second header
-    with pytest.raises(DamagedShard, match=r"no header|malformed|cut off"):
+    with pytest.raises(DamagedContainer, match=r"no header|malformed|cut off"):
         list(members(io.BytesIO(bytes(flipped)), len(flipped)))
 
 
@@ -175,18 +176,18 @@ def test_a_shard_that_changes_or_vanishes_while_it_is_used(tmp_path: Path) -> No
     assert opened(tmp_path).fingerprint() == before, "columns that are not read do not matter"
     assert set(found.places.hashes(found.scan.files)) == {b""}, "the old index no longer holds"
     (tmp_path / "00000.tar").unlink()
-    with pytest.raises(UnreadableImage, match="does not exist any more"):
+    with pytest.raises(UnreadableImage, match="it does not exist any more"):
         found[0]
 
 
 def test_the_index_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, cache = shards(tmp_path / "shards", [2, 3]), tmp_path / "cache"
-    monkeypatch.setattr(shard_dataset, "is_settled", lambda path: True)
+    monkeypatch.setattr(storage, "is_settled", lambda path: True)
     first = opened(root, cache)
-    monkeypatch.setattr(shard_dataset, "read_index", lambda *a: pytest.fail("a shard is read again"))
+    monkeypatch.setattr("sfumato.data.shards.reading.members", lambda *a: pytest.fail("a shard is read again"))
     again = opened(root, cache)
     assert (again.scan, again.fingerprint()) == (first.scan, first.fingerprint())
-    for kept in (cache / "shards").iterdir():
+    for kept in (cache / "indices").iterdir():
         kept.write_text("{")
     monkeypatch.undo()
     assert opened(root, cache).scan == first.scan, "a damaged index is replaced"

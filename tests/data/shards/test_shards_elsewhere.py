@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.shards.make_shards import opened, pixels, shards
-from sfumato.data.shards import downloads
+from sfumato.data.containers import downloads
 from sfumato.errors import UserError
 
 
@@ -60,7 +60,7 @@ def test_shards_are_copied_once_and_their_indices_kept(server: Server, tmp_path:
     near = opened(tmp_path / "there")
     assert [pixels(found[i]) for i in range(7)] == [pixels(near[i]) for i in range(7)]
     assert sorted(server.asked) == ["/00000.tar", "/00001.tar", "/00002.tar"]
-    for copy in cache.glob("shard-*"):
+    for copy in cache.glob("copy-*"):
         copy.unlink()
     again = opened(pattern, cache)
     assert len(server.asked) == 3, "the index says what is there"
@@ -72,7 +72,7 @@ def test_shards_are_copied_once_and_their_indices_kept(server: Server, tmp_path:
 def test_the_longest_unused_copies_make_room(server: Server, tmp_path: Path) -> None:
     size = (tmp_path / "there" / "00000.tar").stat().st_size
     found = opened(f"{server.address}/{{00000..00002}}.tar", tmp_path / "cache", keep_gib=2.5 * size / 2**30)
-    assert len(list((tmp_path / "cache").glob("shard-*"))) <= 2
+    assert len(list((tmp_path / "cache").glob("copy-*"))) <= 2
     near = opened(tmp_path / "there")
     assert [pixels(found[i]) for i in range(7)] == [pixels(near[i]) for i in range(7)]
 

@@ -11,6 +11,7 @@ import numpy as np
 from sfumato.conditioning.metadata import LayoutInput
 from sfumato.data.conditions.class_names import read_class_names
 from sfumato.data.conditions.config import BoxesConfig
+from sfumato.data.conditions.open_images import read_boxes
 from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.places import IMAGES
 from sfumato.data.reading import displayed_size
@@ -42,8 +43,12 @@ class FolderBoxes:
         """Reads and checks all boxes. Raises UserError for one outside its image, of negative size or no category."""
         self.folder, self.config = folder, config
         root = folder.scan.root
-        found, damaged = _find_coco(root, config)
-        if found is not None:
+        csv = config.file is not None and config.file.casefold().endswith(".csv")
+        found, damaged = (None, []) if csv else _find_coco(root, config)
+        if csv:
+            annotated, names = _of_open_images(root / (config.file or ""))
+            boxes = {name: _matching(annotated, name) for name in folder.scan.files}
+        elif found is not None:
             annotated, names = _read_coco(*found)
             boxes = {name: _matching(annotated, name) for name in folder.scan.files}
         else:
@@ -97,6 +102,16 @@ class FolderBoxes:
     def fingerprint(self) -> str:
         content = [(name, self._boxes[name].tolist(), self._categories[name]) for name in sorted(self._boxes)]
         return blake2b(repr((content, self.names, self.config.visible)).encode(), digest_size=16).hexdigest()
+
+
+def _of_open_images(path: Path) -> tuple[dict[str, list[_Box]], tuple[str, ...]]:
+    """Boxes by the image's name without its ending, and the names of the categories."""
+    if not path.is_file():
+        raise UserError(f"conditions.boxes.file {path} does not exist: give OpenImages' csv file of boxes")
+    found, names = read_boxes(path)
+    return {
+        image: [_Box(label, values, True, where) for label, values, where in group] for image, group in found.items()
+    }, names
 
 
 def _relative(box: _Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -219,7 +234,7 @@ def _read_coco(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, list[_
 def _matching(annotated: Mapping[str, list[_Box]], name: str) -> list[_Box]:
     """The boxes of an image, which the file may name with or without the images' folder."""
     inner = name.removeprefix(f"{IMAGES}/")
-    for known in (name, inner, PurePosixPath(name).name):
+    for known in (name, inner, PurePosixPath(name).name, PurePosixPath(name).stem):
         if known in annotated:
             return annotated[known]
     return []

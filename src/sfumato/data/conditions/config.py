@@ -23,7 +23,8 @@ class BoxesConfig(Schema):
     """Boxes with categories: a COCO file, or a column of the metadata."""
 
     file: str | None = Field(
-        default=None, description="COCO json below the data folder; null: found there, else the metadata's column"
+        default=None,
+        description="COCO json or OpenImages csv below the data folder; null: COCO json there, else the column",
     )
     column: str = "boxes"
     classes: str = Field(default="classes.txt", description="category names in order, where the file is there")

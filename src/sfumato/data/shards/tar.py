@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
+from sfumato.data.containers.index import DamagedContainer
+
 _BLOCK = 512
 _LONGEST_NAME = 2**16
 _NAMES, _PAX, _PAX_FOR_ALL = b"L", b"x", b"g"
 _REGULAR = (b"0", b"\0", b"7")
-
-
-class DamagedShard(Exception):  # noqa: N818 - a verdict on a file
-    """A file that is no tar file, or not a whole one; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Member:
 def members(file: IO[bytes], length: int) -> Iterator[Member]:
     """The regular files of a tar file of `length` bytes (ustar, GNU and pax), in order.
 
-    Raises DamagedShard where a header's checksum is wrong, a member reaches beyond the end, or the end mark is missing:
-    a file that was cut off between two members is recognised by that.
+    Raises DamagedContainer where a header's checksum is wrong, a member reaches beyond the end, or the end mark is
+    missing: a file that was cut off between two members is recognised by that.
     """
     at, name, size = 0, None, None
     while True:
@@ -36,18 +34,18 @@ def members(file: IO[bytes], length: int) -> Iterator[Member]:
         block = file.read(_BLOCK)
         if len(block) < _BLOCK:
             what = "it is empty" if length == 0 else "it ends without the end mark of a tar file, so it was cut off"
-            raise DamagedShard(what)
+            raise DamagedContainer(what)
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             return
         except tarfile.HeaderError:
             where = "it is no tar file" if at == 0 else f"what follows byte {at} is no header of a tar file"
-            raise DamagedShard(where) from None
+            raise DamagedContainer(where) from None
         own = header.size if size is None or header.type in (_NAMES, _PAX, _PAX_FOR_ALL) else size
         start = at + _BLOCK
         if start + own > length:
-            raise DamagedShard(f"it is cut off within {(name or header.name)!r}")
+            raise DamagedContainer(f"it is cut off within {(name or header.name)!r}")
         at = start + -(-own // _BLOCK) * _BLOCK
         if header.type == _NAMES:
             name = _short(file, own).rstrip(b"\0").decode("utf-8", "surrogateescape")
@@ -62,7 +60,7 @@ def members(file: IO[bytes], length: int) -> Iterator[Member]:
 
 def _short(file: IO[bytes], size: int) -> bytes:
     if size > _LONGEST_NAME:
-        raise DamagedShard(f"a name or its attributes take {size} bytes, more than {_LONGEST_NAME}")
+        raise DamagedContainer(f"a name or its attributes take {size} bytes, more than {_LONGEST_NAME}")
     return file.read(size)
 
 
@@ -72,10 +70,10 @@ def _pax(data: bytes) -> dict[str, str]:
     while data:
         length, _, _ = data.partition(b" ")
         if not length.isdigit() or not 0 < int(length) <= len(data):
-            raise DamagedShard("a pax header in it is malformed")
+            raise DamagedContainer("a pax header in it is malformed")
         key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
         found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
         data = data[int(length) :]
     if not found.get("size", "0").isdigit():
-        raise DamagedShard("a pax header in it is malformed")
+        raise DamagedContainer("a pax header in it is malformed")
     return found

@@ -18,7 +18,7 @@ from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.opening import is_image
 from sfumato.data.order import order_of
 from sfumato.data.packed import ImageFile
-from sfumato.data.shards.addresses import ENDING
+from sfumato.data.shards.form import ENDING
 from sfumato.errors import UserError
 from sfumato.plain_json import to_json
 

@@ -1,68 +1,45 @@
-"""What a shard contains: its samples, with the places of their bytes, texts, labels and headers of images.
-
-A shard is read once, from start to end. The result is kept in the cache, so that it is opened at once afterwards.
-"""
+"""The samples of a shard: members of a tar file grouped by their keys, as WebDataset groups them."""
 
 import io
-import json
+import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sfumato.data.captions import split_lines
+from sfumato.data.containers.index import DamagedContainer, Index, Sample, Stored, looked_at
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.images_config import ImagesConfig
 from sfumato.data.opening import suffixes
-from sfumato.data.packed import Packed, part_of
-from sfumato.data.reading import ImageHeader, read_header
-from sfumato.data.shards.tar import DamagedShard, Member, members
+from sfumato.data.packed import part_of
+from sfumato.data.shards.tar import Member, members
 from sfumato.data.strict_json import parse_json
 from sfumato.data.textfile import LARGEST_CAPTION, decoded_text
 from sfumato.errors import UserError
-from sfumato.plain_json import to_json
 
-FORMAT = 1
 TEXTS = ("txt", "caption", "text")
 LABEL, VALUES = "cls", "json"
-_AT_ONCE = 2**20
-"""Bytes of a member up to which it is read at once."""
 _NO_IMAGE = "no image has its key; what follows the first dot of a name counts as its ending"
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Bytes in the shard: `size` from `start` on."""
-
-    name: str
-    start: int
-    size: int
+_AT_ONCE = 2**20
+"""Bytes of an image up to which it is read at once."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An image with what belongs to it: `values` of its texts and tables, `further` images by their kind."""
-
-    image: Stored
-    digest: str
-    header: ImageHeader
-    values: dict[str, Any] = field(default_factory=dict)
-    further: dict[str, Stored] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Index:
-    """A shard's samples, in order; and (member, reason) of the images that cannot be read and of what is not used."""
-
-    samples: tuple[Sample, ...]
-    unreadable: tuple[tuple[str, str], ...] = ()
-    left_out: tuple[tuple[str, str], ...] = ()
+def open_member(path: Path, stored: Stored) -> IO[bytes]:
+    """A member's bytes. Raises OSError."""
+    if stored.size > _AT_ONCE:
+        return part_of(path, stored.start, stored.size)
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return io.BytesIO(os.pread(file, stored.size, stored.start))
+    finally:
+        os.close(file)
 
 
-def read_index(path: Path, address: str, config: ImagesConfig) -> Index:
-    """Reads a whole shard. Raises DamagedShard if it is none or not whole; UserError never concerns its content."""
+def read_shard(path: Path, address: str, config: ImagesConfig) -> Index:
+    """Reads a whole shard. Raises DamagedContainer if it is none or not whole; UserError never concerns its content."""
     samples: list[Sample] = []
     unreadable: list[tuple[str, str]] = []
     left_out: list[tuple[str, str]] = []
@@ -81,8 +58,10 @@ def read_index(path: Path, address: str, config: ImagesConfig) -> Index:
                 elif sample is not None:
                     seen.add(sample.image.name)
                     samples.append(sample)
+    except FileNotFoundError:
+        raise
     except OSError as error:
-        raise DamagedShard(f"it cannot be read: {error.strerror or error}") from None
+        raise DamagedContainer(f"it cannot be read: {error.strerror or error}") from None
     return Index(tuple(samples), tuple(unreadable), tuple(left_out))
 
 
@@ -136,7 +115,8 @@ def _sample(
                 left_out.append((member.name, "its ending is none of an image, a caption, a label or a table"))
     except UserError as error:
         raise UnreadableImage(f"{address}/{image.name}", str(error)) from None
-    digest, header = _looked_at(image, path, data, address, config)
+    place = f"{address}/{image.name}"
+    digest, header = looked_at(place, image.size, lambda: part_of(path, image.start, image.size), config.max_pixels)
     # a caption file is the caption; a label in the table is a name, in KEY.cls often only its number
     values = {**table, **values, **({"label": table["label"]} if table.get("label") is not None else {})}
     return Sample(Stored(image.name, image.start, image.size), digest, header, values, further)
@@ -167,51 +147,3 @@ def _value(name: str, text: str, config: ImagesConfig) -> Any:
         return int(text) if re.fullmatch(r"\d{1,18}", text) else text
     lines = split_lines(text, config.caption_lines)
     return lines if len(lines) > 1 else "".join(lines)
-
-
-def _looked_at(
-    image: Member, path: Path, data: io.BufferedReader, address: str, config: ImagesConfig
-) -> tuple[str, ImageHeader]:
-    """The image's hash and header. Raises UnreadableImage."""
-    place = f"{address}/{image.name}"
-    data.seek(image.start)
-    if image.size <= _AT_ONCE:
-        content = data.read(image.size)
-        packed = Packed(place, image.size, lambda: io.BytesIO(content))
-        return blake2b(content, digest_size=16).hexdigest(), read_header(packed, config.max_pixels)
-    digest, left = blake2b(digest_size=16), image.size
-    while left > 0:
-        part = data.read(min(left, _AT_ONCE))
-        if not part:
-            raise DamagedShard(f"it is cut off within {image.name!r}")
-        digest.update(part)
-        left -= len(part)
-    packed = Packed(place, image.size, lambda: part_of(path, image.start, image.size))
-    return digest.hexdigest(), read_header(packed, config.max_pixels)
-
-
-def dumped(index: Index) -> str:
-    """As text for the cache."""
-    return to_json({"format": FORMAT, **asdict(index)})
-
-
-def loaded(text: str) -> Index | None:
-    """The index that `dumped` wrote; None if it is of another version or damaged."""
-    try:
-        found = json.loads(text)
-        if found["format"] != FORMAT:
-            return None
-        samples = tuple(
-            Sample(
-                Stored(**one["image"]),
-                one["digest"],
-                ImageHeader(**one["header"]),
-                one["values"],
-                {kind: Stored(**place) for kind, place in one["further"].items()},
-            )
-            for one in found["samples"]
-        )
-        pairs = [tuple((str(a), str(b)) for a, b in found[name]) for name in ("unreadable", "left_out")]
-        return Index(samples, *pairs)
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -1,4 +1,4 @@
-"""Shards of other machines, copied into the cache as a whole when they are needed: by HTTP, or by fsspec."""
+"""Files of other machines, copied into the cache as a whole when they are needed: by HTTP, or by fsspec."""
 
 import os
 import time
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from sfumato.data.containers import web
 from sfumato.data.leftovers import draft_path
-from sfumato.data.shards import web
 from sfumato.errors import UserError
 from sfumato.locks import exclusive
 
@@ -22,12 +22,12 @@ _VERSION = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "u
 """What file systems call the version of a file."""
 
 
-class Unavailable(Exception):  # noqa: N818 - a verdict on a shard
-    """A shard that cannot be read; the text is the reason."""
+class Unavailable(Exception):  # noqa: N818 - a verdict on a file
+    """A file that cannot be read; the text is the reason."""
 
 
 class Downloads:
-    """Copies of shards in a folder, at most `budget` bytes; several processes may share it."""
+    """Copies of files in a folder, at most `budget` bytes; several processes may share it."""
 
     def __init__(self, folder: Path, budget: int) -> None:
         self.folder, self.budget = folder, budget
@@ -38,7 +38,7 @@ class Downloads:
 
     def path(self, address: str, key: str) -> Path:
         """A local copy, made now if there is none. Raises Unavailable, and UserError if the disk is full."""
-        target = self.folder / f"shard-{key}"
+        target = self.folder / f"copy-{key}"
         if not target.exists():
             with exclusive(target, wait=True):
                 if not target.exists():
@@ -54,14 +54,14 @@ class Downloads:
             self._make_room(draft.stat().st_size)
             draft.rename(target)
         except OSError as error:
-            raise UserError(f"shard {address} cannot be kept in {self.folder}: {error.strerror or error}") from None
+            raise UserError(f"{address} cannot be kept in {self.folder}: {error.strerror or error}") from None
         finally:
             draft.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
         """Removes the copies that were not used for longest until `size` bytes more fit into the budget."""
         kept: list[tuple[float, int, Path]] = []
-        for one in self.folder.glob("shard-*"):
+        for one in self.folder.glob("copy-*"):
             with suppress(FileNotFoundError):  # another process has removed it
                 kept.append((one.stat().st_mtime, one.stat().st_size, one))
         total = sum(bytes_ for _, bytes_, _ in kept)
@@ -75,11 +75,11 @@ class Downloads:
 def listed(pattern: str) -> list[str]:
     """The addresses that fit a pattern with stars. Raises UserError if the place cannot be listed."""
     if _is_web(pattern):
-        raise UserError(f"data.path {pattern} cannot be listed: give the shards' names, such as {{000000..000009}}.tar")
+        raise UserError(f"data.path {pattern} cannot be listed: give the files' names, such as {{000000..000009}}.tar")
     try:
         return _tried(_fitting, pattern)
     except Unavailable as reason:
-        raise UserError(f"data.path {pattern} cannot be listed ({reason}): give the names of the shards") from None
+        raise UserError(f"data.path {pattern} cannot be listed ({reason}): give the names of the files") from None
 
 
 def _is_web(address: str) -> bool:

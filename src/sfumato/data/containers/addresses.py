@@ -1,4 +1,4 @@
-"""Which shards a path means: a folder, one file, patterns with braces or stars, local or on another machine."""
+"""Which files a path means: a folder, one file, patterns with braces or stars, local or on another machine."""
 
 import glob
 import re
@@ -8,7 +8,6 @@ from pathlib import Path
 from sfumato.data.textfile import shown
 from sfumato.errors import UserError
 
-ENDING = ".tar"
 MOST = 1_000_000
 """Shards at most: LAION-5B has 231,349."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -21,17 +20,20 @@ def is_remote(address: str) -> bool:
     return "://" in address and not address.startswith("file://")
 
 
-def shard_addresses(path: str) -> list[str]:
-    """The addresses of all shards, in order. Raises UserError if there are none, or a local one does not exist."""
-    found = [address for part in expanded(path) for address in _found(part.removeprefix("file://"))]
+def addresses_of(path: str, ending: str) -> list[str]:
+    """The addresses of all files, in order; those of a folder end in `ending`.
+
+    Raises UserError if there are none, or a local one does not exist.
+    """
+    found = [address for part in expanded(path) for address in _found(part.removeprefix("file://"), ending)]
     if len(found) > MOST:
         raise UserError(f"data.path {shown(path)} names more than {MOST:,} shards: give a pattern of fewer")
     if not found:
-        raise UserError(f"data.path {shown(path)} names no shards: expected files such as 000000{ENDING}")
+        raise UserError(f"data.path {shown(path)} names no shards: expected files such as 000000{ending}")
     packed = next((address for address in found if address.lower().endswith(_COMPRESSED)), None)
     if packed is not None:
         raise UserError(f"shard {packed} is compressed, so no image in it can be read by itself: decompress it first")
-    missing = [address for address in found if not is_remote(address) and not Path(address).is_file()]
+    missing = [address for address in found if not is_remote(address) and not Path(address).exists()]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(found)} shards do not exist, the first is {missing[0]}: restore them, or leave "
@@ -70,19 +72,19 @@ def _choices(inner: str, pattern: str) -> list[str]:
     return [f"{number:0{width}d}" for number in range(first, last + 1)]
 
 
-def _found(address: str) -> list[str]:
+def _found(address: str, ending: str) -> list[str]:
     """The shards that an address without braces means: itself, or those of a folder or a pattern with stars."""
     if is_remote(address):
-        return _found_elsewhere(address)
+        return _found_elsewhere(address, ending)
     place = Path(address)
     if place.is_dir():
-        return sorted(str(one) for one in place.iterdir() if one.suffix == ENDING and not one.name.startswith("."))
+        return sorted(str(one) for one in place.iterdir() if one.suffix == ending and not one.name.startswith("."))
     return sorted(glob.glob(address)) if glob.has_magic(address) else [address]
 
 
-def _found_elsewhere(address: str) -> list[str]:
+def _found_elsewhere(address: str, ending: str) -> list[str]:
     if not address.endswith("/") and not glob.has_magic(address):
         return [address]
-    from sfumato.data.shards.downloads import listed
+    from sfumato.data.containers.downloads import listed
 
-    return listed(address if glob.has_magic(address) else f"{address}*{ENDING}")
+    return listed(address if glob.has_magic(address) else f"{address}*{ending}")

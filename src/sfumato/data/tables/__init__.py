@@ -1,0 +1,1 @@
+"""Images in tables and databases: Parquet files, LMDB."""
