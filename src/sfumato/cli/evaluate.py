@@ -101,9 +101,13 @@ def evaluate(flags: EvaluateFlags, options: dict[str, Any]) -> None:
     from sfumato.cli.networks import cache_folder, loaded_clip, loaded_networks
     from sfumato.cli.options import chosen_device, enough_memory, out_folder
     from sfumato.cli.progress import bars
+    from sfumato.cli.sample_shared import own_share
+    from sfumato.errors import UserError
     from sfumato.outputs import one_set_of_files
     from sfumato.training.workers import use_all_cores
 
+    if own_share().world > 1:
+        raise UserError("evaluate runs in one process: sample with several, then evaluate the folder of the images")
     requested = parse_metrics(flags.metrics.split(","), flags.features)
     sampling = _sampling(flags, options)
     use_all_cores()

@@ -1,6 +1,7 @@
 """What the values of options mean that several commands share."""
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -21,7 +22,10 @@ def chosen_device(name: str) -> "torch.device":
     from sfumato.errors import UserError
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        local = int(os.environ.get("LOCAL_RANK", "0"))  # one of several processes has a GPU of its own
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", local % torch.cuda.device_count()) if local else torch.device("cuda")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

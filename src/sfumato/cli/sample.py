@@ -14,6 +14,7 @@ from sfumato.cli.machine import ModelFlags
 from sfumato.cli.sample_codes import CodeFlags, one_scale, sample_codes
 from sfumato.cli.sample_diffusion import sample_diffusion, sampler_line
 from sfumato.cli.sample_rows import SampleSpec, read_prompts, sample_spec
+from sfumato.cli.sample_shared import own_share, sample_share
 from sfumato.errors import UserError
 from sfumato.pipeline.options import Range
 from sfumato.pipeline.request import STEPS
@@ -49,6 +50,12 @@ class SampleFlags(CodeFlags, GuideFlags, ModelFlags):
     )
     same_seed: bool = flag(
         False, "what to sample", "One seed for all images, to compare prompts or scales.", names=("--same-seed",)
+    )
+    resume: bool = flag(
+        False,
+        "output",
+        "Number images by their place in the request, and keep those that are there.",
+        names=("--resume",),
     )
     why: bool = flag(False, "sampler", "Explain the choice of sampler and grid.", names=("--why",))
     strip: int = flag(
@@ -141,7 +148,19 @@ def _sample_diffusion(
         made_fast(guides["autoguide"], computing)
     with within, enough_memory(min(request.batch, planned.count)):
         name = model_name(flags.model)
+        share = own_share()
+        if share.world > 1 or flags.resume:
+            _check_shared(flags)
+            sample_share(model, request, planned, folder, flags.facts(), share, name)
+            return
         sample_diffusion(model, request, planned, folder, flags.facts(), flags.strip, flags.preview_every, name)
+
+
+def _check_shared(flags: SampleFlags) -> None:
+    """Raises UserError for what belongs to a single process that samples all images."""
+    for option, value in (("--strip", flags.strip), ("--preview-every", flags.preview_every)):
+        if value:
+            raise UserError(f"{option} does not go with several processes or --resume: leave it out")
 
 
 def _spec(flags: SampleFlags, options: Mapping[str, Any]) -> SampleSpec:

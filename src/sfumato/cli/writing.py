@@ -34,7 +34,7 @@ class NumberedImages:
             typer.echo(f"{self.folder} already holds images: numbering goes on at {self.first:04d}", err=True)
         suffix = ".png" if isinstance(image, Tensor) or image.mode in PNG_MODES else ".tif"
         number = number_of(self.written[-1]) + 1 if self.written else self.first
-        texts = _texts(image, facts, how)
+        texts = texts_of_image(image, facts, how)
         self.written.append(save_first_free(numbered(self.folder, number, suffix), image, texts))
         return self.written[-1]
 
@@ -42,13 +42,13 @@ class NumberedImages:
         """Writes the sheet of the images under the number of the first of them."""
         from sfumato.images import save_first_free
 
-        return save_first_free(sheets(self.folder, number_of(self.written[0])), image, _texts(image, facts, {}))
+        return save_first_free(sheets(self.folder, number_of(self.written[0])), image, texts_of_image(image, facts, {}))
 
     def add_strip(self, image: "Tensor", facts: Mapping[str, Any]) -> Path:
         """Writes a strip of the images."""
         from sfumato.images import save_first_free
 
-        return save_first_free(self.beside("strip"), image, _texts(image, facts, {}))
+        return save_first_free(self.beside("strip"), image, texts_of_image(image, facts, {}))
 
     def beside(self, kind: str, suffix: str = ".png") -> Iterator[Path]:
         """The names of what belongs to the images, such as `strip.png`, or `strip-0004.png` of those from 4 on."""
@@ -64,7 +64,8 @@ class NumberedImages:
         return names[0] + (f" to {names[-1]}" if len(names) > 1 else "")
 
 
-def _texts(image: "Tensor | Image", facts: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, str]:
+def texts_of_image(image: "Tensor | Image", facts: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, str]:
+    """What is written into an image; `how` as of `NumberedImages.add`."""
     from torch import Tensor
 
     from sfumato.provenance import texts_of

@@ -3,7 +3,7 @@
 All images of diffusion models are sampled by `sample`. It depends on neither files nor user interface.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,16 +64,23 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     return Samples(images, model, request, planned)
 
 
-def batches(model: Model, request: SampleRequest, planned: Plan) -> Iterator[Batch]:
-    """The images batch by batch, so that each can be written before the next is sampled; `planned` is `plan(model,
-    request)`.
+def batches(
+    model: Model, request: SampleRequest, planned: Plan, firsts: Iterable[int] | None = None
+) -> Iterator[Batch]:
+    """The images batch by batch, so that each can be written before the next is sampled.
 
-    Raises NotFiniteError naming a network that returned non-finite numbers.
+    `planned` is `plan(model, request)`; `firsts` are the first rows of the batches to sample, by default `first_rows`:
+    all of them. Raises NotFiniteError naming a network that returned non-finite numbers.
     """
-    for first in range(0, planned.count, request.batch):
+    for first in first_rows(request, planned) if firsts is None else firsts:
         rows = range(first, min(planned.count, first + request.batch))
         latents = sample_latents(model, request, planned, slice(rows.start, rows.stop))
         yield Batch(rows, decode(model, latents, request))
+
+
+def first_rows(request: SampleRequest, planned: Plan) -> range:
+    """The first row of each batch of a request."""
+    return range(0, planned.count, request.batch)
 
 
 @torch.no_grad()
