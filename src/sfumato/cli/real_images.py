@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sfumato.data.dataset import Dataset, Progress
-    from sfumato.data.folder import FolderDataset
+    from sfumato.data.image_dataset import ImageDataset
     from sfumato.model import LatentDiffusion
 
 TOY = "toy"
@@ -44,15 +44,15 @@ def opened_data(
 
 def opened_folder(
     folder: Path, size: tuple[int, int], pad: bool, background: str, scanning: "Progress | None" = None
-) -> "FolderDataset":
-    """A folder's images at a size. Raises UserError where there are none."""
-    from sfumato.data.folder import FolderDataset
-    from sfumato.data.folder_config import FolderConfig
+) -> "ImageDataset":
+    """The images of a folder, or of shards and tables, at a size. Raises UserError where there are none."""
+    from sfumato.cli.data import stored_config
     from sfumato.data.reading import colour
+    from sfumato.data.table import open_images
 
     colour(background)
-    config = FolderConfig(path=folder, size=size, resize="pad" if pad else "crop", background=background)
-    return FolderDataset(config, scanning)
+    given = {"path": str(folder), "size": list(size), "resize": "pad" if pad else "crop", "background": background}
+    return open_images(stored_config(given), scanning=scanning)
 
 
 def own_size(folder: Path) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import pytest
 
 from data.make_images import metadata, save
 from data.shards.make_shards import folder, opened, pixels, png, samples, sharded, shards, tar
+from sfumato.cli.real_images import opened_data
 from sfumato.data.conditions.boxes import FolderBoxes
 from sfumato.data.conditions.config import BoxesConfig, ConditionsConfig, MapsConfig
 from sfumato.data.conditions.maps import FolderMaps
@@ -191,6 +192,12 @@ def test_the_index_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         kept.write_text("{")
     monkeypatch.undo()
     assert opened(root, cache).scan == first.scan, "a damaged index is replaced"
+
+
+def test_images_to_measure_against_may_be_in_shards(tmp_path: Path) -> None:
+    found = opened_data(str(shards(tmp_path, [2, 1])), (4, 6), True, "black")
+    assert len(found) == 3
+    assert found[0].image.shape == (3, 4, 6)
 
 
 def test_patterns() -> None:
