@@ -64,11 +64,9 @@ def renamed(labels: Labels, path: Path, encoding: str | None = None) -> Labels:
             f"data.label_names {path} has no line for {len(missing)} of {len(labels.classes)} classes, the first is "
             f"{shown(missing[0])}: add one such as {missing[0]} NAME"
         )
-    names = [given[label] for label in labels.classes]
-    unique = [
-        f"{name} ({label})" if names.count(name) > 1 else name
-        for name, label in zip(names, labels.classes, strict=True)
-    ]
+    chosen = [given[label] for label in labels.classes]
+    pairs = zip(chosen, labels.classes, strict=True)
+    unique = [f"{name} ({label})" if chosen.count(name) > 1 else name for name, label in pairs]
     return Labels(labels.numbers, tuple(unique), labels.column, labels.notes)
 
 

@@ -97,7 +97,7 @@ def loaded(text: str) -> Index | None:
             )
             for one in found["samples"]
         )
-        pairs = [tuple((str(a), str(b)) for a, b in found[name]) for name in ("unreadable", "left_out")]
-        return Index(samples, *pairs, starts=tuple(map(int, found["starts"])))
+        unreadable, left_out = (tuple((str(a), str(b)) for a, b in found[name]) for name in ("unreadable", "left_out"))
+        return Index(samples, unreadable, left_out, tuple(map(int, found["starts"])))
     except (ValueError, KeyError, TypeError):
         return None

@@ -3,6 +3,7 @@
 import io
 import json
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
@@ -99,10 +100,8 @@ def _read_table(path: Path, address: str, config: ContainersConfig) -> Index:
             try:
                 if not content:
                     raise UnreadableImage(name, f"the row has no bytes{f', only the path {given!r}' if given else ''}")
-                place = f"{address}/{name}"
-                digest, header = looked_at(
-                    place, len(content), lambda content=content: io.BytesIO(content), config.max_pixels
-                )  # type: ignore[misc]
+                place, opened = f"{address}/{name}", partial(io.BytesIO, content)
+                digest, header = looked_at(place, len(content), opened, config.max_pixels)
             except UnreadableImage as error:
                 unreadable.append((name, error.reason))
                 continue
@@ -145,7 +144,7 @@ def _image_of(cell: Any) -> tuple[bytes | None, str | None]:
 
 def _plain(values: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:
     """The other columns: numbers of classes as their names; bytes, dates and empty cells are left out."""
-    found = {}
+    found: dict[str, Any] = {}
     for column, value in values.items():
         if column in names and isinstance(value, int) and 0 <= value < len(names[column]):
             found[column] = names[column][value]
