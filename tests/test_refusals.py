@@ -83,6 +83,20 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
         lambda runs, out: ["study", "downsampling", "--data", "no-such-folder", "--budget", "1s", "--out", out],
         "no-such-folder",
     ),
+    "data-twice": (
+        lambda runs, out: ["train", "autoencoder", runs.first, "--data", "a", "data.path=b", "--out", out],
+        "data.path is given twice, as --data 'a' and as 'data.path=b'",
+    ),
+    "start-twice": (
+        lambda runs, out: ["train", "diffusion", runs.second, "--autoencoder", runs.autoencoder, "--start", runs.text,
+                           "start=b", "--out", out],
+        "start is given twice",
+    ),
+    "shard": (lambda runs, out: ["shard", "no-such-folder", "--out", out], "no-such-folder"),
+    "fit-twice": (
+        lambda runs, out: ["fit", runs.root, "diffusion.data.path=b", "--out", out],
+        "data.path is given twice",
+    ),
     "demo": (lambda runs, out: ["demo", "--device", "abacus", "--out", out], "'abacus' is not one of"),
     "fit": (lambda runs, out: ["fit", *NOWHERE[1:], "--out", out], "no-such-folder does not"),
     "fit-plan": (

@@ -40,13 +40,14 @@ class DataFlags:
 def data(flags: DataFlags) -> None:
     """Look at a folder of images before training."""
     from sfumato.cli.progress import bars
-    from sfumato.cli.run_configuration import data_place
+    from sfumato.cli.run_configuration import check_given_once, data_place
     from sfumato.config import apply_overrides, parse
     from sfumato.data.survey import survey
     from sfumato.data.table import open_images
     from sfumato.training.data import HeldOut, groups_of, split_rows
 
     overrides = flags.overrides or []
+    check_given_once(overrides, {"data.path": ("DIR", flags.folder)})
     raw = apply_overrides({"data": {"path": data_place(flags.folder, "DIR")}, "held_out": {}}, overrides)
     config = stored_config(raw["data"])
     with bars(active=not flags.as_json) as (say, progress):

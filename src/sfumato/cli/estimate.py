@@ -63,7 +63,7 @@ def estimate(flags: EstimateFlags) -> None:
     Operations, parameters, memory, time and energy of CONFIG's training, and of an image by every sampler.
     """
     from sfumato.cli.options import chosen_device
-    from sfumato.cli.run_configuration import with_overrides
+    from sfumato.cli.run_configuration import check_given_once, with_overrides
     from sfumato.config import read_source
     from sfumato.errors import UserError
     from sfumato.training.autoencoder import AutoencoderRun
@@ -74,6 +74,7 @@ def estimate(flags: EstimateFlags) -> None:
     place = chosen_device(flags.device).type
     timed = Timed(place, flags.steps) if flags.measure else None
     schema = DiffusionRun if "denoiser" in read_source(flags.config) else AutoencoderRun
+    check_given_once(flags.overrides or [], {"data.path": ("--data", flags.data)})
     raw = with_overrides(flags.config, flags.overrides or [], schema)
     if "denoiser" in raw:
         estimated = _second_stage(

@@ -26,10 +26,10 @@ class ExportFlags(Overwriting, AModel):
 
 @command(ExportFlags)
 def export(flags: ExportFlags) -> None:
-    """Write a model for the original code, diffusers, or onnxruntime.
+    """Write a model for other programs.
 
-    What was written is read back and compared before it takes its place. What a format cannot express is refused by
-    name.
+    For the original code, diffusers, or onnxruntime. What was written is read back and compared before it takes its
+    place. What a format cannot express is refused by name.
     """
     from sfumato.interop.convert import export_model
 

@@ -9,6 +9,7 @@ import typer
 from sfumato.cli.fit_flags import MINUTES, FitFlags
 from sfumato.cli.options import chosen_device
 from sfumato.cli.progress import bars
+from sfumato.cli.run_configuration import check_given_once
 from sfumato.config import apply_overrides, parse, to_yaml
 from sfumato.data.folder_config import FolderConfig
 from sfumato.errors import UserError
@@ -32,6 +33,7 @@ def show_plan(flags: FitFlags) -> tuple[Fit, bool]:
     if launched().world > 1:
         raise UserError("sfumato fit runs in one process: start it without a launcher")
     settings = tuple(flags.settings or ())
+    check_given_once(settings, {"data.path": ("DIR", flags.folder)})
     files = None if flags.plan is None else _plan_files(flags.plan)
     use_all_cores()
     fix_threads(flags.threads, available_cores())

@@ -38,6 +38,20 @@ def with_overrides(config: str, overrides: Sequence[str], schema: "type[BaseMode
     return raw
 
 
+def check_given_once(overrides: Sequence[str], options: Mapping[str, tuple[str, object]]) -> None:
+    """Raises UserError for a setting that an override and an option both give.
+
+    options: (name, value) by the setting's key; a value of None is not given.
+    """
+    from sfumato.errors import UserError
+
+    for override in overrides:
+        for key, (name, value) in options.items():
+            typed = override.partition("=")[0]
+            if value is not None and (typed == key or typed.endswith(f".{key}")):
+                raise UserError(f"{key} is given twice, as {name} {str(value)!r} and as {override!r}: keep one of them")
+
+
 def retyping(
     command: str, config: str, overrides: Sequence[str], options: Mapping[str, str | Path | None]
 ) -> Callable[[str], str]:

@@ -7,7 +7,7 @@ import typer
 
 from sfumato.cli.arguments import Command, Group
 from sfumato.cli.flags import REQUIRED, command, flag
-from sfumato.cli.run_configuration import retyping, with_data, with_overrides, with_start
+from sfumato.cli.run_configuration import check_given_once, retyping, with_data, with_overrides, with_start
 from sfumato.cli.training_runs import run_autoencoder, run_classifier, run_diffusion, run_transformer
 
 app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -36,7 +36,9 @@ class RunFlags:
 
     @property
     def changes(self) -> list[str]:
-        """The settings to change."""
+        """The settings to change. Raises UserError for one that an option gives too."""
+        options = {"data.path": ("--data", self.data), "start": ("--start", getattr(self, "start", None))}
+        check_given_once(self.overrides or [], options)
         return self.overrides or []
 
     @property
