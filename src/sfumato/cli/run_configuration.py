@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 Run = TypeVar("Run", "DiffusionRun", "ClassifierRun")
 
 
+OF_CONDITIONS = (("train", "condition_dropout"), ("train", "part_dropout"), ("objective", "condition_mean"))
+"""Settings that mean nothing without a condition."""
+
+
 def with_overrides(config: str, overrides: Sequence[str], schema: "type[BaseModel]") -> dict[str, Any]:
     """The raw configuration with the overrides in it; prints what an override of a kind drops.
 
-    The dropout of conditions that a file asks for goes where an override takes the conditioner away.
+    What a file asks for that is about conditions goes where an override takes the conditioner away.
     """
     from sfumato.config import apply_overrides, read_source
 
@@ -28,13 +32,13 @@ def with_overrides(config: str, overrides: Sequence[str], schema: "type[BaseMode
         typer.echo(message, err=True)
 
     raw = apply_overrides(read_source(config), overrides, schema, say)
-    conditioner, train = raw.get("conditioner"), raw.get("train")
     typed = {override.partition("=")[0] for override in overrides}
-    if typed & {"conditioner", "conditioner.kind"} and conditioner == {"kind": "none"} and isinstance(train, dict):
-        for name in {"condition_dropout", "part_dropout"} & train.keys():
-            if f"train.{name}" not in typed:
-                say(f"conditioner.kind=none: train.{name} does not apply to it, dropped")
-                del train[name]
+    if typed & {"conditioner", "conditioner.kind"} and raw.get("conditioner") == {"kind": "none"}:
+        for part, name in OF_CONDITIONS:
+            given = raw.get(part)
+            if isinstance(given, dict) and name in given and f"{part}.{name}" not in typed:
+                say(f"conditioner.kind=none: {part}.{name} does not apply to it, dropped")
+                del given[name]
     return raw
 
 
