@@ -325,7 +325,7 @@ def test_a_snapshot_is_a_model(command: Command, runs: Runs, tmp_path: Path) -> 
 def test_inversion_is_measured(command: Command, runs: Runs, tmp_path: Path) -> None:
     save(tmp_path, ["a.png", "b.png"], 32, 32)
     out = tmp_path / "out"
-    common = ("--steps", 3, "--refinements", 2, "--redraw", "a blue star", "--out", out)
+    common = ("--steps", 3, "--refinements", 2, "--new-text", "a blue star", "--out", out)
     done = command("invert", runs.text, tmp_path / "a.png", tmp_path / "b.png", "--text", "noise", *common)
     assert done.code == 0, done.err
     assert names(out) == ["grid.png", "metrics.jsonl", "noise.safetensors"]

@@ -38,7 +38,7 @@ def test_inversion_finds_the_noise_and_reports_the_loss() -> None:
     images = model.sample_tensor(noise=noise, **options)
     rough, fine = (find_noise(model, images, steps=8, refinements=n) for n in (0, 4))
     torch.testing.assert_close(rough.reconstructed, model.decode(model.encode(images)))
-    torch.testing.assert_close(fine.redrawn, model.sample_tensor(noise=fine.noise, **options))
-    errors = [(found.redrawn - found.reconstructed).abs().mean().item() for found in (rough, fine)]
+    torch.testing.assert_close(fine.resampled, model.sample_tensor(noise=fine.noise, **options))
+    errors = [(found.resampled - found.reconstructed).abs().mean().item() for found in (rough, fine)]
     assert errors[1] < 0.2 * errors[0]
     assert errors[1] < 0.02

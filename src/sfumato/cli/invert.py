@@ -29,10 +29,10 @@ class InvertFlags(ModelFlags):
     out: Path = flag(REQUIRED, "output", "The folder for noise.safetensors, grid.png and metrics.jsonl.")
     text: str | None = flag(None, "what to sample", "What the images show, for a model conditioned on text.")
     label: str | None = flag(None, "what to sample", "Their class, for a model conditioned on one.")
-    redraw: str | None = flag(
+    new_text: str | None = flag(
         None, "what to sample", "Also sample from the noise with another prompt.", metavar="PROMPT"
     )
-    guidance: float = flag(DEFAULT_GUIDANCE, "guidance", "Guidance scale used with --redraw.", SCALE)
+    guidance: float = flag(DEFAULT_GUIDANCE, "guidance", "Guidance scale used with --new-text.", SCALE)
     steps: int = flag(50, "sampler", "Steps of DDIM, in each direction.", STEPS)
     refinements: int = flag(
         1,
@@ -72,7 +72,7 @@ def invert(flags: InvertFlags, options: dict[str, Any]) -> None:
     model = load(flags.model, device)
     originals = _read(flags.images, request.size or model.config.image_size)
     batch = min(request.batch, len(flags.images))
-    again = int(flags.redraw is not None)
+    again = int(flags.new_text is not None)
     work = inversion(
         model,
         request,
@@ -87,8 +87,8 @@ def invert(flags: InvertFlags, options: dict[str, Any]) -> None:
         settings = (flags.text, flags.label, flags.steps, flags.refinements, request.batch)
         found = find_noise(model, originals, *settings, progress("inverting"))
         other = None
-        if flags.redraw is not None:
-            other = pipeline.sample(model, replace(request, prompt=flags.redraw, noise=found.noise, size=None)).images
+        if flags.new_text is not None:
+            other = pipeline.sample(model, replace(request, prompt=flags.new_text, noise=found.noise, size=None)).images
     _write(folder, flags.images, originals, found, other)
 
 
@@ -101,7 +101,7 @@ def _write(folder: Path, paths: list[Path], originals: "Tensor", found: "Inversi
     from sfumato.images import image_grid, save_png
     from sfumato.outputs import one_set_of_files
 
-    tensors = (found.reconstructed, found.redrawn, other)
+    tensors = (found.reconstructed, found.resampled, other)
     columns = [originals, *(images.clamp(-1, 1).cpu() for images in tensors if images is not None)]
     scores = {
         "autoencoder": psnr(columns[1], originals),

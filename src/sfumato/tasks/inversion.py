@@ -24,12 +24,12 @@ class Inversion:
     """The result of an inversion: noise (N, C, h, w), the images sampled from it, and the autoencoder's
     reconstructions.
 
-    The difference between `redrawn` and `reconstructed` (both (N, 3, H, W)) is the error of the inversion; that between
-    `reconstructed` and the images is the autoencoder's error.
+    The difference between `resampled` and `reconstructed` (both (N, 3, H, W)) is the error of the inversion; that
+    between `reconstructed` and the images is the autoencoder's error.
     """
 
     noise: Tensor
-    redrawn: Tensor
+    resampled: Tensor
     reconstructed: Tensor
 
 
@@ -83,5 +83,5 @@ def find_noise(
         if progress is not None:
             progress(rows.stop, n)
     inverted = torch.cat(noises)
-    redrawn = pipeline.sample(model, replace(request, noise=inverted)).images
-    return Inversion(inverted, redrawn, model.decode(torch.cat(latents)))
+    resampled = pipeline.sample(model, replace(request, noise=inverted)).images
+    return Inversion(inverted, resampled, model.decode(torch.cat(latents)))
