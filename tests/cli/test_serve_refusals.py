@@ -10,7 +10,7 @@ from command_line import Command, check
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (("--folder", "nowhere"), "folder 'nowhere' does not exist"),
+        (("--folder", "nowhere"), "--folder 'nowhere' does not exist"),
         (("--allow-origin", "zzz"), "allow origin 'zzz' is no origin"),
         (("--allow-origin", "http://a.b/page"), "is no origin"),
         (("--allow-host", "http://proxy"), "allow host 'http://proxy' is no name of a host"),

@@ -72,6 +72,9 @@ def settings_of(flags: ServeFlags) -> ServiceSettings:
     """The settings of the flags. Raises UserError."""
     if flags.token is not None and not flags.token.strip():
         raise UserError("--token is empty: give a secret, or leave it out; was a variable of the shell not set?")
+    for folder in flags.folders or ():
+        if not folder.is_dir():
+            raise UserError(f"--folder {str(folder)!r} does not exist, or is no folder: give one with images")
     given = {name: getattr(flags, name) for name in ServiceSettings.__dataclass_fields__}
     lists = {name: tuple(given[name] or ()) for name in ("models", "folders", "allow_host", "allow_origin")}
     return ServiceSettings(**{**given, **lists, "token": flags.token or os.environ.get(TOKEN) or None})

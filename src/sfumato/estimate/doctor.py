@@ -28,6 +28,8 @@ LITTLE_DISK = 2 * GIB
 EXTRAS = {
     "text": "frozen text encoders: BERT, CLIP, T5",
     "offline": "the perceptual loss without a download",
+    "shards": "shards at http(s) and other addresses (fsspec)",
+    "tables": "datasets in Parquet and LMDB files",
     "track": "curves in TensorBoard; log.jsonl has the same numbers without it",
     "wandb": "curves and previews in Weights & Biases (train.track=wandb)",
     "trackio": "curves and previews in trackio (train.track=trackio)",

@@ -76,9 +76,6 @@ class ServiceSettings:
         for host in self.allow_host:
             if not _HOST.fullmatch(host):
                 raise UserError(f"allow host {host!r} is no name of a host: give one without port, such as my-proxy")
-        for folder in self.folders:
-            if not folder.is_dir():
-                raise UserError(f"folder {str(folder)!r} does not exist, or is no folder: give one with images")
 
     @property
     def body_bytes(self) -> int:

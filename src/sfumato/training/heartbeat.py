@@ -5,6 +5,7 @@ shows in a changed parent process. All checks run in threads beside the training
 beside their rendezvous.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ SILENCE = 15.0
 GRACE = 25.0
 """Seconds to finish the step and save if the processes themselves still respond."""
 
+ENDING = 5.0
+"""Seconds that the end of a process waits for a thread that speaks to the store."""
 MEETING = 55.0
 """Seconds after its start within which a process has to meet the others."""
 
@@ -63,14 +66,16 @@ class Heartbeat:
         self._lock, self._over, self._met = threading.Lock(), threading.Event(), threading.Event()
         self._early: Store | None = None
         self._store_lost = self._reported = False
+        self._threads: list[threading.Thread] = []
 
     def start(self, connect: "Callable[[], Store | None]") -> None:
         """Starts watching the launcher, which may end before the rendezvous, and the time until all have met.
 
         connect: opens the rendezvous store, or waits for it, in a thread.
         """
-        threading.Thread(target=self._watching, name="watch", daemon=True).start()
-        threading.Thread(target=self._announcing, args=(connect,), name="announce", daemon=True).start()
+        atexit.register(self.stop)
+        self._thread("watch", self._watching)
+        self._thread("announce", self._announcing, connect)
 
     def meet(self, store: "Store | None", all_met: Callable[[], None]) -> None:
         """Starts watching the others through the rendezvous store, if there is one. `all_met` waits for them."""
@@ -80,11 +85,23 @@ class Heartbeat:
         self._met.set()
         if store is not None:
             self._watch = Watch(self._world + 1, time.monotonic())  # the last entry: the store itself responds
-            threading.Thread(target=self._beating, args=(store,), name="heartbeat", daemon=True).start()
+            self._thread("heartbeat", self._beating, store)
 
     def stop(self) -> None:
-        """Stops watching, before the process group is destroyed."""
+        """Stops watching, before the process group is destroyed and before the interpreter ends.
+
+        A thread that is inside the store's C++ code when the interpreter ends aborts the process: std::terminate.
+        """
         self._over.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(ENDING)
+        atexit.unregister(self.stop)
+
+    def _thread(self, name: str, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def explain(self) -> None:
         """Prints why a run ends early that is not finished, if the launcher's end is the reason.
