@@ -1,6 +1,6 @@
 """Memory and time of reading unusual and very large images, each alone and all in one folder.
 
-    python -m benchmarks.image_cases --images /tmp/cases
+    python -m benchmarks.image_cases --images cases
 
 writes the images once (some 1.5 GB, a few minutes) and prints the peak of resident memory above the start and the
 processor time, for each image in a process of its own and for the whole folder, read as `sfumato data` reads it. Large

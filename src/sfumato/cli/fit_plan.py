@@ -63,10 +63,8 @@ def _new_fit(flags: FitFlags, settings: tuple[str, ...]) -> Fit:
         for note in found.dataset.notes:
             say(note)
         say(f"{facts.total:,} images in {flags.folder}; measuring this machine")
-        machine, timer = (
-            with_threads(machine_facts(workers, reading_seconds(found.dataset))),
-            StepTimer(workers, settings),
-        )
+        machine = with_threads(machine_facts(workers, reading_seconds(found.dataset)))
+        timer = StepTimer(workers, settings)
         plan = measured_plan(facts, machine, seconds, timer, size, say)
         if one_is_faster(plan, timer):
             say("one thread is faster now than one a core: measuring with one")

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
@@ -113,6 +113,19 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         found, {*known.files, *about.captions.files, *lists}, known.foreign, [row.file for row in rows]
     )
     notes += [*about.notes, *filter(None, [left_out_note(left_out)])]
+    return replace(
+        scanned(config, root, rows, headers, about),
+        unreadable=tuple(sorted([*unreadable, *images_left_out(own)])),
+        missing=known.missing,
+        notes=tuple(notes),
+        left_out=(*left_out, *((name, "the metadata of its folder does not list it") for name in unlisted)),
+    )
+
+
+def scanned(
+    config: ImagesConfig, root: Path, rows: Sequence[Row], headers: Mapping[str, ImageHeader], about: Described
+) -> Scan:
+    """A scan of described rows, one for each image; what was left out and the notes are the caller's."""
     return Scan(
         root=root,
         files=tuple(row.file for row in rows),
@@ -122,11 +135,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
         classes=about.labels.classes,
         columns=columns_of(rows, config.columns),
         metadata=tuple(row.values for row in rows),
-        unreadable=tuple(sorted([*unreadable, *images_left_out(own)])),
-        missing=known.missing,
-        notes=tuple(notes),
         captions=about.captions.choices,
-        left_out=(*left_out, *((name, "the metadata of its folder does not list it") for name in unlisted)),
         unread_columns=about.unread,
     )
 

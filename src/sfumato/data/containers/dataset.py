@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path, PurePosixPath
@@ -15,9 +16,9 @@ from sfumato.data.containers.storage import Container, Form, Storage
 from sfumato.data.dataset import Blocks, Progress
 from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.left_out import left_out_note
-from sfumato.data.metadata import Row, columns_of, merged
+from sfumato.data.metadata import Row, merged
 from sfumato.data.packed import ImageFile, Packed
-from sfumato.data.scan import Scan, at_most, chosen, described
+from sfumato.data.scan import Scan, at_most, chosen, described, scanned
 from sfumato.errors import UserError
 
 _THREADS = 4
@@ -129,7 +130,7 @@ def _indexed(
             found.append(each)
             if progress is not None:
                 progress(done, len(addresses))
-    bad = [(container.address, index) for container, index in found if isinstance(index, str)]
+    bad = _bad(found)
     most = ceil(config.most_damaged * len(found)) if config.most_damaged < 1 else int(config.most_damaged)
     if len(bad) > most or len(bad) == len(found):
         raise UserError(
@@ -173,28 +174,24 @@ def _scanned(
     members = [Row(samples[row.file][1].image.name, row.values, row.where) for row in rows]
     about = described(config, root, rows, headers, named=members)
     notes += [*about.notes, *filter(None, [left_out_note(left_out)])]
-    scan = Scan(
-        root=root,
+    scan = replace(
+        scanned(config, root, rows, headers, about),
         source=config.path,
-        files=tuple(row.file for row in rows),
-        headers=tuple(headers[row.file] for row in rows),
-        texts=about.captions.first(),
-        labels=about.labels.numbers,
-        classes=about.labels.classes,
-        columns=columns_of(rows, config.columns),
-        metadata=tuple(row.values for row in rows),
         unreadable=tuple(unreadable),
         notes=tuple(notes),
-        captions=about.captions.choices,
         left_out=tuple(left_out),
-        unread_columns=about.unread,
         blocks=Blocks(_starts([part_of[row.file] for row in rows]), config.together),
     )
     return scan, ContainerPlaces(storage, {row.file: samples[row.file] for row in rows})
 
 
+def _bad(found: _Indexed) -> list[tuple[str, str]]:
+    """(address, reason) of the files that are skipped."""
+    return [(container.address, index) for container, index in found if isinstance(index, str)]
+
+
 def _skipped(found: _Indexed, what: str) -> list[str]:
-    bad = [(container.address, index) for container, index in found if isinstance(index, str)]
+    bad = _bad(found)
     if not bad:
         return []
     skipped = f"{what}s {'is' if len(bad) == 1 else 'are'} skipped"

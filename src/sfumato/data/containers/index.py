@@ -15,7 +15,7 @@ from sfumato.data.reading import ImageHeader, read_header
 from sfumato.plain_json import to_json
 
 FORMAT = 1
-_AT_ONCE = 2**20
+AT_ONCE = 2**20
 """Bytes of an image up to which it is read at once."""
 
 
@@ -60,7 +60,7 @@ class Index:
 def looked_at(place: str, size: int, opened: Callable[[], IO[bytes]], max_pixels: int) -> tuple[str, ImageHeader]:
     """An image's hash and header. Raises UnreadableImage, and DamagedContainer if bytes are missing."""
     with opened() as stream:
-        if size <= _AT_ONCE:
+        if size <= AT_ONCE:
             content = stream.read(size)
             if len(content) < size:
                 raise DamagedContainer(f"it is cut off within {place!r}")
@@ -68,7 +68,7 @@ def looked_at(place: str, size: int, opened: Callable[[], IO[bytes]], max_pixels
             return blake2b(content, digest_size=16).hexdigest(), read_header(packed, max_pixels)
         digest, left = blake2b(digest_size=16), size
         while left > 0:
-            part = stream.read(min(left, _AT_ONCE))
+            part = stream.read(min(left, AT_ONCE))
             if not part:
                 raise DamagedContainer(f"it is cut off within {place!r}")
             digest.update(part)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sfumato.data.captions import split_lines
-from sfumato.data.containers.index import DamagedContainer, Index, Sample, Stored, looked_at
+from sfumato.data.containers.index import AT_ONCE, DamagedContainer, Index, Sample, Stored, looked_at
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.images_config import ImagesConfig
 from sfumato.data.opening import suffixes
@@ -23,13 +23,9 @@ LABEL, VALUES = "cls", "json"
 _NO_IMAGE = "no image has its key; what follows the first dot of a name counts as its ending"
 
 
-_AT_ONCE = 2**20
-"""Bytes of an image up to which it is read at once."""
-
-
 def open_member(path: Path, stored: Stored) -> IO[bytes]:
     """A member's bytes. Raises OSError."""
-    if stored.size > _AT_ONCE:
+    if stored.size > AT_ONCE:
         return part_of(path, stored.start, stored.size)
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
