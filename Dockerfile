@@ -12,9 +12,9 @@ RUN apt-get update \
 WORKDIR /opt/sfumato
 COPY pyproject.toml MANIFEST.in README.md LICENSE constraints.txt ./
 COPY src src
-# torch built for processors is a fifth of the size of the one that the usual index has
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -c constraints.txt ".[web,offline]"
+# torch built for processors is a fifth of the size of the usual one: --build-arg TORCH_INDEX=URL names an index of it
+ARG TORCH_INDEX=
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt ".[web,offline]"
 
 RUN useradd --create-home --uid 1000 sfumato && mkdir /work && chown sfumato /work
 USER sfumato
