@@ -10,11 +10,16 @@ from typer.testing import CliRunner
 from sfumato.checkpoint import saved_steps
 from sfumato.cli import app, demo_budget, demo_run
 from sfumato.cli.demo_run import FULL, QUICK, DemoPlan, run_demo
+from sfumato.config import load_config
 from sfumato.errors import UserError
 from sfumato.estimate.measure import Timing
 from sfumato.fit import pace
 from sfumato.fit.phases import clock
 from sfumato.report.survey import Extent
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.diffusion import DiffusionRun
+
+RUNS = (("autoencoder", AutoencoderRun), ("diffusion", DiffusionRun))
 
 AUTOENCODER = """
 model: {channels: 8, channel_multipliers: [1, 1, 1], blocks_per_level: 1, latent_channels: 3}
@@ -138,21 +143,36 @@ def test_times_read_as_a_clock() -> None:
 def test_a_demo_with_a_time_trains_what_fits_and_remembers_it(
     plan: DemoPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(demo_budget, "LEAST", 0.001)
     monkeypatch.setattr(pace, "LEAST", 1)
     five, ten = (Timing(step=seconds, preview=0.0, save=0.0, peak_memory=0) for seconds in (5.0, 10.0))
     monkeypatch.setattr(demo_budget.measure, "time_first_stage", lambda *given: five)
     monkeypatch.setattr(demo_budget.measure, "time_second_stage", lambda *given: (ten, None))
-    short = replace(plan, minutes=1.0, autoencoder_overrides=("train.steps=9",), diffusion_overrides=("train.steps=9",))
+    longer = ("train.steps=999", "train.preview_every=999", "train.save_every=999")
+    short = replace(plan, minutes=0.05, autoencoder_overrides=longer, diffusion_overrides=longer)
     run_demo(short, tmp_path, "cpu")
     numbers = json.loads((tmp_path / "report.json").read_text())
-    assert numbers["autoencoder"]["steps"] == int(0.24 * 60 / (5 * 1.15)) == 2
-    assert 1 <= numbers["diffusion"]["steps"] < 9
-    assert f"train.steps={numbers['diffusion']['steps']}" in (tmp_path / "report.html").read_text()
-    assert f"{numbers['diffusion']['steps']} of 9 steps of stage 2" in (tmp_path / "report.html").read_text()
+    first, second = (load_config(str(tmp_path / run / "config.yaml"), [], kind) for run, kind in RUNS)
+    assert first.train.minutes == pytest.approx(0.24 * 0.05, abs=1e-4)
+    assert second.train.minutes is not None
+    assert 0 < second.train.minutes <= 0.05
+    assert f"{numbers['diffusion']['steps']} of 999 steps of stage 2" in (tmp_path / "report.html").read_text()
     assert numbers["sampling"]["sampler"] != "auto"
     assert "give more with --minutes" in capsys.readouterr().err
     run_demo(replace(short, minutes=30.0), tmp_path, "cpu")
-    assert json.loads((tmp_path / "report.json").read_text())["autoencoder"]["steps"] == 2
+    assert json.loads((tmp_path / "report.json").read_text())["autoencoder"]["steps"] == numbers["autoencoder"]["steps"]
+
+
+def test_a_demo_whose_steps_fit_trains_them_all(
+    plan: DemoPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timing = Timing(step=0.01, preview=0.0, save=0.0, peak_memory=0)
+    monkeypatch.setattr(demo_budget.measure, "time_first_stage", lambda *given: timing)
+    budget = demo_budget.Budget(1.0, tmp_path / "steps.json")
+    first, _, _ = demo_run.read_configs(replace(plan, autoencoder_overrides=("train.steps=1000",)))
+    assert budget.first_stage(first).train == first.train
+    again = budget.first_stage(first.model_copy(update={"train": first.train.model_copy(update={"steps": 9999})}))
+    assert again.train.steps == 1000
 
 
 def test_steps_fit_their_time_and_never_exceed_the_configuration(plan: DemoPlan) -> None:

@@ -1,4 +1,4 @@
-"""The demo's time: how many steps of each stage fit, measured on this machine and remembered for a resumed demo."""
+"""The demo's time: what of each stage fits, measured on this machine and remembered for a resumed demo."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import typer
 from sfumato.checkpoint import write_text
 from sfumato.data.toyworld.dataset import ToyWorld, ToyWorldConfig
 from sfumato.estimate import measure
-from sfumato.fit.pace import Run, fitted, with_steps
+from sfumato.fit.pace import LEAST, Run, fitted, with_steps
 from sfumato.fit.phases import clock
-from sfumato.fit.plan import CALL_SHARE, SUSTAINED
+from sfumato.fit.plan import CALL_SHARE
 from sfumato.model import LatentDiffusion
 from sfumato.plain_json import numbers_in, to_json
 from sfumato.training.autoencoder import AutoencoderRun
@@ -19,24 +19,31 @@ from sfumato.training.workers import Workers
 TRIED = 8
 """Steps that are timed of each stage."""
 
+SECONDS = " seconds"
+"""Of a stage's name in the file, where it trains for a time."""
+
 FIRST_SHARE = 0.24
 """Of the whole time, for stage 1; encoding, stage 2 and sampling follow."""
 
 
 class Budget:
-    """Fits configurations into `minutes`; with None it leaves them alone. Chosen steps are kept in a JSON file."""
+    """Fits configurations into `minutes`; with None it leaves them alone.
+
+    A stage whose steps do not fit trains for a time instead, so that a moment in which the machine is busy costs the
+    steps of that moment. What was chosen is kept in a JSON file.
+    """
 
     def __init__(self, minutes: float | None, file: Path) -> None:
         self._seconds = None if minutes is None else 60 * minutes
         self._file = file
-        self._chosen = {stage: max(1, int(steps)) for stage, steps in numbers_in(file).items()}
+        self._chosen = numbers_in(file)
 
     def first_stage(self, config: AutoencoderRun) -> AutoencoderRun:
         """Stage 1 in its share of the time."""
         if self._seconds is None or "autoencoder" in self._chosen:
             return self._as_before("autoencoder", config)
-        pace = measure.time_first_stage(config, "generator", _world(config), TRIED, Workers()).step
-        return self._fit("autoencoder", config, pace, FIRST_SHARE * self._seconds)
+        timing = measure.time_first_stage(config, "generator", _world(config), TRIED, Workers())
+        return self._fit("autoencoder", config, timing, FIRST_SHARE * self._seconds)
 
     def second_stage(self, config: DiffusionRun, first: LatentDiffusion, elapsed: float, calls: int) -> DiffusionRun:
         """Stage 2 in the time that is left, `elapsed` seconds after the beginning, before sampling, which takes `calls`
@@ -46,22 +53,37 @@ class Budget:
         timing, _ = measure.time_second_stage(config, first, _world(config), TRIED, Workers())
         sampling = CALL_SHARE * calls * timing.step / config.train.batch
         left = self._seconds - elapsed - sampling
-        return self._fit("diffusion", config, timing.step, left)
+        return self._fit("diffusion", config, timing, left)
 
     def _as_before(self, stage: str, config: Run) -> Run:
-        return with_steps(config, self._chosen[stage]) if stage in self._chosen else config
+        if stage not in self._chosen:
+            return config
+        seconds = self._chosen.get(stage + SECONDS)
+        return with_steps(config, max(1, int(self._chosen[stage])), seconds)
 
-    def _fit(self, stage: str, asked: Run, pace: float, seconds: float) -> Run:
-        config = fitted(asked, SUSTAINED * pace, seconds)
-        self._chosen[stage] = config.train.steps
-        write_text(self._file, to_json(self._chosen) + "\n")
-        if config.train.steps < asked.train.steps:
+    def _fit(self, stage: str, asked: Run, timing: measure.Timing, seconds: float) -> Run:
+        steps = fitted(asked, timing.step, seconds).train.steps
+        self._chosen[stage] = steps
+        if steps < asked.train.steps:
+            self._chosen[stage + SECONDS] = max(_least(timing), seconds - _beside(asked, timing))
             typer.echo(
-                f"      {config.train.steps} of the configuration's {asked.train.steps} steps, {clock(pace)} each, "
+                f"      about {steps} of the configuration's {asked.train.steps} steps, {clock(timing.step)} each, "
                 "so as to end in time; give more with --minutes",
                 err=True,
             )
-        return config
+        write_text(self._file, to_json(self._chosen) + "\n")
+        return self._as_before(stage, asked)
+
+
+def _beside(config: Run, timing: measure.Timing) -> float:
+    """Seconds of the previews and savings of a run, which are not counted as training."""
+    train = config.train
+    return train.steps / train.preview_every * timing.preview + train.steps / train.save_every * timing.save
+
+
+def _least(timing: measure.Timing) -> float:
+    """Seconds of the fewest steps that are worth training."""
+    return LEAST * timing.step
 
 
 def _world(config: AutoencoderRun | DiffusionRun) -> ToyWorld:

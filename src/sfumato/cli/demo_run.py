@@ -192,16 +192,8 @@ def write_report(result: DemoResult, gallery: Gallery, plan: DemoPlan, out: Path
 def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) -> list[tuple[str, list[str]]]:
     """The commands that repeat the demo, sample from its model, and train on a folder of images."""
     cache = f"--cache {out}/cache"
-    steps = [f"train.steps={trained.steps}" for trained in (result.autoencoder, result.diffusion)]
-    first = " ".join([plan.autoencoder, f"--out {out}/autoencoder {cache}", *plan.autoencoder_overrides, steps[0]])
-    second = " ".join(
-        [
-            plan.diffusion,
-            f"--autoencoder {out}/autoencoder --out {out}/diffusion {cache}",
-            *plan.diffusion_overrides,
-            steps[1],
-        ]
-    )
+    first = f"{out}/autoencoder/config.yaml --out {out}/autoencoder {cache}"
+    second = f"{out}/diffusion/config.yaml --autoencoder {out}/autoencoder --out {out}/diffusion {cache}"
     larger = {"emoji/autoencoder", "emoji/text"} <= set(zoo_names())
     room = "emoji" if larger else "toy"
     return [

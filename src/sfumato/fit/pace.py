@@ -27,15 +27,17 @@ def refitted(config: Run, pace: float, seconds: float, most: int) -> Run:
     return config if abs(steps / config.train.steps - 1) <= 0.1 else with_steps(config, steps)
 
 
-def with_steps(config: Run, steps: int) -> Run:
+def with_steps(config: Run, steps: int, seconds: float | None = None) -> Run:
     """The configuration with another number of steps; saved and previewed as many times as before.
 
+    With `seconds` it trains for that time, and `steps` is about what will fit.
     The optimiser's warm-up goes along too: one made for a long run would be a good part of a short one.
     """
     train, scale = config.train, steps / config.train.steps
     warmup = min(train.optimiser.warmup_steps, max(LEAST_WARMUP, round(train.optimiser.warmup_steps * scale)))
     optimiser = train.optimiser.model_copy(update={"warmup_steps": warmup})
+    minutes = None if seconds is None else round(seconds / 60, 4)
     every = {name: max(1, round(getattr(train, name) * scale)) for name in ("log_every", "preview_every", "save_every")}
     return config.model_copy(
-        update={"train": train.model_copy(update={"steps": steps, "minutes": None, "optimiser": optimiser, **every})}
+        update={"train": train.model_copy(update={"steps": steps, "minutes": minutes, "optimiser": optimiser, **every})}
     )
