@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from sfumato.data.images_config import ImagesConfig
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
 from sfumato.training.diffusion import DiffusionRun
@@ -30,15 +31,15 @@ ROOTS = (
     ("Classifier guidance: `sfumato train classifier`", ClassifierRun),
 )
 MEANINGS = {  # of keys whose names are clear in the code, but need an explanation on this page
-    "AutoencoderConfig.channels": "base width, multiplied by `channel_multipliers`",
+    "AutoencoderConfig.channels": "base width; each level has this many channels times its entry in `channel_multipliers`",
     "AutoencoderConfig.attention": "kind of attention in the middle block and at `attention_levels`",
     "AdversarialConfig.norm": "group: independent of the batch, for small batches",
     "LossConfig.pixel": "absolute or squared difference",
-    "LossConfig.kl_weight": "small: it bounds the latent, it does not make it Gaussian",
+    "LossConfig.kl_weight": "keep it small: it bounds the latent, it does not make it Gaussian",
     "FolderConfig.path": "set by `--data`",
     "ToyWorldConfig.length": "scenes in an epoch",
-    "HeldOut.amount": "a share, or a whole number of examples",
-    "HeldOut.by": "keep examples with the same value of this column on one side of the split",
+    "HeldOut.amount": "a fraction below 1, or an integer: a number of examples",
+    "HeldOut.by": "keep all examples with the same value of this column on the same side of the split",
     "AutoencoderTraining.batch": "images per process and micro-batch",
     "AutoencoderTraining.accumulate": "micro-batches per step",
     "AutoencoderTraining.precision": "auto: bfloat16 if the hardware supports it natively",
@@ -82,10 +83,14 @@ def tables() -> str:
         parts.append(f"## {title}\n")
         for path, model in _sections(root):
             if model not in printed:
+                shared = ImagesConfig if issubclass(model, ImagesConfig) else None
+                if shared is not None and shared not in printed:
+                    printed[shared] = path
+                    parts.append(_shared(path, shared))
                 printed[model] = path
-                parts.append(_table(path, model))
+                parts.append(_table(path, model, shared))
             elif path != printed[model]:
-                same = f"### `{path}`\n\nThe keys of `{printed[model]}`.\n"
+                same = f"### `{path}`\n\nThe same keys as `{printed[model]}`.\n"
                 if parts[-1] != same:  # the kinds of a union that was printed before
                     parts.append(same)
     return "\n".join(parts)
@@ -114,21 +119,40 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
 
 
-def _table(path: str, model: type[BaseModel]) -> str:
+def _table(path: str, model: type[BaseModel], shared: type[BaseModel] | None) -> str:
+    """The section of a class, without the keys of `shared`, which have a table of their own."""
     kind = model.model_fields.get("kind")
     heading = f"### `{path}`" if path else "### The sections"
+    text = _first_paragraph(model)
     if kind is not None:
         heading += f", kind `{kind.default}`"
-    lines = [heading, "", _first_paragraph(model), ""]
-    meanings = _meanings(model)
-    fields = {name: field for name, field in model.model_fields.items() if name != "kind"}
+    elsewhere = {"kind"}
+    if shared is not None:
+        elsewhere |= {name for name, field in shared.model_fields.items() if _same(field, model.model_fields[name])}
+        text += " The keys of [all kinds of stored images](#keys-of-all-kinds-of-stored-images) apply, too."
+    fields = {name: field for name, field in model.model_fields.items() if name not in elsewhere}
+    return "\n".join([heading, "", text, "", *_rows(model, fields)])
+
+
+def _shared(path: str, model: type[BaseModel]) -> str:
+    text = f"They apply wherever `{path}` is not the toy world."
+    return "\n".join(["### Keys of all kinds of stored images", "", text, "", *_rows(model, dict(model.model_fields))])
+
+
+def _same(one: FieldInfo, other: FieldInfo) -> bool:
+    return one.annotation == other.annotation and one.default == other.default
+
+
+def _rows(model: type[BaseModel], fields: dict[str, FieldInfo]) -> list[str]:
+    """The lines of a table of fields, nothing where there are none."""
     if not fields:
-        return "\n".join(lines)
-    lines += ["| key | value | default | |", "|---|---|---|---|"]
+        return []
+    meanings = _meanings(model)
+    lines = ["| key | type | default | |", "|---|---|---|---|"]
     for name, field in fields.items():
         meaning = field.description or meanings.get(name) or MEANINGS.get(f"{model.__name__}.{name}", "")
         lines.append(f"| `{name}` | {_type(field)} | {_default(field)} | {_cell(meaning)} |")
-    return "\n".join([*lines, ""])
+    return [*lines, ""]
 
 
 def _first_paragraph(model: type[BaseModel]) -> str:
@@ -164,8 +188,8 @@ def _type(field: FieldInfo) -> str:
         for name, sign in _BOUNDS.items()
         if getattr(rule, name, None) is not None
     ]
-    kind, nothing, _ = _annotation(field.annotation).partition(" or nothing")
-    return f"{kind} {', '.join(bounds)}".strip() + nothing
+    kind, null, _ = _annotation(field.annotation).partition(" or `null`")
+    return f"{kind} {', '.join(bounds)}".strip() + null
 
 
 def _annotation(annotation: Any) -> str:
@@ -176,18 +200,19 @@ def _annotation(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         if len(below := [model for argument in arguments for model in _models_in(argument)]) > 1:
-            return "a section, by its `kind`"
+            return "section; `kind` selects which"
         if below:
-            return "a section or nothing"
-        return " or ".join("nothing" if argument is type(None) else _annotation(argument) for argument in arguments)
+            return "section or `null`"
+        return " or ".join("`null`" if argument is type(None) else _annotation(argument) for argument in arguments)
     if origin is tuple:
         inner = _annotation(arguments[0])
-        return f"list of {inner}" if arguments[-1] is ... else f"{len(arguments)} × {inner}"
+        plural = f"{inner}s" if inner in ("integer", "number", "string") else inner
+        return f"list of {plural}" if arguments[-1] is ... else f"{len(arguments)} {plural}"
     if origin is dict:
-        return "sections by name"
+        return f"mapping: name to {_annotation(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "a section"
-    return {int: "whole number", float: "number", bool: "true, false", str: "text", Path: "path"}.get(
+        return "section"
+    return {int: "integer", float: "number", bool: "`true`, `false`", str: "string", Path: "path"}.get(
         annotation, str(annotation)
     )
 
@@ -200,9 +225,9 @@ def _default(field: FieldInfo) -> str:
         kind = getattr(value, "kind", None)
         changed = value.model_dump(exclude_defaults=True)
         parts = [f"kind {kind}"] if kind else []
-        return ", ".join(parts + [f"{name} {given}" for name, given in changed.items() if name != "kind"]) or "as below"
+        return ", ".join(parts + [f"{name} {given}" for name, given in changed.items() if name != "kind"]) or "see below"
     if value is None:
-        return "–"
+        return "`null`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
@@ -212,7 +237,7 @@ def _default(field: FieldInfo) -> str:
 
 def _cell(text: str) -> str:
     """As YAML spells it, and without what would end a table's cell."""
-    for python, yaml in (("None", "nothing"), ("True", "true"), ("False", "false")):
+    for python, yaml in (("None", "null"), ("True", "true"), ("False", "false")):
         text = re.sub(rf"\b{python}\b", yaml, text)
     return text.replace("|", "\\|")
 

@@ -17,8 +17,8 @@ class FolderConfig(ImagesConfig):
     kind: Literal["folder"] = "folder"
     path: Path
     leave_out: tuple[str, ...] = ()
-    """Sub-folders whose images are not part of the set, and single files."""
+    """Sub-folders and single files that are not part of the dataset."""
     only: str | None = None
-    """A text file that lists the images of the set, one a line; others are left out."""
+    """A text file that lists the images of the dataset, one per line; all others are left out."""
     captions_file: str | None = None
-    """A file with captions by image: COCO's `captions_*.json`, or lines of objects with `image_id` and `caption`."""
+    """A file with the captions of all images: COCO's `captions_*.json`, or lines of objects with `image_id` and `caption`."""

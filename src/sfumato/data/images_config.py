@@ -17,7 +17,7 @@ class ImagesConfig(Schema):
     size: int | tuple[int, int] = 256
     """Side of the square, or [height, width]; by default stage 2 takes the autoencoder's."""
     resize: Literal["crop", "pad"] = "crop"
-    """`crop` covers the frame and crops the rest, `pad` fits the image inside and fills up with `background`."""
+    """`crop` covers the frame and cuts off what protrudes; `pad` fits the image inside and pads it with `background`."""
     crop: Literal["center", "random"] = "center"
     """Where to crop in training; held-out images are cropped at the centre."""
     resize_filter: Literal["lanczos", "bicubic"] = "lanczos"
@@ -26,7 +26,7 @@ class ImagesConfig(Schema):
     background: str = "white"
     """Background of transparent images: a name or #rrggbb."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
-    """Larger images are left out; those read in parts may have 1.25, 2 or 4 times as many, by the format."""
+    """Larger images are left out; formats that are decoded in parts may have 1.25, 2 or 4 times as many pixels."""
     text_from: Literal["caption", "label"] = "caption"
     """`label` uses the name of the class as the caption."""
     caption_lines: Literal["first", "all", "each"] = "first"
@@ -34,17 +34,17 @@ class ImagesConfig(Schema):
     text_column: str = "text"
     """Column of the metadata; if no row has `text`, `caption` or `prompt` is read."""
     captions: dict[str, float] = Field(default_factory=dict)
-    """Several columns with captions, each with the weight at which training samples it; instead of `text_column`."""
+    """Several caption columns and their sampling weights in training, such as {text: 0.5, long: 0.5}; replaces `text_column`."""
     encoding: str | None = None
     """Encoding of text files that are neither UTF-8 nor have a byte-order mark, such as cp1252."""
     label_column: str = "label"
     """Column of the metadata; if no row has `label`, `class` or `category` is read."""
     label_names: str | None = None
-    """A file with a label and its name on each line, such as `n01440764 tench`: the names of the classes."""
+    """A file with the names of the classes: a label and its name on each line, such as `n01440764 tench`."""
     columns: tuple[str, ...] = ()
     """Further columns to read as fields."""
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
-    """Only the rows of the metadata whose columns have these values."""
+    """Read only the rows of the metadata whose columns have these values."""
     most_images: int | None = Field(default=None, ge=1)
     """Use at most this many images, chosen at random by their names; the others are left out and not read."""
 

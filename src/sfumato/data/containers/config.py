@@ -10,8 +10,8 @@ class ContainersConfig(ImagesConfig):
 
     path: str = Field(min_length=1)
     together: int = Field(default=8, ge=1)
-    """Parts (shards, groups of rows) whose images are shuffled together; the order of parts is shuffled, too."""
+    """Number of shards whose images are shuffled together; the order of the shards is shuffled as well."""
     most_damaged: int | float = Field(default=0.1, ge=0)
-    """Truncated or corrupt files that are skipped, as a share (rounded up) or a number; more are an error."""
+    """How many truncated or corrupt files to skip, as a fraction (rounded up) or a number; more are an error."""
     keep_gib: float = Field(default=16.0, gt=0)
-    """Files of other machines are kept in the cache, up to this many GiB; the longest unused are removed."""
+    """Size limit in GiB for cached copies of remote files; the least recently used are removed first."""

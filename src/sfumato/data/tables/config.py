@@ -8,7 +8,7 @@ from sfumato.data.containers.config import ContainersConfig
 
 
 class ParquetConfig(ContainersConfig):
-    """Images in Parquet files as Hugging Face's data sets have them, and their preprocessing to (3, H, W)."""
+    """Images in Parquet files, as Hugging Face datasets store them, and their preprocessing to (3, H, W)."""
 
     kind: Literal["parquet"] = "parquet"
     path: str
@@ -16,9 +16,9 @@ class ParquetConfig(ContainersConfig):
     image_column: str = "image"
     """The column with images: bytes, or a structure of `bytes` and `path`."""
     together: int = Field(default=2, ge=1)
-    """Groups of rows whose images are shuffled together, and held in memory."""
+    """Number of row groups whose images are shuffled together; they are held in memory."""
     split: str | None = None
-    """Of a data set of the hub, only the files with this in their names: train, test."""
+    """For a dataset of the hub: read only the files with this in their names, such as train or test."""
 
 
 class LmdbConfig(ContainersConfig):
