@@ -31,7 +31,7 @@ ROOTS = (
     ("Classifier guidance: `sfumato train classifier`", ClassifierRun),
 )
 MEANINGS = {  # of keys whose names are clear in the code, but need an explanation on this page
-    "AutoencoderConfig.channels": "base width; each level has this many channels times its entry in `channel_multipliers`",
+    "AutoencoderConfig.channels": "base width: a level has this times its entry in `channel_multipliers`",
     "AutoencoderConfig.attention": "kind of attention in the middle block and at `attention_levels`",
     "AdversarialConfig.norm": "group: independent of the batch, for small batches",
     "LossConfig.pixel": "absolute or squared difference",
@@ -225,7 +225,8 @@ def _default(field: FieldInfo) -> str:
         kind = getattr(value, "kind", None)
         changed = value.model_dump(exclude_defaults=True)
         parts = [f"kind {kind}"] if kind else []
-        return ", ".join(parts + [f"{name} {given}" for name, given in changed.items() if name != "kind"]) or "see below"
+        parts += [f"{name} {given}" for name, given in changed.items() if name != "kind"]
+        return ", ".join(parts) or "see below"
     if value is None:
         return "`null`"
     if isinstance(value, bool):

@@ -21,4 +21,4 @@ class FolderConfig(ImagesConfig):
     only: str | None = None
     """A text file that lists the images of the dataset, one per line; all others are left out."""
     captions_file: str | None = None
-    """A file with the captions of all images: COCO's `captions_*.json`, or lines of objects with `image_id` and `caption`."""
+    """A file with captions: COCO's `captions_*.json`, or lines of objects with `image_id` and `caption`."""

@@ -17,7 +17,7 @@ class ImagesConfig(Schema):
     size: int | tuple[int, int] = 256
     """Side of the square, or [height, width]; by default stage 2 takes the autoencoder's."""
     resize: Literal["crop", "pad"] = "crop"
-    """`crop` covers the frame and cuts off what protrudes; `pad` fits the image inside and pads it with `background`."""
+    """`crop` covers the frame and cuts off the rest; `pad` fits the image inside and pads it with `background`."""
     crop: Literal["center", "random"] = "center"
     """Where to crop in training; held-out images are cropped at the centre."""
     resize_filter: Literal["lanczos", "bicubic"] = "lanczos"
@@ -34,7 +34,7 @@ class ImagesConfig(Schema):
     text_column: str = "text"
     """Column of the metadata; if no row has `text`, `caption` or `prompt` is read."""
     captions: dict[str, float] = Field(default_factory=dict)
-    """Several caption columns and their sampling weights in training, such as {text: 0.5, long: 0.5}; replaces `text_column`."""
+    """Several caption columns with their sampling weights, such as {text: 1, long: 2}; instead of `text_column`."""
     encoding: str | None = None
     """Encoding of text files that are neither UTF-8 nor have a byte-order mark, such as cp1252."""
     label_column: str = "label"

@@ -26,7 +26,7 @@ class PowerAverages(Schema):
     snapshot_every: int = Field(500, ge=1)
     """Steps between two snapshots, which store the averages in half precision."""
     snapshots: int = Field(32, ge=2)
-    """Maximum number of snapshots per width; when it is exceeded, every second one is deleted and the interval doubles."""
+    """Maximum number of snapshots per width; beyond it every second one is deleted and the interval doubles."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
