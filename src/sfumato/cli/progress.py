@@ -31,15 +31,19 @@ class Lines:
 
     def __init__(self, title: str, say: Callable[[str], None], unit: str = "") -> None:
         self._title, self._say, self._unit = title, say, f" {unit}" if unit else ""
-        self._t_start = self._t_line = time.monotonic()
+        self._t_line = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        """When the first report came, and what was done then: what comes before it says nothing about the rate."""
 
     def update(self, done: int, total: int) -> None:
         """Prints where it stands, if the last line is long ago."""
         now = time.monotonic()
-        if now - self._t_line < SECONDS_TO_LINE or done <= 0:
+        self._first = self._first or (now, done)
+        (t_first, before) = self._first
+        if now - self._t_line < SECONDS_TO_LINE or done <= before:
             return
         self._t_line = now
-        left = (now - self._t_start) / done * max(0, total - done)
+        left = (now - t_first) / (done - before) * max(0, total - done)
         self._say(f"{self._title}: {done} of {total}{self._unit}, {clock(left)} left")
 
 

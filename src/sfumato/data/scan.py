@@ -25,6 +25,8 @@ from sfumato.data.reading import ImageHeader, read_header
 from sfumato.data.transforms import LONGEST
 from sfumato.errors import UserError
 
+NOT_USED = "are not used: data.most_images"
+"""How the note of images beyond `most_images` ends."""
 _SCAN_CHUNK = 64  # files a task: handing one to a thread costs about as much as its header
 _SCAN_THREADS = 8  # the scan waits for the disk more than it computes
 
@@ -106,7 +108,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
             f"none of the {len(unreadable)} images in {root} can be read: the first, {path}, fails with: {reason}"
         )
     notes = [f"{len(unlisted)} images are not listed in the metadata and were left out"] if unlisted else []
-    notes += [f"{beyond} of {beyond + len(rows)} images are not used: data.most_images"] if beyond else []
+    notes += [f"{beyond} of {beyond + len(rows)} images {NOT_USED}"] if beyond else []
     notes += [*known.notes, *notes_of(own)]
     about = described(config, root, rows, headers, found)
     left_out = texts_left_out(

@@ -17,6 +17,7 @@ from sfumato.data.folder_config import FolderConfig
 from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.listing import list_files
 from sfumato.data.opening import is_image
+from sfumato.data.scan import NOT_USED, Scan
 from sfumato.data.survey import Survey, survey
 from sfumato.fit.facts import DataFacts
 
@@ -41,6 +42,8 @@ def describe(config: FolderConfig, progress: Progress | None = None) -> tuple[Su
     listed = sum(is_image(name) for name in list_files(config.path)) if config.path.is_dir() else 0
     some = config.model_copy(update={"most_images": LOOKED_AT}) if listed > LOOKED_AT else config
     dataset = FolderDataset(some, progress)
+    if listed > LOOKED_AT:
+        dataset.scan = _of_some(dataset.scan, listed)
     found = survey(dataset, pixels=False)
     facts = facts_of(found)
     if maps:
@@ -48,6 +51,12 @@ def describe(config: FolderConfig, progress: Progress | None = None) -> tuple[Su
     boxes = not maps and _has_boxes(dataset)
     whole = listed if config.most_images is None else min(listed, config.most_images)
     return found, replace(facts, maps=maps, boxes=boxes, listed=whole if listed > LOOKED_AT else None)
+
+
+def _of_some(scan: Scan, listed: int) -> Scan:
+    """The scan with a note that it is of a part of the folder, instead of one that the rest is not used."""
+    notes = [note for note in scan.notes if not note.endswith(NOT_USED)]
+    return replace(scan, notes=(f"the look at the data is of {len(scan.files):,} of {listed:,} images", *notes))
 
 
 def facts_of(found: Survey) -> DataFacts:

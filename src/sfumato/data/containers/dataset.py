@@ -18,7 +18,7 @@ from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.left_out import left_out_note
 from sfumato.data.metadata import Row, merged
 from sfumato.data.packed import ImageFile, Packed
-from sfumato.data.scan import Scan, at_most, chosen, described, scanned
+from sfumato.data.scan import NOT_USED, Scan, at_most, chosen, described, scanned
 from sfumato.errors import UserError
 
 _THREADS = 4
@@ -168,7 +168,7 @@ def _scanned(
         first = f": the first, {unreadable[0][0]}, fails with: {unreadable[0][1]}" if unreadable else ""
         raise UserError(f"the {len(found)} {what}s of {config.path} contain no image that can be read{first}")
     rows, beyond = at_most(merged(chosen(rows, config.where)), config.most_images)
-    notes = [f"{beyond} of {beyond + len(rows)} images are not used: data.most_images"] if beyond else []
+    notes = [f"{beyond} of {beyond + len(rows)} images {NOT_USED}"] if beyond else []
     notes += _skipped(found, what)
     headers = {row.file: samples[row.file][1].header for row in rows}
     members = [Row(samples[row.file][1].image.name, row.values, row.where) for row in rows]
