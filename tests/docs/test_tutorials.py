@@ -59,8 +59,8 @@ PREPARED: dict[str, Callable[[], None]] = {
     "super-resolution.md": photograph,
 }
 """What a page expects its reader to have."""
-ELSEWHERE = ("serving.md", "paper.md", "semantic-maps.md", "stable-diffusion-autoencoder.md")
-"""Run by test_serving.py, or by hand so far."""
+ELSEWHERE = ("serving.md",)
+"""Run by test_serving.py."""
 FILES = {"layouts.md": "boxes.json"}
 """The file that a page's JSON is to be saved as."""
 

@@ -54,6 +54,8 @@ def small(words: list[str]) -> list[str]:
         return [*words, *TRAINING, *(_of_first(words) if words[2] == "autoencoder" else _of_second(words))]
     if words[1] == "estimate":
         return [*words, "train.batch=2", *_of_second(words)]
+    if words[1] == "study":
+        return [*words, "--parameters", "20000", "--channels", "8", "--feature-size", "32", "--length", "48"]
     if words[1] == "distill":
         minutes = words.index("--minutes")
         return [*words[:minutes], "--steps", "2", *words[minutes + 2 :], "train.batch=2", "teaching.pairs=2"]
