@@ -136,7 +136,13 @@ def test_view_compare_and_delete(page: "Page", studio: "Studio") -> None:
     page.get_by_role("button", name="Side by side").click()
     assert page.locator(".comparison .pair img").count() == 2
     page.keyboard.press("c")
-    page.keyboard.press("+")
+    for _ in range(12):
+        page.keyboard.press("+")
+    frame = page.locator(".stagearea .canvas")
+    middle = "(each) => (each.scrollLeft + each.clientWidth / 2) / each.scrollWidth"
+    assert abs(frame.evaluate(middle) - 0.5) < 0.01  # zooming keeps the middle
+    drag(page, frame, (0.6, 0.5), (0.4, 0.5))
+    assert frame.evaluate(middle) > 0.55
     page.keyboard.press("ArrowRight")
     before = page.locator(".cell").count()
     page.get_by_role("button", name="Delete").click()

@@ -18,6 +18,15 @@ def test_enlarge_an_image(page: "Page", studio: "Studio") -> None:
     assert settings(page, name)["task"] == "upscale"
 
 
+def test_an_image_of_the_gallery_goes_to_a_model_that_can_enlarge_it(page: "Page", studio: "Studio") -> None:
+    choose(page, "text")
+    page.locator(".cell .open").first.click()
+    page.get_by_text("Use as the input of").click()
+    page.get_by_role("button", name="Upscale").click()
+    page.wait_for_selector(".slot .filled")
+    assert page.input_value("#model") == "small"
+
+
 def test_pull_a_handle(page: "Page", studio: "Studio") -> None:
     choose(page, "text")
     page.locator("[data-task=outpaint]").click()

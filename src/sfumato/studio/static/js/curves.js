@@ -22,7 +22,7 @@ export function thinned(points, most = MOST_POINTS) {
 export function ticks(low, high, count = 4) {
   const rough = (high - low) / count || 1;
   const unit = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((each) => each * unit >= rough) * unit;
+  const step = [1, 2, 5, 10].find((each) => each * unit >= 0.8 * rough) * unit;
   const made = [];
   for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-6; at += step) made.push(Math.abs(at) < step * 1e-6 ? 0 : at);
   return made;

@@ -34,6 +34,8 @@ export async function evaluatePage(host) {
   return { dispose: () => {} };
 }
 
+const lastOf = (path) => (path ? String(path).replace(/\/+$/, "").split("/").slice(-2).join("/") : "–");
+
 // Metrics as rows; the better value stands out where the protocols are equal.
 function table(shown) {
   const names = [...new Set(shown.flatMap((each) => Object.keys(each.metrics)))];
@@ -47,9 +49,9 @@ function table(shown) {
     const label = h("th", { scope: "row" }, name, better ? h("span", { class: "tiny soft" }, ` ${better} is better`) : null, protocols.size > 1 ? h("span", { class: "pill plain" }, "different protocols") : null);
     return h("tr", {}, label, metrics.map((each) => (each ? h("td", { class: same && each.value === best ? "best" : "", title: each.low === null ? "" : `95 %: ${short(each.low)} to ${short(each.high)}` }, short(each.value), each.std === null ? null : h("span", { class: "tiny soft" }, ` ± ${short(each.std)}`)) : h("td", { class: "soft" }, "–"))));
   });
-  const facts = [["of", (each) => each.subject.path || "–"], ["against", (each) => each.data.path || each.data.kind || "–"], ["sampler", (each) => [each.sampling.sampler, each.sampling.steps && plural(each.sampling.steps, "step")].filter(Boolean).join(", ") || "–"], ["made", (each) => each.created.slice(0, 16).replace("T", " ")]];
+  const facts = [["of", (each) => lastOf(each.subject.path), (each) => each.subject.path], ["against", (each) => lastOf(each.data.path || each.data.kind), (each) => each.data.path], ["sampler", (each) => [each.sampling.sampler, each.sampling.steps && plural(each.sampling.steps, "step")].filter(Boolean).join(", ") || "–"], ["made", (each) => each.created.slice(0, 16).replace("T", " ")]];
   return h("div", { class: "tablewrap" }, h("table", { class: "compare" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), shown.map((each) => h("th", { scope: "col" }, each.name)))),
-    h("tbody", {}, rows, facts.map(([label, of]) => h("tr", {}, h("th", { scope: "row", class: "soft" }, label), shown.map((each) => h("td", { class: "soft small" }, String(of(each)))))))));
+    h("tbody", {}, rows, facts.map(([label, of, whole]) => h("tr", {}, h("th", { scope: "row", class: "soft" }, label), shown.map((each) => h("td", { class: "soft small", title: (whole && whole(each)) || null }, String(of(each)))))))));
 }
 
 function images(shown) {

@@ -141,7 +141,14 @@ export function requestForm({ models, options, changed }) {
       noted();
     },
     defaults: () => Object.fromEntries(fields().map((each) => [each.name, each.default])),
-    setTask: (next) => { if (model.tasks.includes(next)) choose(next); },
+    possible: (wanted) => able.some((each) => each.tasks.includes(wanted)),
+    // Chooses a task, and where the model cannot do it the first one that can.
+    setTask: (next) => {
+      const found = model.tasks.includes(next) ? model : able.find((each) => each.tasks.includes(next));
+      if (!found) return;
+      model = found;
+      choose(next, "model");
+    },
   };
 }
 

@@ -5,6 +5,7 @@ import { events, get, post } from "./api.js";
 const jobs = new Map();
 const listeners = new Set();
 let close = null;
+let timer = 0;
 
 export const active = (job) => job.state === "queued" || job.state === "running";
 export const all = () => [...jobs.values()].sort((one, other) => other.created - one.created);
@@ -53,7 +54,8 @@ export async function start() {
     lost = false;
     await refresh();
   };
-  setInterval(check, 3000);
+  clearInterval(timer);
+  timer = setInterval(check, 3000);
 }
 
 // After a lost stream: what ended meanwhile.

@@ -9,10 +9,13 @@ import { imageSlot, inputOf } from "./editors/slot.js";
 import { get } from "./api.js";
 import { emptyState, h, replace, say, typing } from "./dom.js";
 import { requestForm, submitBar, TASK_TITLES } from "./form.js";
+import { name as titled } from "./format.js";
 import { gallery } from "./gallery.js";
 import * as jobs from "./jobs.js";
 import { keep, recall } from "./store.js";
 import { openViewer } from "./viewer.js";
+
+const TAKING = ["inpaint", "outpaint", "edit", "upscale"];
 
 export const asInput = (image) => ({ ref: image.ref, url: image.url, width: image.width, height: image.height });
 
@@ -30,7 +33,7 @@ export async function makePage(host) {
   const bar = submitBar();
   const form = requestForm({ models: listed.data, options, changed: (what) => { if (what !== "value") { arrange(); grid.draw(); } else if (editor && editor.refresh) editor.refresh(); } });
   const grid = gallery({
-    open: (image, all) => openViewer({ image, all, use, discard: grid.discard, images: grid.images, options }),
+    open: (image, all) => openViewer({ image, all, use, discard: grid.discard, images: grid.images, options, can: TAKING.filter(form.possible) }),
     onempty: () => emptyState("Nothing made yet", "Describe an image at the left and press Generate. Drop a PNG that sfumato made to get its settings back.", suggestion()),
   });
   const panel = h("form", { class: "panel", "aria-label": "Request", onsubmit: (event) => { event.preventDefault(); submit(); } }, form.element, bar.element);
@@ -169,7 +172,7 @@ function buildEditor(form, input, take, given, again) {
   if (names.has("map")) parts.push(paletteEditor(form.model(), size()));
   if (names.has("boxes")) parts.push(boxesEditor(form.model(), size(), given.boxes || []));
   for (const field of hand.filter((each) => each.kind === "image" && !["image", "mask", "map"].includes(each.name))) {
-    const slot = imageSlot({ title: field.help, current: null, changed: () => {}, small: true });
+    const slot = imageSlot({ title: `${titled(field.name)} (optional): ${field.help}`, current: null, changed: () => {}, small: true });
     parts.push({ element: slot.element, values: async () => (slot.get() ? { [field.name]: slot.get().ref } : {}) });
   }
   return {

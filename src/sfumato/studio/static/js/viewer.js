@@ -5,11 +5,15 @@ import { ago } from "./format.js";
 import { TASK_TITLES } from "./form.js";
 import { comparison } from "./compare.js";
 import { scaleFor } from "./editors/surface.js";
+import { anchored, pannable } from "./pan.js";
 
 const HIDDEN = new Set(["task", "model", "prompt", "image", "mask", "map", "boxes", "noise"]);
 
-export function openViewer({ image, all, use, discard, images, options }) {
+// `can`: the tasks that take an image as their input here.
+export function openViewer({ image, all, use, discard, images, options, can }) {
   let current = image, zoom = 0, other = null, picking = false;
+  const canvas = h("div", { class: "canvas" });
+  const pan = pannable(canvas);
   const stage = h("div", { class: "stagearea", tabindex: -1 });
   const side = h("aside", { class: "facts" });
   const dialog = h("dialog", { class: "viewer", "aria-label": "Image" }, stage, side);
@@ -23,12 +27,14 @@ export function openViewer({ image, all, use, discard, images, options }) {
   function draw() {
     const at = scale();
     const size = { width: `${current.width * at}px`, height: `${current.height * at}px` };
-    const shown = other ? comparison(current, other, at) : h("img", { src: current.url, alt: "", class: at >= 2 ? "pixels" : "", style: size });
+    const shown = other ? comparison(current, other, at) : h("img", { src: current.url, alt: "", draggable: "false", class: at >= 2 ? "pixels" : "", style: size });
     const tools = h("div", { class: "toolbar" }, iconButton("zoomout", "Smaller (-)", () => step(-1)), h("output", { class: "tiny soft zoom" }, at >= 1 ? `${Math.round(at * 10) / 10}×` : `${Math.round(at * 100)} %`),
       iconButton("zoomin", "Larger (+)", () => step(1)), h("button", { type: "button", class: "quiet", onclick: () => { zoom = 0; draw(); } }, "Fit"),
       iconButton("compare", "Compare with another (C)", compare, { "aria-pressed": String(Boolean(other) || picking) }));
-    replace(stage, h("div", { class: "canvas" }, shown), tools, picking ? strip() : null,
+    replace(canvas, shown);
+    replace(stage, canvas, tools, picking ? strip() : null,
       neighbour(-1) && iconButton("left", "The one before", () => go(-1), { class: "go before" }), neighbour(1) && iconButton("right", "The one after", () => go(1), { class: "go after" }));
+    pan.mark();
     facts();
   }
   function strip() {
@@ -41,13 +47,12 @@ export function openViewer({ image, all, use, discard, images, options }) {
     const usual = (key, value) => declared.has(key) && !declared.get(key).common && JSON.stringify(declared.get(key).default) === JSON.stringify(value);
     const rows = Object.entries(request).filter(([key, value]) => !HIDDEN.has(key) && value !== null && !usual(key, value));
     const model = settings && settings.model ? settings.model.name || settings.model.id : current.model;
-    const can = ["inpaint", "outpaint", "edit", "upscale"];
     replace(side, h("div", { class: "head" }, h("span", { class: "tiny soft" }, `${ago(current.created)}`), iconButton("close", "Close (Esc)", () => dialog.close())),
       request.prompt ? h("p", { class: "prompt serif" }, String(request.prompt)) : null,
       h("dl", {}, fact("model", model), fact("task", TASK_TITLES[request.task] || request.task), fact("pixels", `${current.width} × ${current.height}`), rows.map(([key, value]) => fact(key.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : String(value)))),
       h("div", { class: "acts" }, settings ? h("button", { type: "button", onclick: () => { dialog.close(); use(current, "settings"); } }, icon("settings"), "Use these settings") : null,
         h("a", { class: "button", href: current.url, download: current.name }, icon("download"), "Download"),
-        h("details", { class: "more" }, h("summary", {}, "Use as the input of"), h("div", { class: "segments" }, can.map((task) => h("button", { type: "button", onclick: () => { dialog.close(); use(current, task); } }, TASK_TITLES[task])))),
+        can.length === 0 ? null : h("details", { class: "more" }, h("summary", {}, "Use as the input of"), h("div", { class: "segments" }, can.map((task) => h("button", { type: "button", onclick: () => { dialog.close(); use(current, task); } }, TASK_TITLES[task])))),
         h("button", { type: "button", class: "quiet danger", onclick: () => drop() }, icon("trash"), "Delete")));
   }
   const fact = (key, value) => (value ? [h("dt", {}, key), h("dd", {}, value)] : null);
@@ -59,11 +64,15 @@ export function openViewer({ image, all, use, discard, images, options }) {
     zoom = 0;
     draw();
   }
-  function step(by) {
+  function step(by, pointer = null) {
     const steps = [0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
     const now = scale();
     const next = by > 0 ? steps.find((each) => each > now + 0.01) : [...steps].reverse().find((each) => each < now - 0.01);
-    if (next) { zoom = next; draw(); }
+    if (!next) return;
+    const restore = anchored(canvas, pointer);
+    zoom = next;
+    draw();
+    restore();
   }
   function compare() {
     if (other) other = null;
@@ -84,7 +93,7 @@ export function openViewer({ image, all, use, discard, images, options }) {
     current = next;
     draw();
   }
-  stage.addEventListener("wheel", (event) => { if (event.ctrlKey || !event.target.closest(".strip")) { event.preventDefault(); step(event.deltaY < 0 ? 1 : -1); } }, { passive: false });
+  stage.addEventListener("wheel", (event) => { if (event.ctrlKey || !event.target.closest(".strip")) { event.preventDefault(); step(event.deltaY < 0 ? 1 : -1, event); } }, { passive: false });
   dialog.addEventListener("keydown", (event) => {
     if (event.target.closest("input, textarea")) return;
     const act = { ArrowLeft: () => go(-1), ArrowRight: () => go(1), "+": () => step(1), "=": () => step(1), "-": () => step(-1), 0: () => { zoom = 0; draw(); }, c: compare, d: () => side.querySelector("a[download]").click() }[event.key];

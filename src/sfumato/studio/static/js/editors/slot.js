@@ -11,6 +11,7 @@ export async function inputOf(blob) {
   return { ref: `upload:${sent.id}`, url: sent.url, width: sent.width, height: sent.height, settings: sent.settings };
 }
 
+// `small`: one line instead of a large place.
 export function imageSlot({ title, current, changed, small = false }) {
   const file = h("input", { type: "file", accept: READABLE, class: "visually-hidden", "aria-label": title });
   const body = h("div", {});
