@@ -200,7 +200,28 @@ def test_finished_jobs_are_there_after_a_restart(folders: dict[str, Path], tmp_p
     again = service_of([folders["text"]], tmp_path)
     assert again.view(job.id) == job.view(None)
     assert again.image(job.id, 0).exists()
-    assert again.store.names("jobs") == [job.id]
+    with again.running():
+        assert again.store.names("jobs") == [job.id]
+
+
+def test_jobs_that_waited_when_a_service_was_killed_are_done_by_the_next(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    killed = service_of([folders["text"]], tmp_path)  # it never computes
+    begun, cancelled, brief, waiting = (
+        killed.submit(body("sample"), lasting=each) for each in (True, True, False, True)
+    )
+    killed.worker.watcher.began(begun)
+    killed.cancel(cancelled.id)
+    again = service_of([folders["text"]], tmp_path)
+    with again.running():
+        taken = again.job(waiting.id)
+        assert taken is not None
+        assert [again.job(each.id) for each in (begun, cancelled, brief)] == [None] * 3
+        done(taken)
+    assert (taken.state, len(taken.results)) == ("done", 2)
+    assert again.store.names("jobs") == [waiting.id]
+    assert {path.name for path in (tmp_path / "jobs" / waiting.id).iterdir()} == {"0.png", "1.png", "job.json"}
 
 
 def test_the_least_recently_used_model_is_put_out(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -37,7 +37,6 @@ class Job:
         coarse: jobs of equal values may go together; what follows from the request alone.
         count: images in all.
         seeds: one for each image.
-        keep: whether it stays when nobody waits for it any more.
     """
 
     task: TaskName

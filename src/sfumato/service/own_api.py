@@ -84,7 +84,7 @@ def _add_jobs(routes: APIRouter, service: Service) -> None:
     async def submit(request: Request) -> Any:
         """Queues a job."""
         body = await json_of(request)
-        job = await run_in_threadpool(service.submit, body)
+        job = await run_in_threadpool(service.submit, body, lasting=True)
         headers = {"Location": f"/v1/jobs/{job.id}"}
         return JSONResponse(service.view(job.id), status_code=202, headers=headers)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ log = logging.getLogger("sfumato.service")
 REMEMBERED = 1000
 """Finished jobs that are kept, at most."""
 VIEW = "job.json"
+WAITING = "request.json"
+"""The body of a job that has not begun, for a later process."""
 
 
 class Service:
@@ -89,9 +91,12 @@ class Service:
     def running(self) -> Iterator["Service"]:
         """Computes within the block; at its end what runs is finished and what waits is refused.
 
+        Jobs that waited when an earlier process was killed are queued again.
+
         Raises UserError where another service uses the same folder of results.
         """
         with exclusive(self.settings.out):
+            self._take_up()
             self.worker.start()
             try:
                 yield self
@@ -108,12 +113,14 @@ class Service:
 
     # ---- jobs
 
-    def submit(self, body: Any) -> Job:
-        """Queues a request. Raises RefusedError: a wrong one (400), a full queue (429), a service that stops (503)."""
+    def submit(self, body: Any, lasting: bool = False) -> Job:
+        """Queues a request. Raises RefusedError: a wrong one (400), a full queue (429), a service that stops (503).
+
+        lasting: whether a later process queues it again where this one is killed before it begins.
+        """
         if self.stopping:
             raise RefusedError(503, "the service is stopping: ask again when it is back", retry_after=10)
         job = job_of(body, self.registry, self.references, self.settings)
-        job.allowed = self.settings.seconds
         with self._lock:
             waiting = len(self.queue.waiting())
             if waiting >= self.settings.queue:
@@ -122,12 +129,19 @@ class Service:
                     f"{waiting} jobs are waiting, as many as may: ask again later",
                     retry_after=min(3600, max(1, math.ceil(self._seconds * waiting))),
                 )
-            self._jobs[job.id] = job
-            self.store.hold(JOBS, job.id)
-            self.queue.add(job)
+            if lasting:
+                self.store.write(JOBS, job.id, WAITING, to_json(body).encode())
+            self._enqueue(job)
         self.metrics.submitted(job.task)
         self._tell_state(job)
         return job
+
+    def _enqueue(self, job: Job) -> None:
+        job.allowed = self.settings.seconds
+        with self._lock:
+            self._jobs[job.id] = job
+            self.store.hold(JOBS, job.id)
+            self.queue.add(job)
 
     def job(self, name: str) -> Job | None:
         """A job of this process."""
@@ -239,6 +253,7 @@ class Service:
 
     def _began(self, job: Job) -> None:
         job.state, job.started = "running", time.time()
+        self.store.discard(JOBS, job.id, WAITING)
         job.deadline = time.monotonic() + job.allowed if job.allowed else 0.0
         self._tell_state(job)
         for other in self.queue.waiting():
@@ -294,7 +309,7 @@ class Service:
             self._seconds = 0.8 * self._seconds + 0.2 * (finished - job.started)
         view = job.view(None)
         self.store.release(JOBS, job.id)
-        if not present:
+        if not present or not job.results:
             self.store.remove(JOBS, job.id)
         self.metrics.ended(job.task, state, finished - job.created)
         self.news.publish(job.id, "end", view)
@@ -328,9 +343,25 @@ class Service:
                 self._earlier.pop(name, None)
 
     def _read_earlier(self) -> None:
-        """The finished jobs of earlier processes; what a killed one left unfinished is removed."""
+        """The finished jobs of earlier processes."""
         for name in self.store.names(JOBS):
-            try:
+            with suppress(OSError, ValueError):
                 self._earlier[name] = json.loads(self.store.path(JOBS, name, VIEW).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+
+    def _take_up(self) -> None:
+        """Queues what waited when an earlier process was killed; removes what that process had begun."""
+        for name in self.store.names(JOBS):
+            if name in self._earlier or name in self._jobs:
+                continue
+            path = self.store.path(JOBS, name, WAITING)
+            try:
+                body = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+                job = None if body is None else job_of(body, self.registry, self.references, self.settings)
+            except (OSError, ValueError, UserError) as problem:
+                log.warning("the job %s, which waited, cannot be queued again: %s", name, problem)
+                job = None
+            if job is None:
                 self.store.remove(JOBS, name)
+            else:
+                job.id = name
+                self._enqueue(job)

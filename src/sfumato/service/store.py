@@ -5,6 +5,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +66,14 @@ class Store:
             self._sizes[kind, name] = self._sizes.get((kind, name), 0) + len(content)
         self._remove_oldest((kind, name))
         return path
+
+    def discard(self, kind: str, name: str, file: str) -> None:
+        """Removes a file of an entry, if it is there."""
+        path = self.path(kind, name, file)
+        with suppress(FileNotFoundError), self._lock:
+            size = path.stat().st_size
+            path.unlink()
+            self._sizes[kind, name] = max(0, self._sizes.get((kind, name), 0) - size)
 
     def hold(self, kind: str, name: str) -> None:
         """Keeps an entry until it is released: its job runs."""
