@@ -136,6 +136,7 @@ def test_view_compare_and_delete(page: "Page", studio: "Studio") -> None:
     page.get_by_role("button", name="Side by side").click()
     assert page.locator(".comparison .pair img").count() == 2
     page.keyboard.press("c")
+    page.set_viewport_size({"width": 500, "height": 700})
     for _ in range(12):
         page.keyboard.press("+")
     frame = page.locator(".stagearea .canvas")

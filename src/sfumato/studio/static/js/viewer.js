@@ -94,14 +94,16 @@ export function openViewer({ image, all, use, discard, images, options, can }) {
     draw();
   }
   stage.addEventListener("wheel", (event) => { if (event.ctrlKey || !event.target.closest(".strip")) { event.preventDefault(); step(event.deltaY < 0 ? 1 : -1, event); } }, { passive: false });
-  dialog.addEventListener("keydown", (event) => {
+  // On the document: redrawing removes the button that had the focus, and the keys go on.
+  const keyed = (event) => {
     if (event.target.closest("input, textarea")) return;
     const act = { ArrowLeft: () => go(-1), ArrowRight: () => go(1), "+": () => step(1), "=": () => step(1), "-": () => step(-1), 0: () => { zoom = 0; draw(); }, c: compare, d: () => side.querySelector("a[download]").click() }[event.key];
     if (act && !event.ctrlKey && !event.metaKey) { event.preventDefault(); act(); }
-  });
+  };
+  document.addEventListener("keydown", keyed);
   const resized = () => draw();
   window.addEventListener("resize", resized);
-  dialog.addEventListener("close", () => { window.removeEventListener("resize", resized); dialog.remove(); });
+  dialog.addEventListener("close", () => { document.removeEventListener("keydown", keyed); window.removeEventListener("resize", resized); dialog.remove(); });
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.showModal();
   draw();
