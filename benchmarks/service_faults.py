@@ -6,9 +6,7 @@ python -m benchmarks.service_faults MODEL [--requests 100]
 import argparse
 import json
 import random
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from benchmarks import service_process
 
 LONG = {"steps": 1000, "seed": 1}
 TEXTS = ["", "nope", "\0", "\ud800", "a" * 20_000, "file:/etc/passwd", "upload:0", "data:image/png;base64,!", "<b>"]
@@ -27,18 +27,17 @@ BODIES = (b"{", b"[]", b"null", b"\xff\xfe", b'{"steps": NaN}', b'{"steps": 1e99
 
 @contextmanager
 def served(model: Path, out: Path) -> Iterator[tuple[httpx.Client, "subprocess.Popen[str]"]]:
-    """A client of a service on a free port, and its process."""
-    command = [sys.executable, "-m", "sfumato", "serve", str(model), "--port", "0", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        address = process.stdout.readline().rsplit(" ", 1)[-1].strip()
-        with httpx.Client(base_url=address, timeout=300) as client:
-            yield client, process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.wait(60)
+    """A client of a service, and its process."""
+    with (
+        service_process.served(model, out) as (address, process),
+        httpx.Client(base_url=address, timeout=300) as client,
+    ):
+        yield client, process
+
+
+def wrong_body(choose: random.Random) -> bytes:
+    """A request with a wrong value and a field that there is not."""
+    return json.dumps({choose.choice(FIELDS): choose.choice(VALUES), "no such field": 1}).encode()
 
 
 def waited(client: httpx.Client, job: str, states: tuple[str, ...]) -> dict[str, Any]:
@@ -59,17 +58,19 @@ def killed(model: Path) -> None:
             image = waited(client, first, ("done",))["images"][0]["url"]
             before = client.get(image).content
             lost = client.post("/v1/jobs", json=LONG).json()["id"]
+            waiting = client.post("/v1/jobs", json={"steps": 3}).json()["id"]
             while (step := waited(client, lost, ("running",))["step"]) == 0:
                 time.sleep(0.05)
             process.kill()
         with served(model, out) as (client, _):
             kept = client.get(image).content == before
             status = client.get(f"/v1/jobs/{lost}").status_code
+            later = waited(client, waiting, ("done", "failed"))
             again = waited(client, client.post("/v1/jobs", json={"steps": 2}).json()["id"], ("done", "failed"))
         print(
             f"killed at step {step} of {LONG['steps']}: the finished job's image is {'the same' if kept else 'LOST'},"
         )
-        print(f"the job that ran answers {status}, a new one is {again['state']}")
+        print(f"the job that ran answers {status}, the one that waited is {later['state']}, a new one {again['state']}")
 
 
 def wrong(model: Path, count: int) -> None:
@@ -78,10 +79,7 @@ def wrong(model: Path, count: int) -> None:
     answers: dict[int, int] = {}
     with tempfile.TemporaryDirectory() as folder, served(model, Path(folder) / "out") as (client, process):
         for number in range(count):
-            if number < len(BODIES):
-                body = BODIES[number]
-            else:
-                body = json.dumps({choose.choice(FIELDS): choose.choice(VALUES), "no such field": 1}).encode()
+            body = BODIES[number] if number < len(BODIES) else wrong_body(choose)
             path = choose.choice(["/v1/jobs", "/v1/images/generations"])  # the third protocol ignores unknown fields
             answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
             answers[answer.status_code] = answers.get(answer.status_code, 0) + 1
