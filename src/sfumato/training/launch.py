@@ -35,6 +35,8 @@ class Launch:
     rank: int
     world: int
     launcher: int | None
+    keeps_store: bool = False
+    """Whether the launcher hosts the rendezvous store, so that it outlives a restart of the processes."""
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch:
@@ -51,7 +53,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     if rank is None:
         variable = next(name for name in WORLDS if _number(environment, name) == world)
         raise UserError(f"{variable} is {world}, but no rank is set: start the processes with {TORCHRUN}")
-    return Launch(rank, world, os.getppid() if "TORCHELASTIC_RUN_ID" in environment else None)
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in environment else None
+    return Launch(rank, world, launcher, environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
 
 
 def _check_promises(environment: Mapping[str, str]) -> None:

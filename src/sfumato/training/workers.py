@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sfumato.training.heartbeat import MEETING, SILENCE, Heartbeat
-from sfumato.training.launch import check_world, launched, open_store
+from sfumato.training.launch import Launch, check_world, launched, open_store
 from sfumato.training.shares import Sharing
 
 M = TypeVar("M", bound=nn.Module)
@@ -41,6 +41,8 @@ class Workers:
         if launch.world > 1:
             self._heartbeat = Heartbeat(launch.rank, launch.world, launch.launcher)
             self._heartbeat.start(lambda: open_store(timedelta(seconds=MEETING)))
+            if launch.keeps_store and not dist.is_initialized():
+                _connect(launch, on_cpu)
             self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
             self.device, self.rank = self._accelerator.device, self._accelerator.process_index
             self.world = self._accelerator.num_processes
@@ -155,6 +157,24 @@ class Workers:
         self._accelerator.end_training()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _connect(launch: Launch, on_cpu: bool) -> None:
+    """Sets up the process group through a store of this start of the processes alone; accelerate then takes it over.
+
+    torchrun keeps one store over all its restarts, and torch reads and writes there without a prefix. A process would
+    find the address of one that has ended, and wait for it.
+    """
+    store = open_store(PATIENCE)
+    if store is None:
+        return  # accelerate's own attempt gives the reason
+    dist.init_process_group(
+        "gloo" if on_cpu else "nccl",
+        store=dist.PrefixStore("group", store),
+        rank=launch.rank,
+        world_size=launch.world,
+        timeout=PATIENCE,
+    )
 
 
 def available_cores() -> int:
