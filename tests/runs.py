@@ -24,6 +24,7 @@ from sfumato.training.log import read_lines
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import build_model, conditional_denoiser
 from sfumato.training.state import TrainState
+from sfumato.training.state_files import load_state
 from sfumato.training.workers import Workers
 
 SIZE = 16
@@ -172,7 +173,7 @@ def saved(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and counters of a run's newest state, without the clock's."""
     newest = checkpoint.newest(path / "states", print)
     assert newest is not None
-    tensors, numbers = checkpoint.load_tensors(newest)
+    tensors, numbers = load_state(newest, TrainState({}, {})) if newest.is_dir() else checkpoint.load_tensors(newest)
     return tensors, {name: value for name, value in numbers.items() if name not in TIMES}
 
 

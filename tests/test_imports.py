@@ -51,7 +51,8 @@ ALLOWED: dict[str, set[str]] = {
     "sampling": {"diffusion"} | BASE,
     "data": {"rng", "conditioning.metadata", "locks", "plain_json", "checkpoint"} | BASE,
     "evaluation": {"errors", "documents", "autoencoder.efficientnet", "autoencoder.perceptual", "conditioning.sources"},
-    "checkpoint": {"plain_json", "foreign"} | BASE,
+    "checkpoint": {"plain_json", "foreign", "state_parts"} | BASE,
+    "state_parts": {"errors", "plain_json"},
     "images": {"checkpoint"},
     "provenance": {"pipeline", "engine", "plain_json", "__version__"},
     "flops": {"autoencoder", "baselines.network", "denoiser", "conditioning"},
@@ -88,7 +89,8 @@ ALLOWED: dict[str, set[str]] = {
     }
     | BASE,
     "tasks": MODEL | {"data"},
-    "training": MODEL | {"baselines", "data", "evaluation", "classifier", "flops", "outputs", "training"},
+    "training": MODEL
+    | {"baselines", "data", "evaluation", "classifier", "flops", "outputs", "state_parts", "training"},
     "interop": MODEL | {"outputs"},
     "studies": MODEL | {"baselines", "data", "evaluation", "training", "estimate", "report"},
     "estimate": MODEL | {"data", "flops", "training", "report.machine"},

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sfumato import state_parts
 from sfumato.errors import UserError
 from sfumato.foreign import check_regular
 from sfumato.plain_json import to_json
@@ -30,8 +32,11 @@ RUN_PARTS = (RUN_MARK, "previews", "model", "snapshots", "best")
 CHECKSUM = "checksum"
 """The name of a file's checksum among the numbers in its header."""
 NUMBERS = "numbers"
-_STEP = re.compile(r"step-(\d+)\.safetensors$")
+_STEP = re.compile(r"step-(\d+)(?:\.safetensors)?$")
+"""A state: a file, or a folder of parts that several processes wrote (`state_parts`)."""
 _PART = re.compile(r"\..+\.(\d+)\.part$")
+_DRAFT = re.compile(r"\.step-\d+\.part$")
+"""Temporary name of a state in parts."""
 _SAFETENSORS_PART = re.compile(r"\.tmp[A-Za-z0-9]{6}$")
 """Temporary names of safetensors."""
 
@@ -128,6 +133,9 @@ def remove_leftovers(folder: Path, alone: bool = True) -> None:
     if not folder.is_dir():
         return
     for path in folder.iterdir():
+        if alone and _DRAFT.match(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+            continue
         part = _PART.match(path.name)
         dead = part is not None and (alone or not _lives(int(part.group(1))))
         if dead or (alone and _SAFETENSORS_PART.match(path.name)):
@@ -294,9 +302,9 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
     module.load_state_dict(dict(tensors), assign=any(t.is_meta for t in own.values()))
 
 
-def step_path(folder: Path, step: int) -> Path:
-    """The path of the state after `step` steps."""
-    return folder / f"step-{step:08d}.safetensors"
+def step_path(folder: Path, step: int, in_parts: bool = False) -> Path:
+    """The path of the state after `step` steps: a file, or a folder of parts."""
+    return folder / f"step-{step:08d}{'' if in_parts else '.safetensors'}"
 
 
 def saved_steps(folder: Path) -> list[tuple[int, Path]]:
@@ -327,10 +335,11 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def _damage(path: Path, warn: Callable[[str], None]) -> str | None:
-    """What is wrong with a state's file; None for an intact one."""
-    if not path.is_file():
-        return "it is not a file"
+    """What is wrong with a state; None for an intact one."""
     try:
+        if path.is_dir():
+            state_parts.read_numbers(path)
+            return None
         load_tensors(path, verify=True)
         if stored_checksum(path) is None:
             warn(f"checkpoint {path.name} was saved without a checksum: whether it is intact cannot be checked")
@@ -348,5 +357,8 @@ def prune(folder: Path, keep: int, newest: int | None = None) -> None:
     stale = [path for step, path in saved if newest is not None and step > newest]
     for path in [*stale, *[path for _, path in saved if path not in stale][:-keep]]:
         with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                state_parts.discard(path)
+            else:
+                path.unlink(missing_ok=True)
     remove_leftovers(folder)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -53,6 +53,9 @@ from sfumato.training.steps import optimizer_step
 from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
+if TYPE_CHECKING:
+    from sfumato.training.sharding import WholeCopy
+
 DROPOUT = 0.1
 
 
@@ -86,6 +89,9 @@ class DiffusionTraining(Schema):
     checkpointing: bool = False
     """Keep only the inputs of the denoiser's blocks and recompute the rest in the backward pass: less memory, the same
     results, about a third more time."""
+    shard: Literal["none", "full"] = "none"
+    """Of several processes: none, and each has all of the networks; or full, and each has a part of the weights,
+    gradients, moments and averages (FSDP2), for networks that do not fit on a GPU. The same results up to rounding."""
     optimiser: OptimiserConfig = OptimiserConfig()
     ema_decay: float = Field(0.999, ge=0, lt=1)
     power_averages: PowerAverages | None = None
@@ -100,6 +106,17 @@ class DiffusionTraining(Schema):
     workers: int = Field(1, ge=0)
     max_skipped: int = Field(20, ge=1)
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _sharded_is_supported(self) -> Self:
+        if self.shard == "full" and self.optimiser.method == "muon":
+            raise ValueError(
+                "train.shard is full, but train.optimiser.method muon multiplies whole matrices: set "
+                "train.optimiser.method=adamw"
+            )
+        if self.shard == "full" and self.power_averages is not None:
+            raise ValueError("train.shard is full, but train.power_averages are saved whole: leave either out")
+        return self
 
 
 class DiffusionRun(Schema):
@@ -235,17 +252,21 @@ def train_diffusion(
     objective.check_objective(config.objective, schedule)
     scaling = scaling.to(workers.device)
     modules = _modules(config, networks, autoencoder.latent_channels, workers)
+    averaged = _sharded(modules, workers) if train.shard == "full" and workers.world > 1 else None
     state = _train_state(config, modules, workers.sharing)
     resume(folder, state, latents)
-    networks, optimiser = for_training(modules.networks), state.optimisers["networks"]
+    # fused blocks need weights in channels-last order, which FSDP2 does not support
+    networks = modules.networks if averaged is not None else for_training(modules.networks)
+    optimiser = state.optimisers["networks"]
     adaptation_parameters = list(modules.adaptation.parameters())
-    trained = networks if modules.head is None else WithConditionMean(networks, modules.head)
+    trained = modules.trained
     parameters = [*(p for p in trained.parameters() if p.requires_grad), *adaptation_parameters]
-    wrapped = workers.wrap(trained)
+    wrapped = workers.wrap(trained) if averaged is None else trained
     forward_backward = _forward_backward(config, wrapped, modules.adaptation, schedule, parameters, workers)
-    tasks = _periodic(config, modules, folder, state, preview, evaluate)
-    save = partial(export, modules.averaged, state)
-    with open_session("diffusion", latents, train, state, folder, workers, tasks, save) as session:
+    shown = modules.averaged if averaged is None else averaged.module
+    tasks = _periodic(config, modules, shown, folder, state, preview, evaluate)
+    save = partial(export, shown, state)
+    with open_session("diffusion", latents, train, state, folder, workers, tasks, save, averaged) as session:
         _start_session(session, config.objective, schedule, folder, state, workers)
         while session.goes_on():
             t_start = time.monotonic()
@@ -304,6 +325,15 @@ class Stage2Modules:
     powers: nn.ModuleList
     adaptation: Adaptation
     head: ConditionMean | None
+    trained: nn.Module
+    """The networks as a step calls them: with the head, where there is one."""
+
+
+def _sharded(modules: Stage2Modules, workers: Workers) -> "WholeCopy[ConditionalDenoiser]":
+    """Leaves each process a part of the networks and of their average, in place."""
+    from sfumato.training.sharding import shard_with_average
+
+    return shard_with_average(modules.trained, modules.averaged, workers.device, workers.rank, workers.world)
 
 
 def _modules(
@@ -313,12 +343,15 @@ def _modules(
     networks = workers.place(networks)
     powers = ema.power_averages_of(networks, config.train.power_averages)
     head = build_head(config, networks, latent_channels)
+    if head is not None:
+        workers.place(head)
     return Stage2Modules(
         networks,
         ema.average_of(networks),
         powers,
         workers.place(build_adaptation(config)),
-        None if head is None else workers.place(head),
+        head,
+        networks if head is None else WithConditionMean(networks, head),
     )
 
 
@@ -388,16 +421,17 @@ def _noise_of_step(
 def _periodic(
     config: DiffusionRun,
     modules: Stage2Modules,
+    shown: ConditionalDenoiser,
     folder: RunFolder,
     state: TrainState,
     preview: Preview,
     evaluate: Evaluate | None,
 ) -> list[Periodic]:
-    """Previews, evaluations, and snapshots of the power-function averages."""
+    """Previews and evaluations of the average `shown`, and snapshots of the power-function averages."""
     train, averages = config.train, config.train.power_averages
-    tasks = [Periodic(train.preview_every, lambda: preview(modules.averaged, state.step))]
+    tasks = [Periodic(train.preview_every, lambda: preview(shown, state.step))]
     if evaluate is not None:
-        tasks.append(Periodic(train.evaluation.every, lambda: evaluate(modules.averaged, state)))
+        tasks.append(Periodic(train.evaluation.every, lambda: evaluate(shown, state)))
     if averages is not None:
         snapshot = partial(write_snapshots, folder, modules.networks, modules.powers, averages, state)
         tasks.append(Periodic(averages.snapshot_every, snapshot))

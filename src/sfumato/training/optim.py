@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sfumato.engine.precision import Precision
 from sfumato.schema import Schema
 from sfumato.training.muon import Muon, is_hidden
+from sfumato.training.parts import total_norm
 from sfumato.training.shares import Sharing
 
 
@@ -87,7 +88,7 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 def gradients_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The 2-norm over all gradients, float32."""
-    return nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None).float()
+    return total_norm(p.grad for p in parameters if p.grad is not None)
 
 
 def read(*numbers: Tensor) -> list[float]:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pydantic import BaseModel
+from torch import Tensor
 
 from sfumato import checkpoint
 from sfumato.config import parse, read_source, to_yaml
@@ -33,6 +35,7 @@ MAY_CHANGE = {
     "train.discriminator.precision",
     "train.precision",
     "train.checkpointing",
+    "train.shard",
     "train.save_every",
     "train.preview_every",
     "train.preview_images",
@@ -160,9 +163,19 @@ class RunFolder:
             )
 
     def save(self, state: TrainState) -> None:
-        """Writes the state atomically; removes older ones, and those of later steps if the run was set back."""
-        path = checkpoint.step_path(self.states, state.step)
-        checkpoint.save_tensors(path, state.tensors(), state.numbers())
+        """Writes the state atomically; removes older ones, and those of later steps if the run was set back.
+
+        Only the leading process calls it, or all of them where the processes have parts of the state.
+        """
+        path = checkpoint.step_path(self.states, state.step, state.in_parts)
+        if state.in_parts:
+            from sfumato.training.state_files import save_parts
+
+            save_parts(path, state)
+            if launched().rank:
+                return
+        else:
+            checkpoint.save_tensors(path, state.tensors(), state.numbers())
         checkpoint.prune(self.states, STATES_KEPT, state.step)
         self._newest, self._searched = path, True
 
@@ -175,7 +188,7 @@ class RunFolder:
         """
         path = self._newest_state()
         if path is not None:
-            tensors, numbers = checkpoint.load_tensors(path)
+            tensors, numbers = self._loaded(path, state)
             notes = numbers.get("notes")
             stored = notes.get(NOTE) if isinstance(notes, dict) else None
             same = None if source is None else is_same(stored, source)
@@ -197,6 +210,14 @@ class RunFolder:
         if self._claimed is not None:  # only now: data at another path may have turned out to be other data
             checkpoint.write_text(self.path / "config.yaml", self._claimed)
         return path is not None
+
+    def _loaded(self, path: Path, state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and counters of a saved state, in parts if those of `state` are."""
+        if not path.is_dir() and not state.in_parts:
+            return checkpoint.load_tensors(path)
+        from sfumato.training.state_files import load_state
+
+        return load_state(path, state)
 
 
 TOGETHER = 2.0

@@ -53,6 +53,16 @@ class Periodic:
     act: Callable[[], Values | None]
 
 
+class Averaged(Protocol):
+    """The average of networks that the processes have in parts, whole in the leading one while it is shown or saved."""
+
+    def gather(self) -> None:
+        """Makes it whole; every process calls it."""
+
+    def release(self) -> None:
+        """Frees the memory of that."""
+
+
 class Session(Generic[Item]):
     """Counting and checking, the log, previews, saving, stopping on a signal; `data` yields the batches."""
 
@@ -68,16 +78,19 @@ class Session(Generic[Item]):
         periodic: Sequence[Periodic] = (),
         save: Periodic | None = None,
         way_out: str = RUN_GOES_ON,
+        averaged: Averaged | None = None,
     ) -> None:
         """Args:
         step_images: samples in a step, over all processes.
         periodic: run after a step in this order, before saving.
         save: also done after a signal.
         way_out: advice for the user if gradients stay non-finite.
+        averaged: where the processes have parts of the networks; they then save together.
         """
         self.data, self.log = data, log
         self._interrupt, self._settings, self._state, self._workers = interrupt, settings, state, workers
         self._step_images, self._periodic, self._save, self._way_out = step_images, periodic, save, way_out
+        self._averaged = averaged
         self._images_before = state.images
         self._threads = thread_choice(workers)
 
@@ -116,17 +129,21 @@ class Session(Generic[Item]):
         """Previews, evaluates and saves if due; shares a signal, so that all processes stop after the same step."""
         state, last = self._state, self.done == 1
         state.stopped_by = self._workers.greatest(self._interrupt.signal)
-        if not self._workers.leads:
-            return
-        shown = False
-        for task in self._periodic:
-            if task.every and (state.step % task.every == 0 or last):
+        due = [task for task in self._periodic if task.every and (state.step % task.every == 0 or last)]
+        save = self._save
+        if save is not None and state.step % save.every and not last and not state.stopped_by:
+            save = None
+        if self._averaged is not None and (due or save is not None):
+            self._averaged.gather()
+        if self._workers.leads:
+            for task in due:
                 self._act(task)
-                shown = True
-        if shown:
-            self.log.show_previews(state.step)
-        if self._save is not None and (state.step % self._save.every == 0 or last or state.stopped_by):
-            self._act(self._save)
+            if due:
+                self.log.show_previews(state.step)
+        if save is not None and (self._workers.leads or self._averaged is not None):
+            self._act(save)
+        if self._averaged is not None:
+            self._averaged.release()
 
     def _act(self, task: Periodic) -> None:
         values = task.act()
@@ -160,6 +177,7 @@ def open_session(
     workers: Workers,
     periodic: Sequence[Periodic],
     export: Callable[[], None],
+    averaged: Averaged | None = None,
 ) -> Iterator[Session[Item]]:
     """The session of a run that is saved in `folder`: opens data and log at the step of `state`, and catches signals.
 
@@ -168,7 +186,7 @@ def open_session(
     """
 
     def save() -> None:
-        if state.step > state.skipped:
+        if workers.leads and state.step > state.skipped:
             export()
         folder.save(state)
 
@@ -182,8 +200,9 @@ def open_session(
         for remark in (folder.source_remark, changed_batch(state, step_images)):
             if remark is not None:
                 log.say(remark)
+        saving = Periodic(settings.save_every, save)
         session = Session(
-            data, log, interrupt, settings, state, workers, step_images, periodic, Periodic(settings.save_every, save)
+            data, log, interrupt, settings, state, workers, step_images, periodic, saving, averaged=averaged
         )
         yield session
         if state.stopped_by and session.done < 1:

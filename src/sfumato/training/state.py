@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato.training.parts import in_parts
+
 COUNTERS = ("step", "skipped", "skipped_in_a_row", "images")
 MOST = 1 << 53
 """No counter of a run, nor its seconds, comes near; greater ones do not fit into the log."""
@@ -35,6 +37,11 @@ class TrainState:
     seconds: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
     stopped_by: int = 0
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each process has a part of the tensors, see `sharding`."""
+        return any(in_parts(parameter) for module in self.modules.values() for parameter in module.parameters())
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor, under `module.NAME.key` or `optimiser.NAME.index.key`."""

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sfumato.schema import Schema
+from sfumato.training.parts import local
 
 M = TypeVar("M", bound=nn.Module)
 WIDEST = 0.28
@@ -97,11 +98,11 @@ def power_decay_at(update: int, width: float) -> float:
 def update(shadow: nn.Module, module: nn.Module, decay: float) -> None:
     """shadow ← decay · shadow + (1 − decay) · module, parameter by parameter of the same name; buffers are copied.
 
-    What the two share is unchanged.
+    What the two share is unchanged. Of parameters in parts each process updates its own.
     """
     theirs = dict(module.named_parameters())
     pairs = [(own, theirs[name]) for name, own in shadow.named_parameters() if own is not theirs[name]]
-    torch._foreach_lerp_([own for own, _ in pairs], [live.detach() for _, live in pairs], 1 - decay)
+    torch._foreach_lerp_([local(own) for own, _ in pairs], [local(live.detach()) for _, live in pairs], 1 - decay)
     buffers = dict(module.named_buffers())
     for name, own in shadow.named_buffers():
         if own is not buffers[name]:

@@ -1,0 +1,91 @@
+"""Networks in parts: as with whole ones up to rounding, resumed bit for bit, by any number of processes."""
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+import runs
+from runs import assert_same_tensors, assert_same_up_to_rounding, logged, saved, second_run, train_second
+from sfumato.errors import UserError
+from sfumato.training.diffusion import DiffusionRun
+from training.test_launch import free_port
+from training.test_processes import TEXT
+
+SETTINGS = {
+    **dict(setting.split("=", 1) for setting in TEXT),
+    "train.batch": "2",
+    "train.steps": "3",
+    "train.save_every": "3",
+    "train.shard": "full",
+}
+Session = tuple[str, dict[str, str], int | None]
+"""Folder, settings, and the step after which a signal stops it."""
+
+
+def config(changed: dict[str, str]) -> DiffusionRun:
+    return second_run(*(f"{key}={value}" for key, value in {**SETTINGS, **changed}.items()))
+
+
+def sessions(rank: int, world: int, port: str, root: Path, wanted: Sequence[Session]) -> None:
+    """What one of the processes does: trains stage 2 several times."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    torch.set_num_threads(1)
+    for name, changed, stop in wanted:
+        hooks = runs.Hooks({} if stop is None else {stop - 1: runs.interrupt})
+        train_second(root / name, config(changed), root / "cache", hooks)
+
+
+def in_processes(world: int, root: Path, *wanted: Session) -> None:
+    """Forked from a server that has imported all, which takes longer than the training."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["runs", "sfumato.training.sharding", "sfumato.training.state_files", "accelerate"])
+    port = free_port()
+    started = [context.Process(target=sessions, args=(rank, world, port, root, wanted)) for rank in range(world)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+        process.kill()
+    assert [process.exitcode for process in started] == [0] * world
+
+
+def test_networks_in_parts_train_as_whole_ones_and_resume_in_any_number_of_processes(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    whole, parts, broken = ("whole", {"train.shard": "none"}, None), ("parts", {}, None), ("broken", {}, 2)
+    in_processes(2, tmp_path, whole, parts, broken, ("broken", {}, None))
+    assert (tmp_path / "parts" / "states" / "step-00000003" / "state.json").exists()
+    assert_same_up_to_rounding(tmp_path / "whole", tmp_path / "parts")
+    losses = [[line["loss"] for line in logged(tmp_path / name)[::2]] for name in ("whole", "parts")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+    assert_same_tensors(saved(tmp_path / "parts")[0], saved(tmp_path / "broken")[0])
+    assert saved(tmp_path / "parts")[1] == saved(tmp_path / "broken")[1]
+
+    more = {"train.steps": "4"}
+    in_processes(4, tmp_path, ("parts", more, None), ("whole", {**more, "train.shard": "none"}, None))
+    assert_same_up_to_rounding(tmp_path / "whole", tmp_path / "parts")
+    states = tmp_path / "parts" / "states"
+    assert sorted(path.name for path in states.iterdir()) == ["step-00000003", "step-00000004"]
+    shutil.copytree(tmp_path / "parts", tmp_path / "alone")
+    train_second(tmp_path / "alone", config({"train.steps": "5"}), tmp_path / "cache")
+    numbers = saved(tmp_path / "alone")[1]
+    assert (numbers["step"], numbers["images"]) == (5, saved(tmp_path / "parts")[1]["images"] + 4)
+
+    damaged = next((states / "step-00000004").glob("shard-00003*"))
+    damaged.write_bytes(damaged.read_bytes()[:-8] + bytes(8))
+    assert saved(tmp_path / "parts")[1]["step"] == 3, "back to the state before"
+
+
+def test_what_sharding_does_not_support_is_refused_by_name() -> None:
+    for override, message in (
+        ("train.optimiser.method=muon", "muon multiplies whole matrices: set train.optimiser.method=adamw"),
+        ("train.power_averages={}", "train.power_averages are saved whole"),
+    ):
+        with pytest.raises(UserError, match=message):
+            second_run("train.shard=full", override)
