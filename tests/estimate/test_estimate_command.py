@@ -147,3 +147,19 @@ def test_kept_memory_is_counted_once_and_without_weights() -> None:
     first = saved_for_backward(lambda: layer(x), [layer])
     assert first == 4 * 5 * 10
     assert saved_for_backward(step, [layer]) == 4 * (5 * 10 + 2 * 5 * 20 + 1)
+
+
+def test_processes_share_what_is_trained_and_wait_for_the_network(command: Command) -> None:
+    """The paper's text model on cards of 24 GB: it fits in parts, not whole."""
+    given = ("zoo:ldm/txt2img-1p4B", "--no-measure", "--processes", 64, "train.batch=4", "train.checkpointing=true")
+    parts, whole = (estimate(command, *given, f"train.shard={how}")["processes"] for how in ("full", "none"))
+    assert parts["memory"]["total"] < 8e9 < 24e9 < whole["memory"]["total"]
+    assert parts["memory"]["optimiser"] == pytest.approx(whole["memory"]["optimiser"] / 64, rel=1e-6)
+    assert parts["bytes_a_step"] == pytest.approx(1.5 * whole["bytes_a_step"])
+    assert whole["bytes_a_step"] == pytest.approx(2 * 63 / 64 * 4 * 1.415e9, rel=1e-3)
+    assert (parts["hosts"], parts["samples"]) == (8, 256)
+    efficiencies = [each["efficiency"] for each in parts["same_batch"]]
+    assert efficiencies == sorted(efficiencies, reverse=True)
+    done = command("estimate", "zoo:ldm/kl-f8", "--no-measure", "--processes", 2)
+    assert done.code == 2
+    assert "--processes estimates stage 2" in done.err

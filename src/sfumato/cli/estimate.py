@@ -53,6 +53,11 @@ class EstimateFlags(Device):
     )
     steps: int = flag(6, "machine", "Steps to time of each kind.", Range(1, 10_000, whole=True))
     sampling_steps: int = flag(20, "sampler", "Sampling steps of the images.", Range(1, 100_000, whole=True))
+    processes: int = flag(
+        1, "machine", "Processes of the training; train.batch is of each.", Range(1, 4096, whole=True)
+    )
+    a_host: int = flag(8, "machine", "GPUs of a host.", Range(1, 64, whole=True), names=("--gpus-a-host",))
+    network: float = flag(100.0, "machine", "Gbit/s between two hosts.", Range(0.1, 10_000))
     as_json: bool = flag(False, "output", "Print JSON.", names=("--json",))
 
 
@@ -91,10 +96,13 @@ def estimate(flags: EstimateFlags) -> None:
         estimated = _first_stage(raw, flags.config, flags.data, timed)
     else:
         raise UserError(f"config {flags.config!r} describes no training: it has neither a model nor a denoiser section")
+    several = in_processes(estimated, flags.processes, flags.a_host, flags.network)
     if flags.as_json:
-        typer.echo(to_json(facts(estimated), indent=2))
+        typer.echo(to_json(facts(estimated) | ({} if several is None else {"processes": several}), indent=2))
     else:
         print_estimate(estimated)
+        if several is not None:
+            print_processes(estimated, several)
 
 
 @dataclass(frozen=True)
@@ -260,6 +268,72 @@ def print_estimate(estimated: "Estimate") -> None:
             ["sampler", "steps", "calls", "operations an image", "time an image"],
             [_image(p) for p in estimated.sample_costs],
         )
+
+
+def in_processes(estimated: "Estimate", count: int, a_host: int, network: float) -> dict[str, Any] | None:
+    """The training in `count` processes on hosts with `a_host` GPUs, `network` Gbit/s between them; None for one.
+
+    A process computes as fast as the paper's A100, see `report.A100`.
+    """
+    from sfumato.errors import UserError
+    from sfumato.estimate import scaling
+    from sfumato.estimate.report import A100
+
+    if count == 1:
+        return None
+    if estimated.sizes is None:
+        raise UserError("--processes estimates stage 2: leave it out for a first stage")
+    sizes, accumulate = estimated.sizes, estimated.accumulate
+    processes = scaling.Processes(count, estimated.shard, a_host, network * 1e9 / 8)
+    own = estimated.samples * estimated.phases[0].work.total / A100
+    one = scaling.scaled(own, sizes.trained, processes, accumulate)
+    memory = scaling.memory_of_process(estimated.memory, sizes, processes)
+    samples = estimated.samples * count
+    strong = scaling.strong(own * count, sizes.trained, samples, processes)
+    return {
+        "count": count,
+        "hosts": processes.hosts,
+        "samples": samples,
+        "memory": asdict(memory) | {"total": memory.total},
+        "bytes_a_step": scaling.bytes_a_step(sizes.trained, processes, accumulate),
+        "exchange_seconds": scaling.exchange_seconds(sizes.trained, processes, accumulate),
+        "step_seconds": one.step,
+        "efficiency": one.efficiency,
+        "days": None if estimated.steps is None else estimated.steps * one.step / 86400,
+        "same_batch": [asdict(each) for each in strong],
+    }
+
+
+def print_processes(estimated: "Estimate", several: dict[str, Any]) -> None:
+    """The training in several processes, and the same samples a step in more and more of them."""
+    from sfumato.cli.tables import show
+
+    memory = several["memory"]
+    listed = ", ".join(f"{name} {size(count)}" for name, count in memory.items() if count and name != "total")
+    hosts = f"{several['hosts']} host{'s' if several['hosts'] > 1 else ''}"
+    sent = f"{size(several['bytes_a_step'])} sent and received by each, {several['exchange_seconds']:.3g} s"
+    took = f"{several['step_seconds']:.3g} s on A100s at the paper's rate, {several['efficiency']:.0%} of it computing"
+    rows = [
+        ["processes", f"{several['count']} on {hosts}, train.shard {estimated.shard}; {several['samples']} samples"],
+        ["memory of each", f"{size(memory['total'])}: {listed}"],
+        ["exchange a step", sent],
+        ["step", took],
+    ]
+    if several["days"] is not None:
+        rows.append(["the training", f"{several['days']:.3g} days"])
+    typer.echo("")
+    show(None, rows)
+    typer.echo("")
+    table = [
+        [
+            str(each["count"]),
+            f"{each['step']:.3g} s",
+            f"{several['samples'] / each['step']:.3g}",
+            f"{each['efficiency']:.0%}",
+        ]
+        for each in several["same_batch"]
+    ]
+    show([f"processes for {several['samples']} samples", "step", "samples/s", "computing"], table)
 
 
 def _networks(estimated: "Estimate") -> list[list[str]]:

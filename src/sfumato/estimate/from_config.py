@@ -1,8 +1,10 @@
 """Estimates from a run's configuration; measuring is separate because it needs time and memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from sfumato import flops
 from sfumato.conditioning.condition import ConditionSpec
@@ -15,6 +17,7 @@ from sfumato.errors import UserError
 from sfumato.estimate import measure, memory, work
 from sfumato.estimate.calls import network_calls
 from sfumato.estimate.report import Estimate, Phase, SampleCost, affordable_steps
+from sfumato.estimate.scaling import Sizes
 from sfumato.estimate.speed import USUAL_UTILISATION, arithmetic_peak
 from sfumato.model import DiffusionConfig, LatentDiffusion
 from sfumato.report.machine import describe
@@ -131,6 +134,20 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
         minutes=train.minutes,
         preview_every=train.preview_every,
         save_every=train.save_every,
+        sizes=_sizes(trained, autoencoder),
+        shard=train.shard,
+        accumulate=train.accumulate,
+    )
+
+
+def _sizes(trained: Sequence[nn.Module], frozen: nn.Module) -> Sizes:
+    """The numbers of parameters that matter where networks are in parts."""
+    from sfumato.training.sharding import units
+
+    blocks = [memory.parameters([unit]) for module in trained for unit in units(module)]
+    whole = memory.parameters(trained)
+    return Sizes(
+        memory.parameters(trained, trainable=True), memory.parameters([frozen]), whole - sum(blocks), max(blocks)
     )
 
 

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sfumato.estimate.measure import Timing
 from sfumato.estimate.memory import Memory
+from sfumato.estimate.scaling import Sizes
 from sfumato.estimate.work import Work
 
 V100 = 5.7e12
@@ -103,6 +105,10 @@ class Estimate:
     """Time limit of the training steps, if the run has one."""
     preview_every: int = 1
     save_every: int = 1
+    sizes: Sizes | None = None
+    """Of stage 2, whose networks may be in parts."""
+    shard: Literal["none", "full"] = "none"
+    accumulate: int = 1
 
     @property
     def steps(self) -> int | None:
