@@ -110,6 +110,18 @@ def interleave(*columns: Tensor) -> Tensor:
     return torch.stack(columns, 1).flatten(0, 1)
 
 
+def in_one_frame(images: Sequence[Tensor]) -> Tensor:
+    """Images (3, H, W) in [-1, 1] of any sizes as (N, 3, H', W'), in the middle of the smallest frame for all, white
+    around them."""
+    H, W = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    framed = torch.ones(len(images), images[0].shape[0], H, W)
+    for image, frame in zip(images, framed, strict=True):
+        h, w = image.shape[1:]
+        top, left = (H - h) // 2, (W - w) // 2
+        frame[:, top : top + h, left : left + w] = image
+    return framed
+
+
 def thumbnails(images: Sequence[Tensor]) -> Tensor:
     """Images (3, H, W) of any sizes as uint8 cells (N, 3, H, W) of one size: at most SHEET_SIDE long, with a white
     border."""

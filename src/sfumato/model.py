@@ -103,9 +103,8 @@ class LatentDiffusion:
     @cached_property
     def digest(self) -> str:
         """Twelve hex digits that identify these weights and this configuration."""
-        identity = self.config.model_dump(mode="json", exclude={"conditioning_metadata", "classes_seen"}) | {
-            "about": {}
-        }
+        described = {"conditioning_metadata", "classes_seen", "trained_sizes"}
+        identity = self.config.model_dump(mode="json", exclude=described) | {"about": {}}
         if self.config.diffusion is not None and self.config.diffusion.student is None:
             # ordinary models keep the digests that they had before there were students
             del identity["diffusion"]["student"], identity["diffusion"]["denoiser"]["flow_map"]

@@ -70,6 +70,8 @@ class ModelConfig(Schema):
     autoencoder: AutoencoderConfig
     image_size: tuple[Side, Side]
     """(H, W) of the training images."""
+    trained_sizes: tuple[tuple[Side, Side], ...] = ()
+    """(H, W) of all training images, if they had several sizes."""
     classes: tuple[str, ...] | None = None
     classes_seen: tuple[int, ...] | None = None
     """The class numbers of the training images; others are refused. None: not recorded."""

@@ -14,15 +14,9 @@ from data.make_images import save, truncated
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
+from sfumato.data.latent_header import LatentHeader, TensorField, partial_path, tensor_fields
 from sfumato.data.latent_writing import LatentWriter
-from sfumato.data.latents import (
-    LatentDataset,
-    LatentHeader,
-    TensorField,
-    compute_statistics,
-    partial_path,
-    tensor_fields,
-)
+from sfumato.data.latents import LatentDataset, compute_statistics
 from sfumato.data.leftovers import remove_leftovers
 from sfumato.data.loader import Loader, sweep
 from sfumato.data.transforms import flips

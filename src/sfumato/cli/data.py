@@ -2,7 +2,9 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from math import sqrt
 from typing import TYPE_CHECKING, Any, get_args
 
 import typer
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 
 SIDES = (32, 64, 128, 256, 512)
 CAPTIONS_SHOWN = 5
+CROPPED = 0.1
+"""The share of the images cropped away from which on buckets are mentioned."""
+STEPS = (8, 16, 32, 64)
+LEAST_STEPS = 4
+"""Buckets are recommended with the largest of STEPS that is this often in a side of the square."""
 MAX_TOKENS = 24
 """Tokens of a caption that zoo:emoji/text reads."""
 TEXTS_COUNTED = 50_000
@@ -79,13 +86,14 @@ def stored_config(given: dict[str, Any]) -> "StoredConfig":
 def recommended(found: "Survey", settings: Sequence[str] = ()) -> dict[str, Any]:
     """Size, f, conditioner and a command for this folder; the command keeps the `settings` that were given.
 
-    The size is the largest usual one that three in four images have; f leaves latents of 16 to 64 a side (table 8 of
-    the paper has f = 4 and 8 best).
+    The size is the largest usual one that three in four images have, with buckets by their areas; f leaves latents of
+    16 to 64 a side (table 8 of the paper has f = 4 and 8 best).
     """
     import numpy as np
 
     scan = found.dataset.scan
-    sides = [min(seen.width, seen.height) for seen in scan.headers]
+    several = found.dataset.config.buckets is not None
+    sides = [sqrt(seen.width * seen.height) if several else min(seen.width, seen.height) for seen in scan.headers]
     enough = float(np.quantile(sides, 0.25))
     size = max((side for side in SIDES if side <= enough), default=SIDES[0])
     captioned = len(found.captions()) / len(scan.files)
@@ -95,6 +103,24 @@ def recommended(found: "Survey", settings: Sequence[str] = ()) -> dict[str, Any]
     words = ["sfumato", "train", "autoencoder", zoo, f"data.size={size}", *kept, "--data", scan.title]
     command = shlex.join([*words, "--out", "runs/autoencoder"])
     return {"size": size, "f": 8 if size > 256 else 4, "conditioner": kind, "command": command}
+
+
+def cropping_line(found: "Survey", size: int) -> str:
+    """How much of the images is cropped away, in which buckets they are, or what buckets would save at a `size`."""
+    from sfumato.data.buckets import BucketsConfig
+
+    config = found.dataset.config
+    lost = f"cropped away: {found.cropped_away():.0%} of an image on average"
+    if config.buckets is not None:
+        held = ", ".join(f"{name} {count}" for name, count in found.buckets().items())
+        return f"buckets (height x width): {held}; {lost}"
+    if config.resize == "pad" or found.cropped_away() < CROPPED:
+        return lost
+    buckets = BucketsConfig(step=max(step for step in STEPS if size % step == 0 and size // step >= LEAST_STEPS))
+    dataset = copy(found.dataset)
+    dataset.config = config.model_copy(update={"size": size, "buckets": buckets})
+    instead = replace(found, dataset=dataset).cropped_away()
+    return f"{lost}; {instead:.0%} with several sizes instead of one: 'data.buckets={{step: {buckets.step}}}'"
 
 
 def caption_tokens(found: "Survey") -> dict[str, Any] | None:
@@ -127,6 +153,7 @@ def lines(found: "Survey", settings: Sequence[str] = ()) -> list[str]:
     longest = max(found.sizes().values())
     report += [f"  {name:>14}  {'#' * max(1, 40 * n // longest)} {n}" for name, n in found.sizes().items()]
     report.append("formats: " + ", ".join(f"{ending} {n}" for ending, n in found.formats().items()))
+    report.append(cropping_line(found, recommended(found, settings)["size"]))
     captions, texts = found.captions(), list(dict.fromkeys(found.texts()))
     count = caption_tokens(found)
     if count is not None:

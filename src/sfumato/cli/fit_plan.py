@@ -52,6 +52,8 @@ def _new_fit(flags: FitFlags, settings: tuple[str, ...]) -> Fit:
     raw = apply_overrides({"data": {"path": str(flags.folder)}}, data_settings(settings))["data"]
     size = raw.get("size")
     config = parse({"kind": "folder", "size": SIZES[0], **raw}, FolderConfig, "data")
+    if config.buckets is not None:
+        raise UserError("data.buckets: sfumato fit trains on squares; leave it out, or use `sfumato train`")
     if size is not None and not isinstance(size, int):
         raise UserError(f"data.size={size}: sfumato fit trains on squares; give one number, or use `sfumato train`")
     if flags.device == "cpu":

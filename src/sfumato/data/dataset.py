@@ -1,9 +1,12 @@
 """The interface of data sets of images or latents, as the loader uses it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 Progress = Callable[[int, int], None]
@@ -30,7 +33,7 @@ Item = TypeVar("Item", bound=Example | LatentExample, covariant=True)
 
 
 class Source(Protocol[Item]):
-    """Numbered examples, all with the same fields and the same shape.
+    """Numbered examples, all with the same fields and the same shape; of several shapes if it is `Bucketed`.
 
     `fields` names the keys of every example's fields; `classes` the names of the labels, None without labels;
     `captions()` all texts in order, None without text; `fingerprint()` changes when any example does.
@@ -84,6 +87,44 @@ class Blocked(Protocol):
 def blocks_of(source: object) -> Blocks | None:
     """The blocks of a source, if it has any."""
     return source.blocks() if isinstance(source, Blocked) else None
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """The size (H, W) of each row's image: that of the bucket `rows[i]` of `sizes`; rows (N,)."""
+
+    sizes: tuple[tuple[int, int], ...]
+    rows: NDArray[np.int64]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Rows in each bucket."""
+        return tuple(np.bincount(self.rows, minlength=len(self.sizes)).tolist())
+
+    @property
+    def used(self) -> tuple[tuple[int, int], ...]:
+        """The sizes of the buckets that hold a row."""
+        return tuple(size for size, count in zip(self.sizes, self.counts, strict=True) if count)
+
+    def of(self, row: int) -> tuple[int, int]:
+        """(H, W) of a row's image."""
+        return self.sizes[self.rows[row]]
+
+    def taken(self, rows: Sequence[int] | NDArray[np.int64]) -> "Buckets":
+        """Those of some rows, in their order."""
+        return Buckets(self.sizes, self.rows[np.asarray(rows, np.int64)])
+
+
+@runtime_checkable
+class Bucketed(Protocol):
+    """A source whose images have several sizes; None if all have one."""
+
+    def buckets(self) -> Buckets | None: ...
+
+
+def buckets_of(source: object) -> Buckets | None:
+    """The sizes of the rows of a source, if it has several."""
+    return source.buckets() if isinstance(source, Bucketed) else None
 
 
 class UnreadableImage(Exception):  # noqa: N818 - names what was found, as UnidentifiedImageError does

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import Any
 
 import torch
 
+from sfumato.data.buckets import nearest
 from sfumato.data.captions import Choices
-from sfumato.data.dataset import Blocks, Example, Progress, UnreadableImage
+from sfumato.data.dataset import Blocks, Buckets, Example, Progress, UnreadableImage
 from sfumato.data.images_config import ImagesConfig
 from sfumato.data.labels import Labels
 from sfumato.data.places import Places
 from sfumato.data.reading import decode_reduced
 from sfumato.data.scan import Scan
-from sfumato.data.transforms import Pixels
+from sfumato.data.transforms import Framing, Pixels
 
 
 class ImageDataset:
@@ -43,6 +45,12 @@ class ImageDataset:
         self._hashing = hashing
         self.scan, self.places = scan, places
         self.framing = config.framing()
+        self._buckets = (
+            None if config.buckets is None else nearest(config.sizes, [seen.upright for seen in scan.headers])
+        )
+        self._sizes = (
+            {} if self._buckets is None else dict(zip(scan.files, map(self._buckets.of, range(len(self))), strict=True))
+        )
         self._read: Callable[[str], Pixels] = self.decode
         self._damaged: dict[str, str] = {}
 
@@ -79,6 +87,10 @@ class ImageDataset:
         """The file's path relative to the folder, or its name in the set."""
         return self.scan.files[index]
 
+    def framing_of(self, file: str) -> Framing:
+        """How an image is resized and cropped: to the size of its bucket, where there are several sizes."""
+        return replace(self.framing, size=self._sizes[file]) if self._sizes else self.framing
+
     def describe(self, index: int) -> dict[str, Any]:
         """The example's fields, without reading its image."""
         scan = self.scan
@@ -92,11 +104,12 @@ class ImageDataset:
     def decode(self, file: str) -> Pixels:
         """The file decoded and resized, before any random crop; what the pixel cache keeps."""
         path = self.places.place(file)
-        H, W = self.framing.size
+        framing = self.framing_of(file)
+        H, W = framing.size
         try:
             # twice the size leaves the resize enough to filter after a JPEG's reduced decoding
-            read = decode_reduced(path, self.framing.background, (2 * H, 2 * W), self.config.max_pixels)
-            pixels = self.framing.prepare(read.image, read.size)
+            read = decode_reduced(path, framing.background, (2 * H, 2 * W), self.config.max_pixels)
+            pixels = framing.prepare(read.image, read.size)
             read.image.close()  # images of files are parts of reference cycles: their memory would be freed much later
             return pixels
         except UnreadableImage as error:
@@ -122,11 +135,16 @@ class ImageDataset:
     def _finish(self, pixels: Pixels, index: int, seed: int | None) -> Example:
         """The example made of prepared pixels."""
         # a copy: mirrored arrays have negative strides, which torch refuses, and cached ones are read-only
-        return Example(torch.from_numpy(self.framing.finish(pixels, seed).copy()), self.describe(index))
+        framing = self.framing_of(self.name(index))
+        return Example(torch.from_numpy(framing.finish(pixels, seed).copy()), self.describe(index))
 
     def blocks(self) -> Blocks | None:
         """Rows that are stored together; None where each image is a file of its own."""
         return self.scan.blocks
+
+    def buckets(self) -> Buckets | None:
+        """The sizes of the images, if `data.buckets` asks for several."""
+        return self._buckets
 
     def captions(self) -> list[str] | None:
         return None if self.scan.texts is None else list(self.scan.texts)
@@ -159,6 +177,8 @@ class ImageDataset:
         framing = self.framing
         digest = blake2b(digest_size=16)
         digest.update(repr((framing.size, framing.resize, framing.crop, framing.filter, framing.background)).encode())
+        if self._buckets is not None:
+            digest.update(repr((self._buckets.sizes, self._buckets.rows.tolist())).encode())
         for name, seen in zip(self.scan.files, self.scan.headers, strict=True):
             # the remark shows that pixels are converted, which earlier versions did not do
             digest.update(name.encode(errors="surrogateescape") + b"\0" + self.hashes[name] + seen.remark.encode())

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sfumato.data.buckets import BucketsConfig, Size, bucket_sizes
 from sfumato.data.reading import MAX_PIXELS, colour
 from sfumato.data.textfile import known_encoding
 from sfumato.data.transforms import Framing
@@ -20,6 +21,8 @@ class ImagesConfig(Schema):
     """`crop` covers the frame and cuts off the rest; `pad` fits the image inside and pads it with `background`."""
     crop: Literal["center", "random"] = "center"
     """Where to crop in training; held-out images are cropped at the centre."""
+    buckets: BucketsConfig | None = None
+    """Several sizes instead of one, for images that are not of one shape; {} for the defaults."""
     resize_filter: Literal["lanczos", "bicubic"] = "lanczos"
     flip: bool = False
     """Mirror half of the images in stage 1; for stage 2 see `mirrored`."""
@@ -75,7 +78,15 @@ class ImagesConfig(Schema):
             raise ValueError(f"size {self.size} must be positive")
         if self.resize == "pad" and self.crop == "random":
             raise ValueError("resize 'pad' leaves nothing to crop: choose resize 'crop' for crop 'random'")
+        if self.buckets is not None and any(side % self.buckets.step for side in self.height_width):
+            H, W = self.height_width
+            raise ValueError(f"size {H}x{W} is not a multiple of buckets.step {self.buckets.step}: change either")
         return self
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """All sizes (H, W) that images are cropped to."""
+        return (self.height_width,) if self.buckets is None else bucket_sizes(self.height_width, self.buckets)
 
     @property
     def height_width(self) -> tuple[int, int]:

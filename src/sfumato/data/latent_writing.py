@@ -18,16 +18,9 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.data.latents import (
-    DONE,
-    TODO,
-    UNREADABLE,
-    LatentDataset,
-    LatentHeader,
-    compute_statistics,
-    partial_path,
-    read_header,
-)
+from sfumato.data.latent_arrays import LatentArrays, array_files, write_places
+from sfumato.data.latent_header import LatentHeader, partial_path, read_header
+from sfumato.data.latents import DONE, TODO, UNREADABLE, LatentDataset, statistics_of
 from sfumato.data.leftovers import draft_path
 from sfumato.errors import UserError
 from sfumato.plain_json import to_json
@@ -42,20 +35,25 @@ class LatentWriter:
     the one to finish, after the others were closed. Use as a context manager or call `close`.
     """
 
-    def __init__(self, path: Path, header: LatentHeader, part: int = 0) -> None:
-        """Creates `path`.partial, or continues it; UserError if it belongs to another header or `path` exists."""
+    def __init__(
+        self, path: Path, header: LatentHeader, part: int = 0, groups: NDArray[np.int64] | None = None
+    ) -> None:
+        """Creates `path`.partial, or continues it; UserError if it belongs to another header or `path` exists.
+
+        `groups` (N,) is the number of each row's group, where the header has groups.
+        """
         if path.exists():
             raise UserError(f"latent cache {path} exists already: open it, or remove it to encode again")
         self.path = path
         self.header = header
         self._folder = partial_path(path)
         if part == 0:
-            self._create()
+            self._create(groups)
         elif not self._folder.is_dir():
             raise ValueError("part 0 of a latent cache must be opened before the others")
-        self._moments = open_memmap(self._folder / "moments.npy", mode="r+")
+        self.header = header = read_header(self._folder)  # one that is continued may be stored in other files
+        self._arrays = LatentArrays(self._folder, header, "r+")
         self._state = open_memmap(self._folder / "state.npy", mode="r+")
-        self._tensors = {name: open_memmap(self._folder / f"field-{name}.npy", mode="r+") for name in header.tensors}
         if part == 0:
             self._forget_rows_without_fields()
         self._lines = (self._folder / f"fields-{part}.jsonl").open("a", encoding="utf-8")
@@ -74,15 +72,16 @@ class LatentWriter:
         """
         with np.errstate(over="ignore"):  # reported below, by row
             values = moments.detach().float().cpu().numpy().astype(np.float16)
-        if values.shape != (len(rows), *self.header.shape):
-            raise ValueError(f"moments {values.shape} do not fit {len(rows)} rows of shape {self.header.shape}")
+        for shape in {self._arrays.group_of(row).shape for row in rows}:
+            if values.shape != (len(rows), *shape):
+                raise ValueError(f"moments {values.shape} do not fit {len(rows)} rows of shape {shape}")
         if not np.isfinite(values).all():
             bad = [row for row, value in zip(rows, values, strict=True) if not np.isfinite(value).all()]
             raise UserError(
                 f"the autoencoder's moments of rows {bad} exceed float16: check its training, or train it further"
             )
         index = np.asarray(rows, dtype=np.int64)
-        self._moments[variant, index] = values
+        self._arrays.write_moments(variant, index, values)
         if variant == 0:
             with _room_in(self.path.parent, self.header):
                 self._write_fields(index, fields or {})
@@ -99,9 +98,7 @@ class LatentWriter:
     def flush(self) -> None:
         """Writes everything to the disk, the state after the data that it describes."""
         with _room_in(self.path.parent, self.header):
-            self._moments.flush()
-            for array in self._tensors.values():
-                array.flush()
+            self._arrays.flush()
             self._lines.flush()
             os.fsync(self._lines.fileno())
             self._state.flush()
@@ -112,7 +109,7 @@ class LatentWriter:
         missing = int((self._state == TODO).sum())
         if missing:
             raise ValueError(f"{missing} rows of the latent cache {self.path} are not written yet")
-        found = compute_statistics(self._moments, self._state, self.header.variational)
+        found = statistics_of(self._arrays.parts(self._state), self.header.variational)
         fields = dict(_field_lines(self._folder))
         statistics = {"mean": found.mean.tolist(), "std": found.std.tolist()}
         with _room_in(self.path.parent, self.header):
@@ -141,10 +138,10 @@ class LatentWriter:
     ) -> None:
         self.close()
 
-    def _create(self) -> None:
+    def _create(self, groups: NDArray[np.int64] | None) -> None:
         """Creates the folder with all its arrays, empty, or checks that an existing one has the same header."""
         if self._folder.exists():
-            if read_header(self._folder) != self.header:
+            if read_header(self._folder).key() != self.header.key():
                 raise UserError(
                     f"{self._folder} was started with another autoencoder, data set or shape: remove it to encode again"
                 )
@@ -158,9 +155,11 @@ class LatentWriter:
         header = self.header
         try:
             with _room_in(self.path.parent, header):
-                for name, (dtype, shape) in _arrays(header).items():
-                    open_memmap(draft / f"{name}.npy", mode="w+", dtype=dtype, shape=shape).flush()
-                    _reserve(draft / f"{name}.npy")
+                for file in array_files(header):
+                    open_memmap(draft / f"{file.name}.npy", mode="w+", dtype=file.dtype, shape=file.shape).flush()
+                    _reserve(draft / f"{file.name}.npy")
+                if groups is not None:
+                    write_places(draft, groups, header)
                 (draft / "header.json").write_text(header.model_dump_json(indent=1), encoding="utf-8")
             draft.rename(self._folder)
         finally:
@@ -179,23 +178,12 @@ class LatentWriter:
     def _write_fields(self, index: NDArray[np.int64], fields: Mapping[str, Any]) -> None:
         tensors = {name: fields[name] for name in self.header.tensors}
         for name, value in tensors.items():
-            self._tensors[name][index] = value.numpy()
+            self._arrays.write_tensor(name, index, value.numpy())
         lists = {name: _plain(value) for name, value in fields.items() if name not in tensors}
         for i, row in enumerate(index.tolist()):
             values = {name: value[i] for name, value in lists.items()}
             self._lines.write(to_json({"row": row, "fields": values}, ensure_ascii=False) + "\n")
         self._lines.flush()
-
-
-def _arrays(header: LatentHeader) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    """The arrays of a cache by name."""
-    rows = (header.variants, header.count)
-    fields = {f"field-{n}": (np.dtype(f.dtype), (header.count, *f.shape)) for n, f in header.tensors.items()}
-    return {
-        "moments": (np.dtype(header.dtype), (*rows, *header.shape)),
-        "state": (np.dtype(np.uint8), rows),
-        **fields,
-    }
 
 
 def _reserve(path: Path) -> None:
@@ -214,7 +202,7 @@ def _room_in(cache: Path, header: LatentHeader) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        needed = sum(dtype.itemsize * math.prod(shape) for dtype, shape in _arrays(header).values())
+        needed = sum(file.dtype.itemsize * math.prod(file.shape) for file in array_files(header))
         raise UserError(
             f"the disk is full: the latents of {header.count} images take {needed / 2**20:.1f} MiB in {str(cache)!r}, "
             "beside their captions; free some space and run the same command again, or give --cache a folder elsewhere"

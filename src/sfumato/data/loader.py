@@ -9,8 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.data.dataset import Example, Item, LatentExample, Progress, Source, UnreadableImage, example_or_variant
-from sfumato.data.order import order_of, positions
+from sfumato.data.bucket_order import batches_order
+from sfumato.data.dataset import (
+    Example,
+    Item,
+    LatentExample,
+    Progress,
+    Source,
+    UnreadableImage,
+    buckets_of,
+    example_or_variant,
+)
+from sfumato.data.order import positions
 from sfumato.data.prefetch import Prefetch
 from sfumato.errors import UserError
 from sfumato.rng import derive
@@ -92,7 +102,7 @@ def _column(values: list[Any]) -> Any:
 
 class Loader(Generic[Item]):
     """Endless iterator over batches from step `start` on; step s reads `batch_indices(seed, s, batch, len(source))`,
-    or for a source with blocks the rows of `BlockOrder`.
+    for a source with blocks the rows of `BlockOrder`, for one with images of several sizes those of `BucketOrder`.
 
     With `position`, step `start` begins at that position of the stream: so many samples were read before, by any number
     of ranks. Random variants are seeded by (seed, position in the stream); `variants=False` reads the plain examples.
@@ -115,8 +125,13 @@ class Loader(Generic[Item]):
         variants: bool = True,
         pin: bool = False,
         position: int | None = None,
+        same_size: int | None = None,
     ) -> None:
-        """`ahead` is the number of batches read in advance, by default one more than `workers`; `pin` needs CUDA."""
+        """`ahead` is the number of batches read in advance, by default one more than `workers`; `pin` needs CUDA.
+
+        If images have several sizes, `same_size` samples of the stream, by default a batch of all ranks, have one; the
+        stream then begins at a multiple of that number.
+        """
         if len(source) == 0:
             raise UserError("the data set is empty: there is nothing to train on")
         if batch < 1 or workers < 0:
@@ -125,8 +140,12 @@ class Loader(Generic[Item]):
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
         self._variants, self._pin = variants, pin
         self._start, self._first = start, start * batch * world if position is None else position
+        self._buckets, same_size = buckets_of(source), same_size or batch * world
+        if self._buckets is not None:
+            self._first = -(-self._first // same_size) * same_size
         self._damaged: dict[str, str] = {}
-        self._row_at = order_of(seed, source)
+        self._row_at = batches_order(seed, source, same_size)
+        self._peeked: Batch | None = None
         self._queue = Prefetch(self._read, start, workers, ahead)  # last: reading begins here
 
     @property
@@ -142,7 +161,14 @@ class Loader(Generic[Item]):
         return self
 
     def __next__(self) -> Batch:
-        return self._queue.next()
+        batch, self._peeked = self.peek(), None
+        return batch
+
+    def peek(self) -> Batch:
+        """The batch that `next` returns."""
+        if self._peeked is None:
+            self._peeked = self._queue.next()
+        return self._peeked
 
     def close(self) -> None:
         """Stops reading ahead and waits for the threads; may be called twice."""
@@ -173,9 +199,25 @@ class Loader(Generic[Item]):
                 return index, read_one(self._source, index, step, seed)
             except UnreadableImage as error:
                 self._damaged[error.path] = error.reason
-                index = derive(self._seed, "instead", place, attempt) % len(self._source)
+                index = self._instead(index, derive(self._seed, "instead", place, attempt))
         path, reason = self.unreadable[0]
         raise UserError(f"{_TRIES} images in a row cannot be read, among them {path} ({reason}): check the data folder")
+
+    def _instead(self, index: int, number: int) -> int:
+        """Another row by a random number, of the same size."""
+        if self._buckets is None:
+            return number % len(self._source)
+        rows = np.flatnonzero(self._buckets.rows == self._buckets.rows[index])
+        return int(rows[number % len(rows)])
+
+
+def by_size(source: object, rows: Sequence[int]) -> list[Sequence[int]]:
+    """The rows in order, split into those of each size where the source's images have several."""
+    buckets = buckets_of(source)
+    if buckets is None or not len(rows):
+        return [rows]
+    found = buckets.rows[np.asarray(rows, np.int64)]
+    return [np.asarray(rows, np.int64)[found == number].tolist() for number in np.unique(found)]
 
 
 def read_one(source: Source[Item], index: int, step: int, seed: int | None) -> Item:
@@ -200,10 +242,11 @@ def sweep(
 ) -> Iterator[Batch]:
     """Every row (or the given ones) once, in order, as plain examples; the last batch may be shorter.
 
+    Where images have several sizes, those of one size follow each other, and the last batch of each may be shorter.
     Unreadable rows are left out and reported to `unreadable(row, error)`, in the thread of the caller.
     """
     todo = range(len(source)) if rows is None else rows
-    chunks = [todo[i : i + batch] for i in range(0, len(todo), batch)]
+    chunks = [part[i : i + batch] for part in by_size(source, todo) for i in range(0, len(part), batch)]
 
     def read(step: int) -> tuple[Batch | None, list[tuple[int, UnreadableImage]]]:
         good: list[int] = []

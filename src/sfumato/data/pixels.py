@@ -48,7 +48,7 @@ class PixelCache:
 def prepared_bytes(folder: ImageDataset) -> int:
     """Bytes of the decoded set, estimated from the images' headers."""
     seen = dict(zip(folder.scan.files, folder.scan.headers, strict=True))
-    sizes = (folder.framing.prepared_size(g.height, g.width) for g in seen.values())
+    sizes = (folder.framing_of(name).prepared_size(*g.upright) for name, g in seen.items())
     return sum(3 * h * w for h, w in sizes)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import IO
 
@@ -37,13 +37,20 @@ _TURNED = (5, 6, 7, 8)
 class ImageHeader:
     """The header of an image: width and height as stored.
 
-    `remark`: a note for the user on the image, or ""; `generated`: whether sfumato wrote the image.
+    `remark`: a note for the user on the image, or ""; `generated`: whether sfumato wrote the image; `turned`: whether
+    its sides are swapped where it is shown upright.
     """
 
     width: int
     height: int
     remark: str = ""
     generated: bool = False
+    turned: bool = field(default=False, repr=False)
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(H, W) as shown."""
+        return (self.width, self.height) if self.turned else (self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def read_header(path: ImageFile, max_pixels: int = MAX_PIXELS) -> ImageHeader:
         _check_size(image, stream, path, max_pixels, reducing=True)
         width, height = image.size
         made_here = image.format == "PNG" and "sfumato" in image.info
-        return ImageHeader(width, height, _remark(image), made_here)
+        return ImageHeader(width, height, _remark(image), made_here, _orientation(image) in _TURNED)
 
 
 def _remark(image: Image.Image) -> str:

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from sfumato.data.buckets import Size, nearest
 from sfumato.data.captions import Captions, Choices, captions_of
 from sfumato.data.dataset import Blocks, Progress, UnreadableImage
 from sfumato.data.folder_config import FolderConfig
@@ -162,11 +163,12 @@ def described(
 
     Raises UserError for columns that no row has, and values that are neither text nor number.
     """
-    H, W = config.height_width
     notes = remarks(headers, config)
-    small = sum(min(g.width / W, g.height / H) < 1 for g in (headers[row.file] for row in rows))
+    small = sum(room < 1 for room in rooms([headers[row.file] for row in rows], config))
     if small:
-        notes.append(f"{small} of {len(rows)} images are smaller than {H}x{W} and are enlarged")
+        H, W = config.height_width
+        frame = f"{H}x{W}" if config.buckets is None else "their bucket"
+        notes.append(f"{small} of {len(rows)} images are smaller than {frame} and are enlarged")
     labels = labels_of(named or rows, config.label_column)
     if config.label_names is not None:
         labels = renamed(labels, root / config.label_names, config.encoding)
@@ -259,16 +261,30 @@ def remarks(headers: Mapping[str, ImageHeader], config: ImagesConfig) -> list[st
             f"{_count(made)} made by sfumato itself, trained on like the others: the first is {made[0]}; "
             "name their folders in data.leave_out if that is not intended"
         )
-    H, W = config.height_width
-    ratio = W / H
+    frames = frames_of(list(headers.values()), config)
     long = [
         name
-        for name, seen in headers.items()
-        if max(seen.width / seen.height / ratio, ratio * seen.height / seen.width) > LONGEST
+        for (name, seen), (H, W) in zip(headers.items(), frames, strict=True)
+        if max(seen.upright[1] / seen.upright[0] * H / W, W / H * seen.upright[0] / seen.upright[1]) > LONGEST
     ]
     if long and config.resize == "crop":
         notes.append(f"{_count(long)} longer than {LONGEST} frames, only the middle is used: the first is {long[0]}")
     return notes
+
+
+def frames_of(headers: Sequence[ImageHeader], config: ImagesConfig) -> list[Size]:
+    """The size (H, W) that each image is cropped to."""
+    if config.buckets is None:
+        return [config.height_width] * len(headers)
+    buckets = nearest(config.sizes, [seen.upright for seen in headers])
+    return [buckets.of(row) for row in range(len(headers))]
+
+
+def rooms(headers: Sequence[ImageHeader], config: ImagesConfig) -> list[float]:
+    """How many times the side of its frame each image has, on the side where that is least."""
+    frames = frames_of(headers, config)
+    sides = (zip(seen.upright, frame, strict=True) for seen, frame in zip(headers, frames, strict=True))
+    return [min(own / framed for own, framed in each) for each in sides]
 
 
 def _count(names: Sequence[str]) -> str:

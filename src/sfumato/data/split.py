@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data.captions import Captioned, Choices
-from sfumato.data.dataset import Blocks, Item, Source, blocks_of, example_or_variant
+from sfumato.data.dataset import Blocks, Buckets, Item, Source, blocks_of, buckets_of, example_or_variant
 from sfumato.errors import UserError
 from sfumato.rng import derive
 
@@ -19,6 +19,8 @@ class Subset(Generic[Item]):
         self.source = source
         self.rows = np.asarray(rows, dtype=np.int64)
         self._blocks = self._own_blocks()
+        whole = buckets_of(source)
+        self._buckets = None if whole is None else whole.taken(self.rows)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -48,6 +50,9 @@ class Subset(Generic[Item]):
     def blocks(self) -> Blocks | None:
         """The source's blocks as far as their rows are here, if these ascend."""
         return self._blocks
+
+    def buckets(self) -> Buckets | None:
+        return self._buckets
 
     def _own_blocks(self) -> Blocks | None:
         whole = blocks_of(self.source)

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sfumato.data.buckets import cropped_away
 from sfumato.data.captions import all_texts
 from sfumato.data.dataset import Progress, UnreadableImage
 from sfumato.data.duplicates import difference_hash, groups_of, near_pairs
 from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.labels import classes_note
 from sfumato.data.prefetch import Prefetch
+from sfumato.data.scan import frames_of, rooms
 from sfumato.data.textfile import shown
 
 FLAT = 2.0
@@ -84,6 +86,20 @@ class Survey:
             count[_range(side)] += 1
         return {name: count[name] for name in map(_range, (0, *_SIDES)) if count[name]}
 
+    def cropped_away(self) -> float:
+        """The mean share of an image that is cropped away, in [0, 1]; 0 where images are padded."""
+        scan, config = self.dataset.scan, self.dataset.config
+        if config.resize == "pad":
+            return 0.0
+        frames = frames_of(scan.headers, config)
+        lost = (cropped_away(seen.upright, frame) for seen, frame in zip(scan.headers, frames, strict=True))
+        return sum(lost) / len(scan.headers)
+
+    def buckets(self) -> dict[str, int]:
+        """Images by the size (height x width) that they are cropped to."""
+        counted = Counter(frames_of(self.dataset.scan.headers, self.dataset.config))
+        return {f"{h}x{w}": counted[h, w] for h, w in self.dataset.config.sizes}
+
     def formats(self) -> dict[str, int]:
         """Images by file ending."""
         endings = (PurePosixPath(name).suffix.lower() or "none" for name in self.dataset.scan.files)
@@ -130,6 +146,8 @@ class Survey:
             "images": len(scan.files),
             "sizes": self.sizes(),
             "formats": self.formats(),
+            "buckets": self.buckets(),
+            "cropped_away": round(self.cropped_away(), 4),
             "captions": self.captions(),
             "labels": self.labels(),
             "classes": self.dataset.label_counts() or {},
@@ -170,7 +188,7 @@ def survey(
     """Surveys a folder's images; `held_out` are the rows held out of training. Without `pixels` none is decoded."""
     scan = dataset.scan
     H, W = dataset.config.height_width
-    room = [min(seen.width / W, seen.height / H) for seen in scan.headers]
+    room = rooms(scan.headers, dataset.config)
     borderline = tuple(name for name, times in zip(scan.files, room, strict=True) if 1 <= times < BORDERLINE)
     if not pixels:
         return Survey(

@@ -331,8 +331,9 @@ def window_of(model: Model, request: SampleRequest, shape: tuple[int, int, int])
     """(h, w) of the windows of a latent. Raises UserError for a side that the networks' factors do not divide."""
     f, factor, size = model.autoencoder.factor, canvas_factor(model), shape[1:]
     trained = (model.config.image_size[0] // f, model.config.image_size[1] // f)
+    area = max(H * W // f**2 for H, W in (model.config.image_size, *model.config.trained_sizes))
     if request.window is None:
-        sides = trained if size[0] * size[1] > WHOLE_AREAS * trained[0] * trained[1] else size
+        sides = trained if size[0] * size[1] > WHOLE_AREAS * area else size
     elif request.window == 0:
         sides = size
     elif request.window % factor:

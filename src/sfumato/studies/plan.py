@@ -14,7 +14,7 @@ from sfumato.engine.precision import Precision
 from sfumato.schema import Schema
 from sfumato.studies.rules import LATENT_CHANNELS, autoencoder_for, codes_autoencoder_for, denoiser_for, transformer_for
 from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining
-from sfumato.training.data import HeldOut, height_width
+from sfumato.training.data import HeldOut, check_one_size, height_width
 from sfumato.training.diffusion import DiffusionRun, DiffusionTraining
 from sfumato.training.optim import OptimiserConfig
 from sfumato.training.transformer import TransformerRun, TransformerTraining
@@ -63,6 +63,11 @@ class StudyConfig(Schema):
     """Images generated for each evaluation."""
     sampling_steps: tuple[int, ...] = Field((5, 10, 20, 50), min_length=1)
     precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        check_one_size(self.data, "a study")
+        return self
 
     @model_validator(mode="after")
     def _factors_suit_the_size(self) -> Self:

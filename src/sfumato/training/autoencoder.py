@@ -31,7 +31,7 @@ from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
 from sfumato.training.codebook import CodeCounts, report_dead_codes, revive_codes, start_codebook
-from sfumato.training.data import HeldOut, height_width
+from sfumato.training.data import HeldOut, check_step, height_width, sizes_of
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -113,6 +113,7 @@ class AutoencoderRun(Schema):
                 "model.bottleneck.kind pixels has nothing to train: train stage 2 with --autoencoder pixels"
             )
         height, width = height_width(self.data)
+        check_step(self.data, self.model.factor, f"f = {self.model.factor}, which model.channel_multipliers sets")
         if height % self.model.factor or width % self.model.factor:
             raise ValueError(
                 f"data.size {height}x{width} is not a multiple of f = {self.model.factor}, "
@@ -130,9 +131,10 @@ class AutoencoderRun(Schema):
                 "loss.equivariance changes the latents, which train.part decoder keeps: set its probability and "
                 "small_images to 0, or train.part to whole"
             )
-        side = min(smallest_latent(equivariance, self.latent_size)) * self.model.factor
+        f, sizes = self.model.factor, sizes_of(self.data)
+        side = min(side for H, W in sizes for side in smallest_latent(equivariance, (H // f, W // f))) * f
         needed = smallest_image(self.loss.adversarial.layers)
-        if self.loss.adversarial.weight > 0 and side < needed and side < min(height_width(self.data)):
+        if self.loss.adversarial.weight > 0 and side < needed and side < min(map(min, sizes)):
             raise ValueError(
                 f"loss.equivariance.smallest = {equivariance.smallest:g} asks for images of {side} pixels, and a "
                 f"discriminator of {self.loss.adversarial.layers} layers needs {needed}: raise it, or lower "
@@ -241,11 +243,12 @@ def train_autoencoder(
             phase = _adversarial_phase(config.loss.adversarial, state)
             micro_terms: list[dict[str, Tensor]] = []
             codes: list[tuple[Tensor, Tensor]] = []
-            for micro, noise in enumerate(_posterior_noise(config, state.step, workers)):
+            h, w = (side // config.model.factor for side in session.next_size)
+            for micro, noise in enumerate(_posterior_noise(config, (h, w), state.step, workers)):
                 image = next(session.data).to(workers.device).images.contiguous(memory_format=torch.channels_last)
                 dropout = ("dropout", state.step, micro, workers.rank)
                 with workers.accumulating(micro == train.accumulate - 1, passes.autoencoder, passes.discriminator):
-                    change = latent_change(config, state.step, micro, workers)
+                    change = latent_change(config, state.step, micro, workers, (h, w))
                     encoding, terms = forward_backward(
                         config, modules, passes, image, noise, dropout, phase, workers, change
                     )
@@ -365,31 +368,34 @@ def _optimizer_steps(
         optimiser.step()
 
 
-def _posterior_noise(config: AutoencoderRun, step: int, workers: Workers) -> list[Tensor | None]:
-    """N(0, 1) of the latent's shape for each micro-batch: this rank's rows of what is sampled for the step's whole
-    batch."""
-    train, f = config.train, config.model.factor
+def _posterior_noise(
+    config: AutoencoderRun, latent: tuple[int, int], step: int, workers: Workers
+) -> list[Tensor | None]:
+    """N(0, 1) of the shape of latents of (h, w) for each micro-batch: this rank's rows of what is sampled for the
+    step's whole batch."""
+    train = config.train
     if config.model.bottleneck.kind != "kl":
         return [None] * train.accumulate
-    H, W = height_width(config.data)
     rows = (train.accumulate, workers.world, train.batch)
     g = rng.generator(train.seed, "posterior", step)
-    noise = torch.randn(*rows, config.model.raw_channels, H // f, W // f, generator=g)
+    noise = torch.randn(*rows, config.model.raw_channels, *latent, generator=g)
     return list(noise[:, workers.rank].to(workers.device, non_blocking=True))
 
 
-def latent_change(config: AutoencoderRun, step: int, micro: int, workers: Workers) -> LatentChange:
-    """The regularising change of a micro-batch: one scale and turn for the whole step, this rank's rows of the
-    noise."""
-    train, noise = config.train, config.loss.latent_noise
+def latent_change(
+    config: AutoencoderRun, step: int, micro: int, workers: Workers, latent: tuple[int, int] | None = None
+) -> LatentChange:
+    """The regularising change of a micro-batch of latents of (h, w), by default of the configured size: one scale and
+    turn for the whole step, this rank's rows of the noise."""
+    train, noise, latent = config.train, config.loss.latent_noise, latent or config.latent_size
     g = rng.generator(train.seed, "latent geometry", step)
-    geometry = choose_geometry(config.loss.equivariance, config.latent_size, g)
+    geometry = choose_geometry(config.loss.equivariance, latent, g)
     if noise.gamma == 0:
         return geometry
     g = rng.generator(train.seed, "latent noise", step, micro)
     rows = (workers.world, train.batch)
     tau = torch.rand(*rows, generator=g) * (torch.rand(*rows, generator=g) < noise.share)
-    epsilon = torch.randn(*rows, config.model.latent_channels, *_square(config.latent_size), generator=g)
+    epsilon = torch.randn(*rows, config.model.latent_channels, *_square(latent), generator=g)
     device = workers.device
     return replace(
         geometry, noise_share=tau[workers.rank].to(device), noise=epsilon[workers.rank].to(device), gamma=noise.gamma

@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from sfumato.data.dataset import Item, Source
+from sfumato.data.buckets import small_buckets
+from sfumato.data.dataset import Item, Source, buckets_of
 from sfumato.data.loader import Loader
 from sfumato.training.state import TrainState
 from sfumato.training.workers import Workers
@@ -36,7 +37,14 @@ def open_batches(source: Source[Item], train: Reading, state: TrainState, worker
         train.workers,
         pin=workers.device.type == "cuda",
         position=state.images,
+        same_size=train.batch * train.accumulate * workers.world,
     )
+
+
+def small_groups(source: object, step_images: int) -> str | None:
+    """A sentence for the user if some of the sizes of images have fewer images than a step; else None."""
+    buckets = buckets_of(source)
+    return None if buckets is None else small_buckets(buckets, step_images)
 
 
 def changed_batch(state: TrainState, step_images: int) -> str | None:

@@ -6,10 +6,11 @@ Latents, times and noise are those of stage 2; the loss is the cross-entropy of 
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from sfumato import rng
@@ -31,7 +32,7 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.data import HeldOut, height_width
+from sfumato.training.data import HeldOut, check_one_size, height_width
 from sfumato.training.encode import measured_scaling
 from sfumato.training.micro import micro_batch
 from sfumato.training.optim import (
@@ -88,6 +89,11 @@ class ClassifierRun(Schema):
     mirrored: bool = False
     """Cache each image's mirror image too: not where left and right have a meaning."""
     train: ClassifierTraining = ClassifierTraining()
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        check_one_size(self.data, "a classifier")
+        return self
 
 
 Preview = Callable[[NoisyClassifier, int], Mapping[str, float | list[float]]]

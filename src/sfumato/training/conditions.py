@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sfumato.conditioning.metadata import (
@@ -21,7 +22,15 @@ from sfumato.data.conditions.latents import LatentsWithConditions, LowResolution
 from sfumato.data.conditions.maps import FolderMaps
 from sfumato.data.conditions.masked import Holes, MaskedImages
 from sfumato.data.conditions.with_fields import FieldSource, ToyBoxes, WithFields
-from sfumato.data.dataset import Dataset, Example, LatentExample, LatentSource, Progress, UnreadableImage
+from sfumato.data.dataset import (
+    Dataset,
+    Example,
+    LatentExample,
+    LatentSource,
+    Progress,
+    UnreadableImage,
+    buckets_of,
+)
 from sfumato.data.folder_config import FolderConfig
 from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.latents import LatentDataset
@@ -144,11 +153,14 @@ def preview_fields(
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """A batch's fields for the first `count` images, always the same; and the images, (n, 3, H, W) in [-1, 1].
 
+    Of images of several sizes those of the commonest one.
     Raises UserError if none can be read.
     """
     rows, examples = _readable(dataset, count)
     images = torch.stack([to_unit(example.image) for example in examples])
-    latent_size = first.latent_shape_of((images.shape[2], images.shape[3]))[1:]
+    buckets = buckets_of(dataset)
+    size = (images.shape[2], images.shape[3]) if buckets is None else buckets.sizes[0]
+    latent_size = first.latent_shape_of(size)[1:]
     fields = [placed(example.fields, False) for example in examples]
     if conditions.low_resolution is not None:
         small = LowResolution(dataset, conditions.low_resolution, latent_size)
@@ -169,7 +181,9 @@ def preview_fields(
 def _readable(dataset: Dataset, count: int) -> tuple[list[int], list[Example]]:
     rows: list[int] = []
     examples: list[Example] = []
-    for row in range(len(dataset)):
+    buckets = buckets_of(dataset)
+    shown = range(len(dataset)) if buckets is None else np.flatnonzero(buckets.rows == np.argmax(buckets.counts))
+    for row in map(int, shown):
         try:
             examples.append(dataset[row])
             rows.append(row)
@@ -189,5 +203,6 @@ def _latent_size(latents: LatentDataset) -> tuple[int, int]:
 def _masked(dataset: Dataset, first: LatentDiffusion, data: DataConfig, conditions: ConditionsConfig) -> MaskedImages:
     assert conditions.mask is not None
     size = (data.size, data.size) if isinstance(data.size, int) else data.size
-    root = None if isinstance(data, ToyWorldConfig) else files_root(data)
-    return MaskedImages(dataset, Holes(conditions.mask, size, root), first.autoencoder.factor)
+    root, buckets = None if isinstance(data, ToyWorldConfig) else files_root(data), buckets_of(dataset)
+    further = () if buckets is None else buckets.sizes
+    return MaskedImages(dataset, Holes(conditions.mask, size, root, further), first.autoencoder.factor)

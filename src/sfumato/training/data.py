@@ -9,8 +9,9 @@ from pydantic import Field
 
 from sfumato.checkpoint import write_text
 from sfumato.conditioning.metadata import ConditioningMetadata
+from sfumato.data.buckets import described_buckets
 from sfumato.data.conditions.config import ConditionsConfig
-from sfumato.data.dataset import Dataset, Progress
+from sfumato.data.dataset import Dataset, Progress, buckets_of
 from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.leftovers import remove_leftovers
 from sfumato.data.pixels import BUDGET
@@ -68,6 +69,29 @@ def height_width(config: DataConfig) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
+def sizes_of(config: DataConfig) -> tuple[tuple[int, int], ...]:
+    """All sizes (H, W) that the images of a configuration may have."""
+    return (height_width(config),) if isinstance(config, ToyWorldConfig) else config.sizes
+
+
+def trained_sizes(source: object) -> tuple[tuple[int, int], ...]:
+    """The sizes (H, W) of the images, where they have several."""
+    buckets = buckets_of(source)
+    return () if buckets is None else buckets.used
+
+
+def check_step(config: DataConfig, factor: int, described: str) -> None:
+    """Raises ValueError if the step of buckets is not a multiple of a network's factor, which `described` names."""
+    if not isinstance(config, ToyWorldConfig) and config.buckets is not None and config.buckets.step % factor:
+        raise ValueError(f"data.buckets.step {config.buckets.step} is not a multiple of {described}: change either")
+
+
+def check_one_size(config: DataConfig, what: str) -> None:
+    """Raises ValueError for images of several sizes where `what` needs one."""
+    if not isinstance(config, ToyWorldConfig) and config.buckets is not None:
+        raise ValueError(f"data.buckets gives images of several sizes, and {what} needs one: leave it out")
+
+
 def open_data(
     config: DataConfig,
     held_out: HeldOut,
@@ -107,6 +131,8 @@ def open_data(
     for note in notes:
         say(note)
     training, aside_part = split(complete, held_out.amount, held_out.seed, groups)
+    if (buckets := buckets_of(training)) is not None:
+        say(described_buckets(buckets))
     if not len(aside_part):
         why = _why_none(held_out, groups)
         say(f"nothing is held out ({why}): previews and metrics use training images")

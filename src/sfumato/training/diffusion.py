@@ -34,7 +34,7 @@ from sfumato.errors import UserError
 from sfumato.schema import Schema
 from sfumato.training.averages import ema, snapshots
 from sfumato.training.averages.ema import PowerAverages
-from sfumato.training.data import HeldOut, height_width
+from sfumato.training.data import HeldOut
 from sfumato.training.micro import MicroBatch, micro_batch, recorded
 from sfumato.training.optim import (
     OptimiserConfig,
@@ -273,7 +273,8 @@ def train_diffusion(
             set_rate(optimiser, learning_rate(train.optimiser, state.step, session.done))
             loss_sum = torch.zeros(2, device=workers.device)
             loss_records: list[tuple[Tensor | None, Tensor]] = []
-            for micro, noise in enumerate(_noise_of_step(config, modules, autoencoder, schedule, state.step, workers)):
+            latent = (autoencoder.latent_channels, *session.next_size)
+            for micro, noise in enumerate(_noise_of_step(config, modules, latent, schedule, state.step, workers)):
                 batch = networks.prepared(next(session.data)).to(workers.device)
                 x0 = scaling.to_model(autoencoder.latent_from_moments(batch.moments, noise.posterior))
                 dropout = rng.seeded(train.seed, "dropout", state.step, micro, workers.rank, device=x0.device)
@@ -405,14 +406,12 @@ def _forward_backward(
 def _noise_of_step(
     config: DiffusionRun,
     modules: Stage2Modules,
-    autoencoder: Autoencoder,
+    latent: tuple[int, int, int],
     schedule: Schedule,
     step: int,
     workers: Workers,
 ) -> list[StepNoise]:
-    """The random numbers of each micro-batch of a step."""
-    H, W = height_width(config.data)
-    latent = (autoencoder.latent_channels, H // autoencoder.factor, W // autoencoder.factor)
+    """The random numbers of each micro-batch of a step on latents (C, h, w)."""
     dropout = config.train.condition_dropout if modules.networks.conditioner is not None else 0.0
     history, parts = modules.adaptation.history, _part_dropout(config)
     return step_noise(config.train, config.objective, schedule, latent, dropout, step, workers, history, parts)

@@ -1,22 +1,28 @@
 """Encoding a whole data set once and caching the posterior moments, so that stage 2 never runs the encoder."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sfumato.autoencoder.model import encoder_digest
 from sfumato.autoencoder.scaling import Scaling
-from sfumato.data.dataset import Dataset, Example, Progress, UnreadableImage, blocks_of
+from sfumato.data.dataset import Buckets, Dataset, Example, Progress, UnreadableImage, blocks_of, buckets_of
+from sfumato.data.latent_header import LatentGroup, LatentHeader, tensor_fields
 from sfumato.data.latent_writing import LatentWriter
-from sfumato.data.latents import LatentDataset, LatentHeader, MeasuredLatents, tensor_fields
+from sfumato.data.latents import LatentDataset, MeasuredLatents
 from sfumato.data.loader import sweep
 from sfumato.engine.precision import Precision, autocast
 from sfumato.errors import UserError
 from sfumato.locks import exclusive
 from sfumato.model import LatentDiffusion
 from sfumato.training.workers import Workers
+
+FILE_BYTES = 2**32
+"""Latents beyond this many bytes are split into several files of about this size."""
 
 
 def cached_latents(
@@ -38,25 +44,51 @@ def cached_latents(
     which is reported to `log`. Raises UserError if no image can be read, or the disk is full.
     """
     workers = workers or Workers()
-    example = _first_readable(dataset)
-    C, h, w = model.latent_shape_of((example.image.shape[-2], example.image.shape[-1]))
-    variational = model.autoencoder.variational
-    header = LatentHeader(
-        autoencoder=encoder_digest(model.autoencoder),
-        data=dataset.fingerprint(),
-        count=len(dataset),
-        shape=(2 * C if variational else C, h, w),
-        variational=variational,
-        mirrored=mirrored,
-        classes=dataset.classes,
-        tensors=tensor_fields(example.fields),
-    )
+    header = _header(model, dataset, mirrored)
     path = cache / f"latents-{header.key()}"
     if _missing(path, workers):
         with _only_run(path, workers, log), autocast(model.device, precision):
             if _missing(path, workers):  # else another run has written it meanwhile
                 _encode(model, dataset, path, header, batch, progress, workers)
     return LatentDataset(path, header.autoencoder, header.data, blocks_of(dataset))
+
+
+def _header(model: LatentDiffusion, dataset: Dataset, mirrored: bool) -> LatentHeader:
+    """What the cache of a data set is; with a group of rows for each size of its images, if they have several."""
+    buckets, variational = buckets_of(dataset), model.autoencoder.variational
+
+    def shape(size: tuple[int, int]) -> tuple[int, int, int]:
+        C, h, w = model.latent_shape_of(size)
+        return (2 * C if variational else C, h, w)
+
+    example = _first_readable(dataset, range(len(dataset)))
+    if example is None:
+        raise UserError(f"none of the {len(dataset)} images can be read: check the data folder")
+    groups = () if buckets is None else tuple(_groups(dataset, buckets, shape))
+    size = (example.image.shape[-2], example.image.shape[-1])
+    header = LatentHeader(
+        autoencoder=encoder_digest(model.autoencoder),
+        data=dataset.fingerprint(),
+        count=len(dataset),
+        shape=groups[0].shape if groups else shape(size),
+        variational=variational,
+        mirrored=mirrored,
+        classes=dataset.classes,
+        tensors=tensor_fields(example.fields),
+        groups=groups,
+    )
+    row_bytes = 2 * header.variants * math.prod(header.shape)
+    many = row_bytes * len(dataset) > FILE_BYTES
+    return header.model_copy(update={"rows_per_file": max(1, FILE_BYTES // row_bytes)}) if many else header
+
+
+def _groups(
+    dataset: Dataset, buckets: Buckets, shape: Callable[[tuple[int, int]], tuple[int, int, int]]
+) -> Iterator[LatentGroup]:
+    for number, (size, count) in enumerate(zip(buckets.sizes, buckets.counts, strict=True)):
+        example = _first_readable(dataset, np.flatnonzero(buckets.rows == number).tolist())
+        tensors = {} if example is None else tensor_fields(example.fields)
+        yield LatentGroup(size=size, shape=shape(size), count=count, tensors=tensors)
 
 
 def _missing(path: Path, workers: Workers) -> bool:
@@ -88,7 +120,8 @@ def _encode(
 ) -> None:
     """Writes the cache; each process encodes its share of what remains."""
     if workers.leads:
-        writer = LatentWriter(path, header)
+        buckets = buckets_of(dataset)
+        writer = LatentWriter(path, header, groups=None if buckets is None else buckets.rows)
     workers.barrier()
     if not workers.leads:
         writer = LatentWriter(path, header, part=workers.rank)
@@ -119,13 +152,13 @@ def _share(rows: list[int], workers: Workers) -> list[int]:
     return rows[start:end]
 
 
-def _first_readable(dataset: Dataset) -> Example:
-    for row in range(len(dataset)):
+def _first_readable(dataset: Dataset, rows: Sequence[int]) -> Example | None:
+    for row in rows:
         try:
             return dataset[row]
         except UnreadableImage:
             continue
-    raise UserError(f"none of the {len(dataset)} images can be read: check the data folder")
+    return None
 
 
 def measured_scaling(latents: MeasuredLatents) -> Scaling:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sfumato import rng
+from sfumato.data.dataset import buckets_of
 from sfumato.data.loader import sweep
 from sfumato.engine.precision import Precision, autocast
 from sfumato.evaluation.features import FeatureNetwork, pooled
@@ -19,7 +20,7 @@ from sfumato.pipeline.latents import NotFiniteError
 from sfumato.pipeline.request import SampleRequest
 from sfumato.training.data import RunData
 from sfumato.training.diffusion import ConditionalDenoiser, EvaluationConfig
-from sfumato.training.previews import Values, skipped, with_networks
+from sfumato.training.previews import Values, sample_in_sizes, skipped, with_networks
 from sfumato.training.state import TrainState
 
 BATCH = 32
@@ -44,6 +45,8 @@ class SampleEvaluation:
     precision: Precision
     keep: Callable[[ConditionalDenoiser, TrainState], None]
     about: Mapping[str, bool] = field(default_factory=dict)
+    sizes: Sequence[tuple[int, int]] | None = None
+    """(H, W) of each real image, where they have several: samples have them, too."""
 
     @classmethod
     def of(
@@ -60,11 +63,13 @@ class SampleEvaluation:
         """
         network = load_network(config.features).to(model.device)
         source = data.measured
+        sizes: list[tuple[int, int]] = []
         text: list[str] = []
         label: list[int] = []
         features = []
         for batch in sweep(source, BATCH, range(min(MOST_REAL, len(source))), unreadable=lambda row, error: None):
             features.append(network(batch.images).pooled)
+            sizes += [(batch.images.shape[2], batch.images.shape[3])] * len(batch.images)
             text += batch.fields.get("text", [])
             label += batch.fields["label"].tolist() if "label" in batch.fields else []
         conditioner = model.second.conditioner if model.second else None
@@ -79,6 +84,7 @@ class SampleEvaluation:
             precision,
             keep,
             data.about_measured,
+            None if buckets_of(source) is None else sizes,
         )
 
     @property
@@ -109,7 +115,11 @@ class SampleEvaluation:
                 steps=self.config.steps,
             )
             with autocast(model.device, self.precision):
-                yield pipeline.sample(model, request).images
+                if self.sizes is None:
+                    yield pipeline.sample(model, request).images
+                    continue
+                sizes = [self.sizes[i % len(self.sizes)] for i in seeds]
+                yield from (image[None] for image in sample_in_sizes(model, request, sizes))
 
     def _distance(self, samples: Tensor) -> float:
         if self.config.metric == "fd":

@@ -13,7 +13,7 @@ from sfumato.denoiser.classifier import NoisyClassifier
 from sfumato.model import LatentDiffusion, ModelConfig
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
-from sfumato.training.data import RunData, height_width
+from sfumato.training.data import RunData, height_width, trained_sizes
 from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
 from sfumato.training.few_steps import FewStepRun
 from sfumato.training.previews import with_code_networks, with_networks
@@ -30,6 +30,7 @@ def save_autoencoder(
         config=ModelConfig(
             autoencoder=config.model,
             image_size=height_width(config.data),
+            trained_sizes=trained_sizes(data.training),
             classes=data.training.classes,
             about={
                 "autoencoder": about(config.data.model_dump(mode="json"), config.train.model_dump(mode="json"), state)

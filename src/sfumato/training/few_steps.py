@@ -29,7 +29,7 @@ from sfumato.model_config import DiffusionConfig, StudentConfig
 from sfumato.pipeline.denoise import StudentNetwork
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.data import HeldOut
+from sfumato.training.data import HeldOut, check_one_size
 from sfumato.training.diffusion import ConditionalDenoiser
 from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.run import RunFolder
@@ -84,6 +84,11 @@ class FewStepRun(Schema):
     held_out: HeldOut = HeldOut()
     mirrored: bool = False
     train: FewStepTraining = FewStepTraining()
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        check_one_size(self.data, "a distillation")
+        return self
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

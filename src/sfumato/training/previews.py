@@ -15,12 +15,12 @@ from sfumato.autoencoder.scaling import LatentStatistics
 from sfumato.baselines.model import CodeModel
 from sfumato.checkpoint import write_text
 from sfumato.conditioning.condition import Fields
-from sfumato.data.dataset import Dataset
+from sfumato.data.dataset import Dataset, buckets_of
 from sfumato.data.loader import sweep
 from sfumato.engine.precision import Precision, autocast
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.evaluation.latent_difficulty import latent_difficulty
-from sfumato.images import image_grid, interleave, save_png
+from sfumato.images import image_grid, in_one_frame, interleave, save_png
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.latents import NotFiniteError
@@ -42,9 +42,10 @@ PREVIEW_GUIDANCE = 1.5
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Writes `previews/` of an autoencoder for a fixed batch and measures PSNR, SSIM and latent statistics on it."""
+    """Writes `previews/` of an autoencoder for fixed images and measures PSNR, SSIM and latent statistics on them."""
 
-    images: Tensor
+    images: Sequence[Tensor]
+    """Batches (n, 3, H, W), one for each size."""
     folder: Path
     precision: Precision = "auto"
     about: Mapping[str, bool] = field(default_factory=dict)
@@ -56,8 +57,10 @@ class Reconstructions:
     ) -> "Reconstructions":
         """Reconstructs the first `count` images of a data set."""
         rows = range(min(count, len(dataset)))
-        images = torch.cat([batch.images for batch in sweep(dataset, 32, rows, unreadable=lambda row, error: None)])
-        return cls(images, folder, precision, about or {})
+        found: dict[torch.Size, list[Tensor]] = {}
+        for batch in sweep(dataset, 32, rows, unreadable=lambda row, error: None):
+            found.setdefault(batch.images.shape[1:], []).append(batch.images)
+        return cls([torch.cat(parts) for parts in found.values()], folder, precision, about or {})
 
     @torch.no_grad()
     def __call__(self, autoencoder: Autoencoder, step: int) -> Values:
@@ -66,7 +69,7 @@ class Reconstructions:
         device = autoencoder.quant_conv.weight.device
         bottleneck = autoencoder.config.bottleneck
         with autocast(device, self.precision):
-            for part in self.images.split(32):
+            for part in (part for images in self.images for part in images.split(32)):
                 encoding = autoencoder.encode(part.to(device).contiguous(memory_format=torch.channels_last))
                 outputs.append(autoencoder.decode(encoding.z, quantize=False).float().clamp(-1, 1).cpu())
                 latents.append(autoencoder.latent_from_moments(encoding.moments).float().cpu())
@@ -76,17 +79,18 @@ class Reconstructions:
                     counts = batch_counts if counts is None else counts + batch_counts
                 else:
                     bits.append(bits_per_dimension(encoding.moments).item())
-        output = torch.cat(outputs)
-        sheet = image_grid(interleave(self.images[:SHOWN], output[:SHOWN]), columns=8)
-        save_png(self.folder / f"reconstruction-{step:08d}.png", sheet, scale=_scale(output))
+        pairs = list(zip((part for images in self.images for part in images.split(32)), outputs, strict=True))
+        shown = [(image, made) for part, output in pairs for image, made in zip(part, output, strict=True)][:SHOWN]
+        sheet = image_grid(in_one_frame([image for pair in shown for image in pair]), columns=8)
+        save_png(self.folder / f"reconstruction-{step:08d}.png", sheet, scale=_scale(shown[0][0]))
         values: dict[str, float | list[float]] = {
-            "psnr": psnr(output, self.images).mean().item(),
-            "ssim": ssim(output, self.images).mean().item(),
+            "psnr": torch.cat([psnr(output, part) for part, output in pairs]).mean().item(),
+            "ssim": torch.cat([ssim(output, part) for part, output in pairs]).mean().item(),
             "latent_mean": statistics.mean().tolist(),
             "latent_std": statistics.std().tolist(),
             **self.about,
         }
-        if len(self.images) > 1:
+        if len(self.images) == 1 and len(self.images[0]) > 1:
             values["viv"] = latent_difficulty(torch.cat(latents)).viv
         if bits:
             values["bits_per_dimension"] = sum(bits) / len(bits)
@@ -105,10 +109,12 @@ class Samples:
     label: Sequence[int] | None
     count: int = SHOWN
     precision: Precision = "auto"
+    sizes: Sequence[tuple[int, int]] | None = None
+    """(H, W) of each sample, where images have several."""
 
     @classmethod
     def of(cls, model: LatentDiffusion, data: RunData, folder: Path, precision: Precision) -> "Samples":
-        """With the captions or labels of held-out examples, where the model is conditioned on them."""
+        """With the captions or labels of held-out examples, where the model is conditioned on them, in their sizes."""
         source = data.measured
         conditioner = model.second.conditioner if model.second else None
         reads = () if conditioner is None else conditioner.reads
@@ -118,18 +124,22 @@ class Samples:
         count = SHOWN if conditioner is None else len(fields)
         if text is not None:
             write_text(folder / "prompts.txt", "".join(f"{line}\n" for line in text))  # every process writes the same
-        return cls(model, folder, text, label, count, precision)
+        buckets = buckets_of(source)
+        sizes = None if buckets is None else [buckets.of(i % len(source)) for i in range(count)]
+        return cls(model, folder, text, label, count, precision, sizes)
 
     def __call__(self, networks: ConditionalDenoiser, step: int) -> Values:
         model = with_networks(self.model, networks)
         request = SampleRequest(prompt=self.text, label=self.label, count=self.count)
         try:
             with autocast(model.device, self.precision):
-                images = pipeline.sample(model, request).images
+                images = sample_in_sizes(model, request, self.sizes)
         except NotFiniteError as error:
             return skipped("preview", step, error)
-        save_png(self.folder / f"samples-{step:08d}.png", image_grid(images, columns=8), scale=_scale(images))
-        return {"sample_mean": images.mean().item(), "sample_std": images.std().item()}
+        sheet = image_grid(in_one_frame(images), columns=8)
+        save_png(self.folder / f"samples-{step:08d}.png", sheet, scale=_scale(images[0]))
+        values = torch.cat([image.flatten() for image in images])
+        return {"sample_mean": values.mean().item(), "sample_std": values.std().item()}
 
 
 @dataclass(frozen=True)
@@ -242,6 +252,29 @@ def with_networks(model: LatentDiffusion, networks: ConditionalDenoiser) -> Late
 def with_code_networks(model: CodeModel, networks: ConditionalTransformer) -> CodeModel:
     """As `with_networks`, for a transformer over codes."""
     return replace(model, network=networks.transformer, conditioner=networks.conditioner)
+
+
+def sample_in_sizes(
+    model: LatentDiffusion, request: SampleRequest, sizes: Sequence[tuple[int, int]] | None
+) -> list[Tensor]:
+    """The images (3, H, W) of a request, each in its own of `sizes` if they are given.
+
+    Prompts, labels and seeds may be several, one for each image; all else holds for all.
+    """
+    if sizes is None:
+        return list(pipeline.sample(model, request).images)
+    seeds = list(request.seeds or range(request.seed, request.seed + len(sizes)))
+    images: dict[int, Tensor] = {}
+    for size in dict.fromkeys(sizes):
+        rows = [row for row, own in enumerate(sizes) if own == size]
+        prompt, label = (
+            [given[row] for row in rows] if isinstance(given, Sequence) and not isinstance(given, str) else given
+            for given in (request.prompt, request.label)
+        )
+        chosen: dict[str, Any] = {"prompt": prompt, "label": label, "seeds": [seeds[row] for row in rows]}
+        part = replace(request, count=len(rows), size=size, **chosen)
+        images |= dict(zip(rows, pipeline.sample(model, part).images, strict=True))
+    return [images[row] for row in range(len(sizes))]
 
 
 def _scale(images: Tensor) -> int:

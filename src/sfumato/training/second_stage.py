@@ -26,7 +26,7 @@ from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
 from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig, SecondStage
-from sfumato.training.data import height_width
+from sfumato.training.data import check_step, height_width, trained_sizes
 from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
 from sfumato.training.encode import measured_scaling
 from sfumato.training.start import start_second, started
@@ -36,12 +36,18 @@ def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
     """Raises UserError if the image size does not fit the two networks; needs no data."""
     size = height_width(config.data)
     check_factor(size, config.denoiser.factor, "denoiser.channel_multipliers", first)
-    small = config.conditions.low_resolution
+    f, levels, small = first.autoencoder.factor, config.denoiser.factor, config.conditions.low_resolution
     if small is not None and (size[0] % small.factor or size[1] % small.factor):
         raise UserError(
             f"data.size {size[0]}x{size[1]} is not a multiple of conditions.low_resolution.factor {small.factor}: "
             "change either"
         )
+    try:
+        check_step(config.data, f * levels, f"{f * levels}, f = {f} times the {levels} of denoiser.channel_multipliers")
+        if small is not None:
+            check_step(config.data, small.factor, f"conditions.low_resolution.factor {small.factor}")
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiffusion) -> None:
@@ -126,6 +132,7 @@ def build_model(
     described = ModelConfig(
         autoencoder=first.config.autoencoder,
         image_size=height_width(config.data),
+        trained_sizes=trained_sizes(latents),
         classes=latents.classes,
         classes_seen=classes_seen(conditioner, latents),
         conditioning_metadata=metadata,

@@ -12,7 +12,7 @@ from typing import Generic, Protocol
 from sfumato.data.dataset import Item, LatentSource, Source
 from sfumato.data.loader import Loader
 from sfumato.errors import Interrupted
-from sfumato.training.batches import Reading, changed_batch, open_batches
+from sfumato.training.batches import Reading, changed_batch, open_batches, small_groups
 from sfumato.training.log import RunLog
 from sfumato.training.run import Interrupt, RunFolder, interruptible
 from sfumato.training.source import source_key
@@ -113,6 +113,12 @@ class Session(Generic[Item]):
             check_result(self._state, self._way_out)
 
     @property
+    def next_size(self) -> tuple[int, int]:
+        """The sides of the next batch's images or latents; all batches of a step have one."""
+        h, w = self.data.peek().values.shape[-2:]
+        return h, w
+
+    @property
     def log_due(self) -> bool:
         """Whether the step counted last is logged."""
         return self._state.step % self._settings.log_every == 0 or self.done == 1
@@ -197,7 +203,7 @@ def open_session(
         RunLog(folder.path, title, state.step, done, workers.leads, settings.track) as log,
         interruptible() as interrupt,
     ):
-        for remark in (folder.source_remark, changed_batch(state, step_images)):
+        for remark in (folder.source_remark, changed_batch(state, step_images), small_groups(source, step_images)):
             if remark is not None:
                 log.say(remark)
         saving = Periodic(settings.save_every, save)

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sfumato import rng
@@ -22,7 +23,7 @@ from sfumato.engine.precision import Precision, autocast
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.data import HeldOut, height_width
+from sfumato.training.data import HeldOut, check_one_size, height_width
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -75,6 +76,11 @@ class TransformerRun(Schema):
     mirrored: bool = False
     """Cache each image's mirror image too; not for data in which left and right differ in meaning."""
     train: TransformerTraining = TransformerTraining()
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        check_one_size(self.data, "a transformer over codes")
+        return self
 
 
 class ConditionalTransformer(nn.Module):

@@ -94,7 +94,7 @@ class FolderBoxes:
     def __call__(self, index: int, seed: int | None) -> dict[str, Any]:
         name = self.folder.scan.files[index]
         height, width = self._sizes[name]
-        framed = self.folder.framing.frame_boxes(self._boxes[name], height, width, seed)
+        framed = self.folder.framing_of(name).frame_boxes(self._boxes[name], height, width, seed)
         clipped, kept = clip_boxes(framed, self.config.visible)
         categories = [c for c, keep in zip(self._categories[name], kept, strict=True) if keep]
         return {"boxes": clipped[kept].tolist(), "categories": categories}

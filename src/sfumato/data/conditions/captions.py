@@ -5,7 +5,16 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from sfumato.data.captions import Captioned, Choices, all_texts, chosen_caption
-from sfumato.data.dataset import Blocks, Dataset, LatentExample, LatentSource, blocks_of, example_or_variant
+from sfumato.data.dataset import (
+    Blocks,
+    Buckets,
+    Dataset,
+    LatentExample,
+    LatentSource,
+    blocks_of,
+    buckets_of,
+    example_or_variant,
+)
 
 
 class SampledCaptions:
@@ -41,6 +50,9 @@ class SampledCaptions:
 
     def blocks(self) -> Blocks | None:
         return blocks_of(self.latents)
+
+    def buckets(self) -> Buckets | None:
+        return buckets_of(self.latents)
 
     def fingerprint(self) -> str:
         content = repr((self.latents.fingerprint(), self.choices)).encode(errors="surrogateescape")

@@ -13,7 +13,7 @@ import torch
 from sfumato.conditioning.metadata import MaskInput
 from sfumato.data.conditions.config import LowResolutionConfig
 from sfumato.data.conditions.degrade import bicubic, degrade
-from sfumato.data.dataset import Blocks, Dataset, LatentExample, blocks_of
+from sfumato.data.dataset import Blocks, Buckets, Dataset, LatentExample, blocks_of, buckets_of
 from sfumato.data.latents import LatentDataset
 from sfumato.data.loader import to_unit
 from sfumato.data.transforms import flips
@@ -37,15 +37,20 @@ class LowResolution:
     fields = ("low_resolution",)
 
     def __init__(self, images: Dataset, config: LowResolutionConfig, latent_size: tuple[int, int]) -> None:
+        """`latent_size` (h, w) is that of images of `images`; of several sizes, those of the first bucket's."""
         self.images, self.config, self.latent_size = images, config, latent_size
+        buckets = buckets_of(images)
+        self._factor = None if buckets is None else buckets.sizes[0][0] // latent_size[0]
 
     def __call__(self, index: int, seed: int, mirrored: bool) -> dict[str, Any]:
         image = self.images[index].image.numpy()
         image = image[:, :, ::-1] if mirrored else image
         rng = numpy_generator(seed, "degrade")
         small = degrade(image, self.config.factor, self.config.degradation, rng)
-        if small.shape[1:] != self.latent_size:
-            small = bicubic(small, self.latent_size)
+        H, W = image.shape[1:]
+        size = self.latent_size if self._factor is None else (H // self._factor, W // self._factor)
+        if small.shape[1:] != size:
+            small = bicubic(small, size)
         return {"low_resolution": to_unit(torch.from_numpy(small))}
 
     def fingerprint(self) -> str:
@@ -104,6 +109,9 @@ class LatentsWithConditions:
 
     def blocks(self) -> Blocks | None:
         return blocks_of(self.latents)
+
+    def buckets(self) -> Buckets | None:
+        return buckets_of(self.latents)
 
     def fingerprint(self) -> str:
         if not self.sampled:

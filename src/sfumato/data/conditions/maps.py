@@ -118,8 +118,9 @@ class FolderMaps:
         return tuple(f"{name} {hex_of(colour)}" for name, colour in zip(self.classes.names, colours, strict=True))
 
     def __call__(self, index: int, seed: int | None) -> dict[str, Any]:
-        ids = read_ids(self._maps[self.folder.scan.files[index]], self.classes, self.config.void)
-        framing = self.folder.framing
+        file = self.folder.scan.files[index]
+        ids = read_ids(self._maps[file], self.classes, self.config.void)
+        framing = self.folder.framing_of(file)
         framed = framing.finish(framing.prepare_map(ids, self.config.void or 0), seed)
         return {"map": torch.from_numpy(framed[0].copy())}
 

@@ -12,7 +12,7 @@ from PIL import Image
 from sfumato.data.conditions.config import MaskConfig
 from sfumato.data.conditions.holes import Hole, cells_of, random_hole
 from sfumato.data.contents import file_hashes
-from sfumato.data.dataset import Dataset, Example, UnreadableImage
+from sfumato.data.dataset import Buckets, Dataset, Example, UnreadableImage, buckets_of
 from sfumato.data.listing import list_files
 from sfumato.data.masks import read_mask
 from sfumato.data.opening import is_image
@@ -24,25 +24,34 @@ _FILL = {"black": 0, "grey": 128}
 
 
 class Holes:
-    """Masks by number, (H, W) bool: random, or from a folder, independent of the image."""
+    """Masks by number, (H, W) bool: random, or from a folder, independent of the image but for its size."""
 
-    def __init__(self, config: MaskConfig, size: tuple[int, int], root: Path | None = None) -> None:
-        """Raises UserError for a folder of masks that is missing, empty or cannot be read."""
-        self.config, self.size = config, size
+    def __init__(
+        self,
+        config: MaskConfig,
+        size: tuple[int, int],
+        root: Path | None = None,
+        further: tuple[tuple[int, int], ...] = (),
+    ) -> None:
+        """`size` is that of the images, `further` sizes those that some of them have instead.
+
+        Raises UserError for a folder of masks that is missing, empty or cannot be read."""
+        self.config, self.size, self._further = config, size, further
         self._files = () if config.folder is None else _mask_files(config.folder, root)
 
-    def __call__(self, number: int) -> Hole:
-        rng = numpy_generator(0, "mask", number)
+    def __call__(self, number: int, size: tuple[int, int] | None = None) -> Hole:
+        """The mask of a number at another `size`, or at that of all images."""
+        rng, size = numpy_generator(0, "mask", number), size or self.size
         if not self._files:
-            return random_hole(self.config.kinds, self.size, rng)
-        return _read_mask(self._files[int(rng.integers(len(self._files)))], self.size)
+            return random_hole(self.config.kinds, size, rng)
+        return _read_mask(self._files[int(rng.integers(len(self._files)))], size)
 
     @cached_property
     def _hashes(self) -> list[bytes]:
         return file_hashes(self._files)
 
     def fingerprint(self) -> str:
-        facts = (self.config.model_dump_json(), self.size, self._hashes)
+        facts = (self.config.model_dump_json(), self.size, self._hashes, *self._further)
         return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
 
@@ -97,13 +106,17 @@ class MaskedImages:
 
     def __getitem__(self, index: int) -> Example:
         image = self.images[index // self.holes.config.variants].image
-        hole = self.holes(index)
+        hole = self.holes(index, (image.shape[1], image.shape[2]))
         filled = image.masked_fill(torch.from_numpy(hole.copy()), _FILL[self.holes.config.fill])
         cells = torch.from_numpy(cells_of(hole, self.factor).astype(np.uint8))
         return Example(filled, {"mask": cells[None]})
 
     def captions(self) -> list[str] | None:
         return None
+
+    def buckets(self) -> Buckets | None:
+        whole = buckets_of(self.images)
+        return None if whole is None else whole.taken(np.repeat(range(len(self.images)), self.holes.config.variants))
 
     def fingerprint(self) -> str:
         parts = (self.images.fingerprint(), self.holes.fingerprint(), str(self.factor))

@@ -5,7 +5,7 @@ from hashlib import blake2b
 from typing import Any, Protocol
 
 from sfumato.data.captions import Captioned, Choices
-from sfumato.data.dataset import Blocks, Dataset, Example, blocks_of, example_or_variant
+from sfumato.data.dataset import Blocks, Buckets, Dataset, Example, blocks_of, buckets_of, example_or_variant
 
 
 class FieldSource(Protocol):
@@ -54,6 +54,9 @@ class WithFields:
 
     def blocks(self) -> Blocks | None:
         return blocks_of(self.images)
+
+    def buckets(self) -> Buckets | None:
+        return buckets_of(self.images)
 
     def fingerprint(self) -> str:
         parts = (self.images.fingerprint(), *(source.fingerprint() for source in self.sources))

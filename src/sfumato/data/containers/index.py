@@ -14,7 +14,7 @@ from sfumato.data.packed import Packed
 from sfumato.data.reading import ImageHeader, read_header
 from sfumato.plain_json import to_json
 
-FORMAT = 1
+FORMAT = 2
 AT_ONCE = 2**20
 """Bytes of an image up to which it is read at once."""
 
