@@ -191,7 +191,7 @@ def _model_and_data(
     """The model before training, the data of the run, and the encoded latents with their conditions."""
     from sfumato.cli.progress import bars
     from sfumato.data.conditions.captions import texts_of
-    from sfumato.training.conditions import with_conditions
+    from sfumato.training.conditions import with_conditions, with_crops
     from sfumato.training.data import open_data
     from sfumato.training.needs import check_needs, same_command
     from sfumato.training.second_stage import build_model, caption_notes
@@ -203,10 +203,11 @@ def _model_and_data(
             folder.claim(config)
             data = open_data(config.data, config.held_out, folder.path, cache, say, progress, config.conditions)
             check_needs(config.conditioner, data, retype or same_command)
-        latents = run.encoded(first, data.training, config, say, progress)
+        images = with_crops(data.training, config.conditions)
+        latents = run.encoded(first, images, config, say, progress)
         masked = progress("encoding masked images")
         source = with_conditions(
-            latents, data.training, first, config.data, config.conditions, cache, precision, masked, workers, say
+            latents, images, first, config.data, config.conditions, cache, precision, masked, workers, say
         )
         texts = texts_of(data.training)
         model = build_model(config, first, latents, source.fields, data.conditioning_metadata, texts).to(workers.device)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from sfumato.conditioning.class_label import ClassConfig, ClassEmbedder
 from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Conditioner
+from sfumato.conditioning.crop import CropConfig, CropEmbedder
 from sfumato.conditioning.embeddings import EmbeddingsConfig, TokenIdentity
 from sfumato.conditioning.layout import LayoutConfig, LayoutTransformer
 from sfumato.conditioning.pretrained import PretrainedTextConfig, load_pretrained_text
@@ -23,7 +24,14 @@ class NoneConfig(Schema):
 
 
 PartConfig = Annotated[
-    ClassConfig | TextConfig | PretrainedTextConfig | SemanticConfig | ImageConfig | EmbeddingsConfig | LayoutConfig,
+    ClassConfig
+    | TextConfig
+    | PretrainedTextConfig
+    | SemanticConfig
+    | ImageConfig
+    | EmbeddingsConfig
+    | LayoutConfig
+    | CropConfig,
     Field(discriminator="kind"),
 ]
 
@@ -51,6 +59,7 @@ ConditionerConfig = Annotated[
     | ImageConfig
     | EmbeddingsConfig
     | LayoutConfig
+    | CropConfig
     | CompositeConfig,
     Field(discriminator="kind"),
 ]
@@ -91,6 +100,8 @@ def _build(config: PartConfig, tokenizer: str | None) -> Conditioner:
             return TokenIdentity(config)
         case LayoutConfig():
             return LayoutTransformer(config)
+        case CropConfig():
+            return CropEmbedder(config)
 
 
 def text_config(config: ConditionerConfig) -> TextConfig | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sfumato.conditioning.class_label import ClassConfig
 from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Condition, Conditioner, take
+from sfumato.conditioning.crop import CROP, whole_boxes
 from sfumato.conditioning.table import ConditionerConfig, class_config
 from sfumato.config import nearest
 from sfumato.errors import UserError
@@ -102,11 +103,12 @@ class Conditions:
     conditioned: bool = True
 
     def of(self, window: Window) -> tuple[Condition, Condition | None]:
-        """(condition, null) of a window: spatial fields are cropped, boxes are transformed by the crop."""
+        """(condition, null) of a window: spatial fields are cropped, boxes are transformed by the crop, which is what a
+        model that is told the visible part is told."""
         if (window.height, window.width) == self.size:
             return self.condition, self.null
         condition = self.condition
-        if "boxes" in self.fields and self.source.conditioner is not None:
+        if {"boxes", CROP} & set(self.fields) and self.source.conditioner is not None:
             with torch.no_grad():
                 condition = self.source.conditioner(self._fields_of(window))
         return _cropped(condition, window), None if self.null is None else _cropped(self.null, window)
@@ -128,10 +130,11 @@ class Conditions:
     def _fields_of(self, window: Window) -> Mapping[str, Any]:
         """The fields with the window's crop, by which boxes are transformed."""
         h, w = self.size
-        if "boxes" not in self.fields or (window.height, window.width) == (h, w):
+        if not {"boxes", CROP} & set(self.fields) or (window.height, window.width) == (h, w):
             return self.fields
         crop = (window.left / w, window.top / h, window.width / w, window.height / h)
-        return {**self.fields, "crop": [crop] * self.count}
+        seen = {CROP: torch.tensor([crop] * self.count)} if CROP in self.fields else {}
+        return {**self.fields, **seen, **({"crop": [crop] * self.count} if "boxes" in self.fields else {})}
 
 
 @torch.no_grad()
@@ -164,7 +167,7 @@ def conditions_for(
     if conditioner is None:
         return Conditions(source, count, size, Condition(), None, conditioned=False)
     null = conditioner.null(count, size) if source.dropout > 0 else None
-    if null is not None and not has_condition(inputs, fields):
+    if null is not None and not has_condition(inputs, fields) and source.reads != (CROP,):
         return Conditions(source, count, size, null, null, conditioned=False)
     whole = complete_fields(source, count, inputs, fields)
     if inputs.negatives is not None:
@@ -195,7 +198,8 @@ def check_inputs(source: ConditionSource, inputs: ConditionInputs) -> None:
         ("negative prompt: ", "text", inputs.negatives),
     ):
         if value is not None and key not in source.reads:
-            accepted = f"it takes: {', '.join(source.reads)}" if source.reads else "it is unconditional"
+            asked = [name for name in source.reads if name != CROP]
+            accepted = f"it takes: {', '.join(asked)}" if asked else "it is unconditional"
             raise UserError(f"{prefix}this model was not trained with {key} conditioning; {accepted}")
     for label in dict.fromkeys(inputs.labels or ()):
         class_index(source, label)
@@ -256,8 +260,9 @@ def _null(source: ConditionSource, count: int, size: tuple[int, int], inputs: Co
 
 
 def _left_out(source: ConditionSource, count: int, missing: Sequence[str]) -> dict[str, Any]:
-    """Null values of missing inputs that were dropped in training: the empty text, the null class."""
-    defaults: dict[str, Any] = {}
+    """Values of missing inputs: the whole image, and null values of those that were dropped in training: the empty
+    text, the null class."""
+    defaults: dict[str, Any] = {CROP: whole_boxes(count)} if CROP in missing else {}
     if "text" in missing and _was_dropped(source, "text"):
         defaults["text"] = [""] * count
     config = class_config(source.config)

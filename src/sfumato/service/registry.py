@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sfumato.conditioning.crop import CROP
 from sfumato.conditioning.layout import LayoutConfig
 from sfumato.conditioning.spatial import ImageConfig, SemanticConfig
 from sfumato.conditioning.table import CompositeConfig, class_config
@@ -194,7 +195,7 @@ def model_view(known: KnownModel, loaded: bool, digest: str | None) -> dict[str,
         "path": str(known.path),
         "tasks": tasks,
         "default_task": tasks[0],
-        "takes": [name for name in source_of(model).reads if name not in (MASKED, MASK)],
+        "takes": [name for name in source_of(model).reads if name not in (MASKED, MASK, CROP)],
         "image_size": list(config.image_size),
         "factor": model.autoencoder.factor,
         "multiple": canvas_factor(model),

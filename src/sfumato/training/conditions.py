@@ -18,6 +18,7 @@ from sfumato.conditioning.metadata import (
 from sfumato.data.conditions.boxes import FolderBoxes
 from sfumato.data.conditions.captions import with_sampled_captions
 from sfumato.data.conditions.config import ConditionsConfig
+from sfumato.data.conditions.crops import CropBoxes, RandomCrops
 from sfumato.data.conditions.latents import LatentsWithConditions, LowResolution, MaskedLatents, Sampled, placed
 from sfumato.data.conditions.maps import FolderMaps
 from sfumato.data.conditions.masked import Holes, MaskedImages
@@ -67,6 +68,8 @@ def with_fields(
     """
     if isinstance(dataset, ImageDataset):
         return _folder_with_fields(dataset, conditions)
+    if conditions.crop is not None:
+        raise UserError("conditions.crop needs images that are cropped, which the toy world's are not: leave it out")
     complete = WithFields(dataset, [ToyBoxes(dataset)]) if conditions.boxes is not None else dataset
     return complete, _toy_metadata(conditions), ()
 
@@ -93,6 +96,8 @@ def _folder_with_fields(
         sources.append(maps)
         metadata = metadata.model_copy(update={"map": maps.describe()})
         notes += (f"{len(maps.classes.names)} classes of {folder.scan.root / conditions.map.classes}",)
+    if conditions.crop is not None:
+        sources.append(CropBoxes(folder))
     if conditions.boxes is not None:
         boxes = FolderBoxes(folder, conditions.boxes)
         sources.append(boxes)
@@ -109,6 +114,11 @@ def _random_metadata(conditions: ConditionsConfig) -> ConditioningMetadata:
         else LowResolutionInput(factor=small.factor, degradation=small.degradation),
         mask=None if mask is None else MaskInput(fill=mask.fill),
     )
+
+
+def with_crops(dataset: Dataset, conditions: ConditionsConfig) -> Dataset:
+    """The images that are encoded: several random crops of each, if their places are a condition."""
+    return dataset if conditions.crop is None else RandomCrops(dataset, conditions.crop.variants)
 
 
 def with_conditions(

@@ -56,11 +56,18 @@ class MaskConfig(Schema):
         return kinds
 
 
+class CropsConfig(Schema):
+    """Random crops, each with its place in the whole image as a condition; needs `data.crop` random."""
+
+    variants: int = Field(default=4, ge=1, description="crops of each image, each encoded and cached once")
+
+
 GIVEN_BY: dict[str, tuple[str, ...]] = {
     "map": ("map",),
     "boxes": ("boxes", "categories"),
     "low_resolution": ("low_resolution",),
     "mask": ("masked_latent", "mask"),
+    "crop": ("crop_box",),
 }
 """The fields that each setting adds."""
 
@@ -72,6 +79,7 @@ class ConditionsConfig(Schema):
     boxes: BoxesConfig | None = Field(default=None, description="gives `boxes` and `categories`")
     low_resolution: LowResolutionConfig | None = Field(default=None, description="gives `low_resolution`")
     mask: MaskConfig | None = Field(default=None, description="gives `masked_latent` and `mask`")
+    crop: CropsConfig | None = Field(default=None, description="gives `crop_box`")
 
     @property
     def folders(self) -> tuple[str, ...]:

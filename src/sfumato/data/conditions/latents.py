@@ -136,6 +136,9 @@ def placed(fields: Mapping[str, Any], mirrored: bool) -> dict[str, Any]:
             boxes[:, 0] = 1 - boxes[:, 0] - boxes[:, 2]
         out["boxes"] = torch.from_numpy(boxes)
         out["categories"] = torch.tensor(out["categories"], dtype=torch.long)
+    if mirrored and "crop_box" in out:
+        x, y, across, down = out["crop_box"].unbind()
+        out["crop_box"] = torch.stack([1 - x - across, y, across, down])
     if mirrored and "map" in out:
         out["map"] = out["map"].flip(-1)
     return out

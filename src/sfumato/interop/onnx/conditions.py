@@ -76,6 +76,11 @@ def condition_ports(config: DiffusionConfig, conditioner: Conditioner) -> tuple[
 
 def _ports(part: PartConfig, conditioner: Conditioner) -> Iterator[ConditionPort]:
     match part.kind:
+        case "crop":
+            raise UserError(
+                "a model that is told which part of the image it sees (conditioner.kind crop) cannot be exported to "
+                "ONNX: use the model folder as it is"
+            )
         case "class":
             null = part.classes if part.null == "learned" else None
             yield ConditionPort("label", "label", part.kind, (BATCH,), part.classes + (null is not None), null)
