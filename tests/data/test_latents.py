@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -265,3 +266,24 @@ def test_from_folder_to_batches_of_moments(tmp_path: Path) -> None:
         _ = stored.images
     rows = [json.loads(line) for line in (tmp_path / "c/fields.jsonl").read_text().splitlines()]
     assert rows == [{"label": 0}, {"label": 0}, {"label": 1}, {}]
+
+
+def test_processes_that_are_killed_lose_only_the_rows_that_they_had_not_written(tmp_path: Path) -> None:
+    """Two processes write one cache in files of three rows each, and are killed by SIGKILL in the middle."""
+    head = header(rows_per_file=3)
+    LatentWriter(tmp_path / "c", head).close()
+    for part, rows in enumerate([[0, 1], [5, 6, 7]]):
+        child = os.fork()
+        if child == 0:
+            writer = LatentWriter(tmp_path / "c", head, part=part)
+            fill(writer, rows)
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with LatentWriter(tmp_path / "c", head) as writer:
+        assert writer.todo() == [2, 3, 4, 8, 9]
+        fill(writer, writer.todo())
+        cache = writer.finish()
+    assert len(list((tmp_path / "c").glob("moments-*.npy"))) == 4
+    for row in range(N):
+        assert torch.equal(cache[row].moments, moments([row])[0].half())
+        assert cache[row].fields["text"] == f"text {row}"

@@ -66,6 +66,7 @@ def facts_of(model: "LatentDiffusion") -> dict[str, Any]:
     facts: dict[str, Any] = {
         "digest": model.digest,
         "image size": list(config.image_size),
+        **({"trained sizes": [list(size) for size in config.trained_sizes]} if config.trained_sizes else {}),
         "f": model.autoencoder.factor,
         "latent shape": list(model.latent_shape),
         "bottleneck": {"kind": bottleneck.kind, **codes},
