@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "sfumato"
 
-BASE = {"schema", "errors"}
+BASE = {"schema", "errors", "counts"}
 NETWORKS = {"nn", "autoencoder", "conditioning", "diffusion", "denoiser", "sampling"}
 MODEL = (
     {
@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "limits": set(),
     "schema": {"limits"},
     "errors": set(),
+    "counts": set(),
     "rng": set(),
     "locks": {"errors"},
     "stored_format": {"errors"},

@@ -171,7 +171,7 @@ def test_a_regression_passes_over_steps_that_are_not_finite(
     assert "1 of them skipped: their gradients were not finite" in messages
     assert "nan dB" not in messages
     calls = range(10**6)
-    with pytest.raises(UserError, match=r"not finite in 1 steps in a row, up to step 1: give a lower"):
+    with pytest.raises(UserError, match=r"not finite in 1 step in a row, up to step 1: give a lower"):
         briefly(tmp_path / "never", "train.max_skipped=1")
 
 

@@ -108,7 +108,7 @@ def test_metadata_wins_and_the_rest_fills_in(tmp_path: Path) -> None:
     assert data.captions() == ["from metadata", "side-car", ""]
     assert data.classes == ("cat", "dog")
     assert data.scan.missing == ("gone.png", "../outside.png")
-    assert data.notes[0] == "1 images are not listed in the metadata and were left out"
+    assert data.notes[0] == "1 image is not listed in the metadata and was left out"
 
 
 def test_metadata_of_a_sub_folder_governs_only_it(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"):
         opened(tmp_path / "metadata.jsonl")
     (tmp_path / "gone.png").touch()
-    with pytest.raises(UserError, match=r"none of the 1 images in .* gone\.png, fails with: the file is empty"):
+    with pytest.raises(UserError, match=r"no image in .* gone\.png, fails with: the file is empty"):
         opened(tmp_path)
 
 

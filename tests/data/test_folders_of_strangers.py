@@ -83,7 +83,7 @@ def test_twins_by_number() -> None:
 def test_a_class_named_as_missing_values_are_is_doubted(tmp_path: Path, name: str) -> None:
     save(tmp_path, ["0.png", "1.png"])
     (tmp_path / "metadata.csv").write_text(f"file_name,label\n0.png,{name}\n1.png,cat\n")
-    assert any(f"the class {name!r} of 1 images is named as missing" in note for note in scan(tmp_path).notes)
+    assert any(f"the class {name!r} of 1 image is named as missing" in note for note in scan(tmp_path).notes)
 
 
 def test_folders_that_are_no_classes_are_listed_with_the_reason(tmp_path: Path) -> None:

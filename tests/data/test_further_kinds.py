@@ -35,6 +35,18 @@ def test_one_nul_does_not_make_a_text_utf_16(tmp_path: Path) -> None:
         assert read_text(tmp_path / "a.txt") == text
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
+def test_folders_that_the_kernel_makes_up_are_not_read(tmp_path: Path) -> None:
+    """Links there lead to every folder of the disk."""
+    with pytest.raises(UserError, match="'/proc/self' is a folder of the operating system, without images"):
+        opened(Path("/proc/self"))
+    folder(tmp_path, "0.png")
+    (tmp_path / "link").symlink_to("/proc")
+    data = opened(tmp_path)
+    assert data.scan.files == ("0.png",)
+    assert "folders of the operating system are not read: 'link'" in data.notes
+
+
 @pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"])
 def test_folders_of_the_system_are_not_read(tmp_path: Path, name: str) -> None:
     data = opened(folder(tmp_path, "a/0.png", "b/1.png", f"a/{name}/0.png", f"{name}/1.png"))
@@ -50,7 +62,7 @@ def test_empty_classes_and_classes_of_one_image_are_named(tmp_path: Path) -> Non
     (tmp_path / "c").mkdir()
     notes = opened(tmp_path).notes
     assert "1 folders are empty: 'c'" in notes
-    assert "1 of 2 classes have a single image, such as 'a'" in notes
+    assert "1 of 2 classes has a single image, such as 'a'" in notes
 
 
 def test_masks_beside_images_are_doubted_as_a_class(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_one_pixel_does_not_decide_the_range_of_a_float_image(tmp_path: Path, ex
     assert seen[3, 4] == (255 if extra > 1 else 0)
     assert float_white(values) == 1
     if not np.isfinite(extra):
-        assert any("1 pixels are not finite" in note for note in opened(tmp_path).notes)
+        assert any("1 pixel is not finite" in note for note in opened(tmp_path).notes)
         assert "1 of its pixels are not finite" in open_image(tmp_path / "x.tif").notes[0]
 
 
@@ -171,7 +171,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, what: str) -> None:
     assert data.scan.files == ("a.png",)
     if what != "folder":
         assert [name for name, _ in data.unreadable] == ["b.png"]
-        assert any("not regular files: the first is b.png" in note for note in data.notes)
+        assert any("not regular was left out: the first is b.png" in note for note in data.notes)
     if listener is not None:
         listener.close()
 

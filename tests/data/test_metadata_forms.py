@@ -183,7 +183,7 @@ def test_an_exact_name_goes_before_a_likeness(tmp_path: Path) -> None:
     assert data.captions() == ["0.png", "1.PNG"]
     assert data.scan.missing == ("old/0.png",)
     assert data.notes[0] == (
-        "1 names in the metadata are not exactly those of files, but match one each: '1.PNG' is '1.png'"
+        "1 name in the metadata is not exactly that of a file, but matches one: '1.PNG' is '1.png'"
     )
 
 
@@ -193,7 +193,7 @@ def test_several_metadata_files_that_name_one_image(tmp_path: Path) -> None:
     metadata(tmp_path, [{"file_name": "0.png", "text": "b"}])
     data = opened(tmp_path)
     assert data.captions() == ["b"]
-    assert data.notes[0] == "1 images, such as '0.png', are named by several metadata files: metadata.jsonl is used"
+    assert data.notes[0] == "1 image is named by several metadata files, such as '0.png': metadata.jsonl is used"
 
 
 def test_columns_that_nothing_reads_are_known(tmp_path: Path) -> None:

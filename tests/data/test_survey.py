@@ -121,7 +121,7 @@ def test_the_command(command: Command, tmp_path: Path) -> None:
     shown = command("data", root, "data.size=64")
     assert shown.code == 0, shown.err
     assert shown.out.startswith("11 images in ")
-    assert "1 images are exact copies of another, such as 'copy.bmp'" in shown.out
+    assert "1 image is an exact copy of another, such as 'copy.bmp'" in shown.out
     assert command("data", tmp_path / "none").code == 2
     assert command("data", root, "data.sise=64").code == 2
 

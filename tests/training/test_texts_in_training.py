@@ -59,7 +59,7 @@ def test_classes_counts_and_unread_columns_are_logged_at_the_start(tmp_path: Pat
     assert data.conditioning_metadata.layout is not None
     assert data.conditioning_metadata.layout.names == ("1000000000",)
     assert not any("nothing reads" in note for note in messages)
-    assert any("1 files named in the metadata do not exist, the first is gone.png; the folder" in n for n in messages)
+    assert any("1 file named in the metadata does not exist, the first is gone.png; the folder" in n for n in messages)
 
 
 def test_long_captions_are_counted_once_with_an_example() -> None:

@@ -15,6 +15,7 @@ from sfumato.autoencoder.scaling import LatentStatistics
 from sfumato.cards.card import Metric
 from sfumato.cards.reference import chosen_rows
 from sfumato.checkpoint import check_finite
+from sfumato.counts import none_of
 from sfumato.data.dataset import Dataset, Progress, UnreadableImage
 from sfumato.data.loader import Batch, sweep
 from sfumato.errors import UserError
@@ -91,7 +92,7 @@ def measure_autoencoder(
             model.latent_shape_of((H, W))
         _add(sums, model, read, networks or {}, lpips)
     if sums.count == 0:
-        raise UserError(f"none of the {len(rows)} images can be read: {reasons[0]}")
+        raise UserError(f"{none_of(len(rows), 'image')} can be read: {reasons[0]}")
     metrics, warnings = _metrics(sums, networks or {})
     return MeasuredAutoencoder(sums.count, metrics, _details(sums, model), tuple(warnings), torch.cat(sums.pairs))
 

@@ -8,6 +8,7 @@ import typer
 from sfumato.cli.estimate import duration, first_stage_of, parsed, short
 from sfumato.cli.flags import command, flag
 from sfumato.cli.machine import Device
+from sfumato.counts import how_many
 from sfumato.pipeline.options import Range
 from sfumato.plain_json import to_json
 
@@ -104,7 +105,7 @@ def show_bench(found: "MachineSpeed", model: str, sampling: "SamplingForecast") 
     from sfumato.cli.tables import show
 
     machine = found.machine
-    threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+    threads = how_many(machine.threads, "thread")
     rows = [["machine", f"{machine.device}, {machine.cores} cores, {threads}, torch {machine.torch}"]]
     rows.append(["kernels", found.kernels.removeprefix("native kernels: ")])
     for name, speed in found.speeds.items():
@@ -132,12 +133,13 @@ def _sampling(found: "MachineSpeed", model: str, sampling: "SamplingForecast") -
         ],
         [
             "usual way",
-            f"{sampling.sampler}, {sampling.steps} steps, {sampling.calls} network calls{twice}; {found.best}",
+            f"{sampling.sampler}, {how_many(sampling.steps, 'step')}, "
+            f"{how_many(sampling.calls, 'network call')}{twice}; {found.best}",
         ],
         ["a call", f"{sampling.call_seconds * 1e3:.3g} ms an image, {share:.0%} of the convolution's rate"],
         ["decoding", f"{sampling.decode_seconds * 1e3:.3g} ms an image"],
         ["an image", f"{duration(sampling.seconds)} of {sampling.batch} at once"],
-        [f"{sampling.batch} images", duration(sampling.batch * sampling.seconds)],
+        [how_many(sampling.batch, "image"), duration(sampling.batch * sampling.seconds)],
     ]
 
 

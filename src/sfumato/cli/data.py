@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import typer
 
 from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.counts import how_many
 
 if TYPE_CHECKING:
     from sfumato.data.survey import Survey
@@ -149,7 +150,7 @@ def lines(found: "Survey", settings: Sequence[str] = ()) -> list[str]:
     from sfumato.data.textfile import shown
 
     scan = found.dataset.scan
-    report = [f"{len(scan.files)} images in {scan.title}"]
+    report = [f"{how_many(len(scan.files), 'image')} in {scan.title}"]
     longest = max(found.sizes().values())
     report += [f"  {name:>14}  {'#' * max(1, 40 * n // longest)} {n}" for name, n in found.sizes().items()]
     report.append("formats: " + ", ".join(f"{ending} {n}" for ending, n in found.formats().items()))
@@ -157,10 +158,11 @@ def lines(found: "Survey", settings: Sequence[str] = ()) -> list[str]:
     captions, texts = found.captions(), list(dict.fromkeys(found.texts()))
     count = caption_tokens(found)
     if count is not None:
+        some = how_many(len(captions), "image has", "images have")
         report.append(
-            f"captions: {len(captions)} images have some, {len(texts)} different ones of {count['shortest']} to "
-            f"{count['longest']} tokens, half of at most {count['median']}; {count['too_long']} are longer than the "
-            f"{MAX_TOKENS} that zoo:emoji/text reads"
+            f"captions: {some} some, {len(texts)} different ones of {count['shortest']} to {count['longest']} tokens, "
+            f"half of at most {count['median']}; {count['too_long']} are longer than "
+            f"the {MAX_TOKENS} that zoo:emoji/text reads"
             + (f": conditioner.max_tokens={count['longest']}" if count["too_long"] else "")
         )
         report += [f"  {shown(text)}" for text in texts[:CAPTIONS_SHOWN]]

@@ -12,6 +12,7 @@ from sfumato.cli.flags import command, flag
 from sfumato.cli.forms import SAMPLES
 from sfumato.cli.machine import AModel, Overwriting
 from sfumato.cli.schema_flags import schema_flag
+from sfumato.counts import how_many
 from sfumato.pipeline.options import Range
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def train_tiny_decoder(flags: DistillFlags) -> None:
                 training, aside = _opened(flags.data, flags.background, loaded, flags.seed, progress("scanning"))
                 half = None if limit is None else 30 * limit
                 pairs = gather_pairs(config, loaded, training, half, progress("decoding"))
-                say(f"{len(pairs)} images encoded and decoded to learn from")
+                say(f"{how_many(len(pairs), 'image')} encoded and decoded to learn from")
             if limit is not None:
                 left = limit - (time.monotonic() - t_start) / 60
                 config = config.model_copy(update={"minutes": max(left, limit / 4)})
@@ -130,7 +131,7 @@ def train_tiny_decoder(flags: DistillFlags) -> None:
         f"PSNR on {len(outcome.images[0])} held-out images: tiny against full decoder {outcome.tiny_to_full:.2f} dB; "
         f"against the image {outcome.tiny_to_image:.2f} dB, the full one {outcome.full_to_image:.2f} dB"
     )
-    typer.echo(f"{speedup}; trained for {state.step} steps on {len(pairs)} images")
+    typer.echo(f"{speedup}; trained for {how_many(state.step, 'step')} on {how_many(len(pairs), 'image')}")
     typer.echo(f"tiny decoder: {folder / FILE}; sheet of image, full, tiny: {_sheet(place, outcome)}")
     if state.stopped_by:
         typer.echo(f"stopped after step {state.step}; the same command trains it anew, for as long as asked", err=True)

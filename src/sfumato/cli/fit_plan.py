@@ -11,6 +11,7 @@ from sfumato.cli.options import chosen_device
 from sfumato.cli.progress import bars
 from sfumato.cli.run_configuration import check_given_once
 from sfumato.config import apply_overrides, parse, to_yaml
+from sfumato.counts import how_many
 from sfumato.data.folder_config import FolderConfig
 from sfumato.errors import UserError
 from sfumato.fit.configs import autoencoder_run, data_settings, diffusion_run, with_settings
@@ -64,7 +65,7 @@ def _new_fit(flags: FitFlags, settings: tuple[str, ...]) -> Fit:
         found, facts = describe(config, progress("scanning"))
         for note in found.dataset.notes:
             say(note)
-        say(f"{facts.total:,} images in {flags.folder}; measuring this machine")
+        say(f"{how_many(facts.total, 'image')} in {flags.folder}; measuring this machine")
         machine = with_threads(machine_facts(workers, reading_seconds(found.dataset)))
         timer = StepTimer(workers, settings)
         plan = measured_plan(facts, machine, seconds, timer, size, say)

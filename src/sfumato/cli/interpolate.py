@@ -11,6 +11,7 @@ from sfumato.cli.flags import REQUIRED, command, flag, like
 from sfumato.cli.forms import request_flags, seeds_of
 from sfumato.cli.machine import ModelFlags
 from sfumato.cli.sample_codes import one_scale
+from sfumato.counts import how_many
 from sfumato.pipeline.options import Range, check_number
 from sfumato.pipeline.request import DEFAULT_STEPS, MOST_IMAGES
 from sfumato.pipeline.task_options import InterpolateOptions
@@ -133,4 +134,4 @@ def write(folder: Path, images: "Tensor", facts: dict[str, Any], hows: list[dict
         first.save(path, "GIF", save_all=True, append_images=[*rest, *back], duration=FRAME_MILLISECONDS, loop=0)
 
     animation = write_first_free(numbered.beside("interpolation", ".gif"), animate)
-    typer.echo(f"{len(images)} images: {folder}/{numbered.names}; strip: {strip}; animation: {animation}")
+    typer.echo(f"{how_many(len(images), 'image')}: {folder}/{numbered.names}; strip: {strip}; animation: {animation}")

@@ -11,6 +11,7 @@ import typer
 from sfumato.cli.flags import REQUIRED, command, flag
 from sfumato.cli.forms import SIZE, request_flags
 from sfumato.cli.machine import ModelFlags
+from sfumato.counts import how_many
 from sfumato.plain_json import to_json
 
 if TYPE_CHECKING:
@@ -231,7 +232,8 @@ def _report(
     from sfumato.outputs import one_set_of_files
 
     if unreadable:
-        typer.echo(f"{len(unreadable)} files in {root} cannot be read and are left out:", err=True)
+        verb = "is" if len(unreadable) == 1 else "are"
+        typer.echo(f"{how_many(len(unreadable), 'file')} in {root} cannot be read and {verb} left out:", err=True)
         for line in unreadable[:NAMED]:
             typer.echo(f"  {line}", err=True)
         if len(unreadable) > NAMED:

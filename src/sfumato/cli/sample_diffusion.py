@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sfumato.cli.writing import NumberedImages, images_in, sheet_of
+from sfumato.counts import how_many
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ def sampler_line(planned: "Plan", why: bool) -> str:
     if not choice.reason and not why:
         return ""
     order = f" of order {order}" if (order := getattr(choice.sampler, "order", None)) else ""
-    steps = f"{planned.steps} step{'s' if planned.steps != 1 else ''}"
+    steps = how_many(planned.steps, "step")
     line = f"sampler: {choice.sampler.kind}{order}, {choice.grid.kind} grid, {steps}"
     if not choice.reason:
         return f"{line} (as requested)"

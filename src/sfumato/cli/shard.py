@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.counts import how_many
 from sfumato.pipeline.options import Range
 
 SHOWN = 5
@@ -57,7 +58,7 @@ def shard(flags: ShardFlags) -> None:
         _list(dataset.unreadable, say)
         found = write_shards(dataset, flags.out, flags.per_shard, flags.in_order, conditions, progress("writing"))
     _list(found.lost, lambda line: typer.echo(line, err=True))
-    typer.echo(f"{found.images} images in {found.shards} shards: train with --data {flags.out}")
+    typer.echo(f"{how_many(found.images, 'image')} in {how_many(found.shards, 'shard')}: train with --data {flags.out}")
 
 
 def _list(lost: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sfumato.cli.numbering import beside, next_number, number_of, numbered, sheets
+from sfumato.counts import how_many
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,4 +94,4 @@ def sheet_of(images: "Iterable[Tensor]", columns: int | None = None) -> "Tensor"
 
 def images_in(count: int, seconds: float) -> str:
     """How many were made in which time."""
-    return f"{count} image{'s' if count > 1 else ''} in {seconds:.1f} s, {count / seconds:.1f} a second"
+    return f"{how_many(count, 'image')} in {seconds:.1f} s, {count / seconds:.1f} a second"

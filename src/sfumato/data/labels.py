@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sfumato.counts import how_many
 from sfumato.data.metadata import Row
 from sfumato.data.metadata_files import folded
 from sfumato.data.textfile import shown
@@ -94,7 +95,7 @@ def counted(counts: dict[str, int]) -> str:
 
 def classes_note(counts: dict[str, int]) -> str:
     """The sentence that lists the classes."""
-    return f"{len(counts)} classes: {counted(counts)}"
+    return f"{how_many(len(counts), 'class', 'classes')}: {counted(counts)}"
 
 
 def _label(row: Row, column: str) -> str | int | None:
@@ -174,8 +175,8 @@ def _notes(numbers: Sequence[int], classes: Sequence[str]) -> tuple[str, ...]:
     unnamed = [name for name in classes if name.casefold() in _NO_VALUE]
     if unnamed:
         notes.append(
-            f"the class {shown(unnamed[0])} of {counts[unnamed[0]]} images is named as missing values are: leave the "
-            "label empty where there is none"
+            f"the class {shown(unnamed[0])} of {how_many(counts[unnamed[0]], 'image')} is named as missing values are: "
+            "leave the label empty where there is none"
         )
     beside = [name for name in classes if name.casefold() in _BESIDE_IMAGES]
     if beside and any(name.casefold() in _IMAGES for name in classes):
@@ -185,7 +186,8 @@ def _notes(numbers: Sequence[int], classes: Sequence[str]) -> tuple[str, ...]:
         )
     single = [name for name, count in counts.items() if count == 1]
     if 0 < len(single) <= len(classes) / 2:
-        notes.append(f"{len(single)} of {len(classes)} classes have a single image, such as {shown(single[0])}")
+        verb = "has" if len(single) == 1 else "have"
+        notes.append(f"{len(single)} of {len(classes)} classes {verb} a single image, such as {shown(single[0])}")
     for group in near_twins(classes)[:3]:
         notes.append(f"the classes {' and '.join(map(shown, group))} differ only in spelling: are they one?")
     return tuple(notes)

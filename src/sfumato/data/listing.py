@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.checkpoint import RUN_LOG, RUN_PARTS
+from sfumato.counts import how_many
 from sfumato.data.opening import is_image, kind_of, why_not
 from sfumato.data.textfile import shown
+from sfumato.errors import UserError
 
 CONFIGURATION = "config.yaml"
 _EXAMPLES = 3
@@ -17,6 +19,8 @@ _SYSTEM = frozenset(
     {"__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"}
 )
 """Folders, in lower case, in which operating systems and disk stations keep thumbnails and deleted files."""
+_KERNEL = ("/proc", "/sys")
+"""Folders whose files the kernel makes up when they are asked for; links there lead everywhere, and there is no end."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,10 @@ def listing(root: Path) -> Listing:
     """Everything below the folder; hidden files are ignored, links to folders followed.
 
     Folders of runs and models below it are skipped as a whole; if the folder is itself that of a run, only what
-    training writes into it is skipped.
+    training writes into it is skipped. Raises UserError for a folder of the kernel.
     """
+    if _of_the_kernel(os.path.realpath(root)):
+        raise UserError(f"{str(root)!r} is a folder of the operating system, without images: give one with images")
     files: list[str] = []
     special: list[tuple[str, str]] = []
     runs: list[tuple[str, int]] = []
@@ -78,6 +84,10 @@ def listing(root: Path) -> Listing:
             folders.clear()
             continue
         seen.add(real)
+        if _of_the_kernel(real):
+            system.append(Path(place).relative_to(root).as_posix())
+            folders.clear()
+            continue
         below = Path(place).relative_to(root)
         if not folders and not names and below != Path():
             empty.append(below.as_posix())
@@ -100,6 +110,10 @@ def listing(root: Path) -> Listing:
                 files.append((below / name).as_posix())
     kinds = (tuple(sorted(special)), tuple(sorted(runs)), tuple(sorted(system)), tuple(sorted(empty)))
     return Listing(tuple(sorted(files)), *kinds)
+
+
+def _of_the_kernel(real: str) -> bool:
+    return any(Path(real).is_relative_to(folder) for folder in _KERNEL)
 
 
 def is_run(names: Sequence[str], folders: Sequence[str]) -> bool:
@@ -143,31 +157,25 @@ def notes_of(found: Listing) -> list[str]:
         kinds = Counter(foreign).most_common()
         many = len(kinds) > 1
         listed = ", ".join(f"{f'{count} ' if many else ''}{ending} ({reason})" for (ending, reason), count in kinds)
-        notes.append(f"{_files(len(foreign))} left out: {listed}")
+        notes.append(f"{how_many(len(foreign), 'file was', 'files were')} left out: {listed}")
     if found.special:
         name, what = found.special[0]
-        notes.append(f"{_files(len(found.special))} left out that are not regular files: the first is {name}, {what}")
+        count = how_many(len(found.special), "file that is not regular was", "files that are not regular were")
+        notes.append(f"{count} left out: the first is {name}, {what}")
     if found.system:
         notes.append(f"folders of the operating system are not read: {_listed(found.system)}")
     if found.empty:
-        notes.append(f"{len(found.empty)} folders are empty: {_listed(found.empty)}")
+        notes.append(f"{how_many(len(found.empty), 'folder is', 'folders are')} empty: {_listed(found.empty)}")
     inside = [(folder, count) for folder, count in found.runs if count]
     if inside:
         named = ", ".join(folder for folder, _ in inside[:_EXAMPLES]) + (", ..." if len(inside) > _EXAMPLES else "")
         total = sum(count for _, count in inside)
         notes.append(
-            f"{_images(total)} left out: in folders of runs and models ({named}), whose previews are not training data"
+            f"{how_many(total, 'image was', 'images were')} left out: in folders of runs and models ({named}), whose "
+            "previews are not training data"
         )
     return notes
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(shown, names[:_EXAMPLES])) + (", ..." if len(names) > _EXAMPLES else "")
-
-
-def _files(count: int) -> str:
-    return "1 file was" if count == 1 else f"{count} files were"
-
-
-def _images(count: int) -> str:
-    return "1 image was" if count == 1 else f"{count} images were"

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sfumato.counts import how_many
 from sfumato.data.matching import Names
 from sfumato.data.metadata_files import FileRow, NotMetadata, is_metadata, read_rows
 from sfumato.data.textfile import shown
@@ -57,13 +58,16 @@ class _Reading:
         if self.near:
             name, file = self.near[0]
             notes.append(
-                f"{len(self.near)} names in the metadata are not exactly those of files, but match one each: "
-                f"{shown(name)} is {shown(file)}"
+                how_many(
+                    len(self.near),
+                    "name in the metadata is not exactly that of a file, but matches one",
+                    "names in the metadata are not exactly those of files, but match one each",
+                )
+                + f": {shown(name)} is {shown(file)}"
             )
         for name, files in self.replaced.items():
-            notes.append(
-                f"{len(files)} images, such as {shown(files[0])}, are named by several metadata files: {name} is used"
-            )
+            several = how_many(len(files), "image is", "images are")
+            notes.append(f"{several} named by several metadata files, such as {shown(files[0])}: {name} is used")
         return tuple(notes)
 
 

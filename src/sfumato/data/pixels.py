@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.counts import none_of
 from sfumato.data.dataset import Progress, UnreadableImage
 from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.leftovers import draft_path
@@ -159,7 +160,7 @@ def _build(place: Path, folder: ImageDataset, progress: Progress | None, workers
         (draft / "header.json").write_text(to_json(header | {"unreadable": unreadable}))
         if offset == 0:
             raise UserError(
-                f"none of the {len(files)} images in {folder.scan.root} can be read: "
+                f"{none_of(len(files), 'image')} in {folder.scan.root} can be read: "
                 f"the first, {files[0]}, fails with: {unreadable[files[0]]}"
             )
         _check_unchanged(folder)

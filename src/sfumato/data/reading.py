@@ -8,6 +8,7 @@ from typing import IO
 
 from PIL import Image, ImageColor, ImageOps, TiffImagePlugin
 
+from sfumato.counts import how_many
 from sfumato.data.dataset import UnreadableImage
 from sfumato.data.opening import identified, opened, stream_of
 from sfumato.data.packed import ImageFile
@@ -88,7 +89,7 @@ def _remark(image: Image.Image) -> str:
     else:
         count = 0
     if count:
-        return f"{count} pixels are not finite: infinite ones are clipped, NaN is black"
+        return f"{how_many(count, 'pixel is', 'pixels are')} not finite: infinite ones are clipped, NaN is black"
     note = conversion_of(image).note
     return note if "converted" in note or not note else f"{note}: it is ignored"
 

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from sfumato.counts import how_many, none_of
 from sfumato.data.buckets import Size, nearest
 from sfumato.data.captions import Captions, Choices, captions_of
 from sfumato.data.dataset import Blocks, Progress, UnreadableImage
@@ -106,9 +107,12 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
     if not rows:
         path, reason = unreadable[0]
         raise UserError(
-            f"none of the {len(unreadable)} images in {root} can be read: the first, {path}, fails with: {reason}"
+            f"{none_of(len(unreadable), 'image')} in {root} can be read: the first, {path}, fails with: {reason}"
         )
-    notes = [f"{len(unlisted)} images are not listed in the metadata and were left out"] if unlisted else []
+    notes = []
+    if unlisted:
+        one, several = (f"{each} not listed in the metadata and" for each in ("image is", "images are"))
+        notes.append(how_many(len(unlisted), f"{one} was left out", f"{several} were left out"))
     notes += [f"{beyond} of {beyond + len(rows)} images {NOT_USED}"] if beyond else []
     notes += [*known.notes, *notes_of(own)]
     about = described(config, root, rows, headers, found)
@@ -288,7 +292,7 @@ def rooms(headers: Sequence[ImageHeader], config: ImagesConfig) -> list[float]:
 
 
 def _count(names: Sequence[str]) -> str:
-    return "1 image" if len(names) == 1 else f"{len(names)} images"
+    return how_many(len(names), "image")
 
 
 def _read_headers(

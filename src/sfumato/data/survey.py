@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sfumato.counts import how_many
 from sfumato.data.buckets import cropped_away
 from sfumato.data.captions import all_texts
 from sfumato.data.dataset import Progress, UnreadableImage
@@ -110,13 +111,12 @@ class Survey:
         warnings = [note for note in self.dataset.notes if note != classes_note(self.dataset.label_counts() or {})]
         missing = self.dataset.scan.missing
         if missing:
-            warnings.append(
-                f"{len(missing)} files named in the metadata do not exist, the first is {shown(missing[0])}"
-            )
+            count = how_many(len(missing), "file named in the metadata does", "files named in the metadata do")
+            warnings.append(f"{count} not exist, the first is {shown(missing[0])}")
         unread = self.dataset.scan.unread_columns
         if unread:
             warnings.append(f"columns of the metadata that are not used: {', '.join(map(shown, unread[:12]))}")
-        warnings += _counted("cannot be read", [name for name, _ in self.unreadable])
+        warnings += _counted("cannot be read", "cannot be read", [name for name, _ in self.unreadable])
         return [*warnings, *self.pixel_warnings()]
 
     def pixel_warnings(self) -> list[str]:
@@ -125,17 +125,23 @@ class Survey:
         exact = [each for each in self.duplicates if each.exact]
         near = [each for each in self.duplicates if not each.exact]
         across = [each for each in self.duplicates if each.across]
-        warnings += _counted("are exact copies of another", [name for each in exact for name in each.files[1:]])
-        warnings += _counted("nearly look like another", [name for each in near for name in each.files[1:]])
+        warnings += _counted(
+            "is an exact copy of another",
+            "are exact copies of another",
+            [name for each in exact for name in each.files[1:]],
+        )
+        warnings += _counted(
+            "nearly looks like another", "nearly look like another", [name for each in near for name in each.files[1:]]
+        )
         if across:
             warnings.append(
                 f"{len(across)} groups of duplicates are on both sides of the held-out split, such as "
                 f"{' and '.join(map(shown, across[0].files[:2]))}: what is measured there is partly memorised"
             )
-        warnings += _counted("are of one colour", self.flat)
-        warnings += _counted("seem blurred", self.blurred)
+        warnings += _counted("is of one colour", "are of one colour", self.flat)
+        warnings += _counted("seems blurred", "seem blurred", self.blurred)
         H, W = self.dataset.config.height_width
-        warnings += _counted(f"are barely larger than {H}x{W}", self.borderline)
+        warnings += _counted(f"is barely larger than {H}x{W}", f"are barely larger than {H}x{W}", self.borderline)
         return warnings
 
     def as_json(self) -> dict[str, Any]:
@@ -282,5 +288,7 @@ def _range(side: int) -> str:
     return f"{smaller[-1]} to {larger[0] - 1}" if larger else f"{_SIDES[-1]} and more"
 
 
-def _counted(what: str, names: Sequence[str]) -> list[str]:
-    return [f"{len(names)} images {what}, such as {shown(names[0])}"] if names else []
+def _counted(one: str, several: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [f"{how_many(len(names), f'image {one}', f'images {several}')}, such as {shown(names[0])}"]

@@ -1,5 +1,6 @@
 """A plan for people, in lines."""
 
+from sfumato.counts import how_many
 from sfumato.fit.facts import MachineFacts
 from sfumato.fit.plan import FitPlan, StagePlan, gib
 from sfumato.report.format import duration, millions
@@ -19,7 +20,7 @@ def plan_lines(plan: FitPlan) -> list[str]:
         f"stage 1      {_stage(plan.first)}",
         f"encoding     {duration(plan.encoding)}",
         f"stage 2      {_stage(plan.second)}",
-        f"page         {duration(plan.page)}, {plan.samples} samples",
+        f"page         {duration(plan.page)}, {how_many(plan.samples, 'sample')}",
         f"in all       {duration(plan.total)} of {duration(plan.seconds)}, {gib(plan.memory)} of memory",
         "",
         plan.quality,
@@ -39,7 +40,7 @@ def _stage(stage: StagePlan) -> str:
     step = stage.batch * stage.accumulate
     return (
         f"{duration(stage.seconds)}, {stage.network} network of {millions(stage.parameters)} parameters, "
-        f"{stage.steps:,} steps of {step}: {stage.images:,} images"
+        f"{how_many(stage.steps, 'step')} of {step}: {how_many(stage.images, 'image')}"
     )
 
 
@@ -48,7 +49,7 @@ def _condition(plan: FitPlan) -> str:
         case "text":
             return f"captions ({plan.data.captions:,} different ones)"
         case "class":
-            return f"{len(plan.data.classes)} classes"
+            return how_many(len(plan.data.classes), "class", "classes")
         case "semantic":
             return "label maps"
         case "layout":

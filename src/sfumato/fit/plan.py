@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sfumato.counts import how_many
 from sfumato.errors import UserError
 from sfumato.fit.facts import ConditionerKind, DataFacts, MachineFacts
 from sfumato.fit.networks import FIRST, SECOND, FirstNetwork, SecondNetwork
@@ -459,7 +460,8 @@ def _why_conditioner(plan: FitPlan) -> str:
                 f"The model is conditioned on captions: {data.captioned:,} images have one, {data.captions:,} differ."
             )
         case "class":
-            return f"The model is conditioned on {len(data.classes)} classes, the sub-folders or labels of the images."
+            classes = how_many(len(data.classes), "class", "classes")
+            return f"The model is conditioned on {classes}, the sub-folders or labels of the images."
     return "The model is not conditioned: the images have neither captions nor several classes."
 
 

@@ -15,6 +15,7 @@ from sfumato.conditioning.metadata import (
     MaskInput,
     standard_palette,
 )
+from sfumato.counts import how_many
 from sfumato.data.conditions.boxes import FolderBoxes
 from sfumato.data.conditions.captions import with_sampled_captions
 from sfumato.data.conditions.config import ConditionsConfig
@@ -95,7 +96,9 @@ def _folder_with_fields(
         maps = FolderMaps(folder, conditions.map)
         sources.append(maps)
         metadata = metadata.model_copy(update={"map": maps.describe()})
-        notes += (f"{len(maps.classes.names)} classes of {folder.scan.root / conditions.map.classes}",)
+        notes += (
+            f"{how_many(len(maps.classes.names), 'class', 'classes')} of {folder.scan.root / conditions.map.classes}",
+        )
     if conditions.crop is not None:
         sources.append(CropBoxes(folder))
     if conditions.boxes is not None:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sfumato.checkpoint import write_text
 from sfumato.conditioning.metadata import ConditioningMetadata
+from sfumato.counts import how_many
 from sfumato.data.buckets import described_buckets
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import Dataset, Progress, buckets_of
@@ -151,13 +152,12 @@ def _report_losses(
     bad = dataset.unreadable
     if bad:
         write_text(folder / "unreadable.txt", "".join(f"{path}\t{reason}\n" for path, reason in bad))
-        say(f"{len(bad)} files cannot be read and are left out; they are listed in {folder / 'unreadable.txt'}")
+        count = how_many(len(bad), "file cannot be read and is left out", "files cannot be read and are left out")
+        say(f"{count}; listed in {folder / 'unreadable.txt'}")
     if dataset.scan.missing:
         first, there = dataset.scan.missing[0], dataset.scan.files[0]
-        say(
-            f"{len(dataset.scan.missing)} files named in the metadata do not exist, the first is {first}; the "
-            f"folder contains files such as {shown(there)}"
-        )
+        count = how_many(len(dataset.scan.missing), "file named in the metadata does", "files named in the metadata do")
+        say(f"{count} not exist, the first is {first}; the folder contains files such as {shown(there)}")
     used = {conditions.boxes.column} if conditions.boxes is not None else set()
     unread = [shown(name) for name in dataset.scan.unread_columns if name not in used]
     if unread:
@@ -165,7 +165,7 @@ def _report_losses(
             f"columns of the metadata that are not used: {', '.join(unread[:MOST_NAMED])}"
             + (f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else "")
         )
-    say(f"{len(dataset)} images of {dataset.scan.title}, fields: {', '.join(dataset.fields) or 'none'}")
+    say(f"{how_many(len(dataset), 'image')} of {dataset.scan.title}, fields: {', '.join(dataset.fields) or 'none'}")
 
 
 def split_rows(

@@ -23,6 +23,7 @@ from sfumato.autoencoder.perceptual import NoPerceptual, PerceptualConfig, build
 from sfumato.autoencoder.scaling import LatentStatistics
 from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
 from sfumato.autoencoder.tiny_file import DistilledConfig
+from sfumato.counts import none_of
 from sfumato.data.dataset import Dataset, Example, Progress
 from sfumato.data.loader import Loader, sweep
 from sfumato.engine.precision import Precision, autocast
@@ -181,7 +182,7 @@ def gather_pairs(
         if seconds is not None and time.monotonic() - t_start > seconds:
             break
     if not latents:
-        raise UserError(f"none of the {len(order)} images can be read: check the data folder")
+        raise UserError(f"{none_of(len(order), 'image')} can be read: check the data folder")
     return Pairs(torch.cat(latents), torch.cat(images), config.crop)
 
 

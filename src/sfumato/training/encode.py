@@ -10,6 +10,7 @@ import torch
 
 from sfumato.autoencoder.model import encoder_digest
 from sfumato.autoencoder.scaling import Scaling
+from sfumato.counts import none_of
 from sfumato.data.dataset import Buckets, Dataset, Example, Progress, UnreadableImage, blocks_of, buckets_of
 from sfumato.data.latent_header import LatentGroup, LatentHeader, tensor_fields
 from sfumato.data.latent_writing import LatentWriter
@@ -63,7 +64,7 @@ def _header(model: LatentDiffusion, dataset: Dataset, mirrored: bool) -> LatentH
 
     example = _first_readable(dataset, range(len(dataset)))
     if example is None:
-        raise UserError(f"none of the {len(dataset)} images can be read: check the data folder")
+        raise UserError(f"{none_of(len(dataset), 'image')} can be read: check the data folder")
     groups = () if buckets is None else tuple(_groups(dataset, buckets, shape))
     size = (example.image.shape[-2], example.image.shape[-1])
     header = LatentHeader(

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from sfumato.counts import how_many
 from sfumato.errors import UserError
 from sfumato.training.averages import ema
 from sfumato.training.optim import OptimiserConfig, clip_
@@ -87,7 +88,8 @@ def check_progress(state: TrainState, max_skipped: int, way_out: str = RUN_GOES_
     """
     if state.skipped_in_a_row >= max_skipped:
         raise UserError(
-            f"the gradients were not finite in {max_skipped} steps in a row, up to step {state.step}: {way_out}"
+            f"the gradients were not finite in {how_many(max_skipped, 'step')} in a row, up to step {state.step}: "
+            f"{way_out}"
         )
     if state.step >= 2 * max_skipped:
         _check_share(state, way_out)

@@ -149,7 +149,7 @@ def spoilt(root: Path, what: str) -> None:
         ("uncoloured", r"is in colour, but classes.txt gives no colours: write lines such as"),
         ("size", r"0.png is 24x16 \(height x width\), but its image .*0.png is 16x24"),
         ("missing", r"1 of 2 images have no label map in .*: the first is images/1.png, expected as maps/1.png"),
-        ("short", r"holds the id \d at .*classes.txt names only 1 classes"),
+        ("short", r"holds the id \d at .*classes.txt names only 1 class"),
         ("no classes", r"classes.txt is missing: write the class names"),
         ("twice", r"line 2 of .*classes.txt names 'sky' again"),
         ("damaged", r"map .*0.png of .*0.png cannot be read"),

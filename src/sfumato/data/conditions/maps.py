@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from sfumato.conditioning.metadata import MapInput, standard_palette
+from sfumato.counts import how_many
 from sfumato.data.conditions.class_names import ClassNames, hex_of, read_class_names
 from sfumato.data.conditions.config import MapsConfig
 from sfumato.data.contents import content_hashes
@@ -78,8 +79,9 @@ def _check_ids(ids: NDArray[np.integer[Any]], count: int, void: int | None, path
         row, column = (int(v) for v in np.argwhere(outside)[0])
         raise UserError(
             f"map {path} holds the id {int(ids[row, column])} at row {row}, column {column}, but classes.txt names "
-            f"only {count} classes (0 to {count - 1}): add the missing names, or set conditions.map.void to the id "
-            f"that means no class{_JPEG if path.suffix.lower() in ('.jpg', '.jpeg', '.webp') else ''}"
+            f"only {how_many(count, 'class', 'classes')} (0 to {count - 1}): add the missing names, or set "
+            "conditions.map.void to the id that means no "
+            f"class{_JPEG if path.suffix.lower() in ('.jpg', '.jpeg', '.webp') else ''}"
         )
 
 
