@@ -103,6 +103,27 @@ def test_an_option_of_several_values_may_be_repeated(command: Command, runs: Run
     assert done.code == 0, done.err
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("fit x --minutes abc", "--minutes is 'abc': give a number"),
+        ("sample x --steps 1.5 --out o", "--steps is '1.5': give a whole number"),
+        ("sample x --sed 1 --out o", "no such option: --sed"),
+        ("sample", "missing argument 'MODEL'; see `"),
+        ("sample x --out o --seed", "option '--seed' requires an argument; see `"),
+        ("train decoder", "no such command 'decoder'"),
+        ("smaple", "no such command 'smaple'"),
+        ("--verbose info", "no such option: --verbose"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_sentence(command: Command, line: str, sentence: str) -> None:
+    done = command(*line.split())
+    assert done.code == 2
+    assert done.err.startswith(f"sfumato: {sentence}")
+    assert len(done.err.splitlines()) == 1
+    assert done.out == ""
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     for arguments in ([b"sample", b"model", b"a \xff", b"--out", b"o"], [b"info", b"caf\xe9"], [b"\xff"]):

@@ -7,10 +7,12 @@ or a text marked with `MaybePath`.
 import inspect
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sfumato.errors import UserError
@@ -37,6 +39,9 @@ GROUPS = ("Arguments", "Options", *(group.capitalize() for group in get_args(opt
 MAX_DIGITS = 400
 """Of a number in an argument; beyond some thousand Python itself refuses to read one."""
 _DIGITS = re.compile(r"\d+")
+_NUMBERS = {int: "a whole number", float: "a number"}
+_REFUSED: Any = typer.BadParameter.__mro__[1]
+"""The parser's UsageError, which typer does not give a name."""
 _TYPE = re.compile(r" <(list\[)?(\w+)\]?>$")
 _WORDS = {"str": "TEXT", "int": "N", "float": "X", "path": "PATH"}
 
@@ -54,14 +59,23 @@ class Group(TyperGroup):
             option.default = False
         return option
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _one_sentence(ctx):
+            return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        with _one_sentence(ctx):
+            return super().resolve_command(ctx, args)
+
 
 class Command(TyperCommand):
     """A command whose single options are given once, and whose paths are no empty texts and no URLs; ~ is expanded."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not ctx.resilient_parsing:
-            self._check(ctx, args)
-        return super().parse_args(ctx, args)
+        with _one_sentence(ctx):
+            if not ctx.resilient_parsing:
+                self._check(ctx, args)
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         for name in self.paths():
@@ -84,9 +98,13 @@ class Command(TyperCommand):
 
     def paths(self) -> frozenset[str]:
         """The names of the parameters that are paths."""
+        return frozenset(name for name, hint in self._hints().items() if _is_path(hint))
+
+    def _hints(self) -> dict[str, Any]:
+        """The types of the parameters by name."""
         callback = inspect.unwrap(self.callback) if self.callback is not None else None
         hints = {} if callback is None else get_type_hints(callback, include_extras=True)
-        return frozenset(name for name, hint in hints.items() if name != "return" and _is_path(hint))
+        return {name: hint for name, hint in hints.items() if name != "return"}
 
     def _check(self, ctx: Any, args: Sequence[str]) -> None:
         given, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -96,13 +114,38 @@ class Command(TyperCommand):
                 raise UserError(
                     f"{max(param.opts, key=len)} is given {order.count(param)} times: give it once, only one can count"
                 )
-        paths = self.paths()
+        hints = self._hints()
         for param in self.params:
-            if param.name in paths:
-                values = given.get(param.name)
-                for value in values if isinstance(values, list | tuple) else [values]:
-                    if value is not None:
-                        path_text(value, _title(param))
+            values = given.get(param.name)
+            for value in values if isinstance(values, list | tuple) else [values]:
+                if value is not None and _is_path(hints.get(param.name)):
+                    path_text(value, _title(param))
+                if isinstance(value, str):
+                    _check_number(value, hints.get(param.name), _title(param))
+
+
+@contextmanager
+def _one_sentence(ctx: Any) -> Iterator[None]:
+    """Within the block, what the parser refuses is a UserError that names the way out."""
+    try:
+        yield
+    except _REFUSED as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        said = error.format_message().rstrip(".")
+        see = f"`{(error.ctx or ctx).command_path} --help`"
+        said = f"{said[:1].lower()}{said[1:]}"
+        raise UserError(f"{said} See {see}" if said.endswith("?") else f"{said}; see {see}") from None
+
+
+def _check_number(text: str, hint: Any, title: str) -> None:
+    """Raises UserError for what should be a number and is none."""
+    for kind, name in _NUMBERS.items():
+        if hint is kind or kind in _parts_of_all(hint):
+            try:
+                kind(text)
+            except ValueError:
+                raise UserError(f"{title} is {text[:60]!r}: give {name}") from None
 
 
 def _typed(name: str, section: str) -> str:
@@ -176,6 +219,11 @@ def _is_path(hint: Any) -> bool:
 
 def _parts(hint: Any) -> tuple[Any, ...]:
     return (*get_args(hint), *getattr(hint, "__metadata__", ()))
+
+
+def _parts_of_all(hint: Any) -> tuple[Any, ...]:
+    """What a type is made of, at every depth."""
+    return tuple(each for part in _parts(hint) for each in (part, *_parts_of_all(part)))
 
 
 def _expanded(value: Any, name: str) -> Any:
