@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from sfumato.cli.flags import flag
 from sfumato.cli.machine import Machine, ModelFlags
+from sfumato.counts import how_many
 
 if TYPE_CHECKING:
     import torch
@@ -80,11 +82,11 @@ def canvas_of(image: "Image", encodes: int = 1, strength: float = 1.0, jumps: tu
 
 def say_cost_of(
     model: "LatentDiffusion",
+    device: "torch.device",
+    computing: "torch.autocast",
     request: "SampleRequest",
     canvas: Canvas,
     count: int,
-    device: "torch.device",
-    computing: "torch.autocast",
 ) -> None:
     """Says what `count` images on the canvas cost, where it is much. Raises UserError for what takes hours a step."""
     from sfumato.cli.cost import say_cost
@@ -157,18 +159,10 @@ def run(
     records: list[SampleRecord] = []
     t_start = time.monotonic()
 
-    def cost(model: "LatentDiffusion", device: "torch.device", computing: "torch.autocast") -> None:
-        say_cost_of(model, request, canvas, count, device, computing)
-
+    cost = partial(say_cost_of, request=request, canvas=canvas, count=count)
     with opened(flags.model, flags, cost) as model, counting(task, steps * count, "steps") as advance, notes():
         for index in range(count):
-            one = replace(
-                request,
-                count=1,
-                seed=request.seed + index,
-                callback=lambda step: advance(1, step.total * count),
-                on_record=records.append,
-            )
+            one = _one_of(request, index, advance, records)
             (image,) = make(model, one)
             body = {**given, **sampling_body(records[-1], 0, request), "steps": steps, "seed": one.seed}
             how = {"computed": computed_by(model, 1), "name": model_name(flags.model), "missing": missing}
@@ -178,8 +172,21 @@ def run(
                 typer.echo(f"{path.name}: {check(image)}")
     elapsed = time.monotonic() - t_start
     sheet = images.add_sheet(thumbnail_sheet([*before, *made]), {**records[0].shared(), **facts})
-    plural = "s" if count > 1 else ""
-    typer.echo(f"{count} image{plural} in {elapsed:.1f} s: {images.folder}/{images.names}; sheet: {sheet}")
+    typer.echo(f"{how_many(count, 'image')} in {elapsed:.1f} s: {images.folder}/{images.names}; sheet: {sheet}")
+
+
+def _one_of(
+    request: "SampleRequest", index: int, advance: Callable[[int, int], None], records: "list[SampleRecord]"
+) -> "SampleRequest":
+    """The request of one of its images alone, which advances the progress of all and adds its record to the others."""
+    count = request.count or 1
+    return replace(
+        request,
+        count=1,
+        seed=request.seed + index,
+        callback=lambda step: advance(1, step.total * count),
+        on_record=records.append,
+    )
 
 
 def thumbnail_sheet(images: "Sequence[Image]") -> "Tensor":

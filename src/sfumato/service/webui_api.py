@@ -116,7 +116,8 @@ def router(service: Service) -> APIRouter:
     webui = WebUi(service)
     _add_sampling(routes, webui)
     _add_progress(routes, webui)
-    _add_lists(routes, webui)
+    _add_choices(routes, webui)
+    _add_empty_lists(routes)
     return routes
 
 
@@ -179,7 +180,8 @@ def _add_progress(routes: APIRouter, webui: WebUi) -> None:
         return JSONResponse({})
 
 
-def _add_lists(routes: APIRouter, webui: WebUi) -> None:
+def _add_choices(routes: APIRouter, webui: WebUi) -> None:
+    """What can be chosen: samplers, schedulers and models; and the choice of a model."""
     service = webui.service
 
     @routes.get("/samplers")
@@ -220,6 +222,10 @@ def _add_lists(routes: APIRouter, webui: WebUi) -> None:
                 )
             webui.choose(value)
         return JSONResponse(None)
+
+
+def _add_empty_lists(routes: APIRouter) -> None:
+    """What clients ask about when they start and is not here: scripts, embeddings, upscalers and so on."""
 
     @routes.get("/scripts")
     def scripts() -> JSONResponse:

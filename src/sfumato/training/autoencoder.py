@@ -270,8 +270,7 @@ def train_autoencoder(
             values = {**numbers, "gradient_norm": norms["autoencoder"], "strength": phase.strength}
             if session.log_due:
                 report_dead_codes(config.model.bottleneck, modules.counts, state.step, session.done, session.log.say)
-                if _epoch_ends(config, dataset, state, workers):
-                    values["codes_used"] = modules.counts.used_in_epoch()
+                values |= _codes_used(config, modules, dataset, state, workers)
             session.record(values, f"L {numbers['reconstruction']:.4f}")
             session.finish()
     return state
@@ -457,8 +456,12 @@ def _count_codes(
         )
 
 
-def _epoch_ends(config: AutoencoderRun, dataset: Dataset, state: TrainState, workers: Workers) -> bool:
-    """Whether an epoch ended since the previous line of the log, in a model with codes."""
+def _codes_used(
+    config: AutoencoderRun, modules: Stage1Modules, dataset: Dataset, state: TrainState, workers: Workers
+) -> dict[str, float]:
+    """How many codes the last epoch used, if one ended since the previous line of the log in a model with codes."""
     train = config.train
     epoch_steps = max(1, len(dataset) // (train.batch * train.accumulate * workers.world))
-    return isinstance(config.model.bottleneck, VQConfig) and state.step % epoch_steps < train.log_every
+    if not isinstance(config.model.bottleneck, VQConfig) or state.step % epoch_steps >= train.log_every:
+        return {}
+    return {"codes_used": modules.counts.used_in_epoch()}

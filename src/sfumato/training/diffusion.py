@@ -255,13 +255,8 @@ def train_diffusion(
     averaged = _sharded(modules, workers) if train.shard == "full" and workers.world > 1 else None
     state = _train_state(config, modules, workers.sharing)
     resume(folder, state, latents)
-    # fused blocks need weights in channels-last order, which FSDP2 does not support
-    networks = modules.networks if averaged is not None else for_training(modules.networks)
-    optimiser = state.optimisers["networks"]
-    adaptation_parameters = list(modules.adaptation.parameters())
-    trained = modules.trained
-    parameters = [*(p for p in trained.parameters() if p.requires_grad), *adaptation_parameters]
-    wrapped = workers.wrap(trained) if averaged is None else trained
+    networks, wrapped = _to_train(modules, averaged is not None, workers)
+    optimiser, parameters = state.optimisers["networks"], _parameters(modules)
     forward_backward = _forward_backward(config, wrapped, modules.adaptation, schedule, parameters, workers)
     shown = modules.averaged if averaged is None else averaged.module
     tasks = _periodic(config, modules, shown, folder, state, preview, evaluate)
@@ -284,7 +279,7 @@ def train_diffusion(
                 loss_records.append((noise.times.part, recorded_losses))
 
             # the gradients of the networks are averaged already
-            workers.average([loss_sum, *(p.grad for p in adaptation_parameters if p.grad is not None)])
+            workers.average([loss_sum, *(p.grad for p in modules.adaptation.parameters() if p.grad is not None)])
             norm, loss, mean = read(gradients_norm(parameters), *loss_sum)
             finite = optimizer_step(optimiser, train, parameters, norm, networks, modules.averaged, state)
             if finite:
@@ -292,11 +287,8 @@ def train_diffusion(
                 _update_history(modules.adaptation, loss_records, workers)
             session.count(finite, time.monotonic() - t_start)
 
-            smoothed, rate = _smoothed(state, loss), optimiser.param_groups[0]["lr"]
-            values = {"loss": loss, "loss_smoothed": smoothed, "gradient_norm": norm, "learning_rate": rate}
-            if modules.head is not None:
-                values["loss_condition_mean"] = mean
-            session.record(values, f"loss {smoothed:.4f}")
+            values = _to_log(state, optimiser, loss, norm, None if modules.head is None else mean)
+            session.record(values, f"loss {values['loss_smoothed']:.4f}")
             session.finish()
     return state
 
@@ -370,6 +362,19 @@ def _train_state(config: DiffusionRun, modules: Stage2Modules, sharing: Sharing 
         },
         optimisers={"networks": build_optimiser(config.train.optimiser, *trained, sharing=sharing)},
     )
+
+
+def _to_train(modules: Stage2Modules, sharded: bool, workers: Workers) -> tuple[ConditionalDenoiser, nn.Module]:
+    """The networks in the form in which they train, and the module that the steps call."""
+    if sharded:  # fused blocks need weights in channels-last order, which FSDP2 does not support
+        return modules.networks, modules.trained
+    return for_training(modules.networks), workers.wrap(modules.trained)
+
+
+def _parameters(modules: Stage2Modules) -> list[nn.Parameter]:
+    """The parameters that the optimizer updates."""
+    trained = (parameter for parameter in modules.trained.parameters() if parameter.requires_grad)
+    return [*trained, *modules.adaptation.parameters()]
 
 
 def _forward_backward(
@@ -479,6 +484,15 @@ def write_snapshots(
         tensors = {name: parameter for name, parameter in average.named_parameters() if name in trained}
         snapshots.save_snapshot(folder.snapshots, state.step, width, tensors, state.step - state.skipped)
     snapshots.prune(folder.snapshots, config.snapshot_every, config.snapshots)
+
+
+def _to_log(
+    state: TrainState, optimiser: torch.optim.Optimizer, loss: float, norm: float, mean: float | None
+) -> dict[str, float]:
+    """The numbers of a step; `mean` is the added loss, if there is one. Counts the loss into its running mean."""
+    rate = optimiser.param_groups[0]["lr"]
+    values = {"loss": loss, "loss_smoothed": _smoothed(state, loss), "gradient_norm": norm, "learning_rate": rate}
+    return values if mean is None else {**values, "loss_condition_mean": mean}
 
 
 def _smoothed(state: TrainState, loss: float) -> float:
