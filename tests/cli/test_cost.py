@@ -72,7 +72,7 @@ def test_sampling_is_its_calls_and_the_decoding(monkeypatch: pytest.MonkeyPatch)
     assert model.second is not None
     found = images.sampling(model, SampleRequest(steps=3, sampler="ddim"), (16, 24), 5)
     about = model.config.autoencoder, model.second.config, (16, 24), ConditionSpec()
-    assert found.total == pytest.approx(5 * work.image(*about, 3, guided=False))
+    assert found.total == pytest.approx(5 * work.image(*about, guided=False).of(3))
     half = images.sampling(model, SampleRequest(steps=4, sampler="ddim", strength=0.5), (16, 24), 1, encodes=1)
     encoding = flops.encode(model.config.autoencoder, (16, 24))
     assert half.total == pytest.approx(encoding + work.image(*about, 2, guided=False))

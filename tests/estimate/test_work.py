@@ -150,10 +150,10 @@ def test_a_image_is_its_calls_and_the_decoding() -> None:
     config = DiffusionConfig(denoiser=UNetConfig(channels=32), schedule=ScaledLinearConfig())
     first = run("kl", {"kind": "none"}).model
     size = (32, 32)
-    costs = [work.image(first, config, size, ConditionSpec(), n, guided=False) for n in (1, 2)]
+    costs = [work.image(first, config, size, ConditionSpec(), guided=False).of(n) for n in (1, 2)]
     assert costs[1] - costs[0] == network_call(config, (4, 16, 16), ConditionSpec())
     assert 2 * costs[0] - costs[1] == flops.decode(first, size)
-    guided = work.image(first, config, size, ConditionSpec(), 1, guided=True)
+    guided = work.image(first, config, size, ConditionSpec(), guided=True).of(1)
     assert guided == costs[1]
 
 

@@ -205,15 +205,14 @@ def _images(
 ) -> list[SampleCost]:
     """The cost of an image with every sampler that supports this number of steps on the configured schedule."""
     schedule = build_schedule(config.schedule)
-    guided = config.condition_dropout > 0
+    cost = work.image(first.config.autoencoder, config, size, spec, config.condition_dropout > 0)
     found = []
     for name, facts in SAMPLERS.items():
         try:
             calls = network_calls(facts.config(), schedule, steps)  # type: ignore[arg-type]  # one of the union
         except (UserError, ValueError):
             continue  # the sampler or its grid does not support this schedule
-        operations = work.image(first.config.autoencoder, config, size, spec, calls, guided)
-        found.append(SampleCost(name, steps, calls, operations))
+        found.append(SampleCost(name, steps, calls, cost.of(calls)))
     return found
 
 

@@ -139,16 +139,23 @@ def code_stage(config: TransformerRun, autoencoder: AutoencoderConfig, positions
     return Work(network + flops.code_search(autoencoder, positions), 2 * network)
 
 
+@dataclass(frozen=True)
+class ImageCost:
+    """Operations of sampling an image: of each network call, doubled by guidance, and of what is done once."""
+
+    call: int
+    once: int
+
+    def of(self, calls: int) -> int:
+        """Of the image, in so many calls."""
+        return calls * self.call + self.once
+
+
 def image(
-    autoencoder: AutoencoderConfig,
-    config: DiffusionConfig,
-    size: tuple[int, int],
-    spec: ConditionSpec,
-    calls: int,
-    guided: bool,
-) -> int:
-    """Operations of sampling one image of size (H, W) with `calls` network calls; guidance doubles them."""
+    autoencoder: AutoencoderConfig, config: DiffusionConfig, size: tuple[int, int], spec: ConditionSpec, guided: bool
+) -> ImageCost:
+    """The cost of sampling one image of size (H, W)."""
     f = autoencoder.factor
     call = network_call(config, (autoencoder.raw_channels, size[0] // f, size[1] // f), spec)
-    conditioning = flops.condition(config.conditioner) * (2 if guided else 1)
-    return calls * (2 if guided else 1) * call + conditioning + flops.decode(autoencoder, size)
+    passes = 2 if guided else 1
+    return ImageCost(passes * call, passes * flops.condition(config.conditioner) + flops.decode(autoencoder, size))
