@@ -61,7 +61,7 @@ def test_empty_classes_and_classes_of_one_image_are_named(tmp_path: Path) -> Non
     folder(tmp_path, "a/0.png", "b/1.png", "b/2.png")
     (tmp_path / "c").mkdir()
     notes = opened(tmp_path).notes
-    assert "1 folders are empty: 'c'" in notes
+    assert "1 folder is empty: 'c'" in notes
     assert "1 of 2 classes has a single image, such as 'a'" in notes
 
 
