@@ -75,7 +75,7 @@ def test_sampling_is_its_calls_and_the_decoding(monkeypatch: pytest.MonkeyPatch)
     assert found.total == pytest.approx(5 * work.image(*about, guided=False).of(3))
     half = images.sampling(model, SampleRequest(steps=4, sampler="ddim", strength=0.5), (16, 24), 1, encodes=1)
     encoding = flops.encode(model.config.autoencoder, (16, 24))
-    assert half.total == pytest.approx(encoding + work.image(*about, 2, guided=False))
+    assert half.total == pytest.approx(encoding + work.image(*about, guided=False).of(2))
 
 
 def test_progress_is_shown_without_a_terminal(
