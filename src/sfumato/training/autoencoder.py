@@ -24,7 +24,7 @@ from sfumato.autoencoder.latent_changes import NO_CHANGE, LatentChange, choose_g
 from sfumato.autoencoder.losses import AdversarialConfig, LogitAverages, LossConfig
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, VQConfig
 from sfumato.autoencoder.perceptual import build_perceptual
-from sfumato.data.dataset import Dataset
+from sfumato.data.dataset import Dataset, Example
 from sfumato.data.table import DataConfig
 from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
@@ -42,7 +42,7 @@ from sfumato.training.optim import (
     set_rate,
 )
 from sfumato.training.run import RunFolder
-from sfumato.training.session import Periodic, open_session
+from sfumato.training.session import Periodic, Session, open_session
 from sfumato.training.shares import Sharing
 from sfumato.training.source import source_key
 from sfumato.training.stage1_losses import (
@@ -269,8 +269,7 @@ def train_autoencoder(
 
             values = {**numbers, "gradient_norm": norms["autoencoder"], "strength": phase.strength}
             if session.log_due:
-                report_dead_codes(config.model.bottleneck, modules.counts, state.step, session.done, session.log.say)
-                values |= _codes_used(config, modules, dataset, state, workers)
+                values |= _report_codes(config, modules, dataset, session, state, workers)
             session.record(values, f"L {numbers['reconstruction']:.4f}")
             session.finish()
     return state
@@ -456,10 +455,16 @@ def _count_codes(
         )
 
 
-def _codes_used(
-    config: AutoencoderRun, modules: Stage1Modules, dataset: Dataset, state: TrainState, workers: Workers
+def _report_codes(
+    config: AutoencoderRun,
+    modules: Stage1Modules,
+    dataset: Dataset,
+    session: Session[Example],
+    state: TrainState,
+    workers: Workers,
 ) -> dict[str, float]:
-    """How many codes the last epoch used, if one ended since the previous line of the log in a model with codes."""
+    """Says it if the codebook is nearly dead; how many codes an epoch used that ended since the log's previous line."""
+    report_dead_codes(config.model.bottleneck, modules.counts, state.step, session.done, session.log.say)
     train = config.train
     epoch_steps = max(1, len(dataset) // (train.batch * train.accumulate * workers.world))
     if not isinstance(config.model.bottleneck, VQConfig) or state.step % epoch_steps >= train.log_every:

@@ -287,8 +287,7 @@ def train_diffusion(
                 _update_history(modules.adaptation, loss_records, workers)
             session.count(finite, time.monotonic() - t_start)
 
-            values = _to_log(state, optimiser, loss, norm, None if modules.head is None else mean)
-            session.record(values, f"loss {values['loss_smoothed']:.4f}")
+            session.record(*_to_log(state, optimiser, loss, norm, None if modules.head is None else mean))
             session.finish()
     return state
 
@@ -488,11 +487,14 @@ def write_snapshots(
 
 def _to_log(
     state: TrainState, optimiser: torch.optim.Optimizer, loss: float, norm: float, mean: float | None
-) -> dict[str, float]:
-    """The numbers of a step; `mean` is the added loss, if there is one. Counts the loss into its running mean."""
+) -> tuple[dict[str, float], str]:
+    """The numbers of a step and a headline; `mean` is the added loss, if any. Counts the loss into its running mean."""
     rate = optimiser.param_groups[0]["lr"]
-    values = {"loss": loss, "loss_smoothed": _smoothed(state, loss), "gradient_norm": norm, "learning_rate": rate}
-    return values if mean is None else {**values, "loss_condition_mean": mean}
+    smoothed = _smoothed(state, loss)
+    values = {"loss": loss, "loss_smoothed": smoothed, "gradient_norm": norm, "learning_rate": rate}
+    if mean is not None:
+        values["loss_condition_mean"] = mean
+    return values, f"loss {smoothed:.4f}"
 
 
 def _smoothed(state: TrainState, loss: float) -> float:
