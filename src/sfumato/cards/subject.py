@@ -150,11 +150,11 @@ class ModelSubject:
     def batches(self, batch: int) -> Iterator[Sampled]:
         for start in range(0, self.count, batch):
             numbers = range(start, min(start + batch, self.count))
-            text, label = self._conditions_of(numbers)
+            text, label = self.conditions_of(numbers)
             yield Sampled(self.images(numbers), text, label)
 
     def images(self, numbers: Sequence[int]) -> Tensor:
-        text, label = self._conditions_of(numbers)
+        text, label = self.conditions_of(numbers)
         request = SampleRequest(
             prompt=text,
             label=label,
@@ -165,7 +165,14 @@ class ModelSubject:
         )
         return to_uint8(pipeline.sample(self.model, request).images).cpu()
 
-    def _conditions_of(self, numbers: Sequence[int]) -> tuple[list[str] | None, list[int] | None]:
+    @property
+    def size(self) -> tuple[int, int]:
+        """Of the images, (H, W)."""
+        size: tuple[int, int] = self.options.get("size") or self.model.config.image_size
+        return size
+
+    def conditions_of(self, numbers: Sequence[int]) -> tuple[list[str] | None, list[int] | None]:
+        """Texts and labels of the images with these numbers, None where there are none."""
         text, label = self.conditions.text, self.conditions.label
         return (
             None if text is None else [text[i] for i in numbers],

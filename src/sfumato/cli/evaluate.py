@@ -1,7 +1,7 @@
 """`sfumato evaluate`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sfumato.cards.measure import Measured, Settings
     from sfumato.cards.subject import LabelPolicy, Subject
     from sfumato.data.dataset import Dataset, Progress
+    from sfumato.training.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,23 +102,27 @@ def evaluate(flags: EvaluateFlags, options: dict[str, Any]) -> None:
     from sfumato.cli.networks import cache_folder, loaded_clip, loaded_networks
     from sfumato.cli.options import chosen_device, enough_memory, out_folder
     from sfumato.cli.progress import bars
-    from sfumato.cli.sample_shared import own_share
-    from sfumato.errors import UserError
     from sfumato.outputs import one_set_of_files
     from sfumato.training.workers import use_all_cores
 
-    if own_share().world > 1:
-        raise UserError("evaluate runs in one process: sample with several, then evaluate the folder of the images")
     requested = parse_metrics(flags.metrics.split(","), flags.features)
     sampling = _sampling(flags, options)
     use_all_cores()
     device = chosen_device(flags.device)
+    workers = connected(flags.subject, device)
+    if workers is not None:
+        device = workers.device
     folder = out_folder(flags.out)
     names = [one.network for one in requested if one.network is not None]
     networks = loaded_networks(names, flags.weights, flags.sha256, flags.resize, device)
-    with bars() as (_, progress):
+    with bars(active=workers is None or workers.leads) as (_, progress):
         frame = Frame(options["size"], flags.pad, flags.background)
         evaluation = open_subject(flags.subject, flags.data, flags.n, frame, sampling, device, progress("scanning"))
+        if workers is not None:
+            evaluation = shared(evaluation, workers)
+            if not workers.leads:
+                sample_for_others(evaluation, options["batch"], workers)
+                return
         with_clip = any(one.kind == "clip-score" for one in requested)
         settings = Settings(
             metrics=requested,
@@ -141,6 +146,50 @@ def evaluate(flags: EvaluateFlags, options: dict[str, Any]) -> None:
         card.save(folder)
         write_text(folder / PAGE_FILE, page(card, result.samples, result.captions, result.closest, shown))
     print_card(card, folder)
+    if workers is not None:
+        workers.close()
+
+
+def connected(subject: Path, device: "torch.device") -> "Workers | None":
+    """The processes that sample, where a launcher started several. Raises UserError for a folder of images."""
+    from sfumato.cli.sample_shared import own_share
+    from sfumato.errors import UserError
+    from sfumato.training.workers import Workers
+
+    if own_share().world == 1:
+        return None
+    if subject.is_dir() and not (subject / "config.yaml").exists():
+        raise UserError(
+            f"{str(subject)!r} is a folder of images, which one process evaluates: start it without torchrun"
+        )
+    return Workers("cpu" if device.type == "cpu" else None)
+
+
+def shared(evaluation: "Evaluation", workers: "Workers") -> "Evaluation":
+    """The evaluation whose samples all processes make, each some of the batches."""
+    from sfumato.cards.shared import SharedSubject
+    from sfumato.cards.subject import ModelSubject
+
+    def gather(images: "torch.Tensor") -> "torch.Tensor":
+        return workers.gather(images.to(workers.device)).cpu()
+
+    def of(subject: "Subject") -> SharedSubject:
+        assert isinstance(subject, ModelSubject)
+        return SharedSubject(subject, workers.rank, workers.world, gather)
+
+    others = {steps: of(subject) for steps, subject in evaluation.at_steps.items()}
+    return replace(evaluation, subject=of(evaluation.subject), at_steps=others)
+
+
+def sample_for_others(evaluation: "Evaluation", batch: int, workers: "Workers") -> None:
+    """Makes this process's part of the samples; the first process measures them."""
+    from sfumato.cli.options import enough_memory
+
+    with evaluation.computing, enough_memory(batch):
+        for subject in (evaluation.subject, *evaluation.at_steps.values()):
+            for _ in subject.batches(batch):
+                pass
+    workers.close()
 
 
 def _sampling(flags: EvaluateFlags, options: dict[str, Any]) -> "SamplingOptions":
