@@ -277,7 +277,7 @@ def in_processes(estimated: "Estimate", count: int, a_host: int, network: float)
     """
     from sfumato.errors import UserError
     from sfumato.estimate import scaling
-    from sfumato.estimate.report import A100
+    from sfumato.estimate.report import A100, equivalents
 
     if count == 1:
         return None
@@ -288,7 +288,7 @@ def in_processes(estimated: "Estimate", count: int, a_host: int, network: float)
     own = estimated.samples * estimated.phases[0].work.total / A100
     one = scaling.scaled(own, sizes.trained, processes, accumulate)
     memory = scaling.memory_of_process(estimated.memory, sizes, processes)
-    samples = estimated.samples * count
+    samples, operations = estimated.samples * count, estimated.operations
     strong = scaling.strong(own * count, sizes.trained, samples, processes)
     return {
         "count": count,
@@ -300,6 +300,7 @@ def in_processes(estimated: "Estimate", count: int, a_host: int, network: float)
         "step_seconds": one.step,
         "efficiency": one.efficiency,
         "days": None if estimated.steps is None else estimated.steps * one.step / 86400,
+        "v100_days": None if operations is None else equivalents(operations * count).v100_days,
         "same_batch": [asdict(each) for each in strong],
     }
 
@@ -320,7 +321,9 @@ def print_processes(estimated: "Estimate", several: dict[str, Any]) -> None:
         ["step", took],
     ]
     if several["days"] is not None:
-        rows.append(["the training", f"{several['days']:.3g} days"])
+        rows.append(
+            ["the training", f"{several['days']:.3g} days; {several['v100_days']:.3g} V100 days in all processes"]
+        )
     typer.echo("")
     show(None, rows)
     typer.echo("")
