@@ -218,11 +218,11 @@ def test_wrong_conditions_are_named(changes: dict[str, Any], message: str) -> No
 
 def test_unexpected_conditions_and_sizes_are_named() -> None:
     unet = build(ConditionSpec())
-    with pytest.raises(ValueError, match=r"condition\.tokens is given, but the U-Net was built without it"):
+    with pytest.raises(ValueError, match=r"condition\.tokens is given, but the denoiser was built without it"):
         unet(X, TIMES, Condition(tokens=gaussian(B, 7, 6)))
     with pytest.raises(ValueError, match="size 8x11 must be a multiple of 2"):
         unet(X[..., :11], TIMES, Condition())
-    with pytest.raises(ValueError, match="x_t has 3 channels, the U-Net was built for 4"):
+    with pytest.raises(ValueError, match="x_t has 3 channels, the denoiser was built for 4"):
         unet(X[:, :3], TIMES, Condition())
 
 

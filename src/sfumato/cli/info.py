@@ -146,7 +146,6 @@ def _costs(model: "LatentDiffusion") -> dict[str, int]:
     """Floating-point operations at the training size; an image is its network calls and the decoding."""
     from sfumato import flops
     from sfumato.conditioning.condition import ConditionSpec
-    from sfumato.denoiser.unet import UNetConfig
     from sfumato.pipeline.students import calls_twice, default_steps
 
     H, W = model.config.image_size
@@ -157,7 +156,7 @@ def _costs(model: "LatentDiffusion") -> dict[str, int]:
         **({} if model.tiny is None else {"tiny decode": flops.decode_tiny(model.tiny.config.decoder, size)}),
     }
     second = model.second
-    if second is None or not isinstance(second.config.denoiser, UNetConfig):
+    if second is None:
         return costs
     channels, h, w = model.latent_shape
     spec = ConditionSpec() if second.conditioner is None else second.conditioner.spec

@@ -1,25 +1,23 @@
 """The U-Net of latent diffusion models: ADM's convolutional U-Net, cross-attending to the condition's tokens (§3.3)."""
 
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.denoiser.blocks import (
     AttentionBlock,
     Block,
-    BlockInputs,
     Downsample,
     ResBlock,
     SpatialTransformer,
     Stem,
     Upsample,
 )
-from sfumato.denoiser.flow_map import FlowMapEmbedding
-from sfumato.nn.embeddings import timestep_embedding
+from sfumato.denoiser.network import Denoiser, VectorProjection
 from sfumato.nn.init import zero_
 from sfumato.nn.norm import GroupNorm32
 from sfumato.schema import Schema
@@ -58,7 +56,7 @@ class UNetConfig(Schema):
     scale_shift_norm: bool = False
     attention_order: Literal["head_first", "qkv_first"] = "head_first"
     linear_projections: bool = False
-    vector_projection: Literal["mlp", "none"] = Field(
+    vector_projection: VectorProjection = Field(
         default="mlp", description="none: the condition's vector already has 4 x channels entries"
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -115,7 +113,7 @@ class UNetConfig(Schema):
         return int(2 ** (len(self.channel_multipliers) - 1))
 
 
-class UNet(nn.Module):
+class UNet(Denoiser):
     """Predicts from (x_t, timestep, condition) a tensor of x_t's shape.
 
     Args:
@@ -123,8 +121,7 @@ class UNet(nn.Module):
         latent_channels: channels of x_t and of the prediction.
         spec: the fields of Condition it requires. Attention is a spatial transformer with tokens, else AttentionBlock.
 
-    Submodule names are the original's checkpoint keys. Set `checkpointing` to trade time for memory: activations inside
-    a block are then recomputed in the backward pass.
+    Submodule names are the original's checkpoint keys.
 
     Raises:
         ValueError: the spec's vector does not have 4 x channels entries and vector_projection is "none".
@@ -138,19 +135,9 @@ class UNet(nn.Module):
     """
 
     def __init__(self, config: UNetConfig, latent_channels: int, spec: ConditionSpec) -> None:
-        super().__init__()
+        projection = config.vector_projection
+        super().__init__(config.channels, config.factor, config.flow_map, latent_channels, spec, projection)
         self.config = config
-        self.latent_channels = latent_channels
-        self.spec = spec
-        self.checkpointing = False
-        embedding_dim = 4 * config.channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(config.channels, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
-        )
-        if config.flow_map:
-            self.flow_map = FlowMapEmbedding(config.channels, embedding_dim)
-        if spec.vector_dim is not None:
-            self.label_emb = self._vector_projection(spec.vector_dim, embedding_dim)
         self.input_blocks, skips = self._encoder(latent_channels + spec.spatial_channels)
         middle = skips[-1]
         self.middle_block = Block([self._res(middle, middle), self._attention(middle), self._res(middle, middle)])
@@ -160,17 +147,6 @@ class UNet(nn.Module):
             nn.SiLU(),
             zero_(nn.Conv2d(config.channels * config.channel_multipliers[0], latent_channels, 3, padding=1)),
         )
-
-    def _vector_projection(self, vector_dim: int, embedding_dim: int) -> nn.Module:
-        if self.config.vector_projection == "mlp":
-            layers = nn.Linear(vector_dim, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
-            return nn.Sequential(nn.Sequential(*layers))  # nested: the key names of later checkpoints with vectors
-        if vector_dim != embedding_dim:
-            raise ValueError(
-                f"vector_projection none needs a condition vector of 4 x channels = {embedding_dim} entries, "
-                f"not {vector_dim}; set vector_projection to mlp or change the conditioner's width"
-            )
-        return nn.Identity()
 
     def _res(self, channels: int, out: int, resample: Literal["up", "down"] | None = None) -> nn.Module:
         c = self.config
@@ -232,19 +208,8 @@ class UNet(nn.Module):
         return nn.ModuleList(blocks)
 
     def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """The prediction, (B, latent_channels, H, W).
-
-        Args:
-            x_t: noisy latent (B, latent_channels, H, W); H and W multiples of 2 ** (levels - 1).
-            timestep: (B,) network time 0 .. T - 1, integer or float; with config.flow_map (B, 3): the network times of
-                the step's beginning and end, and the guidance scale, see `flow_map.step_inputs`.
-            condition: exactly the fields of `spec`; token positions where its mask is False are not attended.
-
-        Raises:
-            ValueError: a field is missing, not expected or misshapen; H or W is not a multiple.
-        """
         self._check(x_t, condition)
-        inputs = BlockInputs(self._embedding(timestep, condition.vector), condition.tokens, condition.mask)
+        inputs = self._inputs(timestep, condition)
         h = x_t if condition.spatial is None else torch.cat([x_t, condition.spatial], 1)
         skips = []
         for block in self.input_blocks:
@@ -256,52 +221,5 @@ class UNet(nn.Module):
         out: Tensor = self.out(h)
         return out
 
-    def _run(self, block: nn.Module, h: Tensor, inputs: BlockInputs) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(block, h, inputs, use_reentrant=False)
-            return recomputed
-        out: Tensor = block(h, inputs)
-        return out
-
-    def _embedding(self, timestep: Tensor, vector: Tensor | None) -> Tensor:
-        """Time embedding (B, 4 x channels), the condition's vector added."""
-        first = self.time_embed[0]
-        assert isinstance(first, nn.Linear)
-        now = timestep[:, 0] if self.config.flow_map else timestep
-        embedding: Tensor = self.time_embed(timestep_embedding(now, self.config.channels).to(first.weight.dtype))
-        if self.config.flow_map:
-            embedding = embedding + self.flow_map(timestep)
-        return embedding if vector is None else embedding + self.label_emb(vector)
-
-    def _check(self, x_t: Tensor, condition: Condition) -> None:
-        B, C, H, W = x_t.shape
-        if self.latent_channels != C:
-            raise ValueError(f"x_t has {C} channels, the U-Net was built for {self.latent_channels}")
-        factor = self.config.factor
-        if H % factor or W % factor:
-            raise ValueError(f"the latent's size {H}x{W} must be a multiple of {factor} in H and W (2 ** (levels - 1))")
-        spec = self.spec
-        spatial = (B, spec.spatial_channels, H, W) if spec.spatial_channels else None
-        _check_field("vector", condition.vector, None if spec.vector_dim is None else (B, spec.vector_dim))
-        _check_field("tokens", condition.tokens, None if spec.token_dim is None else (B, -1, spec.token_dim))
-        _check_field("spatial", condition.spatial, spatial)
-        if condition.mask is not None:
-            _check_field(
-                "mask", condition.mask, None if condition.tokens is None else tuple(condition.tokens.shape[:2])
-            )
-
-
-def _check_field(name: str, value: Tensor | None, shape: tuple[int, ...] | None) -> None:
-    """Raises ValueError unless the field is present exactly when a shape is expected (-1: any size)."""
-    if shape is None:
-        if value is not None:
-            raise ValueError(f"condition.{name} is given, but the U-Net was built without it")
-        return
-    if value is None:
-        raise ValueError(f"condition.{name} is missing, the U-Net was built for {_spelt(shape)}")
-    if len(shape) != value.dim() or any(e not in (-1, s) for e, s in zip(shape, value.shape, strict=True)):
-        raise ValueError(f"condition.{name} has shape {tuple(value.shape)}, expected {_spelt(shape)}")
-
-
-def _spelt(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join("any" if s == -1 else str(s) for s in shape) + ")"
+    def recomputed_blocks(self) -> Iterator[nn.Module]:
+        return iter((*self.input_blocks, self.middle_block, *self.output_blocks))

@@ -12,6 +12,7 @@ from sfumato.autoencoder.bottleneck import Encoding
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.conditioning.condition import Condition
 from sfumato.denoiser import blocks
+from sfumato.denoiser.convnext import ConvNeXt
 from sfumato.denoiser.unet import UNet
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.fused_autoencoder import FusedDecoder, FusedResidualBlock, FusedSoftmaxAttention
@@ -38,7 +39,7 @@ def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
 
     Packed weights replace the module's parameters (so that they are not in memory twice), and it can neither train nor
     be saved afterwards. Norms and the time embedding keep float32; inputs and outputs keep their types.
-    The module is a U-Net, an autoencoder, or contains them.
+    The module is a denoiser, an autoencoder, or contains them.
 
     On a GPU, U-Nets also record their calls (`sfumato.engine.graphs`), and norms have the weights' type; they still
     compute in float32.
@@ -66,6 +67,14 @@ def for_inference(module: M, dtype: torch.dtype | None = None) -> M:
 
 class PackedUNet(UNet):
     """Casts at input and output: float32 outside, the packed layers' type inside."""
+
+    def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        x = x_t.contiguous(memory_format=torch.channels_last)
+        return super().forward(x, timestep, condition).to(x_t.dtype)
+
+
+class PackedConvNeXt(ConvNeXt):
+    """As PackedUNet, of the convolutional denoiser."""
 
     def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         x = x_t.contiguous(memory_format=torch.channels_last)
@@ -170,6 +179,7 @@ PACKED: dict[type[nn.Module], type[nn.Module]] = {
     FusedResidualBlock: PackedResidualBlock,
     FusedDecoder: PackedDecoder,
     UNet: PackedUNet,
+    ConvNeXt: PackedConvNeXt,
     Autoencoder: PackedAutoencoder,
 }
 """Classes that only override `forward`."""

@@ -15,8 +15,8 @@ from sfumato.autoencoder.perceptual import LPIPS, EfficientNetConfig, EfficientN
 from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
 from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, build_conditioner
 from sfumato.conditioning.text import TextConfig
+from sfumato.denoiser.network import Denoiser
 from sfumato.denoiser.table import build_denoiser
-from sfumato.denoiser.unet import UNet
 from sfumato.estimate.work import Stage1Step
 from sfumato.model import DiffusionConfig
 from sfumato.training.autoencoder import AutoencoderRun, CodeCounts, untrained_autoencoder
@@ -193,12 +193,12 @@ def blank_condition(config: ConditionerConfig, spec: ConditionSpec, batch: int, 
 
 
 class Recomputed:
-    """Measures the activations of a U-Net whose blocks are recomputed in the backward pass."""
+    """Measures the activations of a denoiser whose blocks are recomputed in the backward pass."""
 
-    def __init__(self, denoiser: UNet) -> None:
+    def __init__(self, denoiser: Denoiser) -> None:
         self.inputs = 0
         self.largest = 0
-        for block in (*denoiser.input_blocks, denoiser.middle_block, *denoiser.output_blocks):
+        for block in denoiser.recomputed_blocks():
             self._watch(block, denoiser)
 
     @property

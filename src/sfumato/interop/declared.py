@@ -18,7 +18,7 @@ from sfumato.autoencoder.tiny_file import FILE as TINY_FILE
 from sfumato.diffusion.schedule import ScheduleConfig, build_schedule
 from sfumato.documents import parse_yaml, read_text
 from sfumato.errors import UserError
-from sfumato.interop.expressible import effective_groups, parts_of
+from sfumato.interop.expressible import effective_groups, parts_of, unet_of
 from sfumato.model import DiffusionConfig, ModelConfig
 
 SECTION = "sfumato"
@@ -121,7 +121,7 @@ def _autoencoder_facts(config: ModelConfig) -> dict[str, Any]:
 
 
 def _diffusion_facts(config: DiffusionConfig) -> dict[str, Any]:
-    c = config.denoiser
+    c = unet_of(config)
     widths = [c.channels * m for m in c.channel_multipliers]
     heads = {width: c.heads or width // (c.head_channels or width) for width in c.attended_widths()}
     facts: dict[str, Any] = {"widths": widths, "blocks_per_level": c.blocks_per_level, "heads": heads}

@@ -17,7 +17,7 @@ from sfumato.interop.declared import FILE, dump_declared, notes_aside
 from sfumato.interop.diffusers_config import write_autoencoder, write_scheduler, write_unet
 from sfumato.interop.diffusers_import import CONDITIONER_FOLDER, STORE, WEIGHTS, read_json
 from sfumato.interop.diffusers_keys import Entry, autoencoder_entries, unet_entries
-from sfumato.interop.expressible import refuse_for_diffusers
+from sfumato.interop.expressible import refuse_for_diffusers, unet_of
 from sfumato.interop.original import config_text
 from sfumato.interop.original_export import fold_scaling, is_identity, narrowed, single_scale
 from sfumato.interop.text_encoders import FOLDER, outside_the_folder, write_as_last_layer
@@ -125,15 +125,15 @@ def _write_pipeline(
     extra = sum(part.channels for part in parts if part.kind in ("image", "semantic"))
     table = next((part for part in parts if part.kind == "class" and part.output == "vector"), None)
     token_dim = _token_dim(folder, parts)
-    if table is not None and diffusion.denoiser.vector_projection == "mlp":
+    if table is not None and unet_of(diffusion).vector_projection == "mlp":
         raise UserError("a class vector that passes through an MLP cannot be exported: diffusers adds it as it is")
     classes = None if table is None else table.classes + (table.null == "learned")
     size = (config.image_size[0] // config.autoencoder.factor, config.image_size[1] // config.autoencoder.factor)
     raw = config.autoencoder.raw_channels
-    unet = stored["unet"] if stored else write_unet(diffusion.denoiser, raw, extra, token_dim, classes, size)
+    unet = stored["unet"] if stored else write_unet(unet_of(diffusion), raw, extra, token_dim, classes, size)
     scheduler = stored["scheduler"] if stored else write_scheduler(diffusion.schedule, diffusion.prediction)
     tensors, _ = load_tensors(folder / "denoiser.safetensors")
-    entries = unet_entries(tensors, diffusion.denoiser, token_dim is not None)
+    entries = unet_entries(tensors, unet_of(diffusion), token_dim is not None)
     theirs: dict[str, Tensor] = {}
     dtype = _dtype(stored, "denoiser")
     for key, entry in entries.items():

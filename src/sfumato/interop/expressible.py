@@ -10,6 +10,7 @@ from typing import Any
 
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.conditioning.table import PartConfig
+from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import UserError
 from sfumato.interop.text_encoders import FOLDER, outside_the_folder, read_text_config
 from sfumato.model import DiffusionConfig, ModelConfig
@@ -26,6 +27,8 @@ def refuse_for_original(config: ModelConfig, folder: Path) -> None:
         folder: the model folder, which contains a pretrained text encoder.
     """
     _refuse_student(config)
+    if config.diffusion is not None:
+        unet_of(config.diffusion)
     _refuse_pixels(config.autoencoder)
     _refuse_original_norms(config)
     diffusion = config.diffusion
@@ -69,6 +72,8 @@ def refuse_for_diffusers(config: ModelConfig, folder: Path) -> None:
         folder: the model folder, which contains a pretrained text encoder.
     """
     _refuse_student(config)
+    if config.diffusion is not None:
+        unet_of(config.diffusion)
     _refuse_pixels(config.autoencoder)
     autoencoder_groups(config.autoencoder)
     diffusion = config.diffusion
@@ -123,6 +128,16 @@ def _refuse_student(config: ModelConfig) -> None:
         )
 
 
+def unet_of(diffusion: DiffusionConfig) -> UNetConfig:
+    """The denoiser's configuration. Raises UserError where it is no U-Net: no other program has the network."""
+    if not isinstance(diffusion.denoiser, UNetConfig):
+        raise UserError(
+            f"a denoiser of kind {diffusion.denoiser.kind} cannot be exported: both formats store a U-Net; use the "
+            "model folder as it is, or --format onnx"
+        )
+    return diffusion.denoiser
+
+
 def _refuse_pixels(config: AutoencoderConfig) -> None:
     if config.bottleneck.kind == "pixels":
         raise UserError(
@@ -140,9 +155,9 @@ def _refuse_original_norms(config: ModelConfig) -> None:
             f"{other} channels) cannot be exported: the original's norms always have {ORIGINAL_GROUPS} groups, and its "
             "configuration cannot express another number; export with --format diffusers, or train with norm_groups: 32"
         )
-    if config.diffusion is not None and config.diffusion.denoiser.norm_groups != ORIGINAL_GROUPS:
+    if config.diffusion is not None and unet_of(config.diffusion).norm_groups != ORIGINAL_GROUPS:
         raise UserError(
-            f"a U-Net with norm_groups: {config.diffusion.denoiser.norm_groups} cannot be exported: the original's "
+            f"a U-Net with norm_groups: {unet_of(config.diffusion).norm_groups} cannot be exported: the original's "
             f"norms always have {ORIGINAL_GROUPS} groups, and its configuration cannot express another number; export "
             "with --format diffusers, or train with norm_groups: 32"
         )
@@ -159,7 +174,7 @@ def _refuse_vector(part: PartConfig, diffusion: DiffusionConfig, whose: str) -> 
             f"a text conditioner with pooled: true cannot be exported: it also reaches the U-Net through the time "
             f"embedding, for which {whose} text models have no input; train with pooled: false"
         )
-    if part.kind == "class" and part.output == "vector" and diffusion.denoiser.vector_projection == "mlp":
+    if part.kind == "class" and part.output == "vector" and unet_of(diffusion).vector_projection == "mlp":
         raise UserError(
             f"a class vector that passes through an MLP cannot be exported: {whose} U-Net adds it as it is; train with "
             "denoiser.vector_projection: none"

@@ -8,6 +8,7 @@ from sfumato.conditioning.pretrained import PretrainedTextConfig
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.diffusion.schedule import CosineConfig, LinearConfig, ScaledLinearConfig, SqrtConfig
 from sfumato.errors import UserError
+from sfumato.interop.expressible import unet_of
 from sfumato.model import DiffusionConfig, ModelConfig
 
 Report = Callable[[str], None]
@@ -55,7 +56,7 @@ def dump_original(config: ModelConfig, scale: float, report: Report, text: TextM
         "scale_factor": scale,
         "use_ema": False,
         "unet_config": _unet(
-            diffusion.denoiser, resolution // config.autoencoder.factor, raw, extra, token_dim, classes
+            unet_of(diffusion), resolution // config.autoencoder.factor, raw, extra, token_dim, classes
         ),
         "first_stage_config": _autoencoder(config.autoencoder, resolution, interface=True),
         "cond_stage_config": stage,
@@ -178,7 +179,7 @@ def _conditioner(config: ModelConfig, report: Report, text: TextModel | None) ->
         case "embeddings":
             return "crossattn", dict(IDENTITY), 0, c.dim, None
         case "class" if c.output == "vector":
-            if config.diffusion.denoiser.vector_projection == "mlp":
+            if unet_of(config.diffusion).vector_projection == "mlp":
                 raise UserError(
                     "a class vector that passes through an MLP cannot be exported: the original adds it as it is"
                 )

@@ -20,7 +20,7 @@ from sfumato.denoiser.unet import UNet
 from sfumato.errors import UserError
 from sfumato.interop.declared import difference
 from sfumato.interop.diffusers_import import import_diffusers
-from sfumato.interop.expressible import parts_of
+from sfumato.interop.expressible import parts_of, unet_of
 from sfumato.interop.infer import EMA
 from sfumato.interop.original import KEPT_FILE, import_original
 from sfumato.interop.placement import Weights
@@ -108,7 +108,7 @@ def open_networks(folder: Path) -> Networks:
     conditioner = _conditioner(config, folder)
     spec = conditioner.spec if conditioner is not None else _spec(config, folder)
     with torch.device("meta"):
-        denoiser = UNet(config.diffusion.denoiser, autoencoder.latent_channels, spec)
+        denoiser = UNet(unet_of(config.diffusion), autoencoder.latent_channels, spec)
     _fill(denoiser, folder / "denoiser.safetensors")
     return Networks(config, autoencoder, scaling, denoiser, conditioner, spec)
 

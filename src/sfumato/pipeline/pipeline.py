@@ -117,7 +117,7 @@ def network_of(model: Model, reuse: int = 1) -> Network:
     second = second_stage(model)
     denoiser = second.denoiser
     if reuse > 1:
-        assert isinstance(denoiser, UNet)  # the only kind of denoiser
+        assert isinstance(denoiser, UNet)  # the plan has refused others
         denoiser = Reusing.of(denoiser, reuse)
     return Network(denoiser, second.schedule, second.config.prediction)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from sfumato.conditioning.lengths import cut_texts
 from sfumato.conditioning.table import CompositeConfig
 from sfumato.config import nearest
+from sfumato.denoiser.unet import UNet
 from sfumato.engine.packing import PackedConv2d, PackedLinear
 from sfumato.errors import UserError
 from sfumato.pipeline.choices import chosen_steps
@@ -277,6 +278,11 @@ def _check_guidance(model: Model, request: SampleRequest, scales: list[float], p
         guided = request.image_guidance is not None
         against = "image guidance, whose gradients need complete calls" if guided else "windows, which share calls"
         raise UserError(f"reuse {request.reuse} cannot be combined with {against}: leave out one of them")
+    if request.reuse > 1 and not isinstance(second_stage(model).denoiser, UNet):
+        raise UserError(
+            f"reuse {request.reuse} keeps features of a U-Net, and the model's denoiser is of kind "
+            f"{second_stage(model).config.denoiser.kind}: leave it out"
+        )
     networks = [model.autoencoder, second_stage(model).denoiser]
     packed = any(isinstance(m, PackedConv2d | PackedLinear) for network in networks for m in network.modules())
     if request.image_guidance is not None and packed:
