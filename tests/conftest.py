@@ -8,6 +8,7 @@ import torch
 
 import sfumato
 from command_line import CLASS, TEXT, Command, Outcome, Runs
+from forks import Forks
 from sfumato.cli import main
 from sfumato.engine import precision
 
@@ -50,6 +51,14 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Starts processes that begin with sfumato imported."""
+    server = Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.end()
 
 
 @pytest.fixture(scope="session")

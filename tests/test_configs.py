@@ -1,6 +1,7 @@
 """Every shipped configuration parses strictly and builds, on the meta device; a slip of the pen is named."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +149,11 @@ def keys(config: BaseModel, raw: dict[str, Any]) -> Iterator[tuple[list[str], st
 def test_a_misspelt_key_names_its_neighbour(file: Path) -> None:
     raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     config = shipped(file)
+    written = yaml.safe_load(to_yaml(config))
     for path, name in keys(config, raw):
         if name == "kind" or len(name) < 4:
             continue
-        spoilt = yaml.safe_load(to_yaml(config))
+        spoilt = deepcopy(written)
         group = spoilt
         for part in path:
             group = group[part]

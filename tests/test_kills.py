@@ -7,13 +7,12 @@ second kill waits for a file that is being written: it lands inside a save.
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from forks import Forked, Forks
 from runs import assert_same_tensors, logged, saved
 from sfumato.locks import lock_path
 
@@ -26,8 +25,7 @@ from sfumato.training.export import save_autoencoder
 from sfumato.training.run import RunFolder
 from sfumato.training.workers import Workers
 path, stage = Path(sys.argv[1]), sys.argv[2]
-settings = ("train.save_every=1", "train.steps=14", "train.power_averages={snapshot_every: 2, snapshots: 3}")
-print("started", flush=True)
+settings = ("train.save_every=1", "train.steps=10", "train.power_averages={snapshot_every: 2, snapshots: 3}")
 with RunFolder(path).session(Workers("cpu")):
     if stage == "first":
         hooks = runs.Hooks()
@@ -40,24 +38,11 @@ with RunFolder(path).session(Workers("cpu")):
 """
 
 
-def start(path: Path, stage: str) -> subprocess.Popen[str]:
-    here = Path(__file__).parent
-    paths = os.pathsep.join([str(here.parent / "src"), str(here)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", TRAIN, str(path), stage],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
-    return process
-
-
-def finish(path: Path, stage: str) -> float:
-    """Trains to the end; the seconds that it took after its start."""
-    process = start(path, stage)
+def finish(forks: Forks, path: Path, stage: str) -> float:
+    """Trains to the end; the seconds that it took."""
     t_start = time.monotonic()
-    assert process.wait() == 0
+    process = forks.start(TRAIN, [path, stage])
+    assert process.wait() == 0, process.output
     return time.monotonic() - t_start
 
 
@@ -67,9 +52,9 @@ def unfinished(path: Path) -> bool:
     return any(entry.name.startswith((".step", ".tmp", ".model.new", ".model.old")) for entry in found)
 
 
-def kill_inside_a_save(process: subprocess.Popen[str], path: Path) -> None:
-    while process.poll() is None and not unfinished(path):
-        pass
+def kill_inside_a_save(process: Forked, path: Path) -> None:
+    while not unfinished(path) and process.poll() is None:
+        time.sleep(0.0002)
     process.kill()
 
 
@@ -80,12 +65,12 @@ def files(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", ["first", "second"])
-def test_a_run_that_is_killed_again_and_again_is_the_straight_one(stage: str, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_again_and_again_is_the_straight_one(stage: str, tmp_path: Path, forks: Forks) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    whole = finish(straight, stage)
+    whole = finish(forks, straight, stage)
     moments, left = random.Random(0), 0
     for kill in range(KILLS // 2):
-        process = start(broken, stage)
+        process = forks.start(TRAIN, [broken, stage])
         time.sleep(moments.uniform(0.1, 1.0) * whole)
         if kill % 2 == 0:
             kill_inside_a_save(process, broken)
@@ -93,10 +78,10 @@ def test_a_run_that_is_killed_again_and_again_is_the_straight_one(stage: str, tm
             process.kill()
         process.wait()
         left += unfinished(broken)
-        if len(list(broken.glob("states/step-00000014*"))):  # it was done already: once more
+        if len(list(broken.glob("states/step-00000010*"))):  # it was done already: once more
             assert_same_tensors(saved(straight)[0], saved(broken)[0])
             shutil.rmtree(broken)
-    finish(broken, stage)
+    finish(forks, broken, stage)
     print(f"{stage}: {left} of {KILLS // 2} kills left something behind")
     assert_same_tensors(saved(straight)[0], saved(broken)[0])
     assert saved(straight)[1] == saved(broken)[1]

@@ -1,8 +1,6 @@
 """Numbered images: no two commands take one number."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,47 +8,42 @@ import torch
 from PIL import Image
 
 from command_line import Command, Runs
+from forks import Forks
 from sfumato import checkpoint
 from sfumato.cli.numbering import next_number, number_of, numbered, sheets
 from sfumato.images import save_first_free
 from sfumato.pipeline import pipeline
 
 WRITE = """
-import sys, torch
+import sys, time, torch
 from pathlib import Path
 from sfumato import images
 from sfumato.cli.numbering import next_number, numbered, sheets
-folder, colour = Path(sys.argv[1]), int(sys.argv[2])
+folder, go, colour = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 image = torch.full((3, 8, 8), colour, dtype=torch.uint8)
 print("ready", flush=True)
-sys.stdin.readline()
+while not go.exists():
+    time.sleep(0.001)
 for _ in range(60):
     images.save_first_free(numbered(folder, next_number(folder)), image, {"colour": colour})
     images.save_first_free(sheets(folder, 0), image)
 """
 
 
-def test_two_commands_in_one_folder_lose_no_image(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITE, str(tmp_path), colour],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )
-        for colour in ("40", "200")
-    ]  # fmt: skip
+def test_two_commands_in_one_folder_lose_no_image(tmp_path: Path, forks: Forks) -> None:
+    folder, go = tmp_path / "out", tmp_path / "go"
+    folder.mkdir()
+    writers = [forks.start(WRITE, [folder, go, colour]) for colour in (40, 200)]
     for writer in writers:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        writer.communicate("go\n")
-        assert writer.returncode == 0
-    images = sorted(path for path in tmp_path.iterdir() if not path.name.startswith("grid"))
+        writer.wait_for("ready")
+    go.touch()
+    assert [writer.wait() for writer in writers] == [0, 0]
+    images = sorted(path for path in folder.iterdir() if not path.name.startswith("grid"))
     assert [path.name for path in images] == [f"{n:04d}.png" for n in range(120)]
     colours = [Image.open(path).getpixel((0, 0)) for path in images]
     assert colours.count((40, 40, 40)) == colours.count((200, 200, 200)) == 60
-    assert len(list(tmp_path.glob("grid*.png"))) == 120
-    assert not list(tmp_path.glob(".*"))
+    assert len(list(folder.glob("grid*.png"))) == 120
+    assert not list(folder.glob(".*"))
 
 
 def test_sampling_beside_another_command(command: Command, runs: Runs, tmp_path: Path, monkeypatch) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import yaml
 from torch import Tensor
 
 from data.make_images import save
+from forks import COMMAND, Forks
 from runs import (
     FIRST_STAGE,
     SIZE,
@@ -126,23 +125,29 @@ def die(*_: object, **__: object) -> None:
     raise Killed
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A first stage of four steps that nothing interrupts."""
+    path = tmp_path_factory.mktemp("straight")
+    train_first(path, first_run("train.steps=4", "train.save_every=2"))
+    return path
+
+
 @pytest.mark.parametrize(
     ("module", "name"), [(checkpoint, "save_file"), (os, "fsync"), (os, "replace"), (checkpoint, "prune")]
 )
 def test_the_end_within_a_save_costs_the_steps_since_the_last(
-    module: object, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: object, name: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = first_run("train.steps=4", "train.save_every=2")
-    train_first(tmp_path / "straight", config)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         train_first(tmp_path / "broken", config, Hooks({3: lambda: patch.setattr(module, name, die)}))
     left = [step for step, _ in checkpoint.saved_steps(tmp_path / "broken" / "states")]
     assert left == ([2, 4] if name == "prune" else [2])
-    hooks = Hooks()
-    train_first(tmp_path / "broken", config, hooks)
-    assert saved(tmp_path / "broken")[1] == saved(tmp_path / "straight")[1]
-    assert_same_tensors(saved(tmp_path / "broken")[0], saved(tmp_path / "straight")[0])
-    assert logged(tmp_path / "broken") == logged(tmp_path / "straight")
+    train_first(tmp_path / "broken", config)
+    assert saved(tmp_path / "broken")[1] == saved(straight)[1]
+    assert_same_tensors(saved(tmp_path / "broken")[0], saved(straight)[0])
+    assert logged(tmp_path / "broken") == logged(straight)
 
 
 def test_the_end_within_the_export_writes_the_model_again(tmp_path: Path) -> None:
@@ -178,48 +183,37 @@ runs.train_first(Path(sys.argv[1]), runs.first_run("train.steps=4"), hooks)
 """
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
-    """A Python process that finds the source and the tests."""
-    here = Path(__file__).parent
-    paths = os.pathsep.join([str(here.parent / "src"), str(here)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def test_kill_9_in_the_middle_of_a_save_loses_nothing_before_it(tmp_path: Path) -> None:
-    process = started("-c", SLOW_SAVE, str(tmp_path / "broken"))
-    assert process.stdout is not None
-    assert process.stdout.readline() == "half\n"
+def test_kill_9_in_the_middle_of_a_save_loses_nothing_before_it(tmp_path: Path, straight: Path, forks: Forks) -> None:
+    process = forks.start(SLOW_SAVE, [tmp_path / "broken"])
+    process.wait_for("half\n")
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
     states = tmp_path / "broken" / "states"
     assert [step for step, _ in checkpoint.saved_steps(states)] == [2]
     assert list(states.glob(".step-*.part")), "the process should have died within the save"
 
-    config = first_run("train.steps=4")
-    train_first(tmp_path / "broken", config)
-    train_first(tmp_path / "straight", config)
-    assert_same_tensors(saved(tmp_path / "broken")[0], saved(tmp_path / "straight")[0])
+    train_first(tmp_path / "broken", first_run("train.steps=4"))
+    assert_same_tensors(saved(tmp_path / "broken")[0], saved(straight)[0])
     assert not list(states.glob(".*")), "the half-written file should be gone"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_stops_and_the_same_command_goes_on(number: int, code: int, tmp_path: Path) -> None:
+def test_a_signal_saves_and_stops_and_the_same_command_goes_on(
+    number: int, code: int, tmp_path: Path, forks: Forks
+) -> None:
     """From outside, through the command line, as Ctrl-C in a terminal."""
     config = tmp_path / "tiny.yaml"
     raw = {**FIRST_STAGE, "data": {"kind": "toy", "size": 32, "length": 32}}
     config.write_text(yaml.safe_dump(raw))
     run = tmp_path / "run"
-    command = ["-m", "sfumato", "train", "autoencoder", str(config), "--out", str(run), "train.save_every=100000"]
-    process = started(*command, "train.steps=100000")
+    command = ["train", "autoencoder", config, "--out", run, "train.save_every=100000", "train.steps=100000"]
+    process = forks.start(COMMAND, command)
     while not (run / "log.jsonl").exists() or not (run / "log.jsonl").read_text():
-        assert process.poll() is None
+        assert process.poll() is None, process.output
         time.sleep(0.05)
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == code, "`stage1 && stage2` must not begin stage 2"
-    assert str(run / "model") in out
+    assert process.wait() == code, "`stage1 && stage2` must not begin stage 2"
+    assert str(run / "model") in process.output
     ((stopped, _),) = checkpoint.saved_steps(run / "states")
     assert load(run).config.about["autoencoder"]["steps"] == stopped
     assert len({line["step"] for line in logged(run)}) == stopped

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 import sfumato
 from command_line import Command, Runs, check, contents
+from forks import COMMAND, Forks
 from runs import Crash, Hooks, crash, first_run, saved, train_first
 from sfumato import checkpoint
 from sfumato.errors import UserError
@@ -23,7 +25,6 @@ from sfumato.training.log import read_lines
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
 
-TESTS = Path(__file__).parent
 TINY = {"model": {"channels": 8, "channel_multipliers": [1, 1], "blocks_per_level": 1, "latent_channels": 4,
                   "attention": "none", "norm_groups": 4},
         "data": {"kind": "toy", "size": 32, "length": 8},
@@ -82,15 +83,17 @@ def test_a_second_writer_is_refused_at_once(command: Command, runs: Runs, tmp_pa
     assert out.exists() == (name == "distill-decoder")
 
 
-def test_the_lock_is_held_while_a_training_goes_on(command: Command, config: Path, tmp_path: Path) -> None:
+def test_the_lock_is_held_while_a_training_goes_on(
+    command: Command, config: Path, tmp_path: Path, forks: Forks
+) -> None:
     """In a process of its own; when it is killed the same command goes on."""
-    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent / "src"), "OMP_NUM_THREADS": "1"}
     line = ["train", "autoencoder", str(config), "--out", str(tmp_path / "out")]
     long = [*line, "train.steps=100000", "train.log_every=1"]
-    process = subprocess.Popen([sys.executable, "-m", "sfumato", *long], env=environment, stderr=subprocess.DEVNULL)
+    process = forks.start(COMMAND, long)
     log = tmp_path / "out" / "log.jsonl"
     while not (log.exists() and log.read_text()):
-        assert process.poll() is None
+        assert process.poll() is None, process.output
+        time.sleep(0.01)
     check(command(*long), f"is being written by process {process.pid} on ")
     process.kill()
     process.wait()

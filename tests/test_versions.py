@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 
 import tiny
+from forks import Forks
 from sfumato import checkpoint, versions
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
@@ -44,14 +43,9 @@ def numbers_of(model: LatentDiffusion) -> set[float]:
     return found
 
 
-def test_loads_during_saves_are_of_one_version(tmp_path: Path) -> None:
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent / "src"), str(here)])}
-    writer = subprocess.Popen(
-        [sys.executable, "-c", SAVE, str(tmp_path / "model")], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == "0\n"
+def test_loads_during_saves_are_of_one_version(tmp_path: Path, forks: Forks) -> None:
+    writer = forks.start(SAVE, [tmp_path / "model"])
+    writer.wait_for("0\n")
     seen = set()
     t_start = time.monotonic()
     try:
@@ -62,7 +56,6 @@ def test_loads_during_saves_are_of_one_version(tmp_path: Path) -> None:
     finally:
         writer.kill()
         writer.wait()
-        writer.stdout.close()
     print(f"{LOADS} loads of {len(seen)} versions in {time.monotonic() - t_start:.1f} s")
     assert len(seen) > 1
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 import sfumato.cli
+from forks import Forked, Forks, ranks
 from runs import FIRST_STAGE
 from sfumato.errors import Interrupted, UserError
 from sfumato.training.heartbeat import Watch
@@ -112,58 +112,38 @@ def started(arguments: list[str], **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, *arguments], env=environment, **output)
 
 
-def wait_for_steps(run: Path, *processes: subprocess.Popen[str]) -> None:
-    """Waits for the first line of the log; fails with what the processes printed."""
+def wait_for_steps(run: Path, process: subprocess.Popen[str] | Forked) -> None:
+    """Waits for the first line of the log."""
     end = time.monotonic() + 90
     while not (run / "log.jsonl").exists() or not (run / "log.jsonl").read_text():
         if time.monotonic() > end:
-            for process in processes:
-                process.kill()
-            pytest.fail("no step in 90 s: " + "\n".join(process.communicate()[0][-2000:] for process in processes))
+            process.kill()
+            pytest.fail("no step in 90 s")
         time.sleep(0.05)
 
 
-def free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
-
-
-def test_a_stopped_process_ends_the_others_with_the_cause(tmp_path: Path) -> None:
+def test_a_stopped_process_ends_the_others_with_the_cause(tmp_path: Path, forks: Forks) -> None:
     """Without a launcher, so that the one that is stopped keeps the store, too, and nobody else kills it."""
-    met = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    both = [started(["-c", ENDLESS, str(tmp_path)], **met, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    both = [forks.start(ENDLESS, [tmp_path], **rank) for rank in ranks()]
     try:
-        wait_for_steps(tmp_path, *both)
+        wait_for_steps(tmp_path, both[0])
         both[0].send_signal(signal.SIGSTOP)
-        out, _ = both[1].communicate(timeout=120)
-        assert both[1].returncode == 1
-        assert "process 0 of 2 has not answered for 3 s" in out
-        assert "Traceback" not in out
+        assert both[1].wait() == 1
+        assert "process 0 of 2 has not answered for 3 s" in both[1].output
+        assert "Traceback" not in both[1].output
     finally:
         for process in both:
             process.kill()
-            process.communicate()
 
 
-def test_a_process_that_is_stopped_before_it_meets_the_others_ends_them_with_the_cause(tmp_path: Path) -> None:
-    met = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    stopped = subprocess.Popen([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"])
-    one = started(
-        ["-c", f"from sfumato.training import heartbeat; heartbeat.MEETING = 2.0\n{ENDLESS}", str(tmp_path)],
-        **met,
-        RANK="0",
-        LOCAL_RANK="0",
-    )
-    try:
-        out, _ = one.communicate(timeout=120)
-        assert one.returncode == 1
-        assert "process 1 of 2 has not met the others within 2 s of the start" in out
-        assert "Traceback" not in out
-    finally:
-        for process in (stopped, one):
-            process.kill()
-            process.communicate()
+def test_a_process_that_is_stopped_before_it_meets_the_others_ends_them_with_the_cause(
+    tmp_path: Path, forks: Forks
+) -> None:
+    code = f"from sfumato.training import heartbeat; heartbeat.MEETING = 2.0\n{ENDLESS}"
+    one = forks.start(code, [tmp_path], **ranks()[0])
+    assert one.wait() == 1
+    assert "process 1 of 2 has not met the others within 2 s of the start" in one.output
+    assert "Traceback" not in one.output
 
 
 def test_the_death_of_the_launcher_ends_its_processes_with_a_checkpoint(tmp_path: Path) -> None:

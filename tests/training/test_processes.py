@@ -1,9 +1,6 @@
 """Two processes train the model that one would with the batches of both, through the command that users type."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from forks import COMMAND, Forked, Forks, ranks
 from runs import FIRST_STAGE, SECOND_STAGE, assert_same_up_to_rounding, first_run, logged, train_first
 from sfumato.cli.training_runs import run_autoencoder, run_diffusion
 from sfumato.config import apply_overrides, parse
@@ -19,7 +17,6 @@ from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.diffusion import DiffusionRun
 from sfumato.training.workers import Workers
 
-ROOT = Path(__file__).parents[2]
 TOY = {"kind": "toy", "size": 32, "length": 10}
 GENTLE = [
     "train.optimiser.precision=float32",
@@ -77,20 +74,15 @@ for name, overrides in {cases!r}.items():
 ABOUT_THE_LOSSES = {"reconstruction", "nll", "regulariser", "adversarial", "adaptive_weight", "discriminator"}
 
 
-def in_two_processes(*arguments: str) -> subprocess.Popen[str]:
-    """`python -m torch.distributed.run --nproc_per_node 2 ARGUMENTS`"""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*launch, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def in_two_processes(forks: Forks, code: str, *arguments: object) -> list[Forked]:
+    """What a launcher would start."""
+    return [forks.start(code, arguments, **rank) for rank in ranks()]
 
 
-def finished(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out[-3000:]
-    return out
+def finished(both: list[Forked]) -> str:
+    """What they printed. Fails where one of them failed."""
+    assert [process.wait() for process in both] == [0, 0], "\n".join(process.output[-3000:] for process in both)
+    return "".join(process.output for process in both)
 
 
 def raw(stage: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]:
@@ -101,13 +93,12 @@ def raw(stage: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]:
     return stage, str(file)
 
 
-def test_two_processes_train_the_first_stage_that_one_does(tmp_path: Path) -> None:
+def test_two_processes_train_the_first_stage_that_one_does(tmp_path: Path, forks: Forks) -> None:
     cases = {"kl": KL, "vq": VQ}
-    (tmp_path / "train.py").write_text(FIRST_STAGES.format(cases=cases))
-    process = in_two_processes(str(tmp_path / "train.py"), str(tmp_path / "two"))
+    both = in_two_processes(forks, FIRST_STAGES.format(cases=cases), tmp_path / "two")
     for name, overrides in cases.items():
         train_first(tmp_path / "one" / name, first_run(*overrides, "train.batch=4"))
-    finished(process)
+    finished(both)
     for name in cases:
         one, two = tmp_path / "one" / name, tmp_path / "two" / name
         assert_same_up_to_rounding(one, two)
@@ -121,15 +112,15 @@ def test_two_processes_train_the_first_stage_that_one_does(tmp_path: Path) -> No
         assert ranks[0]["exchanges"] < 10, "DistributedDataParallel exchanges gradients in buckets, not one by one"
 
 
-def test_two_processes_encode_and_train_the_second_stage_that_one_does(tmp_path: Path) -> None:
+def test_two_processes_encode_and_train_the_second_stage_that_one_does(tmp_path: Path, forks: Forks) -> None:
     stage, _ = raw(FIRST_STAGE, tmp_path)
     run_autoencoder(parse(apply_overrides(stage, ["train.steps=1"]), AutoencoderRun, "first"), tmp_path / "first", None)
     stage, file = raw(SECOND_STAGE, tmp_path)
-    command = ["-m", "sfumato", "train", "diffusion", file, "--autoencoder", str(tmp_path / "first")]
-    process = in_two_processes(*command, "--out", str(tmp_path / "two"), *TEXT, "train.batch=2")
+    command = ["train", "diffusion", file, "--autoencoder", tmp_path / "first"]
+    both = in_two_processes(forks, COMMAND, *command, "--out", tmp_path / "two", *TEXT, "train.batch=2")
     config = parse(apply_overrides(stage, [*TEXT, "train.batch=4"]), DiffusionRun, "one")
     run_diffusion(config, load(tmp_path / "first"), tmp_path / "one", None)
-    assert finished(process).count("model: ") == 1, "one process speaks"
+    assert finished(both).count("model: ") == 1, "one process speaks"
     assert_same_up_to_rounding(tmp_path / "one", tmp_path / "two")
     one, two = ([line["loss"] for line in logged(tmp_path / name) if "loss" in line] for name in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-3), "the logged loss is that of all processes"

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from data.shards.make_shards import shards
+from forks import COMMAND, Forks
 from runs import FIRST_STAGE, SECOND_STAGE, Crash, assert_same_tensors, assert_same_up_to_rounding, logged, saved
 from sfumato.cli.training_runs import run_autoencoder, run_diffusion
 from sfumato.config import apply_overrides, parse
@@ -36,7 +37,7 @@ def damaged_shards(root: Path) -> dict[str, Any]:
 
 
 def test_a_run_on_shards_ends_alike_however_it_was_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = damaged_shards(tmp_path / "shards")
     stage = apply_overrides({**FIRST_STAGE, "data": data}, ["train.steps=1"])
@@ -47,13 +48,13 @@ def test_a_run_on_shards_ends_alike_however_it_was_interrupted(
     command = [
         "train",
         "diffusion",
-        str(file),
+        file,
         "--autoencoder",
-        str(tmp_path / "first"),
+        tmp_path / "first",
         "--out",
-        str(tmp_path / "two"),
+        tmp_path / "two",
     ]
-    process = in_two_processes("-m", "sfumato", *command, *STEADY, "train.batch=2")
+    both = in_two_processes(forks, COMMAND, *command, *STEADY, "train.batch=2")
 
     config = parse(apply_overrides({**SECOND_STAGE, "data": data}, STEADY), DiffusionRun, "second")
     first, cache = load(tmp_path / "first"), tmp_path / "cache"
@@ -75,7 +76,7 @@ def test_a_run_on_shards_ends_alike_however_it_was_interrupted(
     assert numbers == other_numbers
     assert logged(tmp_path / "straight") == logged(tmp_path / "broken")
 
-    finished(process)
+    finished(both)
     assert_same_up_to_rounding(tmp_path / "straight", tmp_path / "two")
     losses = [[line["loss"] for line in logged(tmp_path / name) if "loss" in line] for name in ("straight", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
