@@ -84,7 +84,9 @@ def test_progress_is_shown_without_a_terminal(
     monkeypatch.setattr(progress, "SECONDS_TO_LINE", 0.0)
     with progress.counting("sampling", 4, "steps") as advance:
         advance(1)
+        advance(1)
     with progress.bars() as (_, passes):
         passes("inverting")(3, 3)
-    assert "sampling: 1 of 4 steps, " in (shown := capsys.readouterr().err)
-    assert "inverting: 3 of 3, 0.0 s left" in shown
+    assert "sampling: 1 of 4 steps\n" in (shown := capsys.readouterr().err)
+    assert "sampling: 2 of 4 steps, " in shown
+    assert "inverting: 3 of 3\n" in shown

@@ -14,4 +14,4 @@ def test_the_time_left_is_of_the_rate_since_the_first_report(monkeypatch: pytest
     for seconds, done in ((90.0, 1), (110.0, 101), (115.0, 151)):  # 90 s before the first say nothing of the rate
         now[0] = seconds
         lines.update(done, 201)
-    assert said == ["scanning: 101 of 201, 20.0 s left"]
+    assert said == ["scanning: 1 of 201", "scanning: 101 of 201, 20.0 s left"]

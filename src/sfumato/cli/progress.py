@@ -40,11 +40,13 @@ class Lines:
         now = time.monotonic()
         self._first = self._first or (now, done)
         (t_first, before) = self._first
-        if now - self._t_line < SECONDS_TO_LINE or done <= before:
+        if now - self._t_line < SECONDS_TO_LINE or done <= 0:
             return
         self._t_line = now
-        left = (now - t_first) / (done - before) * max(0, total - done)
-        self._say(f"{self._title}: {done} of {total}{self._unit}, {clock(left)} left")
+        left = ""
+        if done > before:
+            left = f", {clock((now - t_first) / (done - before) * max(0, total - done))} left"
+        self._say(f"{self._title}: {done} of {total}{self._unit}{left}")
 
 
 def tell(message: str) -> None:
