@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from data.make_images import metadata, save
+from forks import COMMAND, Forks
 from runs import FIRST_STAGE, SECOND_STAGE, Crash, assert_same_tensors, assert_same_up_to_rounding, logged, saved
 from sfumato.cli.training_runs import run_autoencoder, run_diffusion
 from sfumato.config import apply_overrides, parse
@@ -47,7 +48,7 @@ def images(root: Path) -> dict[str, Any]:
 
 
 def test_a_run_on_buckets_ends_alike_however_it_was_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], forks: Forks
 ) -> None:
     data = images(tmp_path / "images")
     changes = ["train.steps=3", "train.batch=4", "train.preview_every=3", "model.bottleneck={kind: kl}"]
@@ -66,7 +67,7 @@ def test_a_run_on_buckets_ends_alike_however_it_was_interrupted(
     command = ["train", "diffusion", str(file), "--autoencoder", str(tmp_path / "first")]
     settings = [*STEADY, "mirrored=true", "train.save_every=2"]
     out = ["--out", str(tmp_path / "two"), "train.batch=2", "train.accumulate=2"]
-    process = in_two_processes("-m", "sfumato", *command, *settings, *out)
+    process = in_two_processes(forks, COMMAND, *command, *settings, *out)
 
     config = parse(
         apply_overrides({**SECOND_STAGE, "data": data}, [*settings, "train.batch=8"]), DiffusionRun, "second"

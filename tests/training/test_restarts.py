@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.test_processes import finished, in_two_processes
+from training.test_launch import started
 
 KILLED_ONCE = """
 import os, signal, sys, time
@@ -23,5 +23,8 @@ workers.close()
 def test_processes_meet_again_after_a_restart(tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(KILLED_ONCE)
     (tmp_path / "out").mkdir()
-    finished(in_two_processes("--max-restarts=1", str(tmp_path / "work.py"), str(tmp_path / "out")))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
+    process = started([*launch, str(tmp_path / "work.py"), str(tmp_path / "out")])
+    said, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, said[-3000:]
     assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {"1-0": "1", "1-1": "1"}

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import runs
+from forks import ranks
 from runs import assert_same_tensors, assert_same_up_to_rounding, logged, saved, second_run, train_second
 from sfumato.errors import UserError
 from sfumato.training.diffusion import DiffusionRun
-from training.test_launch import free_port
 from training.test_processes import TEXT
 
 SETTINGS = {
@@ -45,7 +45,7 @@ def in_processes(world: int, root: Path, *wanted: Session) -> None:
     """Forked from a server that has imported all, which takes longer than the training."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["runs", "sfumato.training.sharding", "sfumato.training.state_files", "accelerate"])
-    port = free_port()
+    port = ranks()[0]["MASTER_PORT"]
     started = [context.Process(target=sessions, args=(rank, world, port, root, wanted)) for rank in range(world)]
     for process in started:
         process.start()

@@ -14,32 +14,32 @@ class Reading:
 
 READINGS = {
     "VIV": Reading(
-        "The loss of flow matching that an ideal network is left with if the latents are Gaussian: the lower, the "
-        "easier is stage 2. It compares latents of the same size only.",
+        "The flow-matching loss that remains with an ideal network if the latents are Gaussian. The lower, the easier "
+        "for stage 2. Compare only latents of the same size.",
         "0.4 to 1.1; white noise 1.57",
     ),
     "VIV-within-classes": Reading("The same for a model that is conditioned on the class.", "at most VIV"),
     "effective-rank": Reading(
-        "The share of directions in which the latents vary. Below 0.01 the latent has collapsed to a few of them.",
+        "The share of directions in which the latents vary. Below 0.01 the latent has collapsed to a few directions.",
         "0.02 to 0.3; white noise 1",
     ),
     "spectral-energy-0.25": Reading(
-        "Energy beyond a quarter of the frequencies. Stage 2 learns fine structure last: the closer to the images' own "
-        "share, the better.",
+        "Share of the energy above a quarter of the frequency range. Stage 2 learns fine structure last, so the closer "
+        "this is to the share in the images, the better.",
         "0.1 to 0.45; white noise 0.9",
     ),
     "spectral-energy-0.5": Reading(
-        "The same beyond half of the frequencies; most of it is noise to stage 2.", "0.04 to 0.2; white noise 0.5"
+        "The same above half of the frequency range; for stage 2 most of this is noise.", "0.04 to 0.2; white noise 0.5"
     ),
     "equivariance-error-scale": Reading(
-        "0: halving an image halves its latent. Near 1 the two are unrelated, and stage 2 learns every size of an "
-        "object anew.",
+        "At 0, halving an image halves its latent. Near 1 the two latents are unrelated, and stage 2 has to learn an "
+        "object separately at every size.",
         "0.1 to 0.7; unrelated 1",
     ),
     "equivariance-error-flip": Reading("The same for a mirrored image.", "0.1 to 0.3; unrelated 1"),
     "equivariance-error-quarter-turn": Reading("The same for an image turned by 90°.", "0.1 to 0.4; unrelated 1"),
     "bits-per-dimension": Reading(
-        "Information in each latent number. Near 0 the latent is empty: lower the weight of the KL term.", "3 to 17"
+        "Information per latent number. Near 0 the latent carries none: lower loss.kl_weight.", "3 to 17"
     ),
 }
 
