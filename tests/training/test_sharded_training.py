@@ -44,7 +44,7 @@ def sessions(rank: int, world: int, port: str, root: Path, wanted: Sequence[Sess
 def in_processes(world: int, root: Path, *wanted: Session) -> None:
     """Forked from a server that has imported all, which takes longer than the training."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runs", "sfumato.training.sharding", "sfumato.training.state_files", "accelerate"])
+    context.set_forkserver_preload(["sfumato.training.sharding", "sfumato.training.state_files", "accelerate"])
     port = ranks()[0]["MASTER_PORT"]
     started = [context.Process(target=sessions, args=(rank, world, port, root, wanted)) for rank in range(world)]
     for process in started:
