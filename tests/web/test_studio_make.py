@@ -137,6 +137,8 @@ def test_view_compare_and_delete(page: "Page", studio: "Studio") -> None:
     assert page.locator(".comparison .pair img").count() == 2
     page.keyboard.press("c")
     page.set_viewport_size({"width": 500, "height": 700})
+    page.wait_for_function("() => innerWidth === 500")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     for _ in range(12):
         page.keyboard.press("+")
     frame = page.locator(".stagearea .canvas")

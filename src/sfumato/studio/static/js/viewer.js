@@ -101,7 +101,11 @@ export function openViewer({ image, all, use, discard, images, options, can }) {
     if (act && !event.ctrlKey && !event.metaKey) { event.preventDefault(); act(); }
   };
   document.addEventListener("keydown", keyed);
-  const resized = () => draw();
+  const resized = () => {
+    const restore = anchored(canvas);
+    draw();
+    restore();
+  };
   window.addEventListener("resize", resized);
   dialog.addEventListener("close", () => { document.removeEventListener("keydown", keyed); window.removeEventListener("resize", resized); dialog.remove(); });
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
