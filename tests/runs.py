@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +17,7 @@ from sfumato.autoencoder.scaling import Scaling
 from sfumato.config import apply_overrides, parse
 from sfumato.data.dataset import Example
 from sfumato.data.latents import LatentDataset
+from sfumato.data.loader import Loader
 from sfumato.model import LatentDiffusion, ModelConfig
 from sfumato.training.autoencoder import AutoencoderRun, build_stage1, train_autoencoder
 from sfumato.training.diffusion import DiffusionRun, train_diffusion
@@ -210,3 +212,25 @@ def assert_same_up_to_rounding(one: Path, other: Path) -> None:
 
 ROUNDING = 2e-5
 """Relative; three steps of 1e-4 in other directions would be far beyond."""
+
+
+def assert_ends_alike_when_interrupted(root: Path, run: Callable[[Path], object], step: int) -> None:
+    """Runs in `straight`, and in `broken`, where the process ends before it reads the batch of a step and the same
+    call goes on: tensors, numbers and log of both are the same."""
+    run(root / "straight")
+    read = Loader._read
+
+    def torn(self: Loader[Any], number: int) -> Any:
+        if number == step:
+            raise Crash
+        return read(self, number)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Loader, "_read", torn)
+        with pytest.raises(Crash):
+            run(root / "broken")
+    run(root / "broken")
+    (one, numbers), (other, other_numbers) = saved(root / "straight"), saved(root / "broken")
+    assert_same_tensors(one, other)
+    assert numbers == other_numbers
+    assert logged(root / "straight") == logged(root / "broken")

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
-from torch import Tensor, nn
 
+from denoiser.test_unet import FULL, TIMES, B, C, X, filled, full_condition, gaussian
 from sfumato import flops
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.config import load_config
@@ -28,24 +28,9 @@ from sfumato.pipeline.request import SampleRequest
 from sfumato.training.diffusion import DiffusionRun
 from tiny import model
 
-B, C, H, W = 3, 4, 8, 12
-FULL = ConditionSpec(vector_dim=5, token_dim=6, spatial_channels=2)
 KIND = (
     "diffusion.denoiser={kind: convnext, channels: 32, channel_multipliers: [1, 2], blocks: [1, 2], attention_every: 1}"
 )
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def filled(module: nn.Module) -> None:
-    """Random weights everywhere: layers that are zero at first hide what is behind them."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            scale = parameter.shape[1:].numel() ** -0.5 if parameter.dim() > 1 else 0.2
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
 
 
 def build(spec: ConditionSpec = FULL, **changes: Any) -> ConvNeXt:
@@ -53,15 +38,6 @@ def build(spec: ConditionSpec = FULL, **changes: Any) -> ConvNeXt:
     network = ConvNeXt(ConvNeXtConfig.model_validate({**options, **changes}), C, spec)
     filled(network)
     return network.eval()
-
-
-def full_condition() -> Condition:
-    mask = torch.ones(B, 7, dtype=torch.bool)
-    mask[0, 3:] = False
-    return Condition(gaussian(B, 5), gaussian(B, 7, 6, seed=1), mask, gaussian(B, 2, H, W, seed=2))
-
-
-X, TIMES = gaussian(B, C, H, W, seed=3), torch.tensor([0.0, 37.5, 999.0])
 
 
 def test_the_response_norm_is_its_equation() -> None:

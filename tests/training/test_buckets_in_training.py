@@ -11,7 +11,12 @@ from PIL import Image
 
 from data.make_images import metadata, save
 from forks import COMMAND, Forks
-from runs import FIRST_STAGE, SECOND_STAGE, Crash, assert_same_tensors, assert_same_up_to_rounding, logged, saved
+from runs import (
+    FIRST_STAGE,
+    SECOND_STAGE,
+    assert_ends_alike_when_interrupted,
+    assert_same_up_to_rounding,
+)
 from sfumato.cli.training_runs import run_autoencoder, run_diffusion
 from sfumato.config import apply_overrides, parse
 from sfumato.data.conditions.config import ConditionsConfig
@@ -48,7 +53,7 @@ def images(root: Path) -> dict[str, Any]:
 
 
 def test_a_run_on_buckets_ends_alike_however_it_was_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], forks: Forks
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], forks: Forks
 ) -> None:
     data = images(tmp_path / "images")
     changes = ["train.steps=3", "train.batch=4", "train.preview_every=3", "model.bottleneck={kind: kl}"]
@@ -72,23 +77,7 @@ def test_a_run_on_buckets_ends_alike_however_it_was_interrupted(
     config = parse(
         apply_overrides({**SECOND_STAGE, "data": data}, [*settings, "train.batch=8"]), DiffusionRun, "second"
     )
-    run_diffusion(config, first, tmp_path / "straight", cache)
-    read = Loader._read
-
-    def torn(self: Loader[Any], step: int) -> Any:
-        if step == 3:
-            raise Crash
-        return read(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Loader, "_read", torn)
-        with pytest.raises(Crash):
-            run_diffusion(config, first, tmp_path / "broken", cache)
-    run_diffusion(config, first, tmp_path / "broken", cache)
-    (one, numbers), (other, other_numbers) = saved(tmp_path / "straight"), saved(tmp_path / "broken")
-    assert_same_tensors(one, other)
-    assert numbers == other_numbers
-    assert logged(tmp_path / "straight") == logged(tmp_path / "broken")
+    assert_ends_alike_when_interrupted(tmp_path, lambda out: run_diffusion(config, first, out, cache), step=3)
     said = " ".join(capfd.readouterr().err.split())
     assert re.search(r"[23] buckets hold fewer images than the 8 of a step, whose batches repeat them: 12x20 \d", said)
 

@@ -8,10 +8,15 @@ import yaml
 
 from data.shards.make_shards import shards
 from forks import COMMAND, Forks
-from runs import FIRST_STAGE, SECOND_STAGE, Crash, assert_same_tensors, assert_same_up_to_rounding, logged, saved
+from runs import (
+    FIRST_STAGE,
+    SECOND_STAGE,
+    assert_ends_alike_when_interrupted,
+    assert_same_up_to_rounding,
+    logged,
+)
 from sfumato.cli.training_runs import run_autoencoder, run_diffusion
 from sfumato.config import apply_overrides, parse
-from sfumato.data.loader import Loader
 from sfumato.model_folder import load
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.diffusion import DiffusionRun
@@ -37,7 +42,7 @@ def damaged_shards(root: Path) -> dict[str, Any]:
 
 
 def test_a_run_on_shards_ends_alike_however_it_was_interrupted(
-    tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, forks: Forks, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = damaged_shards(tmp_path / "shards")
     stage = apply_overrides({**FIRST_STAGE, "data": data}, ["train.steps=1"])
@@ -58,23 +63,7 @@ def test_a_run_on_shards_ends_alike_however_it_was_interrupted(
 
     config = parse(apply_overrides({**SECOND_STAGE, "data": data}, STEADY), DiffusionRun, "second")
     first, cache = load(tmp_path / "first"), tmp_path / "cache"
-    run_diffusion(config, first, tmp_path / "straight", cache)
-    read = Loader._read
-
-    def torn(self: Loader[Any], step: int) -> Any:
-        if step == 5:
-            raise Crash
-        return read(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Loader, "_read", torn)
-        with pytest.raises(Crash):
-            run_diffusion(config, first, tmp_path / "broken", cache)
-    run_diffusion(config, first, tmp_path / "broken", cache)
-    (one, numbers), (other, other_numbers) = saved(tmp_path / "straight"), saved(tmp_path / "broken")
-    assert_same_tensors(one, other)
-    assert numbers == other_numbers
-    assert logged(tmp_path / "straight") == logged(tmp_path / "broken")
+    assert_ends_alike_when_interrupted(tmp_path, lambda out: run_diffusion(config, first, out, cache), step=5)
 
     finished(both)
     assert_same_up_to_rounding(tmp_path / "straight", tmp_path / "two")
