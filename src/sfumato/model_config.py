@@ -14,6 +14,9 @@ from sfumato.diffusion.schedule import ScheduleConfig
 from sfumato.schema import Schema
 from sfumato.stored_format import FORMAT
 
+Method = Literal["trajectories", "mean-flow", "consistency"]
+"""How a student learns (`sfumato.training.teaching`)."""
+
 Side = Annotated[int, Field(ge=1, le=65536)]
 
 
@@ -22,7 +25,7 @@ class StudentConfig(Schema):
 
     teacher: str
     """The teacher's digest."""
-    method: Literal["trajectories", "mean-flow"]
+    method: Method
     low: float = Field(1.0, gt=0)
     high: float = Field(1.0, gt=0)
     """The guidance scales that it was trained for, which its network is given; both 1 if the teacher has none."""

@@ -22,7 +22,16 @@ from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import build_model
 from sfumato.training.start import started
 from sfumato.training.state import TrainState
-from sfumato.training.teaching import Lesson, MeanFlow, Teacher, Teaching, Trajectories
+from sfumato.training.teaching import (
+    AtNoisedLatents,
+    Consistency,
+    Lesson,
+    MeanFlow,
+    Noised,
+    Teacher,
+    Teaching,
+    Trajectories,
+)
 
 FLOW = ("schedule={kind: flow}", "objective.prediction=flow")
 
@@ -64,7 +73,7 @@ def train(path: Path, config: FewStepRun, cache: Path, hooks: Hooks | None = Non
     return train_few_steps(config, teacher, student_of(teacher, config), latents, folder, hooks.preview, hooks.export)
 
 
-@pytest.mark.parametrize("method", ["trajectories", "mean-flow"])
+@pytest.mark.parametrize("method", ["trajectories", "mean-flow", "consistency"])
 def test_an_interrupted_distillation_goes_on_bit_for_bit(tmp_path: Path, method: str) -> None:
     config = run(method=method, train={"accumulate": 2 if method == "mean-flow" else 1})
     train(tmp_path / "straight", config, tmp_path / "cache")
@@ -99,7 +108,7 @@ def test_another_teacher_does_not_go_on_with_the_run(tmp_path: Path) -> None:
         )
 
 
-def lessons(cache: Path, made: type[Trajectories] | type[MeanFlow], *overrides: str, **teaching: Any) -> Any:
+def lessons(cache: Path, made: type[Trajectories] | type[AtNoisedLatents], *overrides: str, **teaching: Any) -> Any:
     teacher = teacher_of(cache, *overrides)
     student = student_of(teacher, run())
     assert student.second is not None
@@ -146,6 +155,34 @@ def test_times_of_the_mean_flow(tmp_path: Path) -> None:
         assert 0.2 < float((r == 0).double().mean()) < 0.3
         assert 0.08 < float((t == path.noisiest).double().mean()) < 0.2
         assert path.first <= float(t.min())
+
+
+def test_consistency_composes_the_teachers_step_with_the_students_map(tmp_path: Path) -> None:
+    """The loss of a student that is still its teacher, by hand: one step of the teacher where m reaches r, and none
+    where r = t."""
+    made = lessons(tmp_path, Consistency, *FLOW, nearness=8)
+    student, g = made.student, torch.Generator().manual_seed(3)
+    z_t, v = torch.randn(2, 4, 3, 8, 8, generator=g).unbind()
+    t, r = torch.tensor([[0.9, 0.5, 0.6, 0.8], [0.0, 0.2, 0.59, 0.8]], dtype=torch.float64)
+    given = made.teacher.lesson({"text": ["red flat"] * 4}, z_t, 0.0, lambda name: generator(0, name))
+    middle = made.between(t, r)
+    torch.testing.assert_close(middle[0], 0.9 * (1 - (1 + 8 * torch.sigmoid(torch.tensor(-0.9).double())) / 8))
+    assert middle[1] == pytest.approx(0.5 * (1 - (1 + 8 / (1 + 2.718281828**0.5)) / 8), abs=1e-6)
+    assert middle.tolist()[2:] == [0.59, 0.8]
+    losses = made.loss(Noised(z_t, t, r, v, given))
+    losses.sum().backward()
+    assert all(
+        bool(parameter.grad.isfinite().all())
+        for parameter in student.denoiser.parameters()
+        if parameter.grad is not None
+    )
+    with torch.no_grad():
+        u = made.mean_velocity(z_t, t, r, given)
+        z_m = z_t - (t - middle).float()[:, None, None, None] * v
+        rest = made.mean_velocity(z_m, middle, r, given)
+    a = ((t - middle) / (t - r)).nan_to_num(1.0).float()[:, None, None, None]
+    error = ((u - a * v - (1 - a) * rest) / a).square().flatten(1).mean(1)
+    torch.testing.assert_close(losses.detach(), (error + 0.05**2).sqrt() - 0.05, rtol=1e-4, atol=1e-5)
 
 
 def test_the_teacher_of_the_mean_flow_is_guided(tmp_path: Path) -> None:

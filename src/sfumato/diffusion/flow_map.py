@@ -113,6 +113,13 @@ def mean_flow_target(v: Tensor, derivative: Tensor, t: Tensor, r: Tensor) -> Ten
     return (v - broadcast(t - r, v) * derivative).detach()
 
 
+def composed_target(v: Tensor, rest: Tensor, share: Tensor) -> Tensor:
+    """The mean velocity (B, ...) of a step with velocity v over `share` (B,) of the time, followed by `rest`, without
+    gradients. As the share goes to 0 it becomes the identity of `mean_flow_target` (Geng et al. 2025, eq. 6)."""
+    part = broadcast(share, v)
+    return (part * v + (1 - part) * rest).detach()
+
+
 def adaptive(u: Tensor, target: Tensor, offset: float = 0.01) -> Tensor:
     """mean (u - target)² / (itself, without gradients, + offset) of each sample (B,) (Geng et al. 2025, eq. 22)."""
     square = (u - target).float().square().flatten(1).mean(1)

@@ -1,7 +1,7 @@
 """The loop that distils a diffusion model into a student that samples in one to eight network calls.
 
 The student is the teacher's network with two more inputs, the end of the step and the guidance scale, and learns the
-flow map of the teacher's guided flow (`sfumato.diffusion.flow_map`). What it is to predict is made by one of two
+flow map of the teacher's guided flow (`sfumato.diffusion.flow_map`). What it is to predict is made by one of three
 methods (`sfumato.training.teaching`). The conditioner and the autoencoder stay the teacher's.
 """
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
@@ -25,7 +25,7 @@ from sfumato.engine.precision import Precision
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, SecondStage
-from sfumato.model_config import DiffusionConfig, StudentConfig
+from sfumato.model_config import DiffusionConfig, Method, StudentConfig
 from sfumato.pipeline.denoise import StudentNetwork
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
@@ -49,7 +49,7 @@ class FewStepTraining(Schema):
     """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
     only."""
     batch: int = Field(16, ge=1)
-    """Conditions of a step: with trajectories each gives teaching.pairs pairs, with mean-flow one."""
+    """Conditions of a step: with trajectories each gives teaching.pairs pairs, otherwise one."""
     accumulate: int = Field(1, ge=1)
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig(
@@ -72,9 +72,10 @@ class FewStepRun(Schema):
 
     teacher: Path
     """A model folder or run; its weights identify the run, too."""
-    method: Literal["trajectories", "mean-flow"] = "trajectories"
-    """trajectories: regression on the teacher's sampled trajectories. mean-flow: the identity of mean velocities, by
-    central differences, on noised latents of the data."""
+    method: Method = "trajectories"
+    """trajectories: regression on the teacher's sampled trajectories. On noised latents of the data, mean-flow: the
+    identity of mean velocities, by central differences; consistency: a short step of the teacher followed by the
+    student's own map equals that map from the beginning."""
     low: float = Field(1.0, ge=1, le=1000)
     high: float = Field(8.0, ge=1, le=1000)
     """The guidance scales of the student: it learns all of them, sampled log-uniformly."""

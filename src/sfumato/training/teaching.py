@@ -1,15 +1,18 @@
-"""What a student is to predict, by two methods, from a teacher's network.
+"""What a student is to predict, by three methods, from a teacher's network.
 
 trajectories: points of the teacher's guided sampling trajectories from fresh noise; the student regresses the mean
 velocity from one point to a later one, often to the last (consistency mid-training, Hu et al. 2025, with two times).
 mean-flow: the identity u = v - (t - r) du/dt (Geng et al. 2025) at noised latents of the data, with the teacher's
 guided velocity as v and du/dt as a central difference; where r = t it is plain regression on the teacher's velocity.
+consistency: the map from t to r is the teacher's short step from t to m followed by the student's own map from m to r
+(easy consistency tuning, Geng et al. 2024, arXiv 2406.14548, for any r in place of r = 0).
 """
 
+import abc
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -19,7 +22,9 @@ from sfumato.conditioning.condition import Condition, Fields, select, stack, tak
 from sfumato.diffusion.flow_map import (
     Path,
     adaptive,
+    composed_target,
     log_uniform,
+    mapped,
     mean_flow_target,
     mean_velocity,
     pseudo_huber,
@@ -29,7 +34,7 @@ from sfumato.diffusion.process import broadcast, timestep_like
 from sfumato.engine.inference import for_inference
 from sfumato.engine.precision import Precision, autocast, dtype_of
 from sfumato.model import LatentDiffusion
-from sfumato.model_config import StudentConfig
+from sfumato.model_config import Method, StudentConfig
 from sfumato.pipeline.denoise import Guidance, Network, StudentNetwork, guided
 from sfumato.pipeline.parts import second_stage
 from sfumato.sampling.dpm_solver import DPM2M, DPM2MConfig
@@ -59,9 +64,12 @@ class Teaching(Schema):
     """trajectories: first points are sampled at the share u ** noisy of the trajectory, u uniform: above 1 favours its
     noisy beginning, where one long step is hardest."""
     anchors: float = Field(0.5, ge=0, le=1)
-    """mean-flow: share of the samples with r = t, the teacher's velocity itself."""
+    """mean-flow, consistency: share of the samples with r = t, the teacher's velocity itself."""
     whole: float = Field(0.25, ge=0, le=1)
-    """mean-flow: share of the samples with r = 0, half of them from pure noise."""
+    """mean-flow, consistency: share of the samples with r = 0, half of them from pure noise."""
+    nearness: float = Field(64.0, ge=6, le=4096)
+    """consistency: the teacher's step goes from t to t · (1 - (1 + 8 sigmoid(-t)) / nearness), 5 to 8 % of the way to 0
+    at 64."""
     unconditional: float = Field(0.1, ge=0, le=1)
     """Share of the conditions that are replaced by the null one, without guidance."""
 
@@ -73,6 +81,10 @@ class Lesson:
     condition: Condition
     null: Condition | None
     scale: Tensor
+
+    def take(self, rows: Tensor) -> "Lesson":
+        """The samples of `rows`, without the null conditions, which the student does not take."""
+        return Lesson(take(self.condition, rows), None, self.scale[rows])
 
 
 class Teacher:
@@ -134,14 +146,14 @@ class Teacher:
 
 
 def lessons_of(
-    method: Literal["trajectories", "mean-flow"],
+    method: Method,
     teaching: Teaching,
     teacher: Teacher,
     student: StudentNetwork,
     precision: Precision,
 ) -> Lessons:
     """The lessons of a method; `student` is the network that is trained."""
-    made = Trajectories if method == "trajectories" else MeanFlow
+    made = {"trajectories": Trajectories, "mean-flow": MeanFlow, "consistency": Consistency}[method]
     return made(teaching, teacher, student, precision)
 
 
@@ -181,11 +193,30 @@ class Trajectories:
         return i.flatten(), j.flatten()
 
 
-class MeanFlow:
-    """The identity of mean velocities at noised latents of the data."""
+@dataclass(frozen=True)
+class Noised:
+    """Noised latents z_t (B, C, h, w) of the data on the path, path times t and r <= t (B,), and the teacher's guided
+    velocity there."""
+
+    z_t: Tensor
+    t: Tensor
+    r: Tensor
+    v: Tensor
+    lesson: Lesson
+
+
+class AtNoisedLatents(abc.ABC):
+    """Lessons at noised latents of the data, from the teacher's velocity there and the student itself."""
+
+    log_odds: tuple[float, float]
+    """Mean and standard deviation of log(t / (1 - t)), where t is neither 1 nor decided otherwise."""
 
     def __init__(self, teaching: Teaching, teacher: Teacher, student: StudentNetwork, precision: Precision) -> None:
         self.teaching, self.teacher, self.student, self.precision = teaching, teacher, student, precision
+
+    @abc.abstractmethod
+    def loss(self, at: Noised) -> Tensor:
+        """The loss of each sample (B,), with gradients."""
 
     def __call__(self, moments: Tensor, fields: Fields, generator: Generators) -> Tensor:
         teacher, path = self.teacher, self.student.path
@@ -195,12 +226,8 @@ class MeanFlow:
         t, r = (times.to(x0.device) for times in self.times(len(x0), generator))
         z_t = (1 - broadcast(t, x0)) * x0 + broadcast(t, x0) * noise
         time = path.to_time(t)
-        x_t = broadcast(path.length(time), z_t) * z_t
-        v = teacher.velocity(x_t, time, lesson)
-        wanted = mean_flow_target(v, self._derivative(z_t, t, r, v, lesson), t, r)
-        with autocast(x0.device, self.precision):
-            u = self.student.velocity(x_t, time, path.to_time(r), lesson.scale, lesson.condition)
-        return adaptive(u, wanted)
+        v = teacher.velocity(broadcast(path.length(time), z_t) * z_t, time, lesson)
+        return self.loss(Noised(z_t, t, r, v, lesson))
 
     @torch.no_grad()
     def _latents(self, moments: Tensor, generator: Generators) -> Tensor:
@@ -213,9 +240,10 @@ class MeanFlow:
         return scaling.to_model(autoencoder.latent_from_moments(moments, posterior))
 
     def times(self, count: int, generator: Generators) -> tuple[Tensor, Tensor]:
-        """t and r <= t (count,), float64: sorted pairs of sigmoid(N(-0.4, 1)), or r = t, or r = 0."""
+        """t and r <= t (count,), float64: sorted pairs of sigmoid(N(`log_odds`)), or r = t, or r = 0."""
         g, path = generator("times"), self.student.path
-        pair = torch.sigmoid(torch.randn(2, count, generator=g, dtype=torch.float64) - 0.4)
+        mean, std = self.log_odds
+        pair = torch.sigmoid(std * torch.randn(2, count, generator=g, dtype=torch.float64) + mean)
         t, r = pair.max(0).values, pair.min(0).values
         kind = (torch.randperm(count, generator=g) + torch.rand(count, generator=g)) / count
         anchors, whole = self.teaching.anchors, self.teaching.anchors + self.teaching.whole
@@ -224,21 +252,72 @@ class MeanFlow:
         t = torch.where(pure, path.noisiest, t).clamp(path.first, path.noisiest)
         return t, torch.minimum(r, t)
 
+    def mean_velocity(self, z: Tensor, t: Tensor, r: Tensor, lesson: Lesson) -> Tensor:
+        """The student's u(z, t, r) (B, C, h, w) at path times (B,)."""
+        path, time = self.student.path, self.student.path.to_time(t)
+        x_t = broadcast(path.length(time), z) * z
+        return self.student.velocity(x_t, time, path.to_time(r), lesson.scale, lesson.condition)
+
+    def predicted(self, at: Noised) -> Tensor:
+        """The student's mean velocity at the samples, in the precision of the training."""
+        with autocast(at.z_t.device, self.precision):
+            return self.mean_velocity(at.z_t, at.t, at.r, at.lesson)
+
+
+class MeanFlow(AtNoisedLatents):
+    """The identity of mean velocities; times as in "Mean Flows", section 4.3 (Geng et al. 2025)."""
+
+    log_odds = (-0.4, 1.0)
+
+    def loss(self, at: Noised) -> Tensor:
+        wanted = mean_flow_target(at.v, self._derivative(at), at.t, at.r)
+        return adaptive(self.predicted(at), wanted)
+
     @torch.no_grad()
-    def _derivative(self, z_t: Tensor, t: Tensor, r: Tensor, v: Tensor, lesson: Lesson) -> Tensor:
+    def _derivative(self, at: Noised) -> Tensor:
         """du/dt, zero where r = t does not need it; in float32, as it is a small difference of large numbers."""
-        path, derivative = self.student.path, torch.zeros_like(z_t)
-        needed = (r < t).nonzero().flatten()
-        condition, scale = take(lesson.condition, needed), lesson.scale[needed]
-
-        def u(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-            time = path.to_time(t)
-            x_t = broadcast(path.length(time), z) * z
-            return self.student.velocity(x_t, time, path.to_time(r), scale, condition)
-
+        derivative = torch.zeros_like(at.z_t)
+        needed = (at.r < at.t).nonzero().flatten()
         if len(needed):
-            derivative[needed] = total_derivative(u, z_t[needed], t[needed], r[needed], v[needed], path.noisiest)
+            u = partial(self.mean_velocity, lesson=at.lesson.take(needed))
+            z_t, t, r, v = at.z_t[needed], at.t[needed], at.r[needed], at.v[needed]
+            derivative[needed] = total_derivative(u, z_t, t, r, v, self.student.path.noisiest)
         return derivative
+
+
+class Consistency(AtNoisedLatents):
+    """Easy consistency tuning, in this form: one map is composed of two, the first by the teacher.
+
+    The times, the ratio of neighbouring ones and the weight 1 / (t - m) are those of Geng et al. 2024 (arXiv
+    2406.14548, section 3), with the path's t in place of its noise level in the ratio. Theirs ends at r = 0 only and
+    takes the velocity of the data; here any r is possible, and the teacher's guided velocity makes guidance an input.
+    """
+
+    log_odds = (-1.1, 2.0)
+
+    def loss(self, at: Noised) -> Tensor:
+        middle = self.between(at.t, at.r)
+        share = torch.where(at.r < at.t, (at.t - middle) / (at.t - at.r).clamp(min=1e-9), 1.0)
+        wanted = self._composed(at, middle, share)
+        scale = 1 / broadcast(share, wanted)
+        return pseudo_huber(scale * self.predicted(at), scale * wanted)
+
+    def between(self, t: Tensor, r: Tensor) -> Tensor:
+        """The end m of the teacher's step from t (B,), r <= m < t; t where r = t."""
+        return torch.maximum(t * (1 - (1 + 8 * torch.sigmoid(-t)) / self.teaching.nearness), r)
+
+    @torch.no_grad()
+    def _composed(self, at: Noised, middle: Tensor, share: Tensor) -> Tensor:
+        """The mean velocity of the teacher's step to `middle` and the student's map from there."""
+        composed = at.v.clone()
+        needed = (middle > at.r).nonzero().flatten()
+        if len(needed):
+            v, m, r = at.v[needed], middle[needed], at.r[needed]
+            z_m = mapped(at.z_t[needed], at.t[needed], m, v)
+            with autocast(z_m.device, self.precision):
+                rest = self.mean_velocity(z_m, m, r, at.lesson.take(needed))
+            composed[needed] = composed_target(v, rest, share[needed])
+        return composed
 
 
 def _no_noise(shape: object) -> Tensor:
