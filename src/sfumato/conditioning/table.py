@@ -23,7 +23,7 @@ class NoneConfig(Schema):
     kind: Literal["none"] = "none"
 
 
-PartConfig = Annotated[
+OnePart = (
     ClassConfig
     | TextConfig
     | PretrainedTextConfig
@@ -31,9 +31,9 @@ PartConfig = Annotated[
     | ImageConfig
     | EmbeddingsConfig
     | LayoutConfig
-    | CropConfig,
-    Field(discriminator="kind"),
-]
+    | CropConfig
+)
+PartConfig = Annotated[OnePart, Field(discriminator="kind")]
 
 
 class CompositeConfig(Schema):
@@ -50,19 +50,7 @@ class CompositeConfig(Schema):
         return self
 
 
-ConditionerConfig = Annotated[
-    NoneConfig
-    | ClassConfig
-    | TextConfig
-    | PretrainedTextConfig
-    | SemanticConfig
-    | ImageConfig
-    | EmbeddingsConfig
-    | LayoutConfig
-    | CropConfig
-    | CompositeConfig,
-    Field(discriminator="kind"),
-]
+ConditionerConfig = Annotated[NoneConfig | OnePart | CompositeConfig, Field(discriminator="kind")]
 
 
 def build_conditioner(config: ConditionerConfig, tokenizer: str | None = None) -> Conditioner | None:
