@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 
-from sfumato.rng import SampleNoise, derive, generator, seeded
+from sfumato import rng, twister
+from sfumato.rng import OwnRows, SampleNoise, derive, generator, seeded
 
 
 def test_the_whole_seed_enters_the_stream():
@@ -58,3 +60,63 @@ def test_a_sample_depends_on_its_own_seed_alone():
     together = SampleNoise([3, 4])((2, 5))
     alone = SampleNoise([4])((1, 5))
     assert torch.equal(together[1:], alone)
+
+
+@pytest.mark.parametrize("words", [1, 5, 623, 624, 625, 20_000])
+@pytest.mark.parametrize("before", [0, 1, 623, 624, 1000])
+def test_skipped_words_are_those_that_would_have_been_drawn(
+    words: int, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one, and by a jump: the numbers afterwards are the same, and so is the state that torch accepts."""
+    expected = _after(before, words)
+    for far in (words + 1, words):
+        monkeypatch.setattr(twister, "FAR", far)
+        g = generator(3, "skipped")
+        torch.rand(before, generator=g)
+        twister.skip(g, words)
+        assert torch.equal(torch.rand(1300, generator=g), expected)
+
+
+def _after(before: int, words: int) -> torch.Tensor:
+    g = generator(3, "skipped")
+    return torch.rand(before + words + 1300, generator=g)[before + words :]
+
+
+def test_jumps_of_any_length_add_up() -> None:
+    """Lengths that nobody draws: a jump of a + b ends where a jump of a and then of b does."""
+    one, two = generator(5, "far"), generator(5, "far")
+    twister.skip(one, 10**15 + 12_345_678)
+    twister.skip(two, 10**15)
+    twister.skip(two, 12_345_678)
+    assert torch.equal(torch.rand(700, generator=one), torch.rand(700, generator=two))
+
+
+def test_the_characteristic_polynomial_is_that_of_the_generator() -> None:
+    """Of degree 19937 with 135 terms, as published (Matsumoto and Nishimura 1998, Table II)."""
+    assert twister.characteristic().bit_length() - 1 == 19937
+    assert twister.characteristic().bit_count() == 135
+
+
+@pytest.mark.parametrize("rows", [(1, 2, 4), (3, 4, 2), (2, 1, 3), (2, 3, 1)])
+@pytest.mark.parametrize("far", [1, 1 << 22])
+def test_own_rows_are_those_of_the_whole_draw(
+    rows: tuple[int, int, int], far: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of draws one after the other, and where a block of 16 numbers has rows of two processes."""
+    monkeypatch.setattr(twister, "FAR", far)
+    monkeypatch.setattr(rng, "FEW", 0)
+    shapes = [(4, 2, 8), (4, 1, 1), (3, 3, 3), (1, 16)]
+    source = generator(0, "noise", 7)
+    whole = [torch.randn(*rows, *shape, generator=source) for shape in shapes]
+    for rank in range(rows[1]):
+        own = OwnRows(generator(0, "noise", 7), rows, rank)
+        for shape, drawn in zip(shapes, whole, strict=True):
+            assert torch.equal(own(shape), drawn[:, rank])
+
+
+def test_only_own_rows_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    randn = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *shape, **named: drawn.append(shape[0]) or randn(*shape, **named))
+    OwnRows(generator(0, "noise"), (2, 8, 16), 5)((4, 32, 32))
+    assert drawn == [16, 16]

@@ -1,7 +1,10 @@
 """The objective: times sampled from the density they name, weights as their papers write them, a loss per sample."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
+from torch import Tensor
 
 from parity import golden, needs_parity
 from sfumato.diffusion import times as densities
@@ -25,6 +28,11 @@ T = torch.tensor([0.05, 0.4, 0.95], dtype=torch.float64)
 
 def source(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def two_from(generator: torch.Generator) -> Callable[[Sequence[int]], Tensor]:
+    """Draws for two samples."""
+    return lambda one: torch.randn(2, *one, generator=generator)
 
 
 def draw_times(config, n, generator, schedule):
@@ -69,12 +77,14 @@ def test_stratified_indices_cover_the_table():
 def test_times_depend_on_the_generator_alone():
     config = ObjectiveConfig(times=LogitNormalTimes(), stratified=True)
     assert torch.equal(draw_times(config, 8, source(5), LINEAR), draw_times(config, 8, source(5), LINEAR))
-    assert torch.equal(sample_noise(config, (2, 3, 4, 5), source(5)), torch.randn(2, 3, 4, 5, generator=source(5)))
+    assert torch.equal(
+        sample_noise(config, (3, 4, 5), two_from(source(5))), torch.randn(2, 3, 4, 5, generator=source(5))
+    )
 
 
 def test_offset_noise_is_constant_over_each_channel():
-    plain = sample_noise(ObjectiveConfig(), (2, 3, 40, 50), source())
-    offset = sample_noise(ObjectiveConfig(offset_noise=0.5), (2, 3, 40, 50), source()) - plain
+    plain = sample_noise(ObjectiveConfig(), (3, 40, 50), two_from(source()))
+    offset = sample_noise(ObjectiveConfig(offset_noise=0.5), (3, 40, 50), two_from(source())) - plain
     assert offset.std((2, 3)).max() < 1e-6
     assert offset.mean((2, 3)).unique().numel() == 6
 

@@ -74,7 +74,7 @@ def test_a_published_model_trains_small_and_samples(file: Path) -> None:
 
     g = torch.Generator().manual_seed(1)
     x0 = torch.randn(B, autoencoder.latent_channels, SIDE, SIDE, generator=g)
-    noise = objective.sample_noise(config.objective, tuple(x0.shape), g)
+    noise = objective.sample_noise(config.objective, x0.shape[1:], lambda one: torch.randn(B, *one, generator=g))
     t = times.sample(config.objective.times, B, g, schedule, config.objective.stratified).t
     x_t = add_noise(schedule, x0, noise, t)
     losses: list[Tensor] = []

@@ -1,5 +1,6 @@
 """The training objective of the diffusion model: sample times and noise, compare prediction and target, weight."""
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -82,15 +83,15 @@ def untrained_times(config: ObjectiveConfig, schedule: Schedule) -> str | None:
     )
 
 
-def sample_noise(
-    config: ObjectiveConfig, shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Noise (B, C, ...) on the generator's device, with the configured offset per sample and channel added."""
-    noise = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+def sample_noise(config: ObjectiveConfig, latent: Sequence[int], normal: Callable[[Sequence[int]], Tensor]) -> Tensor:
+    """Noise of samples of shape `latent` (C, ...), with the configured offset per sample and channel added.
+
+    `normal` draws from N(0, 1) for all samples, whose axes come first, with the given shape of one.
+    """
+    noise = normal(latent)
     if config.offset_noise == 0:
         return noise
-    flat = (*shape[:2], *[1] * (len(shape) - 2))
-    return noise + config.offset_noise * torch.randn(flat, generator=generator, dtype=dtype, device=generator.device)
+    return noise + config.offset_noise * normal((latent[0], *[1] * (len(latent) - 1)))
 
 
 def loss_weight(config: ObjectiveConfig, schedule: Schedule, t: Tensor) -> Tensor:

@@ -375,9 +375,8 @@ def _posterior_noise(
     if config.model.bottleneck.kind != "kl":
         return [None] * train.accumulate
     rows = (train.accumulate, workers.world, train.batch)
-    g = rng.generator(train.seed, "posterior", step)
-    noise = torch.randn(*rows, config.model.raw_channels, *latent, generator=g)
-    return list(noise[:, workers.rank].to(workers.device, non_blocking=True))
+    own = rng.OwnRows(rng.generator(train.seed, "posterior", step), rows, workers.rank)
+    return list(own((config.model.raw_channels, *latent)).to(workers.device, non_blocking=True))
 
 
 def latent_change(
@@ -393,11 +392,10 @@ def latent_change(
     g = rng.generator(train.seed, "latent noise", step, micro)
     rows = (workers.world, train.batch)
     tau = torch.rand(*rows, generator=g) * (torch.rand(*rows, generator=g) < noise.share)
-    epsilon = torch.randn(*rows, config.model.latent_channels, *_square(latent), generator=g)
+    own = rng.OwnRows(g, (1, *rows), workers.rank)
+    epsilon = own((config.model.latent_channels, *_square(latent)))[0]
     device = workers.device
-    return replace(
-        geometry, noise_share=tau[workers.rank].to(device), noise=epsilon[workers.rank].to(device), gamma=noise.gamma
-    )
+    return replace(geometry, noise_share=tau[workers.rank].to(device), noise=epsilon.to(device), gamma=noise.gamma)
 
 
 def _square(size: tuple[int, int]) -> tuple[int, int]:

@@ -63,8 +63,9 @@ def step_noise(
 ) -> list[StepNoise]:
     """One for each micro-batch of the step: this rank's rows of what is sampled for the step's whole batch.
 
-    So several processes, or several micro-batches, use the same numbers as one with the whole batch. latent is
-    (C, h, w). `part_dropout`: the rate at which each part of a composite condition is dropped separately.
+    Of the noise only these rows are drawn. So several processes, or several micro-batches, use the same numbers as one
+    with the whole batch. latent is (C, h, w). `part_dropout`: the rate at which each part of a composite condition is
+    dropped separately.
     """
     rows = (train.accumulate, workers.world, train.batch)
     count = math.prod(rows)
@@ -75,11 +76,14 @@ def step_noise(
     def named(purpose: str) -> torch.Generator:
         return rng.generator(train.seed, purpose, step)
 
+    def own_rows(purpose: str) -> rng.OwnRows:
+        return rng.OwnRows(named(purpose), rows, workers.rank)
+
     sampled = times.sample(config.times, count, named("time"), schedule, config.stratified, history)
-    noise = own(objective.sample_noise(config, (count, *latent), named("noise")))
+    noise = objective.sample_noise(config, latent, own_rows("noise")).to(workers.device, non_blocking=True)
     posterior: Sequence[Tensor | None] = [None] * train.accumulate
     if config.latents == "sample":
-        posterior = list(own(torch.randn(count, *latent, generator=named("posterior"))))
+        posterior = list(own_rows("posterior")(latent).to(workers.device, non_blocking=True))
     whole: Tensor | None = None
     if condition_dropout > 0:
         whole = own(torch.rand(count, generator=named("condition-dropout")) >= condition_dropout)
