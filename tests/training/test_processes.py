@@ -95,6 +95,8 @@ def raw(stage: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]:
 
 def test_two_processes_train_the_first_stage_that_one_does(tmp_path: Path, forks: Forks) -> None:
     cases = {"kl": KL, "vq": VQ}
+    for name in cases:  # both would create the folders at the same time; a command lets the first one do it
+        (tmp_path / "two" / name).mkdir(parents=True)
     both = in_two_processes(forks, FIRST_STAGES.format(cases=cases), tmp_path / "two")
     for name, overrides in cases.items():
         train_first(tmp_path / "one" / name, first_run(*overrides, "train.batch=4"))
