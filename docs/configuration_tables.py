@@ -20,6 +20,7 @@ from sfumato.data.images_config import ImagesConfig
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
 from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.joint_run import JointRun
 from sfumato.training.transformer import TransformerRun
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -27,6 +28,7 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 ROOTS = (
     ("Stage 1: `sfumato train autoencoder`", AutoencoderRun),
     ("Stage 2: `sfumato train diffusion`", DiffusionRun),
+    ("Both stages at once: `sfumato train joint`", JointRun),
     ("The baseline: `sfumato train transformer`", TransformerRun),
     ("Classifier guidance: `sfumato train classifier`", ClassifierRun),
 )
@@ -52,6 +54,12 @@ MEANINGS = {  # of keys whose names are clear in the code, but need an explanati
     "DiffusionTraining.ema_decay": "decay of the averaged weights, which are exported",
     "DiffusionTraining.workers": "reading threads",
     "DiffusionTraining.max_skipped": "stop after this many steps in a row with non-finite gradients",
+    "JointTraining.batch": "images per process and micro-batch",
+    "JointTraining.accumulate": "micro-batches per step",
+    "JointTraining.precision": "auto: bfloat16 if the hardware supports it natively",
+    "JointTraining.ema_decay": "decay of the averaged weights, which are exported",
+    "JointTraining.workers": "reading threads",
+    "JointTraining.max_skipped": "stop after this many steps in a row with non-finite gradients",
     "CodeTransformerConfig.dim": "width",
     "CodeTransformerConfig.depth": "layers",
     "TransformerTraining.batch": "images per process and micro-batch",

@@ -22,6 +22,9 @@ from sfumato.model import LatentDiffusion, ModelConfig
 from sfumato.training.autoencoder import AutoencoderRun, build_stage1, train_autoencoder
 from sfumato.training.diffusion import DiffusionRun, train_diffusion
 from sfumato.training.encode import cached_latents
+from sfumato.training.joint import train_joint
+from sfumato.training.joint_model import joint_model, joint_networks
+from sfumato.training.joint_run import JointRun
 from sfumato.training.log import read_lines
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import build_model, conditional_denoiser
@@ -54,6 +57,15 @@ SECOND_STAGE: dict[str, Any] = {
     "train": {**FIRST_STAGE["train"], "batch": 4},
 }
 del SECOND_STAGE["train"]["discriminator"]
+JOINT: dict[str, Any] = {
+    "model": FIRST_STAGE["model"],
+    "denoiser": SECOND_STAGE["denoiser"],
+    "conditioner": SECOND_STAGE["conditioner"],
+    "schedule": {"kind": "flow"},
+    "objective": {"prediction": "flow", "latents": "mean", "times": {"kind": "logit-normal"}},
+    "data": FIRST_STAGE["data"],
+    "train": {**SECOND_STAGE["train"], "batch": 2, "draws": 3, "denoiser": SECOND_STAGE["train"]["optimiser"]},
+}
 TIMES = {"seconds", "data_wait_seconds"}
 """Times differ between two runs that are otherwise the same."""
 
@@ -66,6 +78,11 @@ def first_run(*overrides: str) -> AutoencoderRun:
 def second_run(*overrides: str) -> DiffusionRun:
     """The configuration of a tiny stage 2."""
     return parse(apply_overrides(SECOND_STAGE, overrides), DiffusionRun, "second")
+
+
+def joint_run(*overrides: str) -> JointRun:
+    """The configuration of a tiny training of both stages at once."""
+    return parse(apply_overrides(JOINT, overrides, JointRun), JointRun, "joint")
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,19 @@ def train_second(path: Path, config: DiffusionRun, cache: Path, hooks: Hooks | N
         folder,
         hooks.preview,
         hooks.export,
+    )
+
+
+def train_both(path: Path, config: JointRun, hooks: Hooks | None = None) -> TrainState:
+    """Runs both stages at once in the folder."""
+    hooks = hooks or Hooks()
+    torch.seed()
+    model = joint_model(config, Images())
+    assert model.second is not None
+    folder = RunFolder(path)
+    folder.claim(config)
+    return train_joint(
+        config, joint_networks(model), model.second.schedule, Images(), folder, hooks.preview, hooks.export
     )
 
 

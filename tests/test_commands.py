@@ -51,6 +51,7 @@ COMMANDS += ["semantic-to-image", "layout-to-image", "upscale", "inpaint", "edit
 COMMANDS += [
     "train autoencoder",
     "train diffusion",
+    "train joint",
     "train classifier",
     "train transformer",
     "study baselines",

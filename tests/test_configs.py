@@ -30,6 +30,7 @@ from sfumato.model import ModelConfig, build
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
 from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.joint_run import JointRun, first_stage, second_stage
 from sfumato.training.second_stage import fitted
 from sfumato.training.transformer import TransformerRun
 
@@ -41,6 +42,8 @@ LATENT_CHANNELS = 4
 
 def schema_of(raw: dict[str, Any]) -> type[BaseModel]:
     """By what the file speaks of."""
+    if "coupling" in raw:
+        return JointRun
     if "denoiser" in raw:
         return DiffusionRun
     if "transformer" in raw:
@@ -55,7 +58,8 @@ def shipped(file: Path) -> BaseModel:
     schema = schema_of(raw)
     if schema is not ModelConfig:
         folder = raw.get("data", {}).get("kind", "folder") == "folder"
-        raw = with_data(raw, Path("a/folder") if folder else None, None if schema is AutoencoderRun else (64, 64))
+        alone = schema in (AutoencoderRun, JointRun)
+        raw = with_data(raw, Path("a/folder") if folder else None, None if alone else (64, 64))
     return parse(raw, schema, str(file))
 
 
@@ -76,7 +80,7 @@ def test_a_shipped_configuration_is_made_unconditional_by_one_setting(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     schema = schema_of(read_source(str(file)))
-    if schema not in (DiffusionRun, TransformerRun):
+    if schema not in (DiffusionRun, JointRun, TransformerRun):
         pytest.skip("no training with a conditioner")
     raw = with_overrides(str(file), ["conditioner.kind=none"], schema)
     assert parse(with_data(raw, Path("a/folder")), schema, "x").conditioner.kind == "none"  # type: ignore[attr-defined]
@@ -93,6 +97,9 @@ def test_a_shipped_configuration_parses_and_builds(file: Path) -> None:
             adversarial = config.loss.adversarial
             PatchDiscriminator(config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm)
             assert autoencoder.factor == config.model.factor
+        elif isinstance(config, JointRun):
+            assert Autoencoder(first_stage(config).model).latent_channels == config.model.raw_channels
+            build_second(second_stage(config))
         elif isinstance(config, DiffusionRun):
             build_second(config)
         elif isinstance(config, TransformerRun):

@@ -42,6 +42,15 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
         lambda runs, out: ["train", "classifier", runs.second, "--autoencoder", runs.autoencoder, "--out", out],
         "unknown key",
     ),
+    "joint": (
+        lambda runs, out: ["train", "joint", "zoo:toy/joint", "loss.adversarial={weight: 1}", "--out", out],
+        "`sfumato train joint` does not support",
+    ),
+    "joint-denoiser": (
+        lambda runs, out: ["train", "joint", "zoo:toy/joint", "denoiser.channel_multipliers=[1,1,1,1,1]", "--out", out],
+        "gives latents of 8x8, not multiples of 16",
+    ),
+    "joint-estimate": (lambda runs, out: ["estimate", "zoo:toy/joint"], "is not forecast"),
     "transformer": (
         lambda runs, out: ["train", "transformer", runs.second, "--autoencoder", runs.autoencoder, "--out", out],
         "a transformer requires a VQ autoencoder",

@@ -78,7 +78,13 @@ def estimate(flags: EstimateFlags) -> None:
     use_all_cores()
     place = chosen_device(flags.device).type
     timed = Timed(place, flags.steps) if flags.measure else None
-    schema = DiffusionRun if "denoiser" in read_source(flags.config) else AutoencoderRun
+    described = read_source(flags.config)
+    if "coupling" in described:
+        raise UserError(
+            f"config {flags.config!r} trains both stages at once, which is not forecast: give the configurations of "
+            "two stages, or run `sfumato train joint` for a minute (train.minutes=1), which shows its rate"
+        )
+    schema = DiffusionRun if "denoiser" in described else AutoencoderRun
     check_given_once(flags.overrides or [], {"data.path": ("--data", flags.data)})
     raw = with_overrides(flags.config, flags.overrides or [], schema)
     if "denoiser" in raw:

@@ -1,4 +1,4 @@
-"""`sfumato train autoencoder`, `train diffusion`, `train classifier` and `train transformer`."""
+"""`sfumato train autoencoder`, `train diffusion`, `train joint`, `train classifier` and `train transformer`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 from sfumato.cli.arguments import Command, Group
 from sfumato.cli.flags import REQUIRED, command, flag
 from sfumato.cli.run_configuration import check_given_once, retyping, with_data, with_overrides, with_start
-from sfumato.cli.training_runs import run_autoencoder, run_classifier, run_diffusion, run_transformer
+from sfumato.cli.training_runs import run_autoencoder, run_classifier, run_diffusion, run_joint, run_transformer
 
 app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -73,6 +73,11 @@ class DiffusionFlags(Starting, RunFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JointFlags(RunFlags):
+    """The options of `sfumato train joint`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifierFlags(RunFlags):
     """The options of `sfumato train classifier`."""
 
@@ -112,6 +117,22 @@ def diffusion(flags: DiffusionFlags) -> None:
     run, first = on_first_stage(raw, DiffusionRun, flags.config, flags.data, flags.autoencoder)
     options = {"--autoencoder": flags.autoencoder, **flags.typed, "--start": flags.start}
     run_diffusion(run, first, flags.out, flags.cache, retyping("diffusion", flags.config, flags.changes, options))
+
+
+@app.command("joint", cls=Command)
+@command(JointFlags)
+def joint(flags: JointFlags) -> None:
+    """Train both stages at once, for research.
+
+    The run's model is a model of two stages as any other. coupling.kind=naive, detached, prior or anchored chooses how
+    the autoencoder is kept from making latents that are easy to predict and say nothing.
+    """
+    from sfumato.config import parse
+    from sfumato.training.joint_run import JointRun
+
+    raw = with_overrides(flags.config, flags.changes, JointRun)
+    run = parse(with_data(raw, flags.data), JointRun, flags.config)
+    run_joint(run, flags.out, flags.cache, retyping("joint", flags.config, flags.changes, flags.typed))
 
 
 @app.command("classifier", cls=Command)

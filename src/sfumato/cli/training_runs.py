@@ -1,4 +1,4 @@
-"""The four trainings in the folder of a run: data, caches, networks, previews and export around each loop."""
+"""The trainings in the folder of a run: data, caches, networks, previews and export around each loop."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sfumato.training.data import RunData
     from sfumato.training.diffusion import DiffusionRun
     from sfumato.training.few_steps import FewStepRun
+    from sfumato.training.joint_run import JointRun
     from sfumato.training.run import RunFolder
     from sfumato.training.state import TrainState
     from sfumato.training.transformer import TransformerRun
@@ -216,6 +217,58 @@ def _model_and_data(
             say(note)
         folder.describe(say)
     return model, data, source
+
+
+@fetching(typer.echo)
+def run_joint(
+    config: "JointRun",
+    out: Path,
+    cache: Path | None,
+    retype: Callable[[str], str] | None = None,
+) -> "TrainState":
+    """Trains both stages at once in the folder `out`; as `run_diffusion` otherwise."""
+    from sfumato.training.joint_model import first_model
+    from sfumato.training.joint_run import second_stage
+    from sfumato.training.second_stage import check_sizes
+
+    check_sizes(second_stage(config), first_model(config))
+    with open_run(out, cache) as run:
+        return _joint(config, run, retype)
+
+
+def _joint(config: "JointRun", run: OpenRun, retype: Callable[[str], str] | None) -> "TrainState":
+    from sfumato.cli.progress import bars
+    from sfumato.data.conditions.captions import texts_of, with_sampled_captions
+    from sfumato.diffusion.schedule import build_schedule
+    from sfumato.training.data import open_data
+    from sfumato.training.joint import train_joint
+    from sfumato.training.joint_model import JointPreview, joint_model, joint_networks, save_joint
+    from sfumato.training.needs import check_needs, same_command
+    from sfumato.training.second_stage import caption_notes
+
+    folder, workers = run.folder, run.workers
+    with bars(active=workers.leads) as (say, progress), workers.leader_first():
+        folder.claim(config)
+        data = open_data(config.data, config.held_out, folder.path, run.cache, say, progress)
+        check_needs(config.conditioner, data, retype or same_command)
+        texts = texts_of(data.training)
+        model = joint_model(config, data.training, texts).to(workers.device)
+        assert model.second is not None
+        for note in caption_notes(model.second.conditioner, texts):
+            say(note)
+        preview = JointPreview.of(config, model, data, folder)
+        folder.describe(say)
+    state = train_joint(
+        config,
+        joint_networks(model),
+        build_schedule(config.schedule),
+        with_sampled_captions(data.training, data.training),
+        folder,
+        preview,
+        lambda joint, state: save_joint(config, model, joint, folder, state),
+        workers,
+    )
+    return run.end(state, "model")
 
 
 def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path, cache: Path | None) -> "TrainState":

@@ -4,6 +4,7 @@ The loss-history density samples more often where the loss is large. It warps th
 density is inverted, and returns the importance weight of each sample that keeps the expected loss that density's.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -156,3 +157,23 @@ def _inverse(density: FixedDensity, uniform: Tensor, schedule: Schedule) -> Tens
         case LogitNormalTimes():
             smallest = torch.finfo(torch.float64).tiny
             return torch.sigmoid(density.mean + density.std * torch.special.ndtri(uniform.clamp(min=smallest)))
+
+
+def density(times: TimeDensity, t: Tensor) -> Tensor:
+    """The density at times t in (0, 1], float64, of t's shape; of a loss history that of its base.
+
+    The training indices count as uniform times: a sum over them stands for an integral.
+    """
+    t = t.to(torch.float64)
+    match times:
+        case LossHistoryTimes():
+            return density(times.base, t)
+        case DiscreteTimes():
+            return torch.ones_like(t)
+        case UniformTimes():
+            inside = (t > times.low) & (t <= times.high)
+            return inside.to(torch.float64) / (times.high - times.low)
+        case LogitNormalTimes():
+            inner = t.clamp(1e-12, 1 - 1e-12)
+            place = (torch.logit(inner) - times.mean) / times.std
+            return torch.exp(-0.5 * place.square()) / (math.sqrt(2 * math.pi) * times.std * inner * (1 - inner))

@@ -16,7 +16,7 @@ CONFIG, LOG, PREVIEWS = "config.yaml", "log.jsonl", "previews"
 MOST_PREVIEWS = 400
 TAIL_BYTES = 64_000
 MOST_LOG_BYTES = 4_000_000
-KINDS = (("denoiser", "diffusion"), ("model", "autoencoder"), ("network", "transformer"))
+KINDS = (("coupling", "joint"), ("denoiser", "diffusion"), ("model", "autoencoder"), ("network", "transformer"))
 NEAR_THE_END = 0.99
 """A run limited by minutes counts as finished from this share of them."""
 

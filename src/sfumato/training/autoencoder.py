@@ -160,7 +160,7 @@ def untrained_autoencoder(config: AutoencoderRun) -> Autoencoder:
 
 def build_stage1(config: AutoencoderRun, workers: Workers) -> Stage1Modules:
     """The networks, initialised from the run's seed or from `start`."""
-    adversarial, bottleneck = config.loss.adversarial, config.model.bottleneck
+    adversarial = config.loss.adversarial
     with rng.seeded(config.train.seed, "weights", "autoencoder", device=torch.device("cpu")):
         autoencoder = untrained_autoencoder(config)
         if config.start is not None:
@@ -168,10 +168,16 @@ def build_stage1(config: AutoencoderRun, workers: Workers) -> Stage1Modules:
         discriminator = PatchDiscriminator(
             config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm
         )
-    perceptual = build_perceptual(config.loss.perceptual)
+    modules = stage1_around(config, workers.place(autoencoder), workers)
+    return replace(modules, discriminator=workers.place(discriminator) if adversarial.weight > 0 else None)
+
+
+def stage1_around(config: AutoencoderRun, autoencoder: Autoencoder, workers: Workers) -> Stage1Modules:
+    """An autoencoder with what its losses need, but for the discriminator."""
+    bottleneck, perceptual = config.model.bottleneck, build_perceptual(config.loss.perceptual)
     return Stage1Modules(
-        autoencoder=workers.place(autoencoder),
-        discriminator=workers.place(discriminator) if adversarial.weight > 0 else None,
+        autoencoder=autoencoder,
+        discriminator=None,
         perceptual=workers.place(perceptual) if perceptual is not None else None,
         log_variance=workers.place(nn.ParameterList([torch.zeros(())] if config.loss.output_variance else [])),
         counts=workers.place(CodeCounts(bottleneck.codes if isinstance(bottleneck, VQConfig) else 0)),
@@ -244,7 +250,7 @@ def train_autoencoder(
             micro_terms: list[dict[str, Tensor]] = []
             codes: list[tuple[Tensor, Tensor]] = []
             h, w = (side // config.model.factor for side in session.next_size)
-            for micro, noise in enumerate(_posterior_noise(config, (h, w), state.step, workers)):
+            for micro, noise in enumerate(posterior_noise(config, (h, w), state.step, workers)):
                 image = next(session.data).to(workers.device).images.contiguous(memory_format=torch.channels_last)
                 dropout = ("dropout", state.step, micro, workers.rank)
                 with workers.accumulating(micro == train.accumulate - 1, passes.autoencoder, passes.discriminator):
@@ -256,7 +262,7 @@ def train_autoencoder(
                 if encoding.indices is not None:
                     codes.append((encoding.indices, encoding.moments.detach()))
 
-            terms = _mean_terms(micro_terms, workers)
+            terms = mean_terms(micro_terms, workers)
             numbers, norms = _read(terms, modules, phase)
             finite = all(math.isfinite(norm) for norm in norms.values())
             if finite:
@@ -322,7 +328,7 @@ def _parameters(modules: Stage1Modules) -> list[nn.Parameter]:
     return [parameter for parameter in both if parameter.requires_grad]
 
 
-def _mean_terms(micro_terms: list[dict[str, Tensor]], workers: Workers) -> dict[str, Tensor]:
+def mean_terms(micro_terms: list[dict[str, Tensor]], workers: Workers) -> dict[str, Tensor]:
     """The terms of the losses, 0-d, as means over micro-batches and processes."""
     terms = {name: torch.zeros((), device=workers.device) for name in micro_terms[0]}
     for one in micro_terms:
@@ -366,7 +372,7 @@ def _optimizer_steps(
         optimiser.step()
 
 
-def _posterior_noise(
+def posterior_noise(
     config: AutoencoderRun, latent: tuple[int, int], step: int, workers: Workers
 ) -> list[Tensor | None]:
     """N(0, 1) of the shape of latents of (h, w) for each micro-batch: this rank's rows of what is sampled for the

@@ -17,7 +17,7 @@ from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.conditioning.composite import Composite
 from sfumato.conditioning.condition import Condition, Conditioner, Fields, select
-from sfumato.conditioning.mean import ConditionMean, mean_loss
+from sfumato.conditioning.mean import ConditionMean
 from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, NoneConfig
 from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import LatentExample, LatentSource
@@ -47,6 +47,7 @@ from sfumato.training.optim import (
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, Session, open_session, resume
 from sfumato.training.shares import Sharing
+from sfumato.training.stage2_losses import stage2_losses
 from sfumato.training.state import TrainState
 from sfumato.training.step_noise import Keep, StepNoise, step_noise
 from sfumato.training.steps import optimizer_step
@@ -284,7 +285,7 @@ def train_diffusion(
             finite = optimizer_step(optimiser, train, parameters, norm, networks, modules.averaged, state)
             if finite:
                 ema.update_powers(modules.powers, networks, train.power_averages, state.step - state.skipped + 1)
-                _update_history(modules.adaptation, loss_records, workers)
+                update_history(modules.adaptation, loss_records, workers)
             session.count(finite, time.monotonic() - t_start)
 
             session.record(*_to_log(state, optimiser, loss, norm, None if modules.head is None else mean))
@@ -389,18 +390,14 @@ def _forward_backward(
     It returns of each sample the loss, the loss to record in the history, and the error of the mean by the condition
     alone, (3, B); the last is 0 without a head.
     """
-    train, weight = config.train, config.objective.condition_mean
-    precision = autocast(workers.device, train.precision)
+    train, precision = config.train, autocast(workers.device, config.train.precision)
 
     def forward_backward(micro: MicroBatch) -> Tensor:
         with precision:
             out = wrapped(micro.x_t, micro.timestep, micro.fields, micro.keep)
-        prediction, mean = out if weight else (out, None)
-        losses = objective.loss(config.objective, schedule, prediction, micro.x0, micro.noise, micro.times.t)
-        losses, recorded_losses = adaptation(losses, micro.times, schedule)
-        means = torch.zeros_like(losses) if mean is None else mean_loss(mean, micro.x0).to(losses.dtype)
-        ((losses + weight * means).mean() / train.accumulate).backward()
-        return torch.stack([losses.detach(), recorded_losses, means.detach()])
+        losses = stage2_losses(config.objective, schedule, adaptation, out, micro)
+        (losses.total(config.objective) / train.accumulate).backward()
+        return torch.stack([losses.adapted.detach(), losses.recorded, losses.means.detach()])
 
     if recordable(workers.device) and workers.world == train.accumulate == 1 and not train.checkpointing:
         return recorded(forward_backward, parameters)
@@ -417,7 +414,7 @@ def _noise_of_step(
 ) -> list[StepNoise]:
     """The random numbers of each micro-batch of a step on latents (C, h, w)."""
     dropout = config.train.condition_dropout if modules.networks.conditioner is not None else 0.0
-    history, parts = modules.adaptation.history, _part_dropout(config)
+    history, parts = modules.adaptation.history, part_dropout(config)
     return step_noise(config.train, config.objective, schedule, latent, dropout, step, workers, history, parts)
 
 
@@ -465,7 +462,7 @@ def build_head(config: DiffusionRun, networks: ConditionalDenoiser, latent_chann
         return ConditionMean(width, latent_channels)
 
 
-def _update_history(adaptation: Adaptation, loss_records: list[tuple[Tensor | None, Tensor]], workers: Workers) -> None:
+def update_history(adaptation: Adaptation, loss_records: list[tuple[Tensor | None, Tensor]], workers: Workers) -> None:
     """Adds the losses of the step's samples, over all processes, to the history."""
     if adaptation.history is not None:
         parts = torch.cat([workers.gather(part) for part, _ in loss_records if part is not None])
@@ -505,7 +502,7 @@ def _smoothed(state: TrainState, loss: float) -> float:
     return state.notes.get("loss", loss)
 
 
-def _part_dropout(config: DiffusionRun) -> dict[str, float]:
+def part_dropout(config: DiffusionRun) -> dict[str, float]:
     """The rates of all parts of a composite conditioner; empty if none is dropped separately."""
     rates = config.train.part_dropout
     if not rates or not isinstance(config.conditioner, CompositeConfig):

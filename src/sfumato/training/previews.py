@@ -91,7 +91,8 @@ class Reconstructions:
             **self.about,
         }
         if len(self.images) == 1 and len(self.images[0]) > 1:
-            values["viv"] = latent_difficulty(torch.cat(latents)).viv
+            difficulty = latent_difficulty(torch.cat(latents))
+            values |= {"viv": difficulty.viv, "effective_rank": difficulty.effective_rank}
         if bits:
             values["bits_per_dimension"] = sum(bits) / len(bits)
         if counts is not None:

@@ -33,6 +33,8 @@ MAY_CHANGE = {
     "train.optimiser.precision",
     "train.discriminator.learning_rate",
     "train.discriminator.precision",
+    "train.denoiser.learning_rate",
+    "train.denoiser.precision",
     "train.precision",
     "train.checkpointing",
     "train.shard",

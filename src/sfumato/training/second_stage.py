@@ -1,10 +1,11 @@
 """Building the second stage: tokenizer, conditioner, denoiser, and the scaling of the cached latents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from sfumato import rng
+from sfumato.autoencoder.scaling import Scaling
 from sfumato.conditioning.class_label import ClassEmbedder
 from sfumato.conditioning.condition import Conditioner, ConditionSpec
 from sfumato.conditioning.layout import LayoutConfig
@@ -20,6 +21,7 @@ from sfumato.conditioning.table import (
 )
 from sfumato.conditioning.tokenizer import fit_tokenizer
 from sfumato.data.conditions.config import GIVEN_BY, ConditionsConfig
+from sfumato.data.dataset import Item, Source
 from sfumato.data.latents import LatentDataset, MeasuredLatents
 from sfumato.data.textfile import shown
 from sfumato.denoiser.table import build_denoiser
@@ -115,26 +117,40 @@ def build_model(
     tokenizer is fitted on `texts`, by default the latents' captions.
     Raises UserError if the data lacks a field that the conditioner reads, or the two do not fit together.
     """
+    return build_around(config, first, latents, lambda: measured_scaling(latents), fields, metadata, texts)
+
+
+def build_around(
+    config: DiffusionRun,
+    first: LatentDiffusion,
+    source: Source[Item],
+    scaling: Callable[[], Scaling],
+    fields: Sequence[str] | None = None,
+    metadata: ConditioningMetadata | None = None,
+    texts: Sequence[str] | None = None,
+) -> LatentDiffusion:
+    """As `build_model`, on a source of latents, or of images that are encoded in training; `scaling` is asked for where
+    the model does not start from another one."""
     metadata = metadata or ConditioningMetadata()
     chosen = fitted(config.conditioner, metadata)
     before = None if config.start is None else started(config.start)
     stored = None if before is None or before.second is None else stored_tokenizer(before.second.conditioner)
-    tokenizer = stored or fitted_tokenizer(chosen, latents.captions() if texts is None else texts)
+    tokenizer = stored or fitted_tokenizer(chosen, source.captions() if texts is None else texts)
     with rng.seeded(config.train.seed, "weights", "diffusion", device=torch.device("cpu")):
         conditioner = build_conditioner(chosen, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.denoiser, first.autoencoder.latent_channels, spec)
     denoiser.checkpointing = config.train.checkpointing
     if conditioner is not None:
-        check_fields(conditioner.reads, latents.fields if fields is None else fields)
-        _check_conditioner(conditioner, config, latents.classes)
+        check_fields(conditioner.reads, source.fields if fields is None else fields)
+        _check_conditioner(conditioner, config, source.classes)
         _check_spatial(conditioner, first)
     described = ModelConfig(
         autoencoder=first.config.autoencoder,
         image_size=height_width(config.data),
-        trained_sizes=trained_sizes(latents),
-        classes=latents.classes,
-        classes_seen=classes_seen(conditioner, latents),
+        trained_sizes=trained_sizes(source),
+        classes=source.classes,
+        classes_seen=classes_seen(conditioner, source),
         conditioning_metadata=metadata,
         diffusion=DiffusionConfig(
             denoiser=config.denoiser,
@@ -150,17 +166,17 @@ def build_model(
     assert described.diffusion is not None
     second = SecondStage(described.diffusion, denoiser, conditioner, build_schedule(config.schedule))
     if before is None:
-        return LatentDiffusion(described, first.autoencoder, measured_scaling(latents), second, first.tiny)
+        return LatentDiffusion(described, first.autoencoder, scaling(), second, first.tiny)
     assert config.start is not None
     start_second(second, first.autoencoder.latent_channels, before, config.start)
     return LatentDiffusion(described, first.autoencoder, before.scaling, second, first.tiny)
 
 
-def classes_seen(conditioner: Conditioner | None, latents: MeasuredLatents) -> tuple[int, ...] | None:
+def classes_seen(conditioner: Conditioner | None, source: object) -> tuple[int, ...] | None:
     """The ids of the classes in the training data, if the model reads labels; None if they are not known."""
-    if conditioner is None or "label" not in conditioner.reads or not isinstance(latents, LatentDataset):
+    if conditioner is None or "label" not in conditioner.reads or not isinstance(source, LatentDataset):
         return None
-    return latents.labels_seen()
+    return source.labels_seen()
 
 
 def caption_notes(conditioner: Conditioner | None, texts: Sequence[str] | None) -> tuple[str, ...]:
