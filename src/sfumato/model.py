@@ -105,6 +105,8 @@ class LatentDiffusion:
         """Twelve hex digits that identify these weights and this configuration."""
         described = {"conditioning_metadata", "classes_seen", "trained_sizes"}
         identity = self.config.model_dump(mode="json", exclude=described) | {"about": {}}
+        if self.config.autoencoder.padding == "zeros":
+            del identity["autoencoder"]["padding"]  # as before there was a choice
         if self.config.diffusion is not None and self.config.diffusion.student is None:
             # ordinary models keep the digests that they had before there were students
             del identity["diffusion"]["student"], identity["diffusion"]["denoiser"]["flow_map"]

@@ -2,10 +2,20 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from sfumato.autoencoder.convnet import AttentionKind, Downsample, GroupNorm, LinearAttention, SoftmaxAttention
+from sfumato.autoencoder.convnet import (
+    AttentionKind,
+    Downsample,
+    GroupNorm,
+    LinearAttention,
+    ResidualBlock,
+    SoftmaxAttention,
+    Upsample,
+)
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
+from sfumato.errors import UserError
 
 
 @pytest.mark.parametrize(("levels", "attention"), [(1, "softmax"), (2, "linear"), (4, "none"), (6, "softmax")])
@@ -71,6 +81,36 @@ def test_downsampling_pads_right_and_bottom() -> None:
     layer.conv.weight.data[0, 0, 2, 2] = 1.0  # looks two to the right and down
     x = torch.arange(24.0).reshape(1, 1, 4, 6)
     assert layer(x)[0, 0].tolist() == [[14.0, 16.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_reflected_layers_see_the_mirrored_image() -> None:
+    """Padding the image by mirroring it first, and cutting the border off, gives the same, whatever the layer."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 6, 10, generator=g)
+    block, down, up = ResidualBlock(4, 4, groups=1, padding="reflect"), Downsample(4, "reflect"), Upsample(4, "reflect")
+    for layer, before in ((block.conv1, x), (block.conv2, x), (up.conv, x)):
+        expected = F.conv2d(F.pad(before, (1, 1, 1, 1), "reflect"), layer.weight, layer.bias)
+        torch.testing.assert_close(layer(before), expected)
+    mirrored = torch.cat([x, x[:, :, -2:-1]], dim=2)
+    mirrored = torch.cat([mirrored, mirrored[..., -2:-1]], dim=3)
+    torch.testing.assert_close(down(x), F.conv2d(mirrored, down.conv.weight, down.conv.bias, stride=2))
+
+
+def test_reflection_reaches_every_convolution() -> None:
+    """The layers of a constant image stay constant: nothing tells the network where the border is."""
+    config = AutoencoderConfig(channels=8, channel_multipliers=(1, 2), blocks_per_level=1, norm_groups=1)
+    image = torch.full((1, 3, 16, 12), 0.3)
+    for padding, constant in (("zeros", False), ("reflect", True)):
+        torch.manual_seed(0)
+        network = Autoencoder(config.model_copy(update={"padding": padding}))
+        z = network.encode(image).z
+        output = network.decode(torch.full_like(z, 0.7))
+        for found in (z, output):
+            assert (found.std(dim=(2, 3)).max().item() < 1e-6) == constant
+    with pytest.raises(UserError, match=r"leaves a latent of 1x6, and padding: reflect needs at least 2"):
+        network.encode(image[:, :, :2])
+    with pytest.raises(UserError, match="give an image of 4 pixels or more"):
+        network.decode(z[..., :1])
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(32, 32), (64, 32), (48, 16), (24, 8), (7, 1)])

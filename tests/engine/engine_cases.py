@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sfumato.autoencoder.convnet import Padding
 from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.denoiser.unet import UNet, UNetConfig
@@ -29,9 +30,10 @@ def unet(text: bool, size: tuple[int, int] = (8, 12), **options: object) -> tupl
     return network, lambda module: module(x, t, condition)
 
 
-def autoencoder(height: int = 16, width: int = 8) -> tuple[nn.Module, Run]:
+def autoencoder(height: int = 16, width: int = 8, padding: Padding = "zeros") -> tuple[nn.Module, Run]:
     torch.manual_seed(4)
-    network = Autoencoder(AutoencoderConfig(channels=32, channel_multipliers=(1, 2), blocks_per_level=1))
+    config = AutoencoderConfig(channels=32, channel_multipliers=(1, 2), blocks_per_level=1, padding=padding)
+    network = Autoencoder(config)
     g = torch.Generator().manual_seed(5)
     x = torch.randn(2, 3, height, width, generator=g).contiguous(memory_format=CL)
     noise = torch.randn(2, 4, height // 2, width // 2, generator=g)
@@ -54,6 +56,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Run]]] = {
     "unet-large": lambda: unet(False, size=(50, 44)),
     "autoencoder": autoencoder,
     "autoencoder-large": lambda: autoencoder(54, 40),
+    "autoencoder-reflect": lambda: autoencoder(54, 40, "reflect"),
 }
 
 

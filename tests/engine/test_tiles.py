@@ -15,6 +15,7 @@ CONFIGS = {
         channels=32, channel_multipliers=(1, 2), blocks_per_level=2, bottleneck=VQConfig(codes=32), attention="none"
     ),
     "linear": AutoencoderConfig(channels=32, channel_multipliers=(1, 1), blocks_per_level=1, attention="linear"),
+    "reflect": AutoencoderConfig(channels=32, channel_multipliers=(1, 2, 2), blocks_per_level=1, padding="reflect"),
 }
 SIZE = (88, 40)
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from sfumato.nn.attention import attend
 
 AttentionKind = Literal["softmax", "linear", "none"]
+Padding = Literal["zeros", "reflect"]
+"""What a 3×3 convolution sees beyond the border: zeros, or the pixels inside it, mirrored at the outermost one."""
 
 
 class GroupNorm(nn.GroupNorm):
@@ -33,16 +35,28 @@ class GroupNorm(nn.GroupNorm):
         return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
+def conv3x3(in_channels: int, out_channels: int, padding: Padding = "zeros") -> nn.Conv2d:
+    """A 3×3 convolution that keeps height and width."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=padding)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(dropout(silu(norm(conv(silu(norm(x))))))); a 1×1 convolution carries x where the width changes."""
 
-    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0, groups: int = 32) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dropout: float = 0.0,
+        groups: int = 32,
+        padding: Padding = "zeros",
+    ) -> None:
         super().__init__()
         self.norm1 = GroupNorm(in_channels, groups)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = conv3x3(in_channels, out_channels, padding)
         self.norm2 = GroupNorm(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = conv3x3(out_channels, out_channels, padding)
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
         self.widens = in_channels != out_channels
@@ -106,21 +120,22 @@ def build_attention(kind: AttentionKind, channels: int, groups: int = 32) -> nn.
 class Downsample(nn.Module):
     """Halves H and W: a 3×3 convolution of stride 2, padded on the right and the bottom only."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, padding: Padding = "zeros") -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.pad_mode = "constant" if padding == "zeros" else padding
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H/2, W/2)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(F.pad(x, (0, 1, 0, 1), self.pad_mode))
 
 
 class Upsample(nn.Module):
     """Doubles H and W: nearest neighbour, then a 3×3 convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, padding: Padding = "zeros") -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = conv3x3(channels, channels, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W)."""
@@ -139,18 +154,20 @@ class Level(nn.Module):
         dropout: float,
         resample: Literal["down", "up"] | None,
         groups: int,
+        padding: Padding = "zeros",
     ) -> None:
         super().__init__()
         self.block = nn.ModuleList(
-            ResidualBlock(in_channels if i == 0 else out_channels, out_channels, dropout, groups) for i in range(blocks)
+            ResidualBlock(in_channels if i == 0 else out_channels, out_channels, dropout, groups, padding)
+            for i in range(blocks)
         )
         self.attn = nn.ModuleList()
         if attention is not None:
             self.attn.extend(build_attention(attention, out_channels, groups) for _ in range(blocks))
         if resample == "down":
-            self.downsample = Downsample(out_channels)
+            self.downsample = Downsample(out_channels, padding)
         elif resample == "up":
-            self.upsample = Upsample(out_channels)
+            self.upsample = Upsample(out_channels, padding)
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,11 +186,13 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, channels: int, attention: AttentionKind, dropout: float, groups: int) -> None:
+    def __init__(
+        self, channels: int, attention: AttentionKind, dropout: float, groups: int, padding: Padding = "zeros"
+    ) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels, dropout, groups)
+        self.block_1 = ResidualBlock(channels, channels, dropout, groups, padding)
         self.attn_1 = build_attention(attention, channels, groups)
-        self.block_2 = ResidualBlock(channels, channels, dropout, groups)
+        self.block_2 = ResidualBlock(channels, channels, dropout, groups, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
@@ -193,6 +212,7 @@ class Encoder(nn.Module):
         attention: the kind of every attention layer, the middle's included.
         dropout: rate inside the residual blocks.
         groups: of every norm; where they do not divide the channels, their greatest common divisor.
+        padding: of every 3×3 convolution; "reflect" needs two positions along each side at the lowest resolution.
     """
 
     def __init__(
@@ -206,10 +226,11 @@ class Encoder(nn.Module):
         attention: AttentionKind = "softmax",
         dropout: float = 0.0,
         groups: int = 32,
+        padding: Padding = "zeros",
     ) -> None:
         super().__init__()
         last = len(widths) - 1
-        self.conv_in = nn.Conv2d(in_channels, stem, 3, padding=1)
+        self.conv_in = conv3x3(in_channels, stem, padding)
         self.down = nn.ModuleList(
             Level(
                 stem if level == 0 else widths[level - 1],
@@ -219,12 +240,13 @@ class Encoder(nn.Module):
                 dropout,
                 "down" if level < last else None,
                 groups,
+                padding,
             )
             for level, width in enumerate(widths)
         )
-        self.mid = Middle(widths[-1], attention, dropout, groups)
+        self.mid = Middle(widths[-1], attention, dropout, groups, padding)
         self.norm_out = GroupNorm(widths[-1], groups)
-        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+        self.conv_out = conv3x3(widths[-1], out_channels, padding)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H/f, W/f)."""
@@ -251,11 +273,12 @@ class Decoder(nn.Module):
         attention: AttentionKind = "softmax",
         dropout: float = 0.0,
         groups: int = 32,
+        padding: Padding = "zeros",
     ) -> None:
         super().__init__()
         last = len(widths) - 1
-        self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], attention, dropout, groups)
+        self.conv_in = conv3x3(in_channels, widths[-1], padding)
+        self.mid = Middle(widths[-1], attention, dropout, groups, padding)
         self.up = nn.ModuleList(
             Level(
                 widths[min(level + 1, last)],
@@ -265,11 +288,12 @@ class Decoder(nn.Module):
                 dropout,
                 "up" if level > 0 else None,
                 groups,
+                padding,
             )
             for level, width in enumerate(widths)
         )
         self.norm_out = GroupNorm(widths[0], groups)
-        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        self.conv_out = conv3x3(widths[0], out_channels, padding)
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, f·h, f·w), unbounded."""

@@ -9,9 +9,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sfumato.autoencoder.bottleneck import Encoding, VectorQuantizer, gaussian_kl, gaussian_moments, gaussian_sample
-from sfumato.autoencoder.convnet import AttentionKind, Decoder, Encoder
+from sfumato.autoencoder.convnet import AttentionKind, Decoder, Encoder, Padding
 from sfumato.errors import UserError
 from sfumato.schema import Schema
+
+SMALLEST_REFLECTED = 2
+"""Numbers along a side of the smallest map that can be mirrored at its border."""
 
 
 class KLConfig(Schema):
@@ -69,6 +72,9 @@ class AutoencoderConfig(Schema):
     dropout: float = Field(0.0, ge=0, lt=1)
     norm_groups: int = Field(32, ge=1, le=65536)
     """Groups of every norm; use fewer with few channels, so that a group has several channels."""
+    padding: Padding = "zeros"
+    """Of every 3×3 convolution. zeros, as published: the network can tell where the border is. reflect: it sees the
+    image mirrored there; such a model has no form in the original's or diffusers' layout."""
     bottleneck: Annotated[KLConfig | VQConfig | PixelsConfig, Field(discriminator="kind")] = KLConfig()
 
     @model_validator(mode="after")
@@ -132,6 +138,7 @@ class Autoencoder(nn.Module):
             config.attention,
             config.dropout,
             config.norm_groups,
+            config.padding,
         )
         self.decoder = Decoder(
             z,
@@ -142,6 +149,7 @@ class Autoencoder(nn.Module):
             config.attention,
             config.dropout,
             config.norm_groups,
+            config.padding,
         )
         if isinstance(config.bottleneck, VQConfig):
             vq = config.bottleneck
@@ -168,6 +176,7 @@ class Autoencoder(nn.Module):
                 f"image size {H}x{W} (height x width) is not a multiple of {self.factor}, the autoencoder's "
                 "downsampling factor: resize, crop or pad the image"
             )
+        self._check_border(H // self.factor, W // self.factor)
         if self.config.bottleneck.kind == "pixels":
             return Encoding(z=image, regulariser=image.new_zeros(()), moments=image, indices=None)
         h = self.quant_conv(self.encoder(image.to(self.quant_conv.weight.dtype)))
@@ -189,9 +198,20 @@ class Autoencoder(nn.Module):
         """
         if self.config.bottleneck.kind == "pixels":
             return z
+        self._check_border(*z.shape[-2:])
         if self.quantize is not None and quantize:
             z = self.quantize.quantise(z)
         return self.decoder(self.post_quant_conv(z.to(self.post_quant_conv.weight.dtype)))
+
+    def _check_border(self, h: int, w: int) -> None:
+        """Raises UserError for a latent of (h, w) that is too small to be mirrored at its border."""
+        if self.config.padding == "reflect" and min(h, w) < SMALLEST_REFLECTED:
+            f = self.factor
+            raise UserError(
+                f"an image of {f * h}x{f * w} (height x width) leaves a latent of {h}x{w}, and padding: reflect needs "
+                f"at least {SMALLEST_REFLECTED} along each side: give an image of {SMALLEST_REFLECTED * f} pixels or "
+                "more"
+            )
 
     def decode_indices(self, indices: Tensor) -> Tensor:
         """VQ: codes (B, h, w) long -> image (B, image_channels, f·h, f·w); raises ValueError for a KL autoencoder."""
@@ -237,6 +257,8 @@ def encoder_digest(autoencoder: Autoencoder) -> str:
     settings["bottleneck"] = config.bottleneck.kind
     settings["normalise"] = isinstance(config.bottleneck, VQConfig) and config.bottleneck.normalise
     settings["embed_channels"] = config.raw_channels
+    if config.padding != "zeros":  # models from before there was a choice keep their digest
+        settings["padding"] = config.padding
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(autoencoder.state_dict().items()):
         if not name.startswith(_DECODING):

@@ -19,7 +19,7 @@ from sfumato.engine.fused_autoencoder import FusedDecoder, FusedResidualBlock, F
 from sfumato.engine.fused_denoiser import FusedCrossAttention, as_image, as_tokens
 from sfumato.engine.graphs import Recordings, recordable
 from sfumato.engine.groupnorm import norm
-from sfumato.engine.packing import PackedConv2d, PackedLinear, convolve, project
+from sfumato.engine.packing import PackedConv2d, PackedLinear, convolve, packable, project
 from sfumato.engine.precision import dtype_of
 from sfumato.engine.training import for_training, fuse
 from sfumato.engine.upsample import PackedUpsample, rewritable
@@ -238,7 +238,7 @@ def _pack_layers(module: nn.Module, dtype: torch.dtype) -> None:
     for name, child in module.named_children():
         if name in KEPT:
             continue
-        if isinstance(child, nn.Conv2d) and child.padding_mode == "zeros" and not isinstance(child.padding, str):
+        if isinstance(child, nn.Conv2d) and packable(child):
             packed = PackedConv2d.of(child, torch.float32 if name in EXACT else dtype)
             if isinstance(child, blocks.Stem):
                 packed.__class__ = PackedStem

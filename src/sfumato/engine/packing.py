@@ -71,7 +71,7 @@ class Packed(nn.Module):
 
 
 class PackedConv2d(Packed):
-    """An nn.Conv2d without padding modes, its weight packed at the first call; 3×3 ones may use `winograd`."""
+    """An nn.Conv2d, its weight packed at the first call; 3×3 ones may use `winograd`."""
 
     def __init__(
         self,
@@ -88,11 +88,14 @@ class PackedConv2d(Packed):
 
     @classmethod
     def of(cls, layer: nn.Conv2d, dtype: torch.dtype) -> "PackedConv2d":
-        """The layer with its weights as `dtype`; raises TypeError for padding modes other than zeros."""
-        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        """The layer with its weights as `dtype`; raises TypeError where it is not `packable`."""
+        if not packable(layer) or isinstance(layer.padding, str):
             raise TypeError(f"a convolution padded by {layer.padding_mode!r}, {layer.padding!r} cannot be packed")
         bias = None if layer.bias is None else layer.bias.to(dtype)
-        return cls(layer.weight.to(dtype), bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        geometry = layer.stride, layer.padding, layer.dilation, layer.groups
+        if layer.padding_mode == "reflect":
+            return PackedReflectedConv2d(layer.weight.to(dtype), bias, *geometry)
+        return cls(layer.weight.to(dtype), bias, *geometry)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
         """conv(x) + residual, in the weight's type; with `reuse` the result may overwrite the residual."""
@@ -128,6 +131,31 @@ class PackedConv2d(Packed):
 
     def _in_panels(self) -> bool:
         return self._weight.dim() == 5
+
+
+class PackedReflectedConv2d(PackedConv2d):
+    """A convolution that mirrors its input at the border: padded first, then convolved without padding."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int] = (1, 1),
+        padding: Sequence[int] = (0, 0),
+        dilation: Sequence[int] = (1, 1),
+        groups: int = 1,
+    ) -> None:
+        super().__init__(weight, bias, stride, (0, 0), dilation, groups)
+        rows, columns = padding
+        self.border = (columns, columns, rows, rows)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
+        return super().forward(F.pad(x.to(self.dtype), self.border, "reflect"), residual, reuse)
+
+
+def packable(layer: nn.Conv2d) -> bool:
+    """Whether a convolution has a packed form: padded by numbers, with zeros or mirrored."""
+    return layer.padding_mode in ("zeros", "reflect") and not isinstance(layer.padding, str)
 
 
 class PackedLinear(Packed):

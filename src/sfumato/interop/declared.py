@@ -114,7 +114,7 @@ def _autoencoder_facts(config: ModelConfig) -> dict[str, Any]:
     facts = c.model_dump(include={"image_channels", "channels", "channel_multipliers", "blocks_per_level"})
     facts |= {"attention": c.attention, "attention_levels": sorted(c.attention_levels)}
     facts |= {"latent_channels": None if pixels else c.latent_channels, "embed_channels": c.raw_channels}
-    facts |= {"norm groups": effective_groups(c), "bottleneck": c.bottleneck.kind}
+    facts |= {"norm groups": effective_groups(c), "bottleneck": c.bottleneck.kind, "padding": c.padding}
     if c.bottleneck.kind == "vq":
         facts |= {"codes": c.bottleneck.codes, "normalise": c.bottleneck.normalise}
     return {f"autoencoder.{name}": value for name, value in facts.items()}

@@ -30,6 +30,7 @@ def refuse_for_original(config: ModelConfig, folder: Path) -> None:
     if config.diffusion is not None:
         unet_of(config.diffusion)
     _refuse_pixels(config.autoencoder)
+    _refuse_padding(config.autoencoder)
     _refuse_original_norms(config)
     diffusion = config.diffusion
     if diffusion is None:
@@ -75,6 +76,7 @@ def refuse_for_diffusers(config: ModelConfig, folder: Path) -> None:
     if config.diffusion is not None:
         unet_of(config.diffusion)
     _refuse_pixels(config.autoencoder)
+    _refuse_padding(config.autoencoder)
     autoencoder_groups(config.autoencoder)
     diffusion = config.diffusion
     if diffusion is None:
@@ -143,6 +145,15 @@ def _refuse_pixels(config: AutoencoderConfig) -> None:
         raise UserError(
             "a model in pixel space (bottleneck: pixels) cannot be exported: both formats store a first stage, which "
             "it does not have; use the model folder as it is"
+        )
+
+
+def _refuse_padding(config: AutoencoderConfig) -> None:
+    if config.padding != "zeros":
+        raise UserError(
+            f"a first stage with padding: {config.padding} cannot be exported: the convolutions of both formats are "
+            "padded with zeros, so its images would differ at the border; use the model folder as it is, or "
+            "--format onnx"
         )
 
 

@@ -16,9 +16,18 @@ from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.model_folder import load
 
 
-def start_first(autoencoder: Autoencoder, start: Path) -> None:
-    """Loads the weights of the model's autoencoder. Raises UserError if the shapes differ."""
-    load_into(autoencoder, load(start).autoencoder.state_dict(), f"start={start}")
+def start_first(autoencoder: Autoencoder, start: Path, keep_latents: bool = False) -> None:
+    """Loads the weights of the model's autoencoder.
+
+    Raises UserError if the shapes differ and, with `keep_latents`, if the same weights would give other latents.
+    """
+    trained = load(start).autoencoder
+    if keep_latents and trained.config.padding != autoencoder.config.padding:
+        raise UserError(
+            f"start={start} has padding {trained.config.padding}, the configuration {autoencoder.config.padding}, and "
+            f"train.part decoder keeps the latents: set model.padding={trained.config.padding}"
+        )
+    load_into(autoencoder, trained.state_dict(), f"start={start}")
 
 
 def started(start: Path) -> LatentDiffusion:
