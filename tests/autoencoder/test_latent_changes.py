@@ -8,17 +8,20 @@ from torch import Tensor
 
 from runs import SIZE, Images, assert_same_tensors, first_run, saved, train_first
 from sfumato import rng
+from sfumato.autoencoder.frequencies import low_passed
 from sfumato.autoencoder.latent_changes import (
     NO_CHANGE,
     EquivarianceConfig,
     LatentChange,
+    SpectralConfig,
     choose_geometry,
+    choose_kept,
     scaled,
     smallest_latent,
 )
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.errors import UserError
-from sfumato.evaluation.latents import halved, relative_error
+from sfumato.evaluation.latents import dct2, halved, relative_error
 from sfumato.training.autoencoder import latent_change
 from sfumato.training.stage1_losses import AutoencoderPass
 from sfumato.training.workers import Workers
@@ -81,6 +84,39 @@ def test_image_and_latent_change_alike(turns: int) -> None:
     assert torch.equal(LatentChange(encoded=(3, 4)).input(image, 2), scaled(image, (6, 8)))
 
 
+def test_the_upper_frequencies_are_removed_and_no_others() -> None:
+    x = noise(2, 3, 12, 8).double()
+    before, after = dct2(x), dct2(low_passed(x, 0.5))
+    torch.testing.assert_close(after[..., :6, :4], before[..., :6, :4])
+    assert max(after[..., 6:, :].abs().max().item(), after[..., 4:].abs().max().item()) < 1e-12
+    torch.testing.assert_close(low_passed(x, 1.0), x)
+    constant = low_passed(x, 0.01)
+    torch.testing.assert_close(constant, x.mean(dim=(2, 3), keepdim=True).expand_as(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(low_passed(x.float(), 0.5), low_passed(x, 0.5).float()) or torch.allclose(
+            low_passed(x.float(), 0.5), low_passed(x, 0.5).float(), atol=1e-5
+        )
+
+
+def test_image_and_latent_lose_the_same_frequencies() -> None:
+    image = noise(2, 3, 16, 12)
+    change = LatentChange(decoded=(12, 8), turns=1, kept=0.5)
+    assert torch.equal(change.latent(image), change.target(image, 1))
+    torch.testing.assert_close(change.target(image, 1), low_passed(scaled(image, (12, 8)).rot90(dims=(-2, -1)), 0.5))
+
+
+def test_the_kept_share_is_the_one_asked_for() -> None:
+    config = SpectralConfig(probability=0.5, lowest=0.25)
+    found = [choose_kept(config, rng.generator(0, "test", step)) for step in range(2000)]
+    kept = [share for share in found if share is not None]
+    assert len(kept) / 2000 == pytest.approx(0.5, abs=0.04)
+    assert min(kept) == pytest.approx(0.25, abs=0.01)
+    assert sum(kept) / len(kept) == pytest.approx(0.625, abs=0.02)
+    assert choose_kept(SpectralConfig(), rng.generator(0, "test", 0)) is None
+    run = first_run("loss.spectral={probability: 1}")
+    assert latent_change(run, 3, 0, Workers()).kept == latent_change(run, 3, 1, Workers()).kept is not None
+
+
 def test_the_noise_is_the_formula() -> None:
     z, epsilon = noise(3, 2, 4, 4), noise(3, 2, 4, 4, seed=1)
     tau = torch.tensor([0.0, 0.5, 1.0])
@@ -104,7 +140,9 @@ def test_a_share_of_the_samples_is_noised() -> None:
 # ---- in training
 
 
-@pytest.mark.parametrize("change", [LatentChange(decoded=(4, 4), turns=1), LatentChange(encoded=(4, 4))])
+@pytest.mark.parametrize(
+    "change", [LatentChange(decoded=(4, 4), turns=1), LatentChange(encoded=(4, 4)), LatentChange(kept=0.3)]
+)
 @pytest.mark.parametrize("bottleneck", ["{kind: kl}", "{kind: vq, codes: 16}"])
 def test_the_gradient_reaches_the_encoder_through_the_changed_latent(change: LatentChange, bottleneck: str) -> None:
     autoencoder = Autoencoder(first_run(f"model.bottleneck={bottleneck}").model)
@@ -139,7 +177,7 @@ def test_the_error_under_scaling_falls(tmp_path: Path) -> None:
     "settings",
     [
         ("loss.equivariance={probability: 0.5, small_images: 0.5, smallest: 0.5}",),
-        ("loss.latent_noise={gamma: 3}", "train.accumulate=2"),
+        ("loss.latent_noise={gamma: 3}", "loss.spectral={probability: 0.5}", "train.accumulate=2"),
         (
             "model.bottleneck={kind: vq, codes: 16, revive_every: 2}",
             "loss.equivariance={probability: 0.3, small_images: 0.5, smallest: 0.5}",
@@ -159,6 +197,8 @@ def test_resumed_bit_for_bit(settings: tuple[str, ...], tmp_path: Path) -> None:
 def test_the_decoder_alone_refuses_what_changes_the_latents() -> None:
     with pytest.raises(UserError, match=r"which train\.part decoder keeps"):
         first_run(EQUIVARIANT, "train.part=decoder", "start=somewhere")
+    with pytest.raises(UserError, match=r"loss\.spectral changes the latents, which train\.part decoder keeps"):
+        first_run("loss.spectral={probability: 0.5}", "train.part=decoder", "start=somewhere")
     first_run("loss.latent_noise={gamma: 3}", "train.part=decoder", "start=somewhere")
 
 

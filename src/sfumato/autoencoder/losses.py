@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sfumato.autoencoder.discriminator import Norm
-from sfumato.autoencoder.latent_changes import EquivarianceConfig, LatentNoiseConfig
+from sfumato.autoencoder.latent_changes import EquivarianceConfig, LatentNoiseConfig, SpectralConfig
 from sfumato.autoencoder.perceptual import NoPerceptual, PerceptualConfig
 from sfumato.schema import Schema
 
@@ -60,6 +60,7 @@ class LossConfig(Schema):
     """Learn the decoder's log variance, one number (0 at first)."""
     adversarial: AdversarialConfig = AdversarialConfig(weight=0.0)
     equivariance: EquivarianceConfig = EquivarianceConfig()
+    spectral: SpectralConfig = SpectralConfig()
     latent_noise: LatentNoiseConfig = LatentNoiseConfig()
 
     @property

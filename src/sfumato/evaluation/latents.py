@@ -1,10 +1,10 @@
 """Properties of a latent space that matter for a diffusion model: spectra and equivariance."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sfumato.autoencoder.frequencies import cosines
 
 
 def high_frequency_share(x: Tensor, above: float = 0.5) -> float:
@@ -59,15 +59,7 @@ def beyond(spectra: Tensor, threshold: float) -> float:
 def dct2(x: Tensor) -> Tensor:
     """The orthonormal type-II cosine transform over the last two axes, (..., H, W)."""
     H, W = x.shape[-2:]
-    return _basis(H).to(x) @ x @ _basis(W).to(x).T
-
-
-def _basis(n: int) -> Tensor:
-    """(n, n): row u is the u-th cosine."""
-    u, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
-    basis = torch.cos(math.pi * (i + 0.5) * u / n) * (2 / n) ** 0.5
-    basis[0] /= 2**0.5
-    return basis
+    return cosines(H).to(x) @ x @ cosines(W).to(x).T
 
 
 def relative_error(output: Tensor, target: Tensor) -> float:

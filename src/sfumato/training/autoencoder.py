@@ -20,9 +20,9 @@ from sfumato import rng
 from sfumato.autoencoder import losses
 from sfumato.autoencoder.bottleneck import Encoding
 from sfumato.autoencoder.discriminator import PatchDiscriminator, smallest_image
-from sfumato.autoencoder.latent_changes import NO_CHANGE, LatentChange, choose_geometry, smallest_latent
+from sfumato.autoencoder.latent_changes import NO_CHANGE, LatentChange, choose_geometry, choose_kept, smallest_latent
 from sfumato.autoencoder.losses import AdversarialConfig, LogitAverages, LossConfig
-from sfumato.autoencoder.model import Autoencoder, AutoencoderConfig, VQConfig
+from sfumato.autoencoder.model import SMALLEST_REFLECTED, Autoencoder, AutoencoderConfig, VQConfig
 from sfumato.autoencoder.perceptual import build_perceptual
 from sfumato.data.dataset import Dataset, Example
 from sfumato.data.table import DataConfig
@@ -119,6 +119,11 @@ class AutoencoderRun(Schema):
                 f"data.size {height}x{width} is not a multiple of f = {self.model.factor}, "
                 "which model.channel_multipliers sets; change either"
             )
+        if self.model.padding == "reflect" and min(height, width) < SMALLEST_REFLECTED * self.model.factor:
+            raise ValueError(
+                f"data.size {height}x{width} leaves a latent that model.padding reflect cannot mirror: give images of "
+                f"{SMALLEST_REFLECTED * self.model.factor} pixels or more, or padding zeros"
+            )
         if self.train.part == "decoder" and self.start is None:
             raise ValueError("train.part is decoder, but start is not set: name the model whose encoder is kept")
         return self
@@ -130,6 +135,11 @@ class AutoencoderRun(Schema):
             raise ValueError(
                 "loss.equivariance changes the latents, which train.part decoder keeps: set its probability and "
                 "small_images to 0, or train.part to whole"
+            )
+        if self.train.part == "decoder" and self.loss.spectral.probability > 0:
+            raise ValueError(
+                "loss.spectral changes the latents, which train.part decoder keeps: set its probability to 0, or "
+                "train.part to whole"
             )
         f, sizes = self.model.factor, sizes_of(self.data)
         side = min(side for H, W in sizes for side in smallest_latent(equivariance, (H // f, W // f))) * f
@@ -164,7 +174,7 @@ def build_stage1(config: AutoencoderRun, workers: Workers) -> Stage1Modules:
     with rng.seeded(config.train.seed, "weights", "autoencoder", device=torch.device("cpu")):
         autoencoder = untrained_autoencoder(config)
         if config.start is not None:
-            start_first(autoencoder, config.start)
+            start_first(autoencoder, config.start, keep_latents=config.train.part == "decoder")
         discriminator = PatchDiscriminator(
             config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm
         )
@@ -389,10 +399,13 @@ def latent_change(
     config: AutoencoderRun, step: int, micro: int, workers: Workers, latent: tuple[int, int] | None = None
 ) -> LatentChange:
     """The regularising change of a micro-batch of latents of (h, w), by default of the configured size: one scale and
-    turn for the whole step, this rank's rows of the noise."""
+    turn, and share of frequencies, for the whole step, this rank's rows of the noise."""
     train, noise, latent = config.train, config.loss.latent_noise, latent or config.latent_size
     g = rng.generator(train.seed, "latent geometry", step)
     geometry = choose_geometry(config.loss.equivariance, latent, g)
+    kept = choose_kept(config.loss.spectral, rng.generator(train.seed, "latent frequencies", step))
+    if kept is not None:
+        geometry = replace(geometry, kept=kept)
     if noise.gamma == 0:
         return geometry
     g = rng.generator(train.seed, "latent noise", step, micro)
