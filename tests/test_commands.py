@@ -56,6 +56,7 @@ COMMANDS += [
     "train transformer",
     "study baselines",
     "study downsampling",
+    "study latents",
     "ema",
     "distill-decoder",
     "replace-decoder",

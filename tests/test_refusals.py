@@ -92,6 +92,10 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
         lambda runs, out: ["study", "downsampling", "--data", "no-such-folder", "--budget", "1s", "--out", out],
         "no-such-folder",
     ),
+    "study-latents": (
+        lambda runs, out: ["study", "latents", "--data", "no-such-folder", "--out", out],
+        "no-such-folder",
+    ),
     "data-twice": (
         lambda runs, out: ["train", "autoencoder", runs.first, "--data", "a", "data.path=b", "--out", out],
         "data.path is given twice, as --data 'a' and as 'data.path=b'",

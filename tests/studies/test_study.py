@@ -9,7 +9,8 @@ import torch
 
 from command_line import Command
 from sfumato.baselines.model import load_code_model
-from sfumato.cli.study import data_config, fitting, numbers, seconds
+from sfumato.cli.study import fitting, numbers, seconds
+from sfumato.cli.study_data import data_config
 from sfumato.config import parse
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.errors import UserError

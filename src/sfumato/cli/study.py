@@ -1,6 +1,5 @@
-"""`sfumato study downsampling` and `sfumato study baselines`: the paper's questions on one's own data."""
+"""`sfumato study`: the paper's questions on one's own data; which latent space is easiest to learn."""
 
-import os
 import re
 import shlex
 import sys
@@ -15,6 +14,8 @@ from sfumato.cli.flags import REQUIRED, command, flag
 from sfumato.cli.forms import request_flag
 from sfumato.cli.machine import Machine
 from sfumato.cli.schema_flags import schema_flag
+from sfumato.cli.study_data import data_config
+from sfumato.cli.study_latents import LatentsFlags, latents
 from sfumato.pipeline.options import Range, check_number
 
 if TYPE_CHECKING:
@@ -136,6 +137,9 @@ def baselines(flags: BaselinesFlags) -> None:
     run(flags, {**flags.settings(flags.source()), **chosen})
 
 
+app.command("latents", cls=Command)(command(LatentsFlags)(latents))
+
+
 def run(flags: StudyFlags, settings: dict[str, Any]) -> None:
     """Runs a study, or what is left of it. Raises UserError."""
     from sfumato.cli.options import chosen_autocast, chosen_device
@@ -165,28 +169,6 @@ def run(flags: StudyFlags, settings: dict[str, Any]) -> None:
     except Stopped as stopped:  # the training has printed how to continue
         raise typer.Exit(128 + stopped.number) from None
     typer.echo(f"page: {out / PAGE_FILE}")
-
-
-def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataConfig":
-    """The toy world, what a configuration reads, or a folder; 64 pixels a side where no size is given.
-
-    Raises UserError for a configuration without data of its own.
-    """
-    from sfumato.config import ZOO_PREFIX, parse, read_source, section
-    from sfumato.data.folder_config import FolderConfig
-    from sfumato.data.toyworld.dataset import ToyWorldConfig
-    from sfumato.errors import UserError
-    from sfumato.studies.plan import StudyData
-
-    if data.startswith(ZOO_PREFIX) or data.endswith(".yaml"):
-        given = section(read_source(data), "data")
-        if given.get("kind", "folder") == "folder" and "path" not in given:
-            raise UserError(f"--data {data}: that configuration names no images; give the folder of images itself")
-        return parse({"data": given | ({} if size is None else {"size": list(size)})}, StudyData, data).data
-    side = size or (64, 64)
-    if data == "toy" and not os.path.isdir(data):
-        return parse({"kind": "toy", "size": list(side), "length": length}, ToyWorldConfig, "--length")
-    return parse({"kind": "folder", "path": data, "size": list(side)}, FolderConfig, "--data")
 
 
 def seconds(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from sfumato.checkpoint import write_text
 from sfumato.config import parse, parse_mapping, to_yaml
@@ -9,6 +10,7 @@ from sfumato.data.dataset import Progress
 from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.report.machine import describe
+from sfumato.schema import Schema
 from sfumato.studies.arm import run_arm
 from sfumato.studies.context import StudyContext
 from sfumato.studies.evaluator import Evaluator
@@ -21,6 +23,7 @@ from sfumato.training.workers import Workers
 
 CONFIG_FILE = "study.yaml"
 PAGE_FILE = "study.html"
+C = TypeVar("C", bound=Schema)
 
 
 def run_study(
@@ -36,7 +39,7 @@ def run_study(
 
     Raises UserError if the folder contains another study, Stopped after a signal.
     """
-    claim(config, folder)
+    claim(config, folder, lambda name, old, new: name == "seeds" and new > old)
     data = open_data(config.data, config.held_out, folder, folder / "cache", say, progress)
     evaluator = Evaluator.of(network.to(workers.device), data.training, folder / "reference.safetensors")
     known = step_costs(config, data.training, folder, workers, say)
@@ -54,19 +57,20 @@ def run_study(
     return results
 
 
-def claim(config: StudyConfig, folder: Path) -> None:
-    """Creates the folder, or checks that it contains this study; only the number of seeds may have grown.
+def claim(config: C, folder: Path, may_change: Callable[[str, Any, Any], bool]) -> None:
+    """Creates the folder, or checks that it contains this study.
 
+    `may_change` is given the name, the old and the new value of each setting that differs.
     Raises UserError naming what differs.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {str(folder)!r} is a file: give a folder")
     file = folder / CONFIG_FILE
     if file.exists():
-        before = parse(parse_mapping(file.read_text(encoding="utf-8"), str(file)), StudyConfig, str(file))
-        for name in StudyConfig.model_fields:
+        before = parse(parse_mapping(file.read_text(encoding="utf-8"), str(file)), type(config), str(file))
+        for name in type(config).model_fields:
             old, new = getattr(before, name), getattr(config, name)
-            if old != new and not (name == "seeds" and new > old):
+            if old != new and not may_change(name, old, new):
                 raise UserError(
                     f"--out {str(folder)!r} contains a study with {name} = {old!r}, not {new!r}: give the same command "
                     "to continue it, or another folder"

@@ -64,7 +64,7 @@ def diffusion(
         with autocast(workers.device, config.precision):
             return _sampled(with_networks(model, networks), config.samples)
 
-    with _own_run(folder, run, workers) as home:
+    with own_run(folder, run, workers) as home:
         state = train_diffusion(
             run,
             conditional_denoiser(model),
@@ -102,7 +102,7 @@ def codes(
     def sampled(networks: ConditionalTransformer) -> Tensor:
         return _sampled_codes(with_code_networks(model, networks), config.samples)
 
-    with _own_run(folder, run, workers) as home:
+    with own_run(folder, run, workers) as home:
         state = train_transformer(
             run,
             ConditionalTransformer(model.network, model.conditioner),
@@ -122,7 +122,7 @@ def codes(
 
 
 @contextmanager
-def _own_run(folder: Path, run: BaseModel, workers: Workers) -> Iterator[RunFolder]:
+def own_run(folder: Path, run: BaseModel, workers: Workers) -> Iterator[RunFolder]:
     """The run of the second stage in an arm's folder, claimed for this process."""
     home = RunFolder(second_folder(folder))
     with home.session(workers):

@@ -1,0 +1,127 @@
+"""`sfumato study latents`: which first stage is easiest for stage 2, on the toy world or on one's own images."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sfumato.cli.flags import REQUIRED, flag
+from sfumato.cli.forms import request_flag
+from sfumato.cli.machine import Machine
+from sfumato.cli.schema_flags import schema_flag
+from sfumato.cli.study_data import data_config
+
+SCHEMA = "studies.latents.plan:LatentsStudyConfig"
+DATA = "zoo:toy/small-text"
+FEATURES = "efficientnet-lite0@64"
+FIELDS: tuple[str, ...] = (
+    "first_minutes",
+    "first_steps",
+    "longest",
+    "first_seed",
+    "minutes",
+    "steps",
+    "seeds",
+    "factor",
+    "channels",
+)
+FIELDS += ("parameters", "batch", "samples", "sampling_steps", "points", "measured", "precision")
+"""The options that are fields of `study.yaml` as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsFlags(Machine):
+    """The options of `sfumato study latents`; most are fields of `study.yaml`."""
+
+    out: Path = flag(REQUIRED, "output", "The study's folder; an interrupted study there is resumed.")
+    data: str = flag(
+        DATA,
+        "data",
+        "The folder of images; toy for the built-in world; zoo:NAME or FILE.yaml: its data.",
+        path=True,
+    )
+    size: tuple[int, int] | None = request_flag(
+        "size", help="Height and width in pixels; by default 64, or what a configuration says."
+    )
+    length: int = schema_flag("data.toyworld.dataset:ToyWorldConfig", "length", "data", help="Images of the toy world.")
+    spaces: str = schema_flag(
+        SCHEMA,
+        "spaces",
+        "training",
+        help="Latent spaces to compare, with commas; plain is one of them.",
+        typed_default="plain,equivariance,noise,spectral",
+        type=str,
+    )
+    first_stages: Path | None = flag(
+        None, "training", "Another study's folder: use its first stages instead of training them."
+    )
+    first_minutes: float = schema_flag(SCHEMA, "first_minutes", "training")
+    first_steps: int | None = schema_flag(SCHEMA, "first_steps", "training")
+    longest: float = schema_flag(SCHEMA, "longest", "training")
+    first_seed: int = schema_flag(SCHEMA, "first_seed", "training", help="Seed of every first stage.")
+    minutes: float = schema_flag(SCHEMA, "minutes", "training")
+    steps: int | None = schema_flag(SCHEMA, "steps", "training")
+    seeds: int = schema_flag(SCHEMA, "seeds", "training")
+    factor: int = schema_flag(SCHEMA, "factor", "training")
+    channels: int = schema_flag(SCHEMA, "channels", "training")
+    parameters: int = schema_flag(SCHEMA, "parameters", "training")
+    batch: int = schema_flag(SCHEMA, "batch", "training", help="Latents in a step of stage 2.")
+    samples: int = schema_flag(SCHEMA, "samples", "evaluation")
+    sampling_steps: int = schema_flag(SCHEMA, "sampling_steps", "evaluation")
+    points: int = schema_flag(SCHEMA, "points", "evaluation")
+    measured: int = schema_flag(SCHEMA, "measured", "evaluation")
+    features: str = flag(
+        FEATURES, "evaluation", "Feature network of the kernel distance, for images other than the toy world's."
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """As `study.yaml` has them. Raises UserError."""
+        data = data_config(self.data, self.size, self.length)
+        spaces = [name.strip() for name in self.spaces.split(",")]
+        fields = {name: getattr(self, name) for name in FIELDS}
+        return {**fields, "spaces": spaces, "data": data.model_dump(mode="json")}
+
+
+def latents(flags: LatentsFlags) -> None:
+    """Find the first stage whose latents are easiest to learn.
+
+    Trains first stages with different regularisers until their reconstructions are equally good, then the same second
+    stage on the latents of each; OUT/study.html has scores, images, and which numbers of the latents predict the order.
+    """
+    from sfumato.cli.options import chosen_autocast, chosen_device
+    from sfumato.cli.progress import bars
+    from sfumato.config import parse
+    from sfumato.outputs import written
+    from sfumato.studies.context import Stopped
+    from sfumato.studies.latents.plan import LatentsStudyConfig
+    from sfumato.studies.latents.run import run_latents_study
+    from sfumato.studies.run import PAGE_FILE
+    from sfumato.training.workers import Workers, use_all_cores
+
+    out, device = flags.out, chosen_device(flags.device)
+    chosen_autocast(device, flags.precision)
+    config = parse(flags.settings(), LatentsStudyConfig, "study")
+    typer.echo(plan_of(config), err=True)
+    use_all_cores()
+    workers = Workers("cpu" if device.type == "cpu" else None)
+    typed = shlex.join(["sfumato", *sys.argv[1:]])
+    try:
+        with bars() as (say, progress), written(out, begun=lambda: any(out.rglob("log.jsonl"))):
+            run_latents_study(config, out, flags.features, flags.first_stages, workers, typed, say, progress)
+    except Stopped as stopped:  # the training has printed how to continue
+        raise typer.Exit(128 + stopped.number) from None
+    typer.echo(f"page: {out / PAGE_FILE}")
+
+
+def plan_of(config: Any) -> str:
+    """What a study trains, in a sentence."""
+    spaces = len(config.spaces)
+    first = f"{config.first_steps} steps" if config.first_steps else f"about {config.first_minutes:g} minutes"
+    second = f"{config.steps} steps" if config.steps else f"{config.minutes:g} minutes"
+    return (
+        f"{spaces} first stages of {first} each, up to {config.longest:g} times that where reconstructions are worse; "
+        f"{spaces * config.seeds} second stages of {second} each; plus evaluation"
+    )
