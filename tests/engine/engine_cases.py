@@ -56,7 +56,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Run]]] = {
     "unet-large": lambda: unet(False, size=(50, 44)),
     "autoencoder": autoencoder,
     "autoencoder-large": lambda: autoencoder(54, 40),
-    "autoencoder-reflect": lambda: autoencoder(54, 40, "reflect"),
+    "autoencoder-reflect": lambda: autoencoder(18, 12, "reflect"),
 }
 
 

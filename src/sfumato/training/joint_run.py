@@ -92,6 +92,7 @@ class JointRun(Schema):
             "loss.adversarial.weight": self.loss.adversarial.weight,
             "loss.equivariance.probability": self.loss.equivariance.probability,
             "loss.equivariance.small_images": self.loss.equivariance.small_images,
+            "loss.spectral.probability": self.loss.spectral.probability,
             "loss.latent_noise.gamma": self.loss.latent_noise.gamma,
         }
         for name, value in unsupported.items():
