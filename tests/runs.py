@@ -222,7 +222,11 @@ def assert_same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) 
     assert not different, different[:5]
 
 
-def assert_same_up_to_rounding(one: Path, other: Path) -> None:
+ROUNDING = 2e-5
+"""Relative; three steps of 1e-4 in other directions would be far beyond."""
+
+
+def assert_same_up_to_rounding(one: Path, other: Path, rounding: float = ROUNDING) -> None:
     """Two runs' newest states agree: gradients' running means element by element, weights and averages as a whole.
 
     Adam turns a gradient that is nothing but rounding, as that of a bias before a norm, into a step of full size: such
@@ -237,11 +241,7 @@ def assert_same_up_to_rounding(one: Path, other: Path) -> None:
             torch.testing.assert_close(value, there, atol=2e-6 + 1e-3 * value.abs().max().item(), rtol=0, msg=name)
         elif name.startswith("module.") and value.is_floating_point() and value.dim() != 1:
             distance = (value - there).norm() / value.norm().clamp_min(1e-3)
-            assert distance < ROUNDING, f"{name}: {distance:.2e}"
-
-
-ROUNDING = 2e-5
-"""Relative; three steps of 1e-4 in other directions would be far beyond."""
+            assert distance < rounding, f"{name}: {distance:.2e}"
 
 
 def assert_ends_alike_when_interrupted(root: Path, run: Callable[[Path], object], step: int) -> None:

@@ -57,6 +57,7 @@ COMMANDS += [
     "study baselines",
     "study downsampling",
     "study latents",
+    "study joint",
     "ema",
     "distill-decoder",
     "replace-decoder",

@@ -96,6 +96,10 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
         lambda runs, out: ["study", "latents", "--data", "no-such-folder", "--out", out],
         "no-such-folder",
     ),
+    "study-joint": (
+        lambda runs, out: ["study", "joint", "zoo:toy/joint", "--ways", "naive,naive", "--out", out],
+        "contain one twice",
+    ),
     "data-twice": (
         lambda runs, out: ["train", "autoencoder", runs.first, "--data", "a", "data.path=b", "--out", out],
         "data.path is given twice, as --data 'a' and as 'data.path=b'",

@@ -48,7 +48,7 @@ def test_two_processes_train_the_model_that_one_does(tmp_path: Path, forks: Fork
     both = [forks.start(TRAIN, [tmp_path / "two", *gentle, "train.batch=2"], **rank) for rank in ranks()]
     train_both(tmp_path / "one", joint_run(*gentle, "train.batch=4"))
     assert [process.wait() for process in both] == [0, 0], both[0].output[-3000:]
-    assert_same_up_to_rounding(tmp_path / "one", tmp_path / "two")
+    assert_same_up_to_rounding(tmp_path / "one", tmp_path / "two", rounding=1e-4)  # layers that begin at zero
     one, two = ([line["spread"] for line in logged(tmp_path / name) if "spread" in line] for name in ("one", "two"))
     assert torch.allclose(torch.tensor(one), torch.tensor(two), rtol=1e-3)
 

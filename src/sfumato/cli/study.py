@@ -15,6 +15,7 @@ from sfumato.cli.forms import request_flag
 from sfumato.cli.machine import Machine
 from sfumato.cli.schema_flags import schema_flag
 from sfumato.cli.study_data import data_config
+from sfumato.cli.study_joint import JointStudyFlags, joint
 from sfumato.cli.study_latents import LatentsFlags, latents
 from sfumato.pipeline.options import Range, check_number
 
@@ -138,6 +139,7 @@ def baselines(flags: BaselinesFlags) -> None:
 
 
 app.command("latents", cls=Command)(command(LatentsFlags)(latents))
+app.command("joint", cls=Command)(command(JointStudyFlags)(joint))
 
 
 def run(flags: StudyFlags, settings: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from sfumato.studies.plan import StudyConfig, arms, named
 from sfumato.studies.result import ArmResult, comparison, recommendation
 from sfumato.studies.step_cost import step_costs, steps
 from sfumato.training.data import open_data
+from sfumato.training.run import flat
 from sfumato.training.workers import Workers
 
 CONFIG_FILE = "study.yaml"
@@ -71,8 +72,18 @@ def claim(config: C, folder: Path, may_change: Callable[[str, Any, Any], bool]) 
         for name in type(config).model_fields:
             old, new = getattr(before, name), getattr(config, name)
             if old != new and not may_change(name, old, new):
+                key, old, new = _first_difference(name, old, new)
                 raise UserError(
-                    f"--out {str(folder)!r} contains a study with {name} = {old!r}, not {new!r}: give the same command "
+                    f"--out {str(folder)!r} contains a study with {key} = {old!r}, not {new!r}: give the same command "
                     "to continue it, or another folder"
                 )
     write_text(file, to_yaml(config))
+
+
+def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """A setting that differs, or the first one in it if it is a group of settings: dotted key, old and new value."""
+    if not (isinstance(old, Schema) and isinstance(new, Schema)):
+        return name, old, new
+    before, now = flat(old), flat(new)
+    key = next(key for key in sorted({*before, *now}) if before.get(key) != now.get(key))
+    return f"{name}.{key}", before.get(key), now.get(key)

@@ -123,7 +123,7 @@ class RunFolder:
         if not checkpoint.saved_steps(self.states):
             file.unlink(missing_ok=True)  # nothing was trained with that configuration yet
         if file.exists():
-            before, now = _flat(self._stored(file, type(config))), _flat(config)
+            before, now = flat(self._stored(file, type(config))), flat(config)
             for key in sorted(set(before) | set(now)):
                 if differ(key, before.get(key), now.get(key)):
                     raise UserError(
@@ -279,13 +279,13 @@ def same_place(before: object, now: object) -> bool:
         return False
 
 
-def _flat(config: BaseModel) -> dict[str, object]:
+def flat(config: BaseModel) -> dict[str, object]:
     """The settings by dotted key."""
 
     def flatten(tree: dict[str, object], prefix: str) -> dict[str, object]:
-        flat: dict[str, object] = {}
+        found: dict[str, object] = {}
         for key, value in tree.items():
-            flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return flat
+            found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return found
 
     return flatten(config.model_dump(mode="json"), "")
