@@ -3,20 +3,30 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-MEETING = """
-from sfumato.training.workers import Workers
+from forks import Forks
+from runs import FIRST_STAGE, SECOND_STAGE, assert_same_up_to_rounding
+from sfumato.cli.training_runs import run_autoencoder, run_diffusion
+from sfumato.config import apply_overrides, parse
+from sfumato.model_folder import load
+from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.diffusion import DiffusionRun
+from training.test_processes import TEXT, raw
 
-workers = Workers("cpu")
-print("all have met", workers.world, workers.greatest(workers.rank))
-workers.close()
+LAUNCH = """
+import ctypes, sys
+from torch.distributed.run import main
+
+with open(f"/run/netns/{sys.argv[1]}") as host:
+    if ctypes.CDLL(None, use_errno=True).setns(host.fileno(), 0x40000000):  # CLONE_NEWNET: from here on in that host
+        raise OSError(ctypes.get_errno(), "setns")
+main(sys.argv[2:])
 """
+"""The code of a process that is `torchrun` with its arguments on the host that the first one names."""
 
 
 def ip(*arguments: str) -> None:
@@ -46,20 +56,21 @@ def hosts() -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def test_processes_on_two_hosts_meet(hosts: list[str]) -> None:
-    met = {"WORLD_SIZE": "2", "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29511", "GLOO_SOCKET_IFNAME": "cable"}
-    environment = {**os.environ, **met, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "LOCAL_RANK": "0"}
-    both = [
-        subprocess.Popen(
-            ["ip", "netns", "exec", host, sys.executable, "-c", MEETING],
-            env={**environment, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank, host in enumerate(hosts)
-    ]
-    for process in both:
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, out[-2000:]
-        assert "all have met 2 1" in out
+def test_two_hosts_train_what_one_process_does(hosts: list[str], tmp_path: Path, forks: Forks) -> None:
+    """By the command of docs/scale.md for two machines, one process on each."""
+    stage, _ = raw(FIRST_STAGE, tmp_path)
+    run_autoencoder(parse(apply_overrides(stage, ["train.steps=1"]), AutoencoderRun, "first"), tmp_path / "first", None)
+    stage, file = raw(SECOND_STAGE, tmp_path)
+    here = ["--master_addr", "10.77.0.1", "--master_port", "29511"]
+    command = ["train", "diffusion", file, "--autoencoder", tmp_path / "first", "--out", tmp_path / "two"]
+    both = []
+    for rank, host in enumerate(hosts):
+        launch = ["--nnodes", 2, "--node_rank", rank, "--nproc_per_node", 1, *here, "-m", "sfumato"]
+        arguments = [host, *launch, *command, *TEXT, "train.batch=2"]
+        both.append(forks.start(LAUNCH, arguments, GLOO_SOCKET_IFNAME="cable", OMP_NUM_THREADS="1"))
+    config = parse(apply_overrides(stage, [*TEXT, "train.batch=4"]), DiffusionRun, "one")
+    run_diffusion(config, load(tmp_path / "first"), tmp_path / "one", None)
+    assert [process.wait(240) for process in both] == [0, 0], "\n".join(process.output[-3000:] for process in both)
+    assert "model: " in both[0].output
+    assert "model: " not in both[1].output
+    assert_same_up_to_rounding(tmp_path / "one", tmp_path / "two")
