@@ -14,6 +14,7 @@ from sfumato.fit.lines import plan_lines
 from sfumato.fit.measure import first_operations, measured_plan, second_operations
 from sfumato.fit.networks import SECOND
 from sfumato.fit.plan import LEAST_STEPS, FitPlan, make_plan, sizes_for
+from sfumato.training.data import check_step
 
 HOUR = 3600.0
 ORDER = [network.name for network in SECOND]
@@ -99,6 +100,17 @@ def test_the_conditioner_is_what_the_folder_has(data: DataFacts, kind: str) -> N
     assert plan.conditioner == config.conditioner.kind == kind
     assert (config.conditions.map is not None) == (kind == "semantic")
     assert (config.conditions.boxes is not None) == (kind == "layout")
+
+
+@pytest.mark.parametrize("seconds", [600.0, HOUR])
+def test_images_that_are_not_square_are_offered_several_sizes_that_both_stages_take(seconds: float) -> None:
+    plan = make_plan(replace(PHOTOS, cropped=0.37), machine(), seconds)
+    (offer,) = [warning for warning in plan.warnings if "cut off 37%" in warning]
+    setting = offer.split("add '")[1].split("'")[0]
+    assert autoencoder_run(plan, Path("x"), [setting]).data.model_dump()["buckets"]["ratio"] == 2
+    second = diffusion_run(plan, Path("x"), [setting])
+    check_step(second.data, plan.factor * second.denoiser.factor, "f times the levels")
+    assert not any("cut off" in warning for warning in make_plan(PHOTOS, machine(), seconds).warnings)
 
 
 def test_one_class_is_said_to_be_none() -> None:

@@ -153,6 +153,28 @@ def test_a_fit_killed_in_both_stages_goes_on_and_ends_with_the_same_weights(
         assert numbers["step"] == other_numbers["step"] == 4
 
 
+def test_a_fit_of_shards_ends_in_a_page_and_goes_on(captioned: Path, command: Command, tmp_path: Path) -> None:
+    assert command("shard", captioned, "--out", tmp_path / "shards", "--per-shard", 5).code == 0
+    short = ["train.steps=1", "train.save_every=1"]
+    out = tmp_path / "out"
+    run_command([str(word) for word in fit(tmp_path / "shards", out, *TEXT, *short)])
+    numbers = json.loads((out / "report.json").read_text())
+    assert (numbers["images"], numbers["conditioner"]) == (12, "text")
+    assert len(list((out / "cache" / "indices").iterdir())) == 3, "each shard is read through once"
+    again = command(*fit(tmp_path / "shards", out, *TEXT, *short))
+    assert (again.code, "finished before" in again.out) == (0, True), again.err
+    next((tmp_path / "shards").glob("*.tar")).unlink()
+    fewer = command(*fit(tmp_path / "shards", out, *TEXT, *short))
+    assert (fewer.code, "have changed since the fit" in fewer.err) == (2, True)
+
+
+def test_what_fit_does_not_read_has_a_way_out(captioned: Path, command: Command) -> None:
+    address = command("fit", "https://host/{000..011}.tar", "--dry-run")
+    assert (address.code, "is a URL: download it" in address.err) == (2, True), address.err
+    buckets = command("fit", captioned, "--dry-run", "data.buckets={step: 8}")
+    assert (buckets.code, "write the plan with --plan" in buckets.err) == (2, True)
+
+
 def test_a_second_call_says_that_it_is_finished_and_where_the_page_is(
     captioned: Path, finished: Path, command: Command
 ) -> None:

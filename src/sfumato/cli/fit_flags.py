@@ -15,7 +15,13 @@ LEAST_MINUTES = 0.5
 class FitFlags:
     """The options of `sfumato fit`."""
 
-    folder: Path = flag(REQUIRED, "what to sample", "The folder of images.", metavar="DIR", argument=True)
+    folder: Path = flag(
+        REQUIRED,
+        "what to sample",
+        "The folder of images, or of shards, tables or databases.",
+        metavar="DIR",
+        argument=True,
+    )
     settings: list[str] | None = flag(
         None,
         "what to sample",

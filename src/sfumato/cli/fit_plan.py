@@ -6,17 +6,17 @@ from pathlib import Path
 
 import typer
 
+from sfumato.cli.data import stored_config
 from sfumato.cli.fit_flags import MINUTES, FitFlags
 from sfumato.cli.options import chosen_device
 from sfumato.cli.progress import bars
 from sfumato.cli.run_configuration import check_given_once
-from sfumato.config import apply_overrides, parse, to_yaml
+from sfumato.config import apply_overrides, to_yaml
 from sfumato.counts import how_many
-from sfumato.data.folder_config import FolderConfig
 from sfumato.errors import UserError
 from sfumato.fit.configs import autoencoder_run, data_settings, diffusion_run, with_settings
 from sfumato.fit.describe import describe, reading_seconds
-from sfumato.fit.folder import Fit, check_same, digest_of, stored_fit
+from sfumato.fit.folder import CACHE, Fit, check_same, digest_of, stored_fit
 from sfumato.fit.lines import plan_lines
 from sfumato.fit.measure import StepTimer, machine_facts, measured_plan
 from sfumato.fit.plan import SIZES
@@ -52,9 +52,12 @@ def _new_fit(flags: FitFlags, settings: tuple[str, ...]) -> Fit:
     seconds = 60 * MINUTES if flags.seconds is None else flags.seconds
     raw = apply_overrides({"data": {"path": str(flags.folder)}}, data_settings(settings))["data"]
     size = raw.get("size")
-    config = parse({"kind": "folder", "size": SIZES[0], **raw}, FolderConfig, "data")
+    config = stored_config({"size": SIZES[0], **raw})
     if config.buckets is not None:
-        raise UserError("data.buckets: sfumato fit trains on squares; leave it out, or use `sfumato train`")
+        raise UserError(
+            "data.buckets: sfumato fit trains on squares; leave it out, or write the plan with --plan and give "
+            "data.buckets to its two commands"
+        )
     if size is not None and not isinstance(size, int):
         raise UserError(f"data.size={size}: sfumato fit trains on squares; give one number, or use `sfumato train`")
     if flags.device == "cpu":
@@ -62,7 +65,7 @@ def _new_fit(flags: FitFlags, settings: tuple[str, ...]) -> Fit:
     chosen_device(flags.device)
     workers = Workers("cpu" if flags.device == "cpu" else None)
     with bars() as (say, progress):
-        found, facts = describe(config, progress("scanning"))
+        found, facts = describe(config, progress("scanning"), None if flags.out is None else flags.out / CACHE)
         for note in found.dataset.notes:
             say(note)
         say(f"{how_many(facts.total, 'image')} in {flags.folder}; measuring this machine")

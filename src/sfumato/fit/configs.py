@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.config import apply_overrides, parse
+from sfumato.data.kinds import kind_of
 from sfumato.errors import UserError
 from sfumato.fit.networks import FIRST, SECOND, attention_factors, conditioner_settings
 from sfumato.fit.plan import FitPlan, StagePlan, retold
@@ -131,7 +132,7 @@ def _data(plan: FitPlan, folder: Path) -> dict[str, Any]:
     some = {} if plan.images >= plan.data.total else {"most_images": plan.images}
     # the label maps are no images to train on in stage 1 either
     aside = {"leave_out": ["maps", "classes.txt"]} if plan.data.maps else {}
-    return {"kind": "folder", "path": str(folder), "size": plan.size, **some, **aside}
+    return {"kind": kind_of(str(folder)), "path": str(folder), "size": plan.size, **some, **aside}
 
 
 def _conditioner(plan: FitPlan, text: int) -> dict[str, Any]:

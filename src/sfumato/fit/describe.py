@@ -1,9 +1,10 @@
-"""The facts of a folder of images, from the survey of `sfumato data`."""
+"""The facts of a folder of images, or of shards, from the survey of `sfumato data`."""
 
 import re
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from sfumato.data.listing import list_files
 from sfumato.data.opening import is_image
 from sfumato.data.scan import NOT_USED, Scan
 from sfumato.data.survey import Survey, survey
+from sfumato.data.table import StoredConfig, open_images
 from sfumato.fit.facts import DataFacts
 
 LOOKED_AT = 20_000
@@ -31,11 +33,22 @@ READ = 24
 """Files that are read to measure the time of one."""
 
 
-def describe(config: FolderConfig, progress: Progress | None = None) -> tuple[Survey, DataFacts]:
-    """The survey of a folder, without its pixels, and the facts that a plan needs.
+def describe(
+    config: StoredConfig, progress: Progress | None = None, cache: Path | None = None
+) -> tuple[Survey, DataFacts]:
+    """The survey of a folder or of shards, tables or databases, without the pixels, and the facts that a plan needs.
 
-    Raises UserError if there is nothing to read, or label maps or boxes are wrong.
+    The index of shards is kept in `cache`. Raises UserError if there is nothing to read, or label maps or boxes are
+    wrong.
     """
+    if isinstance(config, FolderConfig):
+        return _described_folder(config, progress)
+    dataset = open_images(config, cache, progress)
+    found = survey(dataset, pixels=False)
+    return found, replace(facts_of(found), boxes=_has_boxes(dataset))
+
+
+def _described_folder(config: FolderConfig, progress: Progress | None) -> tuple[Survey, DataFacts]:
     maps = (config.path / MapsConfig().folder).is_dir() and (config.path / MapsConfig().classes).is_file()
     if maps:
         config = config.model_copy(update={"leave_out": (*config.leave_out, MapsConfig().folder, MapsConfig().classes)})
@@ -72,6 +85,7 @@ def facts_of(found: Survey) -> DataFacts:
         caption_tokens=_tokens(texts),
         classes=dict(found.dataset.label_counts() or {}),
         sided=sided([*texts, *(scan.classes or ())]),
+        cropped=found.cropped_away() if scan.headers else 0.0,
     )
 
 

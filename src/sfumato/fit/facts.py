@@ -21,6 +21,7 @@ class DataFacts:
         maps: whether the folder has label maps.
         boxes: whether the images have boxes.
         sided: a word or a class that speaks of left and right, or whose images change their meaning when mirrored.
+        cropped: share of an image that squares cut off, on average.
         listed: images in the folder, where only some of them were read for these numbers; else as `images`.
     """
 
@@ -33,6 +34,7 @@ class DataFacts:
     maps: bool = False
     boxes: bool = False
     sided: str | None = None
+    cropped: float = 0.0
     listed: int | None = None
 
     @property

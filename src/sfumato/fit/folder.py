@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from sfumato.checkpoint import write_text
+from sfumato.data.containers.addresses import addresses_of
 from sfumato.data.listing import listing
 from sfumato.errors import UserError
 from sfumato.fit.plan import FitPlan
@@ -88,11 +89,15 @@ def check_same(out: Path, fit: Fit, data: Path, seconds: float | None, settings:
 
 
 def digest_of(data: Path, out: Path | None = None) -> str:
-    """A hash of names and sizes of the files of a folder, captions included; no content is read.
+    """A hash of names and sizes of the files of a folder or of a pattern, captions included; no content is read.
 
     Files in `out` do not count, so that a fit can be kept beside its images.
     """
     digest = blake2b(digest_size=16)
+    if not data.is_dir():  # a pattern, or one file
+        for address in addresses_of(str(data), ""):
+            digest.update(f"{Path(address).name}\0{Path(address).stat().st_size}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
     found = listing(data)
     if out is not None and out.resolve().is_relative_to(data.resolve()):
         found = found.without([out.resolve().relative_to(data.resolve()).as_posix()])

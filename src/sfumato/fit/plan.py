@@ -54,6 +54,8 @@ PROCESS = 900 * 2**20
 """Bytes of the interpreter and its libraries."""
 COPIES = 20
 """Bytes per parameter: weights, gradients, moments, averages."""
+CROPPED = 0.2
+"""Share of an image that squares cut off from which on buckets are mentioned."""
 PERCEPTUAL_FROM = 64
 PERCEPTUAL_SECONDS = 90.0
 
@@ -409,6 +411,13 @@ def _explained(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> Fi
     if len(plan.data.classes) == 1 and plan.conditioner == "none":
         warnings.append(
             f"All images are in one class, {next(iter(plan.data.classes))!r}: the model is trained without classes."
+        )
+    if plan.data.cropped >= CROPPED:
+        network = next(each for each in SECOND if each.name == plan.second.network)
+        step = plan.factor * 2 ** (len(network.multipliers(plan.latent_side)) - 1)
+        warnings.append(
+            f"Squares cut off {plan.data.cropped:.0%} of an image on average. Several sizes keep more: write the plan "
+            f"with --plan FILE and add 'data.buckets={{step: {step}}}' to both of its commands."
         )
     if plan.first.accumulate > 1 or plan.second.accumulate > 1:
         warnings.append(f"Batches are split to fit {gib(plan.machine.memory)} of free memory.")
