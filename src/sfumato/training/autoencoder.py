@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -31,7 +31,7 @@ from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
 from sfumato.training.codebook import CodeCounts, report_dead_codes, revive_codes, start_codebook
-from sfumato.training.data import HeldOut, check_step, height_width, sizes_of
+from sfumato.training.data import HeldOut, WholeNetworks, check_step, height_width, sizes_of
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -66,8 +66,10 @@ Export = Callable[[Autoencoder, TrainState], None]
 """Writes the model folder of the averaged autoencoder."""
 
 
-class AutoencoderTraining(Schema):
+class AutoencoderTraining(WholeNetworks):
     """Length and settings of the training; a step uses batch · accumulate · processes images."""
+
+    small: ClassVar[str] = ", and one of stage 1 has few parameters (the paper's at most 84 M: 1.7 GB in each process)"
 
     steps: int = Field(100_000, ge=1)
     minutes: float | None = Field(None, gt=0)

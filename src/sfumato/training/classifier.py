@@ -32,7 +32,7 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.data import HeldOut, check_one_size, height_width
+from sfumato.training.data import HeldOut, WholeNetworks, check_one_size, height_width
 from sfumato.training.encode import measured_scaling
 from sfumato.training.micro import micro_batch
 from sfumato.training.optim import (
@@ -54,7 +54,7 @@ from sfumato.training.workers import Workers
 SHOWN_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-class ClassifierTraining(Schema):
+class ClassifierTraining(WholeNetworks):
     """Length and settings of the training; a step uses batch · accumulate · processes latents."""
 
     steps: int = Field(20_000, ge=1)

@@ -29,7 +29,7 @@ from sfumato.model_config import DiffusionConfig, Method, StudentConfig
 from sfumato.pipeline.denoise import StudentNetwork
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.data import HeldOut, check_one_size
+from sfumato.training.data import HeldOut, WholeNetworks, check_one_size
 from sfumato.training.diffusion import ConditionalDenoiser
 from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.run import RunFolder
@@ -41,7 +41,7 @@ from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 
-class FewStepTraining(Schema):
+class FewStepTraining(WholeNetworks):
     """Length and settings of the distillation; a step uses batch · accumulate conditions."""
 
     steps: int = Field(2000, ge=1)

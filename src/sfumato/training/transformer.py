@@ -23,7 +23,7 @@ from sfumato.engine.precision import Precision, autocast
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.data import HeldOut, check_one_size, height_width
+from sfumato.training.data import HeldOut, WholeNetworks, check_one_size, height_width
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -41,7 +41,7 @@ from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 
-class TransformerTraining(Schema):
+class TransformerTraining(WholeNetworks):
     """Length and settings of the training; a step uses batch · accumulate · processes images."""
 
     steps: int = Field(100_000, ge=1)
