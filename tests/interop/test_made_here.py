@@ -250,6 +250,9 @@ def test_a_scaling_per_channel_is_folded_into_the_autoencoder(format: Any, tmp_p
             "original",
             "MLP",
         ),
+        (KL, second({"kind": "crop"}), Scaling.from_factor(3, 1.0), "original", "which part of the image it sees"),
+        (KL, second({"kind": "crop"}), Scaling.from_factor(3, 1.0), "diffusers", "which part of the image it sees"),
+        (KL, second({"kind": "crop"}), Scaling.from_factor(3, 1.0), "onnx", "cannot be exported to ONNX"),
     ],
 )
 def test_what_a_format_cannot_say_is_refused(
