@@ -106,6 +106,9 @@ def finished(captioned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_fit_ends_in_a_page_with_samples_beside_captions(finished: Path) -> None:
     numbers = json.loads((finished / "report.json").read_text())
     page = (finished / "report.html").read_text()
+    assert "What the latent means for stage 2" in page
+    assert numbers["latent"][0]["name"] == "VIV"
+    assert numbers["latent"][0]["says"] in page
     assert numbers["autoencoder"]["steps"] == numbers["diffusion"]["steps"] == 4
     assert numbers["conditioner"] == "text"
     assert not numbers["on_training"]

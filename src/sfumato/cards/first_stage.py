@@ -24,7 +24,7 @@ from sfumato.evaluation.frechet import GaussianStatistics, frechet_distance
 from sfumato.evaluation.image_quality import ms_ssim, psnr, ssim
 from sfumato.evaluation.inception import INCEPTION
 from sfumato.evaluation.latent_difficulty import latent_difficulty
-from sfumato.evaluation.latents import beyond, halved, relative_error, share_above, spectrum
+from sfumato.evaluation.latents import ENERGY_BEYOND, beyond, halved, relative_error, share_above, spectrum
 from sfumato.images import interleave, to_uint8
 from sfumato.model import LatentDiffusion
 
@@ -34,7 +34,6 @@ MS_SSIM_SIDE = 16 * SSIM_WINDOW
 LPIPS_SIDE = 16
 NUMBERS_KEPT = 1 << 25
 """Of the latents that a Gaussian is fitted to, 128 MiB; further images are left out of that fit and counted."""
-ENERGY_BEYOND = (0.25, 0.5)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What each number about a latent says of stage 2, in a sentence with the values that occur."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -48,3 +48,13 @@ def readings(names: Iterable[str]) -> list[tuple[str, Reading]]:
     """(name, reading) of those metrics that say something about stage 2, in the table's order."""
     present = set(names)
     return [(name, reading) for name, reading in READINGS.items() if name in present]
+
+
+def logged_readings(line: Mapping[str, object]) -> list[str]:
+    """A sentence for each number about the latent in a line of a run's log: the value, the usual ones, the meaning."""
+    values = {"VIV" if key == "viv" else key.replace("_", "-"): value for key, value in line.items()}
+    return [
+        f"{name} {value:.3g}, usual {reading.usual}. {reading.says}"
+        for name, reading in readings(values)
+        if isinstance(value := values[name], float)
+    ]

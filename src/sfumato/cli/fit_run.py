@@ -157,6 +157,7 @@ def _collect(
         kernel=found.kernel,
         learnt=sentences(fit.plan, found, log),
         plan=tuple(line for line in plan_lines(fit.plan)),
+        latent=found.latent,
     )
 
 

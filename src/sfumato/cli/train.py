@@ -103,7 +103,19 @@ def autoencoder(flags: AutoencoderFlags) -> None:
     from sfumato.training.autoencoder import AutoencoderRun
 
     raw = with_start(with_overrides(flags.config, flags.changes, AutoencoderRun), flags.start)
-    run_autoencoder(parse(with_data(raw, flags.data), AutoencoderRun, flags.config), flags.out, flags.cache)
+    state = run_autoencoder(parse(with_data(raw, flags.data), AutoencoderRun, flags.config), flags.out, flags.cache)
+    for sentence in latent_sentences(flags.out, state.step):
+        typer.echo(sentence, err=True)
+
+
+def latent_sentences(run: Path, step: int) -> list[str]:
+    """What the last line of a run's log with numbers about the latent says of stage 2; of the leading process only."""
+    from sfumato.cards.readings import logged_readings
+    from sfumato.training.launch import launched
+    from sfumato.training.log import read_lines
+
+    lines = [] if launched().rank else read_lines(run / "log.jsonl")
+    return next((logged_readings(line) for line in reversed(lines) if "viv" in line and line["step"] == step), [])
 
 
 @app.command("diffusion", cls=Command)

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from sfumato.autoencoder.frequencies import cosines
 
+ENERGY_BEYOND = (0.25, 0.5)
+"""Shares of the frequency range beyond which the energy of a latent is reported, see `beyond`."""
+
 
 def high_frequency_share(x: Tensor, above: float = 0.5) -> float:
     """The part of the variance of x (B, C, H, W) in the upper frequencies; see `share_above`."""

@@ -15,6 +15,7 @@ from sfumato.data.dataset import Dataset, Progress
 from sfumato.data.loader import sweep
 from sfumato.evaluation.memorisation import memorised_share, nearest_rows
 from sfumato.fit.distance import kernel_score
+from sfumato.fit.latent import latent_numbers
 from sfumato.fit.plan import FitPlan
 from sfumato.images import to_unit
 from sfumato.model import LatentDiffusion
@@ -23,7 +24,7 @@ from sfumato.pipeline.choices import chosen
 from sfumato.pipeline.parts import second_stage
 from sfumato.pipeline.request import AUTO, DEFAULT_GUIDANCE, DEFAULT_STEPS, SampleRequest
 from sfumato.report import measure
-from sfumato.report.fit_result import Agreement, FitGallery, KernelScore, Memorised, NearRow, SampleRow
+from sfumato.report.fit_result import Agreement, FitGallery, KernelScore, LatentNumber, Memorised, NearRow, SampleRow
 from sfumato.report.result import FirstStage, Sampling
 from sfumato.training.condition_images import condition_images
 from sfumato.training.conditions import preview_fields
@@ -75,6 +76,7 @@ class Evaluation:
     agreement: Agreement | None
     variety: float | None
     kernel: KernelScore | None
+    latent: tuple[LatentNumber, ...]
     gallery: FitGallery
 
 
@@ -114,6 +116,7 @@ def evaluate(
         agreement=agreed,
         variety=_variety(samples, images),
         kernel=kernel,
+        latent=latent_numbers(model, data.measured),
         gallery=FitGallery(
             originals=originals,
             reconstructions=outputs,

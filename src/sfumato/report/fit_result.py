@@ -57,6 +57,17 @@ class KernelScore:
 
 
 @dataclass(frozen=True)
+class LatentNumber:
+    """A number about the latent on `images` images: its value, usual values, and what it says of stage 2."""
+
+    name: str
+    value: float
+    usual: str
+    says: str
+    images: int
+
+
+@dataclass(frozen=True)
 class FitResult:
     """All numbers on the page. `learnt` are sentences; `on_training`: nothing was held out."""
 
@@ -82,6 +93,7 @@ class FitResult:
     kernel: KernelScore | None
     learnt: tuple[str, ...]
     plan: tuple[str, ...]
+    latent: tuple[LatentNumber, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain numbers, lists and mappings."""

@@ -20,6 +20,7 @@ from sfumato.data.loader import sweep
 from sfumato.engine.precision import Precision, autocast
 from sfumato.evaluation.image_quality import psnr, ssim
 from sfumato.evaluation.latent_difficulty import latent_difficulty
+from sfumato.evaluation.latents import ENERGY_BEYOND, beyond, spectrum
 from sfumato.images import image_grid, in_one_frame, interleave, save_png
 from sfumato.model import LatentDiffusion, SecondStage
 from sfumato.pipeline import pipeline
@@ -91,8 +92,9 @@ class Reconstructions:
             **self.about,
         }
         if len(self.images) == 1 and len(self.images[0]) > 1:
-            difficulty = latent_difficulty(torch.cat(latents))
+            difficulty, spectra = latent_difficulty(torch.cat(latents)), spectrum(torch.cat(latents))
             values |= {"viv": difficulty.viv, "effective_rank": difficulty.effective_rank}
+            values |= {f"spectral_energy_{share}": beyond(spectra, share) for share in ENERGY_BEYOND}
         if bits:
             values["bits_per_dimension"] = sum(bits) / len(bits)
         if counts is not None:
