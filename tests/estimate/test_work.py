@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato import flops
+from sfumato.autoencoder.alignment import AlignmentConfig
 from sfumato.autoencoder.losses import LogitAverages
 from sfumato.autoencoder.perceptual import LPIPS, EfficientNetConfig, EfficientNetFeatures, LPIPSConfig, NoPerceptual
 from sfumato.autoencoder.scaling import Scaling
@@ -25,7 +26,7 @@ from sfumato.estimate.from_config import first_stage
 from sfumato.estimate.memory import second_stage_activations
 from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig
 from sfumato.sampling.table import SAMPLERS
-from sfumato.training.autoencoder import AutoencoderRun, build_stage1
+from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining, build_stage1
 from sfumato.training.diffusion import ConditionalDenoiser
 from sfumato.training.stage1_losses import DiscriminatorPass, discriminator_losses, generator_losses
 from sfumato.training.workers import Workers
@@ -170,3 +171,23 @@ def test_checkpointing_keeps_the_blocks_inputs_and_the_largest_block() -> None:
     whole, half = 4 + 32 + 32 + (64 + 32) + (32 + 32), 32 + (64 + 64) + 64 + (64 + 32)
     inputs = 4 * batch * (whole * 16 * 24 + half * 8 * 12)
     assert inputs < again < straight / 2
+
+
+def test_alignment_counts_its_features_and_the_gradient_that_balances_it() -> None:
+    plain = run("kl", {"kind": "none"})
+    loss = plain.loss.model_copy(update={"alignment": AlignmentConfig(weight=0.1, features="efficientnet-lite0@32")})
+    aligned = plain.model_copy(update={"loss": loss})
+    network = work.aligned_network(aligned)
+    assert network is not None
+    with FlopCounterMode(display=False) as counter:
+        network.maps(torch.zeros(1, 3, *SIZE))
+    before, after = work.first_stage(plain, "generator"), work.first_stage(aligned, "generator")
+    assert after.forward - before.forward == counter.get_total_flops() > 0
+    decoder = work.first_stage(plain.model_copy(update={"train": frozen(plain)}), "generator").backward
+    assert after.backward - before.backward == pytest.approx(decoder, rel=0.5)
+    assert first_stage(aligned, "x").parameters["features"] > 0
+
+
+def frozen(config: AutoencoderRun) -> AutoencoderTraining:
+    """The training of the decoder alone."""
+    return config.train.model_copy(update={"part": "decoder"})

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from sfumato.autoencoder.alignment import AlignmentConfig
 from sfumato.autoencoder.discriminator import Norm
 from sfumato.autoencoder.latent_changes import EquivarianceConfig, LatentNoiseConfig, SpectralConfig
 from sfumato.autoencoder.perceptual import NoPerceptual, PerceptualConfig
@@ -62,11 +63,22 @@ class LossConfig(Schema):
     equivariance: EquivarianceConfig = EquivarianceConfig()
     spectral: SpectralConfig = SpectralConfig()
     latent_noise: LatentNoiseConfig = LatentNoiseConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
 
     @property
     def perceptual_weight(self) -> float:
         """Factor of the perceptual distance; 0 where there is none."""
         return 0.0 if isinstance(self.perceptual, NoPerceptual) else self.perceptual.weight
+
+
+def changing_latents(config: LossConfig) -> dict[str, float]:
+    """The strength of each loss that teaches the encoder other latents, by its field; 0: off."""
+    return {
+        "equivariance.probability": config.equivariance.probability,
+        "equivariance.small_images": config.equivariance.small_images,
+        "spectral.probability": config.spectral.probability,
+        "alignment.weight": config.alignment.weight,
+    }
 
 
 # ---- reconstruction

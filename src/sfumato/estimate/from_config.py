@@ -52,7 +52,8 @@ def first_stage(config: AutoencoderRun, name: str) -> Estimate:
     train, size = config.train, height_width(config.data)
     with torch.device("meta"):
         autoencoder, discriminator = untrained_autoencoder(config), memory.discriminator_of(config)
-    perceptual = memory.perceptual_network(config)
+    perceptual, aligned = memory.perceptual_network(config), work.aligned_network(config)
+    features = None if aligned is None else aligned.network
     phases = [
         Phase(kind, steps if train.minutes is None else None, work.first_stage(config, kind))
         for kind, steps in _step_kinds(config)
@@ -64,7 +65,12 @@ def first_stage(config: AutoencoderRun, name: str) -> Estimate:
     if discriminator is not None:
         optimiser_moments += moments(train.discriminator, discriminator)
     f = config.model.factor
-    counts = {"autoencoder": autoencoder, "discriminator": discriminator, "perceptual": perceptual}
+    counts = {
+        "autoencoder": autoencoder,
+        "discriminator": discriminator,
+        "perceptual": perceptual,
+        "features": features,
+    }
     return Estimate(
         config=name,
         stage="autoencoder",
@@ -74,7 +80,7 @@ def first_stage(config: AutoencoderRun, name: str) -> Estimate:
         samples=train.batch * train.accumulate,
         phases=tuple(phases),
         memory=memory.memory_of(
-            [autoencoder, discriminator], [autoencoder], [perceptual], optimiser_moments, activations
+            [autoencoder, discriminator], [autoencoder], [perceptual, features], optimiser_moments, activations
         ),
         encoding_operations=flops.encode(config.model, size),
         minutes=train.minutes,

@@ -9,17 +9,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato import flops
 from sfumato.autoencoder.losses import AdversarialConfig
 from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.estimate.calls import network_call
+from sfumato.evaluation.features import FeatureNetwork
 from sfumato.model import DiffusionConfig
+from sfumato.training.alignment import build_alignment
 from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.data import height_width
 from sfumato.training.transformer import TransformerRun
+from sfumato.training.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,25 @@ def _generator(config: AutoencoderRun) -> Work:
         latent.requires_grad_(True)
     search = flops.code_search(model, h * w)
     forward = flops.encode(model, size) + flops.decode(model, size) - search  # decoded without a code search
-    backward = flops.backward_flops(lambda: network.decode(latent, quantize=False))
+    decoder = flops.backward_flops(lambda: network.decode(latent, quantize=False))
+    backward = decoder
     if config.train.part == "whole":
         backward += flops.backward_flops(lambda: network.quant_conv(network.encoder(image)))
     features = _features(config)
-    return Work(forward, backward) + Work(2 * features.forward, features.backward)
+    work = Work(forward, backward) + Work(2 * features.forward, features.backward)
+    aligned = aligned_network(config)
+    if aligned is not None:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            aligned.maps(torch.zeros(1, 3, *size))
+        # the gradient of the reconstruction at the encoder's last layer is computed separately
+        work += Work(counter.get_total_flops(), decoder + features.backward)
+    return work
+
+
+def aligned_network(config: AutoencoderRun) -> FeatureNetwork | None:
+    """The frozen network that the latent is aligned with. Raises UserError if it cannot be loaded."""
+    found = build_alignment(config.loss.alignment, config.model.raw_channels, config.train.seed, Workers("cpu"))
+    return None if found is None else found.network
 
 
 def _features(config: AutoencoderRun) -> Work:

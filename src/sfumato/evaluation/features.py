@@ -26,6 +26,14 @@ class Features:
     logits: Tensor | None = None
 
 
+class MapNetwork(nn.Module):
+    """A network that also has a map of features, before they are pooled."""
+
+    def maps(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) in [-1, 1] -> (B, D', h', w')."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class FeatureNetwork:
     """A feature network with everything that identifies a score.
@@ -51,18 +59,10 @@ class FeatureNetwork:
 
         Raises UserError for other shapes, and for images or features that are not finite.
         """
-        if images.dim() != 4 or images.shape[1] not in (1, 3):
-            raise UserError(f"{self.name} takes images (B, 1 or 3, H, W), not {tuple(images.shape)}")
-        device = next(self.network.parameters()).device
-        x = images.to(device)
-        x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x.float()
-        if not torch.isfinite(x).all():
-            raise UserError(f"{_rows(x)} of a batch of {len(x)} images contain values that are not finite (NaN or inf)")
-        # clipped before, not after: the bicubic filter overshoots, which is part of the protocol
-        x = resize(x.clamp(-1, 1), self.size, self.filter).expand(-1, 3, -1, -1)
+        x = self._input(images)
         # a surrounding autocast, meant for the model that samples, must not reduce the precision of scores
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            found: Features = self.network(x.contiguous(memory_format=torch.channels_last))
+        with torch.inference_mode(), torch.autocast(x.device.type, enabled=False):
+            found: Features = self.network(x)
         found = Features(*(None if t is None else t.float().cpu() for t in _parts(found)))  # type: ignore[arg-type]
         if not torch.isfinite(found.pooled).all():
             raise UserError(
@@ -70,6 +70,29 @@ class FeatureNetwork:
                 "are its weights damaged?"
             )
         return found
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The map of features of images as above: (B, D', h', w') float32 on the network's device, without gradients.
+
+        Raises UserError as above, and for a network that has no map.
+        """
+        if not isinstance(self.network, MapNetwork):
+            raise UserError(f"{self.name} has no map of features: choose another network")
+        x = self._input(images.detach())
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            return self.network.maps(x).float()
+
+    def _input(self, images: Tensor) -> Tensor:
+        """The network's input, channels-last on its device."""
+        if images.dim() != 4 or images.shape[1] not in (1, 3):
+            raise UserError(f"{self.name} takes images (B, 1 or 3, H, W), not {tuple(images.shape)}")
+        x = images.to(next(self.network.parameters()).device)
+        x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x.float()
+        if not torch.isfinite(x).all():
+            raise UserError(f"{_rows(x)} of a batch of {len(x)} images contain values that are not finite (NaN or inf)")
+        # clipped before, not after: the bicubic filter overshoots, which is part of the protocol
+        x = resize(x.clamp(-1, 1), self.size, self.filter).expand(-1, 3, -1, -1)
+        return x.contiguous(memory_format=torch.channels_last)
 
     def to(self, device: torch.device | str) -> Self:
         """The same network, moved."""
@@ -125,7 +148,7 @@ _MIDDLE, _LAST = 10, 15
 _SPATIAL_CHANNELS = 7  # as many as sFID uses of Inception: enough for layout, few enough for a covariance
 
 
-class EfficientNetFeatures(nn.Module):
+class EfficientNetFeatures(MapNetwork):
     """EfficientNet-Lite0's pooled 1280 features and ImageNet logits; its stride-16 map's first channels as spatial."""
 
     def __init__(self) -> None:
@@ -144,6 +167,12 @@ class EfficientNetFeatures(nn.Module):
         middle, last = self.net(images)
         vector = self.head(last).mean(dim=(2, 3))
         return Features(vector, middle[:, :_SPATIAL_CHANNELS].flatten(1), self.classifier(vector))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The map of 112 channels at a sixteenth of the input's size."""
+        middle, _ = self.net(images)
+        found: Tensor = middle
+        return found
 
 
 def efficientnet_lite0(side: int = _SIDE, resize_filter: ResizeFilter = "bicubic") -> FeatureNetwork:

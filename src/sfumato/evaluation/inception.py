@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sfumato.autoencoder.perceptual import read_tensors
 from sfumato.errors import UserError
-from sfumato.evaluation.features import FeatureNetwork, Features, file_sha256
+from sfumato.evaluation.features import FeatureNetwork, Features, MapNetwork, file_sha256
 from sfumato.evaluation.resize import ResizeFilter
 
 INCEPTION = "inception"
@@ -161,7 +161,7 @@ class Block8(Block):
         return torch.cat([self.branch1x1(x), *forks, self.branch_pool(pool)], dim=1)
 
 
-class FIDInception(nn.Module):
+class FIDInception(MapNetwork):
     """Pooled 2048 features; the first channels of a 17 × 17 map for sFID (Nash et al. 2021); logits without bias."""
 
     def __init__(self) -> None:
@@ -185,13 +185,20 @@ class FIDInception(nn.Module):
         self.fc = nn.Linear(2048, 1008)
         self.requires_grad_(False).eval()
 
-    def forward(self, images: Tensor) -> Features:
-        """(B, 3, h, w) in [-1, 1]."""
+    def _mixed_6c(self, images: Tensor) -> Tensor:
         x = (images * 127.5 - 0.5) / 128  # (pixel − 128) / 128 for pixels in 0..255
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, 2))))
-        x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))
+        return self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The 17 × 17 map of 768 channels."""
+        return self.Mixed_6e(self.Mixed_6d(self._mixed_6c(images)))
+
+    def forward(self, images: Tensor) -> Features:
+        """(B, 3, h, w) in [-1, 1]."""
+        x = self._mixed_6c(images)
         spatial = self.Mixed_6d.branch1x1.conv(x)[:, :_SPATIAL_CHANNELS]  # "mixed_6/conv" of the graph, unnormalised
         x = self.Mixed_7a(self.Mixed_6e(self.Mixed_6d(x)))
         vector = self.Mixed_7c(self.Mixed_7b(x)).mean(dim=(2, 3))

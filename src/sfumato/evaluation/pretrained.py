@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sfumato.conditioning.sources import LOCAL, check_runs_no_code, model_folder, weights_hash
 from sfumato.documents import read_json_object
 from sfumato.errors import UserError
-from sfumato.evaluation.features import FeatureNetwork, Features
+from sfumato.evaluation.features import FeatureNetwork, Features, MapNetwork
 from sfumato.evaluation.resize import ResizeFilter
 
 DINOV2, CLIP = "dinov2", "clip"
@@ -22,7 +22,7 @@ CLIP_SOURCE = "openai/clip-vit-base-patch32"
 _SIDE = 224
 
 
-class Normalised(nn.Module):
+class Normalised(MapNetwork):
     """A transformers vision model on images in [-1, 1], with the means and deviations it was trained with."""
 
     mean: Tensor
@@ -40,8 +40,20 @@ class Normalised(nn.Module):
         return ((images + 1) / 2 - self.mean) / self.std
 
 
+def as_map(tokens: Tensor, images: Tensor) -> Tensor:
+    """The patches' tokens (B, 1 + N, D) after the class token, as a map (B, D, h', w') of the images' proportions."""
+    patches = tokens[:, 1:]
+    H, W = images.shape[-2:]
+    rows = round((patches.shape[1] * H / W) ** 0.5)
+    return patches.transpose(1, 2).unflatten(2, (rows, -1))
+
+
 class DINOv2Features(Normalised):
     """The class token after the last norm (Oquab et al. 2023)."""
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The patches' tokens after the last norm."""
+        return as_map(self.model(pixel_values=self.pixels(images)).last_hidden_state, images)
 
     def forward(self, images: Tensor) -> Features:
         """(B, 3, h, w) in [-1, 1]."""
@@ -51,6 +63,11 @@ class DINOv2Features(Normalised):
 
 class CLIPFeatures(Normalised):
     """The projected image embedding (Radford et al. 2021), not normalised."""
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The patches' tokens of the last layer."""
+        vision: Any = self.model.vision_model
+        return as_map(vision(pixel_values=self.pixels(images)).last_hidden_state, images)
 
     def forward(self, images: Tensor) -> Features:
         """(B, 3, h, w) in [-1, 1]."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sfumato import rng
 from sfumato.autoencoder import losses
+from sfumato.autoencoder.alignment import alignment
 from sfumato.autoencoder.bottleneck import Encoding
 from sfumato.autoencoder.discriminator import PatchDiscriminator, smallest_image
 from sfumato.autoencoder.latent_changes import NO_CHANGE, LatentChange, choose_geometry, choose_kept, smallest_latent
@@ -29,6 +30,7 @@ from sfumato.data.table import DataConfig
 from sfumato.engine.precision import Precision, autocast
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
+from sfumato.training.alignment import build_alignment
 from sfumato.training.averages import ema
 from sfumato.training.codebook import CodeCounts, report_dead_codes, revive_codes, start_codebook
 from sfumato.training.data import HeldOut, WholeNetworks, check_step, height_width, sizes_of
@@ -132,18 +134,17 @@ class AutoencoderRun(Schema):
 
     @model_validator(mode="after")
     def _latents_can_change(self) -> Self:
-        equivariance = self.loss.equivariance
-        if self.train.part == "decoder" and (equivariance.probability > 0 or equivariance.small_images > 0):
+        for name, value in losses.changing_latents(self.loss).items():
+            if self.train.part == "decoder" and value > 0:
+                raise ValueError(
+                    f"loss.{name} changes the latents, which train.part decoder keeps: set it to 0, or train.part to "
+                    "whole"
+                )
+        if self.loss.alignment.weight > 0 and self.model.image_channels not in (1, 3):
             raise ValueError(
-                "loss.equivariance changes the latents, which train.part decoder keeps: set its probability and "
-                "small_images to 0, or train.part to whole"
+                f"loss.alignment needs images of 1 or 3 channels, not {self.model.image_channels}: set its weight to 0"
             )
-        if self.train.part == "decoder" and self.loss.spectral.probability > 0:
-            raise ValueError(
-                "loss.spectral changes the latents, which train.part decoder keeps: set its probability to 0, or "
-                "train.part to whole"
-            )
-        f, sizes = self.model.factor, sizes_of(self.data)
+        equivariance, f, sizes = self.loss.equivariance, self.model.factor, sizes_of(self.data)
         side = min(side for H, W in sizes for side in smallest_latent(equivariance, (H // f, W // f))) * f
         needed = smallest_image(self.loss.adversarial.layers)
         if self.loss.adversarial.weight > 0 and side < needed and side < min(map(min, sizes)):
@@ -181,11 +182,15 @@ def build_stage1(config: AutoencoderRun, workers: Workers) -> Stage1Modules:
             config.model.image_channels, adversarial.channels, adversarial.layers, adversarial.norm
         )
     modules = stage1_around(config, workers.place(autoencoder), workers)
-    return replace(modules, discriminator=workers.place(discriminator) if adversarial.weight > 0 else None)
+    return replace(
+        modules,
+        discriminator=workers.place(discriminator) if adversarial.weight > 0 else None,
+        alignment=build_alignment(config.loss.alignment, config.model.raw_channels, config.train.seed, workers),
+    )
 
 
 def stage1_around(config: AutoencoderRun, autoencoder: Autoencoder, workers: Workers) -> Stage1Modules:
-    """An autoencoder with what its losses need, but for the discriminator."""
+    """An autoencoder with what its losses need, but for the discriminator and the alignment."""
     bottleneck, perceptual = config.model.bottleneck, build_perceptual(config.loss.perceptual)
     return Stage1Modules(
         autoencoder=autoencoder,
@@ -217,9 +222,12 @@ def forward_backward(
     target = change.target(image, factor)
     precision = autocast(workers.device, train.precision)
     with precision, rng.seeded(train.seed, *dropout, device=image.device):
-        encoding, output = passes.autoencoder(image, noise, change)
+        encoding, output, mapped = passes.autoencoder(image, noise, change)
+        aligned = None
+        if modules.alignment is not None:
+            aligned = alignment(config.loss.alignment, encoding.z, mapped, modules.alignment.features(image))
         total, terms = generator_losses(
-            config.loss, modules, target, output, encoding, phase.strength, workers, image[0].numel()
+            config.loss, modules, target, output, encoding, phase.strength, workers, image[0].numel(), aligned
         )
     (total / train.accumulate).backward()
     if phase.discriminator_trains and passes.discriminator is not None:
@@ -306,9 +314,11 @@ def _train_state(
             "counts": modules.counts,
         },
         optimisers={
-            "autoencoder": build_optimiser(train.optimiser, autoencoder, modules.log_variance, sharing=sharing)
+            "autoencoder": build_optimiser(train.optimiser, *modules.trained, sharing=sharing),
         },
     )
+    if modules.alignment is not None:
+        state.modules["alignment"] = modules.alignment.mapping
     if discriminator is not None:
         state.modules["discriminator"] = discriminator
         state.optimisers["discriminator"] = build_optimiser(train.discriminator, discriminator, sharing=sharing)
@@ -319,8 +329,9 @@ def _wrapped(modules: Stage1Modules, workers: Workers) -> Passes:
     """Both forward passes, wrapped for several processes; to be called with the initial weights, which rank 0
     broadcasts."""
     discriminator = modules.discriminator
+    mapping = None if modules.alignment is None else modules.alignment.mapping
     return Passes(
-        workers.wrap(AutoencoderPass(modules.autoencoder, modules.log_variance)),
+        workers.wrap(AutoencoderPass(modules.autoencoder, modules.log_variance, mapping)),
         None if discriminator is None else workers.wrap(DiscriminatorPass(discriminator)),
     )
 
@@ -336,8 +347,7 @@ def _adversarial_phase(config: AdversarialConfig, state: TrainState) -> Adversar
 
 def _parameters(modules: Stage1Modules) -> list[nn.Parameter]:
     """The parameters that the generator's optimizer updates."""
-    both = (*modules.autoencoder.parameters(), *modules.log_variance.parameters())
-    return [parameter for parameter in both if parameter.requires_grad]
+    return [parameter for each in modules.trained for parameter in each.parameters() if parameter.requires_grad]
 
 
 def mean_terms(micro_terms: list[dict[str, Tensor]], workers: Workers) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from sfumato.autoencoder import losses
 from sfumato.autoencoder.losses import LossConfig
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.conditioning.table import CompositeConfig, ConditionerConfig, NoneConfig
@@ -90,9 +91,7 @@ class JointRun(Schema):
             )
         unsupported = {
             "loss.adversarial.weight": self.loss.adversarial.weight,
-            "loss.equivariance.probability": self.loss.equivariance.probability,
-            "loss.equivariance.small_images": self.loss.equivariance.small_images,
-            "loss.spectral.probability": self.loss.spectral.probability,
+            **{f"loss.{name}": value for name, value in losses.changing_latents(self.loss).items()},
             "loss.latent_noise.gamma": self.loss.latent_noise.gamma,
         }
         for name, value in unsupported.items():

@@ -13,6 +13,7 @@ from sfumato.autoencoder.latent_changes import LatentChange
 from sfumato.autoencoder.losses import AdversarialConfig, LogitAverages, LossConfig
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.perceptual import FeatureDistance
+from sfumato.training.alignment import LatentAlignment
 from sfumato.training.codebook import CodeCounts
 from sfumato.training.workers import Workers
 
@@ -26,24 +27,39 @@ class Stage1Modules:
     perceptual: FeatureDistance | None
     log_variance: nn.ParameterList
     counts: CodeCounts
+    alignment: LatentAlignment | None = None
+
+    @property
+    def trained(self) -> tuple[nn.Module, ...]:
+        """What the generator's optimizer updates; the map to the features that the latent is aligned with comes
+        last."""
+        mapping = () if self.alignment is None else (self.alignment.mapping,)
+        return self.autoencoder, self.log_variance, *mapping
 
 
 class AutoencoderPass(nn.Module):
     """All that gets gradients of the generator's loss, as one module, so that they are averaged over processes
     together."""
 
-    def __init__(self, autoencoder: Autoencoder, log_variance: nn.ParameterList) -> None:
+    def __init__(
+        self, autoencoder: Autoencoder, log_variance: nn.ParameterList, mapping: nn.Conv2d | None = None
+    ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.log_variance = log_variance
+        self.mapping = mapping
 
-    def forward(self, image: Tensor, noise: Tensor | None, change: LatentChange) -> tuple[Encoding, Tensor]:
-        """Image (B, C, H, W) -> its encoding, and the reconstruction of the changed latent."""
+    def forward(
+        self, image: Tensor, noise: Tensor | None, change: LatentChange
+    ) -> tuple[Encoding, Tensor, Tensor | None]:
+        """Image (B, C, H, W) -> its encoding, the reconstruction of the changed latent, and the latent mapped to the
+        features that it is aligned with, (B, D, h, w), where it is."""
         if noise is not None:
             f = self.autoencoder.factor
             noise = noise[..., : image.shape[-2] // f, : image.shape[-1] // f]
         encoding = self.autoencoder.encode(image, noise)
-        return encoding, self.autoencoder.decode(change.latent(encoding.z), quantize=False)
+        mapped = None if self.mapping is None else self.mapping(encoding.z)
+        return encoding, self.autoencoder.decode(change.latent(encoding.z), quantize=False), mapped
 
 
 class DiscriminatorPass(nn.Module):
@@ -84,11 +100,12 @@ def generator_losses(
     strength: float,
     workers: Workers,
     elements: int | None = None,
+    aligned: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of the autoencoder, and its terms for the log.
 
     image, output (B, C, H, W); `strength` in [0, 1] scales the adversarial term, which is not computed at 0;
-    `elements` of the image that was encoded, where that is another size.
+    `elements` of the image that was encoded, where that is another size; `aligned` the loss of the latent's alignment.
     """
     error = losses.reconstruction(image, output, config.pixel)
     terms = {"reconstruction": error.mean()}
@@ -110,6 +127,11 @@ def generator_losses(
             weight = losses.adaptive_weight(nll, adversarial, last, config.adversarial.max_weight, workers.average)
         total = total + config.adversarial.weight * strength * weight * adversarial
         terms |= {"adversarial": adversarial, "adaptive_weight": weight}
+    if aligned is not None:
+        last = modules.autoencoder.encoder.conv_out.weight
+        weight = losses.adaptive_weight(nll, aligned, last, average=workers.average)
+        total = total + config.alignment.weight * weight * aligned
+        terms |= {"alignment": aligned, "alignment_weight": weight}
     if variance is not None:
         terms["log_variance"] = variance
     return total, {name: value.detach() for name, value in terms.items()}

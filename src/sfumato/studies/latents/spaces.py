@@ -52,6 +52,12 @@ _ALL = (
         loss={"spectral": {"probability": 0.5}},
     ),
     LatentSpace(
+        "aligned",
+        "a linear map of the latent must resemble the features of a frozen network, EfficientNet-Lite0",
+        "VA-VAE, arXiv 2501.01423, with another network",
+        loss={"alignment": {"weight": 0.1, "features": "efficientnet-lite0@128"}},
+    ),
+    LatentSpace(
         "reflect",
         "every convolution sees the image mirrored at its border instead of zeros",
         model={"padding": "reflect"},
