@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from parity import full_size, golden, needs_parity, relative_error, scaled_weights
+from sfumato.conditioning import tokenizer
 from sfumato.conditioning.condition import select, stack
 from sfumato.conditioning.encoder import sinusoids
 from sfumato.conditioning.text import TextConfig, TextTransformer
@@ -49,6 +50,19 @@ def test_long_texts_are_cut_with_their_end_token() -> None:
     end = texts.tokenizer.token_to_id("[SEP]")
     assert ids[0, -1] == end
     assert ids[1].tolist()[2:] == [end, 0, 0, 0]
+
+
+def test_kept_tokens_are_those_of_a_fresh_text_and_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokenizer, "KEPT_CHARACTERS", 500)
+    texts, fresh = (Texts(fit_tokenizer(CAPTIONS, 512), 9) for _ in range(2))
+    long = [f"{number} a red square" + " and a circle" * 5 for number in range(20)]
+    for text in long:
+        fresh._known.clear()
+        assert torch.equal(texts([long[0], text, text]), fresh([long[0], text, text]))
+        assert sum(map(len, texts._known)) <= 500
+    assert texts([]).shape == (0, 9)
 
 
 def test_padding_changes_nothing() -> None:

@@ -110,10 +110,12 @@ def test_uploads(running: tuple[Service, httpx.Client]) -> None:
     assert client.get(upload["url"]).status_code == 200
     body = {"task": "edit", "model": "text", "prompt": "a", "steps": 1}
     for reference in (f"upload:{upload['id']}", "file:inside.png", IMAGE):
-        job = service.job(client.post("/v1/jobs", json={**body, "image": reference}).json()["id"])
-        assert job is not None
+        job = service.submit({**body, "image": reference})
         done(job)
         assert job.state == "done"
+        sent = client.get(f"/v1/jobs/{job.id}").json()["request"]["image"]
+        shortened = f"data:image/png;base64,… ({len(IMAGE) - 22:,} characters)"
+        assert sent == (shortened if reference == IMAGE else reference)
     earlier = client.post("/v1/jobs", json={**body, "image": f"image:{job.id}/0"})
     assert earlier.status_code == 202
     assert client.delete(upload["url"]).status_code == 204

@@ -187,7 +187,8 @@ def test_results_are_bounded_and_the_oldest_go_first(folders: dict[str, Path], t
     with service.running():
         jobs = [done(service.submit({"prompt": "a", "steps": 1, "seed": seed}))[0] for seed in range(7)]
     assert service.store.size <= 5_000
-    assert service.job(jobs[0].id) is None
+    with pytest.raises(RefusedError, match="is not here"):
+        service.view(jobs[0].id)
     assert service.image(jobs[-1].id, 0).exists()
     assert {path.name for path in (tmp_path / "jobs").iterdir()} == set(service.store.names("jobs"))
 

@@ -2,15 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from sfumato.errors import UserError
 
+Array = npt.NDArray[np.int32]
+
 PAD, START, END = "[PAD]", "[CLS]", "[SEP]"
 KEPT = 100_000
 """Texts whose ids are cached: captions repeat in every epoch, and tokenising a batch takes milliseconds."""
+KEPT_CHARACTERS = 2**24
+"""Of these texts together: a service is sent texts of any length."""
 
 
 def fit_tokenizer(captions: Iterable[str], vocabulary: int = 8192) -> str:
@@ -58,7 +64,11 @@ def parsed(json: str, name: str = "the tokenizer") -> Tokenizer:
 
 
 class Texts:
-    """Tokenises lists of texts to a fixed length; `json` is the tokenizer.json it was made from."""
+    """Tokenises lists of texts to a fixed length; `json` is the tokenizer.json it was made from.
+
+    Each tokenizer of the library keeps words that it has seen, and they stay in memory when it is deleted: there are
+    two for as long as this object is there, never one for each call.
+    """
 
     def __init__(self, json: str, length: int, pad: int = 0) -> None:
         self.tokenizer = parsed(json)
@@ -67,7 +77,9 @@ class Texts:
         self.pad = pad
         self.size: int = self.tokenizer.get_vocab_size()
         self.largest: int = max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        self._known: dict[str, list[int]] = {}
+        self._whole: Tokenizer | None = None
+        self._known: dict[str, Array] = {}
+        self._characters = 0
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(length)
 
@@ -75,15 +87,20 @@ class Texts:
         """Ids (B, length) long, cut or padded."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         for text, encoding in zip(new, self.tokenizer.encode_batch(new), strict=True):
-            self._known[text] = encoding.ids + [self.pad] * (self.length - len(encoding.ids))
-        out = torch.tensor([self._known[text] for text in texts], dtype=torch.long).reshape(-1, self.length)
-        if len(self._known) > KEPT:
+            self._known[text] = np.array(encoding.ids + [self.pad] * (self.length - len(encoding.ids)), np.int32)
+            self._characters += len(text)
+        rows = [self._known[text] for text in texts]
+        if len(self._known) > KEPT or self._characters > KEPT_CHARACTERS:
             self._known.clear()
-        return out
+            self._characters = 0
+        ids = np.stack(rows) if rows else np.empty((0, self.length), np.int32)
+        return torch.from_numpy(ids.astype(np.int64))
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """The tokens of each text before it is cut to the length, frame included."""
-        whole = Tokenizer.from_str(self.json)
-        whole.no_padding()
-        whole.no_truncation()
-        return [len(encoding.ids) for encoding in whole.encode_batch(list(texts))]
+        if self._whole is None:
+            whole = Tokenizer.from_str(self.json)
+            whole.no_padding()
+            whole.no_truncation()
+            self._whole = whole
+        return [len(encoding.ids) for encoding in self._whole.encode_batch(list(texts))]

@@ -18,7 +18,7 @@ from sfumato.service.bodies import BODIES
 from sfumato.service.declarations import WORDS, TaskName
 from sfumato.service.errors import RefusedError
 from sfumato.service.jobs import Job
-from sfumato.service.references import References
+from sfumato.service.references import References, named
 from sfumato.service.registry import KnownModel, Registry
 from sfumato.service.settings import ServiceSettings
 from sfumato.service.units import listed, options_of_body, row_of
@@ -77,6 +77,8 @@ def job_of(raw: Any, registry: Registry, references: References, settings: Servi
         for name, values in IMAGES.items()
         if body.get(name) is not None
     }
+    for name in images:
+        body[name] = named(body[name])
     return job_from(body, known, images, settings)
 
 

@@ -1,6 +1,8 @@
 """A job: a request on its way from the queue to its images."""
 
+import json
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -108,6 +110,19 @@ class Job:
             "notes": list(self.notes),
             "request": self.request,
         }
+
+
+class Packed:
+    """A job that is over, as it is remembered: its JSON, compressed, a tenth of what the objects take."""
+
+    def __init__(self, view: dict[str, Any]) -> None:
+        self._packed = zlib.compress(json.dumps(view).encode(), 1)
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """The job as JSON."""
+        made: dict[str, Any] = json.loads(zlib.decompress(self._packed))
+        return made
 
 
 def image_view(job: str, one: Result) -> dict[str, Any]:

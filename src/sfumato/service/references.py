@@ -98,6 +98,14 @@ class References:
         return image
 
 
+def named(reference: str) -> str:
+    """A reference for a job to remember: a data URL, whose image is open already, without its content."""
+    found = DATA.fullmatch(reference)
+    if found is None:
+        return reference
+    return f"{reference[: found.start('content')]}… ({len(found['content']):,} characters)"
+
+
 def _data(reference: str, name: str) -> bytes:
     found = DATA.fullmatch(reference)
     try:

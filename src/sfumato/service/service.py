@@ -28,7 +28,7 @@ from sfumato.service.checking import job_of
 from sfumato.service.declarations import TASKS, declared_fields, grids, samplers
 from sfumato.service.errors import RefusedError
 from sfumato.service.events import News
-from sfumato.service.jobs import Job, Result, State, image_view
+from sfumato.service.jobs import Job, Packed, Result, State, image_view
 from sfumato.service.loading import Loader
 from sfumato.service.metrics import Metrics
 from sfumato.service.previews import data_url
@@ -76,8 +76,7 @@ class Service:
         self.previews_until = 0.0
         """On the monotonic clock: somebody asks for the progress without listening to events."""
         self._preview: tuple[str, bytes] = ("", b"")
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._earlier: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._jobs: OrderedDict[str, Job | Packed] = OrderedDict()
         self._lock = threading.RLock()
         self._seconds = 1.0  # of a job lately
         watcher = Watcher(
@@ -144,28 +143,33 @@ class Service:
             self.queue.add(job)
 
     def job(self, name: str) -> Job | None:
-        """A job of this process."""
-        return self._jobs.get(name)
+        """A job that is not over."""
+        job = self._jobs.get(name)
+        return job if isinstance(job, Job) else None
 
     def view(self, name: str) -> dict[str, Any]:
         """A job as JSON, also of an earlier process. Raises RefusedError (404)."""
         with self._lock:
             job = self._jobs.get(name)
-            if job is not None:
+            if isinstance(job, Job):
                 return job.view(self.queue.place(job))
-            if name in self._earlier:
-                return self._earlier[name]
+        if job is not None:
+            return job.view
         raise RefusedError(404, f"job {short(name)} is not here: it is unknown, or its results were removed")
 
     def views(self, limit: int) -> list[dict[str, Any]]:
         """The jobs, the newest first."""
         with self._lock:
-            names = [*self._earlier, *self._jobs][::-1][:limit]
-            return [self.view(name) for name in names]
+            return [self.view(name) for name in self.names(limit)]
+
+    def names(self, limit: int) -> list[str]:
+        """The ids of the jobs, the newest first."""
+        with self._lock:
+            return list(self._jobs)[::-1][:limit]
 
     def cancel(self, name: str) -> dict[str, Any]:
         """Cancels a job that is not finished. Raises RefusedError (404)."""
-        job = self._jobs.get(name)
+        job = self.job(name)
         if job is not None and not job.over:
             job.cancelled = True
             if job.state == "queued":
@@ -177,7 +181,6 @@ class Service:
         self.cancel(name)
         with self._lock:
             self._jobs.pop(name, None)
-            self._earlier.pop(name, None)
         self.store.remove(JOBS, name)
 
     def image(self, name: str, index: int) -> Path:
@@ -304,10 +307,12 @@ class Service:
             if job.over:
                 return
             job.state, job.error, job.user_error, job.finished = state, error, user, finished
+            view = job.view(None)
             present = job.id in self._jobs
+            if present:
+                self._jobs[job.id] = Packed(view)
         if job.started is not None:
             self._seconds = 0.8 * self._seconds + 0.2 * (finished - job.started)
-        view = job.view(None)
         self.store.release(JOBS, job.id)
         if not present or not job.results:
             self.store.remove(JOBS, job.id)
@@ -329,29 +334,26 @@ class Service:
 
     def _forget_oldest(self) -> None:
         with self._lock:
-            over = [name for name, job in self._jobs.items() if job.over]
-            names = [*self._earlier, *over]
-            for name in names[: max(0, len(names) - REMEMBERED)]:
+            over = [name for name, job in self._jobs.items() if isinstance(job, Packed)]
+            for name in over[: max(0, len(over) - REMEMBERED)]:
                 self._jobs.pop(name, None)
-                self._earlier.pop(name, None)
                 self.store.remove(JOBS, name)
 
     def _removed(self, kind: str, name: str) -> None:
         if kind == JOBS:
             with self._lock:
                 self._jobs.pop(name, None)
-                self._earlier.pop(name, None)
 
     def _read_earlier(self) -> None:
         """The finished jobs of earlier processes."""
         for name in self.store.names(JOBS):
             with suppress(OSError, ValueError):
-                self._earlier[name] = json.loads(self.store.path(JOBS, name, VIEW).read_text(encoding="utf-8"))
+                self._jobs[name] = Packed(json.loads(self.store.path(JOBS, name, VIEW).read_text(encoding="utf-8")))
 
     def _take_up(self) -> None:
         """Queues what waited when an earlier process was killed; removes what that process had begun."""
         for name in self.store.names(JOBS):
-            if name in self._earlier or name in self._jobs:
+            if name in self._jobs:
                 continue
             path = self.store.path(JOBS, name, WAITING)
             try:

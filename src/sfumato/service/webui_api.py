@@ -59,12 +59,11 @@ POLLED = 5.0
 
 
 class WebUi:
-    """The state of the protocol: the chosen model, and the jobs that came through it."""
+    """The state of the protocol: the chosen model."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.model: str | None = None
-        self.jobs: list[Job] = []
 
     def current(self) -> str:
         """The chosen model, the first where none was chosen. Raises RefusedError where there is none."""
@@ -82,7 +81,6 @@ class WebUi:
 
     async def run(self, request: Request, body: dict[str, Any], given: Mapping[str, Any]) -> JSONResponse:
         """The answer of txt2img and img2img."""
-        self.jobs = [job for job in self.jobs if not job.over]
         job = await finished(self.service, body, request.is_disconnected)
         files = await run_in_threadpool(files_of, self.service, job)
         texts = [_text_of(self.service, job, one.index) for one in job.results]

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sfumato.config import ZOO_PREFIX
 from sfumato.engine.precision import Precision
 from sfumato.errors import UserError
 from sfumato.service.app import build_app
+from sfumato.service.errors import RefusedError
 from sfumato.service.service import Service
 from sfumato.service.settings import ServiceSettings
 from sfumato.shipped import shipped_models
@@ -56,6 +58,7 @@ class Studio:
     app: FastAPI = field(init=False)
     token: str = field(init=False)
     _tried: dict[Path, Stamp] = field(default_factory=dict)
+    _adopted: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -108,15 +111,22 @@ class Studio:
 
     def adopt(self) -> None:
         """Brings the images of finished jobs into the gallery."""
-        for job in self.service.views(MOST_JOBS):
-            if job["state"] in ("queued", "running"):
+        names = self.service.names(MOST_JOBS)
+        self._adopted &= set(names)
+        for name in names:
+            if name in self._adopted:
                 continue
-            for image in job["images"]:
-                try:
-                    source = self.service.image(job["id"], image["index"])
-                except UserError:
-                    continue
-                self.gallery.keep(job["id"], image["index"], source, facts_of(job, image))
+            with suppress(RefusedError):  # it has just been removed
+                self._adopt(name, self.service.view(name))
+
+    def _adopt(self, name: str, job: dict[str, Any]) -> None:
+        if job["state"] in ("queued", "running"):
+            return
+        for image in job["images"]:
+            with suppress(RefusedError):  # its file has just been removed
+                source = self.service.image(name, image["index"])
+                self.gallery.keep(name, image["index"], source, facts_of(job, image))
+        self._adopted.add(name)
 
 
 def facts_of(job: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
