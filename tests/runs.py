@@ -171,7 +171,9 @@ def train_second(path: Path, config: DiffusionRun, cache: Path, hooks: Hooks | N
     torch.seed()
     first = first_model()
     latents = latents_of(first, cache)
-    model = build_model(config, first, latents)
+    workers = Workers()
+    blank = workers.splits(config.train.shard) and not workers.leads
+    model = build_model(config, first, latents, blank=blank)
     assert model.second is not None
     folder = RunFolder(path)
     folder.claim(config)
@@ -185,6 +187,7 @@ def train_second(path: Path, config: DiffusionRun, cache: Path, hooks: Hooks | N
         folder,
         hooks.preview,
         hooks.export,
+        workers,
     )
 
 

@@ -3,17 +3,24 @@
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import runs
 from forks import ranks
 from runs import assert_same_tensors, assert_same_up_to_rounding, logged, saved, second_run, train_second
+from sfumato.conditioning.pretrained import PretrainedText, PretrainedTextConfig
 from sfumato.errors import UserError
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.averages.ema import average_of
+from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
+from sfumato.training.parts import whole, without_memory
+from sfumato.training.sharding import shard_with_average
+from sfumato.training.workers import Workers
 from training.test_processes import TEXT
 
 SETTINGS = {
@@ -89,3 +96,40 @@ def test_what_sharding_does_not_support_is_refused_by_name() -> None:
     ):
         with pytest.raises(UserError, match=message):
             second_run("train.shard=full", override)
+
+
+class Linear(torch.nn.Linear):
+    """Stands for a text encoder of the library transformers."""
+
+    config = types.SimpleNamespace(hidden_size=3)
+
+
+@pytest.fixture
+def alone() -> Iterator[Workers]:
+    """A process group of this process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield Workers()
+    dist.destroy_process_group()
+
+
+def test_parts_begin_with_the_bits_of_the_whole_networks_and_encoders_stay(alone: Workers) -> None:
+    """Rank 0 gives every parameter and buffer away; what is frozen and no part of the network is not copied."""
+    encoder = Linear(2, 3)
+    text = PretrainedText(PretrainedTextConfig(source="nowhere"), encoder, None)
+    networks = ConditionalDenoiser(torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.BatchNorm1d(3)), text)
+    before = {name: tensor.clone() for name, tensor in networks.state_dict().items()}
+    weight = encoder.weight.clone()
+    averaged = average_of(without_memory(networks))
+    copied = shard_with_average(networks, networks, averaged, alone)
+    copied.gather()
+    for module in (networks, averaged, copied.module):
+        assert_same_tensors(before, {name: whole(tensor) for name, tensor in module.state_dict().items()})
+        assert module.conditioner.encoder is encoder
+    copied.release()
+    assert all(tensor.is_meta for tensor in copied.module.state_dict().values())
+    assert torch.equal(encoder.weight, weight)
+
+
+def test_averages_share_a_frozen_encoder() -> None:
+    text = PretrainedText(PretrainedTextConfig(source="nowhere"), Linear(2, 3), None)
+    assert average_of(text).encoder is text.encoder

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,8 +211,11 @@ def _model_and_data(
             latents, images, first, config.data, config.conditions, cache, precision, masked, workers, say
         )
         texts = texts_of(data.training)
-        model = build_model(config, first, latents, source.fields, data.conditioning_metadata, texts).to(workers.device)
+        split = workers.splits(config.train.shard)
+        blank = split and not workers.leads
+        model = build_model(config, first, latents, source.fields, data.conditioning_metadata, texts, blank)
         assert model.second is not None
+        model = replace(model, scaling=model.scaling.to(workers.device)) if split else model.to(workers.device)
         for note in caption_notes(model.second.conditioner, texts):
             say(note)
         folder.describe(say)

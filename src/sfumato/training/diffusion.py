@@ -44,6 +44,7 @@ from sfumato.training.optim import (
     read,
     set_rate,
 )
+from sfumato.training.parts import without_memory
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, Session, open_session, resume
 from sfumato.training.shares import Sharing
@@ -253,7 +254,7 @@ def train_diffusion(
     objective.check_objective(config.objective, schedule)
     scaling = scaling.to(workers.device)
     modules = _modules(config, networks, autoencoder.latent_channels, workers)
-    averaged = _sharded(modules, workers) if train.shard == "full" and workers.world > 1 else None
+    averaged = _sharded(modules, workers) if workers.splits(train.shard) else None
     state = _train_state(config, modules, workers.sharing)
     resume(folder, state, latents)
     networks, wrapped = _to_train(modules, averaged is not None, workers)
@@ -326,22 +327,23 @@ def _sharded(modules: Stage2Modules, workers: Workers) -> "WholeCopy[Conditional
     """Leaves each process a part of the networks and of their average, in place."""
     from sfumato.training.sharding import shard_with_average
 
-    return shard_with_average(modules.trained, modules.averaged, workers.device, workers.rank, workers.world)
+    return shard_with_average(modules.trained, modules.networks, modules.averaged, workers)
 
 
 def _modules(
     config: DiffusionRun, networks: ConditionalDenoiser, latent_channels: int, workers: Workers
 ) -> Stage2Modules:
-    """The modules at the start of a run, on the device."""
-    networks = workers.place(networks)
-    powers = ema.power_averages_of(networks, config.train.power_averages)
+    """The modules at the start of a run: on the device, but where they will be split, the networks as they are and
+    their average without memory."""
+    whole = not workers.splits(config.train.shard)
     head = build_head(config, networks, latent_channels)
-    if head is not None:
-        workers.place(head)
+    if whole:
+        networks = workers.place(networks)
+        head = None if head is None else workers.place(head)
     return Stage2Modules(
         networks,
-        ema.average_of(networks),
-        powers,
+        ema.average_of(networks if whole else without_memory(networks)),
+        ema.power_averages_of(networks, config.train.power_averages),
         workers.place(build_adaptation(config)),
         head,
         networks if head is None else WithConditionMean(networks, head),

@@ -1,9 +1,38 @@
-"""Tensors of which each process may have a part: torch's DTensor, recognised without importing it, which is slow."""
+"""Tensors of which each process may have a part: torch's DTensor, recognised without importing it, which is slow.
 
+And copies of networks, in which frozen text encoders are not copied: they are no submodules, but attributes.
+"""
+
+import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
+
+from sfumato.conditioning.pretrained import PretrainedText
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def texts_of(module: nn.Module) -> list[PretrainedText]:
+    """The conditioners with a frozen text encoder."""
+    return [part for part in module.modules() if isinstance(part, PretrainedText)]
+
+
+def copied(module: M, shared: Iterable[Tensor] = ()) -> M:
+    """A copy of a module that shares the tensors `shared`, and frozen text encoders, with it."""
+    memo: dict[int, object] = {id(tensor): tensor for tensor in shared}
+    return copy.deepcopy(module, memo | {id(part.encoder): part.encoder for part in texts_of(module)})
+
+
+def without_memory(module: M) -> M:
+    """A copy whose parameters and buffers take no memory (meta device)."""
+    memo: dict[int, object] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        made = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+    return copy.deepcopy(module, memo | {id(part.encoder): part.encoder for part in texts_of(module)})
 
 
 def in_parts(tensor: Tensor) -> bool:

@@ -110,14 +110,16 @@ def build_model(
     fields: Sequence[str] | None = None,
     metadata: ConditioningMetadata | None = None,
     texts: Sequence[str] | None = None,
+    blank: bool = False,
 ) -> LatentDiffusion:
     """The model to train: the given first stage, and a second stage initialised from the run's seed.
 
     `fields` are those of the training data, by default the latents'; `metadata` describes the data's conditions; a
-    tokenizer is fitted on `texts`, by default the latents' captions.
+    tokenizer is fitted on `texts`, by default the latents' captions. `blank`: the second stage takes no memory (meta
+    device), for a process that receives its weights from another.
     Raises UserError if the data lacks a field that the conditioner reads, or the two do not fit together.
     """
-    return build_around(config, first, latents, lambda: measured_scaling(latents), fields, metadata, texts)
+    return build_around(config, first, latents, lambda: measured_scaling(latents), fields, metadata, texts, blank)
 
 
 def build_around(
@@ -128,6 +130,7 @@ def build_around(
     fields: Sequence[str] | None = None,
     metadata: ConditioningMetadata | None = None,
     texts: Sequence[str] | None = None,
+    blank: bool = False,
 ) -> LatentDiffusion:
     """As `build_model`, on a source of latents, or of images that are encoded in training; `scaling` is asked for where
     the model does not start from another one."""
@@ -136,7 +139,8 @@ def build_around(
     before = None if config.start is None else started(config.start)
     stored = None if before is None or before.second is None else stored_tokenizer(before.second.conditioner)
     tokenizer = stored or fitted_tokenizer(chosen, source.captions() if texts is None else texts)
-    with rng.seeded(config.train.seed, "weights", "diffusion", device=torch.device("cpu")):
+    place = torch.device("meta" if blank else "cpu")
+    with place, rng.seeded(config.train.seed, "weights", "diffusion", device=torch.device("cpu")):
         conditioner = build_conditioner(chosen, tokenizer)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.denoiser, first.autoencoder.latent_channels, spec)
@@ -168,7 +172,8 @@ def build_around(
     if before is None:
         return LatentDiffusion(described, first.autoencoder, scaling(), second, first.tiny)
     assert config.start is not None
-    start_second(second, first.autoencoder.latent_channels, before, config.start)
+    if not blank:
+        start_second(second, first.autoencoder.latent_channels, before, config.start)
     return LatentDiffusion(described, first.autoencoder, before.scaling, second, first.tiny)
 
 

@@ -4,12 +4,13 @@ torch's `fully_shard` gathers the weights of a block before its forward and back
 leaves each process the mean of its part of the gradients (Rajbhandari et al. 2020, ZeRO stage 3).
 """
 
-import copy
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -17,31 +18,91 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sfumato.conditioning.encoder import FeedForward, SelfAttention
 from sfumato.denoiser.blocks import Block
-from sfumato.training.parts import whole
+from sfumato.training.parts import local, texts_of, whole, without_memory
+from sfumato.training.workers import Workers
 
 M = TypeVar("M", bound=nn.Module)
 UNITS = (Block, SelfAttention, FeedForward)
 """Modules whose weights are gathered together: blocks of the U-Net, layers of the text transformer."""
 
 
-def shard(root: nn.Module, device: torch.device, world: int) -> None:
-    """Replaces each parameter by this process's part, in place. `root` is the module that is called in a step."""
+def shard_with_average(trained: nn.Module, networks: nn.Module, averaged: M, workers: Workers) -> "WholeCopy[M]":
+    """Leaves each process a part of the networks and of their average, in place; returns the whole copy of the average
+    for the process of rank 0.
+
+    No device ever holds a whole network: the parameters go from rank 0 to the parts one by one.
+
+    Args:
+        trained: the module that a step calls. Rank 0 has its weights, on the CPU or the device; those of the others are
+            not read and may be on the meta device.
+        networks: the part of it that is averaged.
+        averaged: a copy of `networks` without memory; its average begins with their weights.
+        workers: the processes.
+    """
+    copied = WholeCopy(averaged, workers.device, workers.leads)
+    given = {name: tensor.detach() for name, tensor in _named_tensors(trained)} if workers.leads else {}
+    with _encoders_kept(trained):
+        trained.to("meta")
+    for module in (trained, averaged):
+        shard(module, workers)
+        empty(module, workers.device)
+    _fill(trained, given, workers)
+    theirs = dict(_named_tensors(networks))
+    with torch.no_grad():
+        for name, tensor in _named_tensors(averaged):
+            local(tensor).copy_(local(theirs[name]))
+    for part in texts_of(trained):
+        part.encoder.to(workers.device)
+    return copied
+
+
+def shard(root: nn.Module, workers: Workers) -> None:
+    """Splits each parameter, in place. `root` is the module that is called in a step."""
     # torch warns of operations in place on what a unit returns; the networks have none
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    mesh = init_device_mesh(device.type, (world,))
-    for parameter in root.parameters():  # FSDP2 needs memory in the order of the axes, not channels last
-        parameter.data = parameter.data.contiguous()
+    mesh = init_device_mesh(workers.device.type, (workers.world,))
     for unit in units(root):
         fully_shard(unit, mesh=mesh)
     fully_shard(root, mesh=mesh)
 
 
-def shard_with_average(trained: nn.Module, averaged: M, device: torch.device, rank: int, world: int) -> "WholeCopy[M]":
-    """Shards networks and their average; returns the whole copy of the average for the process of rank 0."""
-    copied = WholeCopy(averaged, device, rank == 0)
-    for module in (trained, averaged):
-        shard(module, device, world)
-    return copied
+def empty(module: nn.Module, device: torch.device | str) -> None:
+    """Gives parameters and buffers new memory on a device, or none on the meta device."""
+    with _encoders_kept(module):
+        module.to_empty(device=device)
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, given: dict[str, Tensor], workers: Workers) -> None:
+    """Copies the tensors that rank 0 has, and removes there, to the parts in all processes."""
+    for name, tensor in _named_tensors(module):
+        if workers.leads:
+            complete = given.pop(name).to(workers.device).contiguous()
+        else:
+            complete = torch.empty(tensor.shape, dtype=tensor.dtype, device=workers.device)
+        if isinstance(tensor, DTensor):
+            part = distribute_tensor(complete, tensor.device_mesh, tensor.placements, src_data_rank=0)
+            local(tensor).copy_(local(part))
+        else:
+            dist.broadcast(complete, 0)
+            tensor.copy_(complete)
+
+
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+@contextmanager
+def _encoders_kept(module: nn.Module) -> Iterator[None]:
+    """Within the block frozen text encoders, which follow the module, stay where they are."""
+    texts = texts_of(module)
+    encoders = [part.encoder for part in texts]
+    for part in texts:
+        part.__dict__["encoder"] = nn.Identity()
+    yield
+    for part, encoder in zip(texts, encoders, strict=True):
+        part.__dict__["encoder"] = encoder
 
 
 def units(module: nn.Module) -> Iterator[nn.Module]:
@@ -67,11 +128,7 @@ class WholeCopy(Generic[M]):
     """
 
     def __init__(self, module: M, device: torch.device, leads: bool) -> None:
-        blank: dict[int, object] = {
-            id(p): nn.Parameter(torch.empty_like(p, device="meta"), False) for p in module.parameters()
-        }
-        self.module: M = copy.deepcopy(module, blank)
-        self.release()
+        self.module: M = without_memory(module)
         self._sharded, self._device, self._leads = module, device, leads
 
     @torch.no_grad()
@@ -79,13 +136,13 @@ class WholeCopy(Generic[M]):
         """Copies parameters and buffers from the sharded module; every process has to call it."""
         own: dict[str, Tensor] = {}
         if self._leads:
-            self.module.to_empty(device=self._device)
-            own = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-        for name, tensor in (*self._sharded.named_parameters(), *self._sharded.named_buffers()):
+            empty(self.module, self._device)
+            own = dict(_named_tensors(self.module))
+        for name, tensor in _named_tensors(self._sharded):
             complete = whole(tensor)
             if name in own:
                 own[name].copy_(complete)
 
     def release(self) -> None:
         """Frees the copy's memory."""
-        self.module.to_empty(device="meta")
+        empty(self.module, "meta")

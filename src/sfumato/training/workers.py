@@ -61,6 +61,10 @@ class Workers:
             return None
         return Sharing(self.rank, self.world, self._gathered)
 
+    def splits(self, shard: str) -> bool:
+        """Whether networks are in parts with `train.shard` set to this."""
+        return shard == "full" and self.world > 1
+
     def place(self, module: M) -> M:
         """Moves a module to the device, its kernels to channels-last order."""
         module.to(self.device)

@@ -4,7 +4,6 @@ The classical average decays exponentially. Power-function averages (Karras et a
 the same share of the training so far; any other width can be computed afterwards from snapshots of two (`posthoc`).
 """
 
-import copy
 from typing import Self, TypeVar
 
 import torch
@@ -12,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sfumato.schema import Schema
-from sfumato.training.parts import local
+from sfumato.training.parts import copied, local
 
 M = TypeVar("M", bound=nn.Module)
 WIDEST = 0.28
@@ -45,8 +44,7 @@ def average_of(module: M) -> M:
     Shared is every parameter without gradients, and every buffer of a part that has only such parameters: a pretrained
     text encoder takes its memory once, however many averages there are.
     """
-    shared: dict[int, object] = {id(tensor): tensor for tensor in _untrained(module)}
-    shadow = copy.deepcopy(module, shared).eval()
+    shadow = copied(module, _untrained(module)).eval()
     for parameter in shadow.parameters():
         parameter.requires_grad_(False)
     return shadow
