@@ -7,10 +7,13 @@ from sfumato.training.autoencoder import AutoencoderTraining
 from sfumato.training.classifier import ClassifierTraining
 from sfumato.training.data import WholeNetworks
 from sfumato.training.few_steps import FewStepTraining
+from sfumato.training.joint_run import JointTraining
 from sfumato.training.transformer import TransformerTraining
 
 
-@pytest.mark.parametrize("training", [AutoencoderTraining, ClassifierTraining, FewStepTraining, TransformerTraining])
+@pytest.mark.parametrize(
+    "training", [AutoencoderTraining, ClassifierTraining, FewStepTraining, JointTraining, TransformerTraining]
+)
 def test_parts_are_refused_with_the_training_that_has_them(training: type[WholeNetworks]) -> None:
     with pytest.raises(ValidationError, match=r"`sfumato train diffusion` alone.*: leave it out"):
         training.model_validate({"shard": "full"})

@@ -16,7 +16,7 @@ from sfumato.engine.precision import Precision
 from sfumato.schema import Schema
 from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining
 from sfumato.training.coupling import Coupling, DetachedCoupling
-from sfumato.training.data import HeldOut, check_one_size
+from sfumato.training.data import HeldOut, WholeNetworks, check_one_size
 from sfumato.training.diffusion import DROPOUT, DiffusionRun, DiffusionTraining
 from sfumato.training.optim import OptimiserConfig
 from sfumato.training.trackers import Tracking
@@ -25,7 +25,7 @@ CONDITIONERS = ("none", "class", "text", "pretrained-text")
 """Kinds of conditioners that read captions and labels; the others need images beside the image."""
 
 
-class JointTraining(Schema):
+class JointTraining(WholeNetworks):
     """Length and settings of the training; a step uses batch · accumulate · processes images."""
 
     steps: int = Field(20_000, ge=1)
