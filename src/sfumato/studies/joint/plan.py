@@ -35,7 +35,7 @@ class JointStudyConfig(Schema):
     """Of each training with one seed: both stages, and encoding where one follows the other."""
     seeds: int = Field(3, ge=1)
     """Trainings of each way."""
-    ways: tuple[Way, ...] = Field(WAYS, min_length=1)
+    ways: tuple[Way, ...] = Field(("two-stage", "naive", "detached", "prior", "anchored"), min_length=1)
     first_share: float = Field(0.35, gt=0, lt=1)
     """Share of the minutes that stage 1 has, where stage 2 follows it."""
     first_batch: int = Field(8, ge=1)
