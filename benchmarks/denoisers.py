@@ -38,6 +38,8 @@ REFERENCE = "unet"
 SETTINGS: dict[str, tuple[str, ...]] = {
     REFERENCE: (),
     "convnext": ("denoiser={kind: convnext, channels: 96, channel_multipliers: [1, 2], blocks: [4, 6]}",),
+    "dit, patch 1": ("denoiser={kind: dit, patch: 1, width: 128, depth: 6, heads: 4}",),
+    "dit, patch 2": ("denoiser={kind: dit, patch: 2, width: 256, depth: 6, heads: 4}",),
 }
 """What a variant changes in the recipe: settings as on the command line of `sfumato train diffusion`."""
 TIMED, ROUNDS = 6, 3

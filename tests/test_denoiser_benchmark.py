@@ -8,6 +8,7 @@ import pytest
 
 from sfumato.config import read_source
 from sfumato.denoiser.convnext import ConvNeXtConfig
+from sfumato.denoiser.dit import DiTConfig
 from sfumato.denoiser.unet import UNetConfig
 
 
@@ -24,7 +25,10 @@ def test_variants_replace_the_denoiser_alone_and_cost_about_the_same(denoisers: 
     comparison = denoisers.comparison_of(denoisers.SETTINGS)
     runs = {name: ablation.run_config(comparison, raw, name, 1, 40, 10) for name in denoisers.SETTINGS}
     kinds = {name: type(run.denoiser) for name, run in runs.items()}
-    assert kinds.items() >= {"unet": UNetConfig, "convnext": ConvNeXtConfig}.items()
+    assert list(kinds.values()) == [UNetConfig, ConvNeXtConfig, DiTConfig, DiTConfig]
+    shipped = read_source("zoo:toy/small-dit")
+    assert shipped == {**raw, "denoiser": shipped["denoiser"]}
+    assert runs["dit, patch 1"].denoiser == DiTConfig.model_validate(shipped["denoiser"])
     own = runs["unet"]
     for name, run in runs.items():
         assert run.model_copy(update={"denoiser": own.denoiser}) == own, name

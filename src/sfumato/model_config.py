@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.conditioning.metadata import ConditioningMetadata
 from sfumato.conditioning.table import ConditionerConfig, NoneConfig
-from sfumato.denoiser.table import DenoiserConfig
+from sfumato.denoiser.table import DenoiserConfig, check_time
 from sfumato.diffusion.objective import PosteriorLatents
 from sfumato.diffusion.prediction import PredictionKind
 from sfumato.diffusion.schedule import ScheduleConfig
@@ -57,6 +57,7 @@ class DiffusionConfig(Schema):
     def _student_has_its_network(self) -> Self:
         if self.denoiser.flow_map != (self.student is not None):
             raise ValueError("student and denoiser.flow_map belong together: `sfumato distill` sets both")
+        check_time(self.denoiser, self.schedule.steps)
         return self
 
 

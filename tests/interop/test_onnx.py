@@ -31,6 +31,8 @@ SEVERAL = (
     "max_tokens: 8, pooled: true}, images: {kind: embeddings, dim: 16}}}"
 )
 STUDENT = ("diffusion.denoiser.flow_map=true", "diffusion.student={teacher: a, method: trajectories, low: 1, high: 8}")
+CONVNEXT = "diffusion.denoiser={kind: convnext, channels: 16, channel_multipliers: [1, 2], blocks: [1, 1]}"
+DIT = "diffusion.denoiser={kind: dit, patch: 2, width: 32, depth: 2, heads: 2}"
 PIXELS = "autoencoder={channels: 8, channel_multipliers: [1], bottleneck: {kind: pixels}}"
 N, STEPS, SCALE = 2, 4, 3.0
 
@@ -60,12 +62,13 @@ def text(folder: Path) -> dict[str, Any]:
     ("overrides", "given", "options"),
     [
         ((), text, {"prompt": tiny.TEXTS[:N]}),
-        ((tiny.BY_CLASS, FLOW), {"label": np.array([0, 1])}, {"label": [0, 1]}),
+        ((tiny.BY_CLASS, FLOW, CONVNEXT), {"label": np.array([0, 1])}, {"label": [0, 1]}),
+        ((tiny.BY_CLASS, DIT), {"label": np.array([0, 1])}, {"label": [0, 1]}),
         ((tiny.UNCONDITIONAL, tiny.VQ, "diffusion.prediction=eps"), None, {"count": N}),
         ((MAP,), {"map": np.arange(N * 16 * 24).reshape(N, 16, 24) // 3 % 4}, None),
         ((tiny.BY_CLASS, *STUDENT), {"label": np.array([1, 0])}, {"label": [1, 0]}),
     ],
-    ids=["text", "class", "codebook", "map", "student"],
+    ids=["text", "class, convolutional", "transformer", "codebook", "map", "student"],
 )
 def test_a_program_without_torch_makes_the_same_images(
     overrides: tuple[str, ...], given: Callable[[Path], Any] | dict[str, Any] | None, options: Any, tmp_path: Path

@@ -57,7 +57,7 @@ def in_processes(world: int, root: Path, *wanted: Session) -> None:
     for process in started:
         process.start()
     for process in started:
-        process.join(120)
+        process.join(300)
         process.kill()
     assert [process.exitcode for process in started] == [0] * world
 
@@ -65,7 +65,10 @@ def in_processes(world: int, root: Path, *wanted: Session) -> None:
 def test_networks_in_parts_train_as_whole_ones_and_resume_in_any_number_of_processes(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     whole, parts, broken = ("whole", {"train.shard": "none"}, None), ("parts", {}, None), ("broken", {}, 2)
-    in_processes(2, tmp_path, whole, parts, broken, ("broken", {}, None))
+    other = {"denoiser": "{kind: dit, patch: 1, width: 32, depth: 2, heads: 2}"}
+    transformers = ("whole-dit", {**other, "train.shard": "none"}, None), ("parts-dit", other, None)
+    in_processes(2, tmp_path, whole, parts, broken, ("broken", {}, None), *transformers)
+    assert_same_up_to_rounding(tmp_path / "whole-dit", tmp_path / "parts-dit")
     assert (tmp_path / "parts" / "states" / "step-00000003" / "state.json").exists()
     assert_same_up_to_rounding(tmp_path / "whole", tmp_path / "parts")
     losses = [[line["loss"] for line in logged(tmp_path / name)[::2]] for name in ("whole", "parts")]

@@ -124,7 +124,7 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         scale, shift, gate = self.modulation(inputs.embedding)[:, :, None, None].to(x.dtype).chunk(3, dim=1)
-        h = channel_norm(self.depthwise(x)) * (1 + scale) + shift
+        h = channel_norm(self.depthwise(x), self.depthwise.out_channels) * (1 + scale) + shift
         h = self.narrow(self.dropout(self.response(F.gelu(self.widen(h)))))
         return x + gate * h
 
@@ -214,7 +214,7 @@ class ConvNeXt(Denoiser):
         for up, join, blocks in zip(*(reversed(part) for part in (self.up, self.join, self.ascent)), strict=True):
             h = self._all(blocks, join(torch.cat([up(h, inputs), skips.pop()], 1)), inputs)
         scale, shift = self.modulation(inputs.embedding)[:, :, None, None].to(h.dtype).chunk(2, dim=1)
-        out: Tensor = self.out(channel_norm(h) * (1 + scale) + shift)
+        out: Tensor = self.out(channel_norm(h, self.config.widths[0]) * (1 + scale) + shift)
         return out
 
     def _all(self, blocks: nn.Module, h: Tensor, inputs: BlockInputs) -> Tensor:
@@ -226,10 +226,13 @@ class ConvNeXt(Denoiser):
         levels = (*self.descent, self.middle, *self.ascent)
         return chain.from_iterable(level.children() for level in levels)
 
+    def first_layer(self) -> nn.Conv2d:
+        return self.stem
 
-def channel_norm(x: Tensor) -> Tensor:
-    """Layer norm of (B, C, H, W) over C, without weights, computed in float32."""
-    normed = F.layer_norm(x.permute(0, 2, 3, 1).float(), x.shape[1:2], eps=EPS)
+
+def channel_norm(x: Tensor, channels: int) -> Tensor:
+    """Layer norm of (B, C, H, W) over its C channels, without weights, computed in float32."""
+    normed = F.layer_norm(x.permute(0, 2, 3, 1).float(), (channels,), eps=EPS)
     return normed.permute(0, 3, 1, 2).to(x.dtype)
 
 

@@ -21,16 +21,20 @@ class Denoiser(nn.Module):
     Set `checkpointing` to trade time for memory: activations inside a block are then recomputed in the backward pass.
 
     Args:
-        channels: of the first level; the embedding has four times as many.
+        channels: of the sinusoids of time.
         factor: H and W of the latent must be multiples of this.
         flow_map: the network is a student's, see `flow_map.step_inputs`.
         latent_channels: channels of x_t and of the prediction.
         spec: the fields of Condition it requires.
         vector_projection: "none" adds the condition's vector as it is.
+        embedding_dim: entries of the embedding of time; by default four times the channels.
 
     Raises:
-        ValueError: the spec's vector does not have 4 x channels entries and vector_projection is "none".
+        ValueError: the spec's vector does not have embedding_dim entries and vector_projection is "none".
     """
+
+    factor_of = "2 ** (levels - 1)"
+    """What the factor follows from."""
 
     def __init__(
         self,
@@ -40,20 +44,22 @@ class Denoiser(nn.Module):
         latent_channels: int,
         spec: ConditionSpec,
         vector_projection: VectorProjection = "mlp",
+        embedding_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.latent_channels = latent_channels
         self.spec = spec
         self.checkpointing = False
         self._channels, self._factor, self._is_flow_map = channels, factor, flow_map
-        embedding_dim = 4 * channels
+        described = "4 x channels" if embedding_dim is None else "width"
+        embedding_dim = embedding_dim or 4 * channels
         self.time_embed = nn.Sequential(
             nn.Linear(channels, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
         )
         if flow_map:
             self.flow_map = FlowMapEmbedding(channels, embedding_dim)
         if spec.vector_dim is not None:
-            self.label_emb = _projection(spec.vector_dim, embedding_dim, vector_projection)
+            self.label_emb = _projection(spec.vector_dim, embedding_dim, vector_projection, described)
 
     def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The prediction, (B, latent_channels, H, W).
@@ -73,6 +79,10 @@ class Denoiser(nn.Module):
         """The blocks whose activations `checkpointing` recomputes, each called with (h, inputs)."""
         raise NotImplementedError
 
+    def first_layer(self) -> nn.Conv2d:
+        """The layer that reads the latent, whose input needs no gradient."""
+        raise NotImplementedError
+
     def _inputs(self, timestep: Tensor, condition: Condition) -> BlockInputs:
         return BlockInputs(self._embedding(timestep, condition.vector), condition.tokens, condition.mask)
 
@@ -84,14 +94,18 @@ class Denoiser(nn.Module):
         return out
 
     def _embedding(self, timestep: Tensor, vector: Tensor | None) -> Tensor:
-        """Time embedding (B, 4 x channels), the condition's vector added."""
+        """Time embedding (B, embedding_dim), the condition's vector added."""
         first = self.time_embed[0]
         assert isinstance(first, nn.Linear)
         now = timestep[:, 0] if self._is_flow_map else timestep
-        embedding: Tensor = self.time_embed(timestep_embedding(now, self._channels).to(first.weight.dtype))
+        embedding: Tensor = self.time_embed(timestep_embedding(self._time(now), self._channels).to(first.weight.dtype))
         if self._is_flow_map:
             embedding = embedding + self.flow_map(timestep)
         return embedding if vector is None else embedding + self.label_emb(vector)
+
+    def _time(self, timestep: Tensor) -> Tensor:
+        """The number whose sinusoids are embedded, from network times (B,)."""
+        return timestep
 
     def _check(self, x_t: Tensor, condition: Condition) -> None:
         B, C, H, W = x_t.shape
@@ -99,7 +113,7 @@ class Denoiser(nn.Module):
             raise ValueError(f"x_t has {C} channels, the denoiser was built for {self.latent_channels}")
         factor = self._factor
         if H % factor or W % factor:
-            raise ValueError(f"the latent's size {H}x{W} must be a multiple of {factor} in H and W (2 ** (levels - 1))")
+            raise ValueError(f"the latent's size {H}x{W} must be a multiple of {factor} in H and W ({self.factor_of})")
         spec = self.spec
         spatial = (B, spec.spatial_channels, H, W) if spec.spatial_channels else None
         _check_field("vector", condition.vector, None if spec.vector_dim is None else (B, spec.vector_dim))
@@ -111,13 +125,13 @@ class Denoiser(nn.Module):
             )
 
 
-def _projection(vector_dim: int, embedding_dim: int, kind: VectorProjection) -> nn.Module:
+def _projection(vector_dim: int, embedding_dim: int, kind: VectorProjection, described: str) -> nn.Module:
     if kind == "mlp":
         layers = nn.Linear(vector_dim, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
         return nn.Sequential(nn.Sequential(*layers))  # nested: the key names of later checkpoints with vectors
     if vector_dim != embedding_dim:
         raise ValueError(
-            f"vector_projection none needs a condition vector of 4 x channels = {embedding_dim} entries, "
+            f"vector_projection none needs a condition vector of {described} = {embedding_dim} entries, "
             f"not {vector_dim}; set vector_projection to mlp or change the conditioner's width"
         )
     return nn.Identity()

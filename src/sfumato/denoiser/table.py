@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.denoiser.convnext import ConvNeXt, ConvNeXtConfig
+from sfumato.denoiser.dit import SIT_STEPS, DiT, DiTConfig
 from sfumato.denoiser.network import Denoiser
 from sfumato.denoiser.unet import UNet, UNetConfig
 
@@ -15,7 +16,9 @@ def _unet_by_default(given: Any) -> Any:
     return {"kind": "unet", **given} if isinstance(given, dict) else given
 
 
-DenoiserConfig = Annotated[UNetConfig | ConvNeXtConfig, Field(discriminator="kind"), BeforeValidator(_unet_by_default)]
+DenoiserConfig = Annotated[
+    UNetConfig | ConvNeXtConfig | DiTConfig, Field(discriminator="kind"), BeforeValidator(_unet_by_default)
+]
 """The union of the denoisers' configurations, discriminated by `kind`."""
 
 
@@ -23,4 +26,15 @@ def build_denoiser(config: DenoiserConfig, latent_channels: int, spec: Condition
     """The network for latents with `latent_channels` channels, conditioned on the fields of `spec`."""
     if isinstance(config, ConvNeXtConfig):
         return ConvNeXt(config, latent_channels, spec)
+    if isinstance(config, DiTConfig):
+        return DiT(config, latent_channels, spec)
     return UNet(config, latent_channels, spec)
+
+
+def check_time(config: DenoiserConfig, steps: int) -> None:
+    """Raises ValueError where a denoiser cannot read the network times of a schedule of so many steps."""
+    if isinstance(config, DiTConfig) and config.time == "clean-share" and steps != SIT_STEPS:
+        raise ValueError(
+            f"denoiser.time is clean-share, which reads the times of {SIT_STEPS} steps, but schedule.steps is {steps}: "
+            f"set schedule.steps to {SIT_STEPS}"
+        )

@@ -223,3 +223,10 @@ class UNet(Denoiser):
 
     def recomputed_blocks(self) -> Iterator[nn.Module]:
         return iter((*self.input_blocks, self.middle_block, *self.output_blocks))
+
+    def first_layer(self) -> nn.Conv2d:
+        first = self.input_blocks[0]
+        assert isinstance(first, Block)
+        stem = first[0]
+        assert isinstance(stem, Stem)
+        return stem

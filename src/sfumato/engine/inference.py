@@ -13,6 +13,7 @@ from sfumato.autoencoder.model import Autoencoder
 from sfumato.conditioning.condition import Condition
 from sfumato.denoiser import blocks
 from sfumato.denoiser.convnext import ConvNeXt
+from sfumato.denoiser.dit import DiT
 from sfumato.denoiser.unet import UNet
 from sfumato.engine.attention import attend, attend_packed
 from sfumato.engine.fused_autoencoder import FusedDecoder, FusedResidualBlock, FusedSoftmaxAttention
@@ -79,6 +80,13 @@ class PackedConvNeXt(ConvNeXt):
     def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         x = x_t.contiguous(memory_format=torch.channels_last)
         return super().forward(x, timestep, condition).to(x_t.dtype)
+
+
+class PackedDiT(DiT):
+    """As PackedUNet, of the diffusion transformer."""
+
+    def forward(self, x_t: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, timestep, condition).to(x_t.dtype)
 
 
 class RecordedUNet(PackedUNet):
@@ -180,6 +188,7 @@ PACKED: dict[type[nn.Module], type[nn.Module]] = {
     FusedDecoder: PackedDecoder,
     UNet: PackedUNet,
     ConvNeXt: PackedConvNeXt,
+    DiT: PackedDiT,
     Autoencoder: PackedAutoencoder,
 }
 """Classes that only override `forward`."""

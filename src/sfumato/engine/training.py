@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.autoencoder import convnet
-from sfumato.denoiser import blocks
-from sfumato.engine import fused_autoencoder, fused_denoiser
+from sfumato.denoiser import blocks, dit
+from sfumato.engine import fused_autoencoder, fused_denoiser, fused_transformer
 from sfumato.engine.groupnorm import norm
 from sfumato.engine.tokens import layer_norm
 from sfumato.engine.winograd import FilteredConv2d
@@ -76,6 +76,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     transformer.BasicTransformerBlock: fused_denoiser.FusedTransformerBlock,
     transformer.GEGLU: fused_denoiser.FusedGEGLU,
     transformer.CrossAttention: fused_denoiser.FusedCrossAttention,
+    dit.Attention: fused_transformer.FusedAttention,
     convnet.ResidualBlock: fused_autoencoder.FusedResidualBlock,
     convnet.SoftmaxAttention: fused_autoencoder.FusedSoftmaxAttention,
     convnet.Upsample: fused_autoencoder.FusedUpsample,

@@ -17,6 +17,7 @@ from sfumato import flops
 from sfumato.autoencoder.losses import AdversarialConfig
 from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
 from sfumato.conditioning.condition import ConditionSpec
+from sfumato.denoiser.table import build_denoiser
 from sfumato.estimate.calls import network_call
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.model import DiffusionConfig
@@ -146,9 +147,9 @@ def _first_convolution(config: DiffusionConfig, latent: tuple[int, int, int], sp
     """Forward operations of the first layer, whose input, the noisy latent, needs no gradient."""
     C, h, w = latent
     with flops.META:
-        layer = nn.Conv2d(C + spec.spatial_channels, config.denoiser.channels, 3, padding=1)
+        layer = build_denoiser(config.denoiser, C, spec).first_layer()
     x = flops.images(C + spec.spatial_channels, (h, w))
-    return flops.forward_flops(lambda: layer(x))
+    return flops.forward_flops(lambda: nn.Conv2d.forward(layer, x))  # the U-Net's has another signature
 
 
 def code_stage(config: TransformerRun, autoencoder: AutoencoderConfig, positions: int) -> Work:

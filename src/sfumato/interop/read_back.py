@@ -16,11 +16,13 @@ from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
 from sfumato.conditioning.sources import read_tokenizer
 from sfumato.conditioning.table import build_conditioner
 from sfumato.config import load_config
+from sfumato.denoiser.network import Denoiser
+from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNet
 from sfumato.errors import UserError
 from sfumato.interop.declared import difference
 from sfumato.interop.diffusers_import import import_diffusers
-from sfumato.interop.expressible import parts_of, unet_of
+from sfumato.interop.expressible import parts_of
 from sfumato.interop.infer import EMA
 from sfumato.interop.original import KEPT_FILE, import_original
 from sfumato.interop.placement import Weights
@@ -39,7 +41,7 @@ class Networks:
     config: ModelConfig
     autoencoder: Autoencoder
     scaling: Scaling
-    denoiser: UNet | None
+    denoiser: Denoiser | None
     conditioner: Conditioner | None
     spec: ConditionSpec
 
@@ -108,7 +110,7 @@ def open_networks(folder: Path) -> Networks:
     conditioner = _conditioner(config, folder)
     spec = conditioner.spec if conditioner is not None else _spec(config, folder)
     with torch.device("meta"):
-        denoiser = UNet(unet_of(config.diffusion), autoencoder.latent_channels, spec)
+        denoiser = build_denoiser(config.diffusion.denoiser, autoencoder.latent_channels, spec)
     _fill(denoiser, folder / "denoiser.safetensors")
     return Networks(config, autoencoder, scaling, denoiser, conditioner, spec)
 
@@ -178,7 +180,7 @@ def _modules(model: Networks, back: Networks) -> list[tuple[str, nn.Module | Non
 
 
 def _order(networks: Networks) -> str | None:
-    return None if networks.denoiser is None else networks.denoiser.config.attention_order
+    return networks.denoiser.config.attention_order if isinstance(networks.denoiser, UNet) else None
 
 
 def _other_outputs(model: Networks, back: Networks) -> str | None:
@@ -205,9 +207,10 @@ def outputs(networks: Networks) -> dict[str, Tensor]:
         "encoder's latent": networks.scaling.to_model(encoded),
         "decoder's image": networks.autoencoder.decode(networks.scaling.to_raw(latent)),
     }
-    if networks.denoiser is None:
+    if networks.denoiser is None or networks.config.diffusion is None:
         return {name: value.float() for name, value in made.items()}
-    H, W = 2 * networks.denoiser.config.factor, 3 * networks.denoiser.config.factor
+    factor = networks.config.diffusion.denoiser.factor
+    H, W = 2 * factor, 3 * factor
     condition = _random_condition(networks, (H, W), random)
     if networks.conditioner is not None:
         assert networks.config.diffusion is not None

@@ -23,7 +23,7 @@ from sfumato.data.conditions.config import ConditionsConfig
 from sfumato.data.dataset import LatentExample, LatentSource
 from sfumato.data.loader import Batch
 from sfumato.data.table import DataConfig
-from sfumato.denoiser.table import DenoiserConfig
+from sfumato.denoiser.table import DenoiserConfig, check_time
 from sfumato.diffusion import objective
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
@@ -144,6 +144,7 @@ class DiffusionRun(Schema):
             raise ValueError(
                 "denoiser.flow_map is for students, which `sfumato distill` makes of trained models: leave it out"
             )
+        check_time(self.denoiser, self.schedule.steps)
         return self
 
     @model_validator(mode="after")

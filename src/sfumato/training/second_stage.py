@@ -37,7 +37,8 @@ from sfumato.training.start import start_second, started
 def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
     """Raises UserError if the image size does not fit the two networks; needs no data."""
     size = height_width(config.data)
-    check_factor(size, config.denoiser.factor, "denoiser.channel_multipliers", first)
+    key = "denoiser.patch" if config.denoiser.kind == "dit" else "denoiser.channel_multipliers"
+    check_factor(size, config.denoiser.factor, key, first)
     f, levels, small = first.autoencoder.factor, config.denoiser.factor, config.conditions.low_resolution
     if small is not None and (size[0] % small.factor or size[1] % small.factor):
         raise UserError(
@@ -45,7 +46,7 @@ def check_sizes(config: DiffusionRun, first: LatentDiffusion) -> None:
             "change either"
         )
     try:
-        check_step(config.data, f * levels, f"{f * levels}, f = {f} times the {levels} of denoiser.channel_multipliers")
+        check_step(config.data, f * levels, f"{f * levels}, f = {f} times the {levels} of {key}")
         if small is not None:
             check_step(config.data, small.factor, f"conditions.low_resolution.factor {small.factor}")
     except ValueError as error:
@@ -58,7 +59,7 @@ def check_factor(size: tuple[int, int], factor: int, key: str, first: LatentDiff
     if h % factor or w % factor:
         raise UserError(
             f"data.size {size[0]}x{size[1]} gives latents of {h}x{w}, not multiples of {factor}, which "
-            f"{key} sets: take a multiple of {factor * first.autoencoder.factor} or fewer levels"
+            f"{key} sets: take a multiple of {factor * first.autoencoder.factor}, fewer levels or a smaller patch"
         )
 
 

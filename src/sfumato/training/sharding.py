@@ -18,12 +18,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sfumato.conditioning.encoder import FeedForward, SelfAttention
 from sfumato.denoiser.blocks import Block
+from sfumato.denoiser.convnext import ConvNeXtBlock
+from sfumato.denoiser.dit import DiTBlock
 from sfumato.training.parts import local, texts_of, whole, without_memory
 from sfumato.training.workers import Workers
 
 M = TypeVar("M", bound=nn.Module)
-UNITS = (Block, SelfAttention, FeedForward)
-"""Modules whose weights are gathered together: blocks of the U-Net, layers of the text transformer."""
+UNITS = (Block, ConvNeXtBlock, DiTBlock, SelfAttention, FeedForward)
+"""Modules whose weights are gathered together: blocks of the denoisers, layers of the text transformer."""
 
 
 def shard_with_average(trained: nn.Module, networks: nn.Module, averaged: M, workers: Workers) -> "WholeCopy[M]":
