@@ -9,6 +9,7 @@ import typer
 from sfumato.cli.flags import REQUIRED, command, flag
 from sfumato.cli.machine import Overwriting
 from sfumato.foreign import printable
+from sfumato.pipeline.options import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,20 @@ class ImportFlags(Overwriting):
     tokenizer: str | None = flag(
         None, "what to sample", "For a text model: a tokenizer.json, a folder, or a hub name.", path=True
     )
-    prediction: Literal["eps", "v"] | None = flag(
-        None, "what to sample", "What the network predicts, if the file does not record it."
+    prediction: Literal["eps", "v", "flow"] | None = flag(
+        None, "what to sample", "What the network predicts, if the file does not record it (DiT: eps, SiT: flow)."
+    )
+    autoencoder: str | None = flag(
+        None,
+        "what to sample",
+        "For a DiT or SiT, which has no first stage: a model, a file or a diffusers folder that has it.",
+        path=True,
+    )
+    heads: int | None = flag(
+        None,
+        "what to sample",
+        "For a DiT or SiT of another width than the published ones: its attention heads.",
+        Range(1, 65536, whole=True),
     )
 
 
@@ -41,12 +54,20 @@ class ImportFlags(Overwriting):
 def import_(flags: ImportFlags) -> None:
     """Open a checkpoint of the original code or diffusers.
 
-    Latent diffusion and Stable Diffusion alike: what comes out is a model folder.
+    Latent diffusion, Stable Diffusion, DiT and SiT alike: what comes out is a model folder.
     """
     from sfumato.interop.convert import import_model
 
     done = import_model(
-        flags.source, flags.out, flags.config, flags.weights, flags.tokenizer, flags.prediction, flags.overwrite
+        flags.source,
+        flags.out,
+        flags.config,
+        flags.weights,
+        flags.tokenizer,
+        flags.prediction,
+        flags.overwrite,
+        flags.autoencoder,
+        flags.heads,
     )
     for note in done.notes:
         typer.echo(printable(note))

@@ -1,8 +1,10 @@
 """The entry points of this package: import any supported format, export to one of them or to ONNX."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 from sfumato.errors import UserError
 from sfumato.foreign import reading
@@ -15,9 +17,11 @@ from sfumato.interop.original import Imported, import_original
 from sfumato.interop.original_export import export_original
 from sfumato.interop.placement import Weights
 from sfumato.interop.read_back import Networks, check_export, open_networks
-from sfumato.interop.source import open_checkpoint
+from sfumato.interop.source import open_checkpoint, renamed
+from sfumato.interop.transformer import find_transformer, import_transformer
 from sfumato.locks import exclusive
-from sfumato.model_folder import find_folder
+from sfumato.model import LatentDiffusion
+from sfumato.model_folder import find_folder, load
 from sfumato.outputs import no_new_parents_on_error, out_is_free
 from sfumato.versions import swap_folder
 
@@ -35,10 +39,14 @@ def import_model(
     tokenizer: str | None = None,
     prediction: str | None = None,
     overwrite: bool = False,
+    autoencoder: Path | str | None = None,
+    heads: int | None = None,
 ) -> Imported:
-    """A model folder from an original checkpoint (a file) or a diffusers folder.
+    """A model folder from an original checkpoint (a file), a DiT or SiT, or a diffusers folder.
 
-    The options are those of `import_original`; a diffusers folder has its own configuration and accepts none.
+    The options are those of `import_original`; a diffusers folder has its own configuration and accepts none. A DiT or
+    SiT takes `prediction` ("eps" or "flow"), `weights`, `autoencoder`, a model or anything else that can be imported
+    and has the first stage, and `heads`, if its width is not a published one.
     `overwrite` replaces an existing `out`. Raises UserError naming anything that cannot be read or expressed, and for
     an output that is in use.
 
@@ -52,33 +60,56 @@ def import_model(
     out = out_is_free(out, (source,), overwrite)
     with reading(source), no_new_parents_on_error(out), exclusive(out):
         out_is_free(out, (source,), overwrite)
-        return _import(source, out, config, weights, tokenizer, prediction)
+        given = {"--config": config, "--tokenizer": tokenizer, "--autoencoder": autoencoder, "--heads": heads}
+        return _import(source, out, weights, prediction, given)
 
 
 def _import(
-    source: Path,
-    out: Path,
-    config: Path | str | None,
-    weights: Weights | None,
-    tokenizer: str | None,
-    prediction: str | None,
+    source: Path, out: Path, weights: Weights | None, prediction: str | None, given: Mapping[str, Any]
 ) -> Imported:
+    """`given`: the options that only some sources take, by the names of their flags."""
     if not source.is_dir():
-        opened = open_checkpoint(source)
+        opened = open_checkpoint(source, rename=False)
+        transformer = find_transformer(opened, weights)
+        if transformer is not None:
+            _refuse({name: given[name] for name in ("--config", "--tokenizer")}, "original checkpoints, not for a DiT")
+            with TemporaryDirectory(prefix="sfumato-import-") as scratch:
+                first = None if given["--autoencoder"] is None else _first_stage(given["--autoencoder"], Path(scratch))
+                return import_transformer(opened, transformer, out, first, prediction, given["--heads"])
+        only = {name: given[name] for name in ("--autoencoder", "--heads")}
+        _refuse({**only, "--prediction flow": prediction if prediction == "flow" else None}, "files of DiT or SiT")
+        opened = renamed(opened)
         if is_single_autoencoder(opened):
             return import_single_autoencoder(opened, out)
-        return import_original(opened, out, config, weights, tokenizer, prediction)
+        return import_original(opened, out, given["--config"], weights, given["--tokenizer"], prediction)
     if (source / "autoencoder.safetensors").exists():
         raise UserError(f"{source} is already a model folder of sfumato; use it as it is")
     if not is_diffusers_folder(source):
         raise UserError(
             f"{source} is not a diffusers folder (no model_index.json or config.json); name the checkpoint file"
         )
-    options = {"--config": config, "--weights": weights, "--tokenizer": tokenizer, "--prediction": prediction}
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise UserError(f"{given[0]} is for original checkpoints; a diffusers folder has its own configuration")
+    files = {**given, "--weights": weights, "--prediction": prediction}
+    _refuse(files, "checkpoint files; a diffusers folder has its own configuration")
     return import_diffusers(source, out)
+
+
+def _refuse(options: Mapping[str, object], where: str) -> None:
+    """Raises UserError for the first option that is given: it is for something else."""
+    name = next((name for name, value in options.items() if value is not None), None)
+    if name is not None:
+        raise UserError(f"{name} is for {where}")
+
+
+def _first_stage(place: Path | str, scratch: Path) -> LatentDiffusion:
+    """A model with the first stage at a place: a model folder or run, or a file or diffusers folder of another
+    program, which is imported into `scratch`."""
+    path = Path(place)
+    if path.is_dir() and is_diffusers_folder(path):
+        return load(import_diffusers(path, scratch / "first").folder)
+    if path.is_file():
+        none = dict.fromkeys(("--config", "--tokenizer", "--autoencoder", "--heads"))
+        return load(_import(path, scratch / "first", None, None, none).folder)
+    return load(place)
 
 
 def export_model(model: Path | str, out: Path | str, format: Format, overwrite: bool = False) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from sfumato.errors import UserError
 from sfumato.foreign import reading, short
 from sfumato.interop.infer import CONDITIONER, EMA, FIRST_STAGE, UNET
 from sfumato.interop.original import read_architecture
-from sfumato.interop.source import Source, open_checkpoint
+from sfumato.interop.source import Source, open_checkpoint, renamed
+from sfumato.interop.transformer import find_transformer, summary
 
 GROUPS = {
     UNET: "denoiser",
@@ -30,7 +31,13 @@ def describe(path: Path | str, config: Path | str | None = None) -> list[str]:
     Raises UserError if the file is not a checkpoint, is damaged or truncated.
     """
     with reading(path):
-        return _lines(open_checkpoint(path), config)
+        return _lines(_opened(path), config)
+
+
+def _opened(path: Path | str) -> Source:
+    """The keys of a transformer are left as they are."""
+    source = open_checkpoint(path, rename=False)
+    return renamed(source) if find_transformer(source) is None else source
 
 
 def _lines(source: Source, config: Path | str | None) -> list[str]:
@@ -62,7 +69,7 @@ def _lines(source: Source, config: Path | str | None) -> list[str]:
 def listing(path: Path | str, config: Path | str | None = None) -> dict[str, Any]:
     """The same for programs: every key with its shape and element type, other entries, and the architecture."""
     with reading(path):
-        return _listing(open_checkpoint(path), config)
+        return _listing(_opened(path), config)
 
 
 def _listing(source: Source, config: Path | str | None) -> dict[str, Any]:
@@ -85,6 +92,9 @@ def _tensors(count: int) -> str:
 
 
 def _architecture(source: Source, config: Path | str | None) -> list[str]:
+    transformer = find_transformer(source)
+    if transformer is not None:
+        return [f"  {line}" for line in (*summary(transformer, source.path), *transformer.notes)]
     notes: list[str] = []
     try:
         original = read_architecture(source, config, None, notes.append)

@@ -98,7 +98,10 @@ _KEYS: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"(^|\.)(double_blocks|single_blocks|single_transformer_blocks)\.\d"),
         "Flux or a model of its kind (a transformer), which is not supported",
     ),
-    (re.compile(r"(^|\.)adaLN_modulation|(^|\.)adaln_single\."), "a diffusion transformer (DiT), not supported"),
+    (
+        re.compile(r"(^|\.)adaLN_modulation|(^|\.)adaln_single\."),
+        "a diffusion transformer of a kind that is not supported (known are DiT and SiT with classes)",
+    ),
     (re.compile(r"(^|\.)motion_modules\.|temporal_transformer|(^|\.)time_stack\."), "a video model, not supported"),
     (re.compile(r"(^|\.)RRDB_trunk\.|(^|\.)conv_first\.|^model\.1\.sub\."), "a GAN upscaler (ESRGAN), not supported"),
     (

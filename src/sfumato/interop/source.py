@@ -85,10 +85,10 @@ def open_checkpoint(path: Path | str, rename: bool = True) -> Source:
         raise UserError(f"{path} is {unlike}")
     with reading(path):
         source = _open(path, start[:9])
-        return _renamed(source) if rename else source
+        return renamed(source) if rename else source
 
 
-def _renamed(source: Source) -> Source:
+def renamed(source: Source) -> Source:
     """The same tensors under the original's names."""
     try:
         found = named(source.tensors)
