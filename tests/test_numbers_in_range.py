@@ -223,6 +223,9 @@ def test_floats_of_the_command_line(
         ("study", "downsampling", "--out", "o", "--data", "toy", "--seeds"),
         ("study", "downsampling", "--out", "o", "--data", "toy", "--sampling-steps"),
         ("study", "baselines", "--out", "o", "--data", "toy", "--codebook"),
+        ("study", "latents", "--out", "o", "--seeds"),
+        ("study", "latents", "--out", "o", "--steps"),
+        ("study", "latents", "--out", "o", "--measured"),
     ],
 )
 def test_whole_numbers_of_the_command_line(

@@ -176,7 +176,7 @@ def test_the_error_under_scaling_falls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        ("loss.equivariance={probability: 0.5, small_images: 0.5, smallest: 0.5}",),
+        ("loss.equivariance={probability: 0.5, small_images: 0.5, smallest: 0.5}", "model.padding=reflect"),
         ("loss.latent_noise={gamma: 3}", "loss.spectral={probability: 0.5}", "train.accumulate=2"),
         (
             "model.bottleneck={kind: vq, codes: 16, revive_every: 2}",

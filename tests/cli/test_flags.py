@@ -163,12 +163,15 @@ def test_flags_of_a_configuration_are_its_fields() -> None:
     from sfumato.cli.distill_decoder import DistillFlags
     from sfumato.cli.schema_flags import range_of, schema_fields
     from sfumato.cli.study import StudyFlags
+    from sfumato.cli.study_latents import LatentsFlags
     from sfumato.limits import MOST
+    from sfumato.studies.latents.plan import LatentsStudyConfig
     from sfumato.studies.plan import StudyConfig
     from sfumato.training.distillation import Distillation
 
     for flags, schema, names in (
         (DistillFlags, Distillation, ("channels", "batch", "seed")),
+        (LatentsFlags, LatentsStudyConfig, ("minutes", "longest", "seeds", "steps", "measured", "samples")),
         (StudyFlags, StudyConfig, ("seeds", "parameters", "channels", "perceptual", "samples")),
     ):
         options = {one.option.name: one.option for one in flags_of(flags)}

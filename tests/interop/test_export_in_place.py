@@ -311,3 +311,11 @@ def test_other_programs_read_what_a_file_is(tmp_path: Path) -> None:
     assert entries["hash_sha256"] == f"0x{hashlib.sha256(written[8 + length :]).hexdigest()}"
     back = import_model(tmp_path / "one.safetensors", tmp_path / "back")
     assert sfumato.load(back.folder).digest == sfumato.load(tmp_path / "portraits").digest
+
+
+@pytest.mark.parametrize("format", ["original", "diffusers"])
+def test_a_border_that_is_mirrored_is_refused_by_name(format: Any, tmp_path: Path) -> None:
+    model_at(tmp_path / "model", autoencoder={**TINY, "padding": "reflect"})
+    with pytest.raises(UserError, match=r"first stage with padding: reflect cannot be exported.*--format onnx"):
+        export_model(tmp_path / "model", tmp_path / "out" / "deep", format)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]

@@ -62,7 +62,11 @@ def text(folder: Path) -> dict[str, Any]:
     ("overrides", "given", "options"),
     [
         ((), text, {"prompt": tiny.TEXTS[:N]}),
-        ((tiny.BY_CLASS, FLOW, CONVNEXT), {"label": np.array([0, 1])}, {"label": [0, 1]}),
+        (
+            (tiny.BY_CLASS, FLOW, CONVNEXT, "autoencoder.padding=reflect"),
+            {"label": np.array([0, 1])},
+            {"label": [0, 1]},
+        ),
         ((tiny.BY_CLASS, DIT), {"label": np.array([0, 1])}, {"label": [0, 1]}),
         ((tiny.UNCONDITIONAL, tiny.VQ, "diffusion.prediction=eps"), None, {"count": N}),
         ((MAP,), {"map": np.arange(N * 16 * 24).reshape(N, 16, 24) // 3 % 4}, None),

@@ -11,6 +11,7 @@ import torch
 from command_line import Command
 from sfumato.config import parse, to_yaml
 from sfumato.errors import UserError
+from sfumato.evaluation.features import FeatureNetwork
 from sfumato.model_folder import load
 from sfumato.studies.latents import second as second_module
 from sfumato.studies.latents.first import latent_sheet
@@ -231,3 +232,16 @@ def test_first_stages_of_another_study_are_used_if_they_are_the_same(tmp_path: P
     assert first_home(longer, tmp_path / "out", None) == tmp_path / "out" / "first"
     with pytest.raises(UserError, match=r"contains first stages with channels = 16, not 24: give the same settings"):
         first_home(config(channels=24), tmp_path / "out", tmp_path)
+
+
+def test_a_missing_feature_network_is_refused_before_anything_is_trained(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str, weights: str | None) -> FeatureNetwork:
+        raise UserError(f"{name} is not installed")
+
+    monkeypatch.setattr("sfumato.training.alignment.load_network", missing)
+    done = command(*STUDY, "--spaces", "plain,aligned", "--out", tmp_path / "study")
+    assert done.code == 2
+    assert "efficientnet-lite0@128 is not installed" in done.err
+    assert not (tmp_path / "study").exists()

@@ -4,17 +4,14 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from sfumato.cli.arguments import Command, Group
-from sfumato.cli.flags import REQUIRED, command, flag
-from sfumato.cli.forms import request_flag
-from sfumato.cli.machine import Machine
+from sfumato.cli.flags import command, flag
 from sfumato.cli.schema_flags import schema_flag
-from sfumato.cli.study_data import data_config
+from sfumato.cli.study_data import StudyPlace
 from sfumato.cli.study_joint import JointStudyFlags, joint
 from sfumato.cli.study_latents import LatentsFlags, latents
 from sfumato.pipeline.options import Range, check_number
@@ -37,19 +34,9 @@ def _study() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyFlags(Machine):
+class StudyFlags(StudyPlace):
     """The options of both studies; most are fields of `study.yaml`."""
 
-    out: Path = flag(REQUIRED, "output", "The study's folder; an interrupted study there is resumed.")
-    data: str = flag(
-        REQUIRED,
-        "data",
-        "The folder of images; toy for the built-in world; zoo:NAME or FILE.yaml: its data.",
-        path=True,
-    )
-    size: tuple[int, int] | None = request_flag(
-        "size", help="Height and width in pixels; by default 64, or what a configuration says."
-    )
     budget: str = flag("30m", "training", "Training time per method and seed, both stages together: 90s, 30m, 2h, 1d.")
     seeds: int = schema_flag(SCHEMA, "seeds", "training", help="Training runs per method.")
     parameters: int = schema_flag(SCHEMA, "parameters", "training")
@@ -69,11 +56,6 @@ class StudyFlags(Machine):
         "Resolution at which features are computed; 64 is ten times cheaper than 224.",
         Range(8, 4096, whole=True),
     )
-    length: int = schema_flag("data.toyworld.dataset:ToyWorldConfig", "length", "data", help="Images of the toy world.")
-
-    def source(self) -> "DataConfig":
-        """The images. Raises UserError."""
-        return data_config(self.data, self.size, self.length)
 
     def settings(self, data: "DataConfig") -> dict[str, Any]:
         """As `study.yaml` has them. Raises UserError."""

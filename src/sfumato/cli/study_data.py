@@ -1,10 +1,38 @@
 """The images of a study: the toy world, the data of a configuration, or a folder."""
 
 import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sfumato.cli.flags import REQUIRED, flag
+from sfumato.cli.forms import request_flag
+from sfumato.cli.machine import Machine
+from sfumato.cli.schema_flags import schema_flag
 
 if TYPE_CHECKING:
     from sfumato.data.table import DataConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlace(Machine):
+    """Where a study is written, and its images."""
+
+    out: Path = flag(REQUIRED, "output", "The study's folder; an interrupted study there is resumed.")
+    data: str = flag(
+        REQUIRED,
+        "data",
+        "The folder of images; toy for the built-in world; zoo:NAME or FILE.yaml: its data.",
+        path=True,
+    )
+    size: tuple[int, int] | None = request_flag(
+        "size", help="Height and width in pixels; by default 64, or what a configuration says."
+    )
+    length: int = schema_flag("data.toyworld.dataset:ToyWorldConfig", "length", "data", help="Images of the toy world.")
+
+    def source(self) -> "DataConfig":
+        """The images. Raises UserError."""
+        return data_config(self.data, self.size, self.length)
 
 
 def data_config(data: str, size: tuple[int, int] | None, length: int) -> "DataConfig":

@@ -8,11 +8,9 @@ from typing import Any
 
 import typer
 
-from sfumato.cli.flags import REQUIRED, flag
-from sfumato.cli.forms import request_flag
-from sfumato.cli.machine import Machine
+from sfumato.cli.flags import flag, like
 from sfumato.cli.schema_flags import schema_flag
-from sfumato.cli.study_data import data_config
+from sfumato.cli.study_data import StudyPlace
 
 SCHEMA = "studies.latents.plan:LatentsStudyConfig"
 DATA = "zoo:toy/small-text"
@@ -33,20 +31,10 @@ FIELDS += ("parameters", "batch", "samples", "sampling_steps", "points", "measur
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentsFlags(Machine):
+class LatentsFlags(StudyPlace):
     """The options of `sfumato study latents`; most are fields of `study.yaml`."""
 
-    out: Path = flag(REQUIRED, "output", "The study's folder; an interrupted study there is resumed.")
-    data: str = flag(
-        DATA,
-        "data",
-        "The folder of images; toy for the built-in world; zoo:NAME or FILE.yaml: its data.",
-        path=True,
-    )
-    size: tuple[int, int] | None = request_flag(
-        "size", help="Height and width in pixels; by default 64, or what a configuration says."
-    )
-    length: int = schema_flag("data.toyworld.dataset:ToyWorldConfig", "length", "data", help="Images of the toy world.")
+    data: str = like(StudyPlace, "data", DATA)
     spaces: str = schema_flag(
         SCHEMA,
         "spaces",
@@ -79,10 +67,9 @@ class LatentsFlags(Machine):
 
     def settings(self) -> dict[str, Any]:
         """As `study.yaml` has them. Raises UserError."""
-        data = data_config(self.data, self.size, self.length)
         spaces = [name.strip() for name in self.spaces.split(",")]
         fields = {name: getattr(self, name) for name in FIELDS}
-        return {**fields, "spaces": spaces, "data": data.model_dump(mode="json")}
+        return {**fields, "spaces": spaces, "data": self.source().model_dump(mode="json")}
 
 
 def latents(flags: LatentsFlags) -> None:

@@ -94,7 +94,10 @@ class PackedConv2d(Packed):
         bias = None if layer.bias is None else layer.bias.to(dtype)
         geometry = layer.stride, layer.padding, layer.dilation, layer.groups
         if layer.padding_mode == "reflect":
-            return PackedReflectedConv2d(layer.weight.to(dtype), bias, *geometry)
+            packed = PackedReflectedConv2d(layer.weight.to(dtype), bias, layer.stride, (0, 0), *geometry[2:])
+            rows, columns = layer.padding
+            packed.border = (columns, columns, rows, rows)
+            return packed
         return cls(layer.weight.to(dtype), bias, *geometry)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
@@ -136,18 +139,8 @@ class PackedConv2d(Packed):
 class PackedReflectedConv2d(PackedConv2d):
     """A convolution that mirrors its input at the border: padded first, then convolved without padding."""
 
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int] = (1, 1),
-        padding: Sequence[int] = (0, 0),
-        dilation: Sequence[int] = (1, 1),
-        groups: int = 1,
-    ) -> None:
-        super().__init__(weight, bias, stride, (0, 0), dilation, groups)
-        rows, columns = padding
-        self.border = (columns, columns, rows, rows)
+    border = (1, 1, 1, 1)
+    """Columns before and after, rows before and after."""
 
     def forward(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
         return super().forward(F.pad(x.to(self.dtype), self.border, "reflect"), residual, reuse)

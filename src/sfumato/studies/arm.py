@@ -13,18 +13,16 @@ from sfumato.images import image_grid, interleave, save_png
 from sfumato.model import LatentDiffusion, pixel_space
 from sfumato.model_folder import load
 from sfumato.studies import second
-from sfumato.studies.context import SHEET, StudyContext, finished
+from sfumato.studies.context import SHEET, StudyContext
 from sfumato.studies.evaluator import rows
+from sfumato.studies.first import trained_first
 from sfumato.studies.plan import Arm, first_run
 from sfumato.studies.result import ArmResult, Ceiling, CurvePoint, load_result
 from sfumato.studies.step_cost import StepCost, Steps
-from sfumato.training.autoencoder import AutoencoderRun, train_autoencoder
+from sfumato.training.autoencoder import AutoencoderRun
 from sfumato.training.data import height_width
 from sfumato.training.encode import cached_latents
-from sfumato.training.export import save_autoencoder
 from sfumato.training.log import read_lines
-from sfumato.training.previews import Reconstructions
-from sfumato.training.run import RunFolder
 
 
 def run_arm(context: StudyContext, arm: Arm, cost: StepCost, counts: Steps, folder: Path) -> ArmResult:
@@ -75,20 +73,7 @@ def _trained_first(context: StudyContext, run: AutoencoderRun | None, path: Path
     size = height_width(context.config.data)
     if run is None:
         return pixel_space(size), 0.0
-    home = RunFolder(path)
-    data = context.data
-    preview = Reconstructions.of(data.measured, 64, home.previews, run.train.precision, data.about_measured)
-    with home.session(context.workers):
-        home.claim(run)
-        state = train_autoencoder(
-            run,
-            context.data.training,
-            home,
-            preview,
-            lambda network, state: save_autoencoder(network, run, context.data, home, state),
-            context.workers,
-        )
-    seconds = finished(state)
+    seconds = trained_first(run, context.data, path, context.workers)
     return load(path), seconds
 
 

@@ -23,7 +23,7 @@ from sfumato.studies.plan import Arm, codes_run, latent_of, second_run
 from sfumato.studies.result import SamplingResult
 from sfumato.studies.step_cost import StepCost
 from sfumato.training import transformer
-from sfumato.training.diffusion import ConditionalDenoiser, train_diffusion
+from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun, Preview, train_diffusion
 from sfumato.training.export import save_diffusion, save_transformer
 from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
@@ -64,6 +64,27 @@ def diffusion(
         with autocast(workers.device, config.precision):
             return _sampled(with_networks(model, networks), config.samples)
 
+    preview = _kernel_distance(context, sampled)
+    seconds = trained_diffusion(run, model, latents, folder, preview, workers)
+    trained = load(second_folder(folder), workers.device)
+    assert trained.second is not None
+    size = parameters([trained.second.denoiser])
+    return Second(size, steps, seconds, tuple(_sampling_results(context, trained, folder)))
+
+
+def trained_diffusion(
+    run: DiffusionRun,
+    model: LatentDiffusion,
+    latents: LatentDataset,
+    folder: Path,
+    preview: Preview,
+    workers: Workers,
+) -> float:
+    """Trains the second stage of a model in the folder of its arm, or resumes it; the training seconds.
+
+    Raises Stopped after a signal.
+    """
+    assert model.second is not None
     with own_run(folder, run, workers) as home:
         state = train_diffusion(
             run,
@@ -73,15 +94,11 @@ def diffusion(
             model.scaling,
             latents,
             home,
-            _kernel_distance(context, sampled),
+            preview,
             lambda networks, state: save_diffusion(model, networks, run, home, state),
             workers,
         )
-    seconds = finished(state)
-    trained = load(home.path, workers.device)
-    assert trained.second is not None
-    size = parameters([trained.second.denoiser])
-    return Second(size, steps, seconds, tuple(_sampling_results(context, trained, folder)))
+    return finished(state)
 
 
 def codes(

@@ -15,15 +15,11 @@ from sfumato.images import image_grid, save_png
 from sfumato.model import LatentDiffusion
 from sfumato.model_folder import load
 from sfumato.plain_json import to_json
-from sfumato.studies.context import finished
+from sfumato.studies.first import trained_first
 from sfumato.studies.latents.context import LatentsContext
 from sfumato.studies.latents.plan import TOLERANCE, decoder_run, first_run
 from sfumato.studies.latents.result import FirstResult, load_first
 from sfumato.studies.latents.spaces import LatentSpace
-from sfumato.training.autoencoder import AutoencoderRun, train_autoencoder
-from sfumato.training.export import save_autoencoder
-from sfumato.training.previews import Reconstructions
-from sfumato.training.run import RunFolder
 
 ROUNDS_FILE = "rounds.json"
 RESULT_FILE = "result.json"
@@ -97,31 +93,14 @@ def _train(
     config, pace = context.config, context.pace.first
     whole = max(1, round((1 - space.alone) * planned)) if space.alone else steps
     start = folder / "autoencoder"
-    seconds = _run(context, first_run(config, space, whole, planned, pace), start)
+    data, workers = context.data, context.workers
+    seconds = trained_first(first_run(config, space, whole, planned, pace), data, start, workers)
     if space.alone:
-        seconds += _run(
-            context, decoder_run(config, space, start, max(1, steps - whole), planned, pace), folder / "decoder"
-        )
+        decoder = decoder_run(config, space, start, max(1, steps - whole), planned, pace)
+        seconds += trained_first(decoder, data, folder / "decoder", workers)
     found = Round(steps, seconds, _psnr(context, load(_last_folder(space, folder))))
     write_text(folder / ROUNDS_FILE, to_json([vars(each) for each in [*before, found]]) + "\n")
     return found
-
-
-def _run(context: LatentsContext, run: AutoencoderRun, path: Path) -> float:
-    """Trains, or resumes, one run; returns its training seconds."""
-    home, data = RunFolder(path), context.data
-    preview = Reconstructions.of(data.measured, 64, home.previews, run.train.precision, data.about_measured)
-    with home.session(context.workers):
-        home.claim(run)
-        state = train_autoencoder(
-            run,
-            data.training,
-            home,
-            preview,
-            lambda network, state: save_autoencoder(network, run, data, home, state),
-            context.workers,
-        )
-    return finished(state)
 
 
 def _psnr(context: LatentsContext, model: LatentDiffusion) -> float:

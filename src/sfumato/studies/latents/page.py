@@ -93,7 +93,7 @@ def _score_row(one: Standing, first: FirstResult, results: Sequence[SecondResult
         ", ".join(shown_score(result.score, scorer) for result in own),
         time,
         f"{first.psnr:.2f} dB",
-        f"{first.apart:+.2f}{'' if first.equal else ' (not equal)'}",
+        f"{round(first.apart, 2) + 0.0:+.2f}{'' if first.equal else ' (not equal)'}",  # + 0.0: no minus before zero
         f"{first.steps:,}",
         f"{first.seconds / 60:.1f}",
         f"{sum(result.seconds for result in own) / len(own) / 60:.1f}",

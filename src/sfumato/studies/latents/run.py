@@ -25,6 +25,7 @@ from sfumato.studies.latents.spaces import PLAIN, SPACES
 from sfumato.studies.latents.statistics import conclusion, standings
 from sfumato.studies.run import CONFIG_FILE, PAGE_FILE, claim
 from sfumato.studies.step_cost import STEP_COST_FILE, TIMED
+from sfumato.training.alignment import build_alignment
 from sfumato.training.data import height_width, open_data
 from sfumato.training.workers import Workers
 
@@ -54,12 +55,13 @@ def run_latents_study(
         Stopped: after a signal.
     """
     claim(config, folder, may_grow)
-    home = first_home(config, folder, shared)
+    home, spaces = first_home(config, folder, shared), chosen(config)
+    for space in spaces:  # what a first stage lacks is refused before any of them is trained
+        build_alignment(first_run(config, space, TIMED).loss.alignment, config.latent[0], config.first_seed, workers)
     data = open_data(config.data, config.held_out, folder, folder / "cache", say, progress)
     pace = _pace(config, data.training, folder, workers, say)
     scorer = scorer_for(config, data.training, features, folder / "reference.safetensors", workers)
     context = LatentsContext(config, data, scorer, pace, workers, say, progress)
-    spaces = chosen(config)
     firsts = first_stages(context, spaces, _first_steps(config, pace, home), home)
     steps = config.steps or max(1, round(60 * config.minutes / pace.second))
     machine = describe(workers.device)

@@ -7,19 +7,18 @@ from sfumato.estimate.memory import parameters
 from sfumato.images import image_grid, save_png
 from sfumato.model import LatentDiffusion
 from sfumato.model_folder import load
-from sfumato.studies.context import SHEET, finished
+from sfumato.studies.context import SHEET
 from sfumato.studies.latents.context import LatentsContext
 from sfumato.studies.latents.plan import second_run
 from sfumato.studies.latents.result import ScorePoint, SecondResult, load_second
 from sfumato.studies.latents.scoring import SampleScore
 from sfumato.studies.latents.spaces import LatentSpace
-from sfumato.studies.second import own_run, second_folder
-from sfumato.training.diffusion import ConditionalDenoiser, train_diffusion
+from sfumato.studies.second import second_folder, trained_diffusion
+from sfumato.training.diffusion import ConditionalDenoiser
 from sfumato.training.encode import cached_latents
-from sfumato.training.export import save_diffusion
 from sfumato.training.log import read_lines
 from sfumato.training.previews import with_networks
-from sfumato.training.second_stage import build_model, conditional_denoiser
+from sfumato.training.second_stage import build_model
 
 RESULT_FILE = "result.json"
 SAMPLES_FILE = "samples.png"
@@ -56,20 +55,7 @@ def second_stage(
             at_end.append(found)
         return {SCORE: found.value}
 
-    with own_run(folder, run, workers) as home:
-        state = train_diffusion(
-            run,
-            conditional_denoiser(model),
-            model.second.schedule,
-            model.autoencoder,
-            model.scaling,
-            latents,
-            home,
-            scored,
-            lambda networks, state: save_diffusion(model, networks, run, home, state),
-            workers,
-        )
-    seconds = finished(state)
+    seconds = trained_diffusion(run, model, latents, folder, scored, workers)
     if not at_end:  # the training had ended when the study was interrupted
         with autocast(workers.device, config.precision):
             at_end.append(context.scorer(load(second_folder(folder), workers.device)))

@@ -46,6 +46,14 @@ _ALL = (
         alone=0.25,
     ),
     LatentSpace(
+        "mild-noise",
+        "the decoder reconstructs from a latent that is noised for half of the samples, γ = 1; then the decoder alone "
+        "is trained without noise",
+        "after l-DeTok, arXiv 2507.15856",
+        loss={"latent_noise": {"gamma": 1.0, "share": 0.5}},
+        alone=0.25,
+    ),
+    LatentSpace(
         "spectral",
         "in half of the steps the latent without its upper frequencies must decode to the image without its own",
         "after Denoising-VAE, arXiv 2511.12633",
