@@ -1,4 +1,4 @@
-"""What feeds the training: a folder of images as batches; latents from the cache, or from an encoder in the loop."""
+"""What feeds the training: a folder or shards of images as batches; latents from the cache, or encoded in the loop."""
 
 import tempfile
 from collections import deque
@@ -16,8 +16,12 @@ from benchmarks.workloads import BEST, DEFAULT, Scope, Workload, channels_last
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
+from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.loader import Loader, to_unit
 from sfumato.data.order import batch_indices
+from sfumato.data.shards.config import ShardsConfig
+from sfumato.data.shards.writing import write_shards
+from sfumato.data.table import open_images
 from sfumato.model import LatentDiffusion, ModelConfig, build
 from sfumato.training.encode import cached_latents
 
@@ -63,6 +67,30 @@ def folder_batches(count: int, size: int, batch: int, batches: int, given: tuple
         "sfumato folder": ours,
     }
     return Workload(candidates, batch * batches, "images", clock="wall")
+
+
+def epochs(count: int, size: int, batch: int, given: tuple[int, int] = (768, 1024)) -> Workload:
+    """One epoch of JPEG files of `given` (H, W), from a folder and from shards; the result is the mean image.
+
+    Both read in their own order, so `batch` has to divide `count`.
+    """
+    folder = _photographs(count, given)
+    images = FolderDataset(FolderConfig(path=folder, size=size))
+    shards = folder.parent / "shards"
+    write_shards(images, shards, per_shard=max(1, count // 4))
+    packed = open_images(ShardsConfig(path=str(shards), size=size))
+
+    def epoch(source: ImageDataset) -> Callable[[], Tensor]:
+        def mean() -> Tensor:
+            total = torch.zeros(3, size, size, dtype=torch.float64)
+            with Loader(source, batch, SEED, workers=WORKERS) as data:
+                for _ in range(count // batch):
+                    total += next(data).images.double().sum(0)
+            return total / count
+
+        return mean
+
+    return Workload({"sfumato folder": epoch(images), "sfumato shards": epoch(packed)}, count, "images", clock="wall")
 
 
 def latent_batches(

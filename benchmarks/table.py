@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from benchmarks.adversarial import first_stage_step
-from benchmarks.feeding import folder_batches, latent_batches
+from benchmarks.feeding import epochs, folder_batches, latent_batches
 from benchmarks.networks import DEMO, W1, W2, W2_REAL
 from benchmarks.processes import sampling
 from benchmarks.sampling_loops import alike_images, same_steps
@@ -31,6 +31,7 @@ WORKLOADS: dict[str, Build] = {
     "W5 step, 64 pixels batch 16": lambda scope: first_stage_step(32, 16, 64, scope),
     "W6 first image from cold, 1 step": lambda scope: sampling(1, scope),
     "W7 folder of photographs": lambda scope: folder_batches(count=128, size=256, batch=16, batches=8),
+    "W7 folder and shards of photographs": lambda scope: epochs(count=128, size=256, batch=16),
     "W7 latents of 256 pixels": lambda scope: latent_batches(AutoencoderConfig(), 16, 256, 4, 2, scope),
     "W8 sample, 20 steps": lambda scope: sampling(20, scope),
 }

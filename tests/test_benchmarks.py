@@ -98,6 +98,8 @@ def test_images_and_latents_are_fed_as_their_loaders_do(monkeypatch: pytest.Monk
     )
     images = feeding.folder_batches(count=5, size=16, batch=2, batches=2, given=(24, 32))
     assert differences(images.candidates)["sfumato folder"] < 0.03, "a rounding of 255 or two"
+    packed = feeding.epochs(count=6, size=16, batch=2, given=(24, 32))
+    assert differences(packed.candidates)["sfumato shards"] < 1e-12, "the same images in another order"
     latents = feeding.latent_batches(AUTOENCODER, 4, 16, 2, 2, Scope(half=False))
     assert differences(latents.candidates)["sfumato cache"] < 2e-3, "the cache keeps float16"
 
