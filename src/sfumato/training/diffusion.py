@@ -111,11 +111,6 @@ class DiffusionTraining(Schema):
 
     @model_validator(mode="after")
     def _sharded_is_supported(self) -> Self:
-        if self.shard == "full" and self.optimiser.method == "muon":
-            raise ValueError(
-                "train.shard is full, but train.optimiser.method muon multiplies whole matrices: set "
-                "train.optimiser.method=adamw"
-            )
         if self.shard == "full" and self.power_averages is not None:
             raise ValueError("train.shard is full, but train.power_averages are saved whole: leave either out")
         return self

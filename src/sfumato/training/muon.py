@@ -15,6 +15,7 @@ from torch.optim.adamw import adamw
 
 from sfumato.engine.graphs import Recordings, recordable
 from sfumato.engine.precision import Precision, dtype_of
+from sfumato.training.parts import in_parts, local, whole_like
 from sfumato.training.shares import Sharing, exchanged, owners
 
 MOMENTUM = 0.95
@@ -96,6 +97,9 @@ class Muon(torch.optim.Optimizer):
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
         momenta = [self.state[p]["momentum"] for p in weights]
+        if any(map(in_parts, weights)):
+            self._move_parts(weights, gradients, momenta, lr, weight_decay)
+            return
         torch._foreach_mul_(momenta, MOMENTUM)
         torch._foreach_add_(momenta, gradients)
         directions = torch._foreach_add(gradients, momenta, alpha=MOMENTUM)  # Nesterov's: where the momentum will be
@@ -108,6 +112,28 @@ class Muon(torch.optim.Optimizer):
             kernels = [_as_kernel(updates[number], weights[number]) for number in alike]
             size = -lr * RMS * math.sqrt(max(shape))
             torch._foreach_add_([weights[number] for number in alike], kernels, alpha=size)
+
+    def _move_parts(
+        self,
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        momenta: Sequence[Tensor],
+        lr: float,
+        weight_decay: float,
+    ) -> None:
+        """The same where each process has some rows of a weight: one direction after the other is made whole, in every
+        process, and each adds its rows of the update."""
+        from sfumato.training.sharding import parted
+
+        for weight, gradient, momentum in zip(weights, gradients, momenta, strict=True):
+            own = local(momentum).mul_(MOMENTUM).add_(local(gradient))
+            whole = whole_like(weight, local(gradient).add(own, alpha=MOMENTUM))
+            matrix = _as_matrix(whole)
+            update = _as_kernel(self._orthogonal(matrix[None])[0], whole)
+            rows = local(weight)
+            if weight_decay:
+                rows.mul_(1 - lr * weight_decay)
+            rows.add_(local(parted(update, weight)), alpha=-lr * RMS * math.sqrt(max(matrix.shape)))
 
     def _alone(self, matrices: Sequence[Tensor]) -> list[Tensor]:
         """The orthogonal update of each matrix; those of one shape are computed together."""

@@ -52,6 +52,17 @@ def whole(tensor: Tensor) -> Tensor:
     return sharded.full_tensor() if in_parts(tensor) else tensor
 
 
+def whole_like(like: Tensor, rows: Tensor) -> Tensor:
+    """All of a tensor that is in parts as `like` is, of which this process has `rows`; every process has to call it."""
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(like, DTensor)
+    made = DTensor.from_local(
+        rows, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+    return made.full_tensor()
+
+
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     """The 2-norm over all tensors, sharded or not, float32, the same in all processes."""
     groups: dict[bool, list[Tensor]] = {}
