@@ -70,6 +70,17 @@ def test_few_rows_take_a_shorter_way_to_the_same_distance(n: int, m: int, monkey
     assert frechet_distance(again, b) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("n", [5, 40])
+def test_a_distance_from_stored_statistics_is_the_same_to_the_last_bit(n: int) -> None:
+    """Few rows, and more than dimensions: a card does not depend on whether the data's features were cached."""
+    g = torch.Generator().manual_seed(n)
+    real, other = (torch.randn(n, 12, generator=g).split(3) for _ in range(2))
+    fresh, samples = GaussianStatistics.of(real), GaussianStatistics.of(other)
+    stored = GaussianStatistics.from_tensors({name: t.clone() for name, t in fresh.tensors().items()})
+    assert stored.keeps_rows == fresh.keeps_rows == (n <= 12)
+    assert frechet_distance(stored, samples) == frechet_distance(fresh, samples)
+
+
 def test_what_cannot_be_a_distribution_is_refused() -> None:
     statistics = GaussianStatistics(3)
     with pytest.raises(ValueError, match="two rows"):

@@ -84,17 +84,21 @@ class GaussianStatistics:
         return rows.T @ rows
 
     def tensors(self) -> dict[str, Tensor]:
-        """All values, to store them."""
-        count = torch.tensor(self.count)
-        return {"count": count, "origin": self._origin, "sum": self._sum, "products": self._products_of_all()}
+        """All values, to store them; with the rows where there are at most D, so that a distance from what was stored
+        is the same to the last bit."""
+        known = {"count": torch.tensor(self.count), "origin": self._origin, "sum": self._sum}
+        return known | ({"rows": torch.cat(self._rows)} if self._rows else {"products": self._products_of_all()})
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "GaussianStatistics":
         """The statistics stored by `tensors`."""
         restored = cls(len(tensors["sum"]))
         restored.count = int(tensors["count"])
-        restored._origin, restored._sum, restored._products = tensors["origin"], tensors["sum"], tensors["products"]
-        restored._rows = None
+        restored._origin, restored._sum = tensors["origin"], tensors["sum"]
+        if "rows" in tensors:
+            restored._rows = [tensors["rows"]]
+        else:
+            restored._products, restored._rows = tensors["products"], None
         return restored
 
 
