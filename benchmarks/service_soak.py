@@ -28,7 +28,10 @@ from benchmarks.service_faults import wrong_body
 from benchmarks.service_process import served
 
 PARTS = 10
-PROMPTS = ("a large red circle on a white background", "a small blue square", "a green star", "two yellow hearts")
+SIZES = ("", "small ", "large ", "tiny ", "huge ")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "grey")
+SHAPES = ("circle", "square", "star", "heart", "triangle", "cross")
+GROUNDS = ("", " on a white background", " on a blue background", " above a green square", " beside a red circle")
 LONG = 400
 """Steps of a job that is cancelled before its end."""
 JSON = {"Content-Type": "application/json"}
@@ -74,7 +77,9 @@ class Soak:
     def settings(self) -> dict[str, Any]:
         """A prompt, a seed and few steps."""
         steps = self.choose.choice([1, 1, 2, 4])
-        return {"prompt": self.choose.choice(PROMPTS), "seed": self.choose.randrange(2**31), "steps": steps}
+        words = [self.choose.choice(each) for each in (SIZES, COLOURS, SHAPES, GROUNDS)]
+        prompt = "a {}{} {}{}".format(*words)
+        return {"prompt": prompt, "seed": self.choose.randrange(2**31), "steps": steps}
 
 
 async def openai_images(soak: Soak) -> None:

@@ -23,6 +23,15 @@ def test_paths_below_a_folder_are_allowed(places: Places, tmp_path: Path) -> Non
     assert places.new("fresh") == tmp_path / "given" / "fresh"
 
 
+def test_a_new_folder_may_begin_with_the_name_of_a_given_one(places: Places, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    both = Places((*places.folders, tmp_path / "runs"))
+    assert both.new("runs/mine") == tmp_path / "runs" / "mine"
+    assert both.new("given/mine") == tmp_path / "given" / "mine"
+    assert both.new("mine") == tmp_path / "given" / "mine"
+    assert both.new(".") == tmp_path / "given"
+
+
 @pytest.mark.parametrize("name", ["given/link.png", "given/../secret.png", "secret.png", "given/out/secret.png", ".."])
 def test_paths_that_lead_out_are_refused(places: Places, tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="outside of the studio's folders"):

@@ -18,6 +18,12 @@ def choose(page: "Page", model: str) -> None:
     page.locator(".segments button[data-task]").first.click()
 
 
+def more(page: "Page") -> None:
+    """Unfolds the further options."""
+    if page.locator("details.more[open]").count() == 0:
+        page.locator("details.more summary", has_text="More options").click()
+
+
 def settings(page: "Page", name: str) -> dict[str, Any]:
     """The request that made an image of the gallery."""
     found = page.evaluate(

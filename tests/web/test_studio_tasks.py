@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from browsing import choose, drag, generate, give_image, pixels, settings
+from browsing import choose, drag, generate, give_image, more, pixels, settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -94,9 +94,3 @@ def test_projected_guidance_has_its_own_fields(page: "Page", studio: "Studio") -
     made = settings(page, generate(page, 1)[0])
     assert made["projection"] == {"parallel": 0.0, "limit": 4.0, "momentum": -0.5}
     page.locator("[data-field=projection] input[role=switch]").first.uncheck()
-
-
-def more(page: "Page") -> None:
-    """Unfolds the further options."""
-    if not page.locator("[data-field=projection]").is_visible():
-        page.locator("details.more summary", has_text="More options").click()

@@ -35,12 +35,17 @@ class Places:
         return path
 
     def new(self, text: str) -> Path:
-        """The path of a folder that may not exist yet; its parent must. Raises UserError as `below` does."""
+        """The path of a folder that may not exist yet; its parent must. Raises UserError as `below` does.
+
+        A relative one is below the given folder whose name it begins with, else below the first.
+        """
         if not text.strip() or "\0" in text:
             raise UserError("the name of the new folder is empty: give one such as runs/mine")
         path = Path(text)
         if not path.is_absolute():
-            path = self.folders[0].resolve() / path
+            roots = [folder.resolve() for folder in self.folders]
+            named = [root.parent for root in roots if (root.name,) == path.parts[:1]]
+            path = [*named, roots[0]][0] / path
         path = Path(os.path.normpath(path))
         existing = next(folder for folder in (path, *path.parents) if folder.exists())
         self._check(existing.resolve(), text)

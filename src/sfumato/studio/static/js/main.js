@@ -12,7 +12,7 @@ const PAGES = {
 };
 const KEYS = [
   ["1 2 3 4", "Make, Train, Models, Evaluate"], ["Ctrl Enter", "Generate"], ["P", "to the prompt"], ["T", "light or dark"],
-  ["B E I [ ]", "brush, eraser, invert, brush size"], ["L F", "line and fill in a label map"], ["Ctrl Z", "undo in an editor"],
+  ["B E I [ ]", "brush, eraser, invert, brush size"], ["L F", "line and fill in a label map"], ["N", "a new box"], ["Ctrl Z", "undo in an editor"],
   ["← →", "the image before and after"], ["+ − 0", "zoom, fit"], ["C", "compare with another image"], ["D", "download"], ["?", "these keys"],
 ];
 const main = document.querySelector("#main");

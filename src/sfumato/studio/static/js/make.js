@@ -55,6 +55,7 @@ export async function makePage(host) {
     editor = form.task() === "interpolate" ? betweenEditor(grid.images(), form.model(), form.fill) : buildEditor(form, input, take, given, () => arrange());
     stage.hidden = !editor;
     replace(stage, editor && editor.element);
+    if (editor && editor.fit) editor.fit(); // at once, not only after a first frame
     if (editor && editor.start && !given.kept) editor.start();
     bar.title(TASK_TITLES[form.task()] || "Generate");
     bar.complain("");
@@ -179,6 +180,7 @@ function buildEditor(form, input, take, given, again) {
     element: h("div", { class: "parts" }, parts.map((each) => each.element)),
     keys: Object.assign({}, ...parts.map((each) => each.keys || {})),
     refresh: () => parts.forEach((each) => each.refresh && each.refresh()),
+    fit: () => parts.forEach((each) => each.fit && each.fit()),
     values: async () => Object.assign({}, ...(await Promise.all(parts.map((each) => each.values())))),
     dispose: () => parts.forEach((each) => each.dispose && each.dispose()),
   };

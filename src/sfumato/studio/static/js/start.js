@@ -22,9 +22,9 @@ export function startCard(started) {
   const startButton = h("button", { type: "submit", class: "primary narrow" }, icon("play"), "Start training");
   const field = (id, label, control, hint) => h("div", { class: "field" }, h("label", { for: id }, label), control, hint ? h("span", { class: "hint" }, hint) : null);
   const element = h("form", { class: "start", "aria-label": "New training", onsubmit: (event) => { event.preventDefault(); busy(startButton, start); } },
-    h("div", { class: "choose" }, field("data", "Images", folder), field("minutes", "Minutes", minutes), lookButton), known, looked,
+    h("div", { class: "choose" }, field("data", "Images", folder), field("minutes", "Minutes", minutes), lookButton), known,
     h("div", { class: "row" }, field("out", "The run's folder", out), field("settings", "Further settings", settings)),
-    planned, error, h("div", { class: "toolbar" }, startButton, planButton));
+    error, h("div", { class: "toolbar" }, startButton, planButton), planned, looked); // answers below, so that no control moves
 
   get("/studio/folders").then(({ folders }) => {
     replace(known, folders.map((each) => h("option", { value: each.path }, `${each.name} (${plural(each.images, "image")})`)));

@@ -14,12 +14,12 @@ const PERIOD = 2000;
 const fileOf = (path) => query("/studio/file", { path });
 
 export async function trainPage(host, [wanted]) {
-  let runs = [], trainings = [], chosen = wanted || null, stopped = false;
+  let runs = [], trainings = [], chosen = wanted || null, stopped = false, known = false;
   const over = new Set(recall("over", []));
   const logs = new Map();
   const charts = new Map();
   const card = startCard(async (made) => { chosen = made.path; unfold(false); await refresh(); show(); detail.element.scrollIntoView({ behavior: "smooth" }); });
-  const fold = h("div", { class: "steps" }, card.element);
+  const fold = h("div", { class: "steps", hidden: true }, card.element);
   const opener = h("button", { type: "button", "aria-expanded": "false", onclick: () => unfold(fold.hidden) }, icon("make"), "New training");
   function unfold(open) {
     fold.hidden = !open;
@@ -28,8 +28,8 @@ export async function trainPage(host, [wanted]) {
   }
   const list = h("ul", { class: "runlist", "aria-label": "Runs" });
   const detail = runView({ act, scrubbed: () => {} });
-  const body = h("div", { class: "runs" }, list, detail.element);
-  const empty = h("div", {}, emptyState("No run yet", "Choose a folder of images above. A training started in a terminal below the studio's folders appears here too."));
+  const body = h("div", { class: "runs", hidden: true }, list, detail.element);
+  const empty = h("div", { hidden: true }, emptyState("No run yet", "Choose a folder of images above. A training started in a terminal below the studio's folders appears here too."));
   replace(host, h("div", { class: "page" }, h("header", {}, h("div", {}, h("h1", {}, "Train"), h("p", {}, "From a folder of images to a model of your own.")), opener), fold, body, empty));
 
   async function refresh() {
@@ -53,8 +53,8 @@ export async function trainPage(host, [wanted]) {
     const main = current();
     const shown = compared();
     const signature = JSON.stringify([items().map((each) => [each.path, each.state, each.step]), main && main.path, [...over]]);
-    empty.hidden = items().length > 0;
-    body.hidden = !items().length;
+    empty.hidden = !known || items().length > 0;
+    body.hidden = !known || !items().length;
     if (list.dataset.signature === signature) return;
     list.dataset.signature = signature;
     const focused = document.activeElement && list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
@@ -133,6 +133,8 @@ export async function trainPage(host, [wanted]) {
   const [{ trains }] = await Promise.all([get("/studio/state"), refresh()]);
   opener.hidden = !trains;
   unfold(trains && (!items().length || recall("starting", false)));
+  known = true; // shown together, so that nothing moves
+  rows();
   await tick();
   const timer = setInterval(() => { if (document.visibilityState === "visible") tick(); }, PERIOD);
   return { dispose: () => { stopped = true; clearInterval(timer); for (const each of charts.values()) each.dispose(); } };

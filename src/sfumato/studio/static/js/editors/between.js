@@ -20,7 +20,7 @@ export function betweenEditor(images, model, chosen) {
   function end(i) {
     const image = ends[i];
     const label = i ? "To" : "From";
-    return h("button", { type: "button", class: "end", "aria-expanded": String(open === i), "aria-label": `${label}: ${image ? `seed ${image.seed}` : "choose an image"}`, onclick: () => { open = open === i ? null : i; draw(); } },
+    return h("button", { type: "button", class: "endpoint", "aria-expanded": String(open === i), "aria-label": `${label}: ${image ? `seed ${image.seed}` : "choose an image"}`, onclick: () => { open = open === i ? null : i; draw(); } },
       h("span", { class: "tiny soft" }, label), image ? h("img", { src: image.url, alt: "", class: image.width <= 160 ? "pixels" : "" }) : h("i", {}, "choose"), h("span", { class: "tiny clip" }, image ? promptOf(image) || `seed ${image.seed}` : ""));
   }
   function draw() {

@@ -1,10 +1,10 @@
 // Boxes with classes: drag on the ground to make one, move it, pull its handles, arrows and delete for the chosen one.
 
 import { h, iconButton, replace } from "../dom.js";
-import { scaleFor } from "./surface.js";
 
 const HANDLES = ["nw", "n", "ne", "e", "se", "s", "sw", "w"];
 const LEAST = 0.02;
+const TALLEST = 460;
 const round = (value) => Math.round(value * 1e4) / 1e4;
 const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
@@ -19,18 +19,14 @@ export function boxesEditor(model, size, given = []) {
   let drag = null;
   const past = [];
 
-  const ground = h("div", { class: "ground", tabindex: 0, role: "application", "aria-label": "Boxes: drag to make one; arrow keys move the chosen one, with shift they resize it, delete removes it" });
+  const ground = h("div", { class: "ground", tabindex: 0, role: "application", "aria-label": "Boxes: drag to make one, or press N; arrow keys move the chosen one, with shift they resize it, delete removes it" });
   const list = h("ol", { class: "boxlist" });
+  ground.style.aspectRatio = `${width} / ${height}`;
+  ground.style.width = `min(100%, ${(TALLEST * width) / height}px)`;
   const host = h("div", { class: "surface" }, ground);
-  const observer = new ResizeObserver(() => {
-    const scale = scaleFor(width, height, Math.max(80, host.clientWidth), 460) || 1;
-    ground.style.width = `${width * scale}px`;
-    ground.style.height = `${height * scale}px`;
-  });
-  observer.observe(host);
 
-  const remember = () => {
-    past.push(JSON.stringify(boxes));
+  const remember = (before = JSON.stringify(boxes)) => {
+    past.push(before);
     if (past.length > 200) past.shift();
   };
   const undo = () => {
@@ -53,13 +49,12 @@ export function boxesEditor(model, size, given = []) {
     if (target) {
       chosen = Number(target.dataset.box);
       label = boxes[chosen].label;
-      remember();
-      drag = { kind: event.target.dataset.handle || "move", start, before: [...boxes[chosen].box] };
+      drag = { kind: event.target.dataset.handle || "move", start, before: [...boxes[chosen].box], all: JSON.stringify(boxes) };
     } else if (boxes.length < most) {
-      remember();
+      const all = JSON.stringify(boxes);
       boxes.push({ label, box: [start.x, start.y, 0, 0] });
       chosen = boxes.length - 1;
-      drag = { kind: "new", start, before: [start.x, start.y, 0, 0] };
+      drag = { kind: "new", start, before: [start.x, start.y, 0, 0], all };
     }
     draw();
   });
@@ -68,14 +63,15 @@ export function boxesEditor(model, size, given = []) {
     boxes[chosen].box = moved(drag, at(event));
     draw(false);
   });
+  // What was only pressed is no step to undo; a press on the ground makes no box.
   const end = () => {
     if (!drag) return;
     const made = boxes[chosen];
-    if (made && (made.box[2] < LEAST || made.box[3] < LEAST)) {
+    if (made.box[2] < LEAST || made.box[3] < LEAST) {
       boxes.splice(chosen, 1);
       chosen = -1;
-      past.pop();
     } else made.box = made.box.map(round);
+    if (JSON.stringify(boxes) !== drag.all) remember(drag.all);
     drag = null;
     draw();
   };
@@ -99,6 +95,15 @@ export function boxesEditor(model, size, given = []) {
     }
   });
 
+  // In the middle: for those who do not drag.
+  function add() {
+    if (boxes.length >= most) return;
+    remember();
+    boxes.push({ label, box: [0.25, 0.25, 0.5, 0.5] });
+    chosen = boxes.length - 1;
+    draw();
+    ground.focus({ preventScroll: true });
+  }
   function discard(index) {
     remember();
     boxes.splice(index, 1);
@@ -122,24 +127,36 @@ export function boxesEditor(model, size, given = []) {
     }), boxes.length ? null : h("p", { class: "invite" }, "Drag to make a box"));
     if (whole) rows();
   }
+  function choose(index) {
+    if (index === chosen) return;
+    chosen = index;
+    label = boxes[index].label;
+    draw(false);
+    [...list.children].forEach((each, i) => each.classList.toggle("chosen", i === chosen));
+  }
+  // The control that had the focus has it again, in the row of the chosen box.
   function rows() {
+    const focused = [...list.querySelectorAll("select, button")].indexOf(document.activeElement);
     replace(list, boxes.map((each, i) => {
       const select = h("select", { "aria-label": `Class of box ${i + 1}`, onchange: () => { remember(); each.label = categories[select.selectedIndex]; label = each.label; draw(); } },
         categories.map((name) => h("option", { selected: name === each.label }, String(name))));
-      return h("li", { class: i === chosen ? "chosen" : "", onclick: (event) => { if (event.target.closest("button, select")) return; chosen = i; draw(); } },
+      return h("li", { class: i === chosen ? "chosen" : "", onclick: (event) => { if (!event.target.closest("button, select")) choose(i); }, onfocusin: () => choose(i) },
         select, iconButton("up", "Earlier", () => swap(i, i - 1)), iconButton("down", "Later", () => swap(i, i + 1)), iconButton("trash", "Remove", () => discard(i)));
     }));
+    if (focused >= 0) {
+      const row = list.children[chosen];
+      (row ? row.children[focused % row.children.length] : ground).focus({ preventScroll: true });
+    }
     note.textContent = `${boxes.length} of at most ${most} boxes`;
   }
   const note = h("span", { class: "status tiny soft", "aria-live": "polite" });
-  const bar = h("div", { class: "toolbar", role: "toolbar", "aria-label": "Boxes" }, iconButton("undo", "Undo (Ctrl+Z)", undo),
+  const bar = h("div", { class: "toolbar", role: "toolbar", "aria-label": "Boxes" }, iconButton("box", "Add a box (N)", add), iconButton("undo", "Undo (Ctrl+Z)", undo),
     iconButton("clear", "No boxes", () => { remember(); boxes = []; chosen = -1; draw(); }), note);
   draw();
   return {
     element: h("div", { class: "editor" }, bar, h("div", { class: "beside" }, host, list)),
-    keys: { "ctrl+z": undo },
+    keys: { "ctrl+z": undo, n: add },
     values: async () => ({ boxes }),
-    dispose: () => observer.disconnect(),
   };
 }
 
@@ -153,10 +170,10 @@ export function moved(drag, now) {
     right = now.x;
     bottom = now.y;
   } else {
-    if (drag.kind.includes("w")) left = within(x + dx, 0, 1);
-    if (drag.kind.includes("e")) right = within(x + w + dx, 0, 1);
-    if (drag.kind.includes("n")) top = within(y + dy, 0, 1);
-    if (drag.kind.includes("s")) bottom = within(y + t + dy, 0, 1);
+    if (drag.kind.includes("w")) left = within(x + dx, 0, right - LEAST);
+    if (drag.kind.includes("e")) right = within(x + w + dx, left + LEAST, 1);
+    if (drag.kind.includes("n")) top = within(y + dy, 0, bottom - LEAST);
+    if (drag.kind.includes("s")) bottom = within(y + t + dy, top + LEAST, 1);
   }
   return [Math.min(left, right), Math.min(top, bottom), Math.abs(right - left), Math.abs(bottom - top)];
 }

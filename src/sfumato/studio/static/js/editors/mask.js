@@ -6,6 +6,7 @@ import { any, disc, feathered, invert, line, makeGrid, redo, snapshot, toBlob, u
 import { surface } from "./surface.js";
 
 const TINT = [226, 92, 36];
+const FAINTEST = 70, FULL = 205; // of 255, where the share of new pixels is least and where it is 1
 
 export function maskEditor(input, feather) {
   const { width, height } = input;
@@ -33,7 +34,7 @@ export function maskEditor(input, feather) {
       pixels.data[4 * i] = TINT[0];
       pixels.data[4 * i + 1] = TINT[1];
       pixels.data[4 * i + 2] = TINT[2];
-      pixels.data[4 * i + 3] = 205 * share[i];
+      pixels.data[4 * i + 3] = share[i] ? FAINTEST + (FULL - FAINTEST) * share[i] : 0;
     }
     board.context.putImageData(pixels, 0, 0);
     status.textContent = any(grid) ? `hole: ${Math.ceil((100 * grid.cells.reduce((sum, each) => sum + each, 0)) / grid.cells.length)} % of the image` : "paint over what is to be replaced";
@@ -69,6 +70,7 @@ export function maskEditor(input, feather) {
       const sent = await upload(await toBlob(grid, (each) => (each ? 255 : 0)), "mask.png");
       return { mask: `upload:${sent.id}` };
     },
+    fit: board.fit,
     dispose: board.dispose,
   };
 }

@@ -70,6 +70,7 @@ export function outpaintEditor(input, given = null) {
       if (!sides.some((each) => each > 0)) throw new Error("Pull a side of the image outwards: all extensions are 0.");
       return { extend: sides };
     },
+    fit,
     dispose: () => observer.disconnect(),
   };
 }

@@ -23,7 +23,7 @@ function wheel(id, count) {
   return [0, 2.1, 4.2].map((shift) => Math.round(128 + 110 * Math.cos(angle - shift)));
 }
 
-export function paletteEditor(model, size, onsize) {
+export function paletteEditor(model, size) {
   const [height, width] = size;
   const classes = classesOf(model);
   const colours = new Map(classes.map((each) => [each.id, each.colour]));
@@ -92,6 +92,7 @@ export function paletteEditor(model, size, onsize) {
       const sent = await upload(await toBlob(grid, (each) => each), "map.png");
       return { map: `upload:${sent.id}` };
     },
-    dispose: board.dispose, resize: onsize,
+    fit: board.fit,
+    dispose: board.dispose,
   };
 }

@@ -22,7 +22,7 @@ export function surface({ width, height, url, brush, down, move, up, label }) {
   let keyed = { x: width / 2, y: height / 2 };
 
   const fit = () => {
-    scale = scaleFor(width, height, Math.max(80, element.clientWidth));
+    scale = scaleFor(width, height, Math.max(80, element.clientWidth - 2 * parseFloat(getComputedStyle(element).paddingLeft)));
     sheet.style.width = `${width * scale}px`;
     sheet.style.height = `${height * scale}px`;
     sheet.classList.toggle("pixels", scale >= 2);
@@ -75,5 +75,5 @@ export function surface({ width, height, url, brush, down, move, up, label }) {
       up(keyed, event);
     }
   });
-  return { element, canvas, context: canvas.getContext("2d"), scale: () => scale, dispose: () => observer.disconnect() };
+  return { element, canvas, context: canvas.getContext("2d"), scale: () => scale, fit, dispose: () => observer.disconnect() };
 }
