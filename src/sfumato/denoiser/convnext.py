@@ -114,6 +114,7 @@ class ConvNeXtBlock(nn.Module):
     def __init__(self, channels: int, embedding_dim: int, kernel: int, expansion: int, dropout: float) -> None:
         super().__init__()
         wide = expansion * channels
+        self.channels = channels
         self.depthwise = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
         self.modulation = nn.Sequential(nn.SiLU(), zero_(nn.Linear(embedding_dim, 3 * channels)))
         self.widen = nn.Conv2d(channels, wide, 1)
@@ -124,7 +125,7 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         scale, shift, gate = self.modulation(inputs.embedding)[:, :, None, None].to(x.dtype).chunk(3, dim=1)
-        h = channel_norm(self.depthwise(x), self.depthwise.out_channels) * (1 + scale) + shift
+        h = channel_norm(self.depthwise(x), self.channels) * (1 + scale) + shift
         h = self.narrow(self.dropout(self.response(F.gelu(self.widen(h)))))
         return x + gate * h
 
