@@ -5,8 +5,6 @@ All networks are measured in turn in every round, in CPU seconds, so that a busy
 
 import copy
 import json
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,16 +17,17 @@ from sfumato import flops
 from sfumato.checkpoint import write_text
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.engine.inference import for_inference
-from sfumato.estimate import measure, memory, work
+from sfumato.engine.training import for_training
+from sfumato.estimate import memory, work
 from sfumato.estimate.from_config import diffusion_config
-from sfumato.estimate.synthetic import SyntheticImages
+from sfumato.estimate.synthetic import WORDS, SyntheticImages, SyntheticLatents
 from sfumato.model import LatentDiffusion
+from sfumato.training.averages import ema
 from sfumato.training.data import height_width
 from sfumato.training.diffusion import DiffusionRun
-from sfumato.training.workers import Workers
+from sfumato.training.optim import build_optimiser
+from sfumato.training.second_stage import build_model, conditional_denoiser
 
-FEW = 1
-"""Steps of the shorter of two trainings, whose difference is the time of the steps alone."""
 IMAGES = 32
 """Latents of the larger of the two calls that are timed."""
 
@@ -50,9 +49,9 @@ class Cost:
     """A call for `IMAGES` latents, each."""
 
 
-def costs(runs: Mapping[str, DiffusionRun], first: LatentDiffusion, steps: int, rounds: int) -> dict[str, Cost]:
-    """The cost of each run's denoiser in float32; each round trains each of them for `steps` steps."""
-    step = _step_seconds(runs, first, steps, rounds)
+def costs(runs: Mapping[str, DiffusionRun], first: LatentDiffusion, rounds: int) -> dict[str, Cost]:
+    """The cost of each run's denoiser in float32."""
+    step = _step_seconds(runs, first, rounds)
     one, many = (_call_seconds(runs, first, batch, rounds) for batch in (1, IMAGES))
     found = {}
     for name, run in runs.items():
@@ -77,26 +76,32 @@ def call_operations(run: DiffusionRun, first: LatentDiffusion) -> int:
     return flops.denoise(run.denoiser, C, _spec(run), (h, w), flops.condition_tokens(run.conditioner))
 
 
-def _step_seconds(
-    runs: Mapping[str, DiffusionRun], first: LatentDiffusion, steps: int, rounds: int
-) -> dict[str, float]:
-    """CPU seconds of a step of the real training loop: a training of several steps less one of fewer."""
-    spent: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            seconds = (_training(run, first, FEW + steps) - _training(run, first, FEW)) / steps
-            if number:  # the first round is the machine's warm-up
-                spent[name].append(seconds)
-    return {name: statistics.median(values) for name, values in spent.items()}
+def _step_seconds(runs: Mapping[str, DiffusionRun], first: LatentDiffusion, rounds: int) -> dict[str, float]:
+    """CPU seconds of a training step with conditioner, optimiser and average, without reading data."""
+    candidates = {name: _training_step(run, first) for name, run in runs.items()}
+    return {name: timing.cpu_seconds for name, timing in interleave(candidates, rounds).items()}
 
 
-def _training(run: DiffusionRun, first: LatentDiffusion, steps: int) -> float:
-    train = run.train.model_copy(update={"precision": "float32"})
-    timed = run.model_copy(update={"train": train})
-    images = SyntheticImages(height_width(run.data), count=max(64, train.batch * train.accumulate))
-    before = time.process_time()
-    measure.time_second_stage(timed, first, images, steps, Workers("cpu"), alone=True)
-    return time.process_time() - before
+def _training_step(run: DiffusionRun, first: LatentDiffusion) -> Callable[[], Tensor]:
+    (C, h, w), batch = first.latent_shape_of(height_width(run.data)), run.train.batch
+    latents = SyntheticLatents(SyntheticImages(height_width(run.data)), (2 * C, h, w), C)
+    networks = for_training(conditional_denoiser(build_model(run, first, latents))).train()
+    shadow = ema.average_of(networks)
+    optimiser = build_optimiser(run.train.optimiser.model_copy(update={"precision": "float32"}), networks)
+    given = {"text": [WORDS[i % len(WORDS)] for i in range(batch)], "label": torch.zeros(batch, dtype=torch.long)}
+    fields = {} if networks.conditioner is None else networks.conditioner.prepare(given)
+    x_t, target = torch.randn(2, batch, C, h, w).unbind()
+    times = torch.linspace(0, 999, batch)
+
+    def step() -> Tensor:
+        loss = (networks(x_t, times, fields) - target).square().mean()
+        loss.backward()
+        optimiser.step()
+        ema.update(shadow, networks, run.train.ema_decay)
+        optimiser.zero_grad(set_to_none=True)
+        return loss
+
+    return step
 
 
 def _call_seconds(
@@ -128,12 +133,12 @@ def _spec(run: DiffusionRun) -> ConditionSpec:
 
 
 def kept_costs(
-    file: Path | None, runs: Mapping[str, DiffusionRun], first: LatentDiffusion, steps: int, rounds: int
+    file: Path | None, runs: Mapping[str, DiffusionRun], first: LatentDiffusion, rounds: int
 ) -> dict[str, Cost]:
     """The costs in the file; all are measured again, and the file written, unless it has all of them."""
     stored = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
     if not all(name in stored for name in runs):
-        stored = {name: asdict(cost) for name, cost in costs(runs, first, steps, rounds).items()}
+        stored = {name: asdict(cost) for name, cost in costs(runs, first, rounds).items()}
         if file is not None:
             write_text(file, json.dumps(stored, indent=1) + "\n")
     return {name: Cost(**stored[name]) for name in runs}

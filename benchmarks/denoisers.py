@@ -42,8 +42,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "dit, patch 2": ("denoiser={kind: dit, patch: 2, width: 256, depth: 6, heads: 4}",),
 }
 """What a variant changes in the recipe: settings as on the command line of `sfumato train diffusion`."""
-TIMED, ROUNDS = 6, 3
-"""Steps of a denoiser in each round, and rounds, where costs are measured for `--equal seconds`."""
+ROUNDS = 7
+"""In which costs are measured for `--equal seconds`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.verb == "costs":
         _print_costs(options, runs, first)
         return
-    known = kept_costs(options.out / "costs.json", runs, first, TIMED, ROUNDS)
+    known = kept_costs(options.out / "costs.json", runs, first, ROUNDS)
     write_text(options.out / "costs.md", cost_table(known, REFERENCE))
     records = compare(
         comparison, options, first, raw, names, lambda name: steps_of(known, name, options.steps, options.equal)
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _print_costs(options: argparse.Namespace, runs: dict[str, DiffusionRun], first: LatentDiffusion) -> None:
     file = options.out / "costs.json" if options.out else None
-    found = kept_costs(file, runs, first, options.timed, options.rounds)
+    found = kept_costs(file, runs, first, options.rounds)
     batch, size = next(iter(runs.values())).train.batch, height_width(next(iter(runs.values())).data)
     latent = "x".join(map(str, first.latent_shape_of(size)))
     print(f"{processor()}, threads: {options.threads}, torch {torch.__version__}, float32")
@@ -94,7 +94,6 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     costs = verbs.add_parser("costs", help="print what each denoiser costs")
     costs.add_argument("overrides", nargs="*", help="settings to change in every run, such as train.batch=16")
     costs.add_argument("--first", default="zoo:toy/small-autoencoder", help="a configuration of stage 1, untrained")
-    costs.add_argument("--timed", type=int, default=8, help="training steps of each denoiser in each round")
     costs.add_argument("--rounds", type=int, default=7)
     costs.add_argument("--out", type=Path, help="a folder for costs.json; what it has is not measured again")
     train = verbs.add_parser("train", help="train and score each denoiser")
@@ -107,8 +106,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         verb.add_argument("--also", type=_named, action="append", default=[], metavar="NAME=SETTINGS")
         verb.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    if options.threads < 1 or min(getattr(options, name, 1) for name in ("rounds", "timed", "steps", "seeds")) < 1:
-        parser.error("--threads, --rounds, --timed, --steps and --seeds take at least 1")
+    if options.threads < 1 or min(getattr(options, name, 1) for name in ("rounds", "steps", "seeds")) < 1:
+        parser.error("--threads, --rounds, --steps and --seeds take at least 1")
     return options
 
 

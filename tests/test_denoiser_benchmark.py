@@ -40,7 +40,7 @@ def test_costs_are_measured_once_and_decide_the_steps(
     denoisers: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["denoiser.channels=16", "denoiser.head_channels=16", "denoiser.attention_factors=[2]", "train.batch=2"]
-    arguments = ["costs", "--timed", "1", "--rounds", "1", "--out", str(tmp_path), *small]
+    arguments = ["costs", "--rounds", "1", "--out", str(tmp_path), *small]
     tiny = "tiny=denoiser={kind: convnext, channels: 8, channel_multipliers: [1], blocks: [1], head_channels: 8}"
     denoisers.main([*arguments, "--only", "tiny", "--also", tiny])
     first = (tmp_path / "costs.json").read_text()
