@@ -55,7 +55,7 @@ def test_a_study_ends_in_a_page_and_goes_on_where_it_was_killed(
     assert prior.second_steps == 0
     for result in (both, prior):
         assert {"facts", "shape", "colour"} <= result.facts.keys()
-        assert result.curve[-1].seconds <= result.seconds
+        assert result.curve[-1].seconds <= 1.001 * result.seconds  # the log is rounded
         assert 0 < result.curve[-1].rank <= 1
     assert not (tmp_path / "two-stage-seed0" / "cache").exists()
     page = (tmp_path / "study.html").read_text()

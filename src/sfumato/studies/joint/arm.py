@@ -43,6 +43,8 @@ from sfumato.training.workers import Workers
 
 MEASURED = 256
 """Held-out images that are reconstructed at the end."""
+LEAST = 100
+"""Stage 2 has at least this part of the minutes, however long encoding took: a step or so, for a model to measure."""
 SAMPLES_FILE, RECONSTRUCTIONS_FILE, RESULT_FILE, ENCODING_FILE = (
     "samples.png",
     "reconstructions.png",
@@ -59,6 +61,7 @@ class JointContext:
     data: RunData
     scorer: Scorer
     workers: Workers
+    say: Callable[[str], None]
     progress: Callable[[str], Progress]
 
 
@@ -148,7 +151,8 @@ def _one_after_the_other(context: JointContext, arm: Arm, folder: Path) -> Train
         write_text(file, to_json({"seconds": time.monotonic() - t_start}) + "\n")
     encoding = float(json.loads(file.read_text(encoding="utf-8"))["seconds"])
     left = context.config.minutes - (first_state.seconds + encoding) / 60
-    run = second_run(context.config, arm, max(left, context.config.minutes / 100))
+    context.say(f"encoding took {encoding:.0f} s: stage 2 has {max(0.0, 60 * left):.0f} s")
+    run = second_run(context.config, arm, max(left, context.config.minutes / LEAST))
     texts = texts_of(images)
     model = build_model(run, first, latents, texts=texts).to(context.workers.device)
     assert model.second is not None

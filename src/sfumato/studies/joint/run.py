@@ -40,7 +40,7 @@ def run_joint_study(
     data = open_data(config.run.data, config.run.held_out, folder, folder / "cache", say, progress)
     check_needs(config.run.conditioner, data)
     evaluator = Evaluator.of(network.to(workers.device), data.training, folder / "reference.safetensors")
-    context = JointContext(config, data, Scorer.of(config, evaluator, data), workers, progress)
+    context = JointContext(config, data, Scorer.of(config, evaluator, data), workers, say, progress)
     machine = describe(workers.device)
     where = f"{machine.device}, {machine.threads} threads, torch {machine.torch}"
     results: list[JointResult] = []
