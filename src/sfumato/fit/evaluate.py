@@ -116,7 +116,7 @@ def evaluate(
         agreement=agreed,
         variety=_variety(samples, images),
         kernel=kernel,
-        latent=latent_numbers(model, data.measured),
+        latent=latent_numbers(model, data.measured, plan),
         gallery=FitGallery(
             originals=originals,
             reconstructions=outputs,
