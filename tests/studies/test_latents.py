@@ -72,11 +72,12 @@ def test_a_perfect_order_of_four_is_chance_once_in_24() -> None:
 
 def test_the_time_to_a_score_lies_between_the_points() -> None:
     curve = [ScorePoint(10, 1.0, 0.2), ScorePoint(20, 2.0, 0.4), ScorePoint(40, 4.0, 0.6)]
-    assert time_to(curve, 0.5, "higher") == pytest.approx(30 / 40)
+    assert time_to(curve, 0.5, "higher") == pytest.approx(30 / 40, rel=1e-4)
     assert time_to(curve, 0.1, "higher") == pytest.approx(10 / 40)
     assert time_to(curve, 0.7, "higher") is None
+    assert time_to([ScorePoint(10, 1.0, 0.35866)], 0.35866013, "higher") == 1, "the log rounds"
     falling = [ScorePoint(p.step, p.seconds, -p.score) for p in curve]
-    assert time_to(falling, -0.5, "lower") == pytest.approx(30 / 40)
+    assert time_to(falling, -0.5, "lower") == pytest.approx(30 / 40, rel=1e-4)
 
 
 def test_spaces_are_ordered_by_their_mean_score() -> None:

@@ -12,6 +12,8 @@ from sfumato.studies.latents.spaces import PLAIN
 MOST_RANKED = 8
 """Latent spaces up to which all orders are counted for the probability of a rank correlation by chance."""
 LEAST_RANKED = 3
+LOGGED = 1e-5
+"""Relative rounding of the scores in a log, within which a score counts as reached."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def time_to(curve: Sequence[ScorePoint], target: float, better: Better) -> float
     None if it does not; the first point's share if that is as good already, since nothing is known before it.
     """
     sign = 1 if better == "higher" else -1
+    target -= sign * LOGGED * abs(target)
     for place, point in enumerate(curve):
         if sign * (point.score - target) < 0:
             continue
