@@ -57,7 +57,8 @@ def seeded(seed: int, *keys: int | str, device: torch.device) -> Iterator[None]:
 
 def _twister_state(seed: int) -> Tensor:
     """The state (bytes) of a CPU generator whose 624 words are all derived from `seed` by numpy's SeedSequence."""
-    return twister.seeded_state(np.random.SeedSequence(seed).generate_state(twister.N, np.uint32))
+    words = np.random.SeedSequence(seed).generate_state(twister.N, np.uint32)
+    return twister.seeded_state(words.astype(np.uint32, copy=False))
 
 
 class OwnRows:

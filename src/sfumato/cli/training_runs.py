@@ -215,8 +215,9 @@ def _model_and_data(
         blank = split and not workers.leads
         model = build_model(config, first, latents, source.fields, data.conditioning_metadata, texts, blank)
         assert model.second is not None
+        conditioner = model.second.conditioner
         model = replace(model, scaling=model.scaling.to(workers.device)) if split else model.to(workers.device)
-        for note in caption_notes(model.second.conditioner, texts):
+        for note in caption_notes(conditioner, texts):
             say(note)
         folder.describe(say)
     return model, data, source

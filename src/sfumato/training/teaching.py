@@ -153,8 +153,9 @@ def lessons_of(
     precision: Precision,
 ) -> Lessons:
     """The lessons of a method; `student` is the network that is trained."""
-    made = {"trajectories": Trajectories, "mean-flow": MeanFlow, "consistency": Consistency}[method]
-    return made(teaching, teacher, student, precision)
+    kinds: dict[Method, type[Trajectories] | type[MeanFlow] | type[Consistency]]
+    kinds = {"trajectories": Trajectories, "mean-flow": MeanFlow, "consistency": Consistency}
+    return kinds[method](teaching, teacher, student, precision)
 
 
 class Trajectories:
