@@ -1,6 +1,7 @@
 """The service's own protocol through a real server, and who may call it."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -180,6 +181,22 @@ def test_bodies_that_are_no_json_or_too_large(running: tuple[Service, httpx.Clie
     assert client.put("/v1/jobs").status_code == 405
     assert client.post("/v1/uploads", files={"file": ("a.png", b"no image")}).status_code == 400
     assert client.post("/v1/uploads", content=b"x").status_code == 400
+
+
+def test_a_client_that_goes_in_the_middle_of_its_request_is_no_failure(
+    running: tuple[Service, httpx.Client], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, client = running
+    failures = lambda: client.get("/metrics").text.count('status="500"')  # noqa: E731
+    before = failures()
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as half:
+        half.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as half:
+        half.sendall(b"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
+    for _ in range(20):
+        assert client.get("/health").status_code == 200
+    assert failures() == before
+    assert "a request failed" not in caplog.text
 
 
 def test_pages_elsewhere_cannot_call(running: tuple[Service, httpx.Client]) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
+
 from sfumato.service.errors import RefusedError, error_body
 from sfumato.service.metrics import Metrics
 from sfumato.service.settings import LOOPBACK, ServiceSettings
@@ -58,6 +60,8 @@ class Guard:
                 await _discard(receive)
             if not answer.begun:
                 await _refuse(answer, refusal)
+        except ClientDisconnect:
+            return  # in the middle of its request: nobody waits for an answer
         except Exception:  # nothing of it leaves the process
             log.exception("a request failed")
             if not answer.begun:
