@@ -24,6 +24,7 @@ from sfumato.pipeline.record import SampleRecord
 from sfumato.plain_json import to_json
 from sfumato.provenance import read_settings, settings_of, texts_of
 from sfumato.sampling.loop import Step
+from sfumato.service import heap
 from sfumato.service.checking import job_of
 from sfumato.service.declarations import TASKS, declared_fields, grids, samplers
 from sfumato.service.errors import RefusedError
@@ -95,6 +96,7 @@ class Service:
         Raises UserError where another service uses the same folder of results.
         """
         with exclusive(self.settings.out):
+            heap.share_heaps()
             self._take_up()
             self.worker.start()
             try:

@@ -17,6 +17,7 @@ from sfumato.pipeline.record import SampleRecord
 from sfumato.pipeline.recording import record_of
 from sfumato.provenance import computed_by
 from sfumato.sampling.loop import Step
+from sfumato.service import heap
 from sfumato.service.jobs import Job, State
 from sfumato.service.loading import Loaded, Loader
 from sfumato.service.previews import PreviewClock, preview_png
@@ -65,12 +66,14 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """The loop of the thread."""
+        tidy = heap.Sometimes()
         while jobs := self.queue.next():
             try:
                 self._serve(jobs)
             except Exception:  # whatever it is, the others go on
                 log.exception("a batch failed")
                 self.end(jobs[0], "failed", DEFECT, user=False)
+            tidy()
 
     def _serve(self, jobs: Sequence[Job]) -> None:
         """Computes the next batch of the first job, with units of the others as far as they go the same way."""
