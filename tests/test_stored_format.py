@@ -19,6 +19,7 @@ from sfumato.training.diffusion import DiffusionRun
 def test_a_model_of_format_1_means_the_schedule_that_it_meant(tmp_path: Path, before: str, config: type) -> None:
     made = tiny.model(f"diffusion.schedule={{kind: {config().kind}}}")
     made.save(tmp_path / "model")
+    wanted = load(tmp_path / "model").sample_tensor(seed=3, steps=2)  # loaded, too: rounding may depend on alignment
     file = tmp_path / "model" / "config.yaml"
     text = file.read_text()
     raw = yaml.safe_load(text)
@@ -32,7 +33,7 @@ def test_a_model_of_format_1_means_the_schedule_that_it_meant(tmp_path: Path, be
     assert opened.second is not None
     assert opened.second.config.schedule == config()
     assert opened.digest == made.digest
-    assert torch.equal(opened.sample_tensor(seed=3, steps=2), made.sample_tensor(seed=3, steps=2))
+    assert torch.equal(opened.sample_tensor(seed=3, steps=2), wanted)
 
 
 def test_a_run_without_a_format_is_of_format_1_and_a_users_file_is_not(tmp_path: Path) -> None:
