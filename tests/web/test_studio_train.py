@@ -126,7 +126,7 @@ def trained_steps(run: Path) -> list[int]:
 
 def opened(page: "Page") -> None:
     """Unfolds the card of a new training."""
-    page.wait_for_selector(".page header button")
+    page.wait_for_selector(".page header button:enabled")
     if page.locator("#data").is_hidden():
         page.get_by_role("button", name="New training").click()
 

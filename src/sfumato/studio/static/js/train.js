@@ -20,7 +20,7 @@ export async function trainPage(host, [wanted]) {
   const charts = new Map();
   const card = startCard(async (made) => { chosen = made.path; unfold(false); await refresh(); show(); detail.element.scrollIntoView({ behavior: "smooth" }); });
   const fold = h("div", { class: "steps", hidden: true }, card.element);
-  const opener = h("button", { type: "button", "aria-expanded": "false", onclick: () => unfold(fold.hidden) }, icon("make"), "New training");
+  const opener = h("button", { type: "button", disabled: true, "aria-expanded": "false", onclick: () => unfold(fold.hidden) }, icon("make"), "New training");
   function unfold(open) {
     fold.hidden = !open;
     opener.setAttribute("aria-expanded", String(open));
@@ -132,6 +132,7 @@ export async function trainPage(host, [wanted]) {
   }
   const [{ trains }] = await Promise.all([get("/studio/state"), refresh()]);
   opener.hidden = !trains;
+  opener.disabled = false; // not before: what follows would fold again what was just opened
   unfold(trains && (!items().length || recall("starting", false)));
   known = true; // shown together, so that nothing moves
   rows();
