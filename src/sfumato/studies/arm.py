@@ -73,7 +73,7 @@ def _trained_first(context: StudyContext, run: AutoencoderRun | None, path: Path
     size = height_width(context.config.data)
     if run is None:
         return pixel_space(size), 0.0
-    seconds = trained_first(run, context.data, path, context.workers)
+    seconds = trained_first(run, context.data, path, context.workers).seconds
     return load(path), seconds
 
 

@@ -8,16 +8,17 @@ from sfumato.training.data import RunData
 from sfumato.training.export import save_autoencoder
 from sfumato.training.previews import Reconstructions
 from sfumato.training.run import RunFolder
+from sfumato.training.state import TrainState
 from sfumato.training.workers import Workers
 
-PREVIEWED = 64
-"""Images that are reconstructed while training."""
 
-
-def trained_first(run: AutoencoderRun, data: RunData, path: Path, workers: Workers) -> float:
-    """Trains a first stage in the folder `path`, or resumes it; the training seconds. Raises Stopped after a signal."""
+def trained_first(run: AutoencoderRun, data: RunData, path: Path, workers: Workers) -> TrainState:
+    """Trains a first stage in the folder `path`, or resumes it; its state at the end. Raises Stopped after a signal."""
     home = RunFolder(path)
-    preview = Reconstructions.of(data.measured, PREVIEWED, home.previews, run.train.precision, data.about_measured)
+    train = run.train
+    preview = Reconstructions.of(
+        data.measured, train.preview_images, home.previews, train.precision, data.about_measured
+    )
     with home.session(workers):
         home.claim(run)
         state = train_autoencoder(
@@ -28,4 +29,5 @@ def trained_first(run: AutoencoderRun, data: RunData, path: Path, workers: Worke
             lambda network, state: save_autoencoder(network, run, data, home, state),
             workers,
         )
-    return finished(state)
+    finished(state)
+    return state

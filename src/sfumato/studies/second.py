@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from sfumato.baselines.model import CodeModel, load_code_model
+from sfumato.data.dataset import LatentSource
 from sfumato.data.latents import LatentDataset
 from sfumato.engine.precision import autocast
 from sfumato.estimate.memory import parameters
@@ -28,6 +29,7 @@ from sfumato.training.export import save_diffusion, save_transformer
 from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import build_model, conditional_denoiser
+from sfumato.training.state import TrainState
 from sfumato.training.transformer import ConditionalTransformer, train_transformer
 from sfumato.training.workers import Workers
 
@@ -65,7 +67,7 @@ def diffusion(
             return _sampled(with_networks(model, networks), config.samples)
 
     preview = _kernel_distance(context, sampled)
-    seconds = trained_diffusion(run, model, latents, folder, preview, workers)
+    seconds = trained_diffusion(run, model, latents, folder, preview, workers).seconds
     trained = load(second_folder(folder), workers.device)
     assert trained.second is not None
     size = parameters([trained.second.denoiser])
@@ -75,12 +77,12 @@ def diffusion(
 def trained_diffusion(
     run: DiffusionRun,
     model: LatentDiffusion,
-    latents: LatentDataset,
+    latents: LatentSource,
     folder: Path,
     preview: Preview,
     workers: Workers,
-) -> float:
-    """Trains the second stage of a model in the folder of its arm, or resumes it; the training seconds.
+) -> TrainState:
+    """Trains the second stage of a model in the folder of its arm, or resumes it; its state at the end.
 
     Raises Stopped after a signal.
     """
@@ -98,7 +100,8 @@ def trained_diffusion(
             lambda networks, state: save_diffusion(model, networks, run, home, state),
             workers,
         )
-    return finished(state)
+    finished(state)
+    return state
 
 
 def codes(

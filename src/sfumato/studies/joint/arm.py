@@ -21,23 +21,22 @@ from sfumato.plain_json import to_json
 from sfumato.report.measure import first_stage as measured_first_stage
 from sfumato.studies.context import SHEET, finished
 from sfumato.studies.evaluator import rows
+from sfumato.studies.first import trained_first
 from sfumato.studies.joint.plan import TWO_STAGE, Arm, JointStudyConfig, first_run, joint_run, second_run
 from sfumato.studies.joint.result import HealthPoint, JointResult, load_result
 from sfumato.studies.joint.scoring import Scorer
-from sfumato.training.autoencoder import train_autoencoder
+from sfumato.studies.second import second_folder, trained_diffusion
 from sfumato.training.collapse import WARNED, collapse_warnings, mean_spread
 from sfumato.training.coupling import normalises
 from sfumato.training.data import RunData
-from sfumato.training.diffusion import train_diffusion
 from sfumato.training.encode import cached_latents
-from sfumato.training.export import save_autoencoder, save_diffusion
 from sfumato.training.joint import train_joint
 from sfumato.training.joint_model import joint_model, joint_networks, save_joint
 from sfumato.training.joint_pass import JointNetworks
 from sfumato.training.log import read_lines
 from sfumato.training.previews import Reconstructions
 from sfumato.training.run import RunFolder
-from sfumato.training.second_stage import build_model, conditional_denoiser
+from sfumato.training.second_stage import build_model
 from sfumato.training.state import TrainState
 from sfumato.training.workers import Workers
 
@@ -142,8 +141,9 @@ def _at_once(context: JointContext, arm: Arm, folder: Path) -> Trained:
 
 def _one_after_the_other(context: JointContext, arm: Arm, folder: Path) -> Trained:
     """Stage 1, encoding and stage 2, which has the minutes that the others left."""
-    first, first_state = _first(context, arm, folder / "autoencoder")
-    first = first.to(context.workers.device)
+    stage_1 = folder / "autoencoder"
+    first_state = trained_first(first_run(context.config, arm), context.data, stage_1, context.workers)
+    first = load(stage_1, context.workers.device)
     images, file = context.data.training, folder / ENCODING_FILE
     t_start = time.monotonic()
     latents = cached_latents(first, images, folder / "cache", progress=context.progress("encoding"))
@@ -155,44 +155,12 @@ def _one_after_the_other(context: JointContext, arm: Arm, folder: Path) -> Train
     run = second_run(context.config, arm, max(left, context.config.minutes / LEAST))
     texts = texts_of(images)
     model = build_model(run, first, latents, texts=texts).to(context.workers.device)
-    assert model.second is not None
-    home = RunFolder(folder / "diffusion")
-    with home.session(context.workers):
-        home.claim(run)
-        state = train_diffusion(
-            run,
-            conditional_denoiser(model),
-            model.second.schedule,
-            model.autoencoder,
-            model.scaling,
-            with_sampled_captions(latents, images),
-            home,
-            lambda networks, step: {},
-            lambda networks, state: save_diffusion(model, networks, run, home, state),
-            context.workers,
-        )
-    seconds = first_state.seconds + encoding + finished(state)
-    trained = load(home.path, context.workers.device)
-    return Trained(trained, seconds, first_state.step, state.step, folder / "autoencoder", True)
-
-
-def _first(context: JointContext, arm: Arm, path: Path) -> tuple[LatentDiffusion, TrainState]:
-    """The trained stage 1, and its state at the end."""
-    run, home = first_run(context.config, arm), RunFolder(path)
-    train = run.train
-    preview = Reconstructions.of(context.data.measured, train.preview_images, home.previews, train.precision)
-    with home.session(context.workers):
-        home.claim(run)
-        state = train_autoencoder(
-            run,
-            context.data.training,
-            home,
-            preview,
-            lambda network, state: save_autoencoder(network, run, context.data, home, state),
-            context.workers,
-        )
-    finished(state)
-    return load(path), state
+    state = trained_diffusion(
+        run, model, with_sampled_captions(latents, images), folder, lambda networks, step: {}, context.workers
+    )
+    seconds = first_state.seconds + encoding + state.seconds
+    trained = load(second_folder(folder), context.workers.device)
+    return Trained(trained, seconds, first_state.step, state.step, stage_1, True)
 
 
 Lines = list[dict[str, object]]

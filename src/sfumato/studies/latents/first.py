@@ -94,10 +94,10 @@ def _train(
     whole = max(1, round((1 - space.alone) * planned)) if space.alone else steps
     start = folder / "autoencoder"
     data, workers = context.data, context.workers
-    seconds = trained_first(first_run(config, space, whole, planned, pace), data, start, workers)
+    seconds = trained_first(first_run(config, space, whole, planned, pace), data, start, workers).seconds
     if space.alone:
         decoder = decoder_run(config, space, start, max(1, steps - whole), planned, pace)
-        seconds += trained_first(decoder, data, folder / "decoder", workers)
+        seconds += trained_first(decoder, data, folder / "decoder", workers).seconds
     found = Round(steps, seconds, _psnr(context, load(_last_folder(space, folder))))
     write_text(folder / ROUNDS_FILE, to_json([vars(each) for each in [*before, found]]) + "\n")
     return found

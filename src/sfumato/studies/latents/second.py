@@ -55,7 +55,7 @@ def second_stage(
             at_end.append(found)
         return {SCORE: found.value}
 
-    seconds = trained_diffusion(run, model, latents, folder, scored, workers)
+    seconds = trained_diffusion(run, model, latents, folder, scored, workers).seconds
     if not at_end:  # the training had ended when the study was interrupted
         with autocast(workers.device, config.precision):
             at_end.append(context.scorer(load(second_folder(folder), workers.device)))
