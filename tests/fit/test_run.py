@@ -158,6 +158,8 @@ def test_a_fit_killed_in_both_stages_goes_on_and_ends_with_the_same_weights(
 
 def test_a_fit_of_shards_ends_in_a_page_and_goes_on(captioned: Path, command: Command, tmp_path: Path) -> None:
     assert command("shard", captioned, "--out", tmp_path / "shards", "--per-shard", 5).code == 0
+    for shard in (tmp_path / "shards").glob("*.tar"):
+        os.utime(shard, (0, 0))  # no index is kept of a file that changed a moment ago
     short = ["train.steps=1", "train.save_every=1"]
     out = tmp_path / "out"
     run_command([str(word) for word in fit(tmp_path / "shards", out, *TEXT, *short)])
