@@ -1,9 +1,8 @@
 """`sfumato study`: the paper's questions on one's own data; which latent space is easiest to learn."""
 
 import re
-import shlex
-import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,6 +13,7 @@ from sfumato.cli.schema_flags import schema_flag
 from sfumato.cli.study_data import StudyPlace
 from sfumato.cli.study_joint import JointStudyFlags, joint
 from sfumato.cli.study_latents import LatentsFlags, latents
+from sfumato.cli.study_run import run_to_page
 from sfumato.pipeline.options import Range, check_number
 
 if TYPE_CHECKING:
@@ -126,33 +126,19 @@ app.command("joint", cls=Command)(command(JointStudyFlags)(joint))
 
 def run(flags: StudyFlags, settings: dict[str, Any]) -> None:
     """Runs a study, or what is left of it. Raises UserError."""
-    from sfumato.cli.options import chosen_autocast, chosen_device
-    from sfumato.cli.progress import bars
     from sfumato.config import parse
     from sfumato.evaluation.features import efficientnet_lite0
     from sfumato.fit.phases import clock
-    from sfumato.outputs import written
-    from sfumato.studies.context import Stopped
     from sfumato.studies.plan import StudyConfig, arms
-    from sfumato.studies.run import PAGE_FILE, run_study
-    from sfumato.training.workers import Workers, use_all_cores
+    from sfumato.studies.run import run_study
 
-    out, device = flags.out, chosen_device(flags.device)
-    chosen_autocast(device, flags.precision)
+    device = flags.checked_device()
     config = parse(settings, StudyConfig, "study")
     count = len(arms(config))
     plan = f"{count} training runs of {clock(config.budget)} each: {clock(count * config.budget)} of training in all"
     typer.echo(f"{plan}, plus encoding and evaluation", err=True)
-    use_all_cores()
     network = efficientnet_lite0(flags.feature_size)
-    workers = Workers("cpu" if device.type == "cpu" else None)
-    typed = shlex.join(["sfumato", *sys.argv[1:]])
-    try:
-        with bars() as (say, progress), written(out, begun=lambda: any(out.rglob("log.jsonl"))):
-            run_study(config, out, network, workers, typed, say, progress)
-    except Stopped as stopped:  # the training has printed how to continue
-        raise typer.Exit(128 + stopped.number) from None
-    typer.echo(f"page: {out / PAGE_FILE}")
+    run_to_page(flags.out, device, partial(run_study, config, flags.out, network))
 
 
 def seconds(text: str) -> float:

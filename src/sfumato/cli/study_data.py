@@ -2,23 +2,21 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfumato.cli.flags import REQUIRED, flag
 from sfumato.cli.forms import request_flag
-from sfumato.cli.machine import Machine
 from sfumato.cli.schema_flags import schema_flag
+from sfumato.cli.study_run import StudyFolder
 
 if TYPE_CHECKING:
     from sfumato.data.table import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyPlace(Machine):
+class StudyPlace(StudyFolder):
     """Where a study is written, and its images."""
 
-    out: Path = flag(REQUIRED, "output", "The study's folder; an interrupted study there is resumed.")
     data: str = flag(
         REQUIRED,
         "data",

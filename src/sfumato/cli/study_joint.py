@@ -1,16 +1,14 @@
 """`sfumato study joint`: both stages at once in several couplings, against one after the other."""
 
-import shlex
-import sys
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from sfumato.cli.flags import REQUIRED, flag
-from sfumato.cli.machine import Machine
 from sfumato.cli.schema_flags import schema_flag
+from sfumato.cli.study_run import StudyFolder, run_to_page
 
 if TYPE_CHECKING:
     from sfumato.studies.joint.plan import JointStudyConfig
@@ -22,7 +20,7 @@ FIELDS = ("minutes", "seeds", "first_share", "first_batch", "samples", "sampling
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointStudyFlags(Machine):
+class JointStudyFlags(StudyFolder):
     """The options of `sfumato study joint`; most are fields of `study.yaml`."""
 
     config: str = flag(
@@ -36,7 +34,6 @@ class JointStudyFlags(Machine):
     overrides: list[str] | None = flag(
         None, "machine", "Settings to change, such as train.draws=8.", metavar="[a.b=c]...", argument=True
     )
-    out: Path = flag(REQUIRED, "output", "The study's folder; an interrupted study there is resumed.")
     data: str | None = flag(None, "data", "The folder of images, or shards. The toy world needs none.", metavar="PLACE")
     ways: str = schema_flag(
         SCHEMA,
@@ -83,30 +80,15 @@ def joint(flags: JointStudyFlags) -> None:
     Trains the same networks in every way for the same minutes, encoding included; OUT/study.html has kernel distances,
     facts, PSNR, the curves of the latents' spread and effective rank, and images.
     """
-    from sfumato.cli.options import chosen_autocast, chosen_device
-    from sfumato.cli.progress import bars
     from sfumato.evaluation.features import efficientnet_lite0
     from sfumato.fit.phases import clock
-    from sfumato.outputs import written
-    from sfumato.studies.context import Stopped
     from sfumato.studies.joint.plan import arms
     from sfumato.studies.joint.run import run_joint_study
-    from sfumato.studies.run import PAGE_FILE
-    from sfumato.training.workers import Workers, use_all_cores
 
-    out, device = flags.out, chosen_device(flags.device)
-    chosen_autocast(device, flags.precision)
+    device = flags.checked_device()
     config = flags.configuration()
     count, each = len(arms(config)), 60 * config.minutes
     plan = f"{count} trainings of {clock(each)} each: {clock(count * each)} of training in all"
     typer.echo(f"{plan}, plus evaluation", err=True)
-    use_all_cores()
     network = efficientnet_lite0(FEATURE_SIZE)
-    workers = Workers("cpu" if device.type == "cpu" else None)
-    typed = shlex.join(["sfumato", *sys.argv[1:]])
-    try:
-        with bars() as (say, progress), written(out, begun=lambda: any(out.rglob("log.jsonl"))):
-            run_joint_study(config, out, network, workers, typed, say, progress)
-    except Stopped as stopped:  # the training has printed how to continue
-        raise typer.Exit(128 + stopped.number) from None
-    typer.echo(f"page: {out / PAGE_FILE}")
+    run_to_page(flags.out, device, partial(run_joint_study, config, flags.out, network))

@@ -1,8 +1,7 @@
 """`sfumato study latents`: which first stage is easiest for stage 2, on the toy world or on one's own images."""
 
-import shlex
-import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import typer
 from sfumato.cli.flags import flag, like
 from sfumato.cli.schema_flags import schema_flag
 from sfumato.cli.study_data import StudyPlace
+from sfumato.cli.study_run import run_to_page
 
 SCHEMA = "studies.latents.plan:LatentsStudyConfig"
 DATA = "zoo:toy/small-text"
@@ -78,29 +78,15 @@ def latents(flags: LatentsFlags) -> None:
     Trains first stages with different regularisers until their reconstructions are equally good, then the same second
     stage on the latents of each; OUT/study.html has scores, images, and which numbers of the latents predict the order.
     """
-    from sfumato.cli.options import chosen_autocast, chosen_device
-    from sfumato.cli.progress import bars
     from sfumato.config import parse
-    from sfumato.outputs import written
-    from sfumato.studies.context import Stopped
     from sfumato.studies.latents.plan import LatentsStudyConfig
     from sfumato.studies.latents.run import run_latents_study
-    from sfumato.studies.run import PAGE_FILE
-    from sfumato.training.workers import Workers, use_all_cores
 
-    out, device = flags.out, chosen_device(flags.device)
-    chosen_autocast(device, flags.precision)
+    device = flags.checked_device()
     config = parse(flags.settings(), LatentsStudyConfig, "study")
     typer.echo(plan_of(config), err=True)
-    use_all_cores()
-    workers = Workers("cpu" if device.type == "cpu" else None)
-    typed = shlex.join(["sfumato", *sys.argv[1:]])
-    try:
-        with bars() as (say, progress), written(out, begun=lambda: any(out.rglob("log.jsonl"))):
-            run_latents_study(config, out, flags.features, flags.first_stages, workers, typed, say, progress)
-    except Stopped as stopped:  # the training has printed how to continue
-        raise typer.Exit(128 + stopped.number) from None
-    typer.echo(f"page: {out / PAGE_FILE}")
+    study = partial(run_latents_study, config, flags.out, flags.features, flags.first_stages)
+    run_to_page(flags.out, device, study)
 
 
 def plan_of(config: Any) -> str:
