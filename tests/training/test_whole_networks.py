@@ -5,9 +5,9 @@ from pydantic import ValidationError
 
 from sfumato.training.autoencoder import AutoencoderTraining
 from sfumato.training.classifier import ClassifierTraining
-from sfumato.training.data import WholeNetworks
 from sfumato.training.few_steps import FewStepTraining
 from sfumato.training.joint_run import JointTraining
+from sfumato.training.settings import WholeNetworks
 from sfumato.training.transformer import TransformerTraining
 
 

@@ -60,19 +60,48 @@ def range_of(name: str, declared: SchemaField) -> Range | None:
 
 @cache
 def schema_fields(schema: str) -> dict[str, SchemaField]:
-    """The fields of a class by their names."""
+    """The fields of a class by their names, with those of its bases."""
     module, _, wanted = schema.partition(":")
-    tree = _tree(module)
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == wanted)
-    found = {}
+    body, bases = _class(module, wanted)
+    homes = {base: _home(module, base) for base in reversed(bases)}
+    found: dict[str, SchemaField] = {}
+    for base, home in homes.items():
+        found |= {} if home is None else schema_fields(f"{home}:{base}")
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name, inherited = node.target.id, found.get(node.target.id)
             text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            help = " ".join(str(text).split()) or ("" if inherited is None else inherited.help)
             default, limits = _default(node.value)
-            found[node.target.id] = SchemaField(
-                ast.unparse(node.annotation), default, limits, " ".join(str(text).split())
-            )
+            annotation, of_type = _named(module, node.annotation)
+            found[name] = SchemaField(annotation, default, {**of_type, **limits}, help)
     return found
+
+
+def _class(module: str, wanted: str) -> tuple[list[ast.stmt], list[str]]:
+    """The body of a class, and the names of its bases."""
+    node = next(node for node in _tree(module).body if isinstance(node, ast.ClassDef) and node.name == wanted)
+    return node.body, [base.id for base in node.bases if isinstance(base, ast.Name)]
+
+
+def _home(module: str, name: str) -> str | None:
+    """The module of ours that defines what `module` calls `name`, at its top level; None where it is another's."""
+    for node in _tree(module).body:
+        if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
+            package, _, below = (node.module or "").partition(".")
+            return below if package == "sfumato" else None
+    return module
+
+
+def _named(module: str, annotation: ast.expr) -> tuple[str, dict[str, Any]]:
+    """A type as text, and its limits: of `Count`, which is `Annotated[int, Field(ge=1)]`, int and ge=1."""
+    home = _home(module, annotation.id) if isinstance(annotation, ast.Name) else None
+    for node in _tree(home).body if home is not None else ():
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == ast.unparse(annotation):
+            match node.value:
+                case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, field])):
+                    return ast.unparse(kind), _default(field)[1]
+    return ast.unparse(annotation), {}
 
 
 def _default(value: ast.expr | None) -> tuple[Any, dict[str, Any]]:
@@ -90,5 +119,8 @@ def _literal(node: ast.expr) -> Any:
         return MISSING
 
 
+@cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse((SOURCE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    path = SOURCE / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")
+    return ast.parse(file.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from sfumato import rng
@@ -27,13 +27,13 @@ from sfumato.autoencoder.model import SMALLEST_REFLECTED, Autoencoder, Autoencod
 from sfumato.autoencoder.perceptual import build_perceptual
 from sfumato.data.dataset import Dataset, Example
 from sfumato.data.table import DataConfig
-from sfumato.engine.precision import Precision, autocast
+from sfumato.engine.precision import autocast
 from sfumato.engine.training import for_training
 from sfumato.schema import Schema
 from sfumato.training.alignment import build_alignment
 from sfumato.training.averages import ema
 from sfumato.training.codebook import CodeCounts, report_dead_codes, revive_codes, start_codebook
-from sfumato.training.data import HeldOut, WholeNetworks, check_step, height_width, sizes_of
+from sfumato.training.data import HeldOut, check_step, height_width, sizes_of
 from sfumato.training.optim import (
     OptimiserConfig,
     build_optimiser,
@@ -45,6 +45,7 @@ from sfumato.training.optim import (
 )
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, Session, open_session
+from sfumato.training.settings import Count, Threads, WholeNetworks
 from sfumato.training.shares import Sharing
 from sfumato.training.source import source_key
 from sfumato.training.stage1_losses import (
@@ -58,7 +59,6 @@ from sfumato.training.stage1_losses import (
 )
 from sfumato.training.start import start_first
 from sfumato.training.state import TrainState
-from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 Preview = Callable[[Autoencoder, int], Mapping[str, float | list[float]]]
@@ -73,30 +73,12 @@ class AutoencoderTraining(WholeNetworks):
 
     small: ClassVar[str] = ", and one of stage 1 has few parameters (the paper's at most 84 M: 1.7 GB in each process)"
 
-    steps: int = Field(100_000, ge=1)
-    minutes: float | None = Field(None, gt=0)
-    """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
-    only."""
+    workers: Threads = 2
     part: Literal["whole", "decoder"] = "whole"
     """decoder: encoder and bottleneck stay as they are in `start`, so that second stages trained on these latents keep
     working; `sfumato replace-decoder` puts the new decoder into them."""
-    batch: int = Field(16, ge=1)
-    accumulate: int = Field(1, ge=1)
-    precision: Precision = "auto"
-    optimiser: OptimiserConfig = OptimiserConfig()
     discriminator: OptimiserConfig = OptimiserConfig()
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    seed: int = 0
-    log_every: int = Field(50, ge=1)
-    track: Tracking = "auto"
-    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
-    it is installed."""
-    preview_every: int = Field(1000, ge=1)
-    preview_images: int = Field(64, ge=1)
-    save_every: int = Field(1000, ge=1)
-    workers: int = Field(2, ge=0)
-    max_skipped: int = Field(20, ge=1)
-    """Stop after this many steps in a row with gradients that are not finite."""
+    preview_images: Count = 64
 
 
 class AutoencoderRun(Schema):

@@ -10,7 +10,7 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from sfumato import rng
@@ -26,13 +26,13 @@ from sfumato.diffusion.objective import ObjectiveConfig
 from sfumato.diffusion.process import add_noise, network_time
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
 from sfumato.diffusion.times import DiscreteTimes, FixedDensity
-from sfumato.engine.precision import Precision, autocast
+from sfumato.engine.precision import autocast
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.data import HeldOut, WholeNetworks, check_one_size, height_width
+from sfumato.training.data import HeldOut, check_one_size, height_width
 from sfumato.training.encode import measured_scaling
 from sfumato.training.micro import micro_batch
 from sfumato.training.optim import (
@@ -45,10 +45,10 @@ from sfumato.training.optim import (
 )
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, open_session, resume
+from sfumato.training.settings import Count, WholeNetworks
 from sfumato.training.state import TrainState
 from sfumato.training.step_noise import StepNoise, step_noise
 from sfumato.training.steps import optimizer_step
-from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 SHOWN_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -57,25 +57,10 @@ SHOWN_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 class ClassifierTraining(WholeNetworks):
     """Length and settings of the training; a step uses batch · accumulate · processes latents."""
 
-    steps: int = Field(20_000, ge=1)
-    minutes: float | None = Field(None, gt=0)
-    """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
-    only."""
-    batch: int = Field(64, ge=1)
-    accumulate: int = Field(1, ge=1)
-    precision: Precision = "auto"
+    steps: Count = 20_000
+    batch: Count = 64
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=3e-4, weight_decay=0.05)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    seed: int = 0
-    log_every: int = Field(50, ge=1)
-    track: Tracking = "auto"
-    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
-    it is installed."""
-    preview_every: int = Field(1000, ge=1)
-    preview_images: int = Field(512, ge=1)
-    save_every: int = Field(1000, ge=1)
-    workers: int = Field(1, ge=0)
-    max_skipped: int = Field(20, ge=1)
+    preview_images: Count = 512
 
 
 class ClassifierRun(Schema):

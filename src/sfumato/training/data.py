@@ -3,9 +3,9 @@
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from sfumato.checkpoint import write_text
 from sfumato.conditioning.metadata import ConditioningMetadata
@@ -85,22 +85,6 @@ def check_step(config: DataConfig, factor: int, described: str) -> None:
     """Raises ValueError if the step of buckets is not a multiple of a network's factor, which `described` names."""
     if not isinstance(config, ToyWorldConfig) and config.buckets is not None and config.buckets.step % factor:
         raise ValueError(f"data.buckets.step {config.buckets.step} is not a multiple of {described}: change either")
-
-
-class WholeNetworks(Schema):
-    """Settings of a training whose networks every process has whole."""
-
-    small: ClassVar[str] = ""
-    """Why that suffices, for the message."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _not_split(cls, raw: Any) -> Any:
-        if isinstance(raw, dict) and "shard" in raw:
-            raise ValueError(
-                f"train.shard splits the networks of `sfumato train diffusion` alone{cls.small}: leave it out"
-            )
-        return raw
 
 
 def check_one_size(config: DataConfig, what: str) -> None:

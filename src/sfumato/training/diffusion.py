@@ -27,7 +27,7 @@ from sfumato.denoiser.table import DenoiserConfig, check_time
 from sfumato.diffusion import objective
 from sfumato.diffusion.objective import Adaptation, ObjectiveConfig
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig
-from sfumato.engine.precision import Precision, autocast
+from sfumato.engine.precision import autocast
 from sfumato.engine.recorded_step import recordable
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
@@ -36,29 +36,20 @@ from sfumato.training.averages import ema, snapshots
 from sfumato.training.averages.ema import PowerAverages
 from sfumato.training.data import HeldOut
 from sfumato.training.micro import MicroBatch, micro_batch, recorded
-from sfumato.training.optim import (
-    OptimiserConfig,
-    build_optimiser,
-    gradients_norm,
-    learning_rate,
-    read,
-    set_rate,
-)
+from sfumato.training.optim import build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.parts import without_memory
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, Session, open_session, resume
+from sfumato.training.settings import DROPOUT, Count, PartDropout, RunSettings
 from sfumato.training.shares import Sharing
 from sfumato.training.stage2_losses import stage2_losses
 from sfumato.training.state import TrainState
 from sfumato.training.step_noise import Keep, StepNoise, step_noise
 from sfumato.training.steps import optimizer_step
-from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 if TYPE_CHECKING:
     from sfumato.training.sharding import WholeCopy
-
-DROPOUT = 0.1
 
 
 class EvaluationConfig(Schema):
@@ -73,40 +64,18 @@ class EvaluationConfig(Schema):
     features: str = "efficientnet-lite0"
 
 
-class DiffusionTraining(Schema):
+class DiffusionTraining(PartDropout, RunSettings):
     """Length and settings of the training; a step uses batch · accumulate · processes latents."""
 
-    steps: int = Field(100_000, ge=1)
-    minutes: float | None = Field(None, gt=0)
-    """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
-    only."""
-    batch: int = Field(64, ge=1)
-    accumulate: int = Field(1, ge=1)
-    condition_dropout: float = Field(DROPOUT, ge=0, le=1)
-    """Probability that a sample is trained without its condition, which guidance needs; with 0 there is no guidance."""
-    part_dropout: dict[str, float] = Field(default_factory=dict)
-    """The same for single parts of a composite conditioner, by name and independently: each then has a guidance
-    scale."""
-    precision: Precision = "auto"
+    batch: Count = 64
     checkpointing: bool = False
     """Keep only the inputs of the denoiser's blocks and recompute the rest in the backward pass: less memory, the same
     results, about a third more time."""
     shard: Literal["none", "full"] = "none"
     """Of several processes: none, and each has all of the networks; or full, and each has a part of the weights,
     gradients, moments and averages (FSDP2), for networks that do not fit on a GPU. The same results up to rounding."""
-    optimiser: OptimiserConfig = OptimiserConfig()
-    ema_decay: float = Field(0.999, ge=0, lt=1)
     power_averages: PowerAverages | None = None
     """Also track averages whose width can be chosen after training, see `sfumato ema`."""
-    seed: int = 0
-    log_every: int = Field(50, ge=1)
-    track: Tracking = "auto"
-    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
-    it is installed."""
-    preview_every: int = Field(1000, ge=1)
-    save_every: int = Field(1000, ge=1)
-    workers: int = Field(1, ge=0)
-    max_skipped: int = Field(20, ge=1)
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")

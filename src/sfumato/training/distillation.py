@@ -26,19 +26,19 @@ from sfumato.autoencoder.tiny_file import DistilledConfig
 from sfumato.counts import none_of
 from sfumato.data.dataset import Dataset, Example, Progress
 from sfumato.data.loader import Loader, sweep
-from sfumato.engine.precision import Precision, autocast
+from sfumato.engine.precision import autocast
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.evaluation.image_quality import psnr
 from sfumato.images import to_uint8
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import latents as codec
-from sfumato.schema import Schema
 from sfumato.training.averages import ema
 from sfumato.training.log import RunLog
 from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.run import interruptible
 from sfumato.training.session import Session
+from sfumato.training.settings import Count, Decay, LoopSettings
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_result, optimizer_step
 from sfumato.training.workers import Workers
@@ -50,32 +50,24 @@ MEMORY = 2**30
 """Most bytes of target images that are held in memory."""
 
 
-class Distillation(Schema):
+class Distillation(LoopSettings):
     """Architecture and training of a tiny decoder."""
 
-    channels: int | None = Field(None, ge=4)
-    """Width at the latent's resolution; None: the widest of at most 128 with a twentieth of the decoder's
-    operations."""
-    blocks: int = Field(3, ge=1)
-    pixel: PixelLoss = "l2"
-    perceptual: PerceptualConfig = Field(NoPerceptual(), discriminator="kind")
-    images: int = Field(1024, ge=1)
-    """Number of images that are encoded and decoded; fewer if their targets would take more than a GiB."""
-    crop: int = Field(16, ge=1)
-    """Side of the random crops of a step, in latent positions."""
-    steps: int = Field(3000, ge=1)
-    minutes: float | None = Field(None, gt=0)
-    """Train for this many minutes instead of `steps`."""
-    batch: int = Field(16, ge=1)
-    precision: Precision = "auto"
+    steps: Count = 3000
     optimiser: OptimiserConfig = OptimiserConfig(
         learning_rate=4e-3, warmup_steps=50, tail_fraction=0.5, weight_decay=0.0
     )
-    ema_decay: float = Field(0.99, ge=0, lt=1)
-    seed: int = 0
-    log_every: int = Field(50, ge=1)
-    workers: int = Field(1, ge=0)
-    max_skipped: int = Field(20, ge=1)
+    ema_decay: Decay = 0.99
+    channels: int | None = Field(None, ge=4)
+    """Width at the latent's resolution; None: the widest of at most 128 with a twentieth of the decoder's
+    operations."""
+    blocks: Count = 3
+    pixel: PixelLoss = "l2"
+    perceptual: PerceptualConfig = Field(NoPerceptual(), discriminator="kind")
+    images: Count = 1024
+    """Number of images that are encoded and decoded; fewer if their targets would take more than a GiB."""
+    crop: Count = 16
+    """Side of the random crops of a step, in latent positions."""
 
 
 class Pairs:

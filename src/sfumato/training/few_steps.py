@@ -21,7 +21,6 @@ from sfumato.data.dataset import LatentSource
 from sfumato.data.table import DataConfig
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.flow_map import Path as FlowPath
-from sfumato.engine.precision import Precision
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, SecondStage
@@ -29,42 +28,31 @@ from sfumato.model_config import DiffusionConfig, Method, StudentConfig
 from sfumato.pipeline.denoise import StudentNetwork
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.data import HeldOut, WholeNetworks, check_one_size
+from sfumato.training.data import HeldOut, check_one_size
 from sfumato.training.diffusion import ConditionalDenoiser
 from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, open_session, resume
+from sfumato.training.settings import Count, Decay, WholeNetworks
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
 from sfumato.training.teaching import Teacher, Teaching, lessons_of
-from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 
 class FewStepTraining(WholeNetworks):
     """Length and settings of the distillation; a step uses batch · accumulate conditions."""
 
-    steps: int = Field(2000, ge=1)
-    minutes: float | None = Field(None, gt=0)
-    """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
-    only."""
-    batch: int = Field(16, ge=1)
+    steps: Count = 2000
+    batch: Count = 16
     """Conditions of a step: with trajectories each gives teaching.pairs pairs, otherwise one."""
-    accumulate: int = Field(1, ge=1)
-    precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig(
         method="muon", learning_rate=2e-3, warmup_steps=50, tail_fraction=0.5, weight_decay=0.0
     )
-    ema_decay: float = Field(0.99, ge=0, lt=1)
-    seed: int = 0
-    log_every: int = Field(20, ge=1)
-    track: Tracking = "auto"
-    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
-    it is installed."""
-    preview_every: int = Field(500, ge=1)
-    save_every: int = Field(200, ge=1)
-    workers: int = Field(1, ge=0)
-    max_skipped: int = Field(20, ge=1)
+    ema_decay: Decay = 0.99
+    log_every: Count = 20
+    preview_every: Count = 500
+    save_every: Count = 200
 
 
 class FewStepRun(Schema):

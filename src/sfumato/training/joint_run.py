@@ -12,53 +12,32 @@ from sfumato.data.table import DataConfig
 from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion.objective import ObjectiveConfig
 from sfumato.diffusion.schedule import ScheduleConfig
-from sfumato.engine.precision import Precision
 from sfumato.schema import Schema
 from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining
 from sfumato.training.coupling import Coupling, DetachedCoupling
-from sfumato.training.data import HeldOut, WholeNetworks, check_one_size
-from sfumato.training.diffusion import DROPOUT, DiffusionRun, DiffusionTraining
+from sfumato.training.data import HeldOut, check_one_size
+from sfumato.training.diffusion import DiffusionRun, DiffusionTraining
 from sfumato.training.optim import OptimiserConfig
-from sfumato.training.trackers import Tracking
+from sfumato.training.settings import Count, PartDropout, RunSettings, Threads, WholeNetworks
 
 CONDITIONERS = ("none", "class", "text", "pretrained-text")
 """Kinds of conditioners that read captions and labels; the others need images beside the image."""
 
 
-class JointTraining(WholeNetworks):
+class JointTraining(PartDropout, WholeNetworks):
     """Length and settings of the training; a step uses batch · accumulate · processes images."""
 
-    steps: int = Field(20_000, ge=1)
-    minutes: float | None = Field(None, gt=0)
-    """Train for this many minutes instead of `steps`; the learning rates follow the time, which counts training steps
-    only."""
-    batch: int = Field(16, ge=1)
-    accumulate: int = Field(1, ge=1)
+    steps: Count = 20_000
+    optimiser: OptimiserConfig = OptimiserConfig()
+    """Of the autoencoder."""
+    workers: Threads = 2
     draws: int = Field(4, ge=1, le=1024)
     """Noised latents of each image that stage 2 trains on in a step: it costs less than encoding, so that several pay;
     3 to 14 in UNITE."""
-    condition_dropout: float = Field(DROPOUT, ge=0, le=1)
-    """Probability that a noised latent is trained without its condition, which guidance needs; with 0 there is no
-    guidance."""
-    part_dropout: dict[str, float] = Field(default_factory=dict)
-    """The same for single parts of a composite conditioner, by name and independently."""
-    precision: Precision = "auto"
-    optimiser: OptimiserConfig = OptimiserConfig()
-    """Of the autoencoder."""
     denoiser: OptimiserConfig = OptimiserConfig()
     """Of denoiser and conditioner."""
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    seed: int = 0
-    log_every: int = Field(50, ge=1)
-    track: Tracking = "auto"
-    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
-    it is installed."""
-    preview_every: int = Field(1000, ge=1)
     preview_images: int = Field(64, ge=2)
     """Held-out images that are reconstructed for PSNR, spread and effective rank."""
-    save_every: int = Field(1000, ge=1)
-    workers: int = Field(2, ge=0)
-    max_skipped: int = Field(20, ge=1)
 
 
 class JointRun(Schema):
@@ -168,6 +147,4 @@ def second_stage(config: JointRun) -> DiffusionRun:
 
 def _shared(train: JointTraining) -> dict[str, Any]:
     """The settings that both stages have."""
-    names = AutoencoderTraining.model_fields.keys() & DiffusionTraining.model_fields.keys()
-    names &= JointTraining.model_fields.keys()
-    return {name: getattr(train, name) for name in sorted(names - {"batch", "optimiser"})}
+    return {name: getattr(train, name) for name in RunSettings.model_fields if name not in ("batch", "optimiser")}

@@ -7,7 +7,7 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from sfumato import rng
@@ -19,51 +19,25 @@ from sfumato.conditioning.table import ConditionerConfig, NoneConfig
 from sfumato.data.dataset import LatentSource
 from sfumato.data.latents import MeasuredLatents
 from sfumato.data.table import DataConfig
-from sfumato.engine.precision import Precision, autocast
+from sfumato.engine.precision import autocast
 from sfumato.model import LatentDiffusion
 from sfumato.schema import Schema
 from sfumato.training.averages import ema
-from sfumato.training.data import HeldOut, WholeNetworks, check_one_size, height_width
-from sfumato.training.optim import (
-    OptimiserConfig,
-    build_optimiser,
-    gradients_norm,
-    learning_rate,
-    read,
-    set_rate,
-)
+from sfumato.training.data import HeldOut, check_one_size, height_width
+from sfumato.training.optim import build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import check_fields, fitted_tokenizer
 from sfumato.training.session import Periodic, open_session, resume
+from sfumato.training.settings import ConditionDropout, Count, WholeNetworks
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
-from sfumato.training.trackers import Tracking
 from sfumato.training.workers import Workers
 
 
-class TransformerTraining(WholeNetworks):
+class TransformerTraining(ConditionDropout, WholeNetworks):
     """Length and settings of the training; a step uses batch · accumulate · processes images."""
 
-    steps: int = Field(100_000, ge=1)
-    minutes: float | None = Field(None, gt=0)
-    """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
-    only."""
-    batch: int = Field(32, ge=1)
-    accumulate: int = Field(1, ge=1)
-    condition_dropout: float = Field(0.1, ge=0, le=1)
-    """Probability that an image is trained without its condition, which guidance needs; with 0 there is no guidance."""
-    precision: Precision = "auto"
-    optimiser: OptimiserConfig = OptimiserConfig()
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    seed: int = 0
-    log_every: int = Field(50, ge=1)
-    track: Tracking = "auto"
-    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
-    it is installed."""
-    preview_every: int = Field(1000, ge=1)
-    save_every: int = Field(1000, ge=1)
-    workers: int = Field(1, ge=0)
-    max_skipped: int = Field(20, ge=1)
+    batch: Count = 32
 
 
 class TransformerRun(Schema):
