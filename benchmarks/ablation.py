@@ -32,7 +32,7 @@ from sfumato.evaluation.kernel import kernel_distance
 from sfumato.model import LatentDiffusion
 from sfumato.report import measure
 from sfumato.training.averages.snapshots import load_snapshot, snapshots_of
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.workers import Workers
 
 WIDTH = 0.1

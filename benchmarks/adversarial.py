@@ -19,7 +19,8 @@ from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.config import parse
 from sfumato.engine.training import for_training
 from sfumato.estimate import work
-from sfumato.training.autoencoder import AutoencoderRun, build_stage1
+from sfumato.training.autoencoder import build_stage1
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.averages import ema
 from sfumato.training.optim import OptimiserConfig, build_optimiser
 from sfumato.training.stage1_losses import DiscriminatorPass, Stage1Modules, discriminator_losses, generator_losses

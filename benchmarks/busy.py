@@ -18,8 +18,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from sfumato.config import load_config
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.log import read_lines
 from sfumato.training.workers import available_cores
 

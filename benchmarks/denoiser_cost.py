@@ -24,7 +24,7 @@ from sfumato.estimate.synthetic import WORDS, SyntheticImages, SyntheticLatents
 from sfumato.model import LatentDiffusion
 from sfumato.training.averages import ema
 from sfumato.training.data import height_width
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.optim import build_optimiser
 from sfumato.training.second_stage import build_model, conditional_denoiser
 

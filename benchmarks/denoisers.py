@@ -29,9 +29,9 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, ModelConfig, build
 from sfumato.model_folder import load
 from sfumato.report.machine import processor
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.data import height_width
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 REFERENCE = "unet"
 """The recipe's own denoiser."""

@@ -38,7 +38,7 @@ from sfumato.images import to_uint8, to_unit
 from sfumato.schema import Schema
 from sfumato.training.conditions import data_config_for
 from sfumato.training.data import groups_of
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.optim import build_optimiser, clip_, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.state import TrainState
 from sfumato.training.steps import check_progress, count_step

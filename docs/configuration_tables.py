@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sfumato.data.images_config import ImagesConfig
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.joint_run import JointRun
 from sfumato.training.transformer import TransformerRun
 

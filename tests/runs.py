@@ -19,8 +19,10 @@ from sfumato.data.dataset import Example
 from sfumato.data.latents import LatentDataset
 from sfumato.data.loader import Loader
 from sfumato.model import LatentDiffusion, ModelConfig
-from sfumato.training.autoencoder import AutoencoderRun, build_stage1, train_autoencoder
-from sfumato.training.diffusion import DiffusionRun, train_diffusion
+from sfumato.training.autoencoder import build_stage1, train_autoencoder
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion import train_diffusion
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.encode import cached_latents
 from sfumato.training.joint import train_joint
 from sfumato.training.joint_model import joint_model, joint_networks

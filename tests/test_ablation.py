@@ -9,7 +9,7 @@ import pytest
 from sfumato.config import read_source
 from sfumato.diffusion.objective import check_objective
 from sfumato.diffusion.schedule import build_schedule
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 
 @pytest.fixture(autouse=True)

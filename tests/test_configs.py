@@ -27,9 +27,9 @@ from sfumato.diffusion.objective import check_objective
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
 from sfumato.model import ModelConfig, build
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.joint_run import JointRun, first_stage, second_stage
 from sfumato.training.second_stage import fitted
 from sfumato.training.transformer import TransformerRun

@@ -18,8 +18,8 @@ import yaml
 from sfumato.cli import app
 from sfumato.config import parse, zoo_names
 from sfumato.model_config import ModelConfig
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion_run import DiffusionRun
 from test_imports import ALLOWED, SOURCE
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ from sfumato.autoencoder.bottleneck import Encoding
 from sfumato.autoencoder.losses import LogitAverages
 from sfumato.autoencoder.perceptual import FeatureDistance
 from sfumato.config import apply_overrides
-from sfumato.training.autoencoder import AutoencoderRun, build_stage1
+from sfumato.training.autoencoder import build_stage1
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.stage1_losses import DiscriminatorPass, Stage1Modules, discriminator_losses, generator_losses
 from sfumato.training.workers import Workers
 

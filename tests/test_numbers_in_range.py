@@ -24,8 +24,8 @@ from sfumato.errors import UserError
 from sfumato.estimate.images import check_affordable, reconstruction
 from sfumato.model import LatentDiffusion, ModelConfig, build
 from sfumato.plain_json import to_json
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 NAN, INF = float("nan"), float("inf")
 TINY = {"channels": 8, "channel_multipliers": [1, 2], "blocks_per_level": 1, "latent_channels": 2, "norm_groups": 2}

@@ -11,7 +11,7 @@ from sfumato.cli import main
 from sfumato.config import parse
 from sfumato.errors import UserError
 from sfumato.model_folder import load
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 
 PIXELS = AutoencoderConfig(channel_multipliers=(1,), bottleneck=PixelsConfig())
 

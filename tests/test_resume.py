@@ -37,7 +37,7 @@ from sfumato.cli.training_runs import run_autoencoder
 from sfumato.config import apply_overrides, parse
 from sfumato.errors import UserError
 from sfumato.model_folder import load
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.averages.snapshots import found_in
 from sfumato.training.encode import cached_latents
 from sfumato.training.run import RunFolder, differ

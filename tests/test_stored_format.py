@@ -12,7 +12,7 @@ from sfumato.config import load_config
 from sfumato.diffusion.schedule import LinearConfig, ScaledLinearConfig
 from sfumato.errors import UserError
 from sfumato.stored_format import FORMAT, upgraded
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 
 @pytest.mark.parametrize(("before", "config"), [("linear", ScaledLinearConfig), ("sqrt-linear", LinearConfig)])

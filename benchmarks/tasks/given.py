@@ -29,7 +29,7 @@ from sfumato.model import LatentDiffusion
 from sfumato.pipeline.request import DEFAULT_STEPS, SampleRequest
 from sfumato.training.conditions import data_config_for
 from sfumato.training.data import HeldOut, groups_of
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 USUAL = "zoo:toy/text"
 """Whose words the toy world is described with, where the run's own configuration is not there: all of zoo:toy agree."""

@@ -4,7 +4,7 @@ import pytest
 
 from sfumato.cli.run_configuration import with_overrides
 from sfumato.config import parse
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 
 @pytest.mark.parametrize("typed", ["conditioner.kind=none", "conditioner={kind: none}"])

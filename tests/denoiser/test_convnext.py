@@ -25,7 +25,7 @@ from sfumato.model import LatentDiffusion
 from sfumato.model_folder import load
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.request import SampleRequest
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from tiny import model
 
 KIND = (

@@ -26,7 +26,7 @@ from sfumato.interop.convert import export_model
 from sfumato.model_folder import load
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.request import SampleRequest
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.sharding import units
 from tiny import model
 

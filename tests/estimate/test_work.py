@@ -26,7 +26,8 @@ from sfumato.estimate.from_config import first_stage
 from sfumato.estimate.memory import second_stage_activations
 from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig
 from sfumato.sampling.table import SAMPLERS
-from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining, build_stage1
+from sfumato.training.autoencoder import build_stage1
+from sfumato.training.autoencoder_run import AutoencoderRun, AutoencoderTraining
 from sfumato.training.diffusion import ConditionalDenoiser
 from sfumato.training.stage1_losses import DiscriminatorPass, discriminator_losses, generator_losses
 from sfumato.training.workers import Workers

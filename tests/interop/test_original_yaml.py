@@ -12,8 +12,8 @@ from sfumato.interop.conditioners import map_conditioner
 from sfumato.interop.infer import infer_unet
 from sfumato.interop.original_yaml import Original, parse_original
 from sfumato.interop.published import DIFFUSIONS
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 FIRST: dict[str, tuple[str, int, int | None, list[int], list[int], dict[str, Any]]] = {
     "kl-f8": ("AutoencoderKL", 4, None, [1, 2, 4, 4], [], {}),

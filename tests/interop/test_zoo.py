@@ -19,8 +19,8 @@ from sfumato.interop.infer import infer_original
 from sfumato.interop.original_yaml import Original, parse_original
 from sfumato.interop.placement import ema_key, place
 from sfumato.interop.published import DIFFUSIONS, FIRST_STAGES, PUBLISHED
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 FULL_SIZE = ["bsr_sr", "cin256", "ffhq256", "semantic_synthesis256", "text2img256", "kl-f8", "kl-f32", "vq-f4", "vq-f8"]
 OURS = {"bsr_sr": "bsr-sr", "semantic_synthesis256": "semantic-synthesis256"}

@@ -26,7 +26,8 @@ from sfumato.rng import SampleNoise
 from sfumato.sampling.grids import GridConfig, build_grid
 from sfumato.sampling.loop import sample
 from sfumato.sampling.table import DDIMConfig, build_sampler
-from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
+from sfumato.training.diffusion import ConditionalDenoiser
+from sfumato.training.diffusion_run import DiffusionRun
 
 FILES = sorted((Path(sfumato.__file__).parent / "zoo" / "ldm").glob("*.yaml"))
 SECOND_STAGES = [file for file in FILES if "denoiser" in yaml.safe_load(file.read_text(encoding="utf-8"))]

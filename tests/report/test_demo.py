@@ -16,8 +16,8 @@ from sfumato.estimate.measure import Timing
 from sfumato.fit import pace
 from sfumato.fit.phases import clock
 from sfumato.report.survey import Extent
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 RUNS = (("autoencoder", AutoencoderRun), ("diffusion", DiffusionRun))
 

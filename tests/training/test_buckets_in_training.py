@@ -28,10 +28,10 @@ from sfumato.errors import UserError
 from sfumato.model_folder import load
 from sfumato.pipeline.plan import plan
 from sfumato.pipeline.request import SampleRequest
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
 from sfumato.training.conditions import data_config_for, preview_fields, with_conditions, with_fields
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.encode import cached_latents
 from sfumato.training.second_stage import check_sizes
 from training.test_conditions import first_stage

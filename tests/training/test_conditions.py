@@ -25,7 +25,7 @@ from sfumato.model_folder import load
 from sfumato.rng import numpy_generator
 from sfumato.training import previews
 from sfumato.training.conditions import data_config_for, with_conditions, with_fields
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.encode import cached_latents
 
 SIZE = 32

@@ -13,8 +13,8 @@ from runs import FIRST_STAGE, SECOND_STAGE, assert_same_up_to_rounding, first_ru
 from sfumato.cli.training_runs import run_autoencoder, run_diffusion
 from sfumato.config import apply_overrides, parse
 from sfumato.model_folder import load
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.workers import Workers
 
 TOY = {"kind": "toy", "size": 32, "length": 10}

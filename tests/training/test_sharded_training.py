@@ -17,7 +17,8 @@ from runs import assert_same_tensors, assert_same_up_to_rounding, logged, saved,
 from sfumato.conditioning.pretrained import PretrainedText, PretrainedTextConfig
 from sfumato.errors import UserError
 from sfumato.training.averages.ema import average_of
-from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
+from sfumato.training.diffusion import ConditionalDenoiser
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.parts import whole, without_memory
 from sfumato.training.sharding import shard_with_average
 from sfumato.training.workers import Workers

@@ -14,10 +14,11 @@ from sfumato.conditioning.layout import LayoutConfig, LayoutTransformer
 from sfumato.config import apply_overrides, parse, read_source
 from sfumato.data.dataset import Example
 from sfumato.errors import UserError
-from sfumato.training.autoencoder import AutoencoderRun, build_stage1, train_autoencoder
+from sfumato.training.autoencoder import build_stage1, train_autoencoder
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.codebook import CodeCounts, report_dead_codes
 from sfumato.training.data import RunData, open_data
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.encode import cached_latents
 from sfumato.training.export import save_autoencoder
 from sfumato.training.log import read_lines

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from sfumato.training.autoencoder import AutoencoderTraining
+from sfumato.training.autoencoder_run import AutoencoderTraining
 from sfumato.training.classifier import ClassifierTraining
 from sfumato.training.few_steps import FewStepTraining
 from sfumato.training.joint_run import JointTraining

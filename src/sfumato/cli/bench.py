@@ -82,7 +82,7 @@ def _opened(name: str, autoencoder: str | None) -> "LatentDiffusion":
             raise UserError(f"--autoencoder is for a configuration, and {name!r} is a model with its own: leave it out")
         return load(name)
     from sfumato.estimate.sampling import untrained
-    from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.diffusion_run import DiffusionRun
 
     raw = read_source(name)
     if "denoiser" not in raw:

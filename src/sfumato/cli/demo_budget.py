@@ -12,8 +12,8 @@ from sfumato.fit.phases import clock
 from sfumato.fit.plan import CALL_SHARE
 from sfumato.model import LatentDiffusion
 from sfumato.plain_json import numbers_in, to_json
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.workers import Workers
 
 TRIED = 8

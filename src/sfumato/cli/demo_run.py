@@ -25,8 +25,8 @@ from sfumato.report import machine, measure, page
 from sfumato.report.gallery import Gallery
 from sfumato.report.result import DemoResult, FirstStage, Training
 from sfumato.report.survey import Extent, Survey, survey
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.log import read_lines
 from sfumato.training.workers import use_all_cores
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from sfumato.estimate.from_config import MeasurementOptions
     from sfumato.estimate.report import Estimate, SampleCost
     from sfumato.model import LatentDiffusion
-    from sfumato.training.autoencoder import AutoencoderRun
-    from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.autoencoder_run import AutoencoderRun
+    from sfumato.training.diffusion_run import DiffusionRun
 
 Run = TypeVar("Run", "AutoencoderRun", "DiffusionRun")
 PLACEHOLDER = Path("a-folder-of-images")
@@ -71,8 +71,8 @@ def estimate(flags: EstimateFlags) -> None:
     from sfumato.cli.run_configuration import check_given_once, with_overrides
     from sfumato.config import read_source
     from sfumato.errors import UserError
-    from sfumato.training.autoencoder import AutoencoderRun
-    from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.autoencoder_run import AutoencoderRun
+    from sfumato.training.diffusion_run import DiffusionRun
     from sfumato.training.workers import use_all_cores
 
     use_all_cores()
@@ -121,7 +121,7 @@ class Timed:
 
 def _first_stage(raw: dict[str, Any], name: str, data: str | Path | None, timed: Timed | None) -> "Estimate":
     from sfumato.estimate import from_config
-    from sfumato.training.autoencoder import AutoencoderRun
+    from sfumato.training.autoencoder_run import AutoencoderRun
 
     run = parsed(raw, data, AutoencoderRun, name, None)
     estimated = from_config.first_stage(run, name)
@@ -141,7 +141,7 @@ def _second_stage(
 ) -> "Estimate":
     from sfumato.estimate import from_config
     from sfumato.training.data import height_width
-    from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.diffusion_run import DiffusionRun
 
     run = parsed(raw, data, DiffusionRun, name, first.config.image_size)
     theirs = first.config.model_copy(update={"image_size": height_width(run.data)})
@@ -206,9 +206,9 @@ def first_stage_of(autoencoder: str | None, config: str, raw: dict[str, Any]) ->
     from sfumato.config import ZOO_PREFIX, read_source
     from sfumato.model import ModelConfig, build, pixel_space
     from sfumato.model_folder import load
-    from sfumato.training.autoencoder import AutoencoderRun
+    from sfumato.training.autoencoder_run import AutoencoderRun
     from sfumato.training.data import height_width
-    from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.diffusion_run import DiffusionRun
 
     chosen = autoencoder or usual_first_stage(config)
     if chosen == "pixels":

@@ -32,7 +32,7 @@ from sfumato.report.fit_result import FitResult
 from sfumato.report.format import duration
 from sfumato.report.result import Training
 from sfumato.training.data import open_data
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.log import read_lines
 from sfumato.training.threads import starting_with
 from sfumato.training.workers import Workers

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sfumato.model import LatentDiffusion
     from sfumato.training.classifier import ClassifierRun
-    from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.diffusion_run import DiffusionRun
 
 Run = TypeVar("Run", "DiffusionRun", "ClassifierRun")
 

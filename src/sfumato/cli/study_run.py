@@ -1,4 +1,4 @@
-"""What every `sfumato study` does around its trainings: the folder, the device, the progress, and the page at the end."""
+"""What every `sfumato study` does around its trainings: folder, device, progress, and the page at the end."""
 
 import shlex
 import sys

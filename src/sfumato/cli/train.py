@@ -100,7 +100,7 @@ class TransformerFlags(RunFlags):
 def autoencoder(flags: AutoencoderFlags) -> None:
     """Train stage 1: image <-> latent."""
     from sfumato.config import parse
-    from sfumato.training.autoencoder import AutoencoderRun
+    from sfumato.training.autoencoder_run import AutoencoderRun
 
     raw = with_start(with_overrides(flags.config, flags.changes, AutoencoderRun), flags.start)
     state = run_autoencoder(parse(with_data(raw, flags.data), AutoencoderRun, flags.config), flags.out, flags.cache)
@@ -123,7 +123,7 @@ def latent_sentences(run: Path, step: int) -> list[str]:
 def diffusion(flags: DiffusionFlags) -> None:
     """Train stage 2: noise -> latent, conditioned on text, classes or nothing."""
     from sfumato.cli.run_configuration import on_first_stage
-    from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.diffusion_run import DiffusionRun
 
     raw = with_start(with_overrides(flags.config, flags.changes, DiffusionRun), flags.start)
     run, first = on_first_stage(raw, DiffusionRun, flags.config, flags.data, flags.autoencoder)

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from sfumato.data.dataset import Dataset, LatentSource
     from sfumato.data.latents import LatentDataset
     from sfumato.model import LatentDiffusion
-    from sfumato.training.autoencoder import AutoencoderRun
+    from sfumato.training.autoencoder_run import AutoencoderRun
     from sfumato.training.classifier import ClassifierRun
     from sfumato.training.data import RunData
-    from sfumato.training.diffusion import DiffusionRun
+    from sfumato.training.diffusion_run import DiffusionRun
     from sfumato.training.few_steps import FewStepRun
     from sfumato.training.joint_run import JointRun
     from sfumato.training.run import RunFolder

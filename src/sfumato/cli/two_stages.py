@@ -17,9 +17,9 @@ from sfumato.fit.phases import Phases
 from sfumato.model import LatentDiffusion
 from sfumato.model_folder import load
 from sfumato.report.result import Training
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.data import open_data
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.encode import cached_latents
 from sfumato.training.overall import Overall, Part, shown_in
 from sfumato.training.state import TrainState

@@ -22,9 +22,10 @@ from sfumato.estimate.speed import USUAL_UTILISATION, arithmetic_peak
 from sfumato.model import DiffusionConfig, LatentDiffusion
 from sfumato.report.machine import describe
 from sfumato.sampling.table import SAMPLERS
-from sfumato.training.autoencoder import AutoencoderRun, untrained_autoencoder
+from sfumato.training.autoencoder import untrained_autoencoder
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.data import height_width
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.optim import moments
 from sfumato.training.second_stage import check_sizes
 from sfumato.training.workers import Workers

@@ -32,10 +32,12 @@ from sfumato.pipeline.conditions import source_of
 from sfumato.pipeline.parts import second_stage
 from sfumato.pipeline.plan import guidance_scale
 from sfumato.pipeline.students import calls_twice
-from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining, train_autoencoder
+from sfumato.training.autoencoder import train_autoencoder
+from sfumato.training.autoencoder_run import AutoencoderRun, AutoencoderTraining
 from sfumato.training.conditions import with_conditions
 from sfumato.training.data import RunData
-from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun, DiffusionTraining, train_diffusion
+from sfumato.training.diffusion import ConditionalDenoiser, train_diffusion
+from sfumato.training.diffusion_run import DiffusionRun, DiffusionTraining
 from sfumato.training.encode import cached_latents
 from sfumato.training.export import save_autoencoder, save_diffusion
 from sfumato.training.log import read_lines

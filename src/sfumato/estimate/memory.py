@@ -19,7 +19,8 @@ from sfumato.denoiser.network import Denoiser
 from sfumato.denoiser.table import build_denoiser
 from sfumato.estimate.work import Stage1Step
 from sfumato.model import DiffusionConfig
-from sfumato.training.autoencoder import AutoencoderRun, CodeCounts, untrained_autoencoder
+from sfumato.training.autoencoder import CodeCounts, untrained_autoencoder
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.data import height_width
 from sfumato.training.stage1_losses import DiscriminatorPass, Stage1Modules, discriminator_losses, generator_losses
 from sfumato.training.workers import Workers

@@ -17,7 +17,7 @@ from sfumato.pipeline.parts import second_stage
 from sfumato.pipeline.plan import guidance_scale
 from sfumato.pipeline.request import AUTO
 from sfumato.pipeline.students import default_steps
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 TIMED_CALLS = 4
 """Network calls that are timed."""

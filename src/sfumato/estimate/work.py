@@ -22,7 +22,7 @@ from sfumato.estimate.calls import network_call
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.model import DiffusionConfig
 from sfumato.training.alignment import build_alignment
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.data import height_width
 from sfumato.training.transformer import TransformerRun
 from sfumato.training.workers import Workers

@@ -10,8 +10,8 @@ from sfumato.data.kinds import kind_of
 from sfumato.errors import UserError
 from sfumato.fit.networks import FIRST, SECOND, attention_factors, conditioner_settings
 from sfumato.fit.plan import FitPlan, StagePlan, retold
-from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining
-from sfumato.training.diffusion import DiffusionRun, DiffusionTraining
+from sfumato.training.autoencoder_run import AutoencoderRun, AutoencoderTraining
+from sfumato.training.diffusion_run import DiffusionRun, DiffusionTraining
 
 STAGES = ("autoencoder", "diffusion")
 DATA = "data"

@@ -29,7 +29,7 @@ from sfumato.report.result import FirstStage, Sampling
 from sfumato.training.condition_images import condition_images
 from sfumato.training.conditions import preview_fields
 from sfumato.training.data import RunData
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 LOW_GUIDANCE = 1.5
 ROWS = 16

@@ -2,8 +2,8 @@
 
 from typing import TypeVar
 
-from sfumato.training.autoencoder import AutoencoderRun
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.autoencoder_run import AutoencoderRun
+from sfumato.training.diffusion_run import DiffusionRun
 
 LEAST = 200  # fewer teach nothing
 LEAST_WARMUP = 30

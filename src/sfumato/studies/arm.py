@@ -19,7 +19,7 @@ from sfumato.studies.first import trained_first
 from sfumato.studies.plan import Arm, first_run
 from sfumato.studies.result import ArmResult, Ceiling, CurvePoint, load_result
 from sfumato.studies.step_cost import StepCost, Steps
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.data import height_width
 from sfumato.training.encode import cached_latents
 from sfumato.training.log import read_lines

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sfumato.studies.context import finished
-from sfumato.training.autoencoder import AutoencoderRun, train_autoencoder
+from sfumato.training.autoencoder import train_autoencoder
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.data import RunData
 from sfumato.training.export import save_autoencoder
 from sfumato.training.previews import Reconstructions

@@ -13,9 +13,9 @@ from sfumato.diffusion.schedule import ScaledLinearConfig
 from sfumato.engine.precision import Precision
 from sfumato.schema import Schema
 from sfumato.studies.rules import LATENT_CHANNELS, autoencoder_for, codes_autoencoder_for, denoiser_for, transformer_for
-from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining
+from sfumato.training.autoencoder_run import AutoencoderRun, AutoencoderTraining
 from sfumato.training.data import HeldOut, check_one_size, height_width
-from sfumato.training.diffusion import DiffusionRun, DiffusionTraining
+from sfumato.training.diffusion_run import DiffusionRun, DiffusionTraining
 from sfumato.training.optim import OptimiserConfig
 from sfumato.training.transformer import TransformerRun, TransformerTraining
 

@@ -24,7 +24,8 @@ from sfumato.studies.plan import Arm, codes_run, latent_of, second_run
 from sfumato.studies.result import SamplingResult
 from sfumato.studies.step_cost import StepCost
 from sfumato.training import transformer
-from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun, Preview, train_diffusion
+from sfumato.training.diffusion import ConditionalDenoiser, Preview, train_diffusion
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.export import save_diffusion, save_transformer
 from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder

@@ -19,7 +19,8 @@ from sfumato.pipeline import pipeline
 from sfumato.pipeline.latents import NotFiniteError
 from sfumato.pipeline.request import SampleRequest
 from sfumato.training.data import RunData
-from sfumato.training.diffusion import ConditionalDenoiser, EvaluationConfig
+from sfumato.training.diffusion import ConditionalDenoiser
+from sfumato.training.diffusion_run import EvaluationConfig
 from sfumato.training.previews import Values, sample_in_sizes, skipped, with_networks
 from sfumato.training.state import TrainState
 

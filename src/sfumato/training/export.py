@@ -11,10 +11,11 @@ from sfumato.baselines.model import CodeModel
 from sfumato.classifier import LatentClassifier
 from sfumato.denoiser.classifier import NoisyClassifier
 from sfumato.model import LatentDiffusion, ModelConfig
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.classifier import ClassifierRun
 from sfumato.training.data import RunData, height_width, trained_sizes
-from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
+from sfumato.training.diffusion import ConditionalDenoiser
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.few_steps import FewStepRun
 from sfumato.training.previews import with_code_networks, with_networks
 from sfumato.training.run import RunFolder

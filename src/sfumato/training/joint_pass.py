@@ -29,7 +29,8 @@ from sfumato.training.coupling import (
     normalises,
     reaches_encoder,
 )
-from sfumato.training.diffusion import ConditionalDenoiser, WithConditionMean, part_dropout
+from sfumato.training.diffusion import ConditionalDenoiser, WithConditionMean
+from sfumato.training.diffusion_run import part_dropout
 from sfumato.training.joint_run import JointRun, first_stage, second_stage
 from sfumato.training.micro import MicroBatch, micro_batch
 from sfumato.training.stage1_losses import Stage1Modules, generator_losses

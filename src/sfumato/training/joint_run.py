@@ -13,10 +13,10 @@ from sfumato.denoiser.table import DenoiserConfig
 from sfumato.diffusion.objective import ObjectiveConfig
 from sfumato.diffusion.schedule import ScheduleConfig
 from sfumato.schema import Schema
-from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining
+from sfumato.training.autoencoder_run import AutoencoderRun, AutoencoderTraining
 from sfumato.training.coupling import Coupling, DetachedCoupling
 from sfumato.training.data import HeldOut, check_one_size
-from sfumato.training.diffusion import DiffusionRun, DiffusionTraining
+from sfumato.training.diffusion_run import DiffusionRun, DiffusionTraining
 from sfumato.training.optim import OptimiserConfig
 from sfumato.training.settings import Count, PartDropout, RunSettings, Threads, WholeNetworks
 

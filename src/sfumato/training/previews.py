@@ -29,7 +29,8 @@ from sfumato.pipeline.request import DEFAULT_GUIDANCE, SampleRequest
 from sfumato.training.condition_images import condition_images
 from sfumato.training.conditions import preview_fields
 from sfumato.training.data import RunData
-from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
+from sfumato.training.diffusion import ConditionalDenoiser
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.few_steps import FewStepRun
 from sfumato.training.transformer import ConditionalTransformer
 

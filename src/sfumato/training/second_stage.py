@@ -29,7 +29,8 @@ from sfumato.diffusion.schedule import build_schedule
 from sfumato.errors import UserError
 from sfumato.model import DiffusionConfig, LatentDiffusion, ModelConfig, SecondStage
 from sfumato.training.data import check_step, height_width, trained_sizes
-from sfumato.training.diffusion import ConditionalDenoiser, DiffusionRun
+from sfumato.training.diffusion import ConditionalDenoiser
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.encode import measured_scaling
 from sfumato.training.start import start_second, started
 

@@ -24,7 +24,7 @@ from sfumato.pipeline.conditions import ConditionInputs, conditions_for, source_
 from sfumato.pipeline.request import SampleRequest
 from sfumato.sampling.windows import Window
 from sfumato.training.conditions import with_crops, with_fields
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from training.test_conditions import first_stage
 
 CROPS = ConditionsConfig.model_validate({"crop": {"variants": 3}})

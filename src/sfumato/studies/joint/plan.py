@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.schema import Schema
-from sfumato.training.autoencoder import AutoencoderRun
+from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.coupling import AnchoredCoupling, Coupling, DetachedCoupling, NaiveCoupling, PriorCoupling
-from sfumato.training.diffusion import DiffusionRun
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.joint_run import JointRun, first_stage, second_stage
 
 Way = Literal["two-stage", "naive", "detached", "prior", "anchored"]

@@ -19,9 +19,9 @@ from sfumato.schema import Schema
 from sfumato.studies.latents.spaces import PLAIN, SPACES, LatentSpace
 from sfumato.studies.plan import SAVE_SECONDS
 from sfumato.studies.rules import LATENT_CHANNELS, autoencoder_for, denoiser_for
-from sfumato.training.autoencoder import AutoencoderRun, AutoencoderTraining
+from sfumato.training.autoencoder_run import AutoencoderRun, AutoencoderTraining
 from sfumato.training.data import HeldOut, check_one_size, height_width
-from sfumato.training.diffusion import DiffusionRun, DiffusionTraining
+from sfumato.training.diffusion_run import DiffusionRun, DiffusionTraining
 from sfumato.training.optim import OptimiserConfig
 
 TOLERANCE = 0.3
