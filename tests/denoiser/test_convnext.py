@@ -8,25 +8,30 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from denoiser.test_unet import FULL, TIMES, B, C, X, filled, full_condition, gaussian
+from denoiser.contract import (
+    FULL,
+    GIVEN,
+    C,
+    check_each_sample_stands_alone,
+    check_fused_and_packed,
+    check_gradients,
+    check_is_used,
+    check_recomputing_is_estimated,
+    check_samples_saves_and_opens,
+    filled,
+    gaussian,
+)
 from sfumato import flops
-from sfumato.conditioning.condition import Condition, ConditionSpec
+from sfumato.conditioning.condition import ConditionSpec
 from sfumato.config import load_config
 from sfumato.denoiser.blocks import BlockInputs
 from sfumato.denoiser.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtConfig, GlobalResponseNorm
 from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNetConfig
-from sfumato.engine.inference import for_inference
 from sfumato.engine.training import for_training
 from sfumato.errors import UserError
-from sfumato.estimate.memory import second_stage_activations
 from sfumato.interop.diffusers_export import export_diffusers
-from sfumato.model import LatentDiffusion
-from sfumato.model_folder import load
-from sfumato.pipeline import pipeline
-from sfumato.pipeline.request import SampleRequest
 from sfumato.training.diffusion_run import DiffusionRun
-from tiny import model
 
 KIND = (
     "diffusion.denoiser={kind: convnext, channels: 32, channel_multipliers: [1, 2], blocks: [1, 2], attention_every: 1}"
@@ -67,69 +72,28 @@ def test_the_block_is_its_equations_and_begins_as_the_identity() -> None:
 
 
 def test_each_sample_stands_alone() -> None:
-    network, condition = build(channel_multipliers=(1, 1, 2), blocks=(1, 1, 3), head_channels=16), full_condition()
-    out = network(X, TIMES, condition)
-    assert out.shape == X.shape
-    for i in range(B):
-        one = Condition(**{name: value[i : i + 1] for name, value in condition.tensors().items()})
-        torch.testing.assert_close(network(X[i : i + 1], TIMES[i : i + 1], one), out[i : i + 1], atol=1e-4, rtol=1e-4)
+    check_each_sample_stands_alone(build(channel_multipliers=(1, 1, 2), blocks=(1, 1, 3), head_channels=16))
 
 
-@pytest.mark.parametrize("name", ["vector", "tokens", "spatial", "timestep"])
+@pytest.mark.parametrize("name", GIVEN)
 def test_everything_given_is_used(name: str) -> None:
-    network, given = build(), full_condition().tensors()
-    out = network(X, TIMES, Condition(**given))
-    if name == "timestep":
-        changed = network(X, TIMES + 0.5, Condition(**given))
-    else:
-        changed = network(X, TIMES, Condition(**{**given, name: given[name] + 1}))
-    assert (changed - out).abs().amax((1, 2, 3)).min() > 1e-4
+    check_is_used(build(), name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_and_fused_networks_compute_the_same(dtype: torch.dtype) -> None:
-    network, condition = build(), full_condition()
-    expected = network(X, TIMES, condition).detach()
-    fused = for_training(build())(X, TIMES, condition).detach()
-    torch.testing.assert_close(fused, expected, atol=1e-4, rtol=1e-4)
-    packed = for_inference(network, dtype)(X, TIMES, condition)
-    assert packed.dtype == torch.float32
-    error = (packed - expected).abs().max() / expected.abs().max()
-    assert error < (1e-4 if dtype == torch.float32 else 4e-2)
+    check_fused_and_packed(build(), for_training(build()), dtype)
 
 
 def test_recomputed_activations_give_the_same_gradients_and_less_memory() -> None:
-    gradients = []
-    for checkpointing in (False, True):
-        network = build()
-        network.checkpointing = checkpointing
-        network(X, TIMES, full_condition()).square().mean().backward()
-        gradients.append([p.grad for p in network.parameters()])
-    assert all(g is not None for g in gradients[0])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
-    second = model(KIND).second
-    assert second is not None
-    assert second.conditioner is not None
-    spec = second.conditioner.spec
-    kept, recomputed = (
-        second_stage_activations(second.config, (3, 16, 16), spec, 4, False, checkpointing)
-        for checkpointing in (False, True)
-    )
-    assert recomputed < kept
+    recomputed = build()
+    recomputed.checkpointing = True
+    check_gradients(build(), recomputed)
+    check_recomputing_is_estimated(KIND)
 
 
 def test_a_model_samples_saves_and_opens(tmp_path: Path) -> None:
-    built = model(KIND)
-    request = SampleRequest(prompt=["a red apple"], steps=3, guidance=2.0, seed=5)
-    images = pipeline.sample(built, request).images
-    built.save(tmp_path / "model")
-    opened: LatentDiffusion = load(tmp_path / "model")
-    assert opened.second is not None
-    assert isinstance(opened.second.denoiser, ConvNeXt)
-    torch.testing.assert_close(pipeline.sample(opened, request).images, images)
-    with pytest.raises(UserError, match="reuse 2 keeps features of a U-Net"):
-        pipeline.sample(built, SampleRequest(prompt=["a red apple"], steps=3, reuse=2))
+    check_samples_saves_and_opens(KIND, ConvNeXt, tmp_path / "model")
     with pytest.raises(UserError, match="kind convnext cannot be exported"):
         export_diffusers(tmp_path / "model", tmp_path / "exported")
 

@@ -11,24 +11,37 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from denoiser.test_unet import FULL, TIMES, B, C, X, filled, full_condition, gaussian
+from denoiser.contract import (
+    FULL,
+    GIVEN,
+    PROMPT,
+    TIMES,
+    B,
+    C,
+    X,
+    check_each_sample_stands_alone,
+    check_fused_and_packed,
+    check_gradients,
+    check_is_used,
+    check_recomputing_is_estimated,
+    check_samples_saves_and_opens,
+    filled,
+    full_condition,
+    gaussian,
+)
 from sfumato import flops
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.config import load_config
 from sfumato.denoiser.dit import DiT, DiTBlock, DiTConfig, positions
 from sfumato.denoiser.flow_map import step_inputs
 from sfumato.engine.fused_transformer import FusedAttention
-from sfumato.engine.inference import for_inference
 from sfumato.engine.training import for_training, plain
 from sfumato.errors import UserError
-from sfumato.estimate.memory import second_stage_activations
 from sfumato.interop.convert import export_model
-from sfumato.model_folder import load
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.request import SampleRequest
 from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.sharding import units
-from tiny import model
 
 KIND = "diffusion.denoiser={kind: dit, patch: 2, width: 32, depth: 2, heads: 2}"
 
@@ -140,11 +153,8 @@ def test_it_begins_as_zero_and_its_blocks_as_the_identity() -> None:
 
 def test_each_sample_stands_alone_and_padding_is_not_attended() -> None:
     network, condition = build(), full_condition()
+    check_each_sample_stands_alone(network)
     out = network(X, TIMES, condition)
-    assert out.shape == X.shape
-    for i in range(B):
-        one = Condition(**{name: value[i : i + 1] for name, value in condition.tensors().items()})
-        torch.testing.assert_close(network(X[i : i + 1], TIMES[i : i + 1], one), out[i : i + 1], atol=1e-4, rtol=1e-4)
     tensors = condition.tensors()
     tokens = tensors["tokens"].clone()
     tokens[0, 3:] += 1
@@ -152,15 +162,9 @@ def test_each_sample_stands_alone_and_padding_is_not_attended() -> None:
     torch.testing.assert_close(padded, out, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vector", "tokens", "spatial", "timestep"])
+@pytest.mark.parametrize("name", GIVEN)
 def test_everything_given_is_used(name: str) -> None:
-    network, given = build(), full_condition().tensors()
-    out = network(X, TIMES, Condition(**given))
-    if name == "timestep":
-        changed = network(X, TIMES + 0.5, Condition(**given))
-    else:
-        changed = network(X, TIMES, Condition(**{**given, name: given[name] + 1}))
-    assert (changed - out).abs().amax((1, 2, 3)).min() > 1e-4
+    check_is_used(build(), name)
 
 
 def test_a_student_begins_as_its_teacher_and_uses_end_and_scale() -> None:
@@ -179,42 +183,21 @@ def test_a_student_begins_as_its_teacher_and_uses_end_and_scale() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_and_fused_networks_compute_the_same(dtype: torch.dtype) -> None:
-    network, condition = build(), full_condition()
-    expected = network(X, TIMES, condition).detach()
     fused = for_training(build())
     assert sum(isinstance(part, FusedAttention) for part in fused.modules()) == 2
-    torch.testing.assert_close(fused(X, TIMES, condition).detach(), expected, atol=1e-4, rtol=1e-4)
+    check_fused_and_packed(build(), fused, dtype)
     assert not any(isinstance(part, FusedAttention) for part in plain(fused).modules())
-    packed = for_inference(network, dtype)(X, TIMES, condition)
-    assert packed.dtype == torch.float32
-    error = (packed - expected).abs().max() / expected.abs().max()
-    assert error < (1e-4 if dtype == torch.float32 else 4e-2)
 
 
 def test_fused_and_recomputed_networks_have_the_same_gradients() -> None:
-    gradients = []
-    for change in ("none", "recomputed", "fused"):
-        network = build()
-        network.checkpointing = change == "recomputed"
-        network = for_training(network) if change == "fused" else network
-        network(X, TIMES, full_condition()).square().mean().backward()
-        gradients.append([p.grad for p in network.parameters()])
-    assert all(g is not None for g in gradients[0])
-    for others in gradients[1:]:
-        for one, other in zip(gradients[0], others, strict=True):
-            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    recomputed = build()
+    recomputed.checkpointing = True
+    for other in (recomputed, for_training(build())):
+        check_gradients(build(), other, atol=1e-5, rtol=1e-4)
 
 
 def test_estimates_account_for_it() -> None:
-    second = model(KIND).second
-    assert second is not None
-    assert second.conditioner is not None
-    spec = second.conditioner.spec
-    kept, recomputed = (
-        second_stage_activations(second.config, (3, 16, 16), spec, 4, False, checkpointing)
-        for checkpointing in (False, True)
-    )
-    assert recomputed < kept
+    check_recomputing_is_estimated(KIND)
     # 36 tokens of width 32, 12 · width² weights a block, each multiplied and added; attention; patches in and out
     T, D = 36, 32
     blocks = 2 * (2 * T * 12 * D * D + 2 * 2 * T * T * D + 2 * 6 * D * D)
@@ -225,18 +208,9 @@ def test_estimates_account_for_it() -> None:
 
 
 def test_a_model_samples_saves_opens_and_exports(tmp_path: Path) -> None:
-    built = model(KIND)
-    request = SampleRequest(prompt=["a red apple"], steps=3, guidance=2.0, seed=5)
-    images = pipeline.sample(built, request).images
-    built.save(tmp_path / "model")
-    opened = load(tmp_path / "model")
-    assert opened.second is not None
-    assert isinstance(opened.second.denoiser, DiT)
-    torch.testing.assert_close(pipeline.sample(opened, request).images, images)
-    wide = SampleRequest(prompt=["a red apple"], steps=2, size=(16, 40), seed=5)  # in windows
+    opened = check_samples_saves_and_opens(KIND, DiT, tmp_path / "model")
+    wide = SampleRequest(prompt=PROMPT, steps=2, size=(16, 40), seed=5)  # in windows
     assert pipeline.sample(opened, wide).images.shape[2:] == (16, 40)
-    with pytest.raises(UserError, match="reuse 2 keeps features of a U-Net"):
-        pipeline.sample(built, SampleRequest(prompt=["a red apple"], steps=3, reuse=2))
     for format in ("original", "diffusers"):
         with pytest.raises(UserError, match="kind dit cannot be exported"):
             export_model(tmp_path / "model", tmp_path / "exported", format)

@@ -8,27 +8,25 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
+from denoiser.contract import (
+    FULL,
+    GIVEN,
+    TIMES,
+    B,
+    C,
+    H,
+    W,
+    X,
+    check_each_sample_stands_alone,
+    check_is_used,
+    filled,
+    full_condition,
+    gaussian,
+)
 from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.denoiser.blocks import AttentionBlock, BlockInputs, ResBlock, SpatialTransformer
 from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNet, UNetConfig
-
-B, C, H, W = 3, 4, 8, 12
-FULL = ConditionSpec(vector_dim=5, token_dim=6, spatial_channels=2)
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def filled(module: torch.nn.Module) -> torch.nn.Module:
-    """With random weights everywhere, for zero-initialised layers hide what is behind them."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            scale = parameter.shape[1:].numel() ** -0.5 if parameter.dim() > 1 else 0.2
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return module
 
 
 def build(spec: ConditionSpec = FULL, **changes: Any) -> UNet:
@@ -36,15 +34,6 @@ def build(spec: ConditionSpec = FULL, **changes: Any) -> UNet:
     unet = UNet(UNetConfig.model_validate({**options, **changes}), C, spec)
     filled(unet)
     return unet.eval()
-
-
-def full_condition() -> Condition:
-    mask = torch.ones(B, 7, dtype=torch.bool)
-    mask[0, 3:] = False
-    return Condition(gaussian(B, 5), gaussian(B, 7, 6, seed=1), mask, gaussian(B, 2, H, W, seed=2))
-
-
-X, TIMES = gaussian(B, C, H, W, seed=3), torch.tensor([0.0, 37.5, 999.0])
 
 
 @pytest.mark.parametrize(
@@ -58,25 +47,12 @@ X, TIMES = gaussian(B, C, H, W, seed=3), torch.tensor([0.0, 37.5, 999.0])
     ],
 )
 def test_each_sample_stands_alone(changes: dict[str, Any]) -> None:
-    unet = build(**changes)
-    condition = full_condition()
-    out = unet(X, TIMES, condition)
-    assert out.shape == X.shape
-    for i in range(B):
-        one = Condition(**{name: value[i : i + 1] for name, value in condition.tensors().items()})
-        torch.testing.assert_close(unet(X[i : i + 1], TIMES[i : i + 1], one), out[i : i + 1], atol=1e-4, rtol=1e-4)
+    check_each_sample_stands_alone(build(**changes))
 
 
-@pytest.mark.parametrize("name", ["vector", "tokens", "spatial", "timestep"])
+@pytest.mark.parametrize("name", GIVEN)
 def test_everything_given_is_used(name: str) -> None:
-    unet = build()
-    given = full_condition().tensors()
-    out = unet(X, TIMES, Condition(**given))
-    if name == "timestep":
-        changed = unet(X, TIMES + 0.5, Condition(**given))
-    else:
-        changed = unet(X, TIMES, Condition(**{**given, name: given[name] + 1}))
-    assert (changed - out).abs().amax((1, 2, 3)).min() > 1e-4
+    check_is_used(build(), name)
 
 
 def test_masked_tokens_change_nothing() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import tiny
 from command_line import Command
-from denoiser.test_dit import dit, gaussian, grid_positions
+from denoiser.contract import gaussian
+from denoiser.test_dit import dit, grid_positions
 from sfumato.errors import UserError
 from sfumato.interop.convert import describe, import_model
 from sfumato.model import LatentDiffusion
