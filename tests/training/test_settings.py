@@ -1,0 +1,63 @@
+"""The settings of trainings are declared once: who has one in common overrides its default, not its type or range."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import sfumato.training
+from sfumato.cli.schema_flags import schema_fields
+from sfumato.config import parse, to_yaml
+from sfumato.training.autoencoder_run import AutoencoderTraining
+from sfumato.training.classifier import ClassifierTraining
+from sfumato.training.diffusion_run import DiffusionTraining
+from sfumato.training.distillation import Distillation
+from sfumato.training.few_steps import FewStepTraining
+from sfumato.training.joint_run import JointTraining
+from sfumato.training.settings import LoopSettings, RunSettings
+from sfumato.training.transformer import TransformerTraining
+
+RUNS: list[type[RunSettings]] = [
+    AutoencoderTraining,
+    ClassifierTraining,
+    DiffusionTraining,
+    FewStepTraining,
+    JointTraining,
+    TransformerTraining,
+]
+ALL: list[type[LoopSettings]] = [*RUNS, Distillation]
+
+
+@pytest.mark.parametrize("training", ALL)
+def test_a_setting_in_common_has_one_type_and_range(training: type[BaseModel]) -> None:
+    for base in training.__mro__[1:]:
+        for name, field in (base.model_fields if issubclass(base, BaseModel) else {}).items():
+            own = training.model_fields[name]
+            assert (own.annotation, own.metadata) == (field.annotation, field.metadata), name
+
+
+def test_no_other_class_has_the_settings_of_a_loop() -> None:
+    folder = Path(sfumato.training.__file__).parent
+    text = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py") if path.stem != "settings")
+    for name in ("max_skipped", "accumulate", "track", "condition_dropout", "part_dropout"):
+        assert not re.search(rf"^    {name}: [^\n]*=", text, re.MULTILINE), f"{name} is declared again"
+
+
+@pytest.mark.parametrize("training", ALL)
+def test_the_command_line_reads_the_same_from_the_source(training: type[BaseModel]) -> None:
+    read = schema_fields(f"{training.__module__.removeprefix('sfumato.')}:{training.__name__}")
+    assert set(training.model_fields) <= set(read)
+    for name in ("steps", "batch", "ema_decay", "log_every", "workers", "max_skipped"):
+        field = training.model_fields[name]
+        limits = {sign: getattr(rule, sign) for rule in field.metadata for sign in ("ge", "lt") if hasattr(rule, sign)}
+        assert (read[name].default, read[name].limits) == (field.default, limits), name
+        assert read[name].annotation == field.annotation.__name__, name  # type: ignore[union-attr]  # int or float
+    assert read["ema_decay"].help == "Decay of the averaged weights, which are exported."
+
+
+def test_settings_are_read_in_any_order() -> None:
+    """As runs of earlier versions have them in `config.yaml`."""
+    stored = JointTraining(steps=7, draws=3, part_dropout={"text": 0.5}, track="none").model_dump(mode="json")
+    turned = {name: stored[name] for name in reversed(stored)}
+    assert to_yaml(parse(turned, JointTraining, "stored")) == to_yaml(parse(stored, JointTraining, "stored"))
