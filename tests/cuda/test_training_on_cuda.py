@@ -137,4 +137,5 @@ def test_recorded_steps_are_the_plain_ones(
 
 def test_steps_with_checkpointing_are_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfumato.training.diffusion.recorded", lambda *_: pytest.fail("it was to be recorded"))
-    trained("second", tmp_path / "run", ("train.steps=2", "train.checkpointing=true"))
+    log = trained("second", tmp_path / "run", ("train.steps=2", "train.checkpointing=true"))
+    assert [line["step"] for line in log] == [1, 2]

@@ -29,12 +29,14 @@ def test_sample_images_and_find_them_after_a_reload(page: "Page", studio: "Studi
 def test_a_reload_in_the_middle_finds_the_job_again(page: "Page", studio: "Studio") -> None:
     choose(page, "text")
     page.fill("[data-field=steps] input", "900")
+    kept = sorted((studio.root / "kept" / "images").glob("*.png"))
     page.locator("button[type=submit]").click()
     page.wait_for_function("() => document.querySelector('.cell.forming .state span')?.textContent.includes('of 900')")
     page.reload()
     page.wait_for_selector(FORMING)
     page.get_by_role("button", name="Cancel").click()
     page.wait_for_selector(FORMING, state="detached")
+    assert sorted((studio.root / "kept" / "images").glob("*.png")) == kept, "what is cancelled leaves no image"
     page.fill("[data-field=steps] input", "")
 
 

@@ -74,11 +74,15 @@ def test_a_training_is_started_reloaded_stopped_and_continued(page: "Page", stud
 def test_a_training_that_cannot_be_says_why(page: "Page", studio: "Studio") -> None:
     page.goto(studio.page("train"))
     opened(page)
+    model = studio.root / "models" / "text"
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     page.fill("#data", str(studio.root / "images"))
-    page.fill("#out", str(studio.root / "models" / "text"))
+    page.fill("#out", str(model))
     page.get_by_role("button", name="Start training").click()
     page.locator("pre.output", has_text="is in use, it holds").wait_for()
     page.locator(".runlist", has_text="failed").wait_for()
+    assert before
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_of_a_terminal_appears_with_curves_and_previews(page: "Page", studio: "Studio") -> None:
@@ -99,8 +103,12 @@ def test_runs_over_each_other(page: "Page", studio: "Studio") -> None:
         fabricate(studio.root / "runs" / name, 20)
     page.goto(studio.page("train"))
     page.get_by_role("link", name="by-hand").click()
+    page.wait_for_selector(".chart .curve")
+    curves = page.locator(".chart").first.locator(".curve")
+    assert curves.count() == 1
     page.get_by_label("Show another in the charts").check()
     page.wait_for_function("() => document.querySelectorAll('.chart')[0].querySelectorAll('.curve').length === 2")
+    assert len({curve.get_attribute("class") for curve in curves.all()}) == 2, "each run has its own colour"
 
 
 def test_models_of_every_kind_are_listed(page: "Page", studio: "Studio") -> None:
