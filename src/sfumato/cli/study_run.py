@@ -54,7 +54,7 @@ def run_to_page(out: Path, device: "torch.device", study: Study) -> None:
     from sfumato.cli.progress import bars
     from sfumato.outputs import written
     from sfumato.studies.context import Stopped
-    from sfumato.studies.run import PAGE_FILE
+    from sfumato.studies.folder import PAGE_FILE
     from sfumato.training.workers import Workers, use_all_cores
 
     use_all_cores()

@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
-from torch import Tensor
 
-from sfumato.images import from_pil
 from sfumato.report.svg import Series, line_chart
 from sfumato.report.templating import render as fill
 from sfumato.studies.context import sheet_name
+from sfumato.studies.folder import read_image
 from sfumato.studies.plan import Arm, Method, StudyConfig, methods, named
 from sfumato.studies.result import ArmResult, comparison, methods_of, recommendation, standings
 
@@ -119,11 +117,6 @@ def _gallery(config: StudyConfig, results: Sequence[ArmResult], folder: Path, me
         "name": named(config, method),
         "codes": method.codes,
         "steps": result.final.steps,
-        "samples": _read(home / sheet_name(result.final.steps)),
-        "reconstructions": None if result.ceiling is None else _read(home / "reconstructions.png"),
+        "samples": read_image(home / sheet_name(result.final.steps)),
+        "reconstructions": None if result.ceiling is None else read_image(home / "reconstructions.png"),
     }
-
-
-def _read(path: Path) -> Tensor:
-    with Image.open(path) as opened:
-        return from_pil(opened)

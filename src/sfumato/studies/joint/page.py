@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 from torch import Tensor
 
-from sfumato.images import from_pil
 from sfumato.report.svg import Series, line_chart
 from sfumato.report.templating import render as fill
+from sfumato.studies.folder import read_image
 from sfumato.studies.joint.arm import RECONSTRUCTIONS_FILE, SAMPLES_FILE
 from sfumato.studies.joint.plan import Arm, JointStudyConfig, Way, arms
 from sfumato.studies.joint.result import HealthPoint, JointResult, Standing, conclusion, standings
@@ -135,7 +134,4 @@ def _gallery(results: Sequence[JointResult], folder: Path, way: Way) -> dict[str
 
 
 def _image(path: Path) -> Tensor | None:
-    if not path.exists():
-        return None
-    with Image.open(path) as image:
-        return from_pil(image)
+    return read_image(path) if path.exists() else None

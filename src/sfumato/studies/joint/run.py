@@ -3,17 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from sfumato.checkpoint import write_text
 from sfumato.data.dataset import Progress
 from sfumato.evaluation.features import FeatureNetwork
-from sfumato.report.machine import describe
 from sfumato.studies.evaluator import Evaluator
+from sfumato.studies.folder import claim, run_in_turn
 from sfumato.studies.joint.arm import JointContext, run_arm
 from sfumato.studies.joint.page import render
 from sfumato.studies.joint.plan import JointStudyConfig, arms
 from sfumato.studies.joint.result import JointResult, conclusion
 from sfumato.studies.joint.scoring import Scorer
-from sfumato.studies.run import PAGE_FILE, claim
 from sfumato.training.data import open_data
 from sfumato.training.joint_model import first_model
 from sfumato.training.joint_run import second_stage
@@ -41,13 +39,14 @@ def run_joint_study(
     check_needs(config.run.conditioner, data)
     evaluator = Evaluator.of(network.to(workers.device), data.training, folder / "reference.safetensors")
     context = JointContext(config, data, Scorer.of(config, evaluator, data), workers, say, progress)
-    machine = describe(workers.device)
-    where = f"{machine.device}, {machine.threads} threads, torch {machine.torch}"
-    results: list[JointResult] = []
-    todo = arms(config)
-    for number, arm in enumerate(todo, start=1):
-        say(f"[{number}/{len(todo)}] {arm.way}, seed {arm.seed}: {config.minutes:g} minutes")
-        results.append(run_arm(context, arm, folder / arm.name))
-        write_text(folder / PAGE_FILE, render(config, results, folder, network.name, where, command))
+    results = run_in_turn(
+        arms(config),
+        folder,
+        workers,
+        say,
+        lambda arm: f"{arm.way}, seed {arm.seed}: {config.minutes:g} minutes",
+        lambda arm: run_arm(context, arm, folder / arm.name),
+        lambda results, where: render(config, results, folder, network.name, where, command),
+    )
     say(conclusion(results))
     return results

@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from torch import Tensor
-
 from sfumato.cards.readings import READINGS
-from sfumato.images import from_pil
 from sfumato.report.svg import Series, line_chart
 from sfumato.report.templating import render as fill
+from sfumato.studies.folder import read_image
 from sfumato.studies.latents.first import LATENTS_FILE, RECONSTRUCTIONS_FILE
 from sfumato.studies.latents.plan import TOLERANCE, LatentsStudyConfig
 from sfumato.studies.latents.result import FirstResult, SecondResult
@@ -126,12 +123,7 @@ def _gallery(space: str, results: Sequence[SecondResult], folder: Path, home: Pa
         "name": space,
         "says": SPACES[space].says,
         "source": SPACES[space].source,
-        "samples": _image(folder / f"{space}-seed{seed}" / SAMPLES_FILE),
-        "reconstructions": _image(home / space / RECONSTRUCTIONS_FILE),
-        "latents": _image(home / space / LATENTS_FILE),
+        "samples": read_image(folder / f"{space}-seed{seed}" / SAMPLES_FILE),
+        "reconstructions": read_image(home / space / RECONSTRUCTIONS_FILE),
+        "latents": read_image(home / space / LATENTS_FILE),
     }
-
-
-def _image(path: Path) -> Tensor:
-    with Image.open(path) as opened:
-        return from_pil(opened)

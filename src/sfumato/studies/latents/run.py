@@ -13,7 +13,7 @@ from sfumato.errors import UserError
 from sfumato.estimate import measure
 from sfumato.model import ModelConfig, build
 from sfumato.plain_json import to_json
-from sfumato.report.machine import describe
+from sfumato.studies.folder import CONFIG_FILE, claim, run_in_turn
 from sfumato.studies.latents.context import LatentsContext, Pace
 from sfumato.studies.latents.first import first_stages, model_of
 from sfumato.studies.latents.page import render
@@ -21,9 +21,8 @@ from sfumato.studies.latents.plan import STAGE_ONE, LatentsStudyConfig, chosen, 
 from sfumato.studies.latents.result import SecondResult
 from sfumato.studies.latents.scoring import scorer_for
 from sfumato.studies.latents.second import second_stage
-from sfumato.studies.latents.spaces import PLAIN, SPACES
+from sfumato.studies.latents.spaces import PLAIN, SPACES, LatentSpace
 from sfumato.studies.latents.statistics import conclusion, standings
-from sfumato.studies.run import CONFIG_FILE, PAGE_FILE, claim
 from sfumato.studies.step_cost import STEP_COST_FILE, TIMED
 from sfumato.training.alignment import build_alignment
 from sfumato.training.data import height_width, open_data
@@ -64,16 +63,21 @@ def run_latents_study(
     context = LatentsContext(config, data, scorer, pace, workers, say, progress)
     firsts = first_stages(context, spaces, _first_steps(config, pace, home), home)
     steps = config.steps or max(1, round(60 * config.minutes / pace.second))
-    machine = describe(workers.device)
-    where = f"{machine.device}, {machine.threads} threads, torch {machine.torch}"
-    todo = [(space, seed) for seed in range(config.seeds) for space in spaces]
-    results: list[SecondResult] = []
-    for number, (space, seed) in enumerate(todo, start=1):
-        say(f"[{number}/{len(todo)}] {space.name}, seed {seed}: {steps} steps of stage 2")
+
+    def run(one: tuple[LatentSpace, int]) -> SecondResult:
+        space, seed = one
         cache, place = folder / "cache" / space.name, folder / f"{space.name}-seed{seed}"
-        results.append(second_stage(context, space, seed, steps, model_of(space, home), place, cache))
-        text = render(config, scorer, firsts, results, folder, home, where, command)
-        write_text(folder / PAGE_FILE, text)
+        return second_stage(context, space, seed, steps, model_of(space, home), place, cache)
+
+    results = run_in_turn(
+        [(space, seed) for seed in range(config.seeds) for space in spaces],
+        folder,
+        workers,
+        say,
+        lambda one: f"{one[0].name}, seed {one[1]}: {steps} steps of stage 2",
+        run,
+        lambda results, where: render(config, scorer, firsts, results, folder, home, where, command),
+    )
     shutil.rmtree(folder / "cache", ignore_errors=True)  # large, and nothing else reads it
     say(conclusion(standings(results, scorer.better), firsts, scorer.better)[1])
     return results
