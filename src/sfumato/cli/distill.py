@@ -170,13 +170,11 @@ def _data(config: "FewStepRun", teacher: "LatentDiffusion", run: "OpenRun") -> "
     """The data of the run, and the encoded latents with their conditions."""
     from sfumato.cli.progress import bars
     from sfumato.training.conditions import with_conditions
-    from sfumato.training.data import open_data
     from sfumato.training.few_steps import check_conditions
 
     precision, folder, cache = config.train.precision, run.folder, run.cache
     with bars() as (say, progress):
-        folder.claim(config)
-        data = open_data(config.data, config.held_out, folder.path, cache, say, progress, config.conditions)
+        data = run.claimed_data(config, say, progress, config.conditions)
         latents = run.encoded(teacher, data.training, config, say, progress)
         masked = progress("encoding masked images")
         source = with_conditions(

@@ -12,6 +12,7 @@ from sfumato.conditioning.sources import fetching
 
 if TYPE_CHECKING:
     from sfumato.cli.progress import Report
+    from sfumato.data.conditions.config import ConditionsConfig
     from sfumato.data.dataset import Dataset, LatentSource
     from sfumato.data.latents import LatentDataset
     from sfumato.model import LatentDiffusion
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from sfumato.training.transformer import TransformerRun
     from sfumato.training.workers import Workers
 
+    AnyRun = AutoencoderRun | ClassifierRun | DiffusionRun | FewStepRun | JointRun | TransformerRun
+
 
 @dataclass(frozen=True)
 class OpenRun:
@@ -34,6 +37,22 @@ class OpenRun:
     folder: "RunFolder"
     cache: Path
     workers: "Workers"
+
+    def claimed_data(
+        self,
+        config: "AnyRun",
+        say: Callable[[str], None],
+        progress: "Callable[[str], Report]",
+        conditions: "ConditionsConfig | None" = None,
+    ) -> "RunData":
+        """The data of the configuration, once the folder is this run's; the leading process calls it first.
+
+        `conditions` adds the fields of maps and boxes. Raises UserError as `RunFolder.claim` and `open_data` do.
+        """
+        from sfumato.training.data import open_data
+
+        self.folder.claim(config)
+        return open_data(config.data, config.held_out, self.folder.path, self.cache, say, progress, conditions)
 
     def encoded(
         self,
@@ -98,14 +117,12 @@ def run_autoencoder(config: "AutoencoderRun", out: Path, cache: Path | None) -> 
 def _autoencoder(config: "AutoencoderRun", run: OpenRun) -> "TrainState":
     from sfumato.cli.progress import bars
     from sfumato.training.autoencoder import train_autoencoder
-    from sfumato.training.data import open_data
     from sfumato.training.export import save_autoencoder
     from sfumato.training.previews import Reconstructions
 
     folder, workers = run.folder, run.workers
     with bars(active=workers.leads) as (say, progress), workers.leader_first():
-        folder.claim(config)
-        data = open_data(config.data, config.held_out, folder.path, run.cache, say, progress)
+        data = run.claimed_data(config, say, progress)
         train = config.train
         preview = Reconstructions.of(
             data.measured, train.preview_images, folder.previews, train.precision, data.about_measured
@@ -193,7 +210,6 @@ def _model_and_data(
     from sfumato.cli.progress import bars
     from sfumato.data.conditions.captions import texts_of
     from sfumato.training.conditions import with_conditions, with_crops
-    from sfumato.training.data import open_data
     from sfumato.training.needs import check_needs, same_command
     from sfumato.training.second_stage import build_model, caption_notes
 
@@ -201,8 +217,7 @@ def _model_and_data(
     precision = config.train.precision
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
-            folder.claim(config)
-            data = open_data(config.data, config.held_out, folder.path, cache, say, progress, config.conditions)
+            data = run.claimed_data(config, say, progress, config.conditions)
             check_needs(config.conditioner, data, retype or same_command)
         images = with_crops(data.training, config.conditions)
         latents = run.encoded(first, images, config, say, progress)
@@ -244,7 +259,6 @@ def _joint(config: "JointRun", run: OpenRun, retype: Callable[[str], str] | None
     from sfumato.cli.progress import bars
     from sfumato.data.conditions.captions import texts_of, with_sampled_captions
     from sfumato.diffusion.schedule import build_schedule
-    from sfumato.training.data import open_data
     from sfumato.training.joint import train_joint
     from sfumato.training.joint_model import JointPreview, joint_model, joint_networks, save_joint
     from sfumato.training.needs import check_needs, same_command
@@ -252,8 +266,7 @@ def _joint(config: "JointRun", run: OpenRun, retype: Callable[[str], str] | None
 
     folder, workers = run.folder, run.workers
     with bars(active=workers.leads) as (say, progress), workers.leader_first():
-        folder.claim(config)
-        data = open_data(config.data, config.held_out, folder.path, run.cache, say, progress)
+        data = run.claimed_data(config, say, progress)
         check_needs(config.conditioner, data, retype or same_command)
         texts = texts_of(data.training)
         model = joint_model(config, data.training, texts).to(workers.device)
@@ -289,15 +302,13 @@ def run_classifier(config: "ClassifierRun", first: "LatentDiffusion", out: Path,
 def _classifier(config: "ClassifierRun", first: "LatentDiffusion", run: OpenRun) -> "TrainState":
     from sfumato.cli.progress import bars
     from sfumato.training.classifier import HeldOutAccuracy, initial_classifier, train_classifier
-    from sfumato.training.data import open_data
     from sfumato.training.export import save_classifier
 
-    folder, cache, workers = run.folder, run.cache, run.workers
+    folder, workers = run.folder, run.workers
     first = first.to(workers.device)
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
-            folder.claim(config)
-            data = open_data(config.data, config.held_out, folder.path, cache, say, progress)
+            data = run.claimed_data(config, say, progress)
         latents = run.encoded(first, data.training, config, say, progress)
         aside = run.encoded(first, data.measured, config, say, progress, mirrored=False)
         made, scaling = initial_classifier(config, first, latents)
@@ -340,19 +351,17 @@ def _transformer(
 ) -> "TrainState":
     from sfumato.cli.progress import bars
     from sfumato.data.conditions.captions import texts_of, with_sampled_captions
-    from sfumato.training.data import open_data
     from sfumato.training.export import save_transformer
     from sfumato.training.needs import check_needs, same_command
     from sfumato.training.previews import CodeSamples
     from sfumato.training.second_stage import caption_notes
     from sfumato.training.transformer import ConditionalTransformer, build_transformer, train_transformer
 
-    folder, cache, workers = run.folder, run.cache, run.workers
+    folder, workers = run.folder, run.workers
     first = first.to(workers.device)
     with bars(active=workers.leads) as (say, progress):
         with workers.leader_first():
-            folder.claim(config)
-            data = open_data(config.data, config.held_out, folder.path, cache, say, progress)
+            data = run.claimed_data(config, say, progress)
             check_needs(config.conditioner, data, retype or same_command)
         latents = run.encoded(first, data.training, config, say, progress)
         texts = texts_of(data.training)
