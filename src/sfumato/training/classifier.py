@@ -45,7 +45,7 @@ from sfumato.training.optim import (
 )
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, open_session, resume
-from sfumato.training.settings import Count, WholeNetworks
+from sfumato.training.settings import Count, Mirrored, WholeNetworks
 from sfumato.training.state import TrainState
 from sfumato.training.step_noise import StepNoise, step_noise
 from sfumato.training.steps import optimizer_step
@@ -71,8 +71,7 @@ class ClassifierRun(Schema):
     times: FixedDensity = DiscreteTimes()
     data: DataConfig
     held_out: HeldOut = HeldOut()
-    mirrored: bool = False
-    """Cache each image's mirror image too: not where left and right have a meaning."""
+    mirrored: Mirrored = False
     train: ClassifierTraining = ClassifierTraining()
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from sfumato.diffusion.schedule import ScheduleConfig
 from sfumato.schema import Schema
 from sfumato.training.averages.ema import PowerAverages
 from sfumato.training.data import HeldOut
-from sfumato.training.settings import DROPOUT, Count, PartDropout, RunSettings
+from sfumato.training.settings import DROPOUT, Count, Mirrored, PartDropout, RunSettings
 
 
 class EvaluationConfig(Schema):
@@ -60,8 +60,7 @@ class DiffusionRun(Schema):
     data: DataConfig
     conditions: ConditionsConfig = ConditionsConfig()
     held_out: HeldOut = HeldOut()
-    mirrored: bool = False
-    """Cache each image's mirror image too; not for data in which left and right differ in meaning."""
+    mirrored: Mirrored = False
     train: DiffusionTraining = DiffusionTraining()
     start: Path | None = None
     """A model folder or run to continue from: its weights, tokenizer and latent scaling are used instead of new

@@ -33,7 +33,7 @@ from sfumato.training.diffusion import ConditionalDenoiser
 from sfumato.training.optim import OptimiserConfig, build_optimiser, gradients_norm, learning_rate, read, set_rate
 from sfumato.training.run import RunFolder
 from sfumato.training.session import Periodic, open_session, resume
-from sfumato.training.settings import Count, Decay, WholeNetworks
+from sfumato.training.settings import Count, Decay, Mirrored, WholeNetworks
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
 from sfumato.training.teaching import Teacher, Teaching, lessons_of
@@ -71,7 +71,7 @@ class FewStepRun(Schema):
     data: DataConfig
     conditions: ConditionsConfig = ConditionsConfig()
     held_out: HeldOut = HeldOut()
-    mirrored: bool = False
+    mirrored: Mirrored = False
     train: FewStepTraining = FewStepTraining()
 
     @model_validator(mode="after")

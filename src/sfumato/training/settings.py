@@ -16,6 +16,12 @@ Count = Annotated[int, Field(ge=1)]
 Threads = Annotated[int, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
+Mirrored = Annotated[
+    bool,
+    Field(description="Cache each image's mirror image too; not for data in which left and right differ in meaning."),
+]
+"""Of a run that trains on cached latents."""
+
 DROPOUT = 0.1
 
 

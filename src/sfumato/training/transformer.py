@@ -28,7 +28,7 @@ from sfumato.training.optim import build_optimiser, gradients_norm, learning_rat
 from sfumato.training.run import RunFolder
 from sfumato.training.second_stage import check_fields, fitted_tokenizer
 from sfumato.training.session import Periodic, open_session, resume
-from sfumato.training.settings import ConditionDropout, Count, WholeNetworks
+from sfumato.training.settings import ConditionDropout, Count, Mirrored, WholeNetworks
 from sfumato.training.state import TrainState
 from sfumato.training.steps import optimizer_step
 from sfumato.training.workers import Workers
@@ -47,8 +47,7 @@ class TransformerRun(Schema):
     conditioner: ConditionerConfig = NoneConfig()
     data: DataConfig
     held_out: HeldOut = HeldOut()
-    mirrored: bool = False
-    """Cache each image's mirror image too; not for data in which left and right differ in meaning."""
+    mirrored: Mirrored = False
     train: TransformerTraining = TransformerTraining()
 
     @model_validator(mode="after")
