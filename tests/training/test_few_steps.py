@@ -9,7 +9,10 @@ import torch
 import tiny
 from command_line import Command
 from runs import Hooks, Images, assert_same_tensors, first_model, interrupt, latents_of, logged, saved, second_run
+from sfumato.cli.real_images import opened_data
 from sfumato.conditioning.condition import Condition
+from sfumato.config import read_source
+from sfumato.data.toyworld.vocabulary import COLOURS
 from sfumato.diffusion.flow_map import Path as FlowPath
 from sfumato.diffusion.flow_map import mapped
 from sfumato.errors import UserError
@@ -234,7 +237,6 @@ def test_the_command(tmp_path: Path, command: Command) -> None:
     words = ["distill", model, "--out", out, "--data", "toy", *small]
     for wrong, message in (
         (["distill", model, "--out", out], "is a model without its run"),
-        (["distill", "zoo:toy", "--out", out], "'zoo:toy' is a model without its run"),
         ([*words, "--steps", "2", "--minutes", "1"], "--minutes and --steps both say"),
         ([*words, "--steps", "2", "method=guess"], "method"),
         ([*words, "--steps", "2", "low=9"], "low 9 is above high 8"),
@@ -258,6 +260,24 @@ def test_the_command(tmp_path: Path, command: Command) -> None:
     assert "cannot be exported" in command("export", out, tmp_path / "exported", "--format", "original").err
     assert not again.exists()
     assert not (tmp_path / "exported").exists()
+
+
+def test_a_model_of_the_toy_world_brings_its_world(tmp_path: Path, command: Command) -> None:
+    """The shipped model knows a part of the words: it is distilled, and evaluated, with these alone."""
+    small = ["train.batch=1", "teaching.solver_steps=2", "teaching.pairs=1", "data.length=4", "train.workers=0"]
+    outcome = command("distill", "zoo:toy", "--out", tmp_path, "--steps", "1", "train.optimiser.warmup_steps=1", *small)
+    assert outcome.code == 0, outcome.err
+    data = read_source(str(tmp_path / "config.yaml"))["data"]
+    assert data["vocabulary"] == read_source("zoo:toy/small-text")["data"]["vocabulary"] | {
+        "colours": list(COLOURS),
+        "sizes": ["small", "large"],
+    }
+    evaluated = opened_data("toy:held-out", (32, 32), False, "white", load("zoo:toy"))
+    texts = {str(evaluated[index].fields["text"]) for index in range(40)}
+    assert not any(
+        word in text for text in texts for word in ("striped", "dotted", "cross", "diamond", "three", "four")
+    )
+    assert load(tmp_path).config.about["student"]["data"]["vocabulary"] == data["vocabulary"]
 
 
 def test_a_tiny_decoder_is_distilled_along(tmp_path: Path, command: Command) -> None:

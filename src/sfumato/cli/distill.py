@@ -44,7 +44,7 @@ class DistillFlags:
     data: str | None = flag(
         None,
         "what to sample",
-        "The folder of images that the teacher was trained on, or toy [default: the run's].",
+        "The folder of images that the teacher was trained on, or toy [default: the run's, or the model's toy world].",
         path=True,
     )
     cache: Path | None = flag(
@@ -85,7 +85,7 @@ def distill(flags: DistillFlags) -> None:
 
 def _config(flags: DistillFlags, folder: Path, teacher: "LatentDiffusion") -> "FewStepRun":
     """The configuration of the run: its data are those of the teacher's run. Raises UserError."""
-    from sfumato.cli.real_images import TOY
+    from sfumato.cli.real_images import TOY, known_world
     from sfumato.cli.run_configuration import with_data
     from sfumato.config import apply_overrides, parse, read_source
     from sfumato.errors import UserError
@@ -98,6 +98,8 @@ def _config(flags: DistillFlags, folder: Path, teacher: "LatentDiffusion") -> "F
     if folder != flags.model and not named:  # the folder of a run, which says what the model was trained on
         of_run = read_source(str(flags.model / "config.yaml"))
         raw |= {name: of_run[name] for name in ("data", "conditions", "held_out", "mirrored") if name in of_run}
+    elif flags.data in (None, TOY) and (world := known_world(teacher)) is not None:
+        raw["data"] = world.model_dump(mode="json")
     elif flags.data == TOY:
         raw["data"] = {"kind": "toy", "size": list(teacher.config.image_size)}
     elif flags.data is None:

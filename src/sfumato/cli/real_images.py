@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sfumato.data.dataset import Dataset, Progress
     from sfumato.data.image_dataset import ImageDataset
+    from sfumato.data.toyworld.dataset import ToyWorldConfig
+    from sfumato.data.toyworld.scene import Split
     from sfumato.model import LatentDiffusion
 
 TOY = "toy"
@@ -22,7 +24,7 @@ def opened_data(
 ) -> "Dataset":
     """A folder at a size (H, W), or the toy world: toy, toy:held-out. Raises UserError where there is neither.
 
-    The toy world has the seed and the length of the one that the model was trained on.
+    The toy world is the one that the model was trained on, if it was.
     """
     from sfumato.data.toyworld.dataset import ToyWorldConfig
     from sfumato.errors import UserError
@@ -32,14 +34,26 @@ def opened_data(
         return opened_folder(Path(data), size, pad, background, scanning)
     if split not in ("", "train", "held-out"):
         raise UserError(f"DATA {data!r}: the toy world's parts are toy:train and toy:held-out")
-    about = {} if model is None else model.config.about.get("autoencoder", {}).get("data", {})
-    trained = about if about.get("kind") == TOY else {}
-    length = int(trained.get("length", 10_000))
-    if split == "held-out":
-        length = min(length, 10_000)
-    return ToyWorldConfig(
-        size=size, length=length, seed=int(trained.get("seed", 0)), split="held-out" if split == "held-out" else "train"
-    ).build()
+    world = (None if model is None else known_world(model)) or ToyWorldConfig(length=10_000)
+    length = min(world.length, 10_000) if split == "held-out" else world.length
+    part: Split = "held-out" if split == "held-out" else "train"
+    return world.model_copy(update={"size": size, "length": length, "split": part}).build()
+
+
+def known_world(model: "LatentDiffusion") -> "ToyWorldConfig | None":
+    """The toy world that a model was trained on, with its words; None where it was trained on something else.
+
+    Raises UserError where the model's record of it is damaged.
+    """
+    from sfumato.config import parse
+    from sfumato.data.toyworld.dataset import ToyWorldConfig
+
+    for stage in ("diffusion", "autoencoder"):
+        trained = model.config.about.get(stage)
+        data = trained.get("data") if isinstance(trained, dict) else None
+        if isinstance(data, dict):
+            return parse(data, ToyWorldConfig, f"about.{stage}.data") if data.get("kind") == TOY else None
+    return None
 
 
 def opened_folder(

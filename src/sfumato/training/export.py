@@ -22,6 +22,9 @@ from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
 from sfumato.training.transformer import ConditionalTransformer, TransformerRun
 
+DESCRIBED = ("kind", "path", "size", "length", "seed", "fields", "vocabulary")
+"""Settings of the data that a model folder records: enough to make a toy world again."""
+
 
 def save_autoencoder(
     autoencoder: Autoencoder, config: AutoencoderRun, data: RunData, folder: RunFolder, state: TrainState
@@ -98,5 +101,5 @@ def about(data: dict[str, Any], train: dict[str, Any], state: TrainState) -> dic
         "hours": round(state.seconds / 3600, 3),
         "skipped": state.skipped,
         "seed": train["seed"],
-        "data": {name: value for name, value in data.items() if name in ("kind", "path", "size", "length", "seed")},
+        "data": {name: value for name, value in data.items() if name in DESCRIBED},
     }
