@@ -1,7 +1,9 @@
 """`sfumato fit` end to end on tiny networks: trained, killed in both stages, resumed, refused, and its page."""
 
+import html
 import json
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -121,6 +123,15 @@ def test_a_fit_ends_in_a_page_with_samples_beside_captions(finished: Path) -> No
     assert f"sfumato sample {finished}/diffusion" in page
     assert all(sentence.split(".")[0] in page for sentence in numbers["learnt"][:1])
     assert page.count("<polyline") >= 2
+
+
+def test_the_commands_of_the_page_can_all_be_typed(finished: Path) -> None:
+    page = html.unescape((finished / "report.html").read_text().split("Commands to go on")[1])
+    lines = [shlex.split(line) for line in page.splitlines() if line.startswith("sfumato ")]
+    assert [line[1] for line in lines] == ["sample", "train", "fit", "evaluate"]
+    outs = [line[line.index("--out") + 1] for line in lines]
+    assert len(set(outs)) == len(outs), "none finds its folder in use"
+    assert not any(Path(out).exists() for out in outs)
 
 
 def killed_after_a_save(run: str) -> Callable[[RunFolder, TrainState], None]:

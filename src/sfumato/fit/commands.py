@@ -9,18 +9,18 @@ from sfumato.report.fit_result import FitGallery, FitResult
 
 def commands(result: FitResult, gallery: FitGallery, folder: Path, out: Path) -> list[tuple[str, list[str]]]:
     """(remark, command lines) each."""
-    model, longer = f"{out}/{DIFFUSION}", f"{out}-longer"
+    model = f"{out}/{DIFFUSION}"
     hours = str(max(1, round(4 * result.asked / 3600)))
     again = ["sfumato", "fit", str(folder)]
     further = [
         *("sfumato", "train", "diffusion", f"{model}/config.yaml", "--start", model),
-        *("--autoencoder", f"{out}/{AUTOENCODER}", "--out", longer),
+        *("--autoencoder", f"{out}/{AUTOENCODER}", "--out", f"{out}-longer"),
         *(f"train.steps={2 * result.diffusion.steps}", "train.optimiser.learning_rate=0.001"),
     ]
     return [
         ("sample", [shlex.join(_sample(result.conditioner, gallery, model, f"{out}/samples"))]),
         ("train stage 2 on, at a lower rate", [shlex.join(further)]),
-        ("a larger model in more time", [shlex.join([*again, "--hours", hours, "--out", longer])]),
+        ("a larger model in more time", [shlex.join([*again, "--hours", hours, "--out", f"{out}-larger"])]),
         (
             "evaluate with more samples and more metrics",
             [shlex.join(["sfumato", "evaluate", model, str(folder), "--out", f"{out}/card"])],

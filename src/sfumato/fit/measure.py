@@ -19,10 +19,10 @@ from sfumato.estimate.memory import parameters
 from sfumato.estimate.synthetic import SyntheticImages
 from sfumato.fit.configs import autoencoder_run, diffusion_run
 from sfumato.fit.facts import DataFacts, MachineFacts, Pace
+from sfumato.fit.memory import free_memory
 from sfumato.fit.networks import FIRST, SECOND
 from sfumato.fit.plan import FitPlan, make_plan
 from sfumato.model import ModelConfig, build
-from sfumato.pipeline.memory import machine_memory
 from sfumato.report.machine import processor
 from sfumato.training.autoencoder import untrained_autoencoder
 from sfumato.training.data import height_width
@@ -135,15 +135,6 @@ def machine_facts(workers: Workers, read_seconds: float) -> MachineFacts:
         reduced=has_fast_bfloat16(device),
         features=has_features(),
     )
-
-
-def free_memory(listing: Path = Path("/proc/meminfo")) -> int:
-    """Bytes of memory that are free or can be freed; all of the machine's where the system does not tell."""
-    try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return machine_memory()
 
 
 def has_features() -> bool:

@@ -182,8 +182,8 @@ def make_plan(data: DataFacts, machine: MachineFacts, seconds: float, size: int 
             break
     if not fits:
         raise UserError(
-            f"training on images of {plan.size} pixels needs {gib(plan.memory)}, and {gib(machine.memory)} are free: "
-            "close other programs"
+            f"training on images of {plan.size} pixels needs {gib(plan.memory)}, and a plan takes at most "
+            f"{MEMORY_SHARE:.0%} of the {gib(machine.memory)} that are free: close other programs"
             + ("" if plan.size == SIZES[0] or size is None else f", or leave data.size={size} to the plan")
         )
     _check_time(plan)
