@@ -154,6 +154,39 @@ def test_view_compare_and_delete(page: "Page", studio: "Studio") -> None:
     page.wait_for_function(f"() => document.querySelectorAll('.cell').length === {before - 1}")
 
 
+def test_settings_are_shown_and_taken_over_as_they_are_typed(page: "Page", studio: "Studio") -> None:
+    choose(page, "text")
+    page.fill("[data-field=seed] input", "41")
+    page.fill("[data-field=count] input", "1")
+    generate(page, 1)
+    assert page.locator(".common [data-field=seeds]").count() == 0  # among the further options
+    page.locator(".cell").first.click()
+    facts = dict(zip(*(page.locator(f".facts {each}").all_inner_texts() for each in ("dt", "dd")), strict=True))
+    assert (facts["seed"], facts["pixels"]) == ("41", "24 × 16")
+    assert "size" not in facts
+    page.get_by_role("button", name="Use these settings").click()
+    assert page.input_value("[data-field=seed] input") == "41"
+    assert page.input_value("[data-field=seeds] input") == ""
+    page.fill("[data-field=seed] input", "42")
+    assert settings(page, generate(page, 1)[0])["seeds"] == [42]
+
+
+def test_a_narrow_window_shows_what_was_asked_for(page: "Page", studio: "Studio") -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    choose(page, "text")
+    page.evaluate("() => scrollTo(0, 0)")
+    name = generate(page, 1)[0]
+    made = page.locator(f".cell[data-done='{name}']")
+    in_view = "each => { const at = each.getBoundingClientRect(); return at.top >= 40 && at.bottom <= innerHeight; }"
+    page.wait_for_function(f"each => ({in_view})(each)", arg=made.element_handle())
+    made.click()
+    page.get_by_text("Use as the input of").click()
+    page.locator("dialog").get_by_role("button", name="Inpaint").click()
+    page.wait_for_selector(".sheet canvas")
+    top = "document.querySelector('.stage').getBoundingClientRect().top"
+    page.wait_for_function(f"() => {top} >= 40 && {top} < 120")
+
+
 def test_mistakes_are_told_at_the_field(page: "Page", studio: "Studio") -> None:
     choose(page, "text")
     page.fill("[data-field=steps] input", "0")

@@ -64,7 +64,10 @@ class Studio:
     def __post_init__(self) -> None:
         for folder in self.settings.folders:
             if not folder.is_dir():
-                raise UserError(f"{str(folder)!r} is not a folder: give the folder of your runs, images or cards")
+                wrong = "is not a folder" if folder.exists() else "does not exist"
+                raise UserError(
+                    f"{str(folder)!r} {wrong}: give a folder with runs, images or cards, or none for the current folder"
+                )
         out = self.settings.out
         self.token = kept_token(out)
         self.places = Places((*self.settings.folders, out))

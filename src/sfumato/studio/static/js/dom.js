@@ -53,7 +53,7 @@ const PATHS = {
   image: "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15 9v.1",
   stop: "M7 7h10v10H7z",
   play: "M8 5l11 7-11 7z",
-  dice: "M5 5h14v14H5zM9 9v.1M15 15v.1M15 9v.1M9 15v.1",
+  dice: "M7 4h10a3 3 0 0 1 3 3v10a3 3 0 0 1-3 3H7a3 3 0 0 1-3-3V7a3 3 0 0 1 3-3zM8.500 8.300v.4M15.500 15.300v.4M15.500 8.300v.4M8.500 15.300v.4M12 11.800v.4",
   lock: "M6 11h12v9H6zM9 11V8a3 3 0 0 1 6 0v3",
   folder: "M3 6h7l2 2h9v11H3z",
 };

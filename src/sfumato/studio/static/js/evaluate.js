@@ -11,7 +11,7 @@ export async function evaluatePage(host) {
   const { cards } = await get("/studio/cards");
   const head = h("header", {}, h("div", {}, h("h1", {}, "Evaluate"), h("p", {}, "Cards side by side. Numbers measured under different protocols are not compared.")));
   if (!cards.length) {
-    replace(host, h("div", { class: "page" }, head, emptyState("No evaluation yet", "Write a card into a folder below the studio's, and it appears here.", h("pre", { class: "line" }, "sfumato evaluate MODEL DATA --out cards/first"))));
+    replace(host, h("div", { class: "page" }, head, emptyState("No evaluation yet", "Measure a model in a terminal; its card appears here where --out is below the studio's folders.", h("pre", { class: "line" }, "sfumato evaluate MODEL DATA --out cards/first"))));
     return { dispose: () => {} };
   }
   const kept = recall("cards", []).filter((path) => cards.some((each) => each.path === path));

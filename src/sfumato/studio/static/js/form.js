@@ -78,6 +78,8 @@ export function requestForm({ models, options, changed }) {
     input.replaceWith(body);
     body.append(input, dice, lock);
     set(newSeed);
+    input.placeholder = "new each time";
+    if (newSeed && (values.seed ?? null) === null) input.value = ""; // not the default, which will not be used
     input.addEventListener("input", () => set(false));
     return control;
   }
@@ -96,9 +98,11 @@ export function requestForm({ models, options, changed }) {
       control.element.classList.toggle("wide", WIDE.has(field.name) || control.input.type === "range");
     }
     const rank = ([field]) => { const at = FIRST.indexOf(field.name); return at < 0 ? FIRST.length : at; };
-    const shown = known.filter(([field]) => field.common).sort((one, other) => rank(one) - rank(other));
+    // Several seeds are for those who know them: one field of the two stands in front, unless the task needs both ends.
+    const first = (field) => field.common && (field.name !== "seeds" || !fields().some((each) => each.name === "seed"));
+    const shown = known.filter(([field]) => first(field)).sort((one, other) => rank(one) - rank(other));
     replace(common, shown.map(([, control]) => control.element));
-    const rest = known.filter(([field]) => !field.common);
+    const rest = known.filter(([field]) => !first(field));
     const groups = [...new Set(rest.map(([field]) => field.group))];
     replace(more.querySelector(".groups"), groups.map((group) => h("div", { class: "group" }, h("h3", {}, group), rest.filter(([field]) => field.group === group).map(([, control]) => control.element))));
     more.hidden = !rest.length;
@@ -129,7 +133,11 @@ export function requestForm({ models, options, changed }) {
       if (found) model = found;
       if (request.task && model.tasks.includes(request.task)) task = request.task;
       values = Object.fromEntries(Object.entries(request).filter(([key]) => key !== "task" && key !== "model"));
-      if ("seed" in request) newSeed = false;
+      if (fields().some((each) => each.name === "seed") && (values.seeds || []).length === 1) {
+        values.seed = values.seeds[0]; // the field in front; what the list says would hold whatever is typed there
+        delete values.seeds;
+      }
+      if ("seed" in values) newSeed = false;
       build();
       save();
       if (!quiet) changed("model");

@@ -68,6 +68,7 @@ export async function makePage(host) {
       Object.assign(request, editor ? await editor.values() : {});
       wanted = await jobs.submit(request);
       grid.draw();
+      below(grid.element);
     } catch (error) {
       bar.complain(error.message);
     } finally {
@@ -81,7 +82,7 @@ export async function makePage(host) {
       form.setTask(what);
       take(asInput(image));
     }
-    window.scrollTo({ top: 0, behavior: "smooth" });
+    if (what === "settings" || !below(stage)) window.scrollTo({ top: 0, behavior: "smooth" });
   }
   function restore(settings, source = null) {
     const request = { ...settings.request };
@@ -141,6 +142,13 @@ export async function makePage(host) {
       document.removeEventListener("keydown", key);
     },
   };
+}
+
+// In a narrow window the form is above its editor and the images: shows what was asked for. False beside the form.
+function below(element) {
+  if (!matchMedia("(max-width: 900px)").matches) return false;
+  element.scrollIntoView({ behavior: "smooth" });
+  return true;
 }
 
 export const urlOf = (ref) => {

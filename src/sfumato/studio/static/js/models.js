@@ -12,11 +12,18 @@ export async function modelsPage(host) {
   const covers = new Map(runs.runs.map((run) => [run.path, run]));
   const known = new Set(listed.data.map((each) => each.path));
   const models = [...listed.data, ...runs.runs.filter((run) => run.has_model && run.kind === "autoencoder" && !known.has(run.path)).map(firstStage)];
-  const head = h("header", {}, h("div", {}, h("h1", {}, "Models"), h("p", {}, models.length ? `${plural(models.length, "model")} in ${runs.folders.join(", ")}` : "")));
+  const head = h("header", {}, h("div", {}, h("h1", {}, "Models"), h("p", {}, models.length ? counted(models, runs.folders) : "")));
   const body = models.length ? h("div", { class: "cards" }, models.map((model) => card(model, covers.get(model.path))))
     : emptyState("No models here", "Models appear as soon as a training below the studio's folders has saved its first one.", h("a", { class: "button", href: "#/train" }, "Train one"));
   replace(host, h("div", { class: "page" }, head, body));
   return { dispose: () => {} };
+}
+
+// Models of the folders are counted apart from those of the package.
+function counted(models, folders) {
+  const shipped = models.filter((model) => model.shipped).map((model) => model.id);
+  const own = `${plural(models.length - shipped.length, "model")} in ${folders.join(", ")}`;
+  return shipped.length ? `${own}; ${shipped.join(", ")} ${shipped.length === 1 ? "is" : "are"} part of the package` : own;
 }
 
 // An autoencoder alone: the first stage of other models.

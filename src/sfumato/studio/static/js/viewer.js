@@ -9,6 +9,13 @@ import { anchored, pannable } from "./pan.js";
 
 const HIDDEN = new Set(["task", "model", "prompt", "image", "mask", "map", "boxes", "noise"]);
 
+// Lists and groups of settings as a reader writes them: 1, 2 and scale 1.5, momentum 0.
+function shownValue(value) {
+  if (Array.isArray(value)) return value.map(shownValue).join(", ");
+  if (value && typeof value === "object") return Object.entries(value).map(([key, each]) => `${key.replaceAll("_", " ")} ${shownValue(each)}`).join(", ");
+  return String(value);
+}
+
 // `can`: the tasks that take an image as their input here.
 export function openViewer({ image, all, use, discard, images, options, can }) {
   let current = image, zoom = 0, other = null, picking = false;
@@ -49,11 +56,15 @@ export function openViewer({ image, all, use, discard, images, options, can }) {
     const model = settings && settings.model ? settings.model.name || settings.model.id : current.model;
     replace(side, h("div", { class: "head" }, h("span", { class: "tiny soft" }, `${ago(current.created)}`), iconButton("close", "Close (Esc)", () => dialog.close())),
       request.prompt ? h("p", { class: "prompt serif" }, String(request.prompt)) : null,
-      h("dl", {}, fact("model", model), fact("task", TASK_TITLES[request.task] || request.task), fact("pixels", `${current.width} × ${current.height}`), rows.map(([key, value]) => fact(key.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : String(value)))),
+      h("dl", {}, fact("model", model), fact("task", TASK_TITLES[request.task] || request.task), fact("pixels", `${current.width} × ${current.height}`), rows.map(([key, value]) => factOf(key, value))),
       h("div", { class: "acts" }, settings ? h("button", { type: "button", onclick: () => { dialog.close(); use(current, "settings"); } }, icon("settings"), "Use these settings") : null,
         h("a", { class: "button", href: current.url, download: current.name }, icon("download"), "Download"),
-        can.length === 0 ? null : h("details", { class: "more" }, h("summary", {}, "Use as the input of"), h("div", { class: "segments" }, can.map((task) => h("button", { type: "button", onclick: () => { dialog.close(); use(current, task); } }, TASK_TITLES[task])))),
+        can.length === 0 ? null : h("details", { class: "more" }, h("summary", {}, "Use as the input of …"), h("div", { class: "segments" }, can.map((task) => h("button", { type: "button", onclick: () => { dialog.close(); use(current, task); } }, TASK_TITLES[task])))),
         h("button", { type: "button", class: "quiet danger", onclick: () => drop() }, icon("trash"), "Delete")));
+  }
+  function factOf(key, value) {
+    if (key === "size" && value[0] === current.height && value[1] === current.width) return null; // are the pixels
+    return fact(key === "seeds" && value.length === 1 ? "seed" : key.replaceAll("_", " "), shownValue(value));
   }
   const fact = (key, value) => (value ? [h("dt", {}, key), h("dd", {}, value)] : null);
   const neighbour = (by) => all[all.findIndex((each) => each.name === current.name) + by];
