@@ -2,9 +2,11 @@
 
     python -m benchmarks.few_steps TEACHER STUDENT... --out FOLDER
 
-The teacher is a run on the toy world, whose reader finds the facts of held-out captions. Guidance is chosen for every
-row by the share of facts on captions that are not reported. FOLDER/few-steps.json, few-steps.md and few-steps.png are
-the results; every row is kept in FOLDER/rows.jsonl, and a second run goes on from there.
+For a teacher of the toy world, a run or a model folder, the reader finds the facts of held-out captions, and guidance
+is chosen for every row by the share of facts on captions that are not reported. For a run on captioned images the
+captions are of random training images, and guidance is chosen by the kernel distance to these. FOLDER/few-steps.json,
+few-steps.md and few-steps.png are the results; every row is kept in FOLDER/rows.jsonl, and a second run goes on from
+there.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from torch import Tensor
 
 from benchmarks.tasks.given import run_of
 from sfumato import load
+from sfumato.cli.real_images import known_world
+from sfumato.data.table import open_dataset
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.data.toyworld.facts import Prompt
 from sfumato.engine.precision import dtype_of
@@ -27,13 +32,14 @@ from sfumato.errors import UserError
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.evaluation.kernel import squared_mmd
 from sfumato.evaluation.table import load_network
-from sfumato.images import image_grid, save_png, to_uint8
+from sfumato.images import image_grid, save_png, to_uint8, to_unit
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
 from sfumato.pipeline.parts import second_stage
 from sfumato.pipeline.request import DecoderName, SampleRequest
 from sfumato.report.machine import describe
 from sfumato.report.measure import PromptSet, build_prompts, score_row
+from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.workers import use_all_cores
 
 SCALES = (1.5, 2.0, 3.0, 4.5)
@@ -44,39 +50,93 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Row:
-    """A model at a number of steps: shares of true facts and of perfect prompts, kernel distance, processor seconds an
-    image from prompt to pixels, and those with the tiny decoder, None where the model has none."""
+    """A model at a number of steps: shares of true facts and of perfect prompts, None outside the toy world; kernel
+    distance; processor seconds an image from prompt to pixels, and those with the tiny decoder, None where the model
+    has none."""
 
     model: str
     steps: int
     calls: int
     guidance: float
-    facts: float
-    prompts: float
+    facts: float | None
+    prompts: float | None
     kernel: float
     seconds: float
     tiny_seconds: float | None = None
 
 
 @dataclass(frozen=True)
-class Exam:
-    """Captions to choose guidance by, captions to report, and features (N, D) of the latter's scenes."""
+class Half:
+    """Captions with features (N, D) of their images; what the captions state, where it can be read."""
 
-    chosen_by: Sequence[Prompt]
-    reported: Sequence[Prompt]
+    captions: Sequence[str]
     real: Tensor
+    prompts: Sequence[Prompt] | None
+
+    def quality(self, images: Tensor, network: FeatureNetwork) -> float:
+        """Share of true facts, or else the negative kernel distance: the higher the better."""
+        if self.prompts is not None:
+            return score_row("", self.prompts, images).rates["facts"]
+        return -self.distance(images, network)
+
+    def distance(self, images: Tensor, network: FeatureNetwork) -> float:
+        """Kernel distance of samples (N, 3, H, W) in [-1, 1] to the captions' images."""
+        return squared_mmd(features_of(images, network), self.real)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Captions to choose guidance by, and captions to report."""
+
+    chosen_by: Half
+    reported: Half
     network: FeatureNetwork
 
 
+def features_of(images: Tensor, network: FeatureNetwork) -> Tensor:
+    """(N, D) of images (N, 3, H, W) in [-1, 1]."""
+    return torch.cat([network(part).pooled for part in images.split(64)])
+
+
 def exam_of(teacher: Path, count: int, features: str) -> Exam:
-    """Held-out scenes of the toy world that the teacher's run was trained on. Raises UserError for another run."""
-    known = (run_of(teacher, None) or {}).get("data", {})
-    if known.get("kind") != "toy":
-        raise UserError("the teacher is no run on the toy world: its facts cannot be read")
-    prompt_set: PromptSet = build_prompts(ToyWorldConfig.model_validate(known), 2 * count)
+    """Held-out scenes of the teacher's toy world, or images of its run. Raises UserError where there are neither."""
+    raw = run_of(teacher, None) or {}
     network = load_network(features)
-    real = torch.cat([network(part).pooled for part in prompt_set.images[count:].split(64)])
-    return Exam(prompt_set.prompts[:count], prompt_set.prompts[count:], real, network)
+    if "data" in raw and raw["data"].get("kind") != "toy":
+        config = DiffusionRun.model_validate(raw)
+        return Exam(*image_halves(config, count, network), network)
+    world = ToyWorldConfig.model_validate(raw["data"]) if raw else known_world(load(teacher))
+    if world is None:
+        raise UserError("the teacher is neither a run nor a model of the toy world: there is nothing to compare with")
+    made: PromptSet = build_prompts(world, 2 * count)
+    first, second = (
+        Half(
+            [prompt.caption for prompt in made.prompts[part]],
+            features_of(made.images[part], network),
+            made.prompts[part],
+        )
+        for part in (slice(count), slice(count, None))
+    )
+    return Exam(first, second, network)
+
+
+def image_halves(config: DiffusionRun, count: int, network: FeatureNetwork) -> tuple[Half, Half]:
+    """Random images of the run's data with their captions. Raises UserError where fewer than two halves have one."""
+    dataset = open_dataset(config.data)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    captioned = (example for example in map(dataset.__getitem__, order) if example.fields.get("text"))
+    examples = list(islice(captioned, 2 * count))
+    if len(examples) < 2 * count:
+        raise UserError(f"--images {count} needs {2 * count} images with captions, and there are {len(examples)}")
+    first, second = (
+        Half(
+            [str(example.fields["text"]) for example in part],
+            features_of(to_unit(torch.stack([example.image for example in part])), network),
+            None,
+        )
+        for part in (examples[:count], examples[count:])
+    )
+    return first, second
 
 
 def sampled(model: LatentDiffusion, captions: Sequence[str], steps: int, guidance: float, first: int) -> Tensor:
@@ -99,20 +159,19 @@ def seconds_of(
 def measured(name: str, model: LatentDiffusion, steps: int, scales: Sequence[float], exam: Exam) -> Row:
     """The row of a model, at the guidance that is best on the captions to choose by."""
 
-    def facts(scale: float) -> float:
-        images = sampled(model, [prompt.caption for prompt in exam.chosen_by], steps, scale, 100_000)
-        return score_row(name, exam.chosen_by, images).rates["facts"]
+    def quality(scale: float) -> float:
+        images = sampled(model, exam.chosen_by.captions, steps, scale, 100_000)
+        return exam.chosen_by.quality(images, exam.network)
 
-    guidance = max(scales, key=facts)
-    captions = [prompt.caption for prompt in exam.reported]
-    images = sampled(model, captions, steps, guidance, 0)
-    seconds = seconds_of(model, captions[:64], steps, guidance, "full")
-    tiny = None if model.tiny is None else seconds_of(model, captions[:64], steps, guidance, "tiny")
-    rates = score_row(name, exam.reported, images).rates
-    features = torch.cat([exam.network(part).pooled for part in images.split(64)])
+    guidance = max(scales, key=quality)
+    half = exam.reported
+    images = sampled(model, half.captions, steps, guidance, 0)
+    seconds = seconds_of(model, half.captions[:64], steps, guidance, "full")
+    tiny = None if model.tiny is None else seconds_of(model, half.captions[:64], steps, guidance, "tiny")
+    rates = {} if half.prompts is None else score_row(name, half.prompts, images).rates
     calls = steps * (1 if second_stage(model).config.student is not None else 2)
-    distance = squared_mmd(features, exam.real)
-    return Row(name, steps, calls, guidance, rates["facts"], rates["prompts"], distance, seconds, tiny)
+    distance = half.distance(images, exam.network)
+    return Row(name, steps, calls, guidance, rates.get("facts"), rates.get("prompts"), distance, seconds, tiny)
 
 
 def rows_of(options: argparse.Namespace, exam: Exam, say: Callable[[str], None]) -> list[Row]:
@@ -129,8 +188,14 @@ def rows_of(options: argparse.Namespace, exam: Exam, say: Callable[[str], None])
             with path.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(asdict(row)) + "\n")
             rows.append(row)
-            say(f"{row.model}, {row.steps} steps, guidance {row.guidance:g}: {row.facts:.1%} of facts")
+            facts = "" if row.facts is None else f"{row.facts:.1%} of facts, "
+            say(f"{row.model}, {row.steps} steps, guidance {row.guidance:g}: {facts}kernel distance {row.kernel:.3f}")
     return rows
+
+
+def share(value: float | None, of: float | None = 1.0) -> str:
+    """A percentage for the table."""
+    return "–" if value is None or not of else f"{value / of:.1%}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -141,8 +206,8 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         lines.append(
-            f"| {row.model} | {row.steps} | {row.calls} | {row.guidance:g} | {row.facts:.1%} | "
-            f"{row.facts / rows[0].facts:.1%} | {row.prompts:.1%} | {row.kernel:.3f} | {1000 * row.seconds:.1f} | "
+            f"| {row.model} | {row.steps} | {row.calls} | {row.guidance:g} | {share(row.facts)} | "
+            f"{share(row.facts, rows[0].facts)} | {share(row.prompts)} | {row.kernel:.3f} | {1000 * row.seconds:.1f} | "
             + ("–" if row.tiny_seconds is None else f"{1000 * row.tiny_seconds:.1f}")
             + " |"
         )
@@ -152,7 +217,7 @@ def table(rows: Sequence[Row]) -> str:
 def sheet(options: argparse.Namespace, rows: Sequence[Row], exam: Exam) -> Iterator[Tensor]:
     """A row of images of the first captions reported for each row of the table, none chosen."""
     folders = {folder.name: folder for folder in (options.teacher, *options.students)}
-    captions = [prompt.caption for prompt in exam.reported[:SHOWN]]
+    captions = exam.reported.captions[:SHOWN]
     for row in rows:
         yield sampled(load(folders[row.model]), captions, row.steps, row.guidance, 0)
 
