@@ -51,6 +51,19 @@ def test_values_without_a_place_are_left_out() -> None:
     assert "<circle" in line_chart([Series("a", [(1, 1)])], "x", "y")
 
 
+def test_a_series_without_a_name_is_not_in_the_legend() -> None:
+    points = [(1.0, 1.0), (2.0, 3.0)]
+    seeds = [Series("noise", points), Series("", points, faint=True), Series("plain", points, 1)]
+    chart = line_chart(seeds, "x", "y")
+    assert chart.count("<polyline") == 3
+    entries = line_chart([seeds[0], seeds[2]], "x", "y")
+    for name in ("noise", "plain"):
+        assert [line for line in chart.splitlines() if f">{name}</text>" in line] == [
+            line for line in entries.splitlines() if f">{name}</text>" in line
+        ], "at the same place"
+    assert chart.count('y1="10"') == 2, "a stroke for each name"
+
+
 def test_long_runs_keep_their_last_point_and_few_others() -> None:
     chart = line_chart([Series("a", [(x, x + 1) for x in range(5001)])], "x", "y")
     found = places(chart)

@@ -17,7 +17,8 @@ LETTER = 6.2
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) in order of x. `tone` picks the colour (0, 1, 2, ...); a faint one is drawn behind the others."""
+    """Points (x, y) in order of x. `tone` picks the colour (0, 1, 2, ...); a faint one is drawn behind the others; one
+    without a name is not in the legend."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -102,7 +103,7 @@ def line_chart(
         x_ticks=[(_pixels(x_axis(tick)), number(tick)) for tick in x_ticks],
         y_ticks=[(_pixels(y_axis(tick)), number(tick)) for tick in y_ticks],
         lines=[_line(s, x_axis, y_axis) for s in sorted(shown, key=lambda s: not s.faint)],
-        legend=_legend([(s.name, _css(s)) for s in shown], LEFT, 44),
+        legend=_legend([(s.name, _css(s)) for s in shown if s.name], LEFT, 44),
     )
 
 
