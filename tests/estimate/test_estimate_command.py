@@ -109,7 +109,7 @@ def test_masks_are_sampled_for_synthetic_images_too_and_encoded_each(command: Co
 
 def test_stage_2_may_have_another_size_than_its_first_stage(command: Command) -> None:
     """The toy world's small recipes are of 32 pixels, its first stage of 64; the small one is found by its name."""
-    given = ("zoo:toy/small-text", "train.batch=2", "--steps", 2)
+    given = ("zoo:toy/small-text", *SMALL, "data.length=70", "--steps", 2)
     other = estimate(command, *given, "--autoencoder", "zoo:toy/autoencoder")
     own = estimate(command, *given)
     assert (other["image_size"], other["latent"]) == ([32, 32], [3, 8, 8])

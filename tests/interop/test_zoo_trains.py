@@ -31,8 +31,8 @@ from sfumato.training.diffusion_run import DiffusionRun
 
 FILES = sorted((Path(sfumato.__file__).parent / "zoo" / "ldm").glob("*.yaml"))
 SECOND_STAGES = [file for file in FILES if "denoiser" in yaml.safe_load(file.read_text(encoding="utf-8"))]
-B, SIDE = 2, 32
-"""Samples, and H = W of the latent, which six levels divide."""
+B = 2
+"""Samples."""
 
 
 def shrunken(file: Path) -> DiffusionRun:
@@ -44,17 +44,17 @@ def shrunken(file: Path) -> DiffusionRun:
     return parse(raw, DiffusionRun, str(file))
 
 
-def fields_for(reads: tuple[str, ...], config: Any) -> dict[str, Any]:
-    """What a data set would give the conditioner."""
+def fields_for(reads: tuple[str, ...], config: Any, side: int) -> dict[str, Any]:
+    """What a data set would give the conditioner for latents of H = W = side."""
     given: dict[str, Any] = {
         "label": torch.tensor([1, 3]),
         "text": ["a red apple", "a tree"],
-        "map": torch.randint(0, 182, (B, 4 * SIDE, 4 * SIDE), generator=torch.Generator().manual_seed(0)),
+        "map": torch.randint(0, 182, (B, 4 * side, 4 * side), generator=torch.Generator().manual_seed(0)),
         "boxes": [torch.tensor([[0.1, 0.2, 0.5, 0.9]]), torch.tensor([[0.0, 0.0, 1.0, 0.5], [0.5, 0.5, 0.9, 0.9]])],
         "categories": [torch.tensor([3]), torch.tensor([5, 7])],
-        "low_resolution": torch.rand(B, 3, SIDE, SIDE) * 2 - 1,
-        "masked_latent": torch.randn(B, 3, SIDE, SIDE),
-        "mask": torch.ones(B, 1, SIDE, SIDE),
+        "low_resolution": torch.rand(B, 3, side, side) * 2 - 1,
+        "masked_latent": torch.randn(B, 3, side, side),
+        "mask": torch.ones(B, 1, side, side),
     }
     return {name: given[name] if name in given else torch.randn(B, 4, config.dim) for name in reads}
 
@@ -62,11 +62,12 @@ def fields_for(reads: tuple[str, ...], config: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("file", SECOND_STAGES, ids=lambda file: file.stem)
 def test_a_published_model_trains_small_and_samples(file: Path) -> None:
     config = shrunken(file)
+    side = max(8, 2 * config.denoiser.factor)
     torch.manual_seed(0)
     tokenizer = fit_tokenizer(["a red apple", "a tree"], 512) if text_config(config.conditioner) else None
     conditioner = build_conditioner(config.conditioner, tokenizer)
     spec = ConditionSpec() if conditioner is None else conditioner.spec
-    fields = {} if conditioner is None else fields_for(conditioner.reads, config.conditioner)
+    fields = {} if conditioner is None else fields_for(conditioner.reads, config.conditioner, side)
     autoencoder = Autoencoder(AutoencoderConfig(channels=32, channel_multipliers=(1, 1), blocks_per_level=1))
     schedule = build_schedule(config.schedule)
     networks = ConditionalDenoiser(build_denoiser(config.denoiser, autoencoder.latent_channels, spec), conditioner)
@@ -74,7 +75,7 @@ def test_a_published_model_trains_small_and_samples(file: Path) -> None:
     optimiser = torch.optim.AdamW(learning, lr=1e-3)
 
     g = torch.Generator().manual_seed(1)
-    x0 = torch.randn(B, autoencoder.latent_channels, SIDE, SIDE, generator=g)
+    x0 = torch.randn(B, autoencoder.latent_channels, side, side, generator=g)
     noise = objective.sample_noise(config.objective, x0.shape[1:], lambda one: torch.randn(B, *one, generator=g))
     t = times.sample(config.objective.times, B, g, schedule, config.objective.stratified).t
     x_t = add_noise(schedule, x0, noise, t)
@@ -94,11 +95,11 @@ def test_a_published_model_trains_small_and_samples(file: Path) -> None:
         condition = Condition() if conditioner is None else conditioner(fields)
         denoise = guided(Network(networks.denoiser, schedule, config.objective.prediction), condition, None, Guidance())
         grid = build_grid(GridConfig(kind="leading"), schedule, 2)
-        shape = (autoencoder.latent_channels, SIDE, SIDE)
+        shape = (autoencoder.latent_channels, side, side)
         noise = SampleNoise([0, 1])
         with torch.no_grad():
             x = noise((2, *shape))
             latents = sample(build_sampler(DDIMConfig()), schedule, denoise, x, grid, noise)
         images = decode(autoencoder, Scaling.from_factor(autoencoder.latent_channels, 1.0), latents)
-    assert images.shape == (B, 3, 2 * SIDE, 2 * SIDE)
+    assert images.shape == (B, 3, 2 * side, 2 * side)
     assert bool(torch.isfinite(images).all())
