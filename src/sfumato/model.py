@@ -19,6 +19,7 @@ from sfumato.checkpoint import check_finite, save_tensors, write_text
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.conditioning.table import build_conditioner, stored_tokenizer
 from sfumato.config import to_yaml
+from sfumato.denoiser.dit import LATER_SETTINGS, DiTConfig
 from sfumato.denoiser.table import build_denoiser
 from sfumato.diffusion.schedule import build_schedule
 from sfumato.engine.inference import for_inference
@@ -112,6 +113,10 @@ class LatentDiffusion:
             del identity["diffusion"]["student"], identity["diffusion"]["denoiser"]["flow_map"]
         if self.config.diffusion is not None and self.config.diffusion.latents == "sample":
             del identity["diffusion"]["latents"]  # as before it could be the mean
+        if self.config.diffusion is not None and isinstance(self.config.diffusion.denoiser, DiTConfig):
+            for name in LATER_SETTINGS:
+                if getattr(self.config.diffusion.denoiser, name) == DiTConfig.model_fields[name].default:
+                    del identity["diffusion"]["denoiser"][name]
         key = hashlib.sha256(yaml.safe_dump(identity, sort_keys=False, allow_unicode=True).encode())
         for name, part in sorted(self.parts().items()):
             for tensor_name, tensor in part.state_dict().items():

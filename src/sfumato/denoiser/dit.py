@@ -18,6 +18,7 @@ from sfumato.conditioning.condition import Condition, ConditionSpec
 from sfumato.denoiser.blocks import BlockInputs
 from sfumato.denoiser.network import Denoiser, VectorProjection
 from sfumato.nn.attention import attend
+from sfumato.nn.embeddings import timestep_embedding
 from sfumato.nn.init import zero_
 from sfumato.nn.transformer import CrossAttention
 from sfumato.schema import Schema
@@ -27,6 +28,8 @@ FREQUENCIES = 256
 """Channels of the sinusoids of time, whatever the width."""
 SIT_STEPS = 1000
 """Steps of the schedule whose network times `time: clean-share` reads."""
+LATER_SETTINGS = ("time_frequencies", "feed_forward_eps")
+"""Settings that were added later: at their defaults a model keeps the digest that it had before."""
 
 
 class DiTConfig(Schema):
@@ -57,6 +60,18 @@ class DiTConfig(Schema):
         default="index",
         description="what the network is given as time: the step, 0 to 999, as DiT; or 1 - t, as SiT, with schedules "
         "of 1000 steps",
+    )
+    time_frequencies: Literal["open", "closed"] = Field(
+        default="open",
+        description="frequencies at which time is embedded, i = 0 to 127: 10000^(-i / 128), as published; or closed, "
+        "10000^(-i / 127), as in the DiTPipeline of diffusers",
+    )
+    feed_forward_eps: float = Field(
+        default=EPS,
+        ge=1e-12,
+        le=1e-2,
+        description="added to the variance in the norm before a feed-forward branch: 1e-6 as published, 1e-5 in the "
+        "DiTPipeline of diffusers",
     )
     vector_projection: VectorProjection = Field(
         default="mlp", description="none: the condition's vector already has `width` entries, as the published ones"
@@ -137,7 +152,7 @@ class DiTBlock(nn.Module):
         if token_dim is not None:
             self.norm_cross = nn.LayerNorm(width, EPS, elementwise_affine=False)
             self.cross_attn = CrossAttention(width, config.heads, width // config.heads, token_dim, config.dropout)
-        self.norm2 = nn.LayerNorm(width, EPS, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(width, config.feed_forward_eps, elementwise_affine=False)
         self.mlp = FeedForward(width, config.expansion * width, config.dropout)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
@@ -241,10 +256,9 @@ class DiT(Denoiser):
         channels = out.unflatten(2, (p * p, self.latent_channels)).permute(0, 3, 2, 1).flatten(1, 2)
         return F.pixel_shuffle(channels.unflatten(2, (h, w)), p)
 
-    def _time(self, timestep: Tensor) -> Tensor:
-        if self.config.time == "index":
-            return timestep
-        return 1 - (timestep.float() + 1) / SIT_STEPS
+    def _sinusoids(self, timestep: Tensor) -> Tensor:
+        time = timestep if self.config.time == "index" else 1 - (timestep.float() + 1) / SIT_STEPS
+        return timestep_embedding(time, FREQUENCIES, includes_lowest=self.config.time_frequencies == "closed")
 
     def recomputed_blocks(self) -> Iterator[nn.Module]:
         return iter(self.blocks)

@@ -98,14 +98,14 @@ class Denoiser(nn.Module):
         first = self.time_embed[0]
         assert isinstance(first, nn.Linear)
         now = timestep[:, 0] if self._is_flow_map else timestep
-        embedding: Tensor = self.time_embed(timestep_embedding(self._time(now), self._channels).to(first.weight.dtype))
+        embedding: Tensor = self.time_embed(self._sinusoids(now).to(first.weight.dtype))
         if self._is_flow_map:
             embedding = embedding + self.flow_map(timestep)
         return embedding if vector is None else embedding + self.label_emb(vector)
 
-    def _time(self, timestep: Tensor) -> Tensor:
-        """The number whose sinusoids are embedded, from network times (B,)."""
-        return timestep
+    def _sinusoids(self, timestep: Tensor) -> Tensor:
+        """What the embedding of time is made from, (B, channels) float32, from network times (B,)."""
+        return timestep_embedding(timestep, self._channels)
 
     def _check(self, x_t: Tensor, condition: Condition) -> None:
         B, C, H, W = x_t.shape
