@@ -28,6 +28,8 @@ COMMANDS = {
 }
 """The command that supplies a field that a model is conditioned on."""
 OPTIONS = {"text": "prompt", "label": "label"}
+MOST_LISTED = 40
+"""Largest number of class names in an error message."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,17 +244,35 @@ def class_index(source: ConditionSource, label: int | str) -> int:
 def class_number(
     label: int | str, names: Sequence[str], count: int, what: str = "label", owner: str = "this model"
 ) -> int:
-    """The number of one of `count` classes given by number or name. Raises UserError for an unknown one."""
-    if isinstance(label, str) and label in names:
-        return list(names).index(label)
+    """The number of one of `count` classes given by number or name.
+
+    A name may list synonyms, separated by commas (as WordNet's in the lists of ImageNet's classes): each is one, too,
+    where no class has it as its whole name. Raises UserError for an unknown name, and for one of several classes.
+    """
+    if isinstance(label, str):
+        found = [i for i, name in enumerate(names) if name == label]
+        found = found or [i for i, name in enumerate(names) if label in synonyms(name)]
+        if len(found) > 1:
+            raise UserError(
+                f"{what} {label!r} is a name of {len(found)} of {owner}'s classes: give the number, "
+                f"{' or '.join(map(str, found[:8]))}"
+            )
+        if found:
+            return found[0]
     if isinstance(label, int) or label.isdecimal():
         if len(str(label)) > 18 or not 0 <= int(label) < count:
             raise UserError(f"{what} {str(label)[:20]} is outside 0 to {count - 1}, the numbers of {owner}'s classes")
         return int(label)
-    raise UserError(
-        f"{what} {label!r} is not one of {owner}'s classes{nearest(label, names)}: "
-        f"{', '.join(names) or 'they have no names, give a number'}"
-    )
+    listed = ", ".join(names[:MOST_LISTED]) or "they have no names, give a number"
+    if len(names) > MOST_LISTED:
+        listed += f" and {len(names) - MOST_LISTED} more, which `sfumato info --json` lists"
+    close = nearest(label, [word for name in names for word in (name, *synonyms(name))])
+    raise UserError(f"{what} {label!r} is not one of {owner}'s classes{close}: {listed}")
+
+
+def synonyms(name: str) -> list[str]:
+    """The parts of a class's name that commas separate."""
+    return [part.strip() for part in name.split(",")]
 
 
 def _null(source: ConditionSource, count: int, size: tuple[int, int], inputs: ConditionInputs) -> Condition | None:
