@@ -42,7 +42,9 @@ from sfumato.pipeline import pipeline
 from sfumato.pipeline.request import SampleRequest
 from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.sharding import units
+from tiny import model
 
+LATER = ("time_frequencies: open", "time_frequencies: closed", "feed_forward_eps: 0.00001")
 KIND = "diffusion.denoiser={kind: dit, patch: 2, width: 32, depth: 2, heads: 2}"
 
 
@@ -69,11 +71,20 @@ def grid_positions(h: int, w: int, width: int) -> Tensor:
     return torch.tensor(rows)
 
 
-def norm(x: Tensor) -> Tensor:
-    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + 1e-6).sqrt()
+def norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + eps).sqrt()
 
 
-def dit(state: Mapping[str, Tensor], x: Tensor, t: Tensor, vector: Tensor, patch: int, heads: int) -> Tensor:
+def dit(
+    state: Mapping[str, Tensor],
+    x: Tensor,
+    t: Tensor,
+    vector: Tensor,
+    patch: int,
+    heads: int,
+    intervals: int = 128,
+    eps: float = 1e-6,
+) -> Tensor:
     """The published network on weights under their published names; `vector` (B, width) is the class's row."""
 
     def linear(name: str, of: Tensor) -> Tensor:
@@ -87,7 +98,7 @@ def dit(state: Mapping[str, Tensor], x: Tensor, t: Tensor, vector: Tensor, patch
     patches = x.reshape(n, channels, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(n, -1, channels * p * p)
     tokens = patches @ kernel.flatten(1).T + state["x_embedder.proj.bias"]
     tokens = tokens + grid_positions(H // p, W // p, kernel.shape[0])
-    angles = t[:, None] * torch.tensor([10000 ** (-i / 128) for i in range(128)])
+    angles = t[:, None] * torch.tensor([10000 ** (-i / intervals) for i in range(128)])
     embedding = linear("t_embedder.mlp.0", torch.cat([angles.cos(), angles.sin()], 1))
     c = silu(linear("t_embedder.mlp.2", silu(embedding)) + vector)
     depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
@@ -99,7 +110,7 @@ def dit(state: Mapping[str, Tensor], x: Tensor, t: Tensor, vector: Tensor, patch
             weights = (a @ b.transpose(1, 2) / math.sqrt(a.shape[-1])).exp()
             parts.append(weights / weights.sum(-1, keepdim=True) @ d)
         tokens = tokens + gate * linear(f"blocks.{i}.attn.proj", torch.cat(parts, -1))
-        h = linear(f"blocks.{i}.mlp.fc1", norm(tokens) * (1 + scale2) + shift2)
+        h = linear(f"blocks.{i}.mlp.fc1", norm(tokens, eps) * (1 + scale2) + shift2)
         h = 0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
         tokens = tokens + gate2 * linear(f"blocks.{i}.mlp.fc2", h)
     shift, scale = linear("final_layer.adaLN_modulation.1", c)[:, None].chunk(2, -1)
@@ -129,6 +140,20 @@ def test_time_can_be_the_clean_share_as_in_sit() -> None:
     vector, t = gaussian(B, 32, seed=7), torch.tensor([0.25, 0.5, 1.0])
     expected = dit(published(network), X, 1 - t, vector, 2, 2)
     torch.testing.assert_close(network(X, 1000 * t - 1, Condition(vector=vector)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_frequencies_of_time_and_the_second_norm_can_be_those_of_diffusers() -> None:
+    spec, t = ConditionSpec(vector_dim=32), torch.tensor([0.0, 37.0, 999.0])
+    network = build(spec, vector_projection="none", time_frequencies="closed", feed_forward_eps=1e-2)
+    vector = gaussian(B, 32, seed=7)
+    expected = dit(published(network), X, t, vector, 2, 2, intervals=127, eps=1e-2)
+    torch.testing.assert_close(network(X, t, Condition(vector=vector)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_settings_that_came_later_change_the_digest_only_where_they_are_set() -> None:
+    digests = {model(KIND.replace("heads: 2", f"heads: 2, {more}")).digest for more in LATER}
+    assert len(digests) == 3
+    assert model(KIND).digest in digests
 
 
 def test_positions_continue_or_are_interpolated() -> None:
@@ -211,8 +236,8 @@ def test_a_model_samples_saves_opens_and_exports(tmp_path: Path) -> None:
     opened = check_samples_saves_and_opens(KIND, DiT, tmp_path / "model")
     wide = SampleRequest(prompt=PROMPT, steps=2, size=(16, 40), seed=5)  # in windows
     assert pipeline.sample(opened, wide).images.shape[2:] == (16, 40)
-    for format in ("original", "diffusers"):
-        with pytest.raises(UserError, match="kind dit cannot be exported"):
+    for format, why in (("original", "kind dit cannot"), ("diffusers", "DiT with conditioner.kind: text cannot")):
+        with pytest.raises(UserError, match=f"{why} be exported"):
             export_model(tmp_path / "model", tmp_path / "exported", format)
     assert not (tmp_path / "exported").exists()
 
@@ -236,6 +261,8 @@ def test_a_run_names_it() -> None:
         ({"patch": 0}, "greater than or equal to 1"),
         ({"depth": 1000}, "256"),
         ({"time": "clean"}, "clean-share"),
+        ({"time_frequencies": "half"}, "closed"),
+        ({"feed_forward_eps": 0}, "feed_forward_eps"),
     ],
 )
 def test_impossible_networks_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -14,14 +14,9 @@ import sfumato
 from parity import relative_error
 from sfumato.conditioning.condition import Condition
 from sfumato.errors import UserError
+from sfumato.interop.diffusers_component import Component, open_component
 from sfumato.interop.diffusers_export import export_diffusers
-from sfumato.interop.diffusers_import import (
-    Component,
-    import_autoencoder,
-    import_diffusers,
-    import_unet,
-    open_component,
-)
+from sfumato.interop.diffusers_import import import_autoencoder, import_diffusers, import_unet
 from sfumato.interop.source import open_checkpoint
 
 diffusers = pytest.importorskip("diffusers")

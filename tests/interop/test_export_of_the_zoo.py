@@ -38,7 +38,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "toy/autoencoder": {"original": GROUPS.format(2)},
     "toy/small-autoencoder": {"original": GROUPS.format(2)},
     "toy/joint": {"original": GROUPS.format(2)},  # its first stage
-    "toy/small-dit": dict.fromkeys(("original", "diffusers"), "kind dit cannot be exported"),
+    "toy/small-dit": {"original": "kind dit cannot be exported", "diffusers": "DiT with conditioner.kind: text cannot"},
     "toy/vq-autoencoder": {
         "original": GROUPS.format(32) + "|norms of 8 groups at 24 channels",
         "diffusers": r"8 at 24 channels, 16 at 48 channels, 32 at 96 channels.*diffusers has one number",

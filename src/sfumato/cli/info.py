@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from sfumato.model import LatentDiffusion, SecondStage
 
 
+MOST_SHOWN = 40
+"""Entries of a list in the table; --json has all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InfoFlags(AModel):
     """The options of `sfumato info`."""
@@ -46,6 +50,13 @@ def info(flags: InfoFlags) -> None:
         return
     if config is not None:
         raise UserError("--config is for a checkpoint file; a model folder has its own configuration")
+    if (Path(model) / "model_index.json").is_file():
+        from sfumato.interop.describe import describe_folder
+
+        lines = describe_folder(Path(model))
+        about = {"path": lines[0], "architecture": [line.strip() for line in lines[1:]]}
+        typer.echo(to_json(about, indent=2) if as_json else printable("\n".join(lines)))
+        return
     from sfumato.cli.tables import show
     from sfumato.model_folder import find_folder, load
 
@@ -77,6 +88,8 @@ def facts_of(model: "LatentDiffusion") -> dict[str, Any]:
             "shift": [round(value, 4) for value in model.scaling.shift.tolist()],
             "scale": [round(value, 4) for value in model.scaling.scale.tolist()],
         }
+        denoiser = model.second.config.denoiser
+        facts["denoiser"] = {"kind": denoiser.kind, **denoiser.model_dump(mode="json", exclude_defaults=True)}
         facts["conditioner"] = _conditioner(model, model.second)
         facts["condition dropout"] = model.second.config.condition_dropout
         facts["schedule"] = model.second.config.schedule.model_dump(mode="json")
@@ -187,6 +200,8 @@ def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         kind = [str(value["kind"])] if "kind" in value else []
         return ", ".join(kind + [f"{key} {_as_text(item)}" for key, item in value.items() if key != "kind"])
+    if isinstance(value, list) and len(value) > MOST_SHOWN:
+        return f"{_as_text(value[:MOST_SHOWN])} and {len(value) - MOST_SHOWN} more"
     if isinstance(value, list):
         return " ".join(_as_text(item) for item in value) if _are_numbers(value) else ", ".join(map(_as_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,7 +10,8 @@ from sfumato.errors import UserError
 from sfumato.foreign import reading
 from sfumato.interop.describe import describe
 from sfumato.interop.diffusers_export import export_diffusers
-from sfumato.interop.diffusers_import import import_diffusers, is_diffusers_folder
+from sfumato.interop.diffusers_folder import is_diffusers_folder
+from sfumato.interop.diffusers_import import import_diffusers
 from sfumato.interop.diffusers_single import import_single_autoencoder, is_single_autoencoder
 from sfumato.interop.onnx.export import export_onnx
 from sfumato.interop.original import Imported, import_original

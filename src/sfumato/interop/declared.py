@@ -15,6 +15,8 @@ import torch
 from pydantic import ValidationError
 
 from sfumato.autoencoder.tiny_file import FILE as TINY_FILE
+from sfumato.conditioning.class_label import ClassConfig
+from sfumato.denoiser.dit import DiTConfig
 from sfumato.diffusion.schedule import ScheduleConfig, build_schedule
 from sfumato.documents import parse_yaml, read_text
 from sfumato.errors import UserError
@@ -45,7 +47,8 @@ def notes_aside(folder: Path, config: ModelConfig, report: Callable[[str], None]
     """Notes on what other programs will not read, and what is not exported."""
     H, W = config.image_size
     extras = [f"its training size {H}x{W}"] if H != W else []
-    extras += [f"the names of its {len(config.classes)} classes"] if config.classes else []
+    named = config.diffusion is not None and isinstance(config.diffusion.denoiser, DiTConfig)  # by DiTPipeline, too
+    extras += [f"the names of its {len(config.classes)} classes"] if config.classes and not named else []
     extras += (
         ["the metadata of its conditions"] if config.conditioning_metadata.model_dump(exclude_defaults=True) else []
     )
@@ -97,14 +100,14 @@ def difference(one: ModelConfig, other: ModelConfig) -> str | None:
     if (one.diffusion is None) != (other.diffusion is None):
         return "only one of them has a second stage"
     if one.diffusion is not None and other.diffusion is not None:
-        first |= _diffusion_facts(one.diffusion)
-        second |= _diffusion_facts(other.diffusion)
+        first |= _diffusion_facts(one, one.diffusion)
+        second |= _diffusion_facts(other, other.diffusion)
         if not _same_schedule(one.diffusion.schedule, other.diffusion.schedule):
             schedules = [_described(diffusion.schedule) for diffusion in (one.diffusion, other.diffusion)]
             return f"the schedule is {schedules[0]} in one and {schedules[1]} in the other"
     for name, value in first.items():
-        if second[name] != value:
-            return f"{name} is {value} in one and {second[name]} in the other"
+        if second.get(name) != value:
+            return f"{name} is {value} in one and {second.get(name)} in the other"
     return None
 
 
@@ -120,7 +123,22 @@ def _autoencoder_facts(config: ModelConfig) -> dict[str, Any]:
     return {f"autoencoder.{name}": value for name, value in facts.items()}
 
 
-def _diffusion_facts(config: DiffusionConfig) -> dict[str, Any]:
+def _diffusion_facts(model: ModelConfig, config: DiffusionConfig) -> dict[str, Any]:
+    made = _transformer_facts(model, config.denoiser) if isinstance(config.denoiser, DiTConfig) else _unet_facts(config)
+    named = {f"denoiser.{name}": value for name, value in made.items()}
+    tables = {part.kind: part.classes for part in parts_of(config) if isinstance(part, ClassConfig)}
+    named |= {"conditioner.classes": tables} if isinstance(config.denoiser, DiTConfig) else {}
+    return {"denoiser.kind": config.denoiser.kind, **named, "prediction": config.prediction}
+
+
+def _transformer_facts(model: ModelConfig, config: DiTConfig) -> dict[str, Any]:
+    """Positions are compared as they are at the training size."""
+    facts = config.model_dump(exclude={"kind", "position_grid", "dropout", "flow_map"})
+    patches = max(model.image_size) // model.autoencoder.factor // config.patch
+    return {**facts, "position scale": (config.position_grid or patches) / patches}
+
+
+def _unet_facts(config: DiffusionConfig) -> dict[str, Any]:
     c = unet_of(config)
     widths = [c.channels * m for m in c.channel_multipliers]
     heads = {width: c.heads or width // (c.head_channels or width) for width in c.attended_widths()}
@@ -134,8 +152,7 @@ def _diffusion_facts(config: DiffusionConfig) -> dict[str, Any]:
         facts |= {"vector_projection": c.vector_projection}
     facts |= {"tokens": any(map(_gives_tokens, parts)), "vector": any(map(_gives_vector, parts))}
     facts |= {"map channels": sum(part.channels for part in parts if part.kind in ("image", "semantic"))}
-    named = {f"denoiser.{name}": value for name, value in facts.items()}
-    return {**named, "prediction": config.prediction}
+    return facts
 
 
 def _gives_tokens(part: Any) -> bool:

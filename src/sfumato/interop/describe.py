@@ -1,12 +1,15 @@
-"""The contents of a checkpoint file, without running any of it and without reading its weights."""
+"""The contents of a checkpoint file or diffusers folder, without running any of it or reading its weights."""
 
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sfumato.autoencoder.model import VQConfig
+from sfumato.autoencoder.model import AutoencoderConfig, VQConfig
+from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import UserError
 from sfumato.foreign import reading, short
+from sfumato.interop.diffusers_config import ReadUNet
+from sfumato.interop.diffusers_folder import read_folder
 from sfumato.interop.infer import CONDITIONER, EMA, FIRST_STAGE, UNET
 from sfumato.interop.original import read_architecture
 from sfumato.interop.source import Source, open_checkpoint, renamed
@@ -32,6 +35,38 @@ def describe(path: Path | str, config: Path | str | None = None) -> list[str]:
     """
     with reading(path):
         return _lines(_opened(path), config)
+
+
+def describe_folder(path: Path) -> list[str]:
+    """Lines about a diffusers folder, from its configurations: its class and the architecture.
+
+    Raises UserError for what cannot be imported.
+    """
+    with reading(path):
+        parts = read_folder(path)
+    lines = [f"{path}: a folder of diffusers, {short(parts.name)}; `sfumato import` makes a model folder of it"]
+    lines.append(f"  {_first_stage(parts.autoencoder)}")
+    if isinstance(parts.network, ReadUNet):
+        unet = parts.network
+        lines.append(f"  {_unet(unet.config)}, predicts {parts.prediction}")
+        lines.append(f"  conditioning: {_conditions(unet)}; schedule: {parts.schedule}")
+    elif parts.network is not None:
+        read = parts.network
+        lines += [
+            f"  denoiser: a DiT of {read.config.depth} blocks of {read.config.width} channels, {read.config.heads} "
+            f"heads, patches of {read.config.patch}, latents of {read.channels} channels, {read.side} x {read.side}, "
+            f"predicts {parts.prediction}{' and a variance' if read.variance else ''}",
+            f"  conditioning: {read.classes} classes and an unconditional one; schedule: {parts.schedule}",
+        ]
+    return lines
+
+
+def _conditions(read: ReadUNet) -> str:
+    found = [] if read.token_dim is None else [f"tokens of width {read.token_dim}"]
+    found += [] if read.classes is None else [f"{read.classes} classes"]
+    extra = read.in_channels - read.out_channels
+    found += [f"{extra} channels beside the latent"] if extra > 0 else []
+    return ", ".join(found) or "none"
 
 
 def _opened(path: Path | str) -> Source:
@@ -102,15 +137,22 @@ def _architecture(source: Source, config: Path | str | None) -> list[str]:
         if config is not None:
             raise
         return [f"  architecture: {error}"]
-    first = original.autoencoder
-    kind = f"VQ of {first.bottleneck.codes} codes" if isinstance(first.bottleneck, VQConfig) else "KL"
-    lines = [f"  first stage: f = {first.factor}, {first.raw_channels} channels, {kind}"]
+    lines = [f"  {_first_stage(original.autoencoder)}"]
     if original.diffusion is not None:
         d = original.diffusion
-        heads = f"{d.unet.heads} heads" if d.unet.heads else f"heads of {d.unet.head_channels} channels"
-        lines.append(
-            f"  denoiser: {d.unet.channels} channels x {list(d.unet.channel_multipliers)}, attention at factors "
-            f"{list(d.unet.attention_factors)}, {heads}, predicts {d.prediction}"
-        )
+        lines.append(f"  {_unet(d.unet)}, predicts {d.prediction}")
         lines.append(f"  conditioning: {d.conditioning.mode}, {d.conditioning.kind}; schedule: {d.schedule}")
     return lines + [f"  {note}" for note in notes]
+
+
+def _first_stage(config: AutoencoderConfig) -> str:
+    kind = f"VQ of {config.bottleneck.codes} codes" if isinstance(config.bottleneck, VQConfig) else "KL"
+    return f"first stage: f = {config.factor}, {config.raw_channels} channels, {kind}"
+
+
+def _unet(config: UNetConfig) -> str:
+    heads = f"{config.heads} heads" if config.heads else f"heads of {config.head_channels} channels"
+    return (
+        f"denoiser: {config.channels} channels x {list(config.channel_multipliers)}, attention at factors "
+        f"{list(config.attention_factors)}, {heads}"
+    )

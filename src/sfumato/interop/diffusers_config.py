@@ -16,6 +16,7 @@ PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
 DEFAULT_GROUPS = 32
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
+TRANSFORMERS = ("DiTTransformer2DModel", "Transformer2DModel")
 
 
 MAX_LEVELS = 10
@@ -38,8 +39,8 @@ def sides(value: Any, key: str) -> tuple[int, int]:
     return whole(pair[0], key), whole(pair[1], key)
 
 
-def _demand(config: Config, name: str, **required: Any) -> None:
-    """Checks options that must have these values if they are set."""
+def demand(config: Config, name: str, **required: Any) -> None:
+    """Raises UserError for an option that has another value than the required one, or than one of several."""
     for key, value in required.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if key in config and config[key] not in allowed:
@@ -85,14 +86,14 @@ def _groups(config: Config, name: str, multipliers: tuple[int, ...], channels: i
 def read_autoencoder(config: Config) -> AutoencoderConfig:
     """The configuration of AutoencoderKL or VQModel; raises UserError for anything that cannot be expressed."""
     name = str(config.get("_class_name", "AutoencoderKL"))
-    if name in UNETS:
+    if name in (*UNETS, *TRANSFORMERS):
         raise UserError(f"{name} is a network without its autoencoder: give the folder of the whole pipeline")
     if name not in AUTOENCODERS:
         raise UserError(f"the autoencoder {name} is not supported; known are {', '.join(AUTOENCODERS)}")
     channels, multipliers = _multipliers(config, name)
-    _demand(config, name, act_fn=("silu", "swish"), use_quant_conv=True, use_post_quant_conv=True)
-    _demand(config, name, mid_block_add_attention=True, norm_type=("group", None), lookup_from_codebook=False)
-    _demand(config, name, out_channels=config.get("in_channels", 3))
+    demand(config, name, act_fn=("silu", "swish"), use_quant_conv=True, use_post_quant_conv=True)
+    demand(config, name, mid_block_add_attention=True, norm_type=("group", None), lookup_from_codebook=False)
+    demand(config, name, out_channels=config.get("in_channels", 3))
     down = _blocks(config, name, "DownEncoderBlock2D", "AttnDownEncoderBlock2D", "down")
     up = _blocks(config, name, "UpDecoderBlock2D", "AttnUpDecoderBlock2D", "up")
     if down != up[::-1]:
@@ -221,23 +222,21 @@ def read_unet(config: Config) -> ReadUNet:
 
 
 def _demand_numerics(config: Config, name: str) -> None:
-    _demand(config, name, act_fn=("silu", "swish"), norm_eps=1e-5, center_input_sample=False)
-    _demand(config, name, time_embedding_type="positional", flip_sin_to_cos=True, freq_shift=0, downsample_padding=1)
-    _demand(config, name, mid_block_scale_factor=1, add_attention=True, only_cross_attention=False)
-    _demand(config, name, dual_cross_attention=False, conv_in_kernel=3, conv_out_kernel=3, attention_type="default")
-    _demand(
-        config, name, class_embed_type=None, addition_embed_type=None, encoder_hid_dim=None, time_cond_proj_dim=None
-    )
-    _demand(config, name, time_embedding_act_fn=None, timestep_post_act=None, class_embeddings_concat=False)
-    _demand(config, name, resnet_time_scale_shift=("default", "scale_shift"), cross_attention_norm=None)
-    _demand(
+    demand(config, name, act_fn=("silu", "swish"), norm_eps=1e-5, center_input_sample=False)
+    demand(config, name, time_embedding_type="positional", flip_sin_to_cos=True, freq_shift=0, downsample_padding=1)
+    demand(config, name, mid_block_scale_factor=1, add_attention=True, only_cross_attention=False)
+    demand(config, name, dual_cross_attention=False, conv_in_kernel=3, conv_out_kernel=3, attention_type="default")
+    demand(config, name, class_embed_type=None, addition_embed_type=None, encoder_hid_dim=None, time_cond_proj_dim=None)
+    demand(config, name, time_embedding_act_fn=None, timestep_post_act=None, class_embeddings_concat=False)
+    demand(config, name, resnet_time_scale_shift=("default", "scale_shift"), cross_attention_norm=None)
+    demand(
         config, name, mid_block_type=("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"), mid_block_only_cross_attention=None
     )
-    _demand(
+    demand(
         config, name, resnet_out_scale_factor=1.0, reverse_transformer_layers_per_block=None, time_embedding_dim=None
     )
     if name == "UNet2DModel":
-        _demand(config, name, upsample_type=config.get("downsample_type", "conv"))
+        demand(config, name, upsample_type=config.get("downsample_type", "conv"))
         plain = config.get("resnet_time_scale_shift", "default") == "default"
         groups = config.get("norm_num_groups", DEFAULT_GROUPS)
         if config.get("attn_norm_num_groups") not in ((None, groups) if plain else (groups,)):
@@ -352,6 +351,8 @@ def _write_plain(config: UNetConfig, attends: list[bool]) -> dict[str, Any]:
 def read_scheduler(config: Config) -> tuple[dict[str, Any], str]:
     """(our schedule as plain data, prediction) of scheduler_config.json; raises UserError for anything unknown."""
     name = str(config.get("_class_name", "scheduler"))
+    if name.startswith("FlowMatch"):
+        raise UserError(f"the scheduler {short(name)} is not supported: known are those of a table of betas, as DDIM's")
     steps = whole(config.get("num_train_timesteps", 1000), f"{name}: num_train_timesteps", 2)
     kind = config.get("beta_schedule", "linear")
     zero = {"zero_terminal_snr": bool(config.get("rescale_betas_zero_snr", False))}

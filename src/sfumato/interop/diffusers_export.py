@@ -12,13 +12,18 @@ from torch import Tensor
 
 from sfumato.checkpoint import load_tensors, replacing, write_text
 from sfumato.config import load_config
+from sfumato.denoiser.dit import DiTConfig
 from sfumato.errors import UserError
 from sfumato.interop.declared import FILE, dump_declared, notes_aside
+from sfumato.interop.diffusers_component import WEIGHTS, read_json
 from sfumato.interop.diffusers_config import write_autoencoder, write_scheduler, write_unet
-from sfumato.interop.diffusers_import import CONDITIONER_FOLDER, STORE, WEIGHTS, read_json
+from sfumato.interop.diffusers_folder import TRANSFORMER
+from sfumato.interop.diffusers_import import CONDITIONER_FOLDER, STORE, VARIANCE
 from sfumato.interop.diffusers_keys import Entry, autoencoder_entries, unet_entries
+from sfumato.interop.diffusers_transformer import NAME, TABLE, transformer_tensors, write_names, write_transformer
 from sfumato.interop.expressible import refuse_for_diffusers, unet_of
-from sfumato.interop.original import config_text
+from sfumato.interop.expressible_transformer import MOST_CLASSES
+from sfumato.interop.original import config_text, digest
 from sfumato.interop.original_export import fold_scaling, is_identity, narrowed, single_scale
 from sfumato.interop.text_encoders import FOLDER, outside_the_folder, write_as_last_layer
 from sfumato.model import CONFIG_FILE, DiffusionConfig, ModelConfig
@@ -33,8 +38,8 @@ def export_diffusers(model: Path | str, out: Path | str) -> tuple[str, ...]:
     """Writes a model folder as a diffusers folder, and returns notes on what could not be exported.
 
     An autoencoder alone becomes AutoencoderKL or VQModel; a diffusion model becomes a pipeline folder: vae or vqvae,
-    unet, scheduler, and for a CLIP text model its text encoder and tokenizer. A folder that was imported from diffusers
-    is exported with its original configurations.
+    unet, scheduler, and for a CLIP text model its text encoder and tokenizer; a diffusion transformer with classes
+    becomes a DiTPipeline. A folder that was imported from diffusers is exported with its original configurations.
 
     Raises UserError for anything that diffusers cannot express.
     """
@@ -57,7 +62,8 @@ def export_diffusers(model: Path | str, out: Path | str) -> tuple[str, ...]:
     entries = autoencoder_entries(tensors, len(config.autoencoder.channel_multipliers))
     _write_component(first, first_config, entries, tensors, _dtype(stored, "autoencoder"))
     if config.diffusion is not None:
-        _write_pipeline(folder, out, config, config.diffusion, stored, notes.append)
+        write = _write_dit_pipeline if isinstance(config.diffusion.denoiser, DiTConfig) else _write_pipeline
+        write(folder, out, config, config.diffusion, stored, notes.append)
     if stored is None:
         write_text(out / FILE, yaml.safe_dump(dump_declared(config, None), sort_keys=False, allow_unicode=True))
         notes_aside(folder, config, notes.append)
@@ -72,11 +78,16 @@ def _stored(folder: Path, config: ModelConfig) -> Json | None:
     manifest = read_json(path)
     if manifest["config"] != config_text(config):
         return None
-    names = ("autoencoder", "unet", "scheduler", "model_index")
+    names = ("autoencoder", "unet", TRANSFORMER, "scheduler", "model_index")
     kept = {
         name: read_json(folder / STORE / f"{name}.json") for name in names if (folder / STORE / f"{name}.json").exists()
     }
-    return {**kept, "dtypes": manifest["dtypes"], "place": manifest["autoencoder"]}
+    return {
+        **kept,
+        "dtypes": manifest["dtypes"],
+        "digests": manifest.get("digests", {}),
+        "place": manifest["autoencoder"],
+    }
 
 
 def _scale(folder: Path, config: ModelConfig, stored: Json | None) -> tuple[float, Tensor, Tensor]:
@@ -96,7 +107,8 @@ def _autoencoder_name(config: ModelConfig, stored: Json | None) -> str:
     if stored is not None:
         return str(stored["place"])
     assert config.diffusion is not None
-    return "vae" if config.diffusion.conditioner.kind == "pretrained-text" else "vqvae"
+    transformer = isinstance(config.diffusion.denoiser, DiTConfig)
+    return "vae" if transformer or config.diffusion.conditioner.kind == "pretrained-text" else "vqvae"
 
 
 def _write_component(
@@ -168,22 +180,67 @@ def _token_dim(folder: Path, parts: list[Any]) -> int | None:
 
 
 def _index(folder: Path, config: ModelConfig, unet: Json, scheduler: Json) -> Json:
-    first = _autoencoder_name(config, None)
-    kind = "VQModel" if config.autoencoder.bottleneck.kind == "vq" else "AutoencoderKL"
     clip = (folder / FOLDER).is_dir()
     name = "StableDiffusionPipeline" if clip else "LDMPipeline"
-    index: Json = {
-        "_class_name": name,
-        "_diffusers_version": "0.30.0",
-        "scheduler": ["diffusers", scheduler["_class_name"]],
-        "unet": ["diffusers", unet["_class_name"]],
-        first: ["diffusers", kind],
-    }
+    index = _common_index(name, config, scheduler) | {"unet": ["diffusers", unet["_class_name"]]}
     if clip:
         index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None]}
         index["requires_safety_checker"] = False
     return index
+
+
+def _common_index(name: str, config: ModelConfig, scheduler: Json) -> Json:
+    first = _autoencoder_name(config, None)
+    kind = "VQModel" if config.autoencoder.bottleneck.kind == "vq" else "AutoencoderKL"
+    return {
+        "_class_name": name,
+        "_diffusers_version": "0.30.0",
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        first: ["diffusers", kind],
+    }
+
+
+def _write_dit_pipeline(
+    folder: Path, out: Path, config: ModelConfig, diffusion: DiffusionConfig, stored: Json | None, report: Report
+) -> None:
+    denoiser, channels = diffusion.denoiser, config.autoencoder.raw_channels
+    assert isinstance(denoiser, DiTConfig)
+    tensors, _ = load_tensors(folder / "denoiser.safetensors")
+    table = load_tensors(folder / "conditioner.safetensors")[0][TABLE]
+    scheduler = stored["scheduler"] if stored else write_scheduler(diffusion.schedule, diffusion.prediction)
+    side = config.image_size[0] // config.autoencoder.factor
+    transformer = stored[TRANSFORMER] if stored else write_transformer(denoiser, channels, side)
+    variance = _variance(folder, tensors, stored, report)
+    if not variance and transformer.get("out_channels") is not None:
+        transformer = {**transformer, "out_channels": channels}
+    classes = transformer.get("num_embeds_ada_norm", MOST_CLASSES)
+    if classes > len(table) - 1:
+        report(
+            f"classes {len(table) - 1} to {classes - 1} of the table are copies of the unconditional one, since "
+            f"DiTPipeline expects that one at {MOST_CLASSES}"
+        )
+    theirs = transformer_tensors(tensors, table, variance, denoiser, channels, classes)
+    dtype = _dtype(stored, "denoiser")
+    _save(out / TRANSFORMER, transformer, {key: narrowed(part, dtype).contiguous() for key, part in theirs.items()})
+    write_text(out / "scheduler" / "scheduler_config.json", to_json(scheduler, indent=2) + "\n")
+    if stored:
+        index = stored["model_index"]
+    else:
+        index = _common_index("DiTPipeline", config, scheduler) | {TRANSFORMER: ["diffusers", NAME]}
+        index |= {"id2label": write_names(config.classes)} if config.classes else {}
+    write_text(out / "model_index.json", to_json(index, indent=2) + "\n")
+
+
+def _variance(folder: Path, tensors: Mapping[str, Tensor], stored: Json | None, report: Report) -> Mapping[str, Tensor]:
+    """The rows of an imported DiT's last layer that predict a variance; none where its weights changed since."""
+    path = folder / STORE / VARIANCE
+    if not path.is_file():
+        return {}
+    if stored is None or digest(tensors) != stored["digests"].get("denoiser"):
+        report("the learned variance of the imported network is left out, since the model changed after the import")
+        return {}
+    return load_tensors(path)[0]
 
 
 def _write_conditioner(folder: Path, out: Path, conditioner: Any, parts: list[Any], report: Report) -> None:

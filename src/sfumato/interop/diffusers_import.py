@@ -1,144 +1,72 @@
 """diffusers folders -> model folders: a whole pipeline, or an autoencoder alone. Its code is never imported."""
 
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.autoencoder.model import Autoencoder
 from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import load_tensors, save_tensors, write_text
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.config import parse, to_yaml
+from sfumato.counts import how_many
 from sfumato.denoiser.unet import UNet
-from sfumato.documents import read_json_object, read_text
+from sfumato.documents import read_text
 from sfumato.errors import UserError
 from sfumato.foreign import short
 from sfumato.interop.declared import adopted, read_declared
+from sfumato.interop.diffusers_component import (
+    WEIGHTS,
+    Component,
+    Report,
+    convert,
+    open_component,
+    read_json,
+    shapes_of,
+)
 from sfumato.interop.diffusers_config import ReadUNet, read_autoencoder, read_scheduler, read_unet, sides
-from sfumato.interop.diffusers_keys import OLD_ATTENTION, Entry, autoencoder_entries, unet_entries
+from sfumato.interop.diffusers_folder import (
+    AUTOENCODER_FOLDERS,
+    TRANSFORMER,
+    autoencoder_folder,
+    checked,
+    has_transformer,
+)
+from sfumato.interop.diffusers_keys import autoencoder_entries, unet_entries
+from sfumato.interop.diffusers_transformer import (
+    TABLE,
+    all_names,
+    import_transformer,
+    read_names,
+    read_transformer,
+    without_filling,
+)
 from sfumato.interop.members import (
     TOKENIZER_FILES,
-    check_finite,
     copy_text_encoder,
     copy_tokenizer,
     find_weights,
     inside,
     left_out,
-    variant_note,
 )
 from sfumato.interop.original import Imported, config_text, digest
-from sfumato.interop.original_yaml import first_problem
-from sfumato.interop.recognise import no_model_of_ours, unusual_input
-from sfumato.interop.source import open_checkpoint
+from sfumato.interop.recognise import unusual_input
 from sfumato.interop.text_encoders import FOLDER
 from sfumato.model import ModelConfig
 from sfumato.plain_json import to_json
 from sfumato.versions import replacing_folder
 
-Shape = tuple[int, ...]
-Report = Callable[[str], None]
 STORE = "diffusers"
 """Subfolder with the imported configurations, for export."""
-WEIGHTS = "diffusion_pytorch_model"
 CONDITIONER_FOLDER = "conditioner"
 """Subfolder of an exported pipeline with sfumato's conditioner, where diffusers has no class for it."""
-AUTOENCODER_FOLDERS = ("vae", "vqvae", "movq")
-
-
-@dataclass
-class Component:
-    """One model of a diffusers folder: its configuration, and its tensors read on demand."""
-
-    path: Path
-    config: dict[str, Any]
-    tensors: dict[str, Any]
-    dtype: str = "float32"
-    used: set[str] = field(default_factory=set)
-
-
-def is_diffusers_folder(path: Path) -> bool:
-    """A pipeline (model_index.json), or one of its models (config.json with a class name).
-
-    Raises UserError for a config.json that is a link out of the folder.
-    """
-    if (path / "model_index.json").is_file():
-        return True
-    config = path / "config.json"
-    return config.is_file() and "_class_name" in read_json(inside(path, config))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises UserError if the file is missing or does not contain one."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist; is the folder complete?")
-    return read_json_object(path)
-
-
-def open_component(folder: Path, root: Path | None = None, report: Report = lambda line: None) -> Component:
-    """config.json and its weights: safetensors or a pickle, whole or in shards, in the preferred variant.
-
-    root: the folder that links must not leave; by default the folder itself.
-    """
-    root = root or folder
-    config = read_json(inside(root, folder / "config.json"))
-    weights = find_weights(root, folder, (WEIGHTS,))
-    if weights is None:
-        raise UserError(f"{folder} has no {WEIGHTS}.safetensors or .bin; is the folder complete?")
-    line = variant_note(weights, folder.name)
-    if line is not None:
-        report(line)
-    tensors: dict[str, Any] = {}
-    for path in weights.files:
-        tensors |= open_checkpoint(path).tensors
-    renamed = {modern(key): tensor for key, tensor in tensors.items()}
-    what = no_model_of_ours({key: tensor.shape for key, tensor in renamed.items()})
-    if what is not None:
-        raise UserError(f"{folder} is {what}")
-    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in renamed.values()}
-    return Component(folder, config, renamed, kinds.pop() if len(kinds) == 1 else "float32")
-
-
-def modern(key: str) -> str:
-    """A key renamed as in later releases."""
-    for old, new in OLD_ATTENTION.items():
-        if old in key:
-            return key.replace(old, new)
-    return key
-
-
-def convert(component: Component, entries: Mapping[str, Entry], shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """sfumato's tensors from a component's; raises UserError for a missing, misshapen or left-over key."""
-    out = {}
-    for ours, shape in shapes.items():
-        entry = entries[ours]
-        for key in entry.theirs:
-            if key not in component.tensors:
-                raise UserError(f"{component.path} lacks the key {key!r} that its configuration requires")
-        parts = {key: component.tensors[key].load() for key in entry.theirs}
-        elements = sum(part.numel() for part in parts.values())
-        same_axes = len(parts) > 1 or entry.layout != "same" or next(iter(parts.values())).shape == shape
-        if elements != torch.Size(shape).numel() or not same_axes:
-            found = tuple(next(iter(parts.values())).shape)
-            raise UserError(
-                f"{component.path}: the key {entry.theirs[0]!r} has shape {found}, its configuration requires {shape}"
-            )
-        check_finite(parts.items(), component.path)
-        component.used |= set(entry.theirs)
-        out[ours] = entry.to_ours(parts, shape).float().contiguous()
-    left = sorted(set(component.tensors) - component.used)
-    if left:
-        raise UserError(f"{component.path} has {len(left)} keys of no known use, the first is {left[0]!r}")
-    return out
-
-
-def _shapes(module: nn.Module) -> dict[str, Shape]:
-    return {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+VARIANCE = "variance.safetensors"
+"""File in the store with the rows of a DiT's last layer that predict a variance, for export."""
 
 
 def import_autoencoder(component: Component) -> Autoencoder:
@@ -146,7 +74,7 @@ def import_autoencoder(component: Component) -> Autoencoder:
     config = read_autoencoder(component.config)
     with torch.device("meta"):
         module = Autoencoder(config)
-    shapes = _shapes(module)
+    shapes = shapes_of(module)
     tensors = convert(component, autoencoder_entries(shapes, len(config.channel_multipliers)), shapes)
     module.load_state_dict(tensors, assign=True)
     return module
@@ -170,7 +98,7 @@ def import_unet(component: Component) -> tuple[UNet, Tensor | None]:
             raise UserError(f"{component.path} lacks the key {key!r} that its configuration requires")
         table = component.tensors[key].load().float()
         component.used.add(key)
-    shapes = _shapes(module)
+    shapes = shapes_of(module)
     entries = unet_entries(shapes, read.config, read.token_dim is not None)
     module.load_state_dict(convert(component, entries, shapes), assign=True)
     return module, table
@@ -187,7 +115,7 @@ def import_diffusers(path: Path | str, folder: Path | str) -> Imported:
     path, folder = Path(path), Path(folder)
     notes: list[str] = []
     with replacing_folder(folder) as fresh:
-        config = _read(path, fresh, notes.append)
+        config = checked(path, lambda: _import(path, fresh, notes.append))
         taken = {path / name for name in _files_read(path)}
         unused = left_out(path, taken)
         if unused is not None:
@@ -199,7 +127,7 @@ def import_diffusers(path: Path | str, folder: Path | str) -> Imported:
 def _files_read(path: Path) -> list[Path]:
     """The files that an import reads, if they exist."""
     found = [Path("model_index.json"), Path("config.json"), Path("scheduler/scheduler_config.json")]
-    for name in ("", *AUTOENCODER_FOLDERS, "unet", FOLDER):
+    for name in ("", *AUTOENCODER_FOLDERS, "unet", TRANSFORMER, FOLDER):
         folder = path / name
         if folder.is_dir():
             stems = ("model", "pytorch_model") if name == FOLDER else (WEIGHTS,)
@@ -211,22 +139,11 @@ def _files_read(path: Path) -> list[Path]:
     return found + [Path(CONDITIONER_FOLDER) / name for name in kept]
 
 
-def _read(path: Path, out: Path, report: Report) -> ModelConfig:
-    try:
-        return _import(path, out, report)
-    except UserError:
-        raise
-    except KeyError as error:
-        raise UserError(f"{path}: a configuration lacks {short(error.args[0])}; is the folder complete?") from None
-    except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)}") from None
-    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RecursionError, RuntimeError) as error:
-        raise UserError(f"{path}: a configuration has a value of the wrong kind ({short(str(error))})") from None
-
-
 def _import(path: Path, out: Path, report: Report) -> ModelConfig:
     index = read_json(inside(path, path / "model_index.json")) if (path / "model_index.json").is_file() else None
-    place = path if index is None else _autoencoder_folder(path, index)
+    if index is not None and has_transformer(path):  # others are named by it, not by their autoencoder
+        read_transformer(read_json(inside(path, path / TRANSFORMER / "config.json")))
+    place = path if index is None else autoencoder_folder(path, index)
     component = open_component(place, path, report)
     autoencoder = import_autoencoder(component)
     manifest: dict[str, Any] = {"dtypes": {"autoencoder": component.dtype}, "digests": {}}
@@ -240,11 +157,11 @@ def _import(path: Path, out: Path, report: Report) -> ModelConfig:
     raw: dict[str, Any] = {"autoencoder": autoencoder.config.model_dump(), "image_size": size}
     raw["about"] = {"imported": path.name}
     if index is not None:
-        unet = open_component(path / "unet", path, report)
-        raw["diffusion"], latent = _second_stage(path, index, unet, autoencoder, out, manifest, report)
-        if latent is not None:
-            raw["image_size"] = tuple(side * autoencoder.factor for side in latent)
-        _keep_json(path / "unet" / "config.json", out / STORE / "unet.json")
+        found = _second_stage(_Pipeline(path, index, autoencoder, out, manifest, report))
+        raw |= {"diffusion": found.diffusion, "classes": found.classes}
+        if found.latent is not None:
+            raw["image_size"] = tuple(side * autoencoder.factor for side in found.latent)
+        _keep_json(path / found.folder / "config.json", out / STORE / f"{found.folder}.json")
         _keep_json(path / "scheduler" / "scheduler_config.json", out / STORE / "scheduler.json")
         _keep_json(path / "model_index.json", out / STORE / "model_index.json")
     config = adopted(parse(raw, ModelConfig, str(path)), read_declared(path), report)
@@ -255,13 +172,6 @@ def _import(path: Path, out: Path, report: Report) -> ModelConfig:
 
 def _keep_json(source: Path, target: Path) -> None:
     write_text(target, read_text(source))
-
-
-def _autoencoder_folder(path: Path, index: Mapping[str, Any]) -> Path:
-    for name in AUTOENCODER_FOLDERS:
-        if (path / name / "config.json").is_file():
-            return path / name
-    raise UserError(f"{path} is a pipeline ({index.get('_class_name')}) without autoencoder (vae or vqvae)")
 
 
 def _scaling(config: Mapping[str, Any], channels: int) -> Scaling:
@@ -284,25 +194,58 @@ def _scaling(config: Mapping[str, Any], channels: int) -> Scaling:
     return Scaling(shifts, scales)
 
 
-def _second_stage(
-    path: Path,
-    index: Mapping[str, Any],
-    component: Component,
-    autoencoder: Autoencoder,
-    out: Path,
-    manifest: dict[str, Any],
-    report: Report,
-) -> tuple[dict[str, Any], tuple[int, int] | None]:
+@dataclass(frozen=True)
+class _Second:
+    """A second stage: its configuration as plain data, the folder of its network, (h, w) of its training latents if
+    known, and the names of its classes."""
+
+    diffusion: dict[str, Any]
+    folder: str
+    latent: tuple[int, int] | None
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Pipeline:
+    """A pipeline on its way into the model folder `out`: where it is, its model_index.json, its first stage, what is
+    kept for an export, and the reader of notes."""
+
+    path: Path
+    index: Mapping[str, Any]
+    autoencoder: Autoencoder
+    out: Path
+    manifest: dict[str, Any]
+    report: Report
+
+    def save(self, component: Component, **parts: Mapping[str, Tensor]) -> None:
+        """Writes the tensors of parts of the second stage, whose network is the component."""
+        self.manifest["dtypes"]["denoiser"] = component.dtype
+        for name, tensors in parts.items():
+            save_tensors(self.out / f"{name}.safetensors", tensors)
+            self.manifest["digests"][name] = digest(tensors)
+
+    def check_channels(self, network: str, channels: int) -> None:
+        """Raises UserError for a network of another number of channels than the latent's."""
+        if channels != self.autoencoder.latent_channels:
+            raise UserError(
+                f"{self.path}: the {network} outputs {channels} channels, the latent has "
+                f"{self.autoencoder.latent_channels}"
+            )
+
+
+def _second_stage(pipeline: _Pipeline) -> _Second:
+    path = pipeline.path
+    schedule, prediction = read_scheduler(read_json(inside(path, path / "scheduler" / "scheduler_config.json")))
+    made = _transformer(pipeline) if has_transformer(path) else _unet(pipeline)
+    return replace(made, diffusion={**made.diffusion, "schedule": schedule, "prediction": prediction})
+
+
+def _unet(pipeline: _Pipeline) -> _Second:
+    path, out = pipeline.path, pipeline.out
+    component = open_component(path / "unet", path, pipeline.report)
     unet, table = import_unet(component)
     read = read_unet(component.config)
-    if unet.latent_channels != autoencoder.latent_channels:
-        raise UserError(
-            f"{path}: the U-Net outputs {unet.latent_channels} channels, the latent has {autoencoder.latent_channels}"
-        )
-    save_tensors(out / "denoiser.safetensors", unet.state_dict())
-    manifest["dtypes"]["denoiser"] = component.dtype
-    manifest["digests"]["denoiser"] = digest(unet.state_dict())
-    schedule, prediction = read_scheduler(read_json(inside(path, path / "scheduler" / "scheduler_config.json")))
+    pipeline.check_channels("U-Net", unet.latent_channels)
     own = {} if table is None else {"embedding.weight": table}
     stored = path / CONDITIONER_FOLDER
     if (stored / "config.json").is_file():
@@ -311,18 +254,49 @@ def _second_stage(
         if (stored / "tokenizer.json").is_file():
             shutil.copyfile(inside(path, stored / "tokenizer.json"), out / "tokenizer.json")
     else:
-        conditioner = _conditioner(path, index, read, out, report)
-    if conditioner["kind"] != "none":
-        save_tensors(out / "conditioner.safetensors", own)
-        manifest["digests"]["conditioner"] = digest(own)
+        conditioner = _conditioner(path, pipeline.index, read, out, pipeline.report)
+    pipeline.save(
+        component, denoiser=unet.state_dict(), **({} if conditioner["kind"] == "none" else {"conditioner": own})
+    )
     stage = {
         "denoiser": read.config.model_dump(),
         "conditioner": conditioner,
-        "schedule": schedule,
-        "prediction": prediction,
         "condition_dropout": 0.1 if read.token_dim is not None else 0.0,
     }
-    return stage, read.size
+    return _Second(stage, "unet", read.size)
+
+
+def _transformer(pipeline: _Pipeline) -> _Second:
+    """A DiTPipeline's: the table of classes without the rows that fill it up, and the names of the classes."""
+    report = pipeline.report
+    component = open_component(pipeline.path / TRANSFORMER, pipeline.path, report)
+    found = import_transformer(component)
+    read = found.read
+    pipeline.check_channels("transformer", read.channels)
+    names = read_names(pipeline.index, read.classes)
+    table = without_filling(found.table, least=1 + max(names, default=0))
+    classes = len(table) - 1
+    if classes < read.classes:
+        report(f"classes {classes} to {read.classes - 1} are copies of the unconditional one and left out")
+    report(f"{how_many(classes, 'class', 'classes')}, and one of unconditional samples")
+    pipeline.save(component, denoiser=found.network.state_dict(), conditioner={TABLE: table})
+    if found.variance:
+        save_tensors(pipeline.out / STORE / VARIANCE, found.variance)
+        report(
+            "the second half of the outputs, a learned variance, is not used: samplers need the mean alone; it is kept "
+            "for an export"
+        )
+    report(
+        "time is embedded at diffusers' frequencies (denoiser.time_frequencies: closed); DiT's published weights were "
+        "trained with open ones"
+    )
+    width = read.config.width
+    stage = {
+        "denoiser": read.config.model_dump(),
+        "conditioner": {"kind": "class", "classes": classes, "dim": width, "output": "vector"},
+        "condition_dropout": 0.1,
+    }
+    return _Second(stage, TRANSFORMER, (read.side, read.side), all_names(names, classes))
 
 
 def _conditioner(path: Path, index: Mapping[str, Any], read: ReadUNet, out: Path, report: Report) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfumato.denoiser.unet import UNetConfig
 
-Layout = Literal["same", "linear", "qkv"]
+Layout = Literal["same", "linear", "qkv", "shared"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,28 @@ class Entry:
     """A tensor of sfumato: diffusers' key (three for qkv), and the difference of layout.
 
     "linear": ours is a 1×1 convolution, theirs a linear layer. "qkv": ours is one tensor of all heads' q, k and v.
+    "shared": each of their blocks has a copy of it.
     """
 
     theirs: tuple[str, ...]
     layout: Layout = "same"
     heads: int = 1
     head_first: bool = True
+
+    def misfit(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
+        """The first key of theirs whose size is not that of one of ours of this shape; None where all fit."""
+        if self.layout == "shared":
+            return next((key for key, part in parts.items() if part.shape != shape), None)
+        elements = sum(part.numel() for part in parts.values())
+        same_axes = len(parts) > 1 or self.layout != "same" or next(iter(parts.values())).shape == shape
+        return None if elements == torch.Size(shape).numel() and same_axes else self.theirs[0]
+
+    def unlike_the_first(self, parts: Mapping[str, Tensor]) -> str | None:
+        """The first key of a shared tensor with other values than the first copy; None where all are equal."""
+        if self.layout != "shared":
+            return None
+        first = parts[self.theirs[0]]
+        return next((key for key in self.theirs[1:] if not torch.equal(parts[key], first)), None)
 
     def to_ours(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         """sfumato's tensor of a shape from theirs; raises ValueError if the sizes differ."""
@@ -37,6 +53,8 @@ class Entry:
         """Diffusers' tensors from sfumato's."""
         if self.layout == "linear" and tensor.dim() > 1:
             return {self.theirs[0]: tensor.flatten(1)}
+        if self.layout == "shared":
+            return {key: tensor.clone() for key in self.theirs}
         if self.layout != "qkv":
             return {self.theirs[0]: tensor}
         channels = tensor.shape[0] // 3

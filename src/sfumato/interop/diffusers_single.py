@@ -9,7 +9,8 @@ from sfumato.autoencoder.scaling import Scaling
 from sfumato.checkpoint import save_tensors, write_text
 from sfumato.config import parse, to_yaml
 from sfumato.errors import UserError
-from sfumato.interop.diffusers_import import Component, import_autoencoder, modern
+from sfumato.interop.diffusers_component import Component, modern
+from sfumato.interop.diffusers_import import import_autoencoder
 from sfumato.interop.known import SD_SCALE
 from sfumato.interop.original import Imported
 from sfumato.interop.source import Source

@@ -10,8 +10,10 @@ from typing import Any
 
 from sfumato.autoencoder.model import AutoencoderConfig
 from sfumato.conditioning.table import PartConfig
+from sfumato.denoiser.dit import DiTConfig
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import UserError
+from sfumato.interop.expressible_transformer import refuse_transformer
 from sfumato.interop.text_encoders import FOLDER, outside_the_folder, read_text_config
 from sfumato.model import DiffusionConfig, ModelConfig
 
@@ -73,13 +75,16 @@ def refuse_for_diffusers(config: ModelConfig, folder: Path) -> None:
         folder: the model folder, which contains a pretrained text encoder.
     """
     _refuse_student(config)
-    if config.diffusion is not None:
-        unet_of(config.diffusion)
+    diffusion = config.diffusion
+    transformer = None if diffusion is None or not isinstance(diffusion.denoiser, DiTConfig) else diffusion.denoiser
+    if diffusion is not None and transformer is not None:
+        refuse_transformer(config, diffusion, transformer)
+    elif diffusion is not None:
+        unet_of(diffusion)
     _refuse_pixels(config.autoencoder)
     _refuse_padding(config.autoencoder)
     autoencoder_groups(config.autoencoder)
-    diffusion = config.diffusion
-    if diffusion is None:
+    if diffusion is None or transformer is not None:
         return
     parts = parts_of(diffusion)
     for part in parts:
@@ -131,11 +136,12 @@ def _refuse_student(config: ModelConfig) -> None:
 
 
 def unet_of(diffusion: DiffusionConfig) -> UNetConfig:
-    """The denoiser's configuration. Raises UserError where it is no U-Net: no other program has the network."""
+    """The denoiser's configuration. Raises UserError where it is no U-Net: the original has no other network."""
     if not isinstance(diffusion.denoiser, UNetConfig):
+        others = "--format diffusers or onnx" if isinstance(diffusion.denoiser, DiTConfig) else "--format onnx"
         raise UserError(
-            f"a denoiser of kind {diffusion.denoiser.kind} cannot be exported: both formats store a U-Net; use the "
-            "model folder as it is, or --format onnx"
+            f"a denoiser of kind {diffusion.denoiser.kind} cannot be exported: the format stores a U-Net; use the "
+            f"model folder as it is, or {others}"
         )
     return diffusion.denoiser
 

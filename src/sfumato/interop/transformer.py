@@ -183,16 +183,21 @@ def _shape(tensors: Tensors, key: str, axes: int, path: Path) -> tuple[int, ...]
 
 def _latent_side(tensors: Tensors, config: DiTConfig, path: Path) -> int:
     """The side of the training latents. Raises UserError for positions other than the fixed ones."""
-    shape = _shape(tensors, "pos_embed", 3, path)
-    side = math.isqrt(shape[1])
-    if shape != (1, side * side, config.width):
-        raise UserError(f"{path}: the key 'pos_embed' has shape {shape}, not one row for each patch of a square")
-    expected = positions(side, side, config.width, None)
-    if not torch.allclose(tensors["pos_embed"].load()[0].float(), expected, atol=POSITIONS, rtol=0):
+    patches = math.isqrt(_shape(tensors, "pos_embed", 3, path)[1])
+    check_positions(tensors["pos_embed"], "pos_embed", patches, config.width, path)
+    return patches * config.patch
+
+
+def check_positions(stored: LazyTensor, key: str, side: int, width: int, path: Path) -> None:
+    """Raises UserError unless stored positions are the fixed ones of a square of side × side patches."""
+    if tuple(stored.shape) != (1, side * side, width):
         raise UserError(
-            f"{path}: its positions (pos_embed) are not the fixed sines and cosines of DiT; others are not supported"
+            f"{path}: the key {key!r} has shape {tuple(stored.shape)}, not one row for each patch of a square"
         )
-    return side * config.patch
+    if not torch.allclose(stored.load()[0].float(), positions(side, side, width, None), atol=POSITIONS, rtol=0):
+        raise UserError(
+            f"{path}: its positions ({key}) are not the fixed sines and cosines of DiT; others are not supported"
+        )
 
 
 def read_network(tensors: Tensors, config: DiTConfig, channels: int, predicts: Predicts, path: Path) -> DiT:
@@ -227,12 +232,20 @@ def read_network(tensors: Tensors, config: DiTConfig, channels: int, predicts: P
 def _first_half(tensor: Tensor, patch: int, channels: int, path: Path) -> Tensor:
     """The rows of the last layer for the first `channels` channels of every place in a patch."""
     places = patch * patch
-    if tensor.shape[0] not in (places * channels, 2 * places * channels):
+    if tensor.shape[0] == places * channels:
+        return tensor
+    if tensor.shape[0] != 2 * places * channels:
         raise UserError(
             f"{path}: the last layer has {tensor.shape[0]} rows, neither {channels} nor {2 * channels} channels for "
             f"each of the {places} places in a patch"
         )
-    return tensor.unflatten(0, (places, -1))[:, :channels].flatten(0, 1)
+    return halves(tensor, patch, channels)[0]
+
+
+def halves(tensor: Tensor, patch: int, channels: int) -> tuple[Tensor, Tensor]:
+    """The rows of the last layer for the first and for the second `channels` channels of every place in a patch."""
+    rows = tensor.unflatten(0, (patch * patch, 2, channels))
+    return rows[:, 0].flatten(0, 1), rows[:, 1].flatten(0, 1)
 
 
 def _described(
