@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +138,7 @@ def guidance_of(model: LatentDiffusion) -> bool:
 
 
 def conditions_of(model: LatentDiffusion, data: RunData, count: int, config: DiffusionRun) -> Conditions:
-    """The conditions of `count` samples: those of held-out images, and the most frequent ones of the training.
+    """The conditions of `count` samples: some of held-out images, and the most frequent ones of the training.
 
     Each of the first ROWS stands twice, next to itself: two samples of it are shown.
     """
@@ -150,10 +150,10 @@ def conditions_of(model: LatentDiffusion, data: RunData, count: int, config: Dif
         request = {"fields": fields, "count": len(images)}
         return Conditions(titles, request, 0, {}, torch.cat([shown[0], images], 3) if shown else images)
     if "text" in reads:
-        held = _different(data.measured.captions() or [], ROWS // 2)
-        often = [text for text, _ in Counter(data.training.captions() or []).most_common() if text]
+        unseen, often = mixed(data.measured.captions() or []), by_frequency(data.training.captions() or [])
+        held = unseen[: ROWS // 2]
         chosen_texts = [*held, *[text for text in often if text not in held][: ROWS - len(held)]]
-        further = _different(data.measured.captions() or [], 10 * count)[len(held) :] + often[ROWS:]
+        further = unseen[len(held) : 10 * count] + often[ROWS:]
         titles = _filled(chosen_texts, further, count)
         return Conditions(titles, {"prompt": list(titles)}, len(chosen_texts), _real(data, titles))
     if "label" in reads and data.training.classes:
@@ -211,8 +211,15 @@ def _filled(first: Sequence[str], further: Sequence[str], count: int) -> tuple[s
     return tuple(titles[: max(count, EACH * len(first))])
 
 
-def _different(texts: Sequence[str], count: int) -> list[str]:
-    return list(dict.fromkeys(text for text in texts if text))[:count]
+def mixed(texts: Iterable[str]) -> list[str]:
+    """The different texts, in an order that looks random: neighbours in a folder are often alike."""
+    return sorted({text for text in texts if text}, key=lambda text: rng.derive(0, text))
+
+
+def by_frequency(texts: Sequence[str]) -> list[str]:
+    """The different texts, the most frequent ones first, equally frequent ones mixed."""
+    counts = Counter(texts)
+    return sorted(mixed(texts), key=lambda text: -counts[text])
 
 
 def _real(data: RunData, titles: Sequence[str]) -> dict[str, Tensor]:
