@@ -105,7 +105,7 @@ def evaluate(
     if plan.machine.features:
         some = torch.cat([batch.images for batch in _first(data.training, MEASURED)])
         kernel = kernel_score(samples, originals, some)
-    nearest, near, memorised = _memorisation(samples, images, conditions)
+    nearest, near, memorised = _memorisation(samples, images, conditions, plan.mirrored)
     agreed = None
     if memorised is not None:
         agreed = agreement(conditions.titles, _titles_of(data.training, rows), nearest, plan)
@@ -283,7 +283,7 @@ def _small(images: Tensor) -> Tensor:
 
 
 def _memorisation(
-    samples: Tensor, images: Tensor, conditions: Conditions
+    samples: Tensor, images: Tensor, conditions: Conditions, mirrored: bool
 ) -> tuple[list[int], tuple[NearRow, ...], Memorised | None]:
     """The position of the training image nearest to each sample, the samples that are nearest to one, and f_mem."""
     if len(images) < NEIGHBOURS:
@@ -296,7 +296,7 @@ def _memorisation(
         NearRow(conditions.titles[i], samples[i], tuple(images[row] for row in nearest[i].tolist()), float(ratio[i]))
         for i in closest
     )
-    memorised = Memorised(memorised_share(distances), len(samples), len(images), images.shape[-1])
+    memorised = Memorised(memorised_share(distances), len(samples), len(images), images.shape[-1], mirrored)
     return nearest[:, 0].tolist(), near, memorised
 
 

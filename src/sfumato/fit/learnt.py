@@ -13,6 +13,8 @@ COPIES = 0.1
 FALLING = 0.01
 """A loss that falls by more than this over the last fifth of a training, in its own unit, is still falling."""
 VARIED = 0.7
+FEW_REAL = 50
+"""With fewer real images the kernel distance says little: it is unbiased, but varies with which images these are."""
 
 
 def sentences(plan: FitPlan, found: Evaluation, log: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -71,9 +73,10 @@ def _variety(variety: float | None) -> str:
 def _kernel(kernel: KernelScore | None) -> str:
     if kernel is None:
         return ""
+    few = f" Of {kernel.real} real images it is only a rough estimate." if kernel.real < FEW_REAL else ""
     return (
         f"The kernel distance between {kernel.samples} samples and {kernel.real} real images is {kernel.value:.3f}, "
-        f"that between training images and these {kernel.training:.3f} (0: alike; features of {kernel.features})."
+        f"that between training images and these {kernel.training:.3f} (0: alike; features of {kernel.features}).{few}"
     )
 
 
@@ -81,6 +84,8 @@ def _memorisation(plan: FitPlan, found: Evaluation) -> str:
     if found.memorised is None:
         return "There are too few training images to measure memorisation."
     share = found.memorised.share
+    if share == 0:
+        return "No sample is a copy of a training image (f_mem 0 %)."
     if share < COPIES:
         return f"Hardly any sample is a copy of a training image (f_mem {percent(share)})."
     few = " So few images are memorised whatever the training; more images help." if plan.trained < 1_000 else ""

@@ -18,12 +18,14 @@ class Memorised:
             nearest.
         samples, training: numbers of images that were compared.
         side: height and width at which they were compared.
+        mirrored: whether each training image was compared mirrored as well, and counts twice.
     """
 
     share: float
     samples: int
     training: int
     side: int
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
