@@ -128,7 +128,8 @@ def test_the_token_is_kept_for_its_owner_only(tmp_path: Path) -> None:
 
 def test_bad_input_is_one_sentence(command: Command, tmp_path: Path) -> None:
     for arguments, told in (
-        ((tmp_path / "nowhere",), "is not a folder"),
+        ((tmp_path / "nowhere",), "does not exist: give a folder with runs"),
+        ((Path(__file__),), "is not a folder: give"),
         ((tmp_path, "--port", "70000"), "--port is 70000"),
     ):
         outcome = command("studio", *arguments, "--no-browser")
