@@ -36,6 +36,18 @@ def test_look_at_a_folder(page: "Page", studio: "Studio", expected: list[str]) -
     page.get_by_text("is outside of the studio's folders").wait_for()
 
 
+def test_one_folder_is_filled_in_and_of_several_none(page: "Page", studio: "Studio") -> None:
+    listed = [{"path": f"/data/{name}", "name": name, "images": 12} for name in ("docs", "photographs")]
+    for folders, value in ((listed[1:], "/data/photographs"), (listed, "")):
+        page.route("**/studio/folders", lambda route, given=folders: route.fulfill(json={"folders": given}))
+        page.goto(studio.page("train"))
+        page.reload()
+        opened(page)
+        page.wait_for_function("n => document.querySelectorAll('#folders option').length === n", arg=len(folders))
+        assert page.input_value("#data") == value
+    assert page.get_attribute("#data", "placeholder") == "one of 2 folders with images, or another"
+
+
 def test_a_training_is_started_reloaded_stopped_and_continued(page: "Page", studio: "Studio") -> None:
     run = studio.root / "runs" / "fitted" / "autoencoder"
     page.goto(studio.page("train"))

@@ -28,7 +28,8 @@ export function startCard(started) {
 
   get("/studio/folders").then(({ folders }) => {
     replace(known, folders.map((each) => h("option", { value: each.path }, `${each.name} (${plural(each.images, "image")})`)));
-    if (!folder.value && folders.length) folder.value = folders[0].path;
+    if (!folder.value && folders.length === 1) folder.value = folders[0].path; // of several, the first is not meant
+    if (folders.length > 1) folder.placeholder = `one of ${folders.length} folders with images, or another`;
     name();
   }).catch((problem) => say(problem.message, "error"));
 
