@@ -75,6 +75,8 @@ def inpaint(page: "Page") -> None:
     page.wait_for_selector(".sheet canvas")
     page.fill("[data-field=prompt] textarea", "a yellow heart above a green ring on a navy background")
     page.evaluate("() => scrollTo(0, 0)")
+    for _ in range(4):
+        page.keyboard.press("]")  # a larger brush
     box = page.locator(".sheet canvas").bounding_box()
     assert box is not None
     at = [
@@ -157,7 +159,7 @@ PICTURES = {
     "studio-inpaint": (Shot(inpaint, theme="dark"),),
     "studio-train": (Shot(train, (1280, 860)),),
     "studio-models": (Shot(models, (1280, 700)),),
-    "studio-narrow": (Shot(make, NARROW), Shot(viewer, NARROW, "dark"), Shot(train, NARROW)),
+    "studio-narrow": (Shot(make, NARROW), Shot(viewer, NARROW, "dark"), Shot(models, NARROW)),
 }
 
 
