@@ -20,7 +20,10 @@ def commands(result: FitResult, gallery: FitGallery, folder: Path, out: Path) ->
     return [
         ("sample", [shlex.join(_sample(result.conditioner, gallery, model, f"{out}/samples"))]),
         ("train stage 2 on, at a lower rate", [shlex.join(further)]),
-        ("a larger model in more time", [shlex.join([*again, "--hours", hours, "--out", f"{out}-larger"])]),
+        (
+            "plan again for more time: larger images or networks, where the folder has enough images",
+            [shlex.join([*again, "--hours", hours, "--out", f"{out}-larger"])],
+        ),
         (
             "evaluate with more samples and more metrics",
             [shlex.join(["sfumato", "evaluate", model, str(folder), "--out", f"{out}/card"])],
