@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MINUTES = 10.0
 DECODER_SHARE = 0.3
 """Of the student's minutes, for its tiny decoder."""
+SCENES = 10_000
+"""Of the model's toy world at most: enough for the minutes of a distillation, and encoded in seconds."""
 SCHEMA = "training.few_steps:FewStepTraining"
 
 
@@ -99,7 +101,7 @@ def _config(flags: DistillFlags, folder: Path, teacher: "LatentDiffusion") -> "F
         of_run = read_source(str(flags.model / "config.yaml"))
         raw |= {name: of_run[name] for name in ("data", "conditions", "held_out", "mirrored") if name in of_run}
     elif flags.data in (None, TOY) and (world := known_world(teacher)) is not None:
-        raw["data"] = world.model_dump(mode="json")
+        raw["data"] = world.model_dump(mode="json") | {"length": min(world.length, SCENES)}
     elif flags.data == TOY:
         raw["data"] = {"kind": "toy", "size": list(teacher.config.image_size)}
     elif flags.data is None:
