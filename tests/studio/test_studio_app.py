@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from command_line import Command
 from sfumato.errors import UserError
+from sfumato.shipped import WEIGHTS
 from sfumato.studio.app import STATIC, add_page
 from sfumato.studio.gallery import Gallery
 from sfumato.studio.guard import kept_token
@@ -145,3 +146,8 @@ def test_a_studio_without_models_has_the_shipped_one(tmp_path: Path) -> None:
     assert client.get("/studio/shipped/toy").headers["content-type"] == "image/png"
     assert client.get("/studio/shipped/..").status_code == 404
     assert client.get("/studio/shipped/nope").status_code == 400
+
+
+def test_a_shipped_model_below_the_folders_is_listed_once(tmp_path: Path) -> None:
+    studio = Studio(StudioSettings((WEIGHTS.parent,), tmp_path / "kept", 0))
+    assert [str(one.path) for one in studio.service.registry.list()] == ["zoo:toy"]

@@ -16,7 +16,7 @@ from sfumato.service.app import build_app
 from sfumato.service.errors import RefusedError
 from sfumato.service.service import Service
 from sfumato.service.settings import ServiceSettings
-from sfumato.shipped import shipped_models
+from sfumato.shipped import WEIGHTS, shipped_models
 from sfumato.studio.app import add_page
 from sfumato.studio.gallery import Gallery
 from sfumato.studio.guard import kept_token
@@ -86,7 +86,7 @@ class Studio:
         found: list[Path] = []
 
         def enter(folder: Path, files: list[str], inner: list[str]) -> bool:
-            if folder.parent in found:
+            if folder.parent in found or folder == WEIGHTS.resolve():  # in a clone: these are shipped ones
                 return False
             if ("model" in inner and (folder / "model" / CONFIG).exists()) or (STAGE_1 in files and CONFIG in files):
                 found.append(folder)
