@@ -1,13 +1,14 @@
 """Training from the page: looking at a folder, starting, watching, stopping, a run of a terminal, evaluation."""
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
     from conftest import Studio
 
@@ -39,13 +40,18 @@ def test_look_at_a_folder(page: "Page", studio: "Studio", expected: list[str]) -
 def test_one_folder_is_filled_in_and_of_several_none(page: "Page", studio: "Studio") -> None:
     listed = [{"path": f"/data/{name}", "name": name, "images": 12} for name in ("docs", "photographs")]
     for folders, value in ((listed[1:], "/data/photographs"), (listed, "")):
-        page.route("**/studio/folders", lambda route, given=folders: route.fulfill(json={"folders": given}))
+        page.unroute_all()
+        page.route("**/studio/folders", partial(answer, {"folders": folders}))
         page.goto(studio.page("train"))
         page.reload()
         opened(page)
         page.wait_for_function("n => document.querySelectorAll('#folders option').length === n", arg=len(folders))
         assert page.input_value("#data") == value
     assert page.get_attribute("#data", "placeholder") == "one of 2 folders with images, or another"
+
+
+def answer(content: dict[str, Any], route: "Route") -> None:
+    route.fulfill(json=content)
 
 
 def test_a_training_is_started_reloaded_stopped_and_continued(page: "Page", studio: "Studio") -> None:
