@@ -131,7 +131,7 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
     ),
     "push": (lambda runs, out: ["push", "none", "ada/apples", "--out", out], "'none' does not exist"),
     "serve": (lambda runs, out: ["serve", "none", "--out", out], "'none' does not exist"),
-    "studio": (lambda runs, out: ["studio", "none", "--no-browser", "--out", out], "'none' is not a folder"),
+    "studio": (lambda runs, out: ["studio", "none", "--no-browser", "--out", out], "'none' does not exist"),
 }  # fmt: skip
 
 
