@@ -26,7 +26,7 @@ from sfumato.interop.expressible import parts_of
 from sfumato.interop.infer import EMA
 from sfumato.interop.original import KEPT_FILE, import_original
 from sfumato.interop.placement import Weights
-from sfumato.interop.text_encoders import FOLDER, read_text_config
+from sfumato.interop.text_encoders import FOLDER, place_of, read_text_config
 from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, DiffusionConfig, ModelConfig
 
 TOLERANCE = 1e-5
@@ -140,7 +140,10 @@ def _spec(config: ModelConfig, folder: Path) -> ConditionSpec:
     if not parts:
         return ConditionSpec()
     extra = sum(part.channels for part in parts if part.kind in ("image", "semantic"))
-    return ConditionSpec(token_dim=int(read_text_config(folder / FOLDER)["hidden_size"]), spatial_channels=extra)
+    source = next(part.source for part in parts if part.kind == "pretrained-text")
+    return ConditionSpec(
+        token_dim=int(read_text_config(place_of(source, folder))["hidden_size"]), spatial_channels=extra
+    )
 
 
 # -- comparing --------------------------------------------------------------------------------------------------------

@@ -50,6 +50,16 @@ def outside_the_folder(source: str) -> UserError:
     )
 
 
+def place_of(source: str, folder: Path) -> Path:
+    """The text encoder of a model folder: inside it, or a student's in its teacher's folder.
+
+    Raises UserError where it is in neither, such as a name of the hub.
+    """
+    if not (folder / source).is_dir():
+        raise outside_the_folder(source)
+    return folder / source
+
+
 def clip_pieces(keys: Mapping[str, Any], kind: str) -> Pieces:
     """The location of each of CLIP's keys in an original checkpoint, for kind "clip" or "open-clip"."""
     if kind == "clip":
