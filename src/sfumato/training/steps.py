@@ -23,9 +23,6 @@ class Length(Protocol):
     @property
     def minutes(self) -> float | None: ...
 
-    @property
-    def step_limits(self) -> tuple[int, int] | None: ...
-
 
 class Optimised(Protocol):
     """Gradient clipping and the decay of the average."""
@@ -41,11 +38,7 @@ def progress(length: Length, state: TrainState) -> float:
     """The share of the run that is over, in [0, 1]; 1 at its end."""
     if length.minutes is None:
         return min(1.0, state.step / length.steps)
-    share = state.seconds / (60 * length.minutes)
-    if length.step_limits is not None:
-        fewest, most = length.step_limits
-        share = min(max(share, state.step / most), state.step / fewest)
-    return min(1.0, share)
+    return min(1.0, state.seconds / (60 * length.minutes))
 
 
 def optimizer_step(
