@@ -71,6 +71,13 @@ def test_minutes_buy_as_many_steps_as_they_are_long(command: Command, runs: Runs
     assert affordable_steps([3, 2, 10**9], [1.0, 2.0, 4.0], 8.0) == [3, 2, 1]
     assert affordable_steps([3, 2, 10**9], [1.0, 2.0, 4.0], 6.5) == [3, 2, 0]
     assert affordable_steps([3, 2, 10**9], [1.0, 2.0, 4.0], 15.0) == [3, 2, 2]
+    # train.step_limits: of all together, in their order
+    assert affordable_steps([3, 2, 10**9], [1.0, 2.0, 4.0], 15.0, (1, 4)) == [3, 1, 0]
+    assert affordable_steps([3, 2, 10**9], [1.0, 2.0, 4.0], 1.0, (4, 9)) == [3, 1, 0]
+    assert affordable_steps([3, 2, 10**9], [1.0, 2.0, 4.0], 15.0, (4, 9)) == [3, 2, 2]
+    limited = estimate(command, runs.first, "--steps", 2, *given, "train.step_limits=[1,7]")
+    assert limited["steps"] == 7
+    assert limited["foreseen"]["training"] == pytest.approx(7 * limited["phases"][0]["timing"]["step"])
 
 
 def test_what_cannot_be_accounted_for(command: Command, runs: Runs, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """`sfumato demo` end to end, as small as it gets: trained, resumed, refused, and without the optional features."""
 
 import json
+import shlex
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,50 @@ def test_another_configuration_is_refused_in_the_same_folder(finished: Path, pla
         run_demo(replace(plan, autoencoder_overrides=("train.batch=2",)), finished, "cpu")
 
 
+def test_the_seed_is_that_of_both_trainings_and_of_nothing_else(plan: DemoPlan) -> None:
+    usual, other = demo_run.read_configs(plan), demo_run.read_configs(replace(plan, seed=3))
+    for before, after in zip(usual[:2], other[:2], strict=True):
+        assert (before.train.seed, after.train.seed) == (0, 3)
+        same = after.model_copy(update={"train": after.train.model_copy(update={"seed": 0})})
+        assert same == before
+    assert other[2] == usual[2]
+
+
+def test_another_seed_is_refused_in_the_same_folder_and_changes_nothing(finished: Path, plan: DemoPlan) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"holds a demo with seed 0, not 3: give --seed 0 to resume it, or another"):
+        run_demo(replace(plan, seed=3), finished, "cpu")
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_a_demo_of_another_seed_trains_other_networks_and_its_page_repeats_it(
+    finished: Path, plan: DemoPlan, tmp_path: Path
+) -> None:
+    out = tmp_path / "seed 3"
+    result = run_demo(replace(plan, seed=3), out, "cpu")
+    assert result.seed == json.loads((out / "report.json").read_text())["seed"] == 3
+    for run in ("autoencoder", "diffusion"):
+        weights = "model/autoencoder.safetensors" if run == "autoencoder" else "model/denoiser.safetensors"
+        assert (out / run / weights).read_bytes() != (finished / run / weights).read_bytes()
+    page = unescape((out / "report.html").read_text())
+    assert f"sfumato demo --out '{out}' --seed 3\n" in page
+    assert "Both trainings have seed 3." in page
+
+
+@pytest.mark.parametrize(
+    ("plan", "options"),
+    [
+        (FULL, ""),
+        (replace(FULL, seed=2), " --seed 2"),
+        (replace(FULL, seed=2, minutes=60.0), " --seed 2 --minutes 60"),
+        (replace(QUICK, minutes=2.5), " --minutes 2.5 --quick"),
+        (QUICK, " --quick"),
+    ],
+)
+def test_the_page_repeats_the_options_of_the_demo(plan: DemoPlan, options: str) -> None:
+    assert shlex.join(demo_run.same_demo(plan, Path("runs/demo"))) == f"sfumato demo --out runs/demo{options}"
+
+
 def test_a_folder_of_images_is_refused_before_anything_is_trained(plan: DemoPlan, tmp_path: Path) -> None:
     overrides = ("data={kind: folder, path: somewhere, size: 64}",)
     with pytest.raises(UserError, match="only the toy world"):
@@ -129,9 +175,10 @@ def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_picks_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     prompt_set = []
     monkeypatch.setattr(demo_run, "run_demo", lambda plan, out, device: prompt_set.append((plan, out, device)))
-    for extra in ([], ["--quick", "--device", "cpu"]):
+    for extra in ([], ["--quick", "--device", "cpu"], ["--seed", "7", "--minutes", "30"]):
         assert CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *extra]).exit_code == 0
-    assert prompt_set == [(FULL, tmp_path, "auto"), (QUICK, tmp_path, "cpu")]
+    longer = replace(FULL, seed=7, minutes=30.0)
+    assert prompt_set == [(FULL, tmp_path, "auto"), (QUICK, tmp_path, "cpu"), (longer, tmp_path, "auto")]
     assert FULL.extent.prompts >= 256
 
 
@@ -143,7 +190,6 @@ def test_times_read_as_a_clock() -> None:
 def test_a_demo_with_a_time_trains_what_fits_and_remembers_it(
     plan: DemoPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo_budget, "LEAST", 0.001)
     monkeypatch.setattr(pace, "LEAST", 1)
     five, ten = (Timing(step=seconds, preview=0.0, save=0.0, peak_memory=0) for seconds in (5.0, 10.0))
     monkeypatch.setattr(demo_budget.measure, "time_first_stage", lambda *given: five)
@@ -158,8 +204,10 @@ def test_a_demo_with_a_time_trains_what_fits_and_remembers_it(
     assert 0 < second.train.minutes <= 0.05
     assert f"{numbers['diffusion']['steps']} of 999 steps of stage 2" in (tmp_path / "report.html").read_text()
     assert numbers["sampling"]["sampler"] != "auto"
-    assert "give more with --minutes" in capsys.readouterr().err
+    assert "--minutes gives more" in capsys.readouterr().err
     run_demo(replace(short, minutes=30.0), tmp_path, "cpu")
+    assert "begun with --minutes 0.05, and goes on with them, not with 30" in capsys.readouterr().err
+    assert "--minutes 0.05" in (tmp_path / "report.html").read_text()
     assert json.loads((tmp_path / "report.json").read_text())["autoencoder"]["steps"] == numbers["autoencoder"]["steps"]
 
 
@@ -173,6 +221,48 @@ def test_a_demo_whose_steps_fit_trains_them_all(
     assert budget.first_stage(first).train == first.train
     again = budget.first_stage(first.model_copy(update={"train": first.train.model_copy(update={"steps": 9999})}))
     assert again.train.steps == 1000
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
+    """Steps of stage 1 take these seconds, one after the other each time that they are measured."""
+    timings = iter(Timing(step=each, preview=100 * each, save=0.0, peak_memory=0) for each in seconds)
+    monkeypatch.setattr(demo_budget.measure, "time_first_stage", lambda *given: next(timings))
+
+
+def test_a_busy_moment_at_the_start_costs_no_steps(
+    plan: DemoPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _, _ = demo_run.read_configs(replace(plan, autoencoder_overrides=("train.steps=1000",)))
+    timed(monkeypatch, 4.0, 0.01)
+    assert demo_budget.Budget(1.0, tmp_path / "a.json").first_stage(first).train == first.train
+    assert capsys.readouterr().err == ""
+    # busy for longer: a time, not the number of steps that it then seems to hold, and no more steps than configured
+    timed(monkeypatch, 4.0, 2.0)
+    train = demo_budget.Budget(1.0, tmp_path / "b.json").first_stage(first).train
+    assert train.minutes == pytest.approx(0.24 / 2, abs=1e-3)
+    assert train.step_limits == (200, 1000)
+    again = demo_budget.Budget(1.0, tmp_path / "b.json").first_stage(first).train
+    assert again == train
+    assert capsys.readouterr().err.startswith("      stage 1 trains for 7.2 s: of the 1,000 steps of its configuration")
+
+
+def test_a_stage_whose_steps_nearly_fit_trains_them_all(
+    plan: DemoPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _, _ = demo_run.read_configs(replace(plan, autoencoder_overrides=("train.steps=1000",)))
+    for k, (step, steps) in enumerate([(0.0146, 1000), (0.016, 900)]):
+        timed(monkeypatch, step, step)
+        chosen = demo_budget.Budget(1.0, tmp_path / f"{k}.json").first_stage(first).train
+        assert chosen.steps == pytest.approx(steps, abs=1)
+        assert (chosen.minutes is None) == (steps == 1000)
+
+
+def test_a_short_stage_is_not_lengthened_when_it_begins(plan: DemoPlan) -> None:
+    first, _, _ = demo_run.read_configs(replace(plan, autoencoder_overrides=("train.steps=140",)))
+    assert pace.refitted(first, 1.0, 60.0, 1000) == first
+    assert pace.refitted(first, 1.0, 900.0, 1000).train.steps == 900
+    long = first.model_copy(update={"train": first.train.model_copy(update={"steps": 1000})})
+    assert pace.refitted(long, 1.0, 60.0, 1000).train.steps == pace.LEAST
 
 
 def test_steps_fit_their_time_and_never_exceed_the_configuration(plan: DemoPlan) -> None:

@@ -41,7 +41,14 @@ def test_a_run_is_described_from_its_log_and_configuration(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("train", "state"), [("steps: 20", "done"), ("minutes: 0.16", "done"), ("minutes: 1", "stopped")]
+    ("train", "state"),
+    [
+        ("steps: 20", "done"),
+        ("minutes: 0.16", "done"),
+        ("minutes: 1", "stopped"),
+        ("minutes: 1, step_limits: [2, 20]", "done"),
+        ("minutes: 0.16, step_limits: [21, 30]", "stopped"),
+    ],
 )
 def test_finished_runs_are_told_from_stopped_ones(tmp_path: Path, train: str, state: str) -> None:
     assert described(run(tmp_path / "a", train))["state"] == state
@@ -55,6 +62,15 @@ def test_a_run_that_a_process_writes_to_is_running(tmp_path: Path) -> None:
     assert found["state"] == "running"
     assert found["seconds_left"] == pytest.approx(10)
     assert writer(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"), [("null", 50), ("[1, 999]", 50), ("[1, 60]", 20), ("[400, 999]", 190), ("[1, 20]", 0)]
+)
+def test_the_time_left_follows_the_limits_of_the_steps(tmp_path: Path, limits: str, seconds: float) -> None:
+    folder = run(tmp_path / "a", f"minutes: 1, step_limits: {limits}")
+    with exclusive(folder):
+        assert described(folder)["seconds_left"] == pytest.approx(seconds)
 
 
 def test_locks_of_dead_processes_and_other_machines_are_no_writers(tmp_path: Path) -> None:

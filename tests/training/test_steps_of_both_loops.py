@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from runs import (
@@ -29,6 +30,9 @@ from sfumato.rng import generator, seeded
 from sfumato.training.averages import ema
 from sfumato.training.log import read_lines
 from sfumato.training.optim import OptimiserConfig, build_optimiser, clip_, gradients_norm, learning_rate
+from sfumato.training.settings import LoopSettings
+from sfumato.training.state import TrainState
+from sfumato.training.steps import progress
 
 GAN = "loss.adversarial={weight: 0.5, start: 1, channels: 16, layers: 1, norm: group}"
 
@@ -222,6 +226,27 @@ def test_a_run_of_minutes_ends_by_the_clock_and_its_rate_falls_with_it(tmp_path:
     done = [0.0, *(spent / 1.2 for spent in seconds[:-1])]
     expected = [learning_rate(config.train.optimiser, i, share) for i, share in enumerate(done)]
     assert [line["learning_rate"] for line in lines] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_run_of_minutes_has_at_least_and_at_most_so_many_steps(tmp_path: Path) -> None:
+    for minutes, limits, steps in ((1e-9, "[3,5]", 3), (1e6, "[1,4]", 4)):
+        often = ("train.log_every=1", "train.preview_every=100000", "train.save_every=100000")
+        config = second_run(*often, f"train.minutes={minutes}", f"train.step_limits={limits}")
+        train_second(tmp_path / f"{steps}", config, tmp_path / "cache")
+        assert logged(tmp_path / f"{steps}")[-1]["step"] == steps
+
+
+def test_the_progress_of_limited_minutes_never_falls_and_meets_both_limits() -> None:
+    length = LoopSettings(minutes=1.0, step_limits=(10, 40))
+    for pace, steps in ((30.0, 10), (3.0, 20), (0.5, 40)):  # of 2, 20 and 120 steps in the time
+        shares = [progress(length, TrainState({}, {}, step=k, seconds=pace * k)) for k in range(steps + 1)]
+        assert shares == sorted(shares)
+        assert shares[0] == 0
+        assert shares[-1] == 1 > shares[-2]
+    with pytest.raises(ValidationError, match=r"give train\.minutes, or train\.step_limits=null"):
+        LoopSettings(step_limits=(1, 2))
+    with pytest.raises(ValidationError, match="give the fewest steps first"):
+        LoopSettings(minutes=1.0, step_limits=(3, 2))
 
 
 def test_clipping_keeps_the_direction_and_bounds_the_norm() -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.cli.flags import REQUIRED, command, flag
+from sfumato.cli.schema_flags import schema_flag
 from sfumato.pipeline.options import Range
 
 
@@ -12,6 +13,12 @@ class DemoFlags:
     """The options of `sfumato demo`."""
 
     out: Path = flag(REQUIRED, "output", "The demo's folder; an interrupted demo there is resumed.")
+    seed: int = schema_flag(
+        "training.settings:LoopSettings",
+        "seed",
+        "what to sample",
+        help="Seed of both trainings; the scenes, prompts and seeds of samples stay the same.",
+    )
     quick: bool = flag(
         False, "machine", "A short run to check that everything works; its samples are poor.", names=("--quick",)
     )
@@ -34,5 +41,5 @@ def demo(flags: DemoFlags) -> None:
 
     from sfumato.cli.demo_run import FULL, QUICK, run_demo
 
-    plan = QUICK if flags.quick else FULL
+    plan = replace(QUICK if flags.quick else FULL, seed=flags.seed)
     run_demo(plan if flags.minutes is None else replace(plan, minutes=flags.minutes), flags.out, flags.device)

@@ -1,6 +1,7 @@
 """What `sfumato demo` does: the calls of `sfumato train`, one after the other, then measuring and writing the page."""
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,14 +11,15 @@ import typer
 from sfumato import __version__
 from sfumato.autoencoder.efficientnet import weights_path
 from sfumato.autoencoder.perceptual import NoPerceptual
-from sfumato.checkpoint import write_text
+from sfumato.checkpoint import saved_steps, write_text
 from sfumato.cli.demo_budget import FIRST_SHARE, Budget
 from sfumato.cli.progress import bars, tell
 from sfumato.cli.two_stages import ENCODING, FIRST, SECOND, choose_device, one_bar, second_parts, train_both, training
-from sfumato.config import load_config, zoo_names
+from sfumato.config import load_config, read_source, zoo_names
 from sfumato.data.toyworld.dataset import ToyWorldConfig
 from sfumato.engine.precision import autocast
 from sfumato.errors import UserError
+from sfumato.fit.folder import AUTOENCODER, DIFFUSION
 from sfumato.fit.phases import Phases, clock
 from sfumato.outputs import written
 from sfumato.plain_json import to_json
@@ -45,6 +47,8 @@ class DemoPlan:
     quick: bool = False
     minutes: float | None = None
     """About what it may take in all: slow machines train fewer steps. None: as many steps as configured."""
+    seed: int = 0
+    """Of both trainings."""
 
 
 FULL = DemoPlan(minutes=12.0)
@@ -70,6 +74,7 @@ def run_demo(plan: DemoPlan, out: Path, device: str = "auto") -> DemoResult:
     place = choose_device(device)
     use_all_cores()
     first_config, second_config, world = read_configs(plan)
+    check_seed(out, plan.seed)
     with written(out, begun=lambda: any(out.rglob("log.jsonl"))):
         return _demo(plan, out, place, first_config, second_config, world)
 
@@ -83,9 +88,10 @@ def _demo(
     world: ToyWorldConfig,
 ) -> DemoResult:
     configured = first_config.train.steps, second_config.train.steps
+    budget = Budget(plan.minutes, out / "steps.json")
+    plan = replace(plan, minutes=budget.minutes)
     with one_bar("demo", _planned(plan)) as overall:
         phases = Phases(out / "phases.json", 5, tell, overall)
-        budget = Budget(plan.minutes, out / "steps.json")
         trained = train_both(
             budget.first_stage(first_config),
             second_config,
@@ -121,14 +127,30 @@ def _planned(plan: DemoPlan) -> list[tuple[str, float]]:
 
 def read_configs(plan: DemoPlan) -> tuple[AutoencoderRun, DiffusionRun, ToyWorldConfig]:
     """Both runs' configurations and the world of the second. Raises UserError where they do not fit the demo."""
-    first = load_config(plan.autoencoder, plan.autoencoder_overrides, AutoencoderRun)
-    second = load_config(plan.diffusion, plan.diffusion_overrides, DiffusionRun)
+    seed = f"train.seed={plan.seed}"
+    first = load_config(plan.autoencoder, (*plan.autoencoder_overrides, seed), AutoencoderRun)
+    second = load_config(plan.diffusion, (*plan.diffusion_overrides, seed), DiffusionRun)
     world = second.data
     if not isinstance(first.data, ToyWorldConfig) or not isinstance(world, ToyWorldConfig):
         raise UserError(
             "the demo needs data.kind toy in both configurations: only the toy world can be read and scored"
         )
     return without_absent_features(first), second, world
+
+
+def check_seed(out: Path, seed: int) -> None:
+    """Raises UserError if the demo in the folder `out` has trained with another seed."""
+    for run in (out / AUTOENCODER, out / DIFFUSION):
+        file = run / "config.yaml"
+        if not saved_steps(run / "states") or not file.is_file():
+            continue  # nothing to resume: a run without a state takes any configuration
+        train = read_source(str(file)).get("train")
+        there = train.get("seed", 0) if isinstance(train, dict) else 0
+        if there != seed:
+            raise UserError(
+                f"--out {str(out)!r} holds a demo with seed {there}, not {seed}: give --seed {there} to resume it, or "
+                "another --out"
+            )
 
 
 def without_absent_features(config: AutoencoderRun) -> AutoencoderRun:
@@ -177,6 +199,7 @@ def collect(
         real=surveyed.real,
         reconstructed=surveyed.reconstructed,
         chance=surveyed.chance,
+        seed=plan.seed,
     )
 
 
@@ -191,15 +214,16 @@ def write_report(result: DemoResult, gallery: Gallery, plan: DemoPlan, out: Path
 
 def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) -> list[tuple[str, list[str]]]:
     """The commands that repeat the demo, sample from its model, and train on a folder of images."""
-    cache = f"--cache {out}/cache"
-    first = f"{out}/autoencoder/config.yaml --out {out}/autoencoder {cache}"
-    second = f"{out}/diffusion/config.yaml --autoencoder {out}/autoencoder --out {out}/diffusion {cache}"
+    folder = shlex.quote(str(out))
+    cache = f"--cache {folder}/cache"
+    first = f"{folder}/autoencoder/config.yaml --out {folder}/autoencoder {cache}"
+    second = f"{folder}/diffusion/config.yaml --autoencoder {folder}/autoencoder --out {folder}/diffusion {cache}"
     larger = {"emoji/autoencoder", "emoji/text"} <= set(zoo_names())
     room = "emoji" if larger else "toy"
     return [
         (
             "this demo again; an interrupted run resumes",
-            [f"sfumato demo --out {out}" + (" --quick" if plan.quick else "")],
+            [shlex.join(same_demo(plan, out))],
         ),
         (
             "the two training runs on their own",
@@ -208,8 +232,8 @@ def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) ->
         (
             "more images from this model",
             [
-                f'sfumato sample {out}/diffusion "{gallery.prompts[0].caption}" -n 16 '
-                f"--guidance {result.sampling.guidance:g} --out {out}/samples"
+                f'sfumato sample {folder}/diffusion "{gallery.prompts[0].caption}" -n 16 '
+                f"--guidance {result.sampling.guidance:g} --out {folder}/samples"
             ],
         ),
         (
@@ -222,6 +246,17 @@ def commands(result: DemoResult, plan: DemoPlan, out: Path, gallery: Gallery) ->
             ],
         ),
     ]
+
+
+def same_demo(plan: DemoPlan, out: Path) -> list[str]:
+    """The command of this plan."""
+    words = ["sfumato", "demo", "--out", str(out)]
+    usual = QUICK if plan.quick else FULL
+    if plan.seed != usual.seed:
+        words += ["--seed", str(plan.seed)]
+    if plan.minutes is not None and plan.minutes != usual.minutes:
+        words += ["--minutes", f"{plan.minutes:g}"]
+    return [*words, "--quick"] if plan.quick else words
 
 
 def announce(result: DemoResult, out: Path) -> None:

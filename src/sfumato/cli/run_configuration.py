@@ -19,12 +19,15 @@ Run = TypeVar("Run", "DiffusionRun", "ClassifierRun")
 
 OF_CONDITIONS = (("train", "condition_dropout"), ("train", "part_dropout"), ("objective", "condition_mean"))
 """Settings that mean nothing without a condition."""
+OF_MINUTES = ("minutes", "step_limits")
+"""Settings of `train` that replace `train.steps`."""
 
 
 def with_overrides(config: str, overrides: Sequence[str], schema: "type[BaseModel]") -> dict[str, Any]:
-    """The raw configuration with the overrides in it; prints what an override of a kind drops.
+    """The raw configuration with the overrides in it; prints what an override drops.
 
-    What a file asks for that is about conditions goes where an override takes the conditioner away.
+    What a file asks for that is about conditions goes where an override takes the conditioner away, and a file's
+    minutes go where an override gives a number of steps.
     """
     from sfumato.config import apply_overrides, read_source
 
@@ -39,6 +42,12 @@ def with_overrides(config: str, overrides: Sequence[str], schema: "type[BaseMode
             if isinstance(given, dict) and name in given and f"{part}.{name}" not in typed:
                 say(f"conditioner.kind=none: {part}.{name} does not apply to it, dropped")
                 del given[name]
+    train = raw.get("train")
+    if "train.steps" in typed and isinstance(train, dict) and not any(f"train.{name}" in typed for name in OF_MINUTES):
+        for name in OF_MINUTES:
+            if train.get(name) is not None:
+                say(f"train.steps={train.get('steps')}: train.{name} of the configuration does not apply, dropped")
+                del train[name]
     return raw
 
 

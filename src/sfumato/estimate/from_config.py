@@ -28,6 +28,7 @@ from sfumato.training.data import height_width
 from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.optim import moments
 from sfumato.training.second_stage import check_sizes
+from sfumato.training.steps import Length
 from sfumato.training.workers import Workers
 
 MOST_SECONDS = 300.0
@@ -85,6 +86,7 @@ def first_stage(config: AutoencoderRun, name: str) -> Estimate:
         ),
         encoding_operations=flops.encode(config.model, size),
         minutes=train.minutes,
+        limited=train.step_limits is not None,
         preview_every=train.preview_every,
         save_every=train.save_every,
     )
@@ -98,7 +100,7 @@ def measured_first_stage(estimate: Estimate, config: AutoencoderRun, options: Me
     data, steps, workers = options.data, options.steps, options.workers
     timings = [measure.time_first_stage(config, kind, data, steps, workers) for kind, _ in kinds]
     timed = [replace(phase, timing=timing) for phase, timing in zip(estimate.phases, timings, strict=True)]
-    phases = _within_minutes(timed, [count for _, count in kinds], config.train.minutes)
+    phases = _within_minutes(timed, [count for _, count in kinds], config.train)
     return replace(estimate, phases=tuple(phases), peak=peak, device=describe(options.workers.device).device)
 
 
@@ -139,6 +141,7 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
         sample_costs=tuple(_images(second, first, size, spec, sampling_steps)),
         encoding_operations=encodings(config) * flops.encode(first.config.autoencoder, size),
         minutes=train.minutes,
+        limited=train.step_limits is not None,
         preview_every=train.preview_every,
         save_every=train.save_every,
         sizes=_sizes(trained, autoencoder),
@@ -176,9 +179,7 @@ def measured_second_stage(
     sample_costs = [replace(p, seconds=p.calls * call + decoding) for p in estimate.sample_costs]
     return replace(
         estimate,
-        phases=tuple(
-            _within_minutes([replace(estimate.phases[0], timing=timing)], [measure.NEVER], config.train.minutes)
-        ),
+        phases=tuple(_within_minutes([replace(estimate.phases[0], timing=timing)], [measure.NEVER], config.train)),
         peak=peak,
         device=describe(options.workers.device).device,
         encoding_seconds=encoding,
@@ -223,12 +224,12 @@ def _images(
     return found
 
 
-def _within_minutes(phases: list[Phase], most: list[int], minutes: float | None) -> list[Phase]:
-    """Timed phases with the steps that fit into the minutes, without phases never reached; unchanged if None."""
-    if minutes is None:
+def _within_minutes(phases: list[Phase], most: list[int], length: Length) -> list[Phase]:
+    """Timed phases with the steps of a run of minutes, without phases never reached; unchanged for a run of steps."""
+    if length.minutes is None:
         return phases
     each = [phase.timing.step for phase in phases if phase.timing is not None]
-    counts = affordable_steps(most, each, 60 * minutes)
+    counts = affordable_steps(most, each, 60 * length.minutes, length.step_limits)
     return [replace(phase, steps=count) for phase, count in zip(phases, counts, strict=True) if count]
 
 

@@ -247,7 +247,7 @@ def _always(config: AdversarialConfig, step_kind: Stage1Step) -> AdversarialConf
 
 def _trial(train: T, steps: int) -> T:
     each = {"log_every": 1, "preview_every": NEVER, "save_every": NEVER}
-    return train.model_copy(update={"steps": WARM_UP + steps, "minutes": None, **each})
+    return train.model_copy(update={"steps": WARM_UP + steps, "minutes": None, "step_limits": None, **each})
 
 
 def _step(folder: RunFolder, steps: int) -> float:

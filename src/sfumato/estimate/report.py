@@ -103,6 +103,8 @@ class Estimate:
     """Number of images in the dataset, if known."""
     minutes: float | None = None
     """Time limit of the training steps, if the run has one."""
+    limited: bool = False
+    """Whether a number of steps limits that time."""
     preview_every: int = 1
     save_every: int = 1
     sizes: Sizes | None = None
@@ -132,7 +134,7 @@ class Estimate:
         timings = [timing for _, timing in measured]
         of_steps = sum((phase.steps or 0) * timing.step for phase, timing in measured)
         return Forecast(
-            training=of_steps if self.minutes is None else 60 * self.minutes,
+            training=of_steps if self.minutes is None or self.limited else 60 * self.minutes,
             encoding=(self.encoding_seconds or 0.0) * (self.images or 0),
             previews=(self.steps // self.preview_every + 1) * max(timing.preview for timing in timings),
             saving=(self.steps // self.save_every + 1) * max(timing.save for timing in timings),
@@ -147,13 +149,23 @@ class Estimate:
         return self.samples * phase.work.total / phase.timing.step / self.peak
 
 
-def affordable_steps(most: Sequence[int], seconds_each: Sequence[float], seconds: float) -> list[int]:
+def affordable_steps(
+    most: Sequence[int], seconds_each: Sequence[float], seconds: float, limits: tuple[int, int] | None = None
+) -> list[int]:
     """Steps of each phase within `seconds`, which are spent on the phases in order, at most `most` steps each.
 
-    The step during which the time ends is completed, as in a run.
+    The step during which the time ends is completed, as in a run. `limits`: the fewest and the most steps of all phases
+    together, whatever they take.
     """
     counts = []
     for count, each in zip(most, seconds_each, strict=True):
         counts.append(max(0, min(count, math.ceil(seconds / each))))
         seconds -= counts[-1] * each
-    return counts
+    if limits is None:
+        return counts
+    left = min(max(sum(counts), limits[0]), limits[1])
+    bounded = []
+    for count in most:
+        bounded.append(min(count, left))
+        left -= bounded[-1]
+    return bounded

@@ -129,6 +129,8 @@ class DemoResult:
     real: ScoreRow
     reconstructed: ScoreRow
     chance: ScoreRow
+    seed: int = 0
+    """Of both trainings."""
 
     @property
     def headline(self) -> dict[str, float]:

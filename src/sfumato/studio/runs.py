@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,10 +38,11 @@ def find_runs(places: Places) -> list[Path]:
 
 @dataclass(frozen=True)
 class Length:
-    """What a run was asked for: steps, or minutes of training."""
+    """What a run was asked for: steps, or minutes of training with the fewest and the most steps."""
 
     steps: int | None
     minutes: float | None
+    limits: tuple[int, int] | None = None
 
 
 def describe(folder: Path, places: Places) -> dict[str, Any]:
@@ -129,7 +131,11 @@ def _pace(before: dict[str, Any], last: dict[str, Any]) -> tuple[float | None, f
 
 def _left(length: Length, last: dict[str, Any], per_step: float | None) -> float | None:
     if length.minutes is not None:
-        return max(0.0, 60 * length.minutes - float(last.get("seconds", 0.0)))
+        left = max(0.0, 60 * length.minutes - float(last.get("seconds", 0.0)))
+        if length.limits is None or per_step is None:
+            return left
+        least, most = ((count - last["step"]) * per_step for count in length.limits)
+        return max(0.0, least, min(left, most))
     if length.steps is None or per_step is None:
         return None
     return max(0.0, (length.steps - last["step"]) * per_step)
@@ -138,19 +144,24 @@ def _left(length: Length, last: dict[str, Any], per_step: float | None) -> float
 def _state(pid: int | None, length: Length, last: dict[str, Any]) -> str:
     if pid is not None:
         return "running"
+    done = last.get("step", 0)
     if length.minutes is not None:
-        return "done" if float(last.get("seconds", 0.0)) >= NEAR_THE_END * 60 * length.minutes else "stopped"
-    return "done" if length.steps is not None and last.get("step", 0) >= length.steps else "stopped"
+        fewest, most = length.limits or (0, math.inf)
+        over = float(last.get("seconds", 0.0)) >= NEAR_THE_END * 60 * length.minutes
+        return "done" if (over and done >= fewest) or done >= most else "stopped"
+    return "done" if length.steps is not None and done >= length.steps else "stopped"
 
 
 def _length(config: dict[str, Any]) -> Length:
     train = config.get("train")
     train = train if isinstance(train, dict) else {}
     steps, minutes = train.get("steps"), train.get("minutes")
-    return Length(
-        steps if isinstance(steps, int) and not isinstance(minutes, int | float) else None,
-        float(minutes) if isinstance(minutes, int | float) else None,
-    )
+    if not isinstance(minutes, int | float):
+        return Length(steps if isinstance(steps, int) else None, None)
+    match train.get("step_limits"):
+        case [int(fewest), int(most)]:
+            return Length(None, float(minutes), (fewest, most))
+    return Length(None, float(minutes))
 
 
 @lru_cache(maxsize=1024)

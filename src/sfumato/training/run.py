@@ -29,6 +29,7 @@ STATES_KEPT = 2
 MAY_CHANGE = {
     "train.steps",
     "train.minutes",
+    "train.step_limits",
     "train.optimiser.learning_rate",
     "train.optimiser.precision",
     "train.discriminator.learning_rate",

@@ -3,7 +3,7 @@
 A training overrides a default by naming the setting again with its type of here, which carries the range.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,8 @@ class LoopSettings(Schema):
     minutes: float | None = Field(None, gt=0)
     """Train for this many minutes instead of `steps`; the learning rate follows the time, which counts training steps
     only."""
+    step_limits: tuple[Count, Count] | None = None
+    """With `minutes`: the fewest and the most steps, however fast the machine is."""
     batch: Count = 16
     precision: Precision = "auto"
     """auto: bfloat16 if the hardware supports it natively."""
@@ -44,6 +46,19 @@ class LoopSettings(Schema):
     """Reading threads."""
     max_skipped: Count = 20
     """Stop after this many steps in a row with gradients that are not finite."""
+
+    @model_validator(mode="after")
+    def _limits_are_of_a_time(self) -> Self:
+        if self.step_limits is None:
+            return self
+        fewest, most = self.step_limits
+        if fewest > most:
+            raise ValueError(f"step_limits is [{fewest}, {most}]: give the fewest steps first")
+        if self.minutes is None:
+            raise ValueError(
+                "step_limits bounds the steps of a training for minutes: give train.minutes, or train.step_limits=null"
+            )
+        return self
 
 
 class RunSettings(LoopSettings):

@@ -23,6 +23,9 @@ class Length(Protocol):
     @property
     def minutes(self) -> float | None: ...
 
+    @property
+    def step_limits(self) -> tuple[int, int] | None: ...
+
 
 class Optimised(Protocol):
     """Gradient clipping and the decay of the average."""
@@ -38,7 +41,11 @@ def progress(length: Length, state: TrainState) -> float:
     """The share of the run that is over, in [0, 1]; 1 at its end."""
     if length.minutes is None:
         return min(1.0, state.step / length.steps)
-    return min(1.0, state.seconds / (60 * length.minutes))
+    share = state.seconds / (60 * length.minutes)
+    if length.step_limits is not None:
+        fewest, most = length.step_limits
+        share = min(max(share, state.step / most), state.step / fewest)
+    return min(1.0, share)
 
 
 def optimizer_step(
