@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any, get_args
 
 import pytest
-import typer
 import yaml
 
 from sfumato.cli import app
@@ -107,7 +106,7 @@ def test_make_targets_and_configurations_that_are_named_exist(page: Path) -> Non
 
 def refusal(line: str) -> str | None:
     """Why the real command line would not take it, None if it would; nothing is run."""
-    command: Any = typer.main.get_command(app)
+    command: Any = app.parser
     words = shlex.split(line)[1:]
     while getattr(command, "commands", None):
         if not words:

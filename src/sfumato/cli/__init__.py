@@ -5,10 +5,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.main
 
 from sfumato import __version__
 from sfumato.cli import study, train
@@ -50,7 +52,20 @@ from sfumato.cli.zoo import zoo
 from sfumato.errors import SURROUNDINGS, Interrupted, UserError
 from sfumato.foreign import printable
 
-app = typer.Typer(
+
+class App(typer.Typer):
+    """The commands, put together once a process: typer does so at each call, which takes longer than many a command."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.parser(*args, **kwargs)
+
+    @cached_property
+    def parser(self) -> Any:
+        """The group of all commands."""
+        return typer.main.get_command(self)
+
+
+app = App(
     name="sfumato",
     cls=Group,
     help="Latent diffusion models you can train from a folder of images.",

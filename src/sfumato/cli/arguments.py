@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -98,8 +99,9 @@ class Command(TyperCommand):
 
     def paths(self) -> frozenset[str]:
         """The names of the parameters that are paths."""
-        return frozenset(name for name, hint in self._hints().items() if _is_path(hint))
+        return frozenset(name for name, hint in self._hints.items() if _is_path(hint))
 
+    @cached_property
     def _hints(self) -> dict[str, Any]:
         """The types of the parameters by name."""
         callback = inspect.unwrap(self.callback) if self.callback is not None else None
@@ -114,7 +116,7 @@ class Command(TyperCommand):
                 raise UserError(
                     f"{max(param.opts, key=len)} is given {order.count(param)} times: give it once, only one can count"
                 )
-        hints = self._hints()
+        hints = self._hints
         for param in self.params:
             values = given.get(param.name)
             for value in values if isinstance(values, list | tuple) else [values]:
