@@ -21,7 +21,7 @@ demo: $(VENV)/installed  ## the whole paper small: both stages on the toy world,
 	$(BIN)/sfumato demo --out runs/demo
 
 test: $(VENV)/installed-dev  ## the tests (under ten minutes on two cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=15
 
 $(VENV)/installed-web: $(VENV)/installed-dev
 	$(PIP) install -q -c constraints.txt -e ".[all,clients,dev,browser]"
