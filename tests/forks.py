@@ -1,6 +1,7 @@
 """Processes of their own that begin with sfumato imported: a server imports it, and forks for each that a test starts.
 
-An import of torch takes seconds, a fork none.
+An import of torch takes seconds, a fork none. So do imports that only happen while a training goes on: torch's
+optimisers import `torch._dynamo`, the tracker imports TensorBoard.
 """
 
 import json
@@ -18,15 +19,85 @@ import pytest
 ROOT = Path(__file__).parents[1]
 COMMAND = "import sys; from sfumato.cli import main; main(sys.argv[1:])"
 """The code of a process that is `sfumato` with its arguments."""
+LAUNCHER = """
+import atexit, os, runpy, signal, subprocess, sys, time
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
+from torch.distributed.run import main
+
+class Worker:
+    def __init__(self, pid):
+        self.pid, self.returncode = pid, None
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+    def wait(self, timeout):
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("a worker", timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+def work(words, environment):
+    os.setsid()
+    atexit._clear()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    assert words[1] == "-u", words
+    if words[2] == "-m":
+        sys.argv = list(words[3:])
+        runpy.run_module(words[3], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = list(words[2:])
+        runpy.run_path(words[2], run_name="__main__")
+
+def forked(handler, words, environment):
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return Worker(pid)
+    code = 1
+    try:
+        work(words, environment)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+SubprocessHandler._popen = forked
+main(sys.argv[1:])
+"""
+"""The code of a process that is `torchrun` with its arguments; its workers are forks of it instead of new Pythons."""
 SERVER = """
-import json, os, sys
+import gc, importlib, json, os, sys
+gc.disable()
 import torch
+import torch._dynamo
+import torch.utils.tensorboard
 import runs
 import sfumato.cli.training_runs
 
 torch.set_num_threads(1)
+gc.freeze()
+gc.enable()
 for line in sys.stdin:
     asked = json.loads(line)
+    if "import" in asked:
+        for name in asked["import"]:
+            importlib.import_module(name)
+        gc.freeze()
+        print("imported", flush=True)
+        continue
     if "poll" in asked:
         pid, status = os.waitpid(asked["poll"], os.WNOHANG)
         print(os.waitstatus_to_exitcode(status) if pid else "running", flush=True)
@@ -45,13 +116,13 @@ for line in sys.stdin:
 """
 
 
-def ranks() -> list[dict[str, str]]:
-    """The environments of two processes that are to meet, as a launcher makes them."""
+def ranks(world: int = 2) -> list[dict[str, str]]:
+    """The environments of processes that are to meet, as a launcher makes them."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = str(one.getsockname()[1])
-    met = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [{**met, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    met = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**met, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
 class Forked:
@@ -112,6 +183,10 @@ class Forks:
         out = self._folder / f"{self._started}.txt"
         asked = {"code": code, "arguments": [*map(str, arguments)], "out": str(out), "environment": environment}
         return Forked(self, int(self.ask(asked)), out)
+
+    def preload(self, *modules: str) -> None:
+        """Imports modules in the server, for processes that need more than a training in one process does."""
+        assert self.ask({"import": modules}) == "imported"
 
     def ask(self, asked: object) -> str:
         """The server's answer."""

@@ -1,6 +1,7 @@
 """What launchers promise, how the end of a launcher or a process is noticed, and who reports what went wrong."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 import sfumato.cli
-from forks import Forked, Forks, ranks
+from forks import LAUNCHER, Forked, Forks, ranks
 from runs import FIRST_STAGE
 from sfumato.errors import Interrupted, UserError
 from sfumato.training.heartbeat import Watch
@@ -105,14 +106,7 @@ runs.train_first(Path(sys.argv[1]), runs.first_run("train.steps=1000000", "train
 """
 
 
-def started(arguments: list[str], **more: str) -> subprocess.Popen[str]:
-    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **more}
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, *arguments], env=environment, **output)
-
-
-def wait_for_steps(run: Path, process: subprocess.Popen[str] | Forked) -> None:
+def wait_for_steps(run: Path, process: Forked) -> None:
     """Waits for the first line of the log."""
     end = time.monotonic() + 90
     while not (run / "log.jsonl").exists() or not (run / "log.jsonl").read_text():
@@ -146,24 +140,33 @@ def test_a_process_that_is_stopped_before_it_meets_the_others_ends_them_with_the
     assert "Traceback" not in one.output
 
 
-def test_the_death_of_the_launcher_ends_its_processes_with_a_checkpoint(tmp_path: Path) -> None:
+def test_the_death_of_the_launcher_ends_its_processes_with_a_checkpoint(tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "train.py").write_text(ENDLESS)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launcher = started([*launch, str(tmp_path / "train.py"), str(tmp_path / "run")])
+    os.mkfifo(tmp_path / "held")
+    held = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
+    forks.preload("torch.distributed.run")
+    launch = ["--standalone", "--nproc_per_node", 2, tmp_path / "train.py", tmp_path / "run"]
+    code = f"import os; os.open({str(tmp_path / 'held')!r}, os.O_WRONLY)\n{LAUNCHER}"
+    launcher = forks.start(code, launch)
     wait_for_steps(tmp_path / "run", launcher)
     launcher.kill()
-    out, _ = launcher.communicate(timeout=120)  # to the end of the last that holds its output
-    assert out.count("has ended, so this run ends") == 1
-    assert "stopped after step" in out
+    assert select.select([held], [], [], 120)[0], "the processes, which hold the pipe, go on without their launcher"
+    assert os.read(held, 1) == b""
+    os.close(held)
+    assert launcher.output.count("has ended, so this run ends") == 1
+    assert "stopped after step" in launcher.output
     assert list((tmp_path / "run" / "states").glob("step-*.safetensors"))
 
 
 def test_a_mistake_under_a_launcher_is_printed_once(tmp_path: Path) -> None:
+    """With the launcher and its processes as a user starts them; other tests fork them."""
     file = tmp_path / "first.yaml"
     file.write_text(yaml.safe_dump({**FIRST_STAGE, "data": {"kind": "folder", "size": 16}}))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sfumato"]
-    process = started([*launch, "train", "autoencoder", str(file), "--data", "absent", "--out", str(tmp_path / "run")])
-    out, _ = process.communicate(timeout=120)
+    command = [*launch, "train", "autoencoder", str(file), "--data", "absent", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    out = subprocess.run([sys.executable, *command], env=environment, timeout=120, **output).stdout
     assert out.count("data path") == out.count("sfumato: ") == 1
     assert "sfumato: data path" in out
     assert "gloo" not in out

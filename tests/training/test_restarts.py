@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.test_launch import started
+from forks import LAUNCHER, Forks
 
 KILLED_ONCE = """
 import os, signal, sys, time
@@ -20,11 +20,11 @@ workers.close()
 """
 
 
-def test_processes_meet_again_after_a_restart(tmp_path: Path) -> None:
+def test_processes_meet_again_after_a_restart(tmp_path: Path, forks: Forks) -> None:
     (tmp_path / "work.py").write_text(KILLED_ONCE)
     (tmp_path / "out").mkdir()
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
-    process = started([*launch, str(tmp_path / "work.py"), str(tmp_path / "out")])
-    said, _ = process.communicate(timeout=180)
-    assert process.returncode == 0, said[-3000:]
+    forks.preload("torch.distributed.run")
+    launch = ["--standalone", "--nproc_per_node=2", "--max-restarts=1"]
+    process = forks.start(LAUNCHER, [*launch, tmp_path / "work.py", tmp_path / "out"])
+    assert process.wait(180) == 0, process.output[-3000:]
     assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {"1-0": "1", "1-1": "1"}
