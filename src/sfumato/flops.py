@@ -1,10 +1,12 @@
 """Floating-point operations of the networks, counted by torch on the meta device: nothing is computed or allocated.
 
 A multiplication and an addition are two operations. Convolutions, matrix products and attention are counted;
-norms, activations and resampling are not: about a percent. All numbers are per sample.
+norms, activations and resampling are not: about a percent. All numbers are per sample. Counting takes a second for a
+large network, and an estimate needs some counts several times: those of whole networks are remembered.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,8 @@ from sfumato.conditioning.text import TextConfig
 from sfumato.denoiser.table import DenoiserConfig, build_denoiser
 
 META = torch.device("meta")
+REMEMBERED = 64
+"""Counts of each kind."""
 
 
 def forward_flops(call: Callable[[], object]) -> int:
@@ -44,6 +48,7 @@ def backward_flops(call: Callable[[], Tensor]) -> int:
         return counter.get_total_flops() - forward
 
 
+@lru_cache(REMEMBERED)
 def encode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
     """Encoding one image of size (H, W), multiples of f; VQ with the search for the codes."""
     if config.bottleneck.kind == "pixels":
@@ -53,6 +58,7 @@ def encode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
     return forward_flops(lambda: network.quant_conv(network.encoder(image))) + code_search(config, h * w)
 
 
+@lru_cache(REMEMBERED)
 def decode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
     """Decoding one latent to an image of size (H, W), multiples of f; VQ with the search for the codes."""
     h, w = (side // config.factor for side in size)
@@ -60,6 +66,7 @@ def decode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
     return forward_flops(lambda: network.decode(latent, quantize=False)) + code_search(config, h * w)
 
 
+@lru_cache(REMEMBERED)
 def decode_tiny(config: TinyDecoderConfig, size: tuple[int, int]) -> int:
     """Decoding one latent to an image of size (H, W), multiples of f, by a tiny decoder."""
     with META:
@@ -75,6 +82,7 @@ def code_search(config: AutoencoderConfig, positions: int) -> int:
     return 2 * positions * config.raw_channels * config.bottleneck.codes
 
 
+@lru_cache(REMEMBERED)
 def denoise(
     config: DenoiserConfig, latent_channels: int, spec: ConditionSpec, latent: tuple[int, int], tokens: int = 0
 ) -> int:
