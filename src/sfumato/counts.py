@@ -9,6 +9,11 @@ def how_many(count: int, one: str, several: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
+def of_all(count: int, total: int, one: str, several: str) -> str:
+    """The part of a whole with its noun and verb: of_all(1, 3, "images is", "images are")."""
+    return f"{count:,} of {total:,} {one if count == 1 else several}"
+
+
 def none_of(count: int, noun: str) -> str:
     """As `how_many` for what is missing: no image, or none of the 12 images."""
     return f"no {noun}" if count == 1 else f"none of the {how_many(count, noun)}"

@@ -57,7 +57,7 @@ def test_lines_of_a_caption_file(tmp_path: Path) -> None:
     (tmp_path / "0.txt").write_bytes(b"one\r\n\r\ntwo\rone\n")
     first = opened(tmp_path)
     assert first.captions() == ["one"]
-    assert any("1 caption files have further lines" in note for note in first.notes)
+    assert any("1 caption file has further lines" in note for note in first.notes)
     assert opened(tmp_path, caption_lines="all").captions() == ["one\r\n\r\ntwo\rone"]
     each = opened(tmp_path, caption_lines="each")
     assert each.captions() == ["one"]

@@ -63,7 +63,7 @@ def test_side_car_captions(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("naïve\n", encoding="utf-8")
     data = opened(tmp_path)
     assert data.captions() == ["first line", "naïve", ""]
-    assert data.notes[0] == "1 of 3 images have no caption and get an empty one"
+    assert data.notes[0] == "1 of 3 images has no caption and gets an empty one"
     assert opened(tmp_path, caption_lines="all").captions() == ["first line \nsecond line", "naïve", ""]
 
 
@@ -140,7 +140,7 @@ def test_partly_labelled_metadata_gives_a_warning_and_no_labels(tmp_path: Path) 
     metadata(tmp_path, [{"file_name": "a.png", "label": "x"}, {"file_name": "b.png"}])
     data = opened(tmp_path)
     assert data.classes is None
-    assert data.notes == ("1 of 2 images have no label, so the set has no labels",)
+    assert data.notes == ("1 of 2 images has no label, so the set has no labels",)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from make_images import metadata, save
 
+from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
 from sfumato.data.labels import near_twins
 from sfumato.data.scan import Scan, scan_folder
+from sfumato.data.survey import survey
 from sfumato.errors import UserError
 
 
@@ -89,10 +91,33 @@ def test_a_class_named_as_missing_values_are_is_doubted(tmp_path: Path, name: st
 def test_folders_that_are_no_classes_are_listed_with_the_reason(tmp_path: Path) -> None:
     save(tmp_path / "one", ["a/0.png", "b/1.png", "2.png"])
     (note,) = scan(tmp_path / "one").notes
-    assert note == "1 of 3 images are in no sub-folder, such as '2.png', so the folders are no classes"
+    assert note == "1 of 3 images is in no sub-folder, such as '2.png', so the folders are no classes"
     save(tmp_path / "two", ["set/a/0.png", "set/b/1.png"])
     (note,) = scan(tmp_path / "two").notes
     assert note.startswith("all images are below the folder 'set', so the folders in it are no classes")
+
+
+def test_folders_inside_classes_are_said_not_to_be_told_apart(tmp_path: Path) -> None:
+    save(tmp_path, ["animals/cats/0.png", "animals/dogs/1.png", "plants/2.png", "plants/trees/3.png"])
+    found = scan(tmp_path)
+    assert found.classes == ("animals", "plants")
+    notes = [note for note in found.notes if "outer folders" in note]
+    assert notes == ["the classes are the outer folders: those inside, such as 'animals/cats', are not told apart"]
+    save(tmp_path / "flat", ["a/x/0.png", "b/y/1.png"])
+    assert not any("outer" in note for note in scan(tmp_path / "flat").notes)
+
+
+def test_files_that_cannot_be_read_are_counted_once_with_a_reason(tmp_path: Path) -> None:
+    save(tmp_path, ["0.png", "1.png"])
+    for name in ("clip.mp4", "photo.psd"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "empty.png").touch()
+    found = survey(FolderDataset(FolderConfig(path=tmp_path, size=8)), pixels=False).file_warnings()
+    assert [warning for warning in found if "clip" in warning or "left out" in warning or "cannot" in warning] == [
+        "2 files were left out: 1 .mp4 (it is a video: save its frames as PNG or JPEG), 1 .psd (flatten it and save it "
+        "as PNG)",
+        "1 image cannot be read, such as 'empty.png': the file is empty",
+    ]
 
 
 @pytest.mark.parametrize("column", ["description", "Description ", "txt"])
@@ -108,7 +133,7 @@ def test_an_ending_twice_and_empty_caption_files(tmp_path: Path) -> None:
     (tmp_path / "1.txt").write_text(" \n")
     found = scan(tmp_path)
     assert found.texts == ("a", "")
-    assert "1 caption files are empty, such as '1.txt'" in found.notes
+    assert "1 caption file is empty, such as '1.txt'" in found.notes
 
 
 def test_an_empty_metadata_json_is_called_empty(tmp_path: Path) -> None:

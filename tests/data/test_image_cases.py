@@ -40,7 +40,7 @@ def test_one_pixel_does_not_decide_the_range_of_a_float_image(tmp_path: Path, ex
     assert seen[3, 4] == (255 if extra > 1 else 0)
     assert float_white(values) == 1
     if not np.isfinite(extra):
-        assert any("1 pixel is not finite" in note for note in opened(tmp_path).notes)
+        assert any("1 image has pixels that are not finite" in note for note in opened(tmp_path).notes)
         assert "1 of its pixels are not finite" in open_image(tmp_path / "x.tif").notes[0]
 
 
@@ -218,7 +218,9 @@ def test_generated_images_are_named(tmp_path: Path) -> None:
     save(tmp_path, ["a.png"])
     (tmp_path / "out").mkdir()
     save_png(tmp_path / "out" / "0000.png", noise(0), {"sfumato": "0.1"})
-    assert any("1 image made by sfumato itself" in note and "out/0000.png" in note for note in opened(tmp_path).notes)
+    assert any(
+        "1 image was made by sfumato itself" in note and "out/0000.png" in note for note in opened(tmp_path).notes
+    )
 
 
 def test_files_in_folders_that_are_left_out_are_not_mentioned(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from sfumato.counts import how_many, of_all
 from sfumato.data.matching import folded
 from sfumato.data.metadata import Row, way_to_column
 from sfumato.data.metadata_files import folded as folded_column
@@ -92,11 +93,11 @@ def captions_of(
     notes = _notes(choices, columns, column, weights)
     if cut:
         notes += (
-            f"{cut} caption files have further lines, of which only the first is read: data.caption_lines=all joins "
-            "them, each makes every line a separate caption",
+            f"{how_many(cut, 'caption file has', 'caption files have')} further lines, of which only the first is "
+            "read: data.caption_lines=all joins them, each makes every line a separate caption",
         )
     if empty:
-        notes += (f"{len(empty)} caption files are empty, such as {shown(empty[0])}",)
+        notes += (f"{how_many(len(empty), 'caption file is', 'caption files are')} empty, such as {shown(empty[0])}",)
     return Captions(tuple(choices) if any(choices) else None, tuple(columns), frozenset(files), notes)
 
 
@@ -189,13 +190,14 @@ def _notes(
     if other and not weights:
         notes.append(f"captions come from the metadata's column {shown(other[0])}")
     if without:
-        notes.append(f"{without} of {len(choices)} images have no caption and get an empty one")
+        some = of_all(without, len(choices), "images has no caption and gets", "images have no caption and get")
+        notes.append(f"{some} an empty one")
     several = sum(len(each) > 1 for each in choices)
     if several:
         most = max(Counter(map(len, choices)))
         notes.append(
-            f"{several} of {len(choices)} images have several captions, up to {most}: training samples one each time, "
-            "evaluation uses the first"
+            f"{of_all(several, len(choices), 'images has', 'images have')} several captions, up to {most}: training "
+            "samples one each time, evaluation uses the first"
         )
     return tuple(notes)
 

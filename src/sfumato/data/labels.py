@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sfumato.counts import how_many
+from sfumato.counts import how_many, of_all
 from sfumato.data.metadata import Row
 from sfumato.data.metadata_files import folded
 from sfumato.data.textfile import shown
@@ -49,7 +49,8 @@ def labels_of(rows: Sequence[Row], column: str) -> Labels:
         return _from_folders([row.file for row in rows])
     without = sum(value is None for value in values)
     if without:
-        note = f"{without} of {len(rows)} images have no {chosen}, so the set has no labels"
+        some = of_all(without, len(rows), "images has", "images have")
+        note = f"{some} no {chosen}, so the set has no labels"
         return Labels(column=chosen, notes=(note,))
     found = _numbered([value for value in values if value is not None])
     source = () if chosen == column else (f"labels come from the metadata's column {shown(chosen or '')}",)
@@ -143,7 +144,20 @@ def _from_folders(files: Sequence[str]) -> Labels:
     mixed = [name for name in found[1] if name.casefold() in SPLITS]
     if mixed:
         notes += (f"the folder {mixed[0]} is used as a class, like the others beside it",)
+    notes += _inside(folders)
     return Labels(*found, notes=(*notes, *_notes(*found)))
+
+
+def _inside(folders: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """A note where classes have folders inside, which are not told apart."""
+    below: dict[str, set[str]] = {}
+    for folder in folders:
+        below.setdefault(folder[0], set()).update(folder[1:2])
+    several = [(name, min(inner)) for name, inner in below.items() if len(inner) > 1]
+    if not several:
+        return ()
+    first = shown("/".join(several[0]))
+    return (f"the classes are the outer folders: those inside, such as {first}, are not told apart",)
 
 
 def _why_none(folders: Sequence[Sequence[str]], loose: Sequence[str]) -> tuple[str, ...]:
@@ -151,8 +165,8 @@ def _why_none(folders: Sequence[Sequence[str]], loose: Sequence[str]) -> tuple[s
     firsts = {folder[0] for folder in folders if folder}
     if loose and len(firsts) > 1:
         return (
-            f"{len(loose)} of {len(folders)} images are in no sub-folder, such as {shown(loose[0])}, so the folders "
-            "are no classes",
+            f"{of_all(len(loose), len(folders), 'images is', 'images are')} in no sub-folder, such as "
+            f"{shown(loose[0])}, so the folders are no classes",
         )
     below = {folder[1] for folder in folders if len(folder) > 1}
     if not loose and len(below) > 1 and all(len(folder) > 1 for folder in folders):
@@ -186,8 +200,8 @@ def _notes(numbers: Sequence[int], classes: Sequence[str]) -> tuple[str, ...]:
         )
     single = [name for name, count in counts.items() if count == 1]
     if 0 < len(single) <= len(classes) / 2:
-        verb = "has" if len(single) == 1 else "have"
-        notes.append(f"{len(single)} of {len(classes)} classes {verb} a single image, such as {shown(single[0])}")
+        some = of_all(len(single), len(classes), "classes has", "classes have")
+        notes.append(f"{some} a single image, such as {shown(single[0])}")
     for group in near_twins(classes)[:3]:
         notes.append(f"the classes {' and '.join(map(shown, group))} differ only in spelling: are they one?")
     return tuple(notes)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
+from sfumato.counts import how_many
 from sfumato.data.captions import ENDINGS as CAPTIONS
 from sfumato.data.opening import is_image, why_not
 from sfumato.data.textfile import shown
@@ -53,4 +54,4 @@ def left_out_note(left_out: Sequence[tuple[str, str]]) -> str | None:
         for (ending, reason), names in list(groups.items())[:_GROUPS]
     )
     listed += "; …" if len(groups) > _GROUPS else ""
-    return f"{len(left_out)} other files are not read: {listed}"
+    return f"{how_many(len(left_out), 'other file is', 'other files are')} not read: {listed}"

@@ -15,6 +15,8 @@ from sfumato.errors import UserError
 
 CONFIGURATION = "config.yaml"
 _EXAMPLES = 3
+_NOT_REGULAR = ", not a regular file"
+"""How the reason of a pipe, a device or a closed folder ends."""
 _SYSTEM = frozenset(
     {"__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"}
 )
@@ -145,8 +147,13 @@ def _images_in(places: Sequence[Path]) -> int:
 def left_out(found: Listing) -> list[tuple[str, str]]:
     """(path, reason) of images that cannot be read, and of files that are not regular."""
     foreign = [(name, reason) for name in found.files if (reason := why_not(name)) is not None]
-    special = [(name, f"it is {what}, not a regular file") for name, what in found.special]
+    special = [(name, f"it is {what}{_NOT_REGULAR}") for name, what in found.special]
     return sorted([*foreign, *special])
+
+
+def in_a_note(name: str, reason: str) -> bool:
+    """Whether a sentence of `notes_of` is about a file that cannot be read for this reason."""
+    return why_not(name) is not None or reason.endswith(_NOT_REGULAR)
 
 
 def notes_of(found: Listing) -> list[str]:

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sfumato.counts import how_many, none_of
+from sfumato.counts import how_many, none_of, of_all
 from sfumato.data.buckets import Size, nearest
 from sfumato.data.captions import Captions, Choices, captions_of
 from sfumato.data.dataset import Blocks, Progress, UnreadableImage
@@ -24,6 +24,8 @@ from sfumato.data.metadata import Metadata, Row, columns_of, disagreements, merg
 from sfumato.data.opening import is_image
 from sfumato.data.published import annotation_files, only_listed, renamed, with_captions
 from sfumato.data.reading import ImageHeader, read_header
+from sfumato.data.remarks import sentences_of
+from sfumato.data.textfile import shown
 from sfumato.data.transforms import LONGEST
 from sfumato.errors import UserError
 
@@ -113,7 +115,7 @@ def scan_folder(config: FolderConfig, progress: Progress | None = None) -> Scan:
     if unlisted:
         one, several = (f"{each} not listed in the metadata and" for each in ("image is", "images are"))
         notes.append(how_many(len(unlisted), f"{one} was left out", f"{several} were left out"))
-    notes += [f"{beyond} of {beyond + len(rows)} images {NOT_USED}"] if beyond else []
+    notes += [f"{beyond:,} of {beyond + len(rows):,} images {NOT_USED}"] if beyond else []
     notes += [*known.notes, *notes_of(own)]
     about = described(config, root, rows, headers, found)
     left_out = texts_left_out(
@@ -172,7 +174,8 @@ def described(
     if small:
         H, W = config.height_width
         frame = f"{H}x{W}" if config.buckets is None else "their bucket"
-        notes.append(f"{small} of {len(rows)} images are smaller than {frame} and are enlarged")
+        some = of_all(small, len(rows), "images is", "images are")
+        notes.append(f"{some} smaller than {frame} and {'is' if small == 1 else 'are'} enlarged")
     labels = labels_of(named or rows, config.label_column)
     if config.label_names is not None:
         labels = renamed(labels, root / config.label_names, config.encoding)
@@ -254,16 +257,13 @@ def at_most(rows: list[Row], most: int | None) -> tuple[list[Row], int]:
 
 def remarks(headers: Mapping[str, ImageHeader], config: ImagesConfig) -> list[str]:
     """Sentences on how images are changed before training: one for each kind, with an example."""
-    found: dict[str, list[str]] = {}
-    for name, seen in headers.items():
-        if seen.remark:
-            found.setdefault(seen.remark, []).append(name)
-    notes = [f"{_count(names)}: {remark}; the first is {names[0]}" for remark, names in found.items()]
+    notes = sentences_of({name: seen.remark for name, seen in headers.items() if seen.remark})
     made = [name for name, seen in headers.items() if seen.generated]
     if made and len(made) < len(headers):
+        some = how_many(len(made), "image was", "images were")
         notes.append(
-            f"{_count(made)} made by sfumato itself, trained on like the others: the first is {made[0]}; "
-            "name their folders in data.leave_out if that is not intended"
+            f"{some} made by sfumato itself, such as {shown(made[0])}, and used like the others: if that is not "
+            "intended, name the folder in data.leave_out"
         )
     frames = frames_of(list(headers.values()), config)
     long = [
@@ -272,7 +272,8 @@ def remarks(headers: Mapping[str, ImageHeader], config: ImagesConfig) -> list[st
         if max(seen.upright[1] / seen.upright[0] * H / W, W / H * seen.upright[0] / seen.upright[1]) > LONGEST
     ]
     if long and config.resize == "crop":
-        notes.append(f"{_count(long)} longer than {LONGEST} frames, only the middle is used: the first is {long[0]}")
+        some = how_many(len(long), "image is", "images are")
+        notes.append(f"{some} longer than {LONGEST} frames and cut to the middle, such as {shown(long[0])}")
     return notes
 
 
@@ -289,10 +290,6 @@ def rooms(headers: Sequence[ImageHeader], config: ImagesConfig) -> list[float]:
     frames = frames_of(headers, config)
     sides = (zip(seen.upright, frame, strict=True) for seen, frame in zip(headers, frames, strict=True))
     return [min(own / framed for own, framed in each) for each in sides]
-
-
-def _count(names: Sequence[str]) -> str:
-    return how_many(len(names), "image")
 
 
 def _read_headers(

@@ -18,6 +18,7 @@ from sfumato.data.dataset import Progress, UnreadableImage
 from sfumato.data.duplicates import difference_hash, groups_of, near_pairs
 from sfumato.data.image_dataset import ImageDataset
 from sfumato.data.labels import classes_note
+from sfumato.data.listing import in_a_note
 from sfumato.data.prefetch import Prefetch
 from sfumato.data.scan import frames_of, rooms
 from sfumato.data.textfile import shown
@@ -108,6 +109,10 @@ class Survey:
 
     def warnings(self) -> list[str]:
         """Sentences, those of the scan first, without the list of classes."""
+        return [*self.file_warnings(), *self.pixel_warnings()]
+
+    def file_warnings(self) -> list[str]:
+        """Those of `warnings` that no pixels are needed for."""
         warnings = [note for note in self.dataset.notes if note != classes_note(self.dataset.label_counts() or {})]
         missing = self.dataset.scan.missing
         if missing:
@@ -116,8 +121,9 @@ class Survey:
         unread = self.dataset.scan.unread_columns
         if unread:
             warnings.append(f"columns of the metadata that are not used: {', '.join(map(shown, unread[:12]))}")
-        warnings += _counted("cannot be read", "cannot be read", [name for name, _ in self.unreadable])
-        return [*warnings, *self.pixel_warnings()]
+        damaged = [(name, why) for name, why in self.unreadable if not in_a_note(name, why)]
+        found = _counted("cannot be read", "cannot be read", [name for name, _ in damaged])
+        return [*warnings, *(f"{sentence}: {damaged[0][1]}" for sentence in found)]
 
     def pixel_warnings(self) -> list[str]:
         """Sentences on what only the pixels show: duplicates, and images of doubtful use."""
