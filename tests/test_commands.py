@@ -61,7 +61,6 @@ COMMANDS += [
     "ema",
     "distill-decoder",
     "replace-decoder",
-    "quantize",
 ]
 
 

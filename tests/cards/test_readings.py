@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from runs import Images, first_run
-from sfumato.cards.readings import READINGS, logged_readings
+from sfumato.cards.readings import READINGS, logged_readings, position
 from sfumato.cli.train import latent_sentences
 from sfumato.plain_json import to_json
 from sfumato.training.autoencoder import build_stage1
@@ -17,6 +17,13 @@ def test_a_sentence_for_each_number_of_the_latent() -> None:
     assert first == f"VIV 0.812, usual {READINGS['VIV'].usual}. {READINGS['VIV'].says}"
     assert [each.split()[0] for each in others] == ["effective-rank", "spectral-energy-0.25"]
     assert logged_readings({"psnr": 20.0}) == []
+
+
+def test_a_value_outside_the_usual_ones_is_named() -> None:
+    usual = READINGS["VIV"].usual
+    assert [position(value, usual) for value in (0.2, 0.4, 1.1, 1.22)] == ["below", "", "", "above"]
+    assert position(9.0, READINGS["VIV-within-classes"].usual) == ""
+    assert {position(1e9, reading.usual) for name, reading in READINGS.items() if "within" not in name} == {"above"}
 
 
 def test_a_preview_measures_the_latent(tmp_path: Path) -> None:

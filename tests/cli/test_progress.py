@@ -3,7 +3,7 @@
 import pytest
 
 from sfumato.cli import progress
-from sfumato.cli.progress import Lines
+from sfumato.cli.progress import Lines, bars, each_sentence_once
 
 
 def test_the_time_left_is_of_the_rate_since_the_first_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,3 +15,16 @@ def test_the_time_left_is_of_the_rate_since_the_first_report(monkeypatch: pytest
         now[0] = seconds
         lines.update(done, 201)
     assert said == ["scanning: 1 of 201", "scanning: 101 of 201, 20.0 s left"]
+
+
+def test_within_a_command_of_several_passes_a_sentence_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def two_passes() -> list[str]:
+        for _ in range(2):
+            with bars() as (say, _):
+                say("2 images are alike")
+        return capsys.readouterr().err.splitlines()
+
+    assert two_passes() == ["2 images are alike"] * 2
+    with each_sentence_once():
+        assert two_passes() == ["2 images are alike"]
+    assert two_passes() == ["2 images are alike"] * 2

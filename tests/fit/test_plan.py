@@ -14,6 +14,7 @@ from sfumato.fit.lines import plan_lines
 from sfumato.fit.measure import first_operations, measured_plan, second_operations
 from sfumato.fit.networks import SECOND
 from sfumato.fit.plan import LEAST_STEPS, FitPlan, make_plan, sizes_for
+from sfumato.fit.quality import quality
 from sfumato.training.data import check_step
 
 HOUR = 3600.0
@@ -62,7 +63,7 @@ def test_forty_photographs_get_small_networks_mirrored_images_and_a_warning() ->
     assert plan.mirrored
     assert (plan.first.network, plan.second.network) == ("small", "small")
     assert 2 <= plan.held_out <= 8
-    assert any("memorised" in warning for warning in plan.warnings)
+    assert any("training images are few" in warning for warning in plan.warnings)
     assert autoencoder_run(plan, Path("x")).data.model_dump()["flip"]
     assert diffusion_run(plan, Path("x")).mirrored
     assert plan.total < 0.8 * HOUR  # a longer training only memorises
@@ -100,6 +101,25 @@ def test_the_conditioner_is_what_the_folder_has(data: DataFacts, kind: str) -> N
     assert plan.conditioner == config.conditioner.kind == kind
     assert (config.conditions.map is not None) == (kind == "semantic")
     assert (config.conditions.boxes is not None) == (kind == "layout")
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (DataFacts(50, 64, captioned=10, captions=10), "captions, which 10 of 50 images have (too few)."),
+        (DataFacts(50, 64, captioned=1, captions=1), "captions, which 1 of 50 images has (all are the same)."),
+        (DataFacts(50, 64, captioned=50, captions=1), "captions, which 50 of 50 images have (all are the same)."),
+        (DataFacts(50, 64, captioned=50, captions=9, classes={"a": 20, "b": 30}), "2 classes, the sub-folders or"),
+        (DataFacts(50, 64, captioned=50, captions=9, boxes=True), "captions, which 50 of 50 images have."),
+    ],
+)
+def test_captions_and_classes_that_are_not_used_are_named(data: DataFacts, sentence: str) -> None:
+    assert f"Not used as a condition: {sentence}" in " ".join(make_plan(data, machine(), 1200.0).reasons)
+
+
+def test_what_is_used_is_not_called_unused() -> None:
+    for data in (EMOJI, PHOTOS, DataFacts(50, 64, classes={"a": 20, "b": 30})):
+        assert "Not used" not in " ".join(make_plan(data, machine(), 1200.0).reasons)
 
 
 @pytest.mark.parametrize("seconds", [600.0, HOUR])
@@ -178,6 +198,50 @@ def test_lengths_that_were_set_are_those_that_the_plan_speaks_of() -> None:
     assert "blurred" in shorter.quality
     assert "blurred" not in plan.quality
     assert with_settings(plan, Path("x"), ["train.seed=1"]) == plan
+
+
+def test_minutes_that_were_set_are_those_that_the_plan_speaks_of() -> None:
+    plan = make_plan(EMOJI, machine(), HOUR)
+    set_to = with_settings(plan, Path("x"), ["diffusion.train.minutes=6"])
+    assert set_to.second.seconds == pytest.approx(360, rel=0.01)
+    assert set_to.first == plan.first
+    few = with_settings(plan, Path("x"), ["diffusion.train.minutes=6", "diffusion.train.step_limits=[1,7]"])
+    assert few.second.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("stage_1", "stage_2", "distinct", "files", "expected"),
+    [
+        # docs/fit.md: forty photographs, 21.4 dB, "blurred mixtures of the four photographs, none of them a copy yet"
+        (1_032, 6_400, 72, 36, "samples are blurred mixtures of the 36 training images, hardly copies yet"),
+        # docs/fit.md: forty emoji, three minutes, 21.9 % of the samples are copies; as many passes as a plan has
+        (8_000, 108_000, 72, 36, "samples are near copies of the 36 training images, and mixtures of them"),
+        # docs/results/emoji.md: "recognisable flags, and coloured mosaics for everything else"
+        (28_800, 27_400, 7_382, 7_382, "samples show simple shapes and the most frequent objects"),
+        # docs/results/emoji.md: 15 of 24 common prompts are recognised without being told
+        (36_088, 137_792, 7_382, 7_382, "common objects are recognisable, rare ones are not"),
+        # docs/results/emoji.md: "most prompts for known concepts succeed"
+        (84_224, 1_069_000, 7_400, 7_400, "most objects are recognisable"),
+        # not recorded: a time too short to see even few images often, and one that is long for their number
+        (1_500, 6_000, 720, 360, "samples show typical colours and where things are, hardly an object, blurred"),
+        (90_000, 900_000, 4_000, 4_000, "recognisable; some may be copies, as each image is seen 225 times"),
+    ],
+)
+def test_what_to_expect_is_what_recorded_runs_gave(
+    stage_1: int, stage_2: int, distinct: int, files: int, expected: str
+) -> None:
+    assert expected in quality(stage_1, stage_2, distinct, files, "none")
+
+
+def test_of_few_images_the_plan_says_what_helps() -> None:
+    for count, advised in ((10, True), (40, True), (400, True), (4_000, False), (40_000, False)):
+        for minutes in (5, 60):
+            plan = make_plan(replace(PHOTOS, images=count), machine(), 60.0 * minutes)
+            training = count - plan.held_out
+            text = " ".join(plan.warnings)
+            assert (f"{training} training images are few" in text) == advised
+            assert ("New images lose more" in " ".join(plan.reasons)) == advised
+            assert plan.quality.count(".") <= 2
 
 
 def test_settings_go_to_the_stages_that_have_their_section() -> None:

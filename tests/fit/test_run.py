@@ -25,6 +25,7 @@ from sfumato.fit.measure import StepTimer, first_operations, second_operations
 from sfumato.fit.phases import Phases
 from sfumato.fit.plan import FitPlan
 from sfumato.report.fit_result import KernelScore
+from sfumato.report.format import duration
 from sfumato.training.run import RunFolder
 from sfumato.training.state import TrainState
 
@@ -124,6 +125,26 @@ def test_a_fit_ends_in_a_page_with_samples_beside_captions(finished: Path) -> No
     assert f"sfumato sample {finished}/diffusion" in page
     assert all(sentence.split(".")[0] in page for sentence in numbers["learnt"][:1])
     assert page.count("<polyline") >= 2
+
+
+def test_the_plan_of_the_page_is_what_was_trained(finished: Path, captioned: Path, command: Command) -> None:
+    numbers = json.loads((finished / "report.json").read_text())
+    plan = "\n".join(numbers["plan"])
+    assert plan.count("4 steps of 4: 16 images") == 2
+    assert f"in all       {duration(numbers['seconds'])} of 5 min 00 s" in plan
+    again = command(*fit(captioned, finished, *TEXT))
+    assert plan in again.out
+
+
+def test_a_resumed_fit_shows_the_steps_that_stage_2_was_given(
+    captioned: Path, finished: Path, command: Command, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "out", ignore=shutil.ignore_patterns("report.*"))
+    (tmp_path / "out" / "steps.json").write_text('{"diffusion": 3}')
+    shown = command(*fit(captioned, tmp_path / "out", *TEXT), "--dry-run")
+    assert shown.code == 0, shown.err
+    assert "3 steps of 4: 12 images" in shown.out
+    assert "Stage 2 sees 12 latents" in shown.out
 
 
 def test_the_commands_of_the_page_can_all_be_typed(finished: Path) -> None:
@@ -257,7 +278,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(captioned: Path, command: 
     done = command("fit", captioned, "--dry-run", "--hours", "1", "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert "condition    captions" in done.out
-    assert "memorised" in done.out
+    assert "10 training images are few" in done.out
     assert not (tmp_path / "out").exists()
 
 

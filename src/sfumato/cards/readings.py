@@ -1,5 +1,6 @@
 """What each number about a latent says of stage 2, in a sentence with the values that occur."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -42,6 +43,15 @@ READINGS = {
         "Information per latent number. Near 0 the latent carries none: lower loss.kl_weight.", "3 to 17"
     ),
 }
+
+
+def position(value: float, usual: str) -> str:
+    """Where a value is: "below" or "above" the range at the beginning of `usual`, "" within it or without one."""
+    found = re.match(r"([\d.]+) to ([\d.]+)", usual)
+    if found is None:
+        return ""
+    low, high = map(float, found.groups())
+    return "below" if value < low else "above" if value > high else ""
 
 
 def readings(names: Iterable[str]) -> list[tuple[str, Reading]]:

@@ -17,10 +17,10 @@ from sfumato.errors import UserError
 from sfumato.fit.configs import autoencoder_run, data_settings, diffusion_run, with_settings
 from sfumato.fit.describe import describe, reading_seconds
 from sfumato.fit.folder import CACHE, Fit, check_same, digest_of, stored_fit
-from sfumato.fit.lines import plan_lines
 from sfumato.fit.measure import StepTimer, machine_facts, measured_plan
 from sfumato.fit.plan import SIZES
 from sfumato.fit.threads import fix_threads, one_is_faster, with_threads
+from sfumato.fit.trained import shown_lines
 from sfumato.outputs import out_is_free
 from sfumato.training.launch import launched
 from sfumato.training.workers import Workers, available_cores, use_all_cores
@@ -42,7 +42,7 @@ def show_plan(flags: FitFlags) -> tuple[Fit, bool]:
     if known is not None and flags.out is not None:
         check_same(flags.out, known, flags.folder, flags.seconds, settings)
     fit = known or _new_fit(flags, settings)
-    typer.echo("\n".join(plan_lines(fit.plan)))
+    typer.echo("\n".join(shown_lines(fit.plan, None if known is None else flags.out)))
     if files is not None:
         _write(files, fit, flags.folder)
     return fit, known is not None
@@ -66,7 +66,7 @@ def _new_fit(flags: FitFlags, settings: tuple[str, ...]) -> Fit:
     workers = Workers("cpu" if flags.device == "cpu" else None)
     with bars() as (say, progress):
         found, facts = describe(config, progress("scanning"), None if flags.out is None else flags.out / CACHE)
-        for note in found.dataset.notes:
+        for note in dict.fromkeys((*found.dataset.notes, *found.file_warnings())):
             say(note)
         say(f"{how_many(facts.total, 'image')} in {flags.folder}; measuring this machine")
         machine = with_threads(machine_facts(workers, reading_seconds(found.dataset)))

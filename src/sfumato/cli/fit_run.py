@@ -10,19 +10,20 @@ from sfumato import __version__
 from sfumato.checkpoint import write_text
 from sfumato.cli.fit_flags import FitFlags
 from sfumato.cli.fit_plan import show_plan
-from sfumato.cli.progress import bars, tell
+from sfumato.cli.progress import bars, each_sentence_once, tell
 from sfumato.cli.two_stages import ENCODING, FIRST, SECOND, choose_device, one_bar, second_parts, train_both, training
 from sfumato.engine.precision import autocast
 from sfumato.fit.commands import commands
 from sfumato.fit.configs import autoencoder_run, diffusion_run, settings_by_stage
 from sfumato.fit.evaluate import Evaluation, evaluate
-from sfumato.fit.folder import AUTOENCODER, CACHE, DIFFUSION, NUMBERS, PAGE, Fit, store
+from sfumato.fit.folder import AUTOENCODER, CACHE, DIFFUSION, NUMBERS, PAGE, STEPS, Fit, store
 from sfumato.fit.learnt import sentences
 from sfumato.fit.lines import plan_lines
 from sfumato.fit.measure import StepTimer
 from sfumato.fit.pace import refitted, with_steps
 from sfumato.fit.phases import Phases
 from sfumato.fit.plan import EPOCHS, SETUP, SUSTAINED
+from sfumato.fit.trained import as_trained
 from sfumato.model import LatentDiffusion
 from sfumato.outputs import written
 from sfumato.plain_json import numbers_in, to_json
@@ -37,8 +38,8 @@ from sfumato.training.log import read_lines
 from sfumato.training.threads import starting_with
 from sfumato.training.workers import Workers
 
-STEPS = "steps.json"
 EVALUATING = "evaluating"
+PHASES = (FIRST, ENCODING, SECOND, EVALUATING)
 
 
 def run_fit(flags: FitFlags) -> None:
@@ -46,6 +47,11 @@ def run_fit(flags: FitFlags) -> None:
 
     Raises UserError where the folder holds another fit, typer.Exit after an interruption.
     """
+    with each_sentence_once():
+        _run_fit(flags)
+
+
+def _run_fit(flags: FitFlags) -> None:
     place = choose_device(flags.device)
     fit, resumed = show_plan(flags)
     out = flags.out
@@ -66,7 +72,7 @@ def _run(fit: Fit, folder: Path, out: Path, place: torch.device) -> None:
     reading = plan.preparing - SETUP  # the decoded images are cached when stage 1 begins
     times = [(FIRST, reading + plan.first.seconds), (ENCODING, plan.encoding), (SECOND, plan.second.seconds)]
     with one_bar("fit", [*times, (EVALUATING, plan.page)]) as overall:
-        phases = Phases(out / "phases.json", len(times) + 1, tell, overall)
+        phases = Phases(out / "phases.json", len(PHASES), tell, overall)
         first_config = autoencoder_run(plan, folder, fit.settings)
         planned = diffusion_run(plan, folder, fit.settings)
 
@@ -135,6 +141,7 @@ def _collect(
     """All numbers in one place."""
     seconds = phases.with_trainings((FIRST, SECOND), trainings)
     log = read_lines(out / DIFFUSION / "log.jsonl")
+    trained = as_trained(fit.plan, trainings, [seconds[name] for name in PHASES])
     return FitResult(
         version=__version__,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -155,8 +162,8 @@ def _collect(
         agreement=found.agreement,
         variety=found.variety,
         kernel=found.kernel,
-        learnt=sentences(fit.plan, found, log),
-        plan=tuple(line for line in plan_lines(fit.plan)),
+        learnt=sentences(trained, found, log),
+        plan=tuple(plan_lines(trained)),
         latent=found.latent,
     )
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 import typer
@@ -54,6 +55,28 @@ def tell(message: str) -> None:
     typer.echo(message, err=True)
 
 
+_SAID: ContextVar[set[str] | None] = ContextVar("said", default=None)
+
+
+@contextmanager
+def each_sentence_once() -> Iterator[None]:
+    """Within the block `say` of `bars` prints no sentence twice: several passes over one folder find the same."""
+    token = _SAID.set(set())
+    try:
+        yield
+    finally:
+        _SAID.reset(token)
+
+
+def _is_new(message: str) -> bool:
+    said = _SAID.get()
+    if said is None:
+        return True
+    known = message in said
+    said.add(message)
+    return not known
+
+
 @contextmanager
 def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[[str], Report]]]:
     """Yields `say(message)` and `progress(title)`; the latter gives a callable of (done, total) that draws a bar.
@@ -62,19 +85,24 @@ def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[
     """
     overall = current() if active else None
     if overall is not None:
-        yield overall.say, lambda title: _noted(overall, title)
+        say_above = overall.say
+        yield lambda message: say_above(message) if _is_new(message) else None, lambda title: _noted(overall, title)
         return
     console = Console(stderr=True, quiet=not active)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
 
-        def say(message: str) -> None:
+        def line(message: str) -> None:
             console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+        def say(message: str) -> None:
+            if _is_new(message):
+                line(message)
 
         def progress(title: str) -> Report:
             task: TaskID | None = None
             t_shown = 0.0
-            lines = Lines(title, say)
+            lines = Lines(title, line)
 
             def report(done: int, total: int) -> None:
                 nonlocal task, t_shown

@@ -125,7 +125,13 @@ def with_settings(plan: FitPlan, folder: Path, overrides: Sequence[str]) -> FitP
 
 
 def _as_set(stage: StagePlan, train: AutoencoderTraining | DiffusionTraining) -> StagePlan:
-    return replace(stage, steps=train.steps, batch=train.batch, accumulate=train.accumulate)
+    """The stage with the batch of a training and its steps: of one of minutes, as many as are likely to fit."""
+    changed = replace(stage, steps=train.steps, batch=train.batch, accumulate=train.accumulate)
+    if train.minutes is None:
+        return changed
+    fitting = int(60 * train.minutes / (stage.image_seconds * train.batch * train.accumulate))
+    fewest, most = train.step_limits or (1, fitting)
+    return replace(changed, steps=max(fewest, min(most, fitting)))
 
 
 def _data(plan: FitPlan, folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sfumato.outputs import check_folder
 from sfumato.training.run import same_place
 
 PLAN = "plan.json"
+STEPS = "steps.json"
 PAGE, NUMBERS = "report.html", "report.json"
 AUTOENCODER, DIFFUSION, CACHE = "autoencoder", "diffusion", "cache"
 

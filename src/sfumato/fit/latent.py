@@ -1,7 +1,7 @@
 """The latent of a fitted model: the numbers that say how easy it was to learn for stage 2."""
 
 from sfumato.cards.first_stage import measure_autoencoder
-from sfumato.cards.readings import readings
+from sfumato.cards.readings import position, readings
 from sfumato.data.dataset import Dataset
 from sfumato.fit.plan import FitPlan
 from sfumato.model import LatentDiffusion
@@ -23,6 +23,7 @@ def latent_numbers(model: LatentDiffusion, images: Dataset, plan: FitPlan) -> tu
     affordable = int(SHARE * plan.seconds / (PASSES * max(plan.first.image_seconds, 1e-6)))
     found = measure_autoencoder(model, images, min(max(FEWEST, min(MOST, affordable)), len(images)))
     return tuple(
-        LatentNumber(name, found.metrics[name].value, reading.usual, reading.says, found.count)
+        LatentNumber(name, value, reading.usual, reading.says, found.count, position(value, reading.usual))
         for name, reading in readings(found.metrics)
+        for value in (found.metrics[name].value,)
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from sfumato.fit.evaluate import Evaluation
 from sfumato.fit.plan import FitPlan
+from sfumato.fit.quality import FEW
 from sfumato.report.fit_result import KernelScore
 from sfumato.report.format import percent
 
@@ -27,7 +28,7 @@ def sentences(plan: FitPlan, found: Evaluation, log: Sequence[Mapping[str, Any]]
             _variety(found.variety),
             _kernel(found.kernel),
             _memorisation(plan, found),
-            _falling(log),
+            _falling(plan, log),
         )
         if text
     )
@@ -35,12 +36,14 @@ def sentences(plan: FitPlan, found: Evaluation, log: Sequence[Mapping[str, Any]]
 
 def _reconstruction(plan: FitPlan, psnr: float) -> str:
     where = "training images, as none are held out" if plan.held_out == 0 else "held-out images"
+    few = plan.held_out > 0 and plan.trained < FEW
+    lost = "much is lost, of training images less" if few else "much is lost: samples cannot be sharp"
     judged = (
         "details are kept"
         if psnr >= SHARP
         else "shapes and colours are kept, fine details are smeared"
         if psnr >= FAIR
-        else "much is lost: samples cannot be sharp"
+        else lost
     )
     return f"Stage 1 reconstructs {where} at {psnr:.1f} dB: {judged}."
 
@@ -88,11 +91,11 @@ def _memorisation(plan: FitPlan, found: Evaluation) -> str:
         return "No sample is a copy of a training image (f_mem 0 %)."
     if share < COPIES:
         return f"Hardly any sample is a copy of a training image (f_mem {percent(share)})."
-    few = " So few images are memorised whatever the training; more images help." if plan.trained < 1_000 else ""
+    few = " So few images are memorised whatever the training; more images help." if plan.trained < FEW else ""
     return f"{percent(share)} of the samples are copies of training images (f_mem).{few}"
 
 
-def _falling(log: Sequence[Mapping[str, Any]]) -> str:
+def _falling(plan: FitPlan, log: Sequence[Mapping[str, Any]]) -> str:
     values = [float(line["loss_smoothed"]) for line in log if isinstance(line.get("loss_smoothed"), int | float)]
     if len(values) < 10:
         return ""
@@ -100,5 +103,6 @@ def _falling(log: Sequence[Mapping[str, Any]]) -> str:
     third = max(1, len(tail) // 3)
     fallen = sum(tail[:third]) / third - sum(tail[-third:]) / third
     if fallen > FALLING:
-        return "The loss of stage 2 was still falling at the end: a longer training gives better samples."
+        longer = "makes samples sharper, and copies" if plan.trained < FEW else "gives better samples"
+        return f"The loss of stage 2 was still falling at the end: a longer training {longer}."
     return "The loss of stage 2 hardly fell at the end: a larger network or more images help more than more time."

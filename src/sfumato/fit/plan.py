@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sfumato.counts import how_many
 from sfumato.errors import UserError
+from sfumato.fit.condition import conditioner_of, unused, why_conditioned
 from sfumato.fit.facts import ConditionerKind, DataFacts, MachineFacts
 from sfumato.fit.networks import FIRST, SECOND, FirstNetwork, SecondNetwork
-from sfumato.fit.quality import first_sentences, quality, second_sentences
+from sfumato.fit.quality import advice_for_few, first_sentence, quality, second_sentence
 
 SIZES = (16, 32, 64, 128, 256)
 """Sides of training images; a folder's images are enlarged by a third at most."""
@@ -199,17 +199,6 @@ def sizes_for(side: int) -> list[int]:
     return possible[1:] or possible
 
 
-def conditioner_of(data: DataFacts) -> ConditionerKind:
-    """What a model of this folder is conditioned on: maps, boxes, captions, classes, in this order."""
-    if data.maps:
-        return "semantic"
-    if data.boxes:
-        return "layout"
-    if 2 * data.captioned >= data.images and data.captions > 1:
-        return "text"
-    return "class" if len(data.classes) > 1 else "none"
-
-
 # ---- sizes and times
 
 
@@ -389,10 +378,18 @@ def _check_time(plan: FitPlan) -> None:
 
 def _explained(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> FitPlan:
     """The plan with its sentences."""
-    reasons = [_why_size(plan, sizes, too_large), *first_sentences(plan.first.images, plan.size, plan.factor)]
-    reasons += [_why_conditioner(plan), *second_sentences(plan.second.images, plan.trained)]
+    data = plan.data
+    reasons = [
+        _why_size(plan, sizes, too_large),
+        _of_first(plan),
+        why_conditioned(data, plan.conditioner),
+        _of_second(plan),
+    ]
+    reasons += unused(data, plan.conditioner)
     if plan.mirrored:
-        reasons.append("Mirrored images are trained on as well: the folder is small, and nothing speaks of sides.")
+        reasons.append(
+            "Mirrored images are trained on as well: the folder is small, and no caption or class names a side."
+        )
     warnings = []
     if plan.images < plan.data.total:
         warnings.append(
@@ -403,11 +400,8 @@ def _explained(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> Fi
         warnings.append(
             f"With {_count(plan.images, 'image')} none is held out: quality is measured on training images."
         )
-    if plan.trained < 1_000:
-        warnings.append(
-            f"{_count(plan.images - plan.held_out, 'training image')} will be memorised rather than generalised: "
-            "samples are likely to repeat them."
-        )
+    few = advice_for_few(plan.trained, plan.images - plan.held_out)
+    warnings += [] if few is None else [few]
     if len(plan.data.classes) == 1 and plan.conditioner == "none":
         warnings.append(
             f"All images are in one class, {next(iter(plan.data.classes))!r}: the model is trained without classes."
@@ -426,25 +420,31 @@ def _explained(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> Fi
             f"It takes about {_minutes(plan.total)} of the {_minutes(plan.seconds)}: a longer training of so few "
             "images only memorises them."
         )
-    expected = quality(
-        plan.first.images, plan.second.images, plan.trained, plan.images - plan.held_out, plan.conditioner
-    )
-    return replace(plan, quality=expected, reasons=tuple(reasons), warnings=tuple(warnings))
+    return replace(plan, quality=_expected(plan), reasons=tuple(reasons), warnings=tuple(warnings))
 
 
 def retold(plan: FitPlan) -> FitPlan:
     """The plan with other lengths than `make_plan` gave it: what it says of these again."""
-    kept = [reason for reason in plan.reasons if not reason.startswith("Stage ")]
-    stages = first_sentences(plan.first.images, plan.size, plan.factor)
-    stages += second_sentences(plan.second.images, plan.trained)
+    stages = {"Stage 1": _of_first(plan), "Stage 2": _of_second(plan)}
     return replace(
         plan,
-        quality=quality(
-            plan.first.images, plan.second.images, plan.trained, plan.images - plan.held_out, plan.conditioner
-        ),
-        reasons=(*kept, *stages),
+        quality=_expected(plan),
+        reasons=tuple(stages.get(reason[:7], reason) for reason in plan.reasons),
         warnings=tuple(warning for warning in plan.warnings if not warning.startswith("It takes about ")),
     )
+
+
+def _expected(plan: FitPlan) -> str:
+    files = plan.images - plan.held_out
+    return quality(plan.first.images, plan.second.images, plan.trained, files, plan.conditioner)
+
+
+def _of_first(plan: FitPlan) -> str:
+    return first_sentence(plan.first.images, plan.size, plan.factor, plan.trained)
+
+
+def _of_second(plan: FitPlan) -> str:
+    return second_sentence(plan.second.images, plan.trained)
 
 
 def _why_size(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> str:
@@ -455,23 +455,6 @@ def _why_size(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> str
         return f"{text}: the images are not larger." if plan.size < SIZES[-1] else f"{text}."
     reason = "do not fit the memory" if too_large == max(sizes) else "would see too few images in the time"
     return f"{text}: {_next(sizes, plan.size)} pixels {reason}."
-
-
-def _why_conditioner(plan: FitPlan) -> str:
-    data = plan.data
-    match plan.conditioner:
-        case "semantic":
-            return "The model is conditioned on the label maps in maps/."
-        case "layout":
-            return "The model is conditioned on boxes."
-        case "text":
-            return (
-                f"The model is conditioned on captions: {data.captioned:,} images have one, {data.captions:,} differ."
-            )
-        case "class":
-            classes = how_many(len(data.classes), "class", "classes")
-            return f"The model is conditioned on {classes}, the sub-folders or labels of the images."
-    return "The model is not conditioned: the images have neither captions nor several classes."
 
 
 def _next(sizes: Sequence[int], size: int) -> int:

@@ -44,7 +44,7 @@ def render(
         ],
         best=_agreeing(result.agreement.best) if result.agreement else [],
         worst=_agreeing(result.agreement.worst) if result.agreement else [],
-        latent=[[one.name, f"{one.value:.3g}", one.usual, one.says] for one in result.latent],
+        latent=[[one.name, f"{one.value:.3g} {one.position}".strip(), one.usual, one.says] for one in result.latent],
         phases=[[name, duration(seconds)] for name, seconds in result.phases.items()],
         commands=commands,
     )

@@ -60,13 +60,17 @@ class KernelScore:
 
 @dataclass(frozen=True)
 class LatentNumber:
-    """A number about the latent on `images` images: its value, usual values, and what it says of stage 2."""
+    """A number about the latent on `images` images: its value, usual values, and what it says of stage 2.
+
+    `position`: "below" or "above" the usual values, "" within them.
+    """
 
     name: str
     value: float
     usual: str
     says: str
     images: int
+    position: str = ""
 
 
 @dataclass(frozen=True)
