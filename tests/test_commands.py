@@ -61,6 +61,7 @@ COMMANDS += [
     "ema",
     "distill-decoder",
     "replace-decoder",
+    "quantize",
 ]
 
 

@@ -28,7 +28,7 @@ MODEL = (
     }
     | NETWORKS
     | BASE
-    | {"locks", "plain_json", "foreign", "documents", "versions", "stored_format", "shipped", "hub"}
+    | {"locks", "plain_json", "foreign", "documents", "versions", "stored_format", "stored_precision", "shipped", "hub"}
 )
 
 ALLOWED: dict[str, set[str]] = {
@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "documents": {"errors", "foreign"},
     "nn": {"schema"},
     "autoencoder": {"nn"} | BASE,
-    "autoencoder.tiny_file": {"checkpoint", "config", "versions"} | BASE,
+    "autoencoder.tiny_file": {"checkpoint", "config", "stored_precision", "versions"} | BASE,
     "conditioning": {"nn", "foreign", "documents"} | BASE,
     "diffusion": BASE,
     "baselines": MODEL,
@@ -60,7 +60,8 @@ ALLOWED: dict[str, set[str]] = {
         "autoencoder.perceptual",
         "conditioning.sources",
     },
-    "checkpoint": {"plain_json", "foreign", "state_parts"} | BASE,
+    "checkpoint": {"plain_json", "foreign", "state_parts", "stored_precision"} | BASE,
+    "stored_precision": BASE,
     "state_parts": {"errors", "plain_json"},
     "images": {"checkpoint"},
     "provenance": {"pipeline", "engine", "plain_json", "__version__"},
@@ -83,6 +84,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": NETWORKS | BASE | {"model_config", "autoencoder", "engine", "rng", "config", "__version__"},
     "model": MODEL - {"model_folder"},
     "model_folder": MODEL,
+    "quantization": MODEL,
     "classifier": {
         "foreign",
         "stored_format",

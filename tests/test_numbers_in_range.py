@@ -56,7 +56,7 @@ def images_at(folder: Path, count: int = 4) -> Path:
 
 @pytest.mark.parametrize("number", [NAN, INF])
 @pytest.mark.parametrize(
-    "what", ["reconstruct", "evaluate-autoencoder", "evaluate", "info", "export", "replace-decoder"]
+    "what", ["reconstruct", "evaluate-autoencoder", "evaluate", "info", "export", "replace-decoder", "quantize"]
 )
 def test_weights_that_are_not_finite_are_named(what: str, number: float, tmp_path: Path, command: Command) -> None:
     model = model_at(tmp_path / "model", number, second=what in ("evaluate", "replace-decoder"))
@@ -68,6 +68,7 @@ def test_weights_that_are_not_finite_are_named(what: str, number: float, tmp_pat
         "info": [],
         "export": [out, "--format", "diffusers"],
         "replace-decoder": [model, "--out", out],
+        "quantize": ["--out", out],
     }
     done = command(what, model, *more[what])
     assert done.code == 2, done.out

@@ -86,6 +86,7 @@ REFUSALS: dict[str, tuple[Callable[[Runs, Path], list[Any]], str]] = {
         lambda runs, out: ["replace-decoder", runs.plain, "none", "--out", out],
         "'none' does not exist",
     ),
+    "quantize": (lambda runs, out: ["quantize", "none", "--out", out], "'none' does not exist"),
     "import": (lambda runs, out: ["import", runs.first, out], "first.yaml"),
     "distill-decoder": (lambda runs, out: ["distill-decoder", runs.plain, *NOWHERE, "--out", out], "no-such"),
     "study": (

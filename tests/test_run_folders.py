@@ -68,6 +68,7 @@ WRITERS: dict[str, Callable[[Runs, Path], list[Any]]] = {
     "demo": lambda runs, out: ["demo", "--quick", "--out", out],
     "average": lambda runs, out: ["ema", runs.plain, "--width", 0.1, "--out", out],
     "replace-decoder": lambda runs, out: ["replace-decoder", runs.plain, runs.autoencoder, "--out", out],
+    "quantize": lambda runs, out: ["quantize", runs.plain, "--out", out],
     "import": lambda runs, out: ["import", runs.first, out],
     "distill-decoder": lambda runs, out: ["distill-decoder", out, "--data", "toy", "--steps", 1],
 }  # fmt: skip

@@ -20,6 +20,7 @@ from sfumato import state_parts
 from sfumato.errors import UserError
 from sfumato.foreign import check_regular
 from sfumato.plain_json import to_json
+from sfumato.stored_precision import Bits, check_bits, expanded, reduced
 
 _TORCH_SAVE_FAILED = ("PytorchStreamWriter", "unexpected pos", "enforce fail at inline_container", "cannot be opened")
 """Parts of torch.save's messages for a full or read-only disk: a RuntimeError without an error number."""
@@ -31,6 +32,8 @@ RUN_PARTS = (RUN_MARK, "previews", "model", "snapshots", "best")
 """The folders that a training writes beside its configuration and its log."""
 CHECKSUM = "checksum"
 """The name of a file's checksum among the numbers in its header."""
+STORED_BITS = "stored_bits"
+"""In the header of weights that are stored in fewer bits: 8 or 16."""
 NUMBERS = "numbers"
 _STEP = re.compile(r"step-(\d+)(?:\.safetensors)?$")
 """A state: a file, or a folder of parts that several processes wrote (`state_parts`)."""
@@ -158,18 +161,25 @@ def save_tensors(
     tensors: Mapping[str, Tensor],
     numbers: Mapping[str, Any] | None = None,
     entries: Mapping[str, str] | None = None,
+    bits: Bits | None = None,
 ) -> None:
     """Saves named tensors, and JSON-able numbers and a checksum of both in the file's header, atomically.
 
-    `entries` are further entries of the header, for other programs.
+    `entries` are further entries of the header, for other programs. With `bits` the tensors are weights that are stored
+    in so many bits (`stored_precision`), which `load_tensors` expands to float32. Raises UserError for weights that are
+    not finite.
     """
+    values = dict(numbers or {})
+    if bits is not None:
+        check_finite(tensors, str(path))
+        tensors = reduced(tensors, bits)
+        values[STORED_BITS] = bits
     flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     seen: dict[int, str] = {}
     for name, t in flat.items():  # safetensors refuses tensors that share memory: the later name gets a copy
         if t.numel() and t.data_ptr() in seen:
             flat[name] = t.clone()
         seen[t.data_ptr()] = name
-    values = dict(numbers or {})
     # one entry of the header: the order of several differs from file to file
     text = to_json({**values, CHECKSUM: checksum(flat, values)})
     with replacing(path) as temporary:
@@ -193,9 +203,23 @@ def checksum(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> str:
 
 def stored_checksum(path: Path) -> str | None:
     """The checksum in the header of a file; None if it has none. Raises UserError as `load_tensors` does."""
+    return _header(path)[1]
+
+
+def stored_bits(path: Path) -> Bits | None:
+    """The bits that `save_tensors` was given for a file; None for weights that are stored as they are.
+
+    Raises UserError as `load_tensors` does.
+    """
+    bits: Bits | None = _header(path)[0].get(STORED_BITS)
+    return bits
+
+
+def _header(path: Path) -> tuple[dict[str, Any], str | None]:
+    """The numbers in the header of a file, and the checksum among them."""
     try:
         with safe_open(path, framework="pt") as file:
-            return _numbers(path, file.metadata())[1]
+            return _numbers(path, file.metadata())
     except (SafetensorError, OSError) as error:
         raise UserError(f"{str(path)!r} is not a readable safetensors file ({error})") from None
 
@@ -211,11 +235,13 @@ def _numbers(path: Path, metadata: Mapping[str, str] | None) -> tuple[dict[str, 
     stored = numbers.pop(CHECKSUM, None)
     if not isinstance(stored, str | None):
         raise UserError(f"{str(path)!r} is damaged: the checksum in its header is not a text")
+    if STORED_BITS in numbers:
+        check_bits(numbers[STORED_BITS], repr(str(path)))
     return numbers, stored
 
 
 def load_tensors(path: Path, device: str = "cpu", verify: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and numbers of a file written by `save_tensors`.
+    """The tensors and numbers of a file written by `save_tensors`; weights in fewer bits are expanded to float32.
 
     CPU tensors are read from the file at their first use, and keep it open. `verify` compares all with the checksum,
     if the file has one (older ones do not). Raises UserError on a missing or damaged file.
@@ -234,6 +260,8 @@ def load_tensors(path: Path, device: str = "cpu", verify: bool = False) -> tuple
     numbers, stored = _numbers(path, metadata)
     if verify and stored is not None and checksum(tensors, numbers) != stored:
         raise UserError(f"{str(path)!r} is damaged: its content does not have the checksum {stored}")
+    if numbers.pop(STORED_BITS, None) is not None:
+        tensors = expanded(tensors, repr(str(path)))
     return tensors, numbers
 
 

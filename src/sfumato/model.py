@@ -32,6 +32,7 @@ from sfumato.pipeline.parts import SecondStage as SecondStage
 from sfumato.pipeline.parts import latent_shape
 from sfumato.pipeline.plan import warn_of
 from sfumato.pipeline.request import DEFAULT_MEMORY, DecoderName, SampleRequest
+from sfumato.stored_precision import Bits, check_bits
 from sfumato.versions import CONFIG_FILE as CONFIG_FILE
 from sfumato.versions import replacing_folder
 
@@ -124,18 +125,31 @@ class LatentDiffusion:
                 key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return key.hexdigest()[:12]
 
-    def save(self, folder: Path | str) -> None:
-        """Writes the model folder; an existing one is replaced only once the new one is complete."""
-        folder = Path(folder)
-        with replacing_folder(folder) as fresh:
-            for name, part in self.parts().items():
-                save_tensors(fresh / f"{name}.safetensors", part.state_dict())
-            if self.tiny is not None:
-                self.tiny.save(fresh)
-            tokenizer = stored_tokenizer(self.second.conditioner) if self.second else None
-            if tokenizer is not None:
-                write_text(fresh / TOKENIZER_FILE, tokenizer)
-            write_text(fresh / CONFIG_FILE, to_yaml(self.config))
+    def save(self, folder: Path | str, bits: Bits | None = None) -> None:
+        """Writes the model folder; an existing one is replaced only once the new one is complete.
+
+        bits: 8 or 16 store the weights rounded, in about a quarter or half of the bytes (`sfumato.stored_precision`);
+            what is loaded from the folder has another digest then. None: as they are.
+
+        Raises UserError for other bits, with `bits` also for weights that are not finite, and where the folder cannot
+        be written.
+        """
+        if bits is not None:
+            check_bits(bits, "bits")
+        with replacing_folder(Path(folder)) as fresh:
+            self.write(fresh, bits)
+
+    def write(self, folder: Path, bits: Bits | None = None) -> None:
+        """Writes the files of a model folder into an empty folder; otherwise as `save`."""
+        for name, part in self.parts().items():
+            of_part = None if name == "scaling" else bits  # a few numbers, which scale every latent
+            save_tensors(folder / f"{name}.safetensors", part.state_dict(), bits=of_part)
+        if self.tiny is not None:
+            self.tiny.save(folder, bits)
+        tokenizer = stored_tokenizer(self.second.conditioner) if self.second else None
+        if tokenizer is not None:
+            write_text(folder / TOKENIZER_FILE, tokenizer)
+        write_text(folder / CONFIG_FILE, to_yaml(self.config))
 
     # ---- use
 

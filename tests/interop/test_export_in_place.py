@@ -22,6 +22,7 @@ from sfumato.interop import convert, original_export
 from sfumato.interop.convert import export_model, import_model
 from sfumato.locks import exclusive
 from sfumato.model import LatentDiffusion, ModelConfig, build
+from sfumato.quantization import quantize
 
 TINY = {"channels": 32, "channel_multipliers": [1, 2], "blocks_per_level": 1, "latent_channels": 3}
 UNET = {"channels": 32, "channel_multipliers": [1], "blocks_per_level": 1, "attention_factors": [], "head_channels": 16}
@@ -319,3 +320,17 @@ def test_a_border_that_is_mirrored_is_refused_by_name(format: Any, tmp_path: Pat
     with pytest.raises(UserError, match=r"first stage with padding: reflect cannot be exported.*--format onnx"):
         export_model(tmp_path / "model", tmp_path / "out" / "deep", format)
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("format", ["original", "diffusers"])
+def test_a_model_in_8_bits_is_exported_with_its_expanded_weights(format: Any, tmp_path: Path) -> None:
+    text = {**TEXT, "mask_padding": format == "diffusers", "pooled": False}
+    quantize(model_at(tmp_path / "model", stage(text, denoiser={"attention_factors": [1]})), tmp_path / "eight")
+    export_model(tmp_path / "eight", tmp_path / "out", format)
+    source = tmp_path / "out" / "model.ckpt" if format == "original" else tmp_path / "out"
+    import_model(source, tmp_path / "back")
+    for part in ("autoencoder", "denoiser", "conditioner"):
+        expected, _ = checkpoint.load_tensors(tmp_path / "eight" / f"{part}.safetensors")
+        found, _ = checkpoint.load_tensors(tmp_path / "back" / f"{part}.safetensors")
+        assert checkpoint.stored_bits(tmp_path / "back" / f"{part}.safetensors") is None
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), part

@@ -1,5 +1,6 @@
 """Stable Diffusion's single files, shrunken: CLIP and OpenCLIP through transformers, eps and v prediction."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sfumato.interop.diffusers_export import export_diffusers
 from sfumato.interop.original import import_original
 from sfumato.interop.original_export import export_original
 from sfumato.interop.source import open_checkpoint
+from sfumato.quantization import quantize
 
 transformers = pytest.importorskip("transformers")
 WIDTH, WORDS = 64, 30
@@ -276,3 +278,19 @@ def test_an_export_is_read_back_with_its_text_encoder(version: Any, format: Any,
     ).input_ids
     expected = expected_tokens(version, words, ["a b c"])
     assert relative_error(encoder(input_ids=ids).last_hidden_state, expected) <= 1e-5
+
+
+def test_fewer_bits_leave_the_text_encoder_as_it_is(tmp_path: Path) -> None:
+    save_file(checkpoint(1), tmp_path / "sd.safetensors")
+    words = tokenizer_folder(tmp_path / "words")
+    import_original(tmp_path / "sd.safetensors", tmp_path / "model", tokenizer=str(words))
+    made = quantize(tmp_path / "model", tmp_path / "small")
+    assert made.copied == ("text_encoder", "tokenizer")
+    assert made.left_out == ("original.safetensors",)
+    shutil.rmtree(tmp_path / "model")  # nothing refers to it
+    second = sfumato.load(tmp_path / "small").second
+    assert second is not None
+    assert second.conditioner is not None
+    found = second.conditioner({"text": ["a b c"]}).tokens
+    assert found is not None
+    assert relative_error(found, expected_tokens(1, words, ["a b c"])) <= 1e-5

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import torch
@@ -286,8 +287,13 @@ def same_latents(one: Autoencoder, other: Autoencoder) -> bool:
 
 def autoencoder_digest(autoencoder: Autoencoder) -> str:
     """Twelve hex digits that identify the weights of a first stage."""
+    return weights_digest(autoencoder.state_dict())
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """`autoencoder_digest` of an autoencoder with these weights, under the names of its state dict."""
     key = hashlib.sha256()
-    for name, tensor in sorted(autoencoder.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         key.update(name.encode())
         key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return key.hexdigest()[:12]

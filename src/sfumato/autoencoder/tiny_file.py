@@ -12,12 +12,13 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from sfumato.autoencoder.model import Autoencoder, autoencoder_digest
+from sfumato.autoencoder.model import Autoencoder, autoencoder_digest, weights_digest
 from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
 from sfumato.checkpoint import load_into, load_tensors, save_tensors
 from sfumato.config import parse
 from sfumato.errors import UserError
 from sfumato.schema import Schema
+from sfumato.stored_precision import Bits
 from sfumato.versions import TINY_DECODER_FILE
 
 FILE = TINY_DECODER_FILE
@@ -39,9 +40,17 @@ class DistilledDecoder:
     config: DistilledConfig
     network: TinyDecoder
 
-    def save(self, folder: Path) -> None:
-        """Writes its file into a model folder, replacing an existing one."""
-        save_tensors(folder / FILE, self.network.state_dict(), self.config.model_dump(mode="json"))
+    def save(self, folder: Path, bits: Bits | None = None) -> None:
+        """Writes its file into a model folder, replacing an existing one.
+
+        With `bits` its weights are stored in 8 or 16 bits like those of the autoencoder in that folder, which it then
+        belongs to: rounding has changed its digest.
+        """
+        config = self.config
+        if bits is not None:
+            weights, _ = load_tensors(folder / "autoencoder.safetensors")
+            config = config.model_copy(update={"autoencoder": weights_digest(weights)})
+        save_tensors(folder / FILE, self.network.state_dict(), config.model_dump(mode="json"), bits=bits)
 
 
 def load_distilled(folder: Path, autoencoder: Autoencoder) -> DistilledDecoder | None:

@@ -37,6 +37,7 @@ from sfumato.cli.invert import invert
 from sfumato.cli.layout_to_image import layout_to_image
 from sfumato.cli.outpaint import outpaint
 from sfumato.cli.push import push
+from sfumato.cli.quantize import quantize
 from sfumato.cli.reconstruct import reconstruct
 from sfumato.cli.replace_decoder import replace_decoder
 from sfumato.cli.reproduce import reproduce
@@ -100,6 +101,7 @@ COMMANDS = (
     distill,
     distill_decoder,
     replace_decoder,
+    quantize,
     reconstruct,
     evaluate,
     evaluate_autoencoder,

@@ -60,7 +60,10 @@ def info(flags: InfoFlags) -> None:
     from sfumato.cli.tables import show
     from sfumato.model_folder import find_folder, load
 
-    facts = other_facts(model) or {"path": str(find_folder(model)), **facts_of(load(model))}
+    facts = other_facts(model)
+    if facts is None:
+        folder = find_folder(model)
+        facts = {"path": str(folder), **_storage(folder), **facts_of(load(model))}
     if as_json:
         typer.echo(to_json(facts, indent=2))
     else:
@@ -104,6 +107,16 @@ def facts_of(model: "LatentDiffusion") -> dict[str, Any]:
     facts["trained on"] = config.about
     facts["flops"] = _costs(model)
     return facts
+
+
+def _storage(folder: Path) -> dict[str, Any]:
+    """Bits and bytes of weights that are stored in fewer bits than they are computed in."""
+    from sfumato.checkpoint import stored_bits
+
+    bits = stored_bits(folder / "autoencoder.safetensors")
+    if bits is None:
+        return {}
+    return {"stored": {"bits": bits, "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))}}
 
 
 def _parameters(model: "LatentDiffusion") -> dict[str, int]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.cards.card import CARD_FILE, Card, load_card
+from sfumato.checkpoint import stored_bits
 from sfumato.model import LatentDiffusion
 from sfumato.model_folder import find_folder, load
 from sfumato.shipped import is_shipped, samples, shipped_name
+from sfumato.stored_precision import Bits
 from sfumato.training.log import read_lines
 
 FIT_NUMBERS, DATA = "report.json", "data.json"
@@ -26,6 +28,7 @@ class Facts:
         cards: evaluations.
         images: of the data, where that is known.
         learnt: sentences of a fit.
+        bits: in which the model's folder stores its weights; None: as they are.
     """
 
     model: LatentDiffusion
@@ -35,6 +38,7 @@ class Facts:
     cards: tuple[Card, ...] = ()
     images: int | None = None
     learnt: tuple[str, ...] = ()
+    bits: Bits | None = None
 
     @property
     def about(self) -> dict[str, dict[str, Any]]:
@@ -48,10 +52,10 @@ def gather(path: Path, cards: Sequence[Path] = ()) -> Facts:
     cards: folders of evaluations; a `card` beside the run is found by itself. Raises UserError for what is no model
     and no card.
     """
-    model = load(path)
+    model, folder = load(path), find_folder(path)
+    bits = stored_bits(folder / "autoencoder.safetensors")
     if is_shipped(path):
-        return Facts(model, samples=samples(shipped_name(path)), cards=tuple(map(load_card, cards)))
-    folder = find_folder(path)
+        return Facts(model, samples=samples(shipped_name(path)), cards=tuple(map(load_card, cards)), bits=bits)
     run = folder.parent if folder.name == "model" else folder
     first = run.parent / "autoencoder"
     found = [*cards, *(one for one in (run / "card", run.parent / "card") if (one / CARD_FILE).is_file())]
@@ -67,6 +71,7 @@ def gather(path: Path, cards: Sequence[Path] = ()) -> Facts:
         tuple(map(load_card, unique)),
         images if type(images) is int else None,
         tuple(one for one in learnt if isinstance(one, str)) if isinstance(learnt, list) else (),
+        bits,
     )
 
 

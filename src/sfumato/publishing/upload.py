@@ -27,7 +27,7 @@ def write_repository(facts: Facts, words: Words, folder: Path) -> None:
     machine.
     """
     _check_is_whole(facts.model)
-    published(facts.model).save(folder)
+    published(facts.model).save(folder, facts.bits)
     for source, name in ((facts.samples, SAMPLES), (facts.reconstructions, RECONSTRUCTIONS)):
         if source is not None and source.is_file():
             shutil.copyfile(source, folder / name)

@@ -60,8 +60,10 @@ class KnownModel:
 
     @property
     def weights(self) -> int:
-        """Bytes of its weights."""
-        return sum(size for name, size, _ in self.stamp if name.endswith(".safetensors"))
+        """Bytes of its weights in memory, in float32 like those of its outline, in however few they are stored."""
+        tensors = [tensor for part in self.outline.parts().values() for tensor in part.state_dict().values()]
+        own = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return own + sum(size for name, size, _ in self.stamp if name == TINY_DECODER_FILE)
 
     @property
     def tasks(self) -> list[TaskName]:

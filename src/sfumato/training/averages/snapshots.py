@@ -17,6 +17,7 @@ from sfumato.checkpoint import check_finite, load_tensors, save_tensors
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.model_folder import load
+from sfumato.stored_precision import halved
 
 FOLDER = "snapshots"
 _NAME = re.compile(r"step-(\d+)-width-(\d+\.\d+)\.safetensors$")
@@ -56,16 +57,12 @@ def snapshots_of(run: Path | str) -> list[Snapshot]:
 
 
 def save_snapshot(folder: Path, step: int, width: float, tensors: Mapping[str, Tensor], updates: int) -> None:
-    """Writes one atomically as float16; a tensor with values beyond float16's range keeps its type.
+    """Writes one atomically as float16; a tensor that float16 cannot hold keeps its type.
 
     `updates` counts the optimiser steps that changed weights: the time axis of the average's profile.
     """
-    limit = torch.finfo(torch.float16).max
-    halved = {
-        name: tensor.half() if tensor.is_floating_point() and bool(tensor.abs().amax() < limit) else tensor
-        for name, tensor in tensors.items()
-    }
-    save_tensors(path_of(folder, step, width), halved, {"step": step, "width": width, "updates": updates})
+    stored = {name: halved(tensor) for name, tensor in tensors.items()}
+    save_tensors(path_of(folder, step, width), stored, {"step": step, "width": width, "updates": updates})
 
 
 def read_snapshot(snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
