@@ -11,7 +11,7 @@ from sfumato.data.toyworld.reader import read_batch
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.model_folder import find_folder, load
-from sfumato.shipped import CARD, WEIGHTS, shipped_models
+from sfumato.shipped import CARD, WEIGHTS, example, samples, shipped_models
 
 PROMPTS = (
     "a large red circle",
@@ -27,12 +27,18 @@ def toy() -> LatentDiffusion:
     return load("zoo:toy")
 
 
-def test_the_weights_are_those_of_the_card_and_small(toy: LatentDiffusion) -> None:
-    card = (WEIGHTS / "toy" / CARD).read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", shipped_models())
+def test_the_weights_are_those_of_the_card(name: str) -> None:
+    card = (WEIGHTS / name / CARD).read_text(encoding="utf-8")
     stated = re.search(r"digest `(\w+)`", card)
     assert stated is not None
-    assert stated[1] == toy.digest
+    assert stated[1] == load(f"zoo:{name}").digest
     assert "licence" in card.lower()
+    assert example(name) is not None
+    assert samples(name) is not None
+
+
+def test_all_weights_together_are_small() -> None:
     assert sum(file.stat().st_size for file in WEIGHTS.rglob("*")) < MOST_BYTES
 
 

@@ -48,10 +48,10 @@ def shipped_folder(path: Path | str) -> Path:
     name = shipped_name(path)
     if name in shipped_models():
         return WEIGHTS / name
-    have = " and ".join(f"{ZOO_PREFIX}{each}" for each in shipped_models())
+    models = [f"{ZOO_PREFIX}{each}" for each in shipped_models()]
+    have = f"the trained model{'s' if len(models) > 1 else ''} {' and '.join(models)}"
     if name in zoo_names():
         raise UserError(
-            f"{str(path)!r} is a configuration to train from (`sfumato train`), not a model; the package has the "
-            f"trained model {have}"
+            f"{str(path)!r} is a configuration to train from (`sfumato train`), not a model; the package has {have}"
         )
     raise UserError(f"model {str(path)!r} is not in the package, which has {have}; `sfumato zoo` lists everything")

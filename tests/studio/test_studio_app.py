@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from command_line import Command
 from sfumato.errors import UserError
-from sfumato.shipped import WEIGHTS
+from sfumato.shipped import WEIGHTS, shipped_models
 from sfumato.studio.app import STATIC, add_page
 from sfumato.studio.gallery import Gallery
 from sfumato.studio.guard import kept_token
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 TOKEN = "a-token-of-the-test"
+SHIPPED = [f"zoo:{name}" for name in shipped_models()]
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_bad_input_is_one_sentence(command: Command, tmp_path: Path) -> None:
 def test_a_studio_without_models_has_the_shipped_one(tmp_path: Path) -> None:
     made = Studio(StudioSettings((tmp_path,), tmp_path / "kept", 0, "cpu", "float32"))
     client = TestClient(made.app, base_url="http://127.0.0.1", headers={"Authorization": f"Bearer {made.token}"})
-    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["zoo:toy"]
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == SHIPPED
     assert client.get("/studio/shipped/toy").headers["content-type"] == "image/png"
     assert client.get("/studio/shipped/..").status_code == 404
     assert client.get("/studio/shipped/nope").status_code == 400
@@ -150,4 +151,4 @@ def test_a_studio_without_models_has_the_shipped_one(tmp_path: Path) -> None:
 
 def test_a_shipped_model_below_the_folders_is_listed_once(tmp_path: Path) -> None:
     studio = Studio(StudioSettings((WEIGHTS.parent,), tmp_path / "kept", 0))
-    assert [str(one.path) for one in studio.service.registry.list()] == ["zoo:toy"]
+    assert [str(one.path) for one in studio.service.registry.list()] == SHIPPED
