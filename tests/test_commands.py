@@ -315,7 +315,7 @@ def test_a_seed_for_each_image(command: Command, runs: Runs, tmp_path: Path) -> 
     common = ("sample", runs.plain, "--steps", 1, "--out", tmp_path)
     assert command(*common, "--seeds", "9,4").code == 0
     assert [facts(tmp_path / f"000{i}.png")["seed"] for i in range(2)] == ["9", "4"]
-    assert "2 seeds do not go with" in command(*common, "--seeds", "9,4", "-n", 3).err
+    assert "2 seeds for 1 prompt or label" in command(*common, "--seeds", "9,4", "-n", 3).err
     assert "--seeds and --seed both choose seeds" in command(*common, "--seeds", "9,4", "--seed", 1).err
 
 

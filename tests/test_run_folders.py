@@ -389,7 +389,7 @@ def test_broken_lines_are_set_aside_and_reported(run: Path, name: str, capsys: p
     assert read_lines(log) == whole
     _resumed(run)
     messages = " ".join(capsys.readouterr().err.split())
-    assert f"1 lines of {log} are not lines of a log, the first is line 1" in messages
+    assert f"1 line of {log} cannot be read, the first is line 1" in messages
     assert (run / "log.damaged-1.jsonl").read_bytes() == damaged
     lines = read_lines(log)
     assert lines[: len(whole)] == whole

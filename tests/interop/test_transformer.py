@@ -153,7 +153,7 @@ def dropped(key: str) -> Callable[[dict[str, Tensor]], object]:
         (None, {"config": "x.yaml"}, "--config is for original checkpoints, not for a DiT"),
         (dropped("blocks.1.mlp.fc2.bias"), {}, "lacks the key 'blocks.1.mlp.fc2.bias'"),
         (lambda s: s.update(pos_embed=s["pos_embed"] + 0.1), {}, "not the fixed sines and cosines"),
-        (lambda s: s.update({"blocks.0.norm1.weight": torch.ones(32)}), {}, "1 keys of no known use in a DiT"),
+        (lambda s: s.update({"blocks.0.norm1.weight": torch.ones(32)}), {}, "1 key of no known use in a DiT"),
         (lambda s: s["x_embedder.proj.bias"].fill_(float("nan")), {}, "x_embedder.proj.bias"),
         (lambda s: s.update(weights(channels=4)), {}, "has latents of 3 channels"),
     ],

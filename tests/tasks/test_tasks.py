@@ -401,7 +401,7 @@ def test_canvases_of_different_sizes_do_not_share_a_batch() -> None:
     assert batches[3:] == [4, 1]
     with pytest.raises(UserError, match="prompts: 2 for 4 images; give a list with one for each"):
         upscale_each(model, shown, ["a", "b"])
-    with pytest.raises(UserError, match="1 masks for 4 images: give one for each"):
+    with pytest.raises(UserError, match="1 mask for 4 images: give one for each"):
         inpaint_each(conditioned.plain(), shown, [square()])
     with pytest.raises(UserError, match="batch is 0: give a whole number from 1"):
         upscale(model, shown[0], options=replace(FAST, batch=0))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.counts import how_many
 from sfumato.errors import UserError
 from sfumato.pipeline.options import Range, check_number
 from sfumato.pipeline.request import MOST_IMAGES, SEED
@@ -70,7 +71,10 @@ def _images_of_each(seeds: Sequence[int], rows: int, count: int | None, seed: in
         raise UserError(f"--seeds and {'--same-seed' if same_seed else '--seed'} both choose seeds: give one of them")
     each = len(seeds) // rows if count is None else count
     if rows * each != len(seeds):
-        raise UserError(f"{len(seeds)} seeds do not go with {rows} prompts or labels: give one for each image")
+        raise UserError(
+            f"{how_many(len(seeds), 'seed')} for {how_many(rows, 'prompt or label', 'prompts or labels')}: give one "
+            "for each image"
+        )
     return each
 
 

@@ -141,8 +141,9 @@ class Survey:
         )
         if across:
             warnings.append(
-                f"{len(across)} groups of duplicates are on both sides of the held-out split, such as "
-                f"{' and '.join(map(shown, across[0].files[:2]))}: what is measured there is partly memorised"
+                f"{how_many(len(across), 'group of duplicates is', 'groups of duplicates are')} on both sides of the "
+                f"held-out split, such as {' and '.join(map(shown, across[0].files[:2]))}: what is measured there is "
+                "partly memorised"
             )
         warnings += _counted("is of one colour", "are of one colour", self.flat)
         warnings += _counted("seems blurred", "seem blurred", self.blurred)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from sfumato.autoencoder.tiny_file import FILE as TINY_FILE
 from sfumato.conditioning.class_label import ClassConfig
+from sfumato.counts import how_many
 from sfumato.denoiser.dit import DiTConfig
 from sfumato.diffusion.schedule import ScheduleConfig, build_schedule
 from sfumato.documents import parse_yaml, read_text
@@ -48,7 +49,8 @@ def notes_aside(folder: Path, config: ModelConfig, report: Callable[[str], None]
     H, W = config.image_size
     extras = [f"its training size {H}x{W}"] if H != W else []
     named = config.diffusion is not None and isinstance(config.diffusion.denoiser, DiTConfig)  # by DiTPipeline, too
-    extras += [f"the names of its {len(config.classes)} classes"] if config.classes and not named else []
+    if config.classes and not named:
+        extras.append(f"the names of its {how_many(len(config.classes), 'class', 'classes')}")
     extras += (
         ["the metadata of its conditions"] if config.conditioning_metadata.model_dump(exclude_defaults=True) else []
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sfumato.counts import how_many
 from sfumato.documents import read_json_object
 from sfumato.errors import UserError
 from sfumato.interop.diffusers_keys import OLD_ATTENTION, Entry
@@ -96,7 +97,7 @@ def convert(component: Component, entries: Mapping[str, Entry], shapes: Mapping[
         out[ours] = entry.to_ours(parts, shape).float().contiguous()
     left = sorted(set(component.tensors) - component.used)
     if left:
-        raise UserError(f"{component.path} has {len(left)} keys of no known use, the first is {left[0]!r}")
+        raise UserError(f"{component.path} has {how_many(len(left), 'key')} of no known use, the first is {left[0]!r}")
     return out
 
 

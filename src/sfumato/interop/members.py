@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.checkpoint import save_tensors, write_text
+from sfumato.counts import how_many
 from sfumato.documents import read_json_object
 from sfumato.errors import UserError
 from sfumato.foreign import check_regular, short
@@ -105,7 +106,7 @@ def _shards(root: Path, index: Path) -> tuple[Path, ...]:
         raise UserError(f"{index} has no weight_map of keys to files; is it damaged?")
     names = sorted(set(table.values()))
     if len(names) > MAX_SHARDS:
-        raise UserError(f"{index} names {len(names)} files; is it damaged?")
+        raise UserError(f"{index} names {how_many(len(names), 'file')}; is it damaged?")
     for name in names:
         if Path(name).name != name or name in (".", ".."):
             raise UserError(f"{index} names a file outside its folder: {short(name)}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sfumato.counts import how_many
 from sfumato.errors import UserError
 from sfumato.interop.infer import BUFFERS, CONDITIONER, EMA, FIRST_STAGE, UNET
 
@@ -109,8 +110,8 @@ def place(
     strays = [key for key, why in kept.items() if why == "unknown" and key.startswith(NETWORKS)]
     if strays:
         raise UserError(
-            f"{where} has {len(strays)} keys of networks that its configuration does not have, the first is "
-            f"{strays[0]!r} of shape {tuple(shapes[strays[0]])}: is it another model's configuration?"
+            f"{where} has {how_many(len(strays), 'key')} of networks that its configuration does not have, the first "
+            f"is {strays[0]!r} of shape {tuple(shapes[strays[0]])}: is it another model's configuration?"
         )
     return Placement(used, kept)
 

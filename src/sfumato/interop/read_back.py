@@ -16,6 +16,7 @@ from sfumato.conditioning.condition import Condition, Conditioner, ConditionSpec
 from sfumato.conditioning.sources import read_tokenizer
 from sfumato.conditioning.table import build_conditioner
 from sfumato.config import load_config
+from sfumato.counts import how_many
 from sfumato.denoiser.network import Denoiser
 from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNet
@@ -278,5 +279,5 @@ def _other_text_encoder(model: Path, back: Path) -> str | None:
     layers = {key.split(".layers.")[1].split(".")[0] for key in ours.keys() - theirs.keys() if ".layers." in key}
     others = [key for key in ours.keys() - theirs.keys() if ".layers." not in key and "position_ids" not in key]
     if others or len(layers) > 1:
-        return f"the text encoder lacks {len(ours.keys() - theirs.keys())} tensors"
+        return f"the text encoder lacks {how_many(len(ours.keys() - theirs.keys()), 'tensor')}"
     return None

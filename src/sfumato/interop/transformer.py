@@ -24,6 +24,7 @@ from torch import Tensor
 from sfumato.checkpoint import save_tensors, write_text
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.config import parse, to_yaml
+from sfumato.counts import how_many
 from sfumato.denoiser.dit import DiT, DiTConfig, positions
 from sfumato.errors import UserError
 from sfumato.foreign import short
@@ -224,7 +225,9 @@ def read_network(tensors: Tensors, config: DiTConfig, channels: int, predicts: P
         found[key] = tensor.contiguous()
     left = sorted(set(tensors) - used)
     if left:
-        raise UserError(f"{path} has {len(left)} keys of no known use in a DiT, the first is {short(left[0])}")
+        raise UserError(
+            f"{path} has {how_many(len(left), 'key')} of no known use in a DiT, the first is {short(left[0])}"
+        )
     network.load_state_dict(found, assign=True)
     return network
 

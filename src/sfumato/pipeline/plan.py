@@ -10,6 +10,7 @@ from torch import Tensor
 from sfumato.conditioning.lengths import cut_texts
 from sfumato.conditioning.table import CompositeConfig
 from sfumato.config import nearest
+from sfumato.counts import how_many
 from sfumato.denoiser.unet import UNet
 from sfumato.engine.packing import PackedConv2d, PackedLinear
 from sfumato.errors import UserError
@@ -170,7 +171,7 @@ def _count(request: SampleRequest) -> int:
 def _seeds(request: SampleRequest, count: int) -> list[int]:
     seeds = list(request.seeds) if request.seeds is not None else [request.seed + i for i in range(count)]
     if len(seeds) != count:
-        raise UserError(f"{len(seeds)} seeds were given for {count} samples")
+        raise UserError(f"{how_many(len(seeds), 'seed was', 'seeds were')} given for {how_many(count, 'sample')}")
     return seeds
 
 
@@ -181,7 +182,9 @@ def _spread_fields(fields: Mapping[str, Any] | None, count: int) -> dict[str, An
     per_sample = {}
     for name, value in fields.items():
         if len(value) not in (1, count):
-            raise UserError(f"{len(value)} rows of {name} were given for {count} samples; give one, or one for each")
+            raise UserError(
+                f"{how_many(len(value), 'row')} of {name} for {how_many(count, 'sample')}; give one, or one for each"
+            )
         rows = [0] * count if len(value) == 1 else list(range(count))
         per_sample[name] = value[rows] if isinstance(value, Tensor) else [value[row] for row in rows]
     return per_sample
@@ -213,7 +216,9 @@ def _check_conditions(
             raise UserError("a ready-made condition replaces prompt, label and fields: leave them out")
         rows = {len(value) for value in request.condition.tensors().values()}
         if rows - {count}:
-            raise UserError(f"the condition has {rows.pop()} rows for {count} samples: give one for each")
+            raise UserError(
+                f"the condition has {how_many(rows.pop(), 'row')} for {how_many(count, 'sample')}: give one for each"
+            )
         return
     if source.conditioner is not None and (source.dropout == 0 or has_condition(inputs, fields)):
         complete_fields(source, count, inputs, fields)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sfumato.conditioning.metadata import MaskInput
 from sfumato.conditioning.spatial import ImageConfig
+from sfumato.counts import how_many
 from sfumato.data.masks import is_black_and_white, read_mask
 from sfumato.data.profiles import in_srgb
 from sfumato.data.reading import to_rgb
@@ -134,7 +135,7 @@ def inpainting_tasks(
 ) -> list[Task[Image.Image]]:
     """The tasks of `inpaint_each`, not yet run."""
     if len(masks) != len(images):
-        raise UserError(f"{len(masks)} masks for {len(images)} images: give one for each")
+        raise UserError(f"{how_many(len(masks), 'mask')} for {how_many(len(images), 'image')}: give one for each")
     if jumps is not None and reads_masks(model):
         raise UserError("jumps are for models that were not trained to inpaint; this one was: leave them out")
     tasks = []

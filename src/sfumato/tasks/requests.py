@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.conditioning.condition import stack
+from sfumato.counts import how_many
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.pipeline import pipeline
@@ -77,7 +78,7 @@ def run_tasks(model: LatentDiffusion, tasks: Sequence[Task[T]], options: SampleR
     queue = [task for task in tasks for _ in range(options.count or 1)]
     seeds = list(options.seeds) if options.seeds is not None else [options.seed + k for k in range(len(queue))]
     if len(seeds) != len(queue):
-        raise UserError(f"{len(seeds)} seeds were given for {len(queue)} results")
+        raise UserError(f"{how_many(len(seeds), 'seed was', 'seeds were')} given for {len(queue)} results")
     results: list[T] = []
     notes: list[str] = []
     while len(results) < len(queue):

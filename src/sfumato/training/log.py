@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sfumato.checkpoint import write_first_free, write_text
+from sfumato.counts import how_many
 from sfumato.errors import UserError
 from sfumato.plain_json import to_json
 from sfumato.training.overall import PLAIN_LINE_SECONDS, clock_of, current
@@ -147,7 +148,7 @@ def _continued(path: Path, step: int, say: Callable[[str], None]) -> TextIO:
             lambda copy: copy.write_bytes(path.read_bytes()),
         )
         say(
-            f"{len(bad)} lines of {path} are not lines of a log, the first is line {bad[0]}; the file is kept as "
+            f"{how_many(len(bad), 'line')} of {path} cannot be read, the first is line {bad[0]}; the file is kept as "
             f"{aside}"
         )
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
