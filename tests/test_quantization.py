@@ -168,10 +168,10 @@ def test_pretrained_encoders_inside_the_folder_are_copied_as_they_are(tmp_path: 
           kind: composite
           parts:
             text: {kind: pretrained-text, source: text_encoder, tokenizer: tokenizer}
-            other: {kind: pretrained-text, source: openai/clip-vit-large-patch14}
+            other: {kind: pretrained-text, source: openai/clip-vit-large-patch14, tokenizer: ../elsewhere}
         schedule: {kind: linear}
     """)
     config = parse(tiny.CONFIG | {"diffusion": raw}, ModelConfig, "x")
-    for name in ("text_encoder", "tokenizer"):
-        (tmp_path / name).mkdir()
-    assert _encoders_inside(config, tmp_path) == ["text_encoder", "tokenizer"]
+    for name in ("model/text_encoder", "model/tokenizer", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    assert _encoders_inside(config, tmp_path / "model") == ["text_encoder", "tokenizer"], "nothing outside the folder"

@@ -53,10 +53,10 @@ def quantize(model: Path | str, out: Path | str, bits: Bits = 8) -> Quantized:
     if already is not None and already <= bits:
         raise UserError(f"{str(model)!r} is stored in {already} bits already: {bits} bits would not make it smaller")
     before = load(folder)
-    config = load_config(str(folder / CONFIG_FILE), [], ModelConfig)  # its encoders as they are named in the folder
-    encoders = _encoders_inside(config, folder)
+    as_written = load_config(str(folder / CONFIG_FILE), [], ModelConfig)  # `load` has made its paths absolute
+    encoders = _encoders_inside(as_written, folder)
     with replacing_folder(Path(out)) as fresh:
-        replace(before, config=config).write(fresh, bits)
+        replace(before, config=as_written if encoders else before.config).write(fresh, bits)
         for name in encoders:
             shutil.copytree(folder / name, fresh / name)
         after = load(fresh)
@@ -74,7 +74,12 @@ def _encoders_inside(config: ModelConfig, folder: Path) -> list[str]:
     for part in (conditioner, *getattr(conditioner, "parts", {}).values()):
         if isinstance(part, PretrainedTextConfig):
             found += [name for name in (part.source, part.tokenizer) if name is not None]
-    return [name for name in dict.fromkeys(found) if not Path(name).is_absolute() and (folder / name).is_dir()]
+    return [name for name in dict.fromkeys(found) if _is_below(name) and (folder / name).is_dir()]
+
+
+def _is_below(name: str) -> bool:
+    """Whether a path cannot lead out of the folder that it starts in."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _largest_error(before: LatentDiffusion, after: LatentDiffusion) -> tuple[float, str]:
