@@ -113,6 +113,10 @@ def test_a_fit_ends_in_a_page_with_samples_beside_captions(finished: Path) -> No
     assert "What the latent means for stage 2" in page
     assert numbers["latent"][0]["name"] == "VIV"
     assert numbers["latent"][0]["says"] in page
+    for one in numbers["latent"]:
+        place = f" ({one['position']})" if one["position"] else ""
+        assert f"<td>{one['value']:.3g}{place}</td>" in page
+    assert '<p class="narrow">guidance 3</p>' in page
     assert numbers["autoencoder"]["steps"] == numbers["diffusion"]["steps"] == 4
     assert numbers["conditioner"] == "text"
     assert not numbers["on_training"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sfumato.evaluation.image_quality import psnr
 from sfumato.report.curves import LogLines, training_curves
-from sfumato.report.fit_result import FitGallery, FitResult
+from sfumato.report.fit_result import FitGallery, FitResult, LatentNumber
 from sfumato.report.format import duration, percent, shape
 from sfumato.report.rows import training_row
 from sfumato.report.templating import render as fill
@@ -44,10 +44,15 @@ def render(
         ],
         best=_agreeing(result.agreement.best) if result.agreement else [],
         worst=_agreeing(result.agreement.worst) if result.agreement else [],
-        latent=[[one.name, f"{one.value:.3g} {one.position}".strip(), one.usual, one.says] for one in result.latent],
+        latent=[[one.name, _placed(one), one.usual, one.says] for one in result.latent],
         phases=[[name, duration(seconds)] for name, seconds in result.phases.items()],
         commands=commands,
     )
+
+
+def _placed(number: LatentNumber) -> str:
+    """The value, and whether it is below or above the usual ones."""
+    return f"{number.value:.3g}" + (f" ({number.position})" if number.position else "")
 
 
 def _agreeing(rows: Sequence[tuple[str, float, int]]) -> list[list[str]]:
