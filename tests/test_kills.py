@@ -17,7 +17,8 @@ from runs import assert_same_tensors, logged, saved
 from sfumato.locks import lock_path
 
 KILLS = int(os.environ.get("SFUMATO_KILLS", "2"))
-TRAIN = """
+STEPS = 6
+TRAIN = f"""
 import sys
 from pathlib import Path
 import runs
@@ -25,7 +26,7 @@ from sfumato.training.export import save_autoencoder
 from sfumato.training.run import RunFolder
 from sfumato.training.workers import Workers
 path, stage = Path(sys.argv[1]), sys.argv[2]
-settings = ("train.save_every=1", "train.steps=10", "train.power_averages={snapshot_every: 2, snapshots: 3}")
+settings = ("train.save_every=1", "train.steps={STEPS}", "train.power_averages={{snapshot_every: 2, snapshots: 2}}")
 with RunFolder(path).session(Workers("cpu")):
     if stage == "first":
         hooks = runs.Hooks()
@@ -34,7 +35,7 @@ with RunFolder(path).session(Workers("cpu")):
     else:
         hooks = runs.Hooks()
         hooks.export = lambda net, state: runs.first_model().save(path / "model")
-        runs.train_second(path, runs.second_run("conditioner={kind: none}", *settings), path / "cache", hooks)
+        runs.train_second(path, runs.second_run("conditioner={{kind: none}}", *settings), path / "cache", hooks)
 """
 
 
@@ -78,7 +79,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_straight_one(stage: str, tm
             process.kill()
         process.wait()
         left += unfinished(broken)
-        if len(list(broken.glob("states/step-00000010*"))):  # it was done already: once more
+        if len(list(broken.glob(f"states/step-{STEPS:08d}*"))):  # it was done already: once more
             assert_same_tensors(saved(straight)[0], saved(broken)[0])
             shutil.rmtree(broken)
     finish(forks, broken, stage)

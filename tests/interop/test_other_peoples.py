@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from test_damaged import small
 from torch import Tensor
 
 import sfumato
+from forks import Forks
 from sfumato.conditioning.pretrained import PretrainedTextConfig, load_pretrained_text
 from sfumato.conditioning.sources import fetching, model_folder
 from sfumato.diffusion.schedule import (
@@ -325,7 +324,7 @@ def text_encoder(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_code_beside_a_text_encoder_is_never_run(tmp_path: Path, known: bool) -> None:
+def test_code_beside_a_text_encoder_is_never_run(tmp_path: Path, known: bool, forks: Forks) -> None:
     folder = text_encoder(tmp_path / "encoder")
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\nclass Evil: pass\n")
     config = json.loads((folder / "config.json").read_text())
@@ -337,15 +336,14 @@ def test_code_beside_a_text_encoder_is_never_run(tmp_path: Path, known: bool) ->
         "from sfumato.conditioning.pretrained import *\n"
         f"load_pretrained_text(PretrainedTextConfig(source={str(folder)!r}, max_tokens=8))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], input="y\n", capture_output=True, text=True, env=dict(os.environ)
-    )
-    assert "[y/N]" not in done.stdout + done.stderr
+    process = forks.start(code)
+    ended = process.wait()
+    assert "[y/N]" not in process.output, "nobody is asked whether it may run"
     assert not (tmp_path / "owned").exists()
     if known:
-        assert done.returncode == 0, done.stderr
+        assert ended == 0, process.output
     else:
-        assert "requires running its own code" in done.stderr
+        assert "requires running its own code" in process.output
 
 
 def test_the_hub_is_contacted_only_within_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

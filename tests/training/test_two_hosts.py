@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forks import Forks
+from forks import LAUNCHER, Forks
 from runs import FIRST_STAGE, SECOND_STAGE, assert_same_up_to_rounding
 from sfumato.cli.training_runs import run_autoencoder, run_diffusion
 from sfumato.config import apply_overrides, parse
@@ -17,15 +17,13 @@ from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.diffusion_run import DiffusionRun
 from training.test_processes import TEXT, raw
 
-LAUNCH = """
+LAUNCH = f"""
 import ctypes, sys
-from torch.distributed.run import main
 
-with open(f"/run/netns/{sys.argv[1]}") as host:
+with open("/run/netns/" + sys.argv.pop(1)) as host:
     if ctypes.CDLL(None, use_errno=True).setns(host.fileno(), 0x40000000):  # CLONE_NEWNET: from here on in that host
         raise OSError(ctypes.get_errno(), "setns")
-main(sys.argv[2:])
-"""
+{LAUNCHER}"""
 """The code of a process that is `torchrun` with its arguments on the host that the first one names."""
 
 
@@ -61,6 +59,7 @@ def test_two_hosts_train_what_one_process_does(hosts: list[str], tmp_path: Path,
     stage, _ = raw(FIRST_STAGE, tmp_path)
     run_autoencoder(parse(apply_overrides(stage, ["train.steps=1"]), AutoencoderRun, "first"), tmp_path / "first", None)
     stage, file = raw(SECOND_STAGE, tmp_path)
+    forks.preload("torch.distributed.run")
     here = ["--master_addr", "10.77.0.1", "--master_port", "29511"]
     command = ["train", "diffusion", file, "--autoencoder", tmp_path / "first", "--out", tmp_path / "two"]
     both = []
