@@ -233,6 +233,13 @@ def test_what_to_expect_is_what_recorded_runs_gave(
     assert expected in quality(stage_1, stage_2, distinct, files, "none")
 
 
+def test_of_a_short_stage_1_no_number_is_expected() -> None:
+    short, long = (with_settings(make_plan(PHOTOS, machine(), HOUR), Path("x"), [f"autoencoder.train.steps={n}"])
+                   for n in (20, 200))  # fmt: skip
+    assert "reconstructions show colours and rough shapes." in " ".join(short.reasons)
+    assert "usually 21 to 25 dB" in " ".join(long.reasons)
+
+
 def test_of_few_images_the_plan_says_what_helps() -> None:
     for count, advised in ((10, True), (40, True), (400, True), (4_000, False), (40_000, False)):
         for minutes in (5, 60):

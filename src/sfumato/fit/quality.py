@@ -18,8 +18,12 @@ passes above; it is no measured threshold.
 
 from sfumato.counts import how_many
 
+SHORT_FIRST = 800
+"""Images below which no stage 1 was recorded."""
+BLURRED_FIRST = 3_000
 FIRST_LIMITS = (
-    (3_000, "reconstructions are blurred, usually 21 to 25 dB: shapes and colours, no details"),
+    (SHORT_FIRST, "reconstructions show colours and rough shapes"),
+    (BLURRED_FIRST, "reconstructions are blurred, usually 21 to 25 dB: shapes and colours, no details"),
     (15_000, "reconstructions are good, usually 25 to 31 dB; fine texture is smeared"),
 )
 FIRST_BEYOND = "reconstructions are close to the images"
@@ -57,7 +61,7 @@ def second_sentence(images: int, distinct: int) -> str:
 def quality(first_images: int, second_images: int, distinct: int, files: int, conditioner: str) -> str:
     """What to expect of the samples; `distinct` counts mirrored images, `files` does not."""
     passes = second_images / max(1, distinct)
-    blurred = first_images < FIRST_LIMITS[0][0]
+    blurred = first_images < BLURRED_FIRST
     if distinct < FEW and passes >= MIXTURES_FROM:
         return f"Expect: {_of_few(passes, second_images, blurred, files)}."
     expected = _by(SECOND_LIMITS, second_images, SECOND_BEYOND) + (", blurred" if blurred else "")
