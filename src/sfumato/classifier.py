@@ -23,6 +23,7 @@ from sfumato.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from sfumato.errors import UserError
 from sfumato.foreign import reading
 from sfumato.model import LatentDiffusion
+from sfumato.nn.init import without_weights
 from sfumato.pipeline.conditions import class_number
 from sfumato.pipeline.request import ClassifierGuidance
 from sfumato.schema import Schema
@@ -163,7 +164,7 @@ def _load(folder: Path) -> LatentClassifier:
     """The classifier in a folder, on the CPU."""
     with reading(folder):
         config = load_config(str(folder / CONFIG_FILE), [], LatentClassifierConfig)
-        with torch.device("meta"):
+        with without_weights():
             classifier = build_classifier(config)
         load_into(classifier.network, load_tensors(folder / WEIGHTS_FILE)[0], str(folder / WEIGHTS_FILE))
     classifier.network.eval().requires_grad_(False)

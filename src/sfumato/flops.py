@@ -26,6 +26,7 @@ from sfumato.conditioning.pretrained import PretrainedTextConfig
 from sfumato.conditioning.table import CompositeConfig, ConditionerConfig
 from sfumato.conditioning.text import TextConfig
 from sfumato.denoiser.table import DenoiserConfig, build_denoiser
+from sfumato.nn.init import without_weights
 
 META = torch.device("meta")
 REMEMBERED = 64
@@ -69,7 +70,7 @@ def decode(config: AutoencoderConfig, size: tuple[int, int]) -> int:
 @lru_cache(REMEMBERED)
 def decode_tiny(config: TinyDecoderConfig, size: tuple[int, int]) -> int:
     """Decoding one latent to an image of size (H, W), multiples of f, by a tiny decoder."""
-    with META:
+    with without_weights():
         network = TinyDecoder(config)
     latent = images(config.latent_channels, (size[0] // config.factor, size[1] // config.factor))
     return forward_flops(lambda: network(latent))
@@ -87,8 +88,9 @@ def denoise(
     config: DenoiserConfig, latent_channels: int, spec: ConditionSpec, latent: tuple[int, int], tokens: int = 0
 ) -> int:
     """One call of the denoiser on a latent of size (h, w), with the given number of condition tokens."""
-    with META:
+    with without_weights():
         network = build_denoiser(config, latent_channels, spec)
+    with META:
         x_t, timestep = images(latent_channels, latent), torch.ones(1, 3) if config.flow_map else torch.zeros(1)
         condition = Condition(
             vector=None if spec.vector_dim is None else torch.empty(1, spec.vector_dim),
@@ -100,8 +102,9 @@ def denoise(
 
 def code_transformer(config: CodeTransformerConfig, codes: int, positions: int) -> int:
     """The transformer's logits of `positions` codes in one pass, as in training, without a condition prefix."""
-    with META:
+    with without_weights():
         network = CodeTransformer(config, codes, (positions, 1), ConditionSpec())
+    with META:
         written = torch.zeros(1, positions, dtype=torch.long)
     return forward_flops(lambda: network(Condition(), written))
 
@@ -113,8 +116,9 @@ def condition(config: ConditionerConfig) -> int:
     if not isinstance(config, TextConfig | LayoutConfig):
         return 0
     length = condition_tokens(config)
-    with META:
+    with without_weights():
         network = TokenEncoder(config.vocabulary, config.dim, config.depth, config.heads, config.head_dim, length)
+    with META:
         ids = torch.zeros(1, length, dtype=torch.long)
     return forward_flops(lambda: network(ids))
 
@@ -160,19 +164,19 @@ def images(channels: int, size: tuple[int, int]) -> Tensor:
 
 def autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """Without weights."""
-    with META:
+    with without_weights():
         return Autoencoder(config).eval()
 
 
 def discriminator(config: AdversarialConfig, image_channels: int) -> PatchDiscriminator:
     """Without weights."""
-    with META:
+    with without_weights():
         return PatchDiscriminator(image_channels, config.channels, config.layers, config.norm).eval()
 
 
 def perceptual_network(config: PerceptualConfig) -> nn.Module | Callable[[Tensor], object]:
     """The features of a perceptual distance, without weights."""
     if isinstance(config, LPIPSConfig):
-        with META:
+        with without_weights():
             return LPIPS().features
     return EfficientNetFeatures().to(META).net

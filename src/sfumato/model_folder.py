@@ -17,6 +17,7 @@ from sfumato.foreign import reading
 from sfumato.hub import PREFIX, hub_folder, is_hub, looks_like_name
 from sfumato.model import TOKENIZER_FILE, LatentDiffusion, build
 from sfumato.model_config import ModelConfig
+from sfumato.nn.init import without_weights
 from sfumato.shipped import WEIGHTS, is_shipped, shipped_folder
 from sfumato.versions import CONFIG_FILE, newest_version, read_one_version
 
@@ -91,7 +92,7 @@ def _load(folder: Path) -> LatentDiffusion:
 def _opened(folder: Path) -> LatentDiffusion:
     config = with_own_encoders(load_config(str(folder / CONFIG_FILE), [], ModelConfig), folder)
     tokenizer = tokenizer_of(folder, config.diffusion.conditioner if config.diffusion else None)
-    with torch.device("meta"):
+    with without_weights():
         model = build(config, tokenizer)
     for name, part in model.parts().items():
         load_into(part, load_tensors(folder / f"{name}.safetensors")[0], str(folder / f"{name}.safetensors"))

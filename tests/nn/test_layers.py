@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from parity import golden, needs_parity
 from sfumato.nn.embeddings import timestep_embedding
-from sfumato.nn.init import zero_
+from sfumato.nn.init import FILLING, without_weights, zero_
 from sfumato.nn.norm import GroupNorm32
 
 
@@ -37,6 +38,43 @@ def test_group_norm_keeps_type_and_layout_and_counts_in_float32(layout: torch.me
         assert out.dtype == torch.bfloat16
         assert out.is_contiguous(memory_format=layout)
         torch.testing.assert_close(out.float(), nn.functional.group_norm(half.float(), 4), atol=2e-2, rtol=0)
+
+
+def made() -> nn.Module:
+    """Layers with every initialisation that our networks have."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 5), nn.Embedding(6, 4), nn.GroupNorm(2, 4))
+    nn.init.trunc_normal_(network[1].weight, std=0.02)
+    nn.init.constant_(network[1].bias, 2.0)
+    return zero_(network)
+
+
+def test_without_weights_nothing_is_filled_but_what_has_memory() -> None:
+    with without_weights():
+        outline, real = made(), torch.full((3,), 7.0, device="cpu")
+        assert nn.init.normal_(real) is real
+        assert torch.zeros(2, device="cpu").fill_(3.0).sum() == 6
+    assert real.max() < 7
+    expected = made().state_dict()
+    assert all(tensor.is_meta for tensor in outline.state_dict().values())
+    for name, tensor in outline.state_dict().items():
+        assert (tensor.shape, tensor.dtype) == (expected[name].shape, expected[name].dtype)
+    calls = Calls()
+    with calls, without_weights():
+        made()
+    assert calls.seen
+    assert not calls.seen & FILLING, "torch would fill them in Python"
+
+
+class Calls(TorchFunctionMode):
+    """The functions that are called on tensors, behind what an inner mode leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[object] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.add(func)
+        return func(*args, **(kwargs or {}))
 
 
 def test_zero_leaves_nothing() -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from sfumato.autoencoder.model import Autoencoder, autoencoder_digest, weights_digest
@@ -17,6 +16,7 @@ from sfumato.autoencoder.tiny import TinyDecoder, TinyDecoderConfig
 from sfumato.checkpoint import load_into, load_tensors, save_tensors
 from sfumato.config import parse
 from sfumato.errors import UserError
+from sfumato.nn.init import without_weights
 from sfumato.schema import Schema
 from sfumato.stored_precision import Bits
 from sfumato.versions import TINY_DECODER_FILE
@@ -68,7 +68,7 @@ def load_distilled(folder: Path, autoencoder: Autoencoder) -> DistilledDecoder |
             f"{str(path)!r} was distilled from another autoencoder than the one in this folder: remove the file and "
             "create a new one with `sfumato distill-decoder`"
         )
-    with torch.device("meta"):
+    with without_weights():
         network = TinyDecoder(config.decoder)
     load_into(network, tensors, str(path))
     network.eval().requires_grad_(False)

@@ -20,6 +20,7 @@ from sfumato.estimate.report import Estimate, Phase, SampleCost, affordable_step
 from sfumato.estimate.scaling import Sizes
 from sfumato.estimate.speed import USUAL_UTILISATION, arithmetic_peak
 from sfumato.model import DiffusionConfig, LatentDiffusion
+from sfumato.nn.init import without_weights
 from sfumato.report.machine import describe
 from sfumato.sampling.table import SAMPLERS
 from sfumato.training.autoencoder import untrained_autoencoder
@@ -52,7 +53,7 @@ class MeasurementOptions:
 def first_stage(config: AutoencoderRun, name: str) -> Estimate:
     """The estimate of `sfumato train autoencoder`, without measurements."""
     train, size = config.train, height_width(config.data)
-    with torch.device("meta"):
+    with without_weights():
         autoencoder, discriminator = untrained_autoencoder(config), memory.discriminator_of(config)
     perceptual, aligned = memory.perceptual_network(config), work.aligned_network(config)
     features = None if aligned is None else aligned.network
@@ -118,7 +119,7 @@ def second_stage(config: DiffusionRun, first: LatentDiffusion, name: str, sampli
     check_sizes(config, first)
     train, size = config.train, height_width(config.data)
     second, latent = diffusion_config(config), first.latent_shape_of(size)
-    with torch.device("meta"):
+    with without_weights():
         conditioner = memory.build_meta_conditioner(config.conditioner)
         spec = ConditionSpec() if conditioner is None else conditioner.spec
         denoiser = build_denoiser(config.denoiser, latent[0], spec)

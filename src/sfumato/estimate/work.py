@@ -21,6 +21,7 @@ from sfumato.denoiser.table import build_denoiser
 from sfumato.estimate.calls import network_call
 from sfumato.evaluation.features import FeatureNetwork
 from sfumato.model import DiffusionConfig
+from sfumato.nn.init import without_weights
 from sfumato.training.alignment import build_alignment
 from sfumato.training.autoencoder_run import AutoencoderRun
 from sfumato.training.data import height_width
@@ -146,7 +147,7 @@ def second_stage(config: DiffusionConfig, latent: tuple[int, int, int], spec: Co
 def _first_convolution(config: DiffusionConfig, latent: tuple[int, int, int], spec: ConditionSpec) -> int:
     """Forward operations of the first layer, whose input, the noisy latent, needs no gradient."""
     C, h, w = latent
-    with flops.META:
+    with without_weights():
         layer = build_denoiser(config.denoiser, C, spec).first_layer()
     x = flops.images(C + spec.spatial_channels, (h, w))
     return flops.forward_flops(lambda: nn.Conv2d.forward(layer, x))  # the U-Net's has another signature

@@ -23,6 +23,7 @@ from sfumato.fit.memory import free_memory
 from sfumato.fit.networks import FIRST, SECOND
 from sfumato.fit.plan import FitPlan, make_plan
 from sfumato.model import ModelConfig, build
+from sfumato.nn.init import without_weights
 from sfumato.report.machine import processor
 from sfumato.training.autoencoder import untrained_autoencoder
 from sfumato.training.data import height_width
@@ -59,7 +60,7 @@ class StepTimer:
         data = SyntheticImages(height_width(config.data))
         with redirect_stderr(StringIO()):  # the bars of the timed steps
             timing = measure.time_first_stage(config, "generator", data, TIMED, self.workers, alone=True)
-        with torch.device("meta"):
+        with without_weights():
             count = parameters([untrained_autoencoder(config)])
         each = timing.step / (config.train.batch * config.train.accumulate)
         return Pace(each, first_operations(plan), count, timing.peak_memory)

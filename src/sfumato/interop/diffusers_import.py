@@ -58,6 +58,7 @@ from sfumato.interop.original import Imported, config_text, digest
 from sfumato.interop.recognise import unusual_input
 from sfumato.interop.text_encoders import FOLDER
 from sfumato.model import ModelConfig
+from sfumato.nn.init import without_weights
 from sfumato.plain_json import to_json
 from sfumato.versions import replacing_folder
 
@@ -72,7 +73,7 @@ VARIANCE = "variance.safetensors"
 def import_autoencoder(component: Component) -> Autoencoder:
     """AutoencoderKL or VQModel with its weights."""
     config = read_autoencoder(component.config)
-    with torch.device("meta"):
+    with without_weights():
         module = Autoencoder(config)
     shapes = shapes_of(module)
     tensors = convert(component, autoencoder_entries(shapes, len(config.channel_multipliers)), shapes)
@@ -89,7 +90,7 @@ def import_unet(component: Component) -> tuple[UNet, Tensor | None]:
             f"{component.path}: {read.in_channels} channels in and {read.out_channels} out is not supported"
         )
     width = 4 * read.config.channels if read.classes is not None else None
-    with torch.device("meta"):
+    with without_weights():
         module = UNet(read.config, read.out_channels, ConditionSpec(width, read.token_dim, extra))
     table = None
     if read.classes is not None:

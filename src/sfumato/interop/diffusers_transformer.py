@@ -22,6 +22,7 @@ from sfumato.interop.diffusers_config import TRANSFORMERS, Config, demand, whole
 from sfumato.interop.diffusers_keys import Entry
 from sfumato.interop.expressible_transformer import MOST_CLASSES
 from sfumato.interop.transformer import check_positions, halves
+from sfumato.nn.init import without_weights
 
 NAME, OLD_NAME = TRANSFORMERS
 NORM = "ada_norm_zero"
@@ -169,7 +170,7 @@ def import_transformer(component: Component) -> Transformer:
     """
     read = read_transformer(component.config)
     config = read.config
-    with torch.device("meta"):
+    with without_weights():
         network = DiT(config, read.channels, ConditionSpec(vector_dim=config.width))
     stored = component.tensors.get(STORED_POSITIONS)
     if stored is not None:

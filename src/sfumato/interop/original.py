@@ -44,6 +44,7 @@ from sfumato.interop.text_encoders import (
     write_text_encoder,
 )
 from sfumato.model import ModelConfig
+from sfumato.nn.init import without_weights
 from sfumato.versions import replacing_folder
 
 KEPT_FILE = "original.safetensors"
@@ -284,7 +285,7 @@ def _place_text_encoder(conditioner: dict[str, Any], tokenizer: str, positions: 
 
 def _shapes_of(config: ModelConfig, original: Original, mapped: Mapped) -> dict[str, dict[str, tuple[int, ...]]]:
     """part -> key -> shape of the configuration's networks, built on the meta device."""
-    with torch.device("meta"):
+    with without_weights():
         modules: dict[str, nn.Module] = {"autoencoder": Autoencoder(config.autoencoder)}
         if config.diffusion is not None and original.diffusion is not None:
             conditioner: Conditioner | None = None

@@ -29,6 +29,7 @@ from sfumato.interop.original import KEPT_FILE, import_original
 from sfumato.interop.placement import Weights
 from sfumato.interop.text_encoders import FOLDER, place_of, read_text_config
 from sfumato.model import CONFIG_FILE, TOKENIZER_FILE, DiffusionConfig, ModelConfig
+from sfumato.nn.init import without_weights
 
 TOLERANCE = 1e-5
 """Largest accepted difference of an output, relative to its largest number: rounding of float32."""
@@ -101,7 +102,7 @@ def _weights(model: Path) -> Weights | None:
 def open_networks(folder: Path) -> Networks:
     """Raises UserError for missing, misshapen or non-finite weights."""
     config = load_config(str(folder / CONFIG_FILE), [], ModelConfig)
-    with torch.device("meta"):
+    with without_weights():
         autoencoder = Autoencoder(config.autoencoder)
         scaling = Scaling.from_factor(autoencoder.latent_channels, 1.0)
     _fill(autoencoder, folder / "autoencoder.safetensors")
@@ -110,7 +111,7 @@ def open_networks(folder: Path) -> Networks:
         return Networks(config, autoencoder, scaling, None, None, ConditionSpec())
     conditioner = _conditioner(config, folder)
     spec = conditioner.spec if conditioner is not None else _spec(config, folder)
-    with torch.device("meta"):
+    with without_weights():
         denoiser = build_denoiser(config.diffusion.denoiser, autoencoder.latent_channels, spec)
     _fill(denoiser, folder / "denoiser.safetensors")
     return Networks(config, autoencoder, scaling, denoiser, conditioner, spec)

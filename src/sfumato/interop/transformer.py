@@ -35,6 +35,7 @@ from sfumato.interop.placement import Weights
 from sfumato.interop.prefixes import AVERAGED
 from sfumato.interop.source import Source
 from sfumato.model import LatentDiffusion, ModelConfig
+from sfumato.nn.init import without_weights
 from sfumato.versions import replacing_folder
 
 Predicts = Literal["eps", "flow"]
@@ -203,7 +204,7 @@ def check_positions(stored: LazyTensor, key: str, side: int, width: int, path: P
 
 def read_network(tensors: Tensors, config: DiTConfig, channels: int, predicts: Predicts, path: Path) -> DiT:
     """The network with its weights, in float32."""
-    with torch.device("meta"):
+    with without_weights():
         network = DiT(config, channels, ConditionSpec(vector_dim=config.width))
     used = {"pos_embed", "y_embedder.embedding_table.weight"}
     found: dict[str, Tensor] = {}

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sfumato.conditioning.crop import CROP
 from sfumato.conditioning.layout import LayoutConfig
 from sfumato.conditioning.spatial import ImageConfig, SemanticConfig
@@ -20,6 +18,7 @@ from sfumato.hub import is_hub
 from sfumato.model import LatentDiffusion, build
 from sfumato.model_config import ModelConfig
 from sfumato.model_folder import find_folder, tokenizer_of, with_own_encoders
+from sfumato.nn.init import without_weights
 from sfumato.pipeline.conditions import source_of
 from sfumato.pipeline.parts import canvas_factor
 from sfumato.pipeline.students import default_steps
@@ -145,7 +144,7 @@ def described(name: str, path: Path) -> KnownModel:
         if config.diffusion is None:
             raise UserError(f"{str(path)!r} is an autoencoder only: give a diffusion model to sample from")
         tokenizer = tokenizer_of(folder, config.diffusion.conditioner)
-        with torch.device("meta"):
+        with without_weights():
             outline = build(config, tokenizer)
     created = int((folder / CONFIG_FILE).stat().st_mtime)
     return KnownModel(name, path, folder, outline, stamp, created)

@@ -7,13 +7,12 @@ leave pixel space with a much smaller network, and answer another question.
 
 from collections.abc import Callable
 
-import torch
-
 from sfumato.autoencoder.model import AutoencoderConfig, KLConfig, VQConfig
 from sfumato.baselines.network import CodeTransformer, CodeTransformerConfig
 from sfumato.conditioning.condition import ConditionSpec
 from sfumato.denoiser.table import build_denoiser
 from sfumato.denoiser.unet import UNetConfig
+from sfumato.nn.init import without_weights
 
 LATENT_CHANNELS = {2: 2, 4: 3, 8: 4, 16: 16, 32: 64}
 """Latent channels by factor, from the paper's KL models (Table 8)."""
@@ -98,11 +97,11 @@ def _nearest(parameters_of: Callable[[int], int], grain: int, target: int) -> in
 
 def count(config: UNetConfig, channels: int) -> int:
     """Parameters of an unconditional denoiser on latents of `channels` channels."""
-    with torch.device("meta"):
+    with without_weights():
         return sum(p.numel() for p in build_denoiser(config, channels, ConditionSpec()).parameters())
 
 
 def count_codes(config: CodeTransformerConfig, codes: int, positions: tuple[int, int]) -> int:
     """Parameters of an unconditional transformer over (h, w) codes of a codebook of `codes`."""
-    with torch.device("meta"):
+    with without_weights():
         return sum(p.numel() for p in CodeTransformer(config, codes, positions, ConditionSpec()).parameters())
