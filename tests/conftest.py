@@ -16,6 +16,7 @@ from command_line import CLASS, TEXT, Command, Outcome, Runs
 from forks import Forks
 from sfumato.cli import main
 from sfumato.engine import precision
+from sfumato.training import previews
 
 torch.set_num_threads(1)  # sums of two threads differ from one's in the last bit; processes that tests start have one
 
@@ -46,6 +47,14 @@ def _precision_is_asked_for() -> Iterator[None]:
     """An `auto` precision is float32 in the tests, whatever the processor: a test that means bfloat16 asks for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "_processor_has_bfloat16", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _previews_are_short() -> Iterator[None]:
+    """Trainings preview at their end, if not before; none of their other numbers depends on the steps of that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(previews, "PREVIEW_STEPS", 2)
         yield
 
 

@@ -86,8 +86,10 @@ import torch._dynamo
 import torch.utils.tensorboard
 import runs
 import sfumato.cli.training_runs
+from sfumato.training import previews
 
 torch.set_num_threads(1)
+previews.PREVIEW_STEPS = 2  # as in conftest.py
 gc.freeze()
 gc.enable()
 for line in sys.stdin:

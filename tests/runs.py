@@ -49,6 +49,7 @@ FIRST_STAGE: dict[str, Any] = {
         "preview_every": 1,
         "save_every": 2,
         "workers": 0,
+        "track": "none",
     },
 }
 SECOND_STAGE: dict[str, Any] = {

@@ -70,7 +70,6 @@ def _machine_is_synthetic() -> Iterator[None]:
         patch.setattr("sfumato.fit.plan.SAMPLES", (8,))
         patch.setattr("sfumato.fit.evaluate.ROWS", 2)
         patch.setattr("sfumato.fit.evaluate.DEFAULT_STEPS", 2)
-        patch.setattr("sfumato.training.previews.PREVIEW_STEPS", 2)
         yield
 
 

@@ -23,7 +23,6 @@ from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion, ModelConfig, build, pixel_space
 from sfumato.model_folder import load
 from sfumato.rng import numpy_generator
-from sfumato.training import previews
 from sfumato.training.conditions import data_config_for, with_conditions, with_fields
 from sfumato.training.diffusion_run import DiffusionRun
 from sfumato.training.encode import cached_latents
@@ -87,11 +86,6 @@ def toy_folder(root: Path, count: int = 4) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_folder(tmp_path_factory.mktemp("data") / "toy")
-
-
-@pytest.fixture(autouse=True)
-def quick_previews(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(previews, "PREVIEW_STEPS", 2)
 
 
 WITH_WORLD = [(name, "folder") for name in TOY] + [
