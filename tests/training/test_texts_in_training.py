@@ -43,6 +43,15 @@ def model_of(data: RunData, tmp: Path, *overrides: str) -> LatentDiffusion:
     return build_model(second_run(*overrides), first, latents, texts=texts_of(data.training))
 
 
+def test_damaged_images_are_not_counted_among_those_that_are_read(tmp_path: Path) -> None:
+    images(tmp_path / "d", ["0.png", "1.png", "2.png"])
+    (tmp_path / "d" / "empty.png").touch()
+    (tmp_path / "d" / "cut.png").write_bytes((tmp_path / "d" / "0.png").read_bytes()[:300])
+    _, messages = data_of(tmp_path / "d", tmp_path)
+    assert any(message.startswith("2 files cannot be read and are left out") for message in messages)
+    assert f"3 images of {tmp_path / 'd'}, fields: none" in messages
+
+
 def test_classes_counts_and_unread_columns_are_logged_at_the_start(tmp_path: Path) -> None:
     images(tmp_path / "d", ["0.png", "1.png", "2.png"])
     rows = ("0.png,cat,x,[],a", "1.png,cat ,y,[],b", "2.png,Cat,z,[],c")

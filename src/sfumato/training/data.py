@@ -165,7 +165,8 @@ def _report_losses(
             f"columns of the metadata that are not used: {', '.join(unread[:MOST_NAMED])}"
             + (f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else "")
         )
-    say(f"{how_many(len(dataset), 'image')} of {dataset.scan.title}, fields: {', '.join(dataset.fields) or 'none'}")
+    read = len(dataset) - (len(bad) - len(dataset.scan.unreadable))  # damaged ones keep their rows
+    say(f"{how_many(read, 'image')} of {dataset.scan.title}, fields: {', '.join(dataset.fields) or 'none'}")
 
 
 def split_rows(
