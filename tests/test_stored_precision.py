@@ -23,28 +23,13 @@ def back(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return q.float() * column, column
 
 
-def test_no_number_inside_the_range_is_off_by_more_than_half_a_scale() -> None:
-    w = weight(7, 5, 3, 11) * torch.logspace(-30, 20, 7).view(-1, 1, 1, 1)  # rows of very different sizes
+def test_no_number_is_off_by_more_than_half_a_scale() -> None:
+    w = weight(300, 5, 3, 11) * torch.logspace(-30, 30, 300).view(-1, 1, 1, 1)  # rows of very different sizes
     stored, scale = back(w)
-    inside = w.abs() <= LEVELS * scale
-    assert bool(((w - stored).abs() <= scale / 2)[inside].all())
-    assert bool((stored.abs() == LEVELS * scale)[~inside].all()), "what is clipped has the largest magnitude"
-    assert float(inside.float().mean()) > 0.97
-
-
-def test_a_row_takes_the_scale_of_least_squared_error() -> None:
-    """Rows of one outlier among small numbers: by hand, for every scale of the grid."""
-    w = weight(5, 64, seed=1) * 0.3
-    w[:, 0] = torch.tensor([0.5, 1.0, 1.5, 3.0, -40.0])
-    stored, scale = back(w)
-    for row in range(5):
-        errors = []
-        for step in range(17):
-            s = float((w[row].abs().max() * (1 - step / 40) / 127).to(torch.bfloat16))
-            q = [min(max(round(float(x) / s), -127), 127) for x in w[row]]
-            errors.append(sum((s * k - float(x)) ** 2 for k, x in zip(q, w[row], strict=True)))
-        assert float((stored[row] - w[row]).square().sum()) == pytest.approx(min(errors), rel=1e-4)
-    assert float(scale[4]) == float((torch.tensor(40.0) / 127).to(torch.bfloat16)), "a large outlier is not clipped"
+    assert bool(((w - stored).abs() <= scale * (0.5 + 1e-5)).all())
+    largest = w.abs().amax((1, 2, 3))
+    assert torch.equal(stored.abs().amax((1, 2, 3)), LEVELS * scale.flatten()), "127 stands for the largest"
+    assert float((scale.flatten() * LEVELS / largest - 1).abs().max()) <= 2**-8, "scales are bfloat16"
 
 
 def test_gaussian_rows_lose_what_a_uniform_quantizer_loses() -> None:

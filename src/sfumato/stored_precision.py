@@ -1,10 +1,13 @@
 """Weights stored in 8 or 16 bits, and expanded to float32 when they are read.
 
 In 8 bits a matrix or a kernel w of R rows (output channels) is an int8 tensor q of its shape and one scale s for each
-row: w ≈ s·q with |q| <= 127, the symmetric per-channel quantizer of Krishnamoorthi 2018, arXiv:1806.08342, sections 2.2
-and 3.1.1. The scales are bfloat16: their eight significant bits times the seven of q are exact in float32, so that
-expanded weights are the same on every machine, and quantizing them again changes nothing. Everything else (norms,
-biases, small or narrow tensors), and everything in 16 bits, is float16.
+row: w ≈ s·q, where 127 stands for the largest magnitude of the row. This is the symmetric per-channel quantizer of
+Krishnamoorthi 2018, arXiv:1806.08342, sections 2.2 and 3.1.1. Clipping the largest weights for a smaller step, where
+that reduces the squared error, gained 0.01 dB on a trained model, and is left out.
+
+The scales are bfloat16: their eight significant bits times the seven of q are exact in float32, so that expanded
+weights are the same on every machine, and quantizing them again changes nothing. Everything else (norms, biases, small
+or narrow tensors), and everything in 16 bits, is float16.
 """
 
 from collections.abc import Mapping
@@ -19,8 +22,6 @@ Bits = Literal[8, 16]
 SCALES = ".scale"
 """A quantized tensor's scales have its name with this suffix; a parameter of that name cannot exist beside it."""
 LEVELS = 127
-SHARES = tuple(1 - step / 40 for step in range(17))
-"""Shares of a row's largest magnitude that 127 stands for; larger weights are clipped."""
 FEWEST_NUMBERS, FEWEST_IN_ROW = 1024, 16
 """Of a tensor that is quantized: below, 8 bits with their scales and names save next to nothing."""
 
@@ -32,10 +33,7 @@ def check_bits(bits: Any, where: str) -> None:
 
 
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The int8 tensor and the scales of a weight.
-
-    Of the `SHARES` a row takes the one with the least squared error. Without clipping no number is off by more than
-    half a scale.
+    """The int8 tensor and the scales of a weight: no number is off by more than half a scale.
 
     Args:
         weight: (R, ...), floating and finite.
@@ -44,30 +42,10 @@ def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
         q of the same shape, -127 .. 127, and s (R,) in bfloat16, at least 0.
     """
     rows = weight.detach().float().flatten(1)  # (R, K)
-    largest = rows.abs().amax(1)
-    scale = _rounded(largest)
-    error = _squared_error(rows, scale)
-    for share in SHARES[1:]:
-        other = _rounded(largest * share)
-        its = _squared_error(rows, other)
-        scale, error = torch.where(its < error, other, scale), torch.minimum(its, error)
-    return _codes(rows, scale).to(torch.int8).view(weight.shape), scale.to(torch.bfloat16)
-
-
-def _rounded(largest: Tensor) -> Tensor:
-    """The scales (R,) with which 127 stands for about these magnitudes, as bfloat16 has them, in float32."""
-    return (largest / LEVELS).to(torch.bfloat16).float()
-
-
-def _codes(rows: Tensor, scale: Tensor) -> Tensor:
-    """The nearest of -127 .. 127 to each of the rows (R, K) over its scale; 0 where the scale is 0."""
-    inverse = torch.where(scale > 0, 1 / scale, 0.0)
-    return (rows * inverse[:, None]).round_().clamp_(-LEVELS, LEVELS)
-
-
-def _squared_error(rows: Tensor, scale: Tensor) -> Tensor:
-    """(R,) sums of squares of what quantizing the rows (R, K) with these scales changes."""
-    return _codes(rows, scale).mul_(scale[:, None]).sub_(rows).square_().sum(1)
+    scale = (rows.abs().amax(1) / LEVELS).to(torch.bfloat16)
+    step = scale.float()[:, None]  # as it is stored, so that its own rounding is no error of the weights
+    q = torch.where(step > 0, rows / step, 0.0).round_().clamp_(-LEVELS, LEVELS)
+    return q.to(torch.int8).view(weight.shape), scale
 
 
 def halved(tensor: Tensor) -> Tensor:
