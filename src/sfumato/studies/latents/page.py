@@ -49,7 +49,7 @@ def render(
         command: the command line that repeats the study.
     """
     ranked = standings(results, scorer.better)
-    headline, summary = conclusion(ranked, firsts, scorer.better)
+    headline, summary = conclusion(ranked, firsts, scorer.shown)
     metrics = [name for name in SHOWN_METRICS if all(name in first.metrics for first in firsts.values())]
     return fill(
         "study_latents.html",
@@ -75,19 +75,14 @@ def render(
     )
 
 
-def shown_score(value: float, scorer: Scorer) -> str:
-    """A score as text: shares in percent."""
-    return f"{value:.1%}" if scorer.name == "facts" else f"{value:.4f}"
-
-
 def _score_row(one: Standing, first: FirstResult, results: Sequence[SecondResult], scorer: Scorer) -> list[str]:
     own = sorted((result for result in results if result.space == one.space), key=lambda result: result.seed)
     time = "not reached" if one.time is None else f"{one.time:.2f} ×"
     return [
         one.space,
-        shown_score(one.score, scorer),
-        "–" if one.spread is None else shown_score(one.spread, scorer),
-        ", ".join(shown_score(result.score, scorer) for result in own),
+        scorer.shown(one.score),
+        "–" if one.spread is None else scorer.shown(one.spread),
+        ", ".join(scorer.shown(result.score) for result in own),
         time,
         f"{first.psnr:.2f} dB",
         f"{round(first.apart, 2) + 0.0:+.2f}{'' if first.equal else ' (not equal)'}",  # + 0.0: no minus before zero

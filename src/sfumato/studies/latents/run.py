@@ -79,7 +79,7 @@ def run_latents_study(
         lambda results, where: render(config, scorer, firsts, results, folder, home, where, command),
     )
     shutil.rmtree(folder / "cache", ignore_errors=True)  # large, and nothing else reads it
-    say(conclusion(standings(results, scorer.better), firsts, scorer.better)[1])
+    say(conclusion(standings(results, scorer.better), firsts, scorer.shown)[1])
     return results
 
 

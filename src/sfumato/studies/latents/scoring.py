@@ -40,6 +40,10 @@ class Scorer(Protocol):
     @property
     def better(self) -> Better: ...
 
+    def shown(self, score: float) -> str:
+        """A score as text."""
+        ...
+
     def __call__(self, model: LatentDiffusion) -> SampleScore: ...
 
 
@@ -51,6 +55,10 @@ class FactScorer:
     steps: int
     name: str = "facts"
     better: Better = "higher"
+
+    def shown(self, score: float) -> str:
+        """In percent."""
+        return f"{score:.1%}"
 
     def __call__(self, model: LatentDiffusion) -> SampleScore:
         """Seeds 0, 1, 2, ..., one for each caption."""
@@ -68,6 +76,10 @@ class DistanceScorer:
     steps: int
     name: str = "kernel distance"
     better: Better = "lower"
+
+    def shown(self, score: float) -> str:
+        """With four decimals."""
+        return f"{score:.4f}"
 
     def __call__(self, model: LatentDiffusion) -> SampleScore:
         """Seeds 0, 1, 2, ..."""

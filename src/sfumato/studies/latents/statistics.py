@@ -1,7 +1,7 @@
 """What follows from the numbers: the order of the latent spaces, what predicts it, and the time to equal quality."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from statistics import mean
@@ -152,22 +152,28 @@ def by_chance(one: Sequence[float], other: Sequence[float]) -> float | None:
     return sum(1 for each in orders if each is not None and each >= found - 1e-9) / len(orders)
 
 
-def conclusion(ranked: Sequence[Standing], firsts: Mapping[str, FirstResult], better: Better) -> tuple[str, str]:
-    """A headline and sentences for this data and budget. Requires a result of the plain latent space."""
+def conclusion(
+    ranked: Sequence[Standing], firsts: Mapping[str, FirstResult], shown: Callable[[float], str]
+) -> tuple[str, str]:
+    """A headline and sentences for this data and budget, with scores as `shown` writes them.
+
+    Requires a result of the plain latent space.
+    """
     plain = next(one for one in ranked if one.space == PLAIN)
     best = ranked[0]
     margin = abs(best.score - plain.score)
     noise = max([one.spread or 0.0 for one in (best, plain)])
+    scores = f"Its mean score is {shown(best.score)}, the plain one's {shown(plain.score)}"
+    spread = f"seeds of either spread by at most {shown(noise)}"
     if best is plain:
         headline = "No latent space is better than the plain one"
         summary = "The regularised first stages do not pay here: keep the plain one."
     elif plain.seeds == 1 or margin <= noise:
         headline = f"{best.space} comes first, but not beyond the spread between seeds"
-        summary = f"Its score differs from the plain one's by {margin:.3g}"
-        summary += "; with one seed there is no spread." if plain.seeds == 1 else f", the seeds by {noise:.3g}."
+        summary = f"{scores}; {'with one seed there is no spread' if plain.seeds == 1 else spread}."
     else:
         headline = f"{best.space} is the easiest to learn"
-        summary = f"Its score differs from the plain one's by {margin:.3g}, the seeds of either by at most {noise:.3g}."
+        summary = f"{scores}; {spread}."
         if best.time is not None and best.time < 1:
             summary += f" It reaches the plain one's quality after {best.time:.0%} of the training."
     unequal = [first.space for first in firsts.values() if not first.equal]
