@@ -98,10 +98,18 @@ def test_the_keys_are_those_of_the_modules_with_a_scale_for_each_int8_tensor(pla
     assert kinds["input_blocks.1.0.in_layers.0.weight"] == "F16"
 
 
-def test_the_shipped_model_of_half_precision_loses_nothing_in_16_bits(tmp_path: Path) -> None:
-    made = quantize("zoo:toy", tmp_path / "toy", 16)
-    assert made.error == 0
-    assert made.digests[0] == made.digests[1] == sfumato.load(tmp_path / "toy").digest
+def test_a_folder_of_float16_weights_loses_nothing_in_16_bits(plain: Path, tmp_path: Path) -> None:
+    """Such as an older model of half precision, whose files do not say how they are stored."""
+    shutil.copytree(plain, tmp_path / "half", ignore=shutil.ignore_patterns("tiny_decoder.safetensors", "config.yaml"))
+    lines = (plain / "config.yaml").read_text().splitlines(keepends=True)
+    (tmp_path / "half" / "config.yaml").write_text("".join(line for line in lines if line[0] != "#"))  # no checksums
+    for path in (tmp_path / "half").glob("*.safetensors"):
+        if path.stem != "scaling":
+            checkpoint.save_tensors(path, {name: w.half() for name, w in checkpoint.load_tensors(path)[0].items()})
+    assert quantize(tmp_path / "half", tmp_path / "small", 16).error == 0
+    half, small = (weights(sfumato.load(tmp_path / name)) for name in ("half", "small"))
+    assert all(torch.equal(half[name].float(), w) for name, w in small.items())
+    assert {w.dtype for w in small.values()} == {torch.float32}
 
 
 def test_the_command_states_sizes_error_and_what_is_left_out(command: Command, plain: Path, tmp_path: Path) -> None:
