@@ -7,13 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
-import openai
 import pytest
-import webuiapi
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from serving import PATIENCE, served, service_of
@@ -32,12 +31,16 @@ def running(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def client(running: Running) -> openai.OpenAI:
+def client(running: Running) -> Any:
+    import openai  # here, since collecting the tests should not wait for it
+
     return openai.OpenAI(base_url=f"{str(running[1].base_url).rstrip('/')}/v1", api_key="any", max_retries=0)
 
 
 @pytest.fixture
-def webui(running: Running) -> webuiapi.WebUIApi:
+def webui(running: Running) -> Any:
+    import webuiapi
+
     address = urlsplit(str(running[1].base_url))
     return webuiapi.WebUIApi(host=address.hostname, port=address.port, sampler="DDIM", steps=2)
 
@@ -48,7 +51,7 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def test_openai_generates(client: openai.OpenAI, running: Running) -> None:
+def test_openai_generates(client: Any, running: Running) -> None:
     assert [model.id for model in client.models.list()] == ["text", "label"]
     extra = {"seed": 5, "steps": 2, "guidance": 2.0, "sampler": "ddim"}
     made = client.images.generate(model="text", prompt="a red apple", n=2, size="24x16", extra_body=extra)
@@ -64,7 +67,7 @@ def test_openai_generates(client: openai.OpenAI, running: Running) -> None:
     assert httpx.get(str(again.data[0].url)).headers["content-type"] == "image/png"
 
 
-def test_openai_edits(client: openai.OpenAI) -> None:
+def test_openai_edits(client: Any) -> None:
     photo = noise(24, 16)
     mask = photo.convert("RGBA")
     mask.paste((0, 0, 0, 0), (4, 4, 12, 10))
@@ -94,14 +97,16 @@ def test_openai_edits(client: openai.OpenAI) -> None:
         ({"n": 1000}, "more than the 64"),
     ],
 )
-def test_openai_is_told_what_is_wrong(client: openai.OpenAI, options: dict[str, object], sentence: str) -> None:
+def test_openai_is_told_what_is_wrong(client: Any, options: dict[str, object], sentence: str) -> None:
+    import openai
+
     with pytest.raises(openai.APIStatusError) as refused:
         client.images.generate(**{"model": "text", "prompt": "a", **options})  # type: ignore[arg-type]
     assert refused.value.status_code in (400, 404)
     assert sentence in str(refused.value)
 
 
-def test_webui_samples_and_reads_its_text(webui: webuiapi.WebUIApi) -> None:
+def test_webui_samples_and_reads_its_text(webui: Any) -> None:
     webui.set_options({"sd_model_checkpoint": "text"})
     assert webui.util_get_current_model() == "text"
     assert webui.util_get_model_names() == ["label", "text"]
@@ -115,7 +120,7 @@ def test_webui_samples_and_reads_its_text(webui: webuiapi.WebUIApi) -> None:
     assert one.info["sd_model_name"] == "label"
 
 
-def test_webui_changes_images(webui: webuiapi.WebUIApi) -> None:
+def test_webui_changes_images(webui: Any) -> None:
     photo, mask = noise(24, 16), Image.new("L", (24, 16))
     mask.paste(255, (4, 4, 12, 10))
     common = {"images": [photo], "prompt": "a red apple", "width": 24, "height": 16}
@@ -128,8 +133,8 @@ def test_webui_changes_images(webui: webuiapi.WebUIApi) -> None:
         webui.txt2img(prompt="a", enable_hr=True)
 
 
-def test_webui_watches_and_interrupts(webui: webuiapi.WebUIApi, running: Running) -> None:
-    answers: list[webuiapi.WebUIApiResult] = []
+def test_webui_watches_and_interrupts(webui: Any, running: Running) -> None:
+    answers: list[Any] = []
     webui.set_options({"sd_model_checkpoint": "text"})
 
     def sample() -> None:
