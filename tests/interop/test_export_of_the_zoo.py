@@ -78,7 +78,8 @@ def narrowed_first(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def narrowed_levels(network: dict[str, Any]) -> dict[str, Any]:
-    multipliers = [1, *([2] * (len(network["channel_multipliers"]) - 1))]
+    levels = len(network["channel_multipliers"])
+    multipliers = [*[1] * (levels - 1), min(levels, 2)]  # the last level alone is wider
     return {"channels": NARROW, "channel_multipliers": multipliers, "blocks_per_level": 1}
 
 

@@ -36,9 +36,10 @@ B = 2
 
 
 def shrunken(file: Path) -> DiffusionRun:
-    """The configuration at 32 channels, one block a level, and a shallow conditioner."""
+    """The configuration at 32 channels and 64 at the last level, one block a level, and a shallow conditioner."""
     raw = with_data(yaml.safe_load(file.read_text(encoding="utf-8")), Path("a/folder"))
-    raw["denoiser"] |= {"channels": 32, "blocks_per_level": 1}
+    multipliers = [*[1] * (len(raw["denoiser"]["channel_multipliers"]) - 1), 2]
+    raw["denoiser"] |= {"channels": 32, "channel_multipliers": multipliers, "blocks_per_level": 1}
     if "depth" in raw.get("conditioner", {}):
         raw["conditioner"] |= {"depth": 1, "dim": 32}
     return parse(raw, DiffusionRun, str(file))
