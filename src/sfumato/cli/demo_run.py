@@ -74,8 +74,8 @@ def run_demo(plan: DemoPlan, out: Path, device: str = "auto") -> DemoResult:
     place = choose_device(device)
     use_all_cores()
     first_config, second_config, world = read_configs(plan)
-    check_seed(out, plan.seed)
     with written(out, begun=lambda: any(out.rglob("log.jsonl"))):
+        check_seed(out, plan.seed)
         return _demo(plan, out, place, first_config, second_config, world)
 
 
