@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sfumato.autoencoder.tiny_file import load_distilled
-from sfumato.checkpoint import check_finite, load_into, load_tensors
+from sfumato.checkpoint import check_finite, load_into, load_tensors, stored_bits
 from sfumato.conditioning.pretrained import PretrainedText
 from sfumato.conditioning.sources import read_tokenizer
 from sfumato.conditioning.table import ConditionerConfig, text_config
@@ -19,6 +19,7 @@ from sfumato.model import TOKENIZER_FILE, LatentDiffusion, build
 from sfumato.model_config import ModelConfig
 from sfumato.nn.init import without_weights
 from sfumato.shipped import WEIGHTS, is_shipped, shipped_folder
+from sfumato.stored_precision import Bits
 from sfumato.versions import CONFIG_FILE, newest_version, read_one_version
 
 
@@ -81,6 +82,11 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> LatentDiffusio
         ((32, 32), (3, 8, 8))
     """
     return read_one_version(lambda: find_folder(path), _load).to(device)
+
+
+def bits_of(folder: Path) -> Bits | None:
+    """The bits in which a model folder stores its weights; None: as they are. Raises UserError for a damaged file."""
+    return stored_bits(folder / "autoencoder.safetensors")
 
 
 def _load(folder: Path) -> LatentDiffusion:

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sfumato.autoencoder.tiny_file import FILE as TINY_FILE
-from sfumato.checkpoint import stored_bits
 from sfumato.conditioning.pretrained import PretrainedTextConfig
 from sfumato.config import load_config
 from sfumato.errors import UserError
 from sfumato.model import LatentDiffusion
 from sfumato.model_config import ModelConfig
-from sfumato.model_folder import find_folder, load
+from sfumato.model_folder import bits_of, find_folder, load
 from sfumato.stored_precision import Bits, check_bits, relative_error
 from sfumato.versions import CONFIG_FILE, replacing_folder
 
@@ -49,7 +48,7 @@ def quantize(model: Path | str, out: Path | str, bits: Bits = 8) -> Quantized:
     """
     check_bits(bits, "bits")
     folder = find_folder(model)
-    already = stored_bits(folder / "autoencoder.safetensors")
+    already = bits_of(folder)
     if already is not None and already <= bits:
         raise UserError(f"{str(model)!r} is stored in {already} bits already: {bits} bits would not make it smaller")
     before = load(folder)

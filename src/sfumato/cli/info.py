@@ -111,9 +111,9 @@ def facts_of(model: "LatentDiffusion") -> dict[str, Any]:
 
 def _storage(folder: Path) -> dict[str, Any]:
     """Bits and bytes of weights that are stored in fewer bits than they are computed in."""
-    from sfumato.checkpoint import stored_bits
+    from sfumato.model_folder import bits_of
 
-    bits = stored_bits(folder / "autoencoder.safetensors")
+    bits = bits_of(folder)
     if bits is None:
         return {}
     return {"stored": {"bits": bits, "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))}}

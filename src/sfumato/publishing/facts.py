@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.cards.card import CARD_FILE, Card, load_card
-from sfumato.checkpoint import stored_bits
 from sfumato.model import LatentDiffusion
-from sfumato.model_folder import find_folder, load
+from sfumato.model_folder import bits_of, find_folder, load
 from sfumato.shipped import is_shipped, samples, shipped_name
 from sfumato.stored_precision import Bits
 from sfumato.training.log import read_lines
@@ -53,7 +52,7 @@ def gather(path: Path, cards: Sequence[Path] = ()) -> Facts:
     and no card.
     """
     model, folder = load(path), find_folder(path)
-    bits = stored_bits(folder / "autoencoder.safetensors")
+    bits = bits_of(folder)
     if is_shipped(path):
         return Facts(model, samples=samples(shipped_name(path)), cards=tuple(map(load_card, cards)), bits=bits)
     run = folder.parent if folder.name == "model" else folder
