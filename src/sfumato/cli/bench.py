@@ -48,7 +48,7 @@ class BenchFlags(Device):
 def bench(flags: BenchFlags) -> None:
     """Measure this machine, and the cost of an image.
 
-    Arithmetic, memory and native kernels, then the usual sampling of `sfumato sample` with MODEL. A configuration is
+    Measures arithmetic, memory and native kernels, then sampling with MODEL at the default settings. A configuration is
     timed without training: the speed of a network does not depend on its weights.
     """
     from sfumato.cli.options import chosen_device, enough_memory

@@ -28,7 +28,7 @@ class CompareFlags(FirstCard):
 def compare(flags: CompareFlags) -> None:
     """Print two cards of evaluate side by side.
 
-    Differences in how they were made come first. Refuses cards whose protocols differ, and names the fields.
+    Differences in subject and settings come first. Refuses cards whose protocols differ, and names the fields.
     """
     from sfumato.cards.card import load_card
     from sfumato.cards.compare import compare as compared

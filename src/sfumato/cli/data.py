@@ -46,7 +46,7 @@ class DataFlags:
 
 @command(DataFlags)
 def data(flags: DataFlags) -> None:
-    """Look at a folder of images before training."""
+    """Inspect a folder of images before training."""
     from sfumato.cli.progress import bars
     from sfumato.cli.run_configuration import check_given_once, data_place
     from sfumato.config import apply_overrides, parse

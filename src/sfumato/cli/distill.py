@@ -53,11 +53,11 @@ class DistillFlags:
         None, "machine", "Where decoded images and latents are kept [default: the teacher's run's, else OUT/cache]."
     )
     minutes: float | None = flag(None, "machine", f"How long to train [default: {MINUTES:g}].", Range(1e-3, 1e6))
-    steps: int | None = schema_flag(SCHEMA, "steps", "machine", None, "Train for so many steps instead.")
+    steps: int | None = schema_flag(SCHEMA, "steps", "machine", None, "Train for this many steps instead of a time.")
     with_decoder: bool = flag(
         False,
         "output",
-        "Then also distil the tiny decoder, which is most of the time of one step: see distill-decoder.",
+        "Also distil a tiny decoder: with one step, the full one takes most of the time. See distill-decoder.",
         names=("--with-decoder",),
     )
 
@@ -66,8 +66,8 @@ class DistillFlags:
 def distill(flags: DistillFlags) -> None:
     """Distil a model to sample in one to eight steps.
 
-    The student is called once a step, with the guidance scale as an input: an image takes 1 to 8 network calls, where
-    the teacher takes 40. It is a model as any other: `sfumato sample RUN --steps 2`.
+    The student takes the guidance scale as an input and needs one network call per step: 1 to 8 calls for an image
+    instead of the teacher's 40. It is a model like any other: `sfumato sample RUN --steps 2`.
     """
     from sfumato.model_folder import find_folder, load
     from sfumato.training.distillation import Distillation, tiny_decoder_config

@@ -46,7 +46,7 @@ class DistillFlags(Overwriting, AModel):
         path=True,
     )
     out: Path | None = flag(
-        None, "output", "The folder for the log and a sheet to look at [default: MODEL/tiny-decoder]."
+        None, "output", "The folder for the log and a sheet of images [default: MODEL/tiny-decoder]."
     )
     minutes: float | None = flag(
         None, "machine", f"How long it may take in all [default: {MINUTES:g}].", Range(1e-3, 1e6)
@@ -66,7 +66,7 @@ class DistillFlags(Overwriting, AModel):
         Range(0.0, 1e6),
         metavar="W",
     )
-    batch: int = schema_flag(SCHEMA, "batch", "machine", help="Crops of a step.")
+    batch: int = schema_flag(SCHEMA, "batch", "machine", help="Crops per step.")
     seed: int = schema_flag(
         SCHEMA, "seed", "what to sample", help="Seed of the choice of images, the initial weights and the steps."
     )
@@ -78,8 +78,8 @@ class DistillFlags(Overwriting, AModel):
 def distill_decoder(flags: DistillFlags) -> None:
     """Train a tiny decoder of a model, for previews.
 
-    It learns the output of the model's own decoder on your images, and is stored in the model folder beside it, which
-    stays as it is. `sfumato sample --decoder tiny` decodes with it, and previews while sampling use it as well.
+    It learns to imitate the model's decoder on your images. It is stored in the model folder beside that decoder, which
+    stays unchanged. `sfumato sample --decoder tiny` and the previews while sampling use it.
     """
     train_tiny_decoder(flags)
 

@@ -15,7 +15,7 @@ class DoctorFlags:
     folder: Path = flag(
         Path("."),
         "output",
-        "Where runs will be written: its disk is checked.",
+        "The folder for runs, whose disk is checked.",
         metavar="[FOLDER]",
         argument=True,
         path=True,
@@ -27,8 +27,8 @@ class DoctorFlags:
 def doctor(flags: DoctorFlags) -> None:
     """Check this machine and this installation.
 
-    Prints one line each for Python, torch, processor, memory, GPU, kernels, disk and optional packages, with what to
-    do where something is missing. The exit code is 1 if something will fail, else 0.
+    Prints one line each for Python, torch, processor, memory, GPU, kernels, disk and optional packages, and how to get
+    what is missing. The exit code is 1 if something will fail, else 0.
     """
     from sfumato.estimate.doctor import examine
     from sfumato.plain_json import to_json

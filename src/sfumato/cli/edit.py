@@ -32,7 +32,7 @@ class EditFlags(TaskFlags):
 def edit(flags: EditFlags, options: dict[str, Any]) -> None:
     """Change an image by a prompt, or by colours.
 
-    It is noised as far as --strength and sampled again; --style gives it the colours of another image.
+    The image is noised by --strength and sampled again; --style gives it the colours of another image.
 
     Writes OUT/0000.png ... and OUT/grid.png.
     """

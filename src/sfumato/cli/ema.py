@@ -21,14 +21,14 @@ class EmaFlags(Overwriting):
     width: float = flag(
         REQUIRED,
         "machine",
-        "Standard deviation of the average as a share of the training, as 0.08.",
+        "Width of the average: its standard deviation as a fraction of the training, such as 0.08.",
         Range(0.0, 1.0),
     )
     out: Path = flag(REQUIRED, "output", "The model folder to write.")
     step: int | None = flag(
         None,
         "machine",
-        "Where the average ends, a snapshot's step [default: the last].",
+        "The step of the snapshot at which the average ends [default: the last].",
         Range(0, MOST_OTHERWISE, whole=True),
     )
 

@@ -46,15 +46,15 @@ class EstimateFlags(Device):
         path=True,
     )
     data: str | None = flag(
-        None, "what to sample", "The images: their number counts, and the time to read them.", metavar="PLACE"
+        None, "what to sample", "The images; the estimate uses their number and the time to read them.", metavar="PLACE"
     )
     measure: bool = flag(
         True, "machine", "Time a few steps here and forecast the training.", names=("--measure/--no-measure",)
     )
-    steps: int = flag(6, "machine", "Steps to time of each kind.", Range(1, 10_000, whole=True))
+    steps: int = flag(6, "machine", "How many steps of each kind are timed.", Range(1, 10_000, whole=True))
     sampling_steps: int = flag(20, "sampler", "Sampling steps of the images.", Range(1, 100_000, whole=True))
     processes: int = flag(
-        1, "machine", "Processes of the training; train.batch is of each.", Range(1, 4096, whole=True)
+        1, "machine", "Processes of the training; train.batch counts for each of them.", Range(1, 4096, whole=True)
     )
     a_host: int = flag(8, "machine", "GPUs of a host.", Range(1, 64, whole=True), names=("--gpus-a-host",))
     network: float = flag(100.0, "machine", "Gbit/s between two hosts.", Range(0.1, 10_000))
@@ -65,7 +65,8 @@ class EstimateFlags(Device):
 def estimate(flags: EstimateFlags) -> None:
     """Estimate the cost of a training.
 
-    Operations, parameters, memory, time and energy of CONFIG's training, and of an image by every sampler.
+    Prints operations, parameters, memory, time and energy of a training with CONFIG, and of an image with every
+    sampler.
     """
     from sfumato.cli.options import chosen_device
     from sfumato.cli.run_configuration import check_given_once, with_overrides

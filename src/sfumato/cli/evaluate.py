@@ -81,7 +81,7 @@ STEPS = Form(
     type=str,
     parse=steps_of,
     help="Sampling steps [default: 20, a student's 4].",
-    hint="Of several, as in 4,1,2,8, the first is compared.",
+    hint="Several, as in 4,1,2,8, are all measured; the first is compared.",
 )
 
 
@@ -92,7 +92,7 @@ STEPS = Form(
 def evaluate(flags: EvaluateFlags, options: dict[str, Any]) -> None:
     """Measure samples, or a folder, against real images.
 
-    Writes OUT/card.json and OUT/index.html: the numbers with everything they depend on, samples, nearest neighbours.
+    Writes OUT/card.json and OUT/index.html: the metrics with their protocol, samples, and nearest neighbours.
     """
     from sfumato.cards.card import PAGE_FILE
     from sfumato.cards.measure import Settings, measure

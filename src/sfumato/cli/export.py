@@ -28,8 +28,8 @@ class ExportFlags(Overwriting, AModel):
 def export(flags: ExportFlags) -> None:
     """Write a model for other programs.
 
-    For the original code, diffusers, or onnxruntime. What was written is read back and compared before it takes its
-    place. What a format cannot express is refused by name.
+    For the original code, diffusers, or onnxruntime. The written files are read back and compared before they are put
+    in place. A model that the format cannot express is refused, with the reason.
     """
     from sfumato.interop.convert import export_model
 

@@ -8,7 +8,7 @@ from sfumato.cli.flags import command
 def fit(flags: FitFlags) -> None:
     """Train a model of a folder of images in a given time.
 
-    Looks at the images, measures this machine, plans sizes and times, trains both stages, and writes OUT/report.html.
+    Inspects the images, measures this machine, plans sizes and times, trains both stages, and writes OUT/report.html.
     """
     from sfumato.cli.fit_run import run_fit
     from sfumato.errors import UserError

@@ -48,7 +48,7 @@ class FitFlags:
     threads: int | None = flag(
         None,
         "machine",
-        "Threads on the CPU. [measured: one a core, or one alone where another program keeps a core busy]",
+        "Threads on the CPU. [measured: one per core, or a single one if another program occupies a core]",
         Range(1, 4096),
     )
 

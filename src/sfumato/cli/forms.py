@@ -141,7 +141,7 @@ ONE_LABEL = Form(type=str, help="The class, by number or name, of a class-condit
 MEMORY = Form(
     metavar="MIB",
     parse=bytes_of,
-    help="MiB for feature maps while encoding and decoding; larger images are computed in bands with equal results.",
+    help="MiB for feature maps while encoding and decoding; larger images are computed in bands with the same result.",
     typed_default=DEFAULT_MEMORY // MEBIBYTE,
     range=Range(1, 10_000_000, whole=True),
 )
@@ -185,7 +185,7 @@ FORMS: dict[str, Form] = {
 OF_ONE_IMAGE = {
     "prompt": Form(metavar="[PROMPT]", type=str, argument=True, help="A prompt, for a model that takes text."),
     "label": ONE_LABEL,
-    "negative": Form(type=str, help="A negative prompt: what guidance moves away from."),
+    "negative": Form(type=str, help="A negative prompt, which guidance moves away from."),
     "steps": Form(help="Sampling steps."),
     "guidance": Form(metavar="SCALE", type=str, parse=scale_of, hint="As in 3, or in text=3,mask=1.5."),
 }

@@ -26,7 +26,7 @@ class GuideFlags:
     class_: str | None = flag(
         None,
         "guidance",
-        "The class, by name or number, that --classifier guides to.",
+        "The class, by name or number, that --classifier guides towards.",
         names=("--class",),
         metavar="N",
     )

@@ -28,7 +28,7 @@ class ImportFlags(Overwriting):
         None, "what to sample", "The original YAML [default: the one beside the file, else inferred]."
     )
     weights: Literal["ema", "live"] | None = flag(
-        None, "what to sample", "Which of an original's two sets the model uses [default: ema where there]."
+        None, "what to sample", "Which of an original checkpoint's two sets to use [default: ema if it is there]."
     )
     tokenizer: str | None = flag(
         None, "what to sample", "For a text model: a tokenizer.json, a folder, or a hub name.", path=True
@@ -54,7 +54,7 @@ class ImportFlags(Overwriting):
 def import_(flags: ImportFlags) -> None:
     """Open a checkpoint of the original code or diffusers.
 
-    Latent diffusion, Stable Diffusion, DiT and SiT alike: what comes out is a model folder.
+    Converts checkpoints of latent diffusion, Stable Diffusion, DiT and SiT into a model folder.
     """
     from sfumato.interop.convert import import_model
 

@@ -42,4 +42,4 @@ class ModelFlags(AModel, Machine):
 class Overwriting:
     """What becomes of an output folder that is in use."""
 
-    overwrite: bool = flag(False, "output", "Replace what the output folder holds.", names=("--overwrite",))
+    overwrite: bool = flag(False, "output", "Replace the contents of the output folder.", names=("--overwrite",))

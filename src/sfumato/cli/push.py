@@ -23,22 +23,21 @@ class PushFlags(AModel):
     card: list[Path] | None = flag(
         None,
         "output",
-        "A folder of `sfumato evaluate`; one named `card` beside the run is found by itself.",
+        "A folder of `sfumato evaluate`; one named `card` beside the run is found automatically.",
         type=list[Path],
         metavar="FOLDER",
     )
     private: bool = flag(False, "output", "Create the repository for yourself only.", names=("--private",))
     message: str = flag("Upload a model of sfumato", "output", "The message of the commit.")
-    out: Path | None = flag(None, "output", "Write the files into this folder to look at, and upload nothing.")
+    out: Path | None = flag(None, "output", "Write the files into this folder for inspection, and upload nothing.")
 
 
 @command(PushFlags)
 def push(flags: PushFlags) -> None:
     """Publish a model on the Hugging Face hub.
 
-    With a card of what is known of it: data and licences, sizes, curves, samples, evaluations and limits. Then
-    hub:OWNER/NAME stands wherever a model does. Needs the extra `hub`, and a token that may write (HF_TOKEN, or
-    `hf auth login`).
+    Uploads the model with a card: data and licences, sizes, curves, samples, evaluations and limits. Every command then
+    takes hub:OWNER/NAME as a model. Needs the extra `hub`, and a token that may write (HF_TOKEN, or `hf auth login`).
     """
     import re
     import tempfile

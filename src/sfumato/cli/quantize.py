@@ -29,8 +29,8 @@ class QuantizeFlags(Overwriting, AModel):
 def quantize(flags: QuantizeFlags) -> None:
     """Store a model's weights in 8 or 16 bits.
 
-    The folder is about a quarter or half as large. Weights are expanded to float32 when it is opened, so that
-    everything works as before and computes as fast as before, with weights that are slightly rounded.
+    The folder is about a quarter or half as large. Weights are expanded to float32 when the model is opened: everything
+    works as before and is as fast as before, with slightly rounded weights.
     """
     from sfumato import quantization
     from sfumato.cli.tables import show

@@ -27,8 +27,8 @@ class ReplaceDecoderFlags(Overwriting, AModel):
 def replace_decoder(flags: ReplaceDecoderFlags) -> None:
     """Replace a model's decoder with a fine-tuned one.
 
-    The encoder must be the model's own, bit for bit: its latents are then the same, and the second stage stays as it
-    is. A tiny decoder is left out, because it imitates the decoder before.
+    The encoder must be bit-identical to the model's: the latents are then the same, and the second stage stays
+    unchanged. A tiny decoder is not copied, because it imitates the old decoder.
     """
     from dataclasses import replace
 

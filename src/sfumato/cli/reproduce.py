@@ -43,8 +43,8 @@ class ReproduceFlags:
 def reproduce(flags: ReproduceFlags) -> None:
     """Sample the image of a PNG again and compare.
 
-    Exit code 0: equal, bit for bit. Exit code 1: it differs, with what was different (version, device, threads). The
-    model must be the same.
+    Exit code 0: the two are bit-identical. Exit code 1: they differ; the output names the possible causes (version,
+    device, threads). The model must be the same.
     """
     import numpy as np
 

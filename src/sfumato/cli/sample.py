@@ -54,7 +54,7 @@ class SampleFlags(CodeFlags, GuideFlags, ModelFlags):
     resume: bool = flag(
         False,
         "output",
-        "Number images by their place in the request, and keep those that are there.",
+        "Number images by their place in the request, and skip those that exist.",
         names=("--resume",),
     )
     why: bool = flag(False, "sampler", "Explain the choice of sampler and grid.", names=("--why",))

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 def samplers() -> None:
     """List the samplers and what each suits.
 
-    With its order of accuracy, its network calls a step, the usual spacing of its steps, and its settings, which are
-    given as in --sampler ddim:eta=0.5. `auto`, the usual choice of `sfumato sample`, takes one of them and says why.
+    Prints for each its order of accuracy, network calls per step, default grid and settings, which are given as in
+    --sampler ddim:eta=0.5. `auto`, the default of `sfumato sample`, chooses one of them; --why explains the choice.
     """
     from sfumato.cli.tables import show
     from sfumato.sampling.table import EVERY_SAMPLER

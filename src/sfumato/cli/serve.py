@@ -47,7 +47,7 @@ def serve(flags: ServeFlags) -> None:
     """Serve models to programs over HTTP.
 
     Speaks its own protocol (jobs with previews, every task), that of OpenAI's images API and that of AUTOMATIC1111's
-    web user interface. MODEL is a model folder, a run or zoo:toy; several are loaded when first asked for. Requests
+    web user interface. MODEL is a model folder, a run or zoo:toy; each is loaded when it is first requested. Requests
     with the same settings are computed in one batch. Needs the extra `web`.
     """
     from sfumato.cli.options import chosen_device

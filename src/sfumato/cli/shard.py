@@ -26,7 +26,7 @@ class ShardFlags:
         metavar="[data.b=c]...",
         argument=True,
     )
-    out: Path = flag(REQUIRED, "output", "The folder of the shards; an interrupted writing there goes on.")
+    out: Path = flag(REQUIRED, "output", "The folder of the shards; an interrupted run there is resumed.")
     per_shard: int = flag(1000, "output", "Images in each shard.", range=Range(1, 1_000_000, whole=True))
     in_order: bool = flag(False, "output", "Keep the order of the images instead of shuffling them.")
 

@@ -109,8 +109,8 @@ def downsampling(flags: DownsamplingFlags) -> None:
 def baselines(flags: BaselinesFlags) -> None:
     """Compare latent diffusion with its baselines.
 
-    Latent diffusion, diffusion of pixels, and a transformer over VQ codes train for the same time, first stages
-    included; OUT/study.html sets them side by side.
+    Latent diffusion, pixel diffusion, and a transformer over VQ codes train for the same time, first stages included;
+    OUT/study.html compares them.
     """
     from sfumato.errors import UserError
 

@@ -136,8 +136,8 @@ def diffusion(flags: DiffusionFlags) -> None:
 def joint(flags: JointFlags) -> None:
     """Train both stages at once, for research.
 
-    The run's model is a model of two stages as any other. coupling.kind=naive, detached, prior or anchored chooses how
-    the autoencoder is kept from making latents that are easy to predict and say nothing.
+    The result is a two-stage model like any other. coupling.kind=naive, detached, prior or anchored chooses how the
+    latents are kept from collapsing (easy to predict, but without information).
     """
     from sfumato.config import parse
     from sfumato.training.joint_run import JointRun
@@ -150,7 +150,7 @@ def joint(flags: JointFlags) -> None:
 @app.command("classifier", cls=Command)
 @command(ClassifierFlags)
 def classifier(flags: ClassifierFlags) -> None:
-    """Train a classifier of noisy latents, to guide with."""
+    """Train a classifier of noisy latents, for guidance."""
     from sfumato.cli.run_configuration import on_first_stage
     from sfumato.training.classifier import ClassifierRun
 
@@ -162,7 +162,7 @@ def classifier(flags: ClassifierFlags) -> None:
 @app.command("transformer", cls=Command)
 @command(TransformerFlags)
 def transformer(flags: TransformerFlags) -> None:
-    """Train the baseline: a transformer that writes codes."""
+    """Train the baseline: an autoregressive transformer over codes."""
     from sfumato.baselines.model import codebook_of
     from sfumato.config import parse
     from sfumato.model_folder import load

@@ -26,7 +26,7 @@ class ZooFlags:
 def zoo(flags: ZooFlags) -> None:
     """List the shipped models and configurations.
 
-    With a name, print that configuration, to be changed and trained.
+    With a name, print that configuration, as a start for your own.
     """
     from sfumato.cli.tables import show
     from sfumato.config import ZOO_PREFIX, zoo_names, zoo_text

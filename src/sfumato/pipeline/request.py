@@ -152,12 +152,12 @@ class SampleRequest:
     guidance: float | Sequence[float] | Mapping[str, float] | None = option(
         None,
         "guidance",
-        "Classifier-free guidance scale, one or one for each image, or one for each part of a composite condition; 1 "
-        "is off [default: 3 where the model supports it].",
+        "Classifier-free guidance scale: one for all images, one for each image, or one for each part of a composite "
+        "condition; 1 is off [default: 3 where the model supports it].",
         SCALE,
     )
     negative: str | Sequence[str] | None = option(
-        None, "guidance", "Negative prompts: what guidance moves away from, one for each image or one for all."
+        None, "guidance", "Negative prompts, which guidance moves away from; one for each image or one for all."
     )
     interval: tuple[float, float] = option(
         (0.0, 1.0), "guidance", "Times from 0 (clean) to 1 (noise) between which guidance is applied.", SHARE
@@ -186,12 +186,12 @@ class SampleRequest:
         None, "sampler", "Spacing of the steps, with settings as in karras:rho=5; by default the sampler's."
     )
     shift: float | None = option(
-        None, "sampler", "Above 1 spends more of the steps at noisy times (flow models).", Range(0.0, 100.0, above=True)
+        None, "sampler", "Above 1 places more of the steps at noisy times (flow models).", Range(0.0, 100.0, above=True)
     )
     times: Sequence[float] | None = option(
         None,
         "sampler",
-        "The times of the steps, falling: in [0, 1] with the last one, or timesteps of the training schedule.",
+        "Decreasing times of the steps: in [0, 1] including the end, or timesteps of the training schedule.",
         Range(0.0, 1e6),
     )
 
@@ -208,7 +208,7 @@ class SampleRequest:
     memory: int = option(
         DEFAULT_MEMORY,
         "machine",
-        "Bytes for feature maps while encoding and decoding; larger images are computed in bands with equal results.",
+        "Bytes for feature maps while encoding and decoding; larger images are computed in bands with the same result.",
         Range(1, 2**60, whole=True),
     )
     window: int | None = option(

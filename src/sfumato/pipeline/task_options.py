@@ -48,7 +48,7 @@ class InpaintOptions:
     feather: int = option(
         FEATHER,
         "what to sample",
-        "Pixels, from the hole's edge inwards, that blend old and new.",
+        "Width in pixels, inwards from the hole's edge, over which old and new are blended.",
         Range(0, LONGEST_SIDE, whole=True),
     )
     jumps: tuple[int, int] | None = like(SampleRequest, "jumps")
@@ -72,9 +72,11 @@ class EditOptions:
     image: "Image" = needed("what to sample", "An image of any size.")
     strength: float = like(SampleRequest, "strength", STRENGTH)
     style: "Image | None" = option(
-        None, "what to sample", "An image whose latent statistics the result has: its colours and contrast."
+        None, "what to sample", "An image whose colours and contrast the result gets (the statistics of its latent)."
     )
-    style_amount: float = option(1.0, "what to sample", "Share of these statistics.", SHARE)
+    style_amount: float = option(
+        1.0, "what to sample", "How much of that image's statistics is applied: 0 none, 1 all.", SHARE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class UpscaleOptions:
     """What super-resolution takes."""
 
     image: "Image" = needed("what to sample", "A small image, of any size.")
-    keep_colours: bool = option(True, "what to sample", "Remove slow drift of the colours against the small image.")
+    keep_colours: bool = option(True, "what to sample", "Correct slow colour drift relative to the small image.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,6 @@ class InterpolateOptions:
     frames: int = option(
         FRAMES,
         "what to sample",
-        "Images from one stop to the next, both included.",
+        "Images from one seed or prompt to the next, both included.",
         Range(2, MOST_IMAGES, whole=True),
     )

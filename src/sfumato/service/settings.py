@@ -27,7 +27,7 @@ class ServiceSettings:
         (), "access", "Another name of this machine that a request may address, such as that of a proxy."
     )
     allow_origin: tuple[str, ...] = option(
-        (), "access", "A web page's origin, such as http://localhost:3000, whose scripts may call the service."
+        (), "access", "The origin of a web page, such as http://localhost:3000, whose scripts may call the service."
     )
     folders: tuple[Path, ...] = option(
         (), "access", "Folders whose images a request may name as file:PATH; nothing outside them is read."
@@ -42,8 +42,8 @@ class ServiceSettings:
     lanes: int = option(
         0,
         "machine",
-        "Compute batches of exactly this many images, filled up with copies: larger ones, where the device's rounding "
-        "depends on the batch; 0: only batches that change no bit of an image.",
+        "Fill every batch up to this many images with copies: allows larger batches where the device's rounding "
+        "depends on the batch size; 0: only batch sizes that change no bit of an image.",
         Range(0, 256, whole=True),
     )
     memory: int = option(

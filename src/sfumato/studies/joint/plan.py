@@ -32,7 +32,7 @@ class JointStudyConfig(Schema):
     run: JointRun
     """Networks, losses and data of every way; its coupling is that of the way of the same kind."""
     minutes: float = Field(3.0, gt=0, le=1_000_000)
-    """Of each training with one seed: both stages, and encoding where one follows the other."""
+    """Minutes of each training with one seed: both stages, and encoding where one follows the other."""
     seeds: int = Field(3, ge=1)
     """Trainings of each way."""
     ways: tuple[Way, ...] = Field(("two-stage", "naive", "detached", "prior", "anchored"), min_length=1)
@@ -44,7 +44,7 @@ class JointStudyConfig(Schema):
     """Images that are sampled from each model."""
     sampling_steps: int = Field(10, ge=1)
     guidance: float = Field(3.0, ge=1, le=1000)
-    """Of the samples, where the images have captions or labels."""
+    """Guidance scale of the samples, where the images have captions or labels."""
     every: int = Field(50, ge=1)
     """Steps between two measurements of spread, effective rank and PSNR."""
 

@@ -40,8 +40,8 @@ class LatentsStudyConfig(Schema):
     first_steps: int | None = Field(None, ge=2)
     """Training steps of every first stage, instead of minutes."""
     longest: float = Field(2.0, ge=1)
-    """A first stage with worse reconstructions than the best trains on until its PSNR is within 0.3 dB, up to so many
-    times the steps."""
+    """A first stage with worse reconstructions than the best continues to train until its PSNR is within 0.3 dB, up to
+    this many times the steps."""
     first_seed: int = 0
     minutes: float = Field(4.0, gt=0)
     """Training minutes of stage 2, for each latent space and seed, converted into steps that are the same for all."""
@@ -59,13 +59,13 @@ class LatentsStudyConfig(Schema):
     batch: int = Field(64, ge=1)
     learning_rate: float = Field(4e-3, gt=0)
     points: int = Field(4, ge=1)
-    """How often a second stage is scored, at equal distances, the last time at its end."""
+    """How many times a second stage is scored, at equal distances, the last time at its end."""
     samples: int = Field(256, ge=2)
     """Images generated for each score."""
     sampling_steps: int = Field(20, ge=1)
     """Sampling steps of these images."""
     measured: int = Field(1024, ge=16)
-    """Held-out images at most on which latents and reconstructions are measured."""
+    """Maximum number of held-out images on which latents and reconstructions are measured."""
     precision: Precision = "auto"
 
     @model_validator(mode="after")
