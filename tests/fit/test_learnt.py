@@ -44,7 +44,7 @@ def test_a_distance_from_few_images_is_called_rough() -> None:
 
 def test_reconstructions_and_losses_are_judged_by_their_numbers() -> None:
     assert "at 25.0 dB: shapes and colours are kept" in said()
-    assert "much is lost, of training images less." in said(psnr=18.0)
+    assert "much is lost, less of training images." in said(psnr=18.0)
     assert "hardly fell at the end" in said()
-    assert "still falling at the end: a longer training makes samples sharper, and copies." in said(FALLING)
+    assert "still falling at the end: longer training makes samples sharper, and more of them copies." in said(FALLING)
     assert "too few training images to measure memorisation" in said()

@@ -213,9 +213,9 @@ def test_minutes_that_were_set_are_those_that_the_plan_speaks_of() -> None:
     ("stage_1", "stage_2", "distinct", "files", "expected"),
     [
         # docs/fit.md: forty photographs, 21.4 dB, "blurred mixtures of the four photographs, none of them a copy yet"
-        (1_032, 6_400, 72, 36, "samples are blurred mixtures of the 36 training images, hardly copies yet"),
+        (1_032, 6_400, 72, 36, "samples are blurred mixtures of the 36 training images, hardly any copies yet"),
         # docs/fit.md: forty emoji, three minutes, 21.9 % of the samples are copies; as many passes as a plan has
-        (8_000, 108_000, 72, 36, "samples are near copies of the 36 training images, and mixtures of them"),
+        (8_000, 108_000, 72, 36, "samples are near copies and mixtures of the 36 training images"),
         # docs/results/emoji.md: "recognisable flags, and coloured mosaics for everything else"
         (28_800, 27_400, 7_382, 7_382, "samples show simple shapes and the most frequent objects"),
         # docs/results/emoji.md: 15 of 24 common prompts are recognised without being told
@@ -223,7 +223,7 @@ def test_minutes_that_were_set_are_those_that_the_plan_speaks_of() -> None:
         # docs/results/emoji.md: "most prompts for known concepts succeed"
         (84_224, 1_069_000, 7_400, 7_400, "most objects are recognisable"),
         # not recorded: a time too short to see even few images often, and one that is long for their number
-        (1_500, 6_000, 720, 360, "samples show typical colours and where things are, hardly an object, blurred"),
+        (1_500, 6_000, 720, 360, "samples show typical colours and a rough layout, hardly any objects, blurred"),
         (90_000, 900_000, 4_000, 4_000, "recognisable; some may be copies, as each image is seen 225 times"),
     ],
 )
@@ -247,7 +247,7 @@ def test_of_few_images_the_plan_says_what_helps() -> None:
             training = count - plan.held_out
             text = " ".join(plan.warnings)
             assert (f"{training} training images are few" in text) == advised
-            assert ("New images lose more" in " ".join(plan.reasons)) == advised
+            assert ("New images are reconstructed worse" in " ".join(plan.reasons)) == advised
             assert plan.quality.count(".") <= 2
 
 

@@ -151,7 +151,7 @@ def test_a_resumed_fit_shows_the_steps_that_stage_2_was_given(
 
 
 def test_the_commands_of_the_page_can_all_be_typed(finished: Path) -> None:
-    page = html.unescape((finished / "report.html").read_text().split("Commands to go on")[1])
+    page = html.unescape((finished / "report.html").read_text().split("Commands to continue")[1])
     lines = [shlex.split(line) for line in page.splitlines() if line.startswith("sfumato ")]
     assert [line[1] for line in lines] == ["sample", "train", "fit", "evaluate"]
     outs = [line[line.index("--out") + 1] for line in lines]
@@ -204,7 +204,7 @@ def test_a_fit_of_shards_ends_in_a_page_and_goes_on(
     assert (numbers["images"], numbers["conditioner"]) == (12, "text")
     assert len(list((out / "cache" / "indices").iterdir())) == 3, "each shard is read through once"
     again = command(*fit(tmp_path / "shards", out, *TEXT, *short))
-    assert (again.code, "finished before" in again.out) == (0, True), again.err
+    assert (again.code, "already finished" in again.out) == (0, True), again.err
     next((tmp_path / "shards").glob("*.tar")).unlink()
     fewer = command(*fit(tmp_path / "shards", out, *TEXT, *short))
     assert (fewer.code, "have changed since the fit" in fewer.err) == (2, True)
@@ -223,7 +223,7 @@ def test_a_second_call_says_that_it_is_finished_and_where_the_page_is(
     before = (finished / "report.html").stat().st_mtime_ns
     done = command(*fit(captioned, finished, *TEXT))
     assert done.code == 0, done.err
-    assert f"finished before: {finished / 'report.html'}" in done.out
+    assert f"already finished: {finished / 'report.html'}" in done.out
     assert (finished / "report.html").stat().st_mtime_ns == before
     without_minutes = command("fit", captioned, "--out", finished, *TINY, *TEXT)
     assert without_minutes.code == 0
@@ -234,7 +234,7 @@ def test_another_plan_or_changed_data_is_refused_with_a_way_out(
 ) -> None:
     other_time = command("fit", captioned, "--minutes", "7", "--out", finished, *TINY, *TEXT)
     assert other_time.code == 2
-    assert "holds a fit in 5 minutes, not 7: leave --minutes out to go on" in other_time.err
+    assert "holds a fit in 5 minutes, not 7: omit --minutes to resume it" in other_time.err
     other_settings = command(*fit(captioned, finished))
     assert other_settings.code == 2
     assert "give the same to go on, or another --out" in other_settings.err
@@ -255,7 +255,7 @@ def test_another_plan_or_changed_data_is_refused_with_a_way_out(
 def test_the_images_may_have_moved(captioned: Path, finished: Path, command: Command, tmp_path: Path) -> None:
     shutil.copytree(captioned, tmp_path / "moved")
     done = command(*fit(tmp_path / "moved", finished, *TEXT))
-    assert (done.code, "finished before" in done.out) == (0, True), done.err
+    assert (done.code, "already finished" in done.out) == (0, True), done.err
 
 
 def test_a_fit_inside_its_images_goes_on(finished: Path, tmp_path: Path) -> None:

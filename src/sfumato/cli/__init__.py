@@ -80,7 +80,7 @@ SMALLER = (
 )
 """What a user can do about a lack of memory."""
 
-app.add_typer(train.app, name="train", help="Train a stage, both at once, a classifier, or the baseline.")
+app.add_typer(train.app, name="train", help="Train a stage, both, a classifier, or the baseline.")
 app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")
 COMMANDS = (
     data,

@@ -26,7 +26,7 @@ class CompareFlags(FirstCard):
 
 @command(CompareFlags)
 def compare(flags: CompareFlags) -> None:
-    """Print two cards of evaluate side by side.
+    """Compare two evaluation cards side by side.
 
     Differences in subject and settings come first. Refuses cards whose protocols differ, and names the fields.
     """

@@ -39,7 +39,7 @@ class EvaluateAutoencoderFlags(MeasureFlags):
 
 @command(EvaluateAutoencoderFlags, request_flags("size", "batch"))
 def evaluate_autoencoder(flags: EvaluateAutoencoderFlags, options: dict[str, Any]) -> None:
-    """Measure an autoencoder's reconstructions and latents.
+    """Measure what an autoencoder preserves, and its latents.
 
     rFD, PSNR, SSIM, LPIPS if its weights are given (vgg16 and lpips), latent statistics, share of high frequencies,
     equivariance, bits per dimension.

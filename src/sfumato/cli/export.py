@@ -26,7 +26,7 @@ class ExportFlags(Overwriting, AModel):
 
 @command(ExportFlags)
 def export(flags: ExportFlags) -> None:
-    """Write a model for other programs.
+    """Convert a model for other programs.
 
     For the original code, diffusers, or onnxruntime. The written files are read back and compared before they are put
     in place. A model that the format cannot express is refused, with the reason.

@@ -6,7 +6,7 @@ from sfumato.cli.flags import command
 
 @command(FitFlags)
 def fit(flags: FitFlags) -> None:
-    """Train a model of a folder of images in a given time.
+    """Train a model on a folder of images in a given time.
 
     Inspects the images, measures this machine, plans sizes and times, trains both stages, and writes OUT/report.html.
     """

@@ -73,7 +73,7 @@ def _new_fit(flags: FitFlags, settings: tuple[str, ...]) -> Fit:
         timer = StepTimer(workers, settings)
         plan = measured_plan(facts, machine, seconds, timer, size, say)
         if one_is_faster(plan, timer):
-            say("one thread is faster now than one a core: measuring with one")
+            say("a single thread is currently faster than one per core: measuring with one")
             plan = measured_plan(facts, replace(machine, threads=1), seconds, timer, size, say)
     plan = with_settings(plan, flags.folder, settings)
     return Fit(str(flags.folder), digest_of(flags.folder, flags.out), seconds, settings, plan)

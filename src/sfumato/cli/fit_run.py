@@ -58,7 +58,7 @@ def _run_fit(flags: FitFlags) -> None:
     if flags.dry_run or out is None:
         return
     if (out / NUMBERS).is_file():
-        typer.echo(f"\nfinished before: {out / PAGE}")
+        typer.echo(f"\nalready finished: {out / PAGE}")
         return
     with written(out, begun=lambda: any(out.rglob("log.jsonl"))), starting_with(fit.plan.machine.threads):
         if not resumed:

@@ -52,9 +52,9 @@ class ImportFlags(Overwriting):
 
 @command(ImportFlags)
 def import_(flags: ImportFlags) -> None:
-    """Open a checkpoint of the original code or diffusers.
+    """Convert a checkpoint into a model folder.
 
-    Converts checkpoints of latent diffusion, Stable Diffusion, DiT and SiT into a model folder.
+    Reads checkpoints of latent diffusion, Stable Diffusion, DiT and SiT, of the original code or diffusers.
     """
     from sfumato.interop.convert import import_model
 

@@ -75,7 +75,7 @@ def _with_precision(raw: dict[str, Any], precision: str) -> dict[str, Any]:
 
 
 def joint(flags: JointStudyFlags) -> None:
-    """Compare training both stages at once with one after the other.
+    """Compare training both stages at once and one by one.
 
     Trains the same networks in every way for the same minutes, encoding included; OUT/study.html has kernel distances,
     facts, PSNR, the curves of the latents' spread and effective rank, and images.

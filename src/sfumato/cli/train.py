@@ -121,7 +121,10 @@ def latent_sentences(run: Path, step: int) -> list[str]:
 @app.command("diffusion", cls=Command)
 @command(DiffusionFlags)
 def diffusion(flags: DiffusionFlags) -> None:
-    """Train stage 2: noise -> latent, conditioned on text, classes or nothing."""
+    """Train stage 2: noise -> latent.
+
+    Conditioned on text, classes, label maps, boxes, images, or nothing.
+    """
     from sfumato.cli.run_configuration import on_first_stage
     from sfumato.training.diffusion_run import DiffusionRun
 

@@ -19,9 +19,9 @@ def commands(result: FitResult, gallery: FitGallery, folder: Path, out: Path) ->
     ]
     return [
         ("sample", [shlex.join(_sample(result.conditioner, gallery, model, f"{out}/samples"))]),
-        ("train stage 2 on, at a lower rate", [shlex.join(further)]),
+        ("continue to train stage 2, at a lower learning rate", [shlex.join(further)]),
         (
-            "plan again for more time: larger images or networks, where the folder has enough images",
+            "plan again with more time: larger images or networks, if the folder has enough images",
             [shlex.join([*again, "--hours", hours, "--out", f"{out}-larger"])],
         ),
         (

@@ -28,7 +28,7 @@ def why_conditioned(data: DataFacts, kind: ConditionerKind) -> str:
         case "class":
             classes = how_many(len(data.classes), "class", "classes")
             return f"The model is conditioned on {classes}, the sub-folders or labels of the images."
-    return "The model is not conditioned: it would need a caption for half of the images, or several classes."
+    return "The model is unconditional: a condition needs captions for half of the images, or several classes."
 
 
 def unused(data: DataFacts, kind: ConditionerKind) -> list[str]:

@@ -74,8 +74,8 @@ def check_same(out: Path, fit: Fit, data: Path, seconds: float | None, settings:
     another = "give the same to go on, or another --out"
     if seconds is not None and seconds != fit.seconds:
         raise UserError(
-            f"--out {place!r} holds a fit in {fit.seconds / 60:g} minutes, not {asked:g}: leave --minutes out to "
-            "go on, or give another --out; the page's commands tell how to train its result longer"
+            f"--out {place!r} holds a fit in {fit.seconds / 60:g} minutes, not {asked:g}: omit --minutes to "
+            "resume it, or give another --out; the commands on its page train the result for longer"
         )
     if settings != fit.settings:
         there = " ".join(fit.settings) or "no settings"

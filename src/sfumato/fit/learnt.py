@@ -37,7 +37,7 @@ def sentences(plan: FitPlan, found: Evaluation, log: Sequence[Mapping[str, Any]]
 def _reconstruction(plan: FitPlan, psnr: float) -> str:
     where = "training images, as none are held out" if plan.held_out == 0 else "held-out images"
     few = plan.held_out > 0 and plan.trained < FEW
-    lost = "much is lost, of training images less" if few else "much is lost: samples cannot be sharp"
+    lost = "much is lost, less of training images" if few else "much is lost: samples cannot be sharp"
     judged = (
         "details are kept"
         if psnr >= SHARP
@@ -61,7 +61,7 @@ def _agreement(plan: FitPlan, found: Evaluation) -> str:
         else "the condition is followed"
     )
     return (
-        f"The training image nearest to a sample shares {what} in {percent(agreed.share)} of the samples (by chance "
+        f"For {percent(agreed.share)} of the samples the nearest training image shares {what} (by chance "
         f"{percent(agreed.chance)}): {judged}."
     )
 
@@ -76,10 +76,10 @@ def _variety(variety: float | None) -> str:
 def _kernel(kernel: KernelScore | None) -> str:
     if kernel is None:
         return ""
-    few = f" Of {kernel.real} real images it is only a rough estimate." if kernel.real < FEW_REAL else ""
+    few = f" With {kernel.real} real images it is only a rough estimate." if kernel.real < FEW_REAL else ""
     return (
-        f"The kernel distance between {kernel.samples} samples and {kernel.real} real images is {kernel.value:.3f}, "
-        f"that between training images and these {kernel.training:.3f} (0: alike; features of {kernel.features}).{few}"
+        f"The kernel distance between {kernel.samples} samples and {kernel.real} real images is {kernel.value:.3f}; "
+        f"between training images and these it is {kernel.training:.3f} (0: alike; features of {kernel.features}).{few}"
     )
 
 
@@ -91,7 +91,7 @@ def _memorisation(plan: FitPlan, found: Evaluation) -> str:
         return "No sample is a copy of a training image (f_mem 0 %)."
     if share < COPIES:
         return f"Hardly any sample is a copy of a training image (f_mem {percent(share)})."
-    few = " So few images are memorised whatever the training; more images help." if plan.trained < FEW else ""
+    few = " A model memorises so few images in any case; more images help." if plan.trained < FEW else ""
     return f"{percent(share)} of the samples are copies of training images (f_mem).{few}"
 
 
@@ -103,6 +103,6 @@ def _falling(plan: FitPlan, log: Sequence[Mapping[str, Any]]) -> str:
     third = max(1, len(tail) // 3)
     fallen = sum(tail[:third]) / third - sum(tail[-third:]) / third
     if fallen > FALLING:
-        longer = "makes samples sharper, and copies" if plan.trained < FEW else "gives better samples"
-        return f"The loss of stage 2 was still falling at the end: a longer training {longer}."
+        longer = "makes samples sharper, and more of them copies" if plan.trained < FEW else "gives better samples"
+        return f"The loss of stage 2 was still falling at the end: longer training {longer}."
     return "The loss of stage 2 hardly fell at the end: a larger network or more images help more than more time."

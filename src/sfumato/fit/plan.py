@@ -387,9 +387,7 @@ def _explained(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> Fi
     ]
     reasons += unused(data, plan.conditioner)
     if plan.mirrored:
-        reasons.append(
-            "Mirrored images are trained on as well: the folder is small, and no caption or class names a side."
-        )
+        reasons.append("Mirrored images are added: the folder is small, and no caption or class mentions a side.")
     warnings = []
     if plan.images < plan.data.total:
         warnings.append(
@@ -410,15 +408,15 @@ def _explained(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> Fi
         network = next(each for each in SECOND if each.name == plan.second.network)
         step = plan.factor * 2 ** (len(network.multipliers(plan.latent_side)) - 1)
         warnings.append(
-            f"Squares cut off {plan.data.cropped:.0%} of an image on average. Several sizes keep more: write the plan "
-            f"with --plan FILE and add 'data.buckets={{step: {step}}}' to both of its commands."
+            f"Square crops cut off {plan.data.cropped:.0%} of an image on average. Training at several sizes keeps "
+            f"more: write the plan with --plan FILE and add 'data.buckets={{step: {step}}}' to both of its commands."
         )
     if plan.first.accumulate > 1 or plan.second.accumulate > 1:
         warnings.append(f"Batches are split to fit {gib(plan.machine.memory)} of free memory.")
     if plan.total < 0.8 * plan.seconds:
         warnings.append(
-            f"It takes about {_minutes(plan.total)} of the {_minutes(plan.seconds)}: a longer training of so few "
-            "images only memorises them."
+            f"It takes about {_minutes(plan.total)} of the {_minutes(plan.seconds)}: longer training on so few "
+            "images would only memorise them."
         )
     return replace(plan, quality=_expected(plan), reasons=tuple(reasons), warnings=tuple(warnings))
 
@@ -448,13 +446,13 @@ def _of_second(plan: FitPlan) -> str:
 
 
 def _why_size(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> str:
-    text = f"Images are trained at {plan.size} pixels, f = {plan.factor}"
+    text = f"The model is trained at {plan.size} pixels, f = {plan.factor}"
     if plan.size == max(sizes):
         if len(sizes) == 1:
             return f"{text}: the size was set." if plan.size not in sizes_for(plan.data.side) else f"{text}."
         return f"{text}: the images are not larger." if plan.size < SIZES[-1] else f"{text}."
     reason = "do not fit the memory" if too_large == max(sizes) else "would see too few images in the time"
-    return f"{text}: {_next(sizes, plan.size)} pixels {reason}."
+    return f"{text}: at {_next(sizes, plan.size)} pixels the networks {reason}."
 
 
 def _next(sizes: Sequence[int], size: int) -> int:

@@ -28,7 +28,7 @@ FIRST_LIMITS = (
 )
 FIRST_BEYOND = "reconstructions are close to the images"
 SECOND_LIMITS = (
-    (20_000, "samples show typical colours and where things are, hardly an object"),
+    (20_000, "samples show typical colours and a rough layout, hardly any objects"),
     (80_000, "samples show simple shapes and the most frequent objects"),
     (400_000, "common objects are recognisable, rare ones are not"),
 )
@@ -44,7 +44,7 @@ COPIES_FROM = 150
 def first_sentence(images: int, size: int, factor: int, distinct: int) -> str:
     """Why stage 1 is as good as it is; `distinct` images differ, mirrored ones counted."""
     expected = _by(FIRST_LIMITS, images, FIRST_BEYOND)
-    new = " New images lose more than the training images." if distinct < FEW else ""
+    new = " New images are reconstructed worse than the training images." if distinct < FEW else ""
     return (
         f"Stage 1 sees {images:,} images and compresses {size}x{size} pixels to {size // factor}x{size // factor}: "
         f"{expected}.{new}"
@@ -66,7 +66,8 @@ def quality(first_images: int, second_images: int, distinct: int, files: int, co
         return f"Expect: {_of_few(passes, second_images, blurred, files)}."
     expected = _by(SECOND_LIMITS, second_images, SECOND_BEYOND) + (", blurred" if blurred else "")
     copies = f"; some may be copies, as each image is seen {passes:,.0f} times" if passes >= COPIES_FROM else ""
-    prompts = " Prompts of several objects need more time." if conditioner == "text" and second_images < 400_000 else ""
+    several = conditioner == "text" and second_images < 400_000
+    prompts = " Prompts with several objects need more time." if several else ""
     return f"Expect: {expected}{copies}.{prompts}"
 
 
@@ -76,9 +77,8 @@ def advice_for_few(distinct: int, files: int) -> str | None:
         return None
     return (
         f"{how_many(files, 'training image is', 'training images are')} few: samples are mixtures of "
-        "them at first, and copies if they are trained for longer. What helps is more images of the same kind, a "
-        "thousand or more, or a model of many similar images that is trained on with these: "
-        "sfumato train diffusion ... --start MODEL."
+        "them at first, and copies after longer training. Use a thousand or more images of the same kind, or first "
+        "train a model on many similar images and continue with these: sfumato train diffusion ... --start MODEL."
     )
 
 
@@ -86,9 +86,9 @@ def _of_few(passes: float, second_images: int, blurred: bool, files: int) -> str
     """What samples of few images are, after that many passes over them."""
     of = f"of the {how_many(files, 'training image')}"
     if passes >= COPIES_FROM:
-        return f"samples are near copies {of}, and mixtures of them" + (", blurred" if blurred else "")
+        return f"samples are near copies and mixtures {of}" + (", blurred" if blurred else "")
     early = blurred or second_images < SECOND_LIMITS[1][0]
-    return f"samples are {'blurred ' if early else ''}mixtures {of}, hardly copies yet"
+    return f"samples are {'blurred ' if early else ''}mixtures {of}, hardly any copies yet"
 
 
 def _by(limits: tuple[tuple[int, str], ...], images: int, beyond: str) -> str:
