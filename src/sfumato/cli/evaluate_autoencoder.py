@@ -39,7 +39,7 @@ class EvaluateAutoencoderFlags(MeasureFlags):
 
 @command(EvaluateAutoencoderFlags, request_flags("size", "batch"))
 def evaluate_autoencoder(flags: EvaluateAutoencoderFlags, options: dict[str, Any]) -> None:
-    """Measure what an autoencoder preserves, and its latents.
+    """Measure an autoencoder and its latents on images.
 
     rFD, PSNR, SSIM, LPIPS if its weights are given (vgg16 and lpips), latent statistics, share of high frequencies,
     equivariance, bits per dimension.
