@@ -49,7 +49,7 @@ def mixture(schedule: Schedule, means: Tensor, std: float, weights: Tensor) -> D
 
 
 def dataset(schedule: Schedule, points: Tensor) -> Denoise:
-    """A data set of N points (N, D), each equally likely: the network that has memorised them."""
+    """A dataset of N points (N, D), each equally likely: the network that has memorised them."""
     return mixture(schedule, points, 0.0, torch.full((len(points),), 1 / len(points), dtype=torch.float64))
 
 

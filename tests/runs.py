@@ -1,4 +1,4 @@
-"""Tiny runs of both stages on made-up images: what the contracts of training are tried on."""
+"""Tiny runs of both stages on synthetic images, on which the contracts of training are tested."""
 
 import os
 import signal

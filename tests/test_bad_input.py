@@ -231,7 +231,7 @@ def test_reconstructing_nothing(command: Command, runs: Runs, tmp_path: Path) ->
     )
     check(
         command("reconstruct", runs.autoencoder, tmp_path / "bad" / "b.jpg", *out),
-        "b.jpg' cannot be read: it is no image of a known format",
+        "b.jpg' cannot be read: it is not an image of a known format",
     )
     save(tmp_path / "good", ["a.png"])
     check(

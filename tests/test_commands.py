@@ -336,7 +336,7 @@ def test_inversion_is_measured(command: Command, runs: Runs, tmp_path: Path) -> 
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [set(line) for line in lines] == [{"file", "psnr autoencoder", "psnr inversion", "psnr both"}] * 2
     mean = sum(line["psnr both"] for line in lines) / 2
-    assert f"{mean:.2f} dB there and back" in done.out
+    assert f"{mean:.2f} dB after inversion and sampling" in done.out
     assert pixels(out / "grid.png").shape == (66, 4 * 34 - 2, 3)
 
 

@@ -126,7 +126,7 @@ def build_second(config: DiffusionRun) -> None:
 
 
 def named_classes(config: DiffusionRun) -> ConditioningMetadata:
-    """In the place of a data set's names, for conditioners that follow them."""
+    """In the place of a dataset's names, for conditioners that follow them."""
     maps, boxes = config.conditions.map, config.conditions.boxes
     colours = ((0, 0, 0), (255, 0, 0))
     return ConditioningMetadata(

@@ -76,7 +76,7 @@ def test_the_data_is_by_default_what_the_autoencoder_was_trained_on(command: Com
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("--steps", 2, "--minutes", 1), "--minutes and --steps both say how long to train"),
+        (("--steps", 2, "--minutes", 1), "--minutes and --steps both set the length of the training"),
         (("--minutes", 0), "--minutes is 0: give a number from 0.001"),
         (("--channels", 2), "--channels is 2: give a whole number from 4"),
         (("--perceptual", -1), "--perceptual is -1"),

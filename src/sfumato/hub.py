@@ -86,7 +86,8 @@ def hub_folder(text: str) -> Path:
         return _downloaded_before(name, error)
     stated = stated_files(info)
     if CONFIG not in stated or WEIGHTS not in stated:
-        raise UserError(f"{str(name)!r} is no model of sfumato: it lacks {CONFIG if CONFIG not in stated else WEIGHTS}")
+        lacking = CONFIG if CONFIG not in stated else WEIGHTS
+        raise UserError(f"{str(name)!r} is not a model of sfumato: it lacks {lacking}")
     large = next((file for file, one in stated.items() if one.size > MOST_TEXT and not file.endswith("tensors")), None)
     if large is not None:
         raise UserError(f"{str(name)!r} is not opened: its {large} has more than {MOST_TEXT >> 20} MiB")
@@ -160,9 +161,9 @@ def _refusal(name: HubName, error: Exception, status: int, headers: Mapping[str,
     if status == 429:
         wait = headers.get("Retry-After", "")
         after = f"in {wait} seconds" if wait.isdigit() else "later"
-        return f"the hub takes no more requests from here for now (429): try again {after}, or set HF_TOKEN"
+        return f"the hub limits the requests from this address (429): try again {after}, or set HF_TOKEN"
     if isinstance(error, errors.GatedRepoError):
-        return f"{str(name)!r} is given out on request only: ask for it on its page, then set HF_TOKEN"
+        return f"{str(name)!r} is available on request only: ask for access on its page, then set HF_TOKEN"
     if status in (401, 403, 404) and (isinstance(error, errors.RepositoryNotFoundError) or status != 404):
         if status == 403:
             return f"the hub does not allow this for {str(name)!r} (403): the token in HF_TOKEN lacks the right"

@@ -65,7 +65,7 @@ def find_folder(path: Path | str) -> Path:
             f"the run in {str(path)!r} has not saved a model yet; let it reach its first train.save_every steps"
         )
     if (path / "model_index.json").is_file():
-        raise UserError(f"{str(path)!r} is a folder of diffusers: make a model folder of it with `sfumato import`")
+        raise UserError(f"{str(path)!r} is a diffusers folder: convert it with `sfumato import`")
     raise UserError(
         f"{str(path)!r} is neither a model folder nor the folder of a run: it contains no {CONFIG_FILE} with weights"
     )

@@ -57,11 +57,11 @@ def _checked(out: Path, sources: Sequence[Path], overwrite: bool, single_file: b
 def _apart(out: Path, place: Path, source: Path) -> None:
     read = Path(os.path.realpath(source))
     if place == read:
-        raise UserError(f"the output {str(out)!r} is what is read: give another path")
+        raise UserError(f"the output {str(out)!r} is also the input: give another path")
     if place in read.parents:
-        raise UserError(f"the output {str(out)!r} contains what is read, {str(source)!r}: give another path")
+        raise UserError(f"the output {str(out)!r} contains the input, {str(source)!r}: give another path")
     if read in place.parents:
-        raise UserError(f"the output {str(out)!r} is inside what is read, {str(source)!r}: give another path")
+        raise UserError(f"the output {str(out)!r} is inside the input, {str(source)!r}: give another path")
 
 
 def _free_file(out: Path, place: Path, overwrite: bool) -> None:

@@ -29,14 +29,14 @@ def from_json(text: str) -> Any:
     """The value of a foreign JSON text, which `to_json` can write again.
 
     Raises:
-        ValueError: for what is no JSON, a key that stands twice in one object, a number that is not finite, an integer
-            of thousands of digits, half of a surrogate pair, and nesting beyond what Python can follow.
+        ValueError: for anything that is not JSON, a key that occurs twice in one object, a number that is not finite,
+            an integer of thousands of digits, half of a surrogate pair, and nesting beyond what Python can follow.
     """
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError("holds half of a surrogate pair, which is no character") from None
+        raise ValueError("holds half of a surrogate pair, which is not a character") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     return value
@@ -57,7 +57,7 @@ def _finite(digits: str) -> float:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"holds {name}, which is no number of JSON")
+    raise ValueError(f"holds {name}, which is not a JSON number")
 
 
 def numbers_in(file: Path) -> dict[str, float]:

@@ -11,9 +11,9 @@ from command_line import Command, check
     ("given", "sentence"),
     [
         (("--folder", "nowhere"), "--folder 'nowhere' does not exist"),
-        (("--allow-origin", "zzz"), "allow origin 'zzz' is no origin"),
+        (("--allow-origin", "zzz"), "allow origin 'zzz' is not an origin"),
         (("--allow-origin", "http://a.b/page"), "is no origin"),
-        (("--allow-host", "http://proxy"), "allow host 'http://proxy' is no name of a host"),
+        (("--allow-host", "http://proxy"), "allow host 'http://proxy' is not a host name"),
         (("--token", ""), "--token is empty"),
         (("--host", "0.0.0.0"), "give a token"),
         (("--out", "/proc/x"), "--out '/proc/x' cannot be written to"),

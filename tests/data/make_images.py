@@ -1,4 +1,4 @@
-"""Small images for the tests of data sets."""
+"""Small images for the tests of datasets."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -167,7 +167,7 @@ def test_closing_stops_the_threads() -> None:
 
 
 def test_empty_set_and_wrong_sizes() -> None:
-    with pytest.raises(UserError, match="data set is empty"):
+    with pytest.raises(UserError, match="dataset is empty"):
         Loader(Numbers(0), 2, seed=0)
     with pytest.raises(UserError, match="batch 0"):
         Loader(Numbers(3), 0, seed=0)

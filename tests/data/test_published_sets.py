@@ -1,4 +1,4 @@
-"""The lists that the paper's data sets come with, in their real layout: synsets, splits, captions, boxes."""
+"""The lists that the paper's datasets come with, in their real layout: synsets, splits, captions, boxes."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_captions_of_coco_and_of_localized_narratives(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 1 of .* has no image_id and caption"):
         opened(tmp_path, captions_file="narratives.jsonl")
     (tmp_path / "instances.json").write_text(json.dumps({**content, "annotations": [{"id": 1, "image_id": 139}]}))
-    with pytest.raises(UserError, match=r"is no file of captions as COCO's"):
+    with pytest.raises(UserError, match=r"is not a caption file like COCO's"):
         opened(tmp_path, captions_file="instances.json")
 
 

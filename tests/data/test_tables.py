@@ -80,7 +80,7 @@ def test_tables_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     found = opened(tmp_path / "b.parquet")
     assert len(found) == 1
     reasons = [reason for _, reason in found.unreadable]
-    assert reasons == ["the row has no bytes, only the path 'x.png'", "it is no image of a known format"]
+    assert reasons == ["the row has no bytes, only the path 'x.png'", "it is not an image of a known format"]
 
 
 def test_names_of_the_hub_are_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,5 +119,5 @@ def test_a_database_of_lsun(tmp_path: Path) -> None:
     (alone / "data.mdb").write_bytes(b"junk")
     with pytest.raises(UserError, match="1 of 1 databases cannot be read"):
         open_images(LmdbConfig(path=str(tmp_path / "bedroom_train_lmdb" / ".." / "bedroom_train_lmdb"), size=8))
-    with pytest.raises(UserError, match=r"is no LMDB database: give the folder that holds data\.mdb"):
+    with pytest.raises(UserError, match=r"is not an LMDB database: give the folder that holds data\.mdb"):
         open_images(LmdbConfig(path=str(tmp_path / "images"), size=8))

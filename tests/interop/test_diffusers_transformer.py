@@ -347,4 +347,4 @@ def test_from_the_command_line_by_a_class_of_many_names(
     assert "and 960 more, which `sfumato info --json` lists" in unknown.err
     refused = command("sample", saved(), "--label", 1, "--out", tmp_path / "more")
     assert refused.code == 2
-    assert "is a folder of diffusers: make a model folder of it with `sfumato import`" in refused.err
+    assert "is a diffusers folder: convert it with `sfumato import`" in refused.err

@@ -119,7 +119,7 @@ def test_links_lead_to_what_they_name(tmp_path: Path) -> None:
     model_at(tmp_path / "model")
     (tmp_path / "link").symlink_to(tmp_path / "model")
     (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
-    with pytest.raises(UserError, match="is what is read"):
+    with pytest.raises(UserError, match="is also the input"):
         export_model(tmp_path / "model", tmp_path / "link", "diffusers", overwrite=True)
     with pytest.raises(UserError, match="is a link to"):
         export_model(tmp_path / "model", tmp_path / "nowhere", "diffusers")

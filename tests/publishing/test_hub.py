@@ -141,7 +141,7 @@ def test_what_arrives_with_other_bytes_is_refused_and_not_kept(
         (401, {"X-Error-Code": "RepoNotFound"}, "the hub has no model 'ada/apples' that you may see (401)"),
         (404, {"X-Error-Code": "RepoNotFound"}, "the hub has no model 'ada/apples' that you may see (404)"),
         (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision 'main'"),
-        (403, {"X-Error-Code": "GatedRepo"}, "is given out on request only"),
+        (403, {"X-Error-Code": "GatedRepo"}, "is available on request only"),
         (403, {}, "does not allow this"),
         (429, {"Retry-After": "7"}, "(429): try again in 7 seconds"),
         (500, {}, "the hub answered 500"),
@@ -163,12 +163,12 @@ def test_mistakes_are_one_sentence(
     server.repositories["ada/other"] = {"config.json": b"{}", "model.safetensors": b""}
     run = trained / "diffusion"
     for words, sentence in (
-        (("info", "hub:ada/other"), "is no model of sfumato: it lacks config.yaml"),
+        (("info", "hub:ada/other"), "is not a model of sfumato: it lacks config.yaml"),
         (("info", "hub:ada"), "is not the name of a model on the hub: give OWNER/NAME"),
         (("info", "hub:../../etc"), "is not the name of a model on the hub"),
         (("info", "ada/apples"), "or hub:ada/apples for a model of the hub"),
         (("push", run, "apples"), "is not the name of a model on the hub"),
-        (("push", run, "ada/apples", "--licence", "My Own"), "is no name of a licence on the hub"),
+        (("push", run, "ada/apples", "--licence", "My Own"), "is not a licence name of the hub"),
         (("push", run, "ada/apples", "--card", tmp_path), "contains no card.json"),
         (("push", tmp_path, "ada/apples"), "is neither a model folder nor"),
     ):

@@ -206,7 +206,7 @@ def test_a_demo_with_a_time_trains_what_fits_and_remembers_it(
     assert numbers["sampling"]["sampler"] != "auto"
     assert "--minutes gives more" in capsys.readouterr().err
     run_demo(replace(short, minutes=30.0), tmp_path, "cpu")
-    assert "begun with --minutes 0.05, and goes on with them, not with 30" in capsys.readouterr().err
+    assert "started with --minutes 0.05 and keeps them instead of 30" in capsys.readouterr().err
     assert "--minutes 0.05" in (tmp_path / "report.html").read_text()
     assert json.loads((tmp_path / "report.json").read_text())["autoencoder"]["steps"] == numbers["autoencoder"]["steps"]
 

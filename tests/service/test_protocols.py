@@ -93,7 +93,7 @@ def test_openai_edits(client: Any) -> None:
         ({"size": "17x16"}, "is not a multiple of"),
         ({"extra_body": {"sampler": "nope"}}, "is not one of"),
         ({"extra_body": {"stream": True}}, "is not possible here"),
-        ({"extra_body": {"setps": 3}}, "is no field of this request"),
+        ({"extra_body": {"setps": 3}}, "is not a field of this request"),
         ({"n": 1000}, "more than the 64"),
     ],
 )
@@ -169,7 +169,7 @@ WRONG: list[tuple[str, dict[str, object], str]] = [
     ("/sdapi/v1/txt2img", {"cfg_scale": "abc"}, "cfg_scale 'abc' is not a number"),
     ("/sdapi/v1/txt2img", {"cfg_scale": [1]}, "cfg_scale [1] is not a number"),
     ("/sdapi/v1/txt2img", {"foo": "\ud800"}, "half of a surrogate pair"),
-    ("/sdapi/v1/txt2img", {"override_settings": 5}, "override_settings 5 is no JSON object"),
+    ("/sdapi/v1/txt2img", {"override_settings": 5}, "override_settings 5 is not a JSON object"),
     ("/sdapi/v1/img2img", {"denoising_strength": "abc"}, "denoising_strength 'abc' is not a number"),
     ("/sdapi/v1/img2img", {"denoising_strength": []}, "denoising_strength [] is not a number"),
     ("/sdapi/v1/img2img", {"width": "x" * 10_000}, "give whole numbers of at most"),

@@ -102,7 +102,7 @@ def test_what_differs_is_said(folders: dict[str, Path], tmp_path: Path, command:
     assert "of the pixels differ" in done.out
     assert "version was 0.0.1" in done.out
     noise(24, 16).save(tmp_path / "plain.png")
-    assert "no text of ours" in command("reproduce", tmp_path / "plain.png", folders["text"]).err
+    assert "no text of sfumato" in command("reproduce", tmp_path / "plain.png", folders["text"]).err
     for text in ("{", "[]", '{"format": 1, "model": {}, "request": {"task": "sample", "evil": 1}, "computed": {}}'):
         save_png(tmp_path / "bad.png", other, {"sfumato": text})
         assert command("reproduce", tmp_path / "bad.png", folders["text"]).code == 2

@@ -108,7 +108,7 @@ def test_the_conclusion_says_what_is_within_the_spread_and_what_is_not_equal() -
     firsts = {"plain": first("plain"), "noise": first("noise", 27.0)}
     near = [Standing("noise", 0.61, 0.02, 3, 0.9), Standing("plain", 0.60, 0.01, 3, 1.0)]
     headline, summary = conclusion(near, firsts, "{:.0%}".format)
-    assert headline == "Noise comes first, but not beyond the spread between seeds"
+    assert headline == "Noise is best, but by less than the spread between seeds"
     expected = "Its mean score is 61%, the plain one's 60%; seeds of either spread by at most 2%."
     assert summary == f"{expected} Not at equal PSNR: noise."
     far = [Standing("noise", 0.7, 0.02, 3, 0.5), near[1]]

@@ -243,8 +243,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "outpainting-nothing": (["outpaint", "plain", "image.png", "--extend", "0,0,0,0"], "extend is 0,0,0,0: give"),
     "extent-in-words": (["outpaint", "plain", "image.png", "--extend", "wide"], "--extend 'wide' is not LEFT,TOP"),
     "no-image": (["edit", "plain", "none.png"], "the image 'none.png' does not exist"),
-    "no-image-at-all": (["edit", "plain", "boxes.json"], "boxes.json' cannot be read: it is no image"),
-    "window-in-words": (["edit", "plain", "image.png", "--window", "big"], "--window 'big' is no number of pixels"),
+    "no-image-at-all": (["edit", "plain", "boxes.json"], "boxes.json' cannot be read: it is not an image"),
+    "window-in-words": (["edit", "plain", "image.png", "--window", "big"], "--window 'big' is not a number of pixels"),
     "odd-window": (["edit", "plain", "image.png", "--window", "6"], "window is 6 pixels: give a multiple of 4"),
     "no-memory": (
         ["edit", "plain", "image.png", "--memory", "0"],

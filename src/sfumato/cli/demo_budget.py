@@ -59,8 +59,7 @@ class Budget:
         self._seconds = None if self.minutes is None else 60 * self.minutes
         if self.minutes != minutes:
             typer.echo(
-                f"      this demo was begun with --minutes {self.minutes:g}, and goes on with them, "
-                f"not with {minutes:g}",
+                f"      this demo was started with --minutes {self.minutes:g} and keeps them instead of {minutes:g}",
                 err=True,
             )
 
@@ -112,7 +111,7 @@ class Budget:
             typer.echo(
                 f"      {NAMES[stage]} trains for {clock(seconds)}: of the {asked.train.steps:,} steps of its "
                 f"configuration about {steps:,} fit, as one takes {1000 * timing.step:,.0f} ms now; "
-                "--minutes gives more",
+                "give more --minutes for more",
                 err=True,
             )
         write_text(self._file, to_json(self._chosen) + "\n")

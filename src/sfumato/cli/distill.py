@@ -121,7 +121,7 @@ def _length(flags: DistillFlags) -> dict[str, Any]:
     from sfumato.errors import UserError
 
     if flags.minutes is not None and flags.steps is not None:
-        raise UserError("--minutes and --steps both say how long to train: give one of them")
+        raise UserError("--minutes and --steps both set the length of the training: give one of them")
     if flags.steps is not None:
         return {"steps": flags.steps}
     return {"minutes": MINUTES if flags.minutes is None else flags.minutes}
@@ -144,7 +144,7 @@ def run_distillation(config: "FewStepRun", teacher: "LatentDiffusion", out: Path
     from sfumato.training.launch import launched
 
     if launched().world > 1:
-        raise UserError("distill takes minutes in one process: start it without accelerate launch")
+        raise UserError("--minutes works in one process only: start distill without accelerate launch")
     with open_run(out, cache) as run:
         return _distillation(config, teacher.to(run.workers.device), run)
 

@@ -134,7 +134,7 @@ def train_tiny_decoder(flags: DistillFlags) -> None:
     typer.echo(f"{speedup}; trained for {how_many(state.step, 'step')} on {how_many(len(pairs), 'image')}")
     typer.echo(f"tiny decoder: {folder / FILE}; sheet of image, full, tiny: {_sheet(place, outcome)}")
     if state.stopped_by:
-        typer.echo(f"stopped after step {state.step}; the same command trains it anew, for as long as asked", err=True)
+        typer.echo(f"stopped after step {state.step}; the same command trains it again from the beginning", err=True)
         raise typer.Exit(128 + state.stopped_by)
 
 
@@ -143,7 +143,7 @@ def _limit(minutes: float | None, steps: int | None) -> float | None:
     from sfumato.errors import UserError
 
     if minutes is not None and steps is not None:
-        raise UserError("--minutes and --steps both say how long to train: give one of them")
+        raise UserError("--minutes and --steps both set the length of the training: give one of them")
     return None if steps is not None else MINUTES if minutes is None else minutes
 
 
@@ -169,7 +169,7 @@ def _one_worker() -> "Workers":
 
     workers = Workers()
     if workers.world > 1:
-        raise UserError("distill-decoder takes minutes in one process: start it without accelerate launch")
+        raise UserError("distill-decoder runs in one process: start it without accelerate launch")
     return workers
 
 

@@ -44,6 +44,6 @@ def ema(flags: EmaFlags) -> None:
         made = posthoc.average(flags.run, flags.width, flags.step)
         made.model.save(place)
     typer.echo(
-        f"width {flags.width:g} at step {made.step}, from {made.snapshots} snapshots (their sum misses the profile by "
+        f"width {flags.width:g} at step {made.step}, from {made.snapshots} snapshots (error of the profile "
         f"{made.miss:.1%}): {flags.out}"
     )

@@ -185,7 +185,7 @@ def is_placeholder(config: "DataConfig") -> bool:
 def _means(
     config: "DataConfig", timed: Timed, conditions: "ConditionsConfig | None" = None
 ) -> tuple["MeasurementOptions", int | None]:
-    """What to measure with, and how many images the data set has: made-up ones, unknown, for a nameless folder."""
+    """Images to measure with, and their number: synthetic images, and no number, if no folder is given."""
     from sfumato.data.conditions.config import ConditionsConfig
     from sfumato.data.table import open_dataset
     from sfumato.estimate.from_config import MeasurementOptions
@@ -373,11 +373,11 @@ def _length(estimated: "Estimate") -> str:
     """The training in operations; of one of minutes, what they buy here."""
     steps, operations = estimated.steps or 0, estimated.operations
     if operations is None:
-        return f"{estimated.minutes:g} minutes: how many steps that is depends on the machine: measure it"
+        return f"{estimated.minutes:g} minutes; the number of steps depends on the machine: measure it"
     if estimated.minutes is None:
         return f"{short(operations)}FLOPs"
     bought = f"{steps} steps, {steps * estimated.samples} samples, {short(operations)}FLOPs"
-    return f"{estimated.minutes:g} minutes, which buy here {bought}"
+    return f"{estimated.minutes:g} minutes: on this machine {bought}"
 
 
 def _elsewhere(estimated: "Estimate") -> list[list[str]]:

@@ -126,7 +126,7 @@ def window_of(flag: str, text: str) -> int | None:
     if text.strip().lower() == "auto":
         return None
     if not text.strip().isdecimal():
-        raise UserError(f"{flag} {text!r} is no number of pixels: give one such as 256, 0 for none, or auto")
+        raise UserError(f"{flag} {text!r} is not a number of pixels: give one such as 256, 0 for none, or auto")
     return int(text)
 
 

@@ -118,11 +118,12 @@ def _write(folder: Path, paths: list[Path], originals: "Tensor", found: "Inversi
         save_png(folder / "grid.png", image_grid(torch.stack(columns, 1).flatten(0, 1), len(columns)))
     means = {name: v.mean().item() for name, v in scores.items()}
     typer.echo(
-        f"mean PSNR: {means['autoencoder']:.2f} dB by the first stage alone, {means['both']:.2f} dB there and back; "
+        f"mean PSNR: {means['autoencoder']:.2f} dB by the first stage alone, {means['both']:.2f} dB after "
+        "inversion and sampling; "
         f"the inversion itself {means['inversion']:.2f} dB"
     )
     last = ", with the other prompt" if other is not None else ""
-    typer.echo(f"sheet (original, first stage, there and back{last}): {folder / 'grid.png'}")
+    typer.echo(f"sheet (original, first stage, inverted and sampled{last}): {folder / 'grid.png'}")
 
 
 def _read(paths: list[Path], size: tuple[int, int]) -> "Tensor":

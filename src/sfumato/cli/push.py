@@ -52,7 +52,7 @@ def push(flags: PushFlags) -> None:
 
     name = hub_name(flags.name)
     if flags.licence is not None and not re.fullmatch(LICENCE, flags.licence):
-        raise UserError(f"--licence {flags.licence!r} is no name of a licence on the hub: give one such as apache-2.0")
+        raise UserError(f"--licence {flags.licence!r} is not a licence name of the hub: give one such as apache-2.0")
     words = Words(name.repository, flags.licence, flags.data_licence)
     if flags.out is not None:
         out_is_free(flags.out)

@@ -82,8 +82,8 @@ def own_size(folder: Path) -> tuple[int, int]:
     if len(sizes) == 1:
         return next(iter(sizes))
     raise UserError(
-        f"the images in {str(folder)!r} are of {len(sizes)} sizes, such as {_several(list(sizes)[:3])}: "
-        "give --size, to which all are brought"
+        f"the images in {str(folder)!r} have {len(sizes)} sizes, such as {_several(list(sizes)[:3])}: "
+        "give --size to resize them all"
     )
 
 

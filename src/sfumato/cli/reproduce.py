@@ -80,7 +80,7 @@ def _opened(path: Path) -> "tuple[Image, dict[str, Any]]":
         image = open_ids(path)
     settings, parameters = read_settings(image)
     if settings is None:
-        other = "the text of another program" if parameters else "no text of ours"
+        other = "the text of another program" if parameters else "no text of sfumato"
         raise UserError(f"the image {str(path)!r} holds {other}: give a PNG that sfumato has made")
     return image, settings
 

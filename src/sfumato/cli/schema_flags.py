@@ -47,7 +47,7 @@ def schema_flag(schema: str, name: str, group: Group, default: Any = MISSING, he
 
 
 def range_of(name: str, declared: SchemaField) -> Range | None:
-    """The numbers that a field accepts; None for what is no number."""
+    """The numbers that a field accepts; None for anything else."""
     kind = declared.annotation.split(" | ")[0]
     if kind not in ("int", "float"):
         return None

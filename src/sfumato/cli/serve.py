@@ -74,7 +74,7 @@ def settings_of(flags: ServeFlags) -> ServiceSettings:
         raise UserError("--token is empty: give a secret, or leave it out; was a variable of the shell not set?")
     for folder in flags.folders or ():
         if not folder.is_dir():
-            raise UserError(f"--folder {str(folder)!r} does not exist, or is no folder: give one with images")
+            raise UserError(f"--folder {str(folder)!r} does not exist, or is not a folder: give one with images")
     given = {name: getattr(flags, name) for name in ServiceSettings.__dataclass_fields__}
     lists = {name: tuple(given[name] or ()) for name in ("models", "folders", "allow_host", "allow_origin")}
     return ServiceSettings(**{**given, **lists, "token": flags.token or os.environ.get(TOKEN) or None})

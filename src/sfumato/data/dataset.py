@@ -1,4 +1,4 @@
-"""The interface of data sets of images or latents, as the loader uses it."""
+"""The interface of datasets of images or latents, as the loader uses it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

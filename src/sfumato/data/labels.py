@@ -14,7 +14,7 @@ from sfumato.data.textfile import shown
 from sfumato.errors import UserError
 
 SPLITS = frozenset({"train", "training", "trn", "test", "testing", "tst", "val", "valid", "validation", "dev", "eval"})
-"""Folders of these names (in any letter case) split a data set; they are not classes."""
+"""Folders of these names (in any letter case) split a dataset; they are not classes."""
 ALIASES = ("label", "class", "category", "class_name")
 _NAMED = 20
 

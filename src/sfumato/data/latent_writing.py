@@ -143,7 +143,7 @@ class LatentWriter:
         if self._folder.exists():
             if read_header(self._folder).key() != self.header.key():
                 raise UserError(
-                    f"{self._folder} was started with another autoencoder, data set or shape: remove it to encode again"
+                    f"{self._folder} was started with another autoencoder, dataset or shape: remove it to encode again"
                 )
             with _room_in(self.path.parent, self.header):
                 for path in self._folder.glob("*.npy"):

@@ -78,7 +78,7 @@ def statistics_of(
         if variational:
             noise = noise + np.exp(rows[:, C:]).sum((0, 2, 3))
     if count == 0:
-        raise UserError("no image of the data set could be encoded, so its latents have no statistics")
+        raise UserError("no image of the dataset could be encoded, so its latents have no statistics")
     return Statistics(torch.from_numpy(np.asarray(centre)), torch.from_numpy(np.sqrt((spread + noise) / count)))
 
 

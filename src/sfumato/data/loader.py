@@ -133,7 +133,7 @@ class Loader(Generic[Item]):
         stream then begins at a multiple of that number.
         """
         if len(source) == 0:
-            raise UserError("the data set is empty: there is nothing to train on")
+            raise UserError("the dataset is empty: there is nothing to train on")
         if batch < 1 or workers < 0:
             raise UserError(f"batch {batch} must be at least 1 and workers {workers} at least 0")
         self._source = source

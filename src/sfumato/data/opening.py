@@ -199,7 +199,7 @@ def identified(stream: IO[bytes]) -> Image.Image:
             stream.seek(0)
             with suppress(SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
                 return factory(stream, "")
-    raise UnidentifiedImageError("it is no image of a known format")
+    raise UnidentifiedImageError("it is not an image of a known format")
 
 
 _SIGNS = (
@@ -242,5 +242,5 @@ def _recognised(path: ImageFile) -> str:
         return _VIDEO
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return next(
-        (reason for sign, reason in _SIGNS if start.startswith(sign.lower())), "it is no image of a known format"
+        (reason for sign, reason in _SIGNS if start.startswith(sign.lower())), "it is not an image of a known format"
     )

@@ -1,4 +1,4 @@
-"""Lists that published data sets come with: images of a split, names of synsets, captions by image."""
+"""Lists that published datasets come with: images of a split, names of synsets, captions by image."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -90,7 +90,7 @@ def _of_coco(text: str, path: Path) -> Captions:
             found.setdefault(files[one["image_id"]], []).append(_caption(one["caption"], path))
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is no file of captions as COCO's ({type(error).__name__}: {error}): it needs images and "
+            f"{path} is not a caption file like COCO's ({type(error).__name__}: {error}): it needs images and "
             "annotations with captions"
         ) from None
     return found

@@ -37,7 +37,7 @@ def open_dataset(
     workers: int = 2,
     log: Callable[[str], None] | None = None,
 ) -> Dataset:
-    """The data set of a configuration; UserError if it cannot be used.
+    """The dataset of a configuration; UserError if it cannot be used.
 
     With `cache` the hashes of a folder's files are kept there, and its decoded images if they take at most `budget`
     bytes (see `keep_decoded`). `scanning`, `hashing` and `decoding` are called with the progress of the passes over a

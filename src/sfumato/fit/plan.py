@@ -184,7 +184,7 @@ def make_plan(data: DataFacts, machine: MachineFacts, seconds: float, size: int 
         raise UserError(
             f"training on images of {plan.size} pixels needs {gib(plan.memory)}, and a plan takes at most "
             f"{MEMORY_SHARE:.0%} of the {gib(machine.memory)} that are free: close other programs"
-            + ("" if plan.size == SIZES[0] or size is None else f", or leave data.size={size} to the plan")
+            + ("" if plan.size == SIZES[0] or size is None else f", or omit data.size={size}")
         )
     _check_time(plan)
     return _explained(plan, sizes, largest)

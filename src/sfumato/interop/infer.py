@@ -78,7 +78,7 @@ def _size(shapes: Shapes, key: str, axis: int) -> int:
     if key not in shapes:
         raise UserError(f"the checkpoint lacks the key {key!r}")
     if len(shapes[key]) <= axis:
-        raise UserError(f"the key {key!r} has shape {shapes[key]}, which is no weight of this layout")
+        raise UserError(f"the key {key!r} has shape {shapes[key]}, which no weight of this layout has")
     return shapes[key][axis]
 
 

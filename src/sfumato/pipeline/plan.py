@@ -305,7 +305,9 @@ def _check_weaker(model: Model, weaker: Model) -> None:
         (other.config.schedule, second.config.schedule, "noise schedule"),
     ]
     if other.config.student is not None:
-        raise UserError("autoguide is a student, whose steps are no expected images: give its teacher, or a snapshot")
+        raise UserError(
+            "autoguide is a student, which does not predict expected images: give its teacher, or a snapshot"
+        )
     unlike = next((name for theirs, ours, name in same if theirs != ours), None)
     if unlike is not None:
         raise UserError(f"autoguide has another {unlike} than this model: give an earlier or smaller version of it")

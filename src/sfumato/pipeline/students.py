@@ -71,7 +71,8 @@ def student_choice(student: StudentConfig, named: str | SamplerConfig, grid: Gri
     sampler."""
     if not isinstance(named, str | FlowMapConfig):
         raise UserError(
-            f"sampler {named.kind!r} does not suit a student, whose network takes whole steps: use {STUDENT_SAMPLER} "
+            f"sampler {named.kind!r} does not suit a student, whose network computes whole steps: use "
+            f"{STUDENT_SAMPLER} "
             f"or auto, or sample from its teacher, the model {student.teacher}"
         )
     reason = "a student's network takes a step of any length in one call" if isinstance(named, str) else ""

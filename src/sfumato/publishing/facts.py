@@ -48,8 +48,8 @@ class Facts:
 def gather(path: Path, cards: Sequence[Path] = ()) -> Facts:
     """The facts of a model folder, a run, or the diffusion run of a fit.
 
-    cards: folders of evaluations; a `card` beside the run is found by itself. Raises UserError for what is no model
-    and no card.
+    cards: folders of evaluations; a `card` beside the run is found automatically. Raises UserError for
+    anything that is neither a model nor a card.
     """
     model, folder = load(path), find_folder(path)
     bits = bits_of(folder)

@@ -23,7 +23,7 @@ def _text(value: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError("the text holds half of a surrogate pair, which is no character") from None
+        raise ValueError("the text holds half of a surrogate pair, which is not a character") from None
     if "\0" in value:
         raise ValueError("the text holds a NUL character, which no text may have")
     return value

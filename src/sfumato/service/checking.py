@@ -56,7 +56,7 @@ def sentence_of(problem: Mapping[str, Any], known: Sequence[str] = ()) -> tuple[
     location = [part for part in problem["loc"] if part != "body"]
     name = str(location[0]) if location else None
     if problem["type"] == "extra_forbidden" and len(location) == 1:
-        return f"{short(name)} is no field of this request{nearest(str(name), known)}", None
+        return f"{short(name)} is not a field of this request{nearest(str(name), known)}", None
     if problem["type"] == "missing":
         return f"{name} is missing: this request needs it", name
     if problem["type"] == "json_invalid":

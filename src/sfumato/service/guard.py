@@ -65,7 +65,7 @@ class Guard:
         except Exception:  # nothing of it leaves the process
             log.exception("a request failed")
             if not answer.begun:
-                await _refuse(answer, RefusedError(500, "the service failed to answer this; its log has the details"))
+                await _refuse(answer, RefusedError(500, "the service failed to answer; its log has the details"))
 
     def _check(self, scope: Scope) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}

@@ -57,7 +57,7 @@ def router(service: Service) -> APIRouter:
         """Images of a prompt."""
         given = await json_of(request)
         if not isinstance(given, dict):
-            raise RefusedError(400, "the body is no JSON object")
+            raise RefusedError(400, "the body is not a JSON object")
         _check(given)
         body = {**_common(given, service), "task": "sample", "size": _size(given.get("size"))}
         return await _answer(service, request, body, given)
@@ -82,7 +82,7 @@ def _check(given: Mapping[str, Any]) -> None:
     """Raises RefusedError for fields that are not known, and for values that are not possible here."""
     for name, value in given.items():
         if name not in KNOWN:
-            raise RefusedError(400, f"{short(name)} is no field of this request: it has {', '.join(KNOWN)}", None)
+            raise RefusedError(400, f"{short(name)} is not a field of this request: it has {', '.join(KNOWN)}", None)
         if name in ONLY and value not in ONLY[name]:
             possible = ", ".join(str(one) for one in ONLY[name] if one is not None)
             raise RefusedError(400, f"{name} {short(value)} is not possible here: give {possible}", name)

@@ -211,7 +211,7 @@ def _add_uploads(routes: APIRouter, service: Service) -> None:
 
 
 async def json_of(request: Request) -> Any:
-    """The JSON of a body. Raises RefusedError for another type, and for what is no JSON."""
+    """The JSON of a body. Raises RefusedError for another type, and for anything that is not JSON."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise RefusedError(415, f"the body is {kind[:80]!r}: send application/json")
@@ -221,7 +221,7 @@ async def json_of(request: Request) -> Any:
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise RefusedError(400, "the body is not JSON") from None
     except ValueError as error:
-        raise RefusedError(400, f"the body is not JSON to rely on: it {error}") from None
+        raise RefusedError(400, f"the body is not valid JSON: it {error}") from None
 
 
 def _parsed(content: bytes) -> Any:

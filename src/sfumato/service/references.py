@@ -80,7 +80,7 @@ class References:
                 continue
             if inside:
                 return path
-        raise RefusedError(400, f"{name} {short(text)} is no file below the folders of this service", name)
+        raise RefusedError(400, f"{name} {short(text)} is not a file below the folders of this service", name)
 
     def _read(self, path: Path, name: str, what: str, values: bool) -> Image.Image:
         if not path.is_file():

@@ -109,7 +109,7 @@ class Service:
         """Takes no more jobs, refuses those that wait, and ends the worker once those that run are finished."""
         self.stopping = True
         for job in self.queue.waiting():
-            self.worker.end(job, "failed", "the service is stopping: ask again when it is back", False)
+            self.worker.end(job, "failed", "the service is stopping: try again when it is back", False)
         self.queue.close()
 
     # ---- jobs
@@ -120,14 +120,14 @@ class Service:
         lasting: whether a later process queues it again where this one is killed before it begins.
         """
         if self.stopping:
-            raise RefusedError(503, "the service is stopping: ask again when it is back", retry_after=10)
+            raise RefusedError(503, "the service is stopping: try again when it is back", retry_after=10)
         job = job_of(body, self.registry, self.references, self.settings)
         with self._lock:
             waiting = len(self.queue.waiting())
             if waiting >= self.settings.queue:
                 raise RefusedError(
                     429,
-                    f"{waiting} jobs are waiting, as many as may: ask again later",
+                    f"{waiting} jobs are waiting, which is the limit: try again later",
                     retry_after=min(3600, max(1, math.ceil(self._seconds * waiting))),
                 )
             if lasting:

@@ -71,11 +71,11 @@ class ServiceSettings:
         for origin in self.allow_origin:
             if not _ORIGIN.fullmatch(origin):
                 raise UserError(
-                    f"allow origin {origin!r} is no origin: give scheme, host and port, such as http://localhost:3000"
+                    f"allow origin {origin!r} is not an origin: give scheme, host and port, such as http://localhost:3000"
                 )
         for host in self.allow_host:
             if not _HOST.fullmatch(host):
-                raise UserError(f"allow host {host!r} is no name of a host: give one without port, such as my-proxy")
+                raise UserError(f"allow host {host!r} is not a host name: give one without port, such as my-proxy")
 
     @property
     def body_bytes(self) -> int:

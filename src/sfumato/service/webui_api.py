@@ -250,7 +250,7 @@ def _add_empty_lists(routes: APIRouter) -> None:
 async def _object(request: Request) -> dict[str, Any]:
     given = await json_of(request)
     if not isinstance(given, dict):
-        raise RefusedError(400, "the body is no JSON object")
+        raise RefusedError(400, "the body is not a JSON object")
     return given
 
 
@@ -262,7 +262,7 @@ def _body(webui: WebUi, given: Mapping[str, Any]) -> dict[str, Any]:
     overridden = given.get("override_settings") or {}
     model = webui.current()
     if not isinstance(overridden, dict):
-        raise RefusedError(400, f"override_settings {short(overridden)} is no JSON object", "override_settings")
+        raise RefusedError(400, f"override_settings {short(overridden)} is not a JSON object", "override_settings")
     if overridden.get("sd_model_checkpoint"):
         model = webui.service.registry.get(str(overridden["sd_model_checkpoint"])).id
     view = webui.service.model(model)

@@ -30,7 +30,7 @@ from sfumato.tasks.requests import merged
 log = logging.getLogger("sfumato.service")
 DECODING = 4 << 30
 """Bytes of feature maps while encoding and decoding, the default of a request."""
-DEFECT = "the service failed to compute this; its log has the details"
+DEFECT = "the service failed to compute this job; its log has the details"
 NO_MEMORY = "there is not enough memory for this: ask for a smaller size or fewer images"
 
 

@@ -126,7 +126,7 @@ def _some_files(report: dict[str, Any], folder: Path) -> list[str]:
 
 
 def thumbnail(path: Path) -> bytes:
-    """A small JPEG of an image of a folder; restricted readers only. Raises UserError for what is no image."""
+    """A small JPEG of an image of a folder; restricted readers only. Raises UserError for other files."""
     if not is_image(path.name):
         raise UserError(f"{path.name!r} is not an image")
     try:

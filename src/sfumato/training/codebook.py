@@ -57,8 +57,8 @@ def report_dead_codes(
     spread = done == 1 or step > max(SPREAD_STEPS, bottleneck.revive_every)
     if spread and latents and used < max(2.0, FEW_CODES * min(codes, latents)):
         say(
-            f"the codebook is nearly dead: {latents} latents used {used} of {codes} codes; do the images differ? else "
-            "set model.bottleneck.kmeans_init, revive_every and normalise, or fewer codes"
+            f"the codebook is nearly dead: {latents} latents used {used} of {codes} codes; if the images differ "
+            "from each other, set model.bottleneck.kmeans_init, revive_every and normalise, or fewer codes"
         )
         counts.reported = True
 

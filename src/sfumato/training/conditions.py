@@ -62,7 +62,7 @@ def data_config_for(config: DataConfig, conditions: ConditionsConfig) -> DataCon
 def with_fields(
     dataset: Dataset, conditions: ConditionsConfig
 ) -> tuple[Dataset, ConditioningMetadata, tuple[str, ...]]:
-    """The data set with its maps and boxes, what a model of it is conditioned on, and sentences for the user.
+    """The dataset with its maps and boxes, what a model of it is conditioned on, and sentences for the user.
 
     Those of a folder are read from its files, the toy world generates them. Raises UserError if maps or boxes are
     missing or wrong.

@@ -46,7 +46,7 @@ class HeldOut(Schema):
 
 @dataclass(frozen=True)
 class RunData:
-    """The two parts of a data set, and the metadata of its conditions."""
+    """The two parts of a dataset, and the metadata of its conditions."""
 
     training: Dataset
     held_out: Dataset | None

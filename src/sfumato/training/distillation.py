@@ -72,7 +72,7 @@ class Distillation(LoopSettings):
 
 
 class Pairs:
-    """Raw latents and their decoded images: a data set of the images, with the latent as a field.
+    """Raw latents and their decoded images: a dataset of the images, with the latent as a field.
 
     Variants are random crops of a latent with the corresponding pixels.
     """
@@ -259,7 +259,7 @@ class DecoderComparison:
 def compare_decoders(
     model: LatentDiffusion, network: TinyDecoder, dataset: Dataset, count: int = 64
 ) -> DecoderComparison:
-    """Compares the tiny decoder with the full one on the first images of a data set."""
+    """Compares the tiny decoder with the full one on the first images of a dataset."""
     rows = range(min(count, len(dataset)))
     batches: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in sweep(dataset, 16, rows, unreadable=lambda row, error: None):

@@ -1,4 +1,4 @@
-"""Encoding a whole data set once and caching the posterior moments, so that stage 2 never runs the encoder."""
+"""Encoding a whole dataset once and caching the posterior moments, so that stage 2 never runs the encoder."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +37,7 @@ def cached_latents(
     workers: Workers | None = None,
     log: Callable[[str], None] | None = None,
 ) -> LatentDataset:
-    """The latents of a data set under the model's autoencoder: opened if cached, else encoded, continuing an
+    """The latents of a dataset under the model's autoencoder: opened if cached, else encoded, continuing an
     interrupted encoding.
 
     The cache is keyed by the content of the data and by `encoder_digest`, so that it cannot go stale. `mirrored` adds
@@ -55,7 +55,7 @@ def cached_latents(
 
 
 def _header(model: LatentDiffusion, dataset: Dataset, mirrored: bool) -> LatentHeader:
-    """What the cache of a data set is; with a group of rows for each size of its images, if they have several."""
+    """What the cache of a dataset is; with a group of rows for each size of its images, if they have several."""
     buckets, variational = buckets_of(dataset), model.autoencoder.variational
 
     def shape(size: tuple[int, int]) -> tuple[int, int, int]:

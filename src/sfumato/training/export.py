@@ -29,7 +29,7 @@ DESCRIBED = ("kind", "path", "size", "length", "seed", "fields", "vocabulary")
 def save_autoencoder(
     autoencoder: Autoencoder, config: AutoencoderRun, data: RunData, folder: RunFolder, state: TrainState
 ) -> None:
-    """Writes stage 1; the scaling of its latents is measured when a data set is encoded for stage 2."""
+    """Writes stage 1; the scaling of its latents is measured when a dataset is encoded for stage 2."""
     model = LatentDiffusion(
         config=ModelConfig(
             autoencoder=config.model,

@@ -57,7 +57,7 @@ class Reconstructions:
     def of(
         cls, dataset: Dataset, count: int, folder: Path, precision: Precision, about: Mapping[str, bool] | None = None
     ) -> "Reconstructions":
-        """Reconstructs the first `count` images of a data set."""
+        """Reconstructs the first `count` images of a dataset."""
         rows = range(min(count, len(dataset)))
         found: dict[torch.Size, list[Tensor]] = {}
         for batch in sweep(dataset, 32, rows, unreadable=lambda row, error: None):

@@ -6,7 +6,7 @@ PREFIX = "2:"
 """Starts every key. States of earlier versions have keys without it, from which today's cannot be derived."""
 NOTE = "source"
 """The key's name among the notes of a state."""
-CHANGED = "the data has changed since the run began: from here on it is another run than an undisturbed one"
+CHANGED = "the data has changed since the run began: from here on it differs from an uninterrupted run"
 UNCHECKED = (
     "the saved state is of an earlier version of sfumato, which identified data in another way: whether the run still "
     "has the data and the autoencoder it began with could not be checked"
@@ -14,13 +14,13 @@ UNCHECKED = (
 
 
 class Identified(Protocol):
-    """A data set that can name its content."""
+    """A dataset that can name its content."""
 
     def fingerprint(self) -> str: ...
 
 
 def source_key(source: Identified, *further: str) -> str:
-    """The key of a data set, and of what else the run learns from, such as a codebook."""
+    """The key of a dataset, and of what else the run learns from, such as a codebook."""
     return PREFIX + "-".join((source.fingerprint(), *further))
 
 

@@ -106,8 +106,8 @@ def check_result(state: TrainState, way_out: str = RUN_GOES_ON) -> None:
     """As `check_progress`, at the end of a run of any length: no model is written if no step, or few, succeeded."""
     if state.step and state.step == state.skipped:
         raise UserError(
-            f"no step of {state.step} succeeded, the gradients were not finite in any, so no model is written: lower "
-            "the learning rate or the weights of the losses, take precision float32, and start anew"
+            f"no step of {state.step} succeeded, the gradients were not finite in any, so no model is written: "
+            "lower the learning rate or the weights of the losses, use precision float32, and start again"
         )
     _check_share(state, way_out)
 

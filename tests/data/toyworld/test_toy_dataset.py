@@ -1,4 +1,4 @@
-"""The toy world behind the data set contract."""
+"""The toy world behind the dataset contract."""
 
 import pytest
 import torch

@@ -23,7 +23,7 @@ class FieldSource(Protocol):
 
 
 class WithFields:
-    """A data set with the additional fields of `sources`; a later source overrides an earlier one."""
+    """A dataset with the additional fields of `sources`; a later source overrides an earlier one."""
 
     def __init__(self, images: Dataset, sources: Sequence[FieldSource]) -> None:
         self.images = images

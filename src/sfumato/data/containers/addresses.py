@@ -62,7 +62,7 @@ def _choices(inner: str, pattern: str) -> list[str]:
     if found is None:
         if "," not in inner:
             raise UserError(
-                f"data.path {shown(pattern)} has {{{inner}}}, which is no range: write {{000000..000009}} or {{a,b}}"
+                f"data.path {shown(pattern)} has {{{inner}}}, which is not a range: write {{000000..000009}} or {{a,b}}"
             )
         return inner.split(",")
     first, last = int(found[1]), int(found[2])

@@ -40,7 +40,7 @@ def members(file: IO[bytes], length: int) -> Iterator[Member]:
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             return
         except tarfile.HeaderError:
-            where = "it is no tar file" if at == 0 else f"what follows byte {at} is no header of a tar file"
+            where = "it is not a tar file" if at == 0 else f"what follows byte {at} is not a tar header"
             raise DamagedContainer(where) from None
         own = header.size if size is None or header.type in (_NAMES, _PAX, _PAX_FOR_ALL) else size
         start = at + _BLOCK

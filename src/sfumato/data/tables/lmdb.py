@@ -21,7 +21,7 @@ def database_folders(path: str) -> list[str]:
     place = Path(path)
     found = [place] if (place / DATA).is_file() else sorted(one.parent for one in place.glob(f"*/{DATA}"))
     if not found:
-        raise UserError(f"data.path {path!r} is no LMDB database: give the folder that holds {DATA}")
+        raise UserError(f"data.path {path!r} is not an LMDB database: give the folder that holds {DATA}")
     return [str(one) for one in found]
 
 

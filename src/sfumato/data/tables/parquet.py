@@ -1,4 +1,4 @@
-"""Images in Parquet files: a column of bytes, or of bytes and paths, as Hugging Face's data sets have them."""
+"""Images in Parquet files: a column of bytes, or of bytes and paths, as Hugging Face's datasets have them."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def parquet_addresses(config: ParquetConfig) -> list[str]:
     if path.startswith(HUB):
         name, _, revision = path.removeprefix(HUB).partition("@")
         if name.count("/") != 1:
-            raise UserError(f"data.path {path!r} is no name of a data set: give hub:OWNER/NAME")
+            raise UserError(f"data.path {path!r} is not the name of a dataset: give hub:OWNER/NAME")
         path = f"hf://datasets/{name}{'@' + revision if revision else ''}/**/*{ENDING}"
     found = addresses_of(path, ENDING)
     kept = [address for address in found if config.split is None or config.split in address.rpartition("/")[2]]

@@ -123,7 +123,7 @@ def _compared(one: Standing, before: Standing | None) -> str:
         return f"kernel distance {one.kernel:.4f}"
     difference, noise = one.kernel - before.kernel, max(one.kernel_spread, before.kernel_spread)
     if abs(difference) <= noise or min(one.seeds, before.seeds) < 2:
-        return f"kernel distance {one.kernel:.4f}, which these seeds do not tell apart from it"
+        return f"kernel distance {one.kernel:.4f}, no clear difference with these seeds"
     return f"kernel distance {one.kernel:.4f}, {'worse' if difference > 0 else 'better'} than with one after the other"
 
 

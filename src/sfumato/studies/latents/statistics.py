@@ -167,9 +167,9 @@ def conclusion(
     spread = f"seeds of either spread by at most {shown(noise)}"
     if best is plain:
         headline = "No latent space is better than the plain one"
-        summary = "The regularised first stages do not pay here: keep the plain one."
+        summary = "The regularised first stages bring no gain here: keep the plain one."
     elif plain.seeds == 1 or margin <= noise:
-        headline = f"{best.space} comes first, but not beyond the spread between seeds"
+        headline = f"{best.space} is best, but by less than the spread between seeds"
         summary = f"{scores}; {'with one seed there is no spread' if plain.seeds == 1 else spread}."
     else:
         headline = f"{best.space} is the easiest to learn"
