@@ -1,4 +1,4 @@
-"""What the tests of the command line share: the tiny models' settings, where they are, what a command left behind."""
+"""Shared by the tests of the command line: the tiny models' settings and folders, and the result of a command."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -39,7 +39,7 @@ class Outcome:
 
 
 def facts_of(path: Path) -> dict[str, str]:
-    """What a PNG says of how it was made, as texts."""
+    """The facts in a PNG about how it was made, as texts."""
     with Image.open(path) as image:
         assert set(image.text) == {"parameters", "sfumato"}  # type: ignore[attr-defined]  # of PNG files
         settings = json.loads(image.text["sfumato"])  # type: ignore[attr-defined]

@@ -36,7 +36,7 @@ train: {steps: 4, batch: 4, workers: 0, precision: float32, save_every: 4, previ
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: the garbage collector need not walk through it for every test."""
+    """Freezes the modules imported by now, so that the garbage collector does not scan them for every test."""
     gc.collect()
     gc.freeze()
     gc.enable()

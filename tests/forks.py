@@ -136,7 +136,7 @@ class Forked:
 
     @property
     def output(self) -> str:
-        """What it printed so far, errors too."""
+        """Its output so far, errors included."""
         return self._out.read_text() if self._out.exists() else ""
 
     def poll(self) -> int | None:

@@ -119,7 +119,7 @@ class Images:
 
 @dataclass
 class Hooks:
-    """What a test does to a run: called after each step with its number, as the preview is."""
+    """A test's intervention in a run: called after each step with its number, as the preview is."""
 
     after: Mapping[int, Callable[[], None]] = field(default_factory=dict)
     exported: list[int] = field(default_factory=list)
@@ -134,7 +134,7 @@ class Hooks:
 
 
 def interrupt() -> None:
-    """What Ctrl-C does; the loop finishes the next step, saves and stops."""
+    """The effect of Ctrl-C: the loop finishes the next step, saves and stops."""
     os.kill(os.getpid(), signal.SIGINT)
 
 

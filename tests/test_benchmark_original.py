@@ -37,7 +37,7 @@ def written(root: Path) -> Path:
 
 
 def remembered() -> list[str]:
-    """What of the packages in question is among the imported modules."""
+    """Those of the packages in question that are imported."""
     return [name for name in sys.modules if name.partition(".")[0] in ("ldm", "nowhere")]
 
 

@@ -1,4 +1,4 @@
-"""What README and docs say, held against the tree: links, paths, commands, Python, worked examples, tables."""
+"""README and docs compared with the tree: links, paths, commands, Python, worked examples, tables."""
 
 import ast
 import json

@@ -17,7 +17,7 @@ def weight(*shape: int, seed: int = 0) -> Tensor:
 
 
 def back(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """What a tensor is after 8 bits, and the scales (R, 1, ...)."""
+    """A tensor after 8 bits, and the scales (R, 1, ...)."""
     q, scale = quantized(tensor)
     column = scale.float().view(-1, *[1] * (tensor.dim() - 1))
     return q.float() * column, column

@@ -363,7 +363,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def _damage(path: Path, warn: Callable[[str], None]) -> str | None:
-    """What is wrong with a state; None for an intact one."""
+    """The damage of a state; None for an intact one."""
     try:
         if path.is_dir():
             state_parts.read_numbers(path)

@@ -163,7 +163,7 @@ def _fields_of_kind(schema: type[BaseModel], path: str, kind: object) -> set[str
 
 
 def _under(annotation: Any, key: str) -> list[Any]:
-    """What an annotation admits under a key."""
+    """The annotation of the values under a key."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation.model_fields[key].annotation] if key in annotation.model_fields else []
     arguments = typing.get_args(annotation)

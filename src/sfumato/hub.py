@@ -42,7 +42,7 @@ class HubName:
 
 @dataclass(frozen=True)
 class Stated:
-    """What the hub states of a file: bytes, and its SHA-256 (of large files) or git's SHA-1."""
+    """The hub's facts about a file: bytes, and its SHA-256 (of large files) or git's SHA-1."""
 
     size: int
     sha256: str | None

@@ -21,7 +21,7 @@ Side = Annotated[int, Field(ge=1, le=65536)]
 
 
 class StudentConfig(Schema):
-    """What a model is that `sfumato distill` made: the flow map of another model, its teacher."""
+    """Marks a student, made by `sfumato distill`: the flow map of another model, its teacher."""
 
     teacher: str
     """The teacher's digest."""

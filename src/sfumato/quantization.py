@@ -17,7 +17,7 @@ from sfumato.versions import CONFIG_FILE, replacing_folder
 
 @dataclass(frozen=True)
 class Quantized:
-    """What storing a model in fewer bits changed.
+    """The changes of storing a model in fewer bits.
 
     Attributes:
         sizes: bytes before and after, by file of weights.

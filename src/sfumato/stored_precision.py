@@ -83,7 +83,7 @@ def _is_quantized(tensor: Tensor) -> bool:
 
 
 def expanded(stored: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """What `reduced` made as float32 tensors under their names.
+    """Tensors reduced by `reduced`, as float32 under their names.
 
     int8 tensors without scales, and other integers, stay as they are. Raises UserError for scales that do not belong to
     the rows of their tensor; `where` names the file.

@@ -84,7 +84,7 @@ def test_vq_numbers(name: str) -> None:
 
 
 PHASES = {"eval/post": (False, 50_001), "train/pre": (True, 0), "train/post": (True, 50_001)}
-"""What the original recorded: whether the networks train (the discriminator's batch norm), and the step."""
+"""The cases recorded with the original: whether the networks train (the discriminator's batch norm), and the step."""
 ADVERSARIAL = {"kl-f8": (0.5, 50_001, 3), "kl-f32": (0.5, 50_001, 3), "vq-f4": (0.75, 0, 3), "vq-f8": (0.6, 1, 2)}
 """Weight and start of the adversarial term, layers of the discriminator."""
 

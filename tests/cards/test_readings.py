@@ -1,4 +1,4 @@
-"""What the numbers of a run's log say of its latent."""
+"""The readings of the numbers about the latent in a run's log."""
 
 from pathlib import Path
 

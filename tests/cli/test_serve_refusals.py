@@ -1,4 +1,4 @@
-"""What `sfumato serve` refuses before it opens a port."""
+"""Refusals of `sfumato serve` before it opens a port."""
 
 from pathlib import Path
 

@@ -181,7 +181,7 @@ def test_the_tables_start_as_configured_under_the_same_keys() -> None:
 
 
 def test_word_order_reaches_the_tokens_before_training() -> None:
-    """What is left of what differs only in the order of the words: the tokens of both differ clearly."""
+    """Captions that differ only in word order stay distinguishable: the tokens of both differ clearly."""
     texts = ["a red square above a blue circle", "a blue circle above a red square"]
     torch.manual_seed(0)
     model = TextTransformer(

@@ -1,4 +1,4 @@
-"""What a file is: its whole content, read once."""
+"""The identity of a file: its whole content, read once."""
 
 import os
 import time

@@ -132,7 +132,7 @@ def test_json_rows_that_cannot_be_understood_name_the_line(tmp_path: Path, line:
 
 
 def named(root: Path, files: list[str], names: list[str]) -> dict[str, str]:
-    """What captions the files get where the metadata calls them by these names; the caption is the name."""
+    """The captions of files that the metadata calls by these names; the caption is the name."""
     save(root, files)
     metadata(root, [{"file_name": name, "text": name} for name in names])
     data = opened(root)

@@ -34,7 +34,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def caches(folder: Path) -> list[Path]:
-    """What a cache holds beside the kept hashes of files."""
+    """The content of a cache beside the kept hashes of files."""
     return sorted(path for path in folder.iterdir() if path.name != STORE) if folder.exists() else []
 
 

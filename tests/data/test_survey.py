@@ -1,4 +1,4 @@
-"""What `sfumato data` finds in a folder that has some of everything."""
+"""`sfumato data` on a folder that has some of everything."""
 
 import json
 from pathlib import Path

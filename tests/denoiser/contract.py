@@ -1,4 +1,4 @@
-"""What every denoiser promises, whatever its network is: inputs, weights, and checks for the tests of each."""
+"""The contract of every denoiser, whatever its network: inputs, weights, and checks for the tests of each."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an objective learns while it runs: the density by loss history, and the learned weighting."""
+"""Adaptive parts of an objective: the density by loss history, and the learned weighting."""
 
 import pytest
 import torch

@@ -58,7 +58,7 @@ PREPARED: dict[str, Callable[[], None]] = {
     "stable-diffusion-autoencoder.md": stable_diffusion,
     "super-resolution.md": photograph,
 }
-"""What a page expects its reader to have."""
+"""The files that a page expects its reader to have."""
 ELSEWHERE = ("serving.md",)
 """Run by test_serving.py."""
 FILES = {"layouts.md": "boxes.json"}

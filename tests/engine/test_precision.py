@@ -1,4 +1,4 @@
-"""What an `auto` precision chooses: both choices are tested, whatever the processor supports."""
+"""The choice of an `auto` precision: both choices are tested, whatever the processor supports."""
 
 from pathlib import Path
 

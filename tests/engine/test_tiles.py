@@ -66,7 +66,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_norms_of_tiles_alone_would_be_seen() -> None:
-    """What the comparison above is for: the same bands, each normalised by itself, are far off."""
+    """Why the comparison above is needed: the same bands, each normalised by itself, are far off."""
     model = autoencoder("kl", packed=False)
     latent = model.latent_from_moments(model.encode(uneven(1, SIZE)).moments)
     halves = torch.cat([model.decode(part) for part in latent.chunk(2, dim=2)], 2)

@@ -1,4 +1,4 @@
-"""What `sfumato fit` learns of a folder before it plans."""
+"""The facts that `sfumato fit` gathers about a folder before it plans."""
 
 from pathlib import Path
 

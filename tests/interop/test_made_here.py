@@ -113,7 +113,7 @@ def second(conditioner: dict[str, Any], **options: Any) -> dict[str, Any]:
 
 
 def outputs(model: LatentDiffusion) -> dict[str, Tensor]:
-    """What the two stages and the conditioner compute from fixed inputs, in model latents."""
+    """The outputs of the two stages and the conditioner for fixed inputs, in model latents."""
     generator = torch.Generator().manual_seed(9)
     image = torch.randn(2, 3, 16, 16, generator=generator)
     channels = model.autoencoder.latent_channels

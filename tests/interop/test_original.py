@@ -100,7 +100,7 @@ def test_every_key_that_is_not_used_is_listed(imported: Callable[..., Imported])
 
 @needs_parity
 def test_the_duplicated_first_stage_is_stored_once(tmp_path: Path) -> None:
-    """What inpainting_big does: its conditioner is the first stage."""
+    """The configuration of inpainting_big: its conditioner is the first stage."""
     weights, config = scaled_weights("ffhq256")
     weights = dict(weights)
     p = config = json.loads(json.dumps(config))
@@ -134,7 +134,7 @@ def test_the_duplicated_first_stage_is_stored_once(tmp_path: Path) -> None:
 
 @needs_parity
 def test_scale_factor_is_taken_from_the_buffer(tmp_path: Path) -> None:
-    """What lsun_churches does: scale_by_std, and a key instead of a setting."""
+    """The configuration of lsun_churches: scale_by_std, and a key instead of a setting."""
     weights, config = scaled_weights("ffhq256")
     config = json.loads(json.dumps(config))
     config["model"]["params"]["scale_by_std"] = True

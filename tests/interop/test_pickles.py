@@ -63,7 +63,7 @@ def test_plain_containers_come_back(tmp_path: Path, legacy: bool) -> None:
 
 
 def test_a_class_object_as_dictionary_key_is_an_inert_name(tmp_path: Path, legacy: bool) -> None:
-    """What Lightning 1.4 wrote, and torch's safe loader refuses."""
+    """A checkpoint as Lightning 1.4 wrote it, which torch's safe loader refuses."""
     value = {"callbacks": {collections.Counter: {"best": torch.tensor(0.1)}}, "state_dict": {"w": torch.ones(2)}}
     source = open_checkpoint(save(value, tmp_path / "x.ckpt", legacy))
     assert list(source.tensors) == ["w"]

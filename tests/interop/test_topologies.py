@@ -49,7 +49,7 @@ def test_the_traversal_gives_the_recorded_keys(file: Path) -> None:
 
 
 def inferred(config: Config) -> tuple[Original, list[str]]:
-    """What can be inferred from keys and shapes alone."""
+    """Facts that can be inferred from keys and shapes alone."""
     messages: list[str] = []
     shapes = original_keys.shapes_of(config)
     buffers = original_keys.buffers(config["model"]["params"]) if "betas" in shapes else {}

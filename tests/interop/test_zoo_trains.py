@@ -46,7 +46,7 @@ def shrunken(file: Path) -> DiffusionRun:
 
 
 def fields_for(reads: tuple[str, ...], config: Any, side: int) -> dict[str, Any]:
-    """What a dataset would give the conditioner for latents of H = W = side."""
+    """The fields that a dataset would give the conditioner for latents of H = W = side."""
     given: dict[str, Any] = {
         "label": torch.tensor([1, 3]),
         "text": ["a red apple", "a tree"],

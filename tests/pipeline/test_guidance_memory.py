@@ -1,4 +1,4 @@
-"""What guidance remembers belongs to one trajectory of one window, and advances once a step."""
+"""The memory of guidance belongs to one trajectory of one window, and advances once per step."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What holds for every sampler on every schedule: finite to the end, independent samples, no hidden state."""
+"""The contract of every sampler on every schedule: finite to the end, independent samples, no hidden state."""
 
 import dataclasses
 from itertools import pairwise

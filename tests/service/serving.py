@@ -1,4 +1,4 @@
-"""What the tests of the service share: tiny models in folders, a service without HTTP, and one behind a real server."""
+"""Shared by the tests of the service: tiny models in folders, a service without HTTP, and one behind a real server."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What a service keeps of the requests that it has answered."""
+"""Memory that a service keeps for answered requests."""
 
 import ctypes
 import gc

@@ -1,4 +1,4 @@
-"""What the page may read: below the given folders, links resolved."""
+"""The files that the page may read: below the given folders, links resolved."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What of which loss reaches which network when both stages train together, against the formulas written out."""
+"""Which loss's gradient reaches which network when both stages train together, against the formulas written out."""
 
 import math
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class Step:
         return self.joint.networks.denoiser
 
     def gradients(self) -> dict[str, Tensor]:
-        """What the loop's own step adds, by parameter."""
+        """The gradients that the loop's own step adds, by parameter."""
         self.joint.zero_grad()
         log_variance = self.parts.first.log_variance
         passed = JointPass(self.config, self.joint, log_variance, self.parts.head, self.schedule)

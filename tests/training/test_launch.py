@@ -1,4 +1,4 @@
-"""What launchers promise, how the end of a launcher or a process is noticed, and who reports what went wrong."""
+"""Launchers: their variables, noticing the end of a launcher or a process, and which process reports an error."""
 
 import os
 import select

@@ -75,12 +75,12 @@ ABOUT_THE_LOSSES = {"reconstruction", "nll", "regulariser", "adversarial", "adap
 
 
 def in_two_processes(forks: Forks, code: str, *arguments: object) -> list[Forked]:
-    """What a launcher would start."""
+    """The processes that a launcher would start."""
     return [forks.start(code, arguments, **rank) for rank in ranks()]
 
 
 def finished(both: list[Forked]) -> str:
-    """What they printed. Fails where one of them failed."""
+    """The output of the processes. Fails if one of them failed."""
     assert [process.wait() for process in both] == [0, 0], "\n".join(process.output[-3000:] for process in both)
     return "".join(process.output for process in both)
 

@@ -1,4 +1,4 @@
-"""What a run remembers comes back as it was, down to the order in memory that fused optimisers rely on."""
+"""The state of a run is restored exactly, down to the order in memory that fused optimisers rely on."""
 
 import pytest
 import torch

@@ -41,7 +41,7 @@ for name, settings, stop in json.loads(sys.argv[2]):
     hooks = runs.Hooks({} if stop is None else {stop - 1: runs.interrupt})
     runs.train_second(root / name, runs.second_run(*settings), root / "cache", hooks)
 """
-"""What one of the processes does: trains stage 2 several times."""
+"""The program of one process: trains stage 2 several times."""
 
 
 def settings(changed: dict[str, str]) -> list[str]:

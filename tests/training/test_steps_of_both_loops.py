@@ -1,4 +1,4 @@
-"""What happens within a step: NaNs, accumulation, clipping, averages, precision; in the loops themselves."""
+"""The steps of both loops: NaNs, accumulation, clipping, averages, precision; in the loops themselves."""
 
 import math
 from pathlib import Path

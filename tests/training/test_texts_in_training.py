@@ -1,4 +1,4 @@
-"""What training logs about captions and classes, and what the model stores of them."""
+"""Captions and classes in a training's log and in the stored model."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ def run(folder: Path) -> Path:
 
 
 def trained(folder: Path, track: Any, first: int = 1) -> None:
-    """What a training does: two steps, with a preview after step 2."""
+    """The calls of a training: two steps, with a preview after step 2."""
     with RunLog(folder, "t", first - 1, 0.0, track=track) as log:
         for step in (first, first + 1):
             log.record(step, {"loss": 1 / step, "per_channel": [1.0, 2.0]})

@@ -1,4 +1,4 @@
-"""What the browser tests share: choosing a model, generating, giving images, dragging."""
+"""Shared by the browser tests: choosing a model, generating, giving images, dragging."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What is drawn by hand, as it is edited: handles and order of boxes, holes inverted and feathered, narrow windows."""
+"""The editors of hand-drawn inputs: handles and order of boxes, holes inverted and feathered, narrow windows."""
 
 from typing import TYPE_CHECKING, Any
 

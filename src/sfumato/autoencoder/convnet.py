@@ -15,7 +15,7 @@ from sfumato.nn.attention import attend
 
 AttentionKind = Literal["softmax", "linear", "none"]
 Padding = Literal["zeros", "reflect"]
-"""What a 3×3 convolution sees beyond the border: zeros, or the pixels inside it, mirrored at the outermost one."""
+"""The padding of a 3×3 convolution at the border: zeros, or the pixels inside it, mirrored at the outermost one."""
 
 
 class GroupNorm(nn.GroupNorm):

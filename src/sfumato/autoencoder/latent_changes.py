@@ -64,7 +64,7 @@ class LatentNoiseConfig(Schema):
 
 @dataclass(frozen=True)
 class LatentChange:
-    """What happens to image and latent of a micro-batch.
+    """The changes to image and latent of a micro-batch.
 
     Attributes:
         encoded: (h, w) of the latent of the scaled image that is encoded; None: the image as it is.

@@ -31,7 +31,7 @@ class Metric(Schema):
     low: float | None = None
     high: float | None = None
     protocol: dict[str, Any] = Field(default_factory=dict)
-    """What this number depends on besides the card's protocol: network, its hash, resize filter, neighbours, ..."""
+    """Settings of this number besides the card's protocol: network, its hash, resize filter, neighbours, ..."""
 
     def __init__(self, **values: Any) -> None:
         """Raises UserError for a number that is not finite: no card is written with it."""
@@ -46,7 +46,7 @@ class Metric(Schema):
 
 
 class Card(Schema):
-    """What `sfumato evaluate` and `sfumato evaluate-autoencoder` write.
+    """The card that `sfumato evaluate` and `sfumato evaluate-autoencoder` write.
 
     `protocol`: what must be equal for two cards to be compared, like a metric's own protocol for that metric;
     `sampling`: how the subject generated its images, which may differ; `subject` and `data`: what was measured against

@@ -49,7 +49,7 @@ class MeasuredAutoencoder:
 
 @dataclass
 class _Sums:
-    """What is accumulated over the images: a number each, statistics, spectra; pixels only of the first few."""
+    """Accumulated over the images: a number each, statistics, spectra; pixels only of the first few."""
 
     values: dict[str, list[Tensor]] = field(default_factory=dict)
     errors: dict[str, list[tuple[float, int]]] = field(default_factory=dict)

@@ -85,7 +85,7 @@ class Measured:
 
 @dataclass
 class _Pass:
-    """What one pass over the images collects."""
+    """The results of one pass over the images."""
 
     collected: dict[str, CollectedFeatures]
     shown: list[Tensor] = field(default_factory=list)
@@ -285,7 +285,7 @@ def content_hash(dataset: Dataset) -> str:
 def protocol_of(
     dataset: Dataset, samples: int, reference: int | None, size: tuple[int, int], labels: str
 ) -> dict[str, Any]:
-    """What two cards must share to be compared.
+    """The fields that must be equal for two cards to be compared.
 
     Args:
         dataset: the real images.

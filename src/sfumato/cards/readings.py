@@ -1,4 +1,4 @@
-"""What each number about a latent says of stage 2, in a sentence with the values that occur."""
+"""The meaning of each number about a latent for stage 2, in a sentence with its usual values."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What is evaluated: a model's samples, or a folder of images. Images come in batches and are not stored."""
+"""The subject of an evaluation: a model's samples, or a folder of images. Images come in batches and are not stored."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

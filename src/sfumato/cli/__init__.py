@@ -78,7 +78,7 @@ SMALLER = (
     "give a smaller batch (train.batch, with train.accumulate for the same step), train.checkpointing=true, or "
     "SFUMATO_GRAPHS=0, which keeps no recordings"
 )
-"""What a user can do about a lack of memory."""
+"""Remedies for a lack of memory."""
 
 app.add_typer(train.app, name="train", help="Train a stage, both, a classifier, or the baseline.")
 app.add_typer(study.app, name="study", help="Compare trainings of equal budget on your data.")

@@ -1,4 +1,4 @@
-"""What is typed, checked for all commands alike and before anything is opened: paths, options given twice, bytes.
+"""Checks of the typed arguments, for all commands and before anything is opened: paths, options given twice, bytes.
 
 Every command of the command line is a `Command`. Which of its parameters are paths follows from their types: `Path`,
 or a text marked with `MaybePath`.
@@ -224,7 +224,7 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 
 
 def _parts_of_all(hint: Any) -> tuple[Any, ...]:
-    """What a type is made of, at every depth."""
+    """The parts of a type, at every depth."""
     return tuple(each for part in _parts(hint) for each in (part, *_parts_of_all(part)))
 
 

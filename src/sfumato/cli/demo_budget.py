@@ -55,7 +55,7 @@ class Budget:
         self._file = file
         self._chosen = numbers_in(file)
         self.minutes = minutes if minutes is None else self._chosen.get(MINUTES, minutes)
-        """What the lengths are chosen for: that of the demo's first session."""
+        """The minutes that the lengths are chosen for: those of the demo's first session."""
         self._seconds = None if self.minutes is None else 60 * self.minutes
         if self.minutes != minutes:
             typer.echo(

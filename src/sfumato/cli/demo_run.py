@@ -1,4 +1,4 @@
-"""What `sfumato demo` does: the calls of `sfumato train`, one after the other, then measuring and writing the page."""
+"""The work of `sfumato demo`: the calls of `sfumato train`, then measuring and writing the page."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ EXTENT = Extent()
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """What is trained, and how many images are sampled and scored."""
+    """The trainings, and how many images are sampled and scored."""
 
     autoencoder: str = "zoo:toy/small-autoencoder"
     diffusion: str = "zoo:toy/small-text"

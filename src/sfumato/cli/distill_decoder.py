@@ -31,7 +31,7 @@ TIMED = 16
 ROUNDS = 5
 SHEET = "compare.png"
 OWN_FILES = {SHEET, "log.jsonl"}
-"""What the command leaves in its own folder."""
+"""The files of the command in its own folder."""
 SCHEMA = "training.distillation:Distillation"
 
 
@@ -85,7 +85,7 @@ def distill_decoder(flags: DistillFlags) -> None:
 
 
 def train_tiny_decoder(flags: DistillFlags) -> None:
-    """What the command does, for `sfumato distill --with-decoder` too."""
+    """The work of the command, for `sfumato distill --with-decoder` too."""
     from sfumato.autoencoder.tiny_file import FILE, DistilledDecoder
     from sfumato.cli.options import chosen_autocast, enough_memory, made_fast, out_folder
     from sfumato.cli.progress import bars
@@ -215,7 +215,7 @@ def _opened(
 
 
 def _about(config: "Distillation", outcome: "DecoderComparison", steps: int, images: int) -> dict[str, Any]:
-    """What the file records of its training and its quality."""
+    """The file's record of its training and its quality."""
     from sfumato import __version__
 
     return {

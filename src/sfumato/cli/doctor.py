@@ -10,7 +10,7 @@ from sfumato.cli.flags import command, flag
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorFlags:
-    """What `sfumato doctor` looks at and prints."""
+    """The options of `sfumato doctor`."""
 
     folder: Path = flag(
         Path("."),

@@ -227,7 +227,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured, against what, at which size (H, W), the autocast context of the model, and the same subject at
+    """The subject and the reference, at which size (H, W), the autocast context of the model, and the same subject at
     further numbers of steps."""
 
     subject: "Subject"

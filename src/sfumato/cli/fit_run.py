@@ -1,4 +1,4 @@
-"""What `sfumato fit` does: plan, stage 1, encoding, stage 2, evaluation, page; each goes on where it was stopped."""
+"""The phases of `sfumato fit`: plan, stage 1, encoding, stage 2, evaluation, page; each resumes where it stopped."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -78,7 +78,7 @@ class Flag:
         return self.option.default if self.form.typed_default is AS_DECLARED else self.form.typed_default
 
     def value(self, typed: Any) -> Any:
-        """What was typed as the field's value. Raises UserError naming the flag."""
+        """The typed value of the field. Raises UserError naming the flag."""
         if typed is None:
             return None
         if self.form.range is not None:

@@ -1,4 +1,4 @@
-"""What guides sampling and is opened with the model: a classifier, a weaker model, other images."""
+"""Guides of sampling that are opened with the model: a classifier, a weaker model, other images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class GuideFlags:
     image_guidance_scale: float = like(ImageGuidance, "scale", metavar="S")
 
     def facts(self) -> dict[str, Any]:
-        """What images record of it beside the request's own record."""
+        """The guide's record in images, beside the request's own."""
         facts = {} if self.class_ is None else {"class": self.class_}
         return facts if not self.image_guidance else {**facts, "image guidance": "; ".join(self.image_guidance)}
 

@@ -71,7 +71,7 @@ def info(flags: InfoFlags) -> None:
 
 
 def facts_of(model: "LatentDiffusion") -> dict[str, Any]:
-    """What there is to say of a model, as JSON."""
+    """The description of a model, as JSON."""
     from sfumato.autoencoder.model import VQConfig
 
     config = model.config

@@ -1,4 +1,4 @@
-"""What `sfumato info` prints of a transformer over codes and of a classifier of noisy latents."""
+"""`sfumato info` for a transformer over codes and a classifier of noisy latents."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

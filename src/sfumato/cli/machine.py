@@ -40,6 +40,6 @@ class ModelFlags(AModel, Machine):
 
 @dataclass(frozen=True, kw_only=True)
 class Overwriting:
-    """What becomes of an output folder that is in use."""
+    """How to treat an output folder that is in use."""
 
     overwrite: bool = flag(False, "output", "Replace the contents of the output folder.", names=("--overwrite",))

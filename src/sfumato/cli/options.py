@@ -1,4 +1,4 @@
-"""What the values of options mean that several commands share."""
+"""The meaning of option values that several commands share."""
 
 import math
 import os

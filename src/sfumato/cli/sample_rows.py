@@ -16,7 +16,7 @@ IMAGES = 4
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """What is sampled, an entry for each image."""
+    """The images to sample, an entry for each."""
 
     prompts: list[str] | None
     labels: list[str] | None
@@ -28,7 +28,7 @@ class SampleSpec:
         return SampleSpec(prompts, labels, self.seeds[rows])
 
     def facts(self) -> dict[str, Any]:
-        """What the first image records of itself."""
+        """The record of the first image."""
         facts = {
             "prompt": self.prompts and self.prompts[0],
             "label": self.labels and self.labels[0],

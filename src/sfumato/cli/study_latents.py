@@ -90,7 +90,7 @@ def latents(flags: LatentsFlags) -> None:
 
 
 def plan_of(config: Any) -> str:
-    """What a study trains, in a sentence."""
+    """The trainings of a study, in a sentence."""
     spaces = len(config.spaces)
     first = f"{config.first_steps} steps" if config.first_steps else f"about {config.first_minutes:g} minutes"
     second = f"{config.steps} steps" if config.steps else f"{config.minutes:g} minutes"

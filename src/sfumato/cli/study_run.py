@@ -1,4 +1,4 @@
-"""What every `sfumato study` does around its trainings: folder, device, progress, and the page at the end."""
+"""Around the trainings of every `sfumato study`: folder, device, progress, and the page at the end."""
 
 import shlex
 import sys

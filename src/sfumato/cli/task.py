@@ -1,4 +1,4 @@
-"""What the commands of the paper's tasks have in common: open the model, sample, save, report."""
+"""Shared by the commands of the paper's tasks: open the model, sample, save, report."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,7 +58,7 @@ def sampling_of(options: Mapping[str, Any]) -> "SampleRequest":
 
 @dataclass(frozen=True)
 class Canvas:
-    """What the images of a task are computed on, for their cost.
+    """The canvas of a task's images, for their cost.
 
     Attributes:
         size: (H, W) for a model.

@@ -109,7 +109,7 @@ def autoencoder(flags: AutoencoderFlags) -> None:
 
 
 def latent_sentences(run: Path, step: int) -> list[str]:
-    """What the last line of a run's log with numbers about the latent says of stage 2; of the leading process only."""
+    """Readings of the numbers about the latent in the last such line of a run's log; in the leading process only."""
     from sfumato.cards.readings import logged_readings
     from sfumato.training.launch import launched
     from sfumato.training.log import read_lines

@@ -93,7 +93,7 @@ def cache_latents(config: DiffusionRun, first: LatentDiffusion, folder: Path, ca
 
 
 def second_parts(model: LatentDiffusion) -> list[nn.Module]:
-    """What stage 2 trains: denoiser and conditioner."""
+    """The trained parts of stage 2: denoiser and conditioner."""
     return [part for name, part in model.parts().items() if name in ("denoiser", "conditioner")]
 
 

@@ -66,7 +66,7 @@ class NumberedImages:
 
 
 def texts_of_image(image: "Tensor | Image", facts: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, str]:
-    """What is written into an image; `how` as of `NumberedImages.add`."""
+    """The texts written into an image; `how` as of `NumberedImages.add`."""
     from torch import Tensor
 
     from sfumato.provenance import texts_of

@@ -24,7 +24,7 @@ class Composite(Conditioner):
         self.spec = _merged({name: part.spec for name, part in parts.items()})
 
     def prepare(self, fields: Fields) -> dict[str, Any]:
-        """What the parts prepare; if two of them prepare the same field in different ways, the fields are unchanged."""
+        """The fields that the parts prepare; unchanged if two of them prepare the same field in different ways."""
         made = [part.prepare(fields) for _, part in self._named()]
         new = [name for one in made for name in one if name not in fields]
         if len(set(new)) < len(new):

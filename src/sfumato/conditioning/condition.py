@@ -14,7 +14,7 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ConditionSpec:
-    """What a conditioner returns and a denoiser accepts; None or 0 means the field is absent.
+    """The result of a conditioner and input of a denoiser; None or 0 means the field is absent.
 
     Example:
         >>> sfumato.load("zoo:toy").second.conditioner.spec

@@ -1,4 +1,4 @@
-"""What an image with a condition looks like on average: a small head on the condition's tokens, for an added loss."""
+"""Predicts the mean image of a condition: a small head on the condition's tokens, for an added loss."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""What the configurations of all stored images have in common."""
+"""Settings that the configurations of all stored images share."""
 
 import math
 from typing import Literal

@@ -180,7 +180,7 @@ def _why_none(folders: Sequence[Sequence[str]], loose: Sequence[str]) -> tuple[s
 _IMAGES = frozenset({"image", "images", "img", "imgs", "photos", "jpegimages"})
 _BESIDE_IMAGES = frozenset({"mask", "masks", "annotation", "annotations", "labels", "segmentation", "depth", "edges"})
 _NO_VALUE = frozenset({"nan", "null", "none", "n/a", "na", "<na>", "#n/a", "nil"})
-"""What programs write where a value is missing."""
+"""Texts that programs write for a missing value."""
 
 
 def _notes(numbers: Sequence[int], classes: Sequence[str]) -> tuple[str, ...]:

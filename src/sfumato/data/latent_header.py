@@ -1,4 +1,4 @@
-"""What a latent cache belongs to, and the shapes of its rows."""
+"""The header of a latent cache: its owner, and the shapes of its rows."""
 
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -29,7 +29,7 @@ class LatentGroup(Schema):
 
 
 class LatentHeader(Schema):
-    """What a cache belongs to, and its shapes.
+    """The owner of a cache, and its shapes.
 
     `autoencoder` is the hash of the encoder's weights, `data` the fingerprint of the set. `shape` is (M, h, w) of one
     row; `variational`: M = 2 C, mean and log-variance; else M = C. `mirrored` adds a row for the

@@ -77,7 +77,7 @@ class Names:
 
 
 def common_reason(missing: Sequence[str], files: Iterable[str]) -> str:
-    """What the metadata names and what the folder contains instead, for a message."""
+    """The names in the metadata and those in the folder, for a message."""
     there = [name for _, name in zip(range(3), files, strict=False)]
     named = ", ".join(map(repr, missing[:3])) + (", …" if len(missing) > 3 else "")
     return f"it names {named}; the folder contains {', '.join(map(repr, there)) or 'no images'}"

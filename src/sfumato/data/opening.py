@@ -226,7 +226,7 @@ _SIGNS = (
 
 
 def _recognised(path: ImageFile) -> str:
-    """What a file of a format unknown to Pillow is, by its first bytes."""
+    """The kind of a file of a format unknown to Pillow, by its first bytes."""
     try:
         with path.open("rb") as stream:
             head = stream.read(64)

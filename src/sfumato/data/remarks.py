@@ -1,4 +1,4 @@
-"""What is changed about images before training, in one sentence for each kind of change.
+"""Changes to images before training, in one sentence for each kind of change.
 
 A header's `remark` is about one image, and is part of what identifies the prepared pixels (`pixel_key`), so its words
 must stay. Here the remarks of many images become sentences.

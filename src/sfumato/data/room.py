@@ -51,7 +51,7 @@ def _large_blocks_apart(apart: bool) -> None:
 
 
 PIXELS = Room(2**28)
-"""What is taken to decode images: about 256 MiB. What is freed late, and by C libraries, comes on top."""
+"""Memory for decoding images: about 256 MiB. Memory that is freed late, and that of C libraries, is extra."""
 FILES = Room(2**24)
 """Compressed files that are read before the size of their image is known; always held before `PIXELS`."""
 

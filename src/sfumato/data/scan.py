@@ -62,7 +62,7 @@ class Scan:
     unread_columns: tuple[str, ...] = ()
     blocks: Blocks | None = None
     source: str = ""
-    """What the user named, where that is not the folder `root`."""
+    """The path that the user gave, if that is not the folder `root`."""
 
     @property
     def title(self) -> str:

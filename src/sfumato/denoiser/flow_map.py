@@ -1,4 +1,4 @@
-"""What the network of a student is given beside the time: the end of its step, and the guidance scale.
+"""Further inputs of a student's network beside the time: the end of its step, and the guidance scale.
 
 Both are added to the time embedding by layers that begin at zero: a student that has its teacher's weights computes
 exactly what the teacher does, for every end and every scale (as ControlNet's zero convolutions, Zhang et al. 2023).

@@ -1,4 +1,4 @@
-"""What all denoisers share: the embedding of time and vector, the check of their inputs, recomputation of blocks."""
+"""Shared by all denoisers: the embedding of time and vector, the check of their inputs, recomputation of blocks."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -34,7 +34,7 @@ class Denoiser(nn.Module):
     """
 
     factor_of = "2 ** (levels - 1)"
-    """What the factor follows from."""
+    """The settings that determine the factor."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Denoiser(nn.Module):
         return embedding if vector is None else embedding + self.label_emb(vector)
 
     def _sinusoids(self, timestep: Tensor) -> Tensor:
-        """What the embedding of time is made from, (B, channels) float32, from network times (B,)."""
+        """The input of the time embedding, (B, channels) float32, from network times (B,)."""
         return timestep_embedding(timestep, self._channels)
 
     def _check(self, x_t: Tensor, condition: Condition) -> None:

@@ -23,11 +23,11 @@ from sfumato.errors import UserError
 from sfumato.schema import Schema
 
 PosteriorLatents = Literal["sample", "mean"]
-"""What stands for an image in latent space: a sample of its posterior, or the posterior's mean."""
+"""Which latent represents an image: a sample of its posterior, or the posterior's mean."""
 
 
 class ObjectiveConfig(Schema):
-    """What the denoiser learns; the defaults are the paper's."""
+    """The denoiser's training objective; the defaults are the paper's."""
 
     prediction: PredictionKind = "eps"
     latents: PosteriorLatents = "sample"

@@ -1,4 +1,4 @@
-"""What this machine and this installation offer: Python, torch, processor, GPU, kernels, disk and optional packages."""
+"""Checks of this machine and this installation: Python, torch, processor, GPU, kernels, disk and optional packages."""
 
 import os
 import platform
@@ -41,7 +41,7 @@ EXTRAS = {
     "docs": "the documentation as a site",
     "dev": "the tests and checks",
 }
-"""What each optional group of packages adds, by its name in pyproject.toml."""
+"""The purpose of each optional group of packages, by its name in pyproject.toml."""
 
 State = Literal["ok", "missing", "problem"]
 

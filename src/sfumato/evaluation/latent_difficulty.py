@@ -30,7 +30,7 @@ Fit = Literal["full", "kronecker"]
 
 @dataclass(frozen=True)
 class LatentDifficulty:
-    """What a Gaussian fit says of a latent space.
+    """Measures of a latent space by a Gaussian fit.
 
     Attributes:
         viv: time-averaged irreducible loss of flow matching, in [0, π/2] for latents of unit variance; π/2 is white

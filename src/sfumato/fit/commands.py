@@ -1,4 +1,4 @@
-"""What to type after a fit: to sample, to train on, to evaluate."""
+"""Commands to use after a fit: to sample, to continue training, to evaluate."""
 
 import shlex
 from pathlib import Path

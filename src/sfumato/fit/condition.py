@@ -1,11 +1,11 @@
-"""What a model of a folder is conditioned on, why, and what of the folder it does not use."""
+"""The choice of a folder's condition, its reason, and the fields that are not used."""
 
 from sfumato.counts import how_many, of_all
 from sfumato.fit.facts import ConditionerKind, DataFacts
 
 
 def conditioner_of(data: DataFacts) -> ConditionerKind:
-    """What a model of this folder is conditioned on: maps, boxes, captions, classes, in this order."""
+    """The condition of a model of this folder: maps, boxes, captions, classes, in this order."""
     if data.maps:
         return "semantic"
     if data.boxes:
@@ -16,7 +16,7 @@ def conditioner_of(data: DataFacts) -> ConditionerKind:
 
 
 def why_conditioned(data: DataFacts, kind: ConditionerKind) -> str:
-    """What the model is conditioned on, and why."""
+    """The sentence on the model's condition, with its reason."""
     match kind:
         case "semantic":
             return "The model is conditioned on the label maps in maps/."

@@ -156,7 +156,7 @@ def _adversarial(plan: FitPlan) -> dict[str, Any]:
 
 
 def _train(plan: FitPlan, stage: StagePlan) -> dict[str, Any]:
-    """What both loops have. The average reaches over the last twenty-fifth of the steps."""
+    """Settings that both loops have. The average reaches over the last twenty-fifth of the steps."""
     seconds = max(stage.seconds, 1e-6)
     saves = max(LEAST_SAVES, round(seconds / MOST_SECONDS_BETWEEN))
     return {

@@ -55,7 +55,7 @@ SHORTEST = 3
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the samples are conditioned on: one title each, and the request's fields; `real` images by title."""
+    """The conditions of the samples: one title each, and the request's fields; `real` images by title."""
 
     titles: tuple[str, ...]
     request: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a plan needs to know of a folder of images and of a machine; plain numbers, so that plans can be tested."""
+"""The facts about a folder of images and a machine that a plan needs; plain numbers, so that plans can be tested."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

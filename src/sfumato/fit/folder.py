@@ -22,7 +22,7 @@ AUTOENCODER, DIFFUSION, CACHE = "autoencoder", "diffusion", "cache"
 
 @dataclass(frozen=True)
 class Fit:
-    """What a fit was asked for, and its plan.
+    """The request of a fit, and its plan.
 
     Attributes:
         data: path of the folder of images.

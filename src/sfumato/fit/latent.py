@@ -16,7 +16,7 @@ PASSES = 5 / 3
 
 
 def latent_numbers(model: LatentDiffusion, images: Dataset, plan: FitPlan) -> tuple[LatentNumber, ...]:
-    """What `sfumato evaluate-autoencoder` says of the latent, on some of the images.
+    """The latent's numbers of `sfumato evaluate-autoencoder`, on some of the images.
 
     Raises UserError if none can be read.
     """

@@ -1,4 +1,4 @@
-"""What a model has learnt and what not, in sentences, by the numbers of its evaluation and its training log."""
+"""Sentences on a model's strengths and weaknesses, by the numbers of its evaluation and its training log."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

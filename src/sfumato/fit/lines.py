@@ -7,7 +7,7 @@ from sfumato.report.format import duration, millions
 
 
 def plan_lines(plan: FitPlan) -> list[str]:
-    """What is planned, what to expect, and why."""
+    """The plan, the expected quality, and the reasons."""
     machine, side = plan.machine, plan.latent_side
     precision = "bfloat16" if machine.reduced else "float32"
     cores = f", {_cores(machine)}" if machine.device == "cpu" else ""

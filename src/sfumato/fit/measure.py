@@ -124,7 +124,7 @@ def second_operations(plan: FitPlan) -> float:
 
 
 def machine_facts(workers: Workers, read_seconds: float) -> MachineFacts:
-    """What is known of this machine before a network is timed."""
+    """The facts about this machine before a network is timed."""
     device = workers.device
     on_gpu = device.type == "cuda"
     return MachineFacts(

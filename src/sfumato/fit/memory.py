@@ -55,7 +55,7 @@ def _of_groups(root: Path) -> Iterator[int]:
 
 
 def _left(group: Path, files: _Files) -> int | None:
-    """What a group may still use; None where it has no limit."""
+    """Memory that a group may still use; None where it has no limit."""
     limit, used = _text(group / files.limit).strip(), _text(group / files.used).strip()
     if not limit.isdecimal() or not used.isdecimal():  # "max", or no such file
         return None

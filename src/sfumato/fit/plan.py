@@ -96,7 +96,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class FitPlan:
-    """What `sfumato fit` does.
+    """The plan of `sfumato fit`.
 
     Attributes:
         data, machine: what the plan was made from.

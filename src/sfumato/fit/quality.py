@@ -1,4 +1,4 @@
-"""What to expect of a training, in sentences: by the number of images that both stages see, and how many differ.
+"""The expected quality of a training, in sentences: by the number of images that both stages see, and how many differ.
 
 The limits come from recorded runs at 32 and 64 pixels, most of them on drawings (docs/results/emoji.md, docs/fit.md):
 
@@ -59,7 +59,7 @@ def second_sentence(images: int, distinct: int) -> str:
 
 
 def quality(first_images: int, second_images: int, distinct: int, files: int, conditioner: str) -> str:
-    """What to expect of the samples; `distinct` counts mirrored images, `files` does not."""
+    """The expected quality of the samples; `distinct` counts mirrored images, `files` does not."""
     passes = second_images / max(1, distinct)
     blurred = first_images < BLURRED_FIRST
     if distinct < FEW and passes >= MIXTURES_FROM:
@@ -72,7 +72,7 @@ def quality(first_images: int, second_images: int, distinct: int, files: int, co
 
 
 def advice_for_few(distinct: int, files: int) -> str | None:
-    """What helps where there are too few images; None where there are enough."""
+    """Advice if there are too few images; None if there are enough."""
     if distinct >= FEW:
         return None
     return (
@@ -83,7 +83,7 @@ def advice_for_few(distinct: int, files: int) -> str | None:
 
 
 def _of_few(passes: float, second_images: int, blurred: bool, files: int) -> str:
-    """What samples of few images are, after that many passes over them."""
+    """The expected samples of few images, after that many passes over them."""
     of = f"of the {how_many(files, 'training image')}"
     if passes >= COPIES_FROM:
         return f"samples are near copies and mixtures {of}" + (", blurred" if blurred else "")

@@ -46,7 +46,7 @@ def has_transformer(path: Path) -> bool:
 
 
 def checked(path: Path, read: Callable[[], Result]) -> Result:
-    """What `read` returns; raises UserError for a configuration whose values have the wrong kind."""
+    """The result of `read`; raises UserError for a configuration whose values have the wrong kind."""
     try:
         return read()
     except UserError:

@@ -1,4 +1,4 @@
-"""What diffusers' DiTPipeline cannot express of a diffusion transformer: refused by name before anything is written."""
+"""Features of a diffusion transformer that diffusers' DiTPipeline cannot express, refused by name."""
 
 from sfumato.denoiser.dit import DiTConfig
 from sfumato.errors import UserError

@@ -1,4 +1,4 @@
-"""What other programs show of a checkpoint: the keys `modelspec.*` in the header of a safetensors file.
+"""The description of a checkpoint that other programs show: the keys `modelspec.*` in the header of a safetensors file.
 
 They follow the specification of Stability AI, version 1.0.0, which AUTOMATIC1111's web user interface, ComfyUI and
 model managers read: title, architecture, resolution, prediction, and the hash of the weights.

@@ -1,4 +1,4 @@
-"""What sampling a student differs in: one network call a step, guidance by a number that its network is given."""
+"""Sampling from a student: one network call a step, with the guidance scale as an input of the network."""
 
 from collections.abc import Sequence
 from dataclasses import fields

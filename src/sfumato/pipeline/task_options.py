@@ -41,7 +41,7 @@ DEFAULTS: Mapping[str, Any] = {"count": 1, "steps": 20, "window": None}
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintOptions:
-    """What an inpainting takes."""
+    """The options of inpainting."""
 
     image: "Image" = needed("what to sample", "An image of any size and mode.")
     mask: "Image" = needed("what to sample", "An image of the same size; white is the hole.")
@@ -56,7 +56,7 @@ class InpaintOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OutpaintOptions:
-    """What an outpainting takes."""
+    """The options of outpainting."""
 
     image: "Image" = like(InpaintOptions, "image")
     extend: tuple[int, int, int, int] = needed(
@@ -67,7 +67,7 @@ class OutpaintOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EditOptions:
-    """What editing an image takes."""
+    """The options of editing an image."""
 
     image: "Image" = needed("what to sample", "An image of any size.")
     strength: float = like(SampleRequest, "strength", STRENGTH)
@@ -81,7 +81,7 @@ class EditOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleOptions:
-    """What super-resolution takes."""
+    """The options of super-resolution."""
 
     image: "Image" = needed("what to sample", "A small image, of any size.")
     keep_colours: bool = option(True, "what to sample", "Correct slow colour drift relative to the small image.")
@@ -89,14 +89,14 @@ class UpscaleOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticOptions:
-    """What semantic synthesis takes."""
+    """The options of semantic synthesis."""
 
     map: "Image" = needed("what to sample", "An image of class ids, or of the classes' colours.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutOptions:
-    """What layout-to-image synthesis takes."""
+    """The options of layout-to-image synthesis."""
 
     boxes: Sequence[object] = needed(
         "what to sample", 'Objects: [{"label": "dog", "box": [x, y, width, height]}, ...], in fractions of the image.'
@@ -106,7 +106,7 @@ class LayoutOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class InterpolateOptions:
-    """What an interpolation takes."""
+    """The options of interpolation."""
 
     seeds: Sequence[int] = option((0, 1), "what to sample", "Seeds to interpolate between.", SEED)
     frames: int = option(

@@ -26,7 +26,7 @@ NOT_STATED = "not stated"
 
 @dataclass(frozen=True)
 class Words:
-    """What no folder knows: the name of the repository, the licences of the weights and of the data."""
+    """Facts that no folder contains: the name of the repository, the licences of the weights and of the data."""
 
     repository: str
     licence: str | None = None

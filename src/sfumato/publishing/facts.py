@@ -1,4 +1,4 @@
-"""What a run knows of its model: data, training, curves, samples, evaluations."""
+"""The facts about a model in its run: data, training, curves, samples, evaluations."""
 
 import json
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ def published(model: LatentDiffusion) -> LatentDiffusion:
 
 
 def _without_paths(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a training, with the last part of each path alone."""
+    """The facts about a training, with each path reduced to its last part."""
     return {
         key: _without_paths(one)
         if isinstance(one, dict)

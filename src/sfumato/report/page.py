@@ -82,7 +82,7 @@ def _channels(result: DemoResult) -> list[list[str]]:
 
 
 def _headings(gallery: Gallery) -> list[str]:
-    """What stands over the columns of `_columns`."""
+    """The headings of the columns of `_columns`."""
     return [*(f"guidance {scale:g}{' (off)' if scale == 1 else ''}" for scale in gallery.guidance), "real scene"]
 
 

@@ -118,7 +118,7 @@ def _check_seeds(seeds: Sequence[int]) -> None:
 def coarse_of(
     task: TaskName, body: Mapping[str, Any], known: KnownModel, images: Mapping[str, Image.Image]
 ) -> tuple[Any, ...]:
-    """What jobs that may go together have in common, as far as the requests show it."""
+    """The shared options of jobs that may be batched, as far as the requests show them."""
     apart = {*IMAGES, *WORDS, "seed", "seeds", "count", "boxes", "feather", "keep_colours", "style_amount"}
     if task == "interpolate":
         apart -= {"seeds"}

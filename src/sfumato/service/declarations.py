@@ -81,7 +81,7 @@ KINDS: dict[str, Kind] = {
 }
 """How the value of an option is written in JSON."""
 NESTED: dict[Kind, type] = {"projection": Projection}
-"""What an object of a kind consists of: options of its own."""
+"""The parts of an object of a kind: options of its own."""
 COMMON = (
     "prompt",
     "negative",
@@ -144,7 +144,7 @@ WORDS = ("prompt", "label", "negative")
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
-    """What sampling takes beside a request."""
+    """Options of sampling beside a request."""
 
     image_guidance_scale: float = like(ImageGuidance, "scale")
 

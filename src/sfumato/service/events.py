@@ -15,7 +15,7 @@ LISTENERS_AT_MOST = 256
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a job; `kind`: state, progress, preview, image or end."""
+    """An event of a job; `kind`: state, progress, preview, image or end."""
 
     job: str
     kind: str

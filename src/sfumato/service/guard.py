@@ -1,4 +1,4 @@
-"""What every request passes first: the host it addresses, the page it comes from, its token, the size of its body."""
+"""The checks before every request: the host it addresses, the page it comes from, its token, the size of its body."""
 
 import asyncio
 import json

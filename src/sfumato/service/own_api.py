@@ -135,13 +135,13 @@ def _enlarged(path: Any, scale: int, pixels: int) -> bytes:
 def _add_events(routes: APIRouter, service: Service) -> None:
     @routes.get("/v1/jobs/{job}/events", responses=EVENTS, response_class=StreamingResponse)
     async def events(job: JobId) -> StreamingResponse:
-        """What happens to a job, as it happens; ends with the job."""
+        """The events of a job, as they happen; ends with the job."""
         service.view(job)
         return _stream(_events_of(service, job))
 
     @routes.get("/v1/events", responses=EVENTS, response_class=StreamingResponse, include_in_schema=False)
     async def all_events() -> StreamingResponse:
-        """What happens to all jobs; never ends."""
+        """The events of all jobs; never ends."""
         return _stream(_all_events(service))
 
 

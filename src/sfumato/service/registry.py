@@ -66,7 +66,7 @@ class KnownModel:
 
     @property
     def tasks(self) -> list[TaskName]:
-        """What it can do, the usual task first."""
+        """The tasks of the model, the usual one first."""
         return tasks_of(self.outline)
 
 
@@ -158,7 +158,7 @@ def stamp_of(folder: Path) -> Stamp:
 
 
 def tasks_of(model: LatentDiffusion) -> list[TaskName]:
-    """What a model can do, the usual task first: a model that needs a map, boxes or a small image does that alone."""
+    """The tasks of a model, the usual one first; one that needs a map, boxes or a small image has that task alone."""
     parts = condition_parts(model)
     found: list[TaskName] = []
     if any(isinstance(part, SemanticConfig) for part in parts):

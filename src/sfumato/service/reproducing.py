@@ -32,7 +32,7 @@ SAME = ("rows", "device", "processor", "type", "packed", "threads", "torch")
 
 
 def made_by(unit: Unit, record: SampleRecord, row: int) -> dict[str, Any]:
-    """What a finished image records of itself: arguments of `sfumato.provenance.texts_of`.
+    """The record of a finished image: arguments of `sfumato.provenance.texts_of`.
 
     row: of the image in the record's batch.
     """

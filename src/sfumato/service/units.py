@@ -52,7 +52,7 @@ class Unit:
 
 
 def way_of(request: SampleRequest) -> tuple[Any, ...]:
-    """What the requests of a batch have in common: every option that is not an image's own, and shapes."""
+    """The shared options of a batch's requests: every option that is not an image's own, and shapes."""
     made: list[Any] = []
     for one in options_of(SampleRequest):
         value = getattr(request, one.name)

@@ -179,7 +179,7 @@ def _add_progress(routes: APIRouter, webui: WebUi) -> None:
 
 
 def _add_choices(routes: APIRouter, webui: WebUi) -> None:
-    """What can be chosen: samplers, schedulers and models; and the choice of a model."""
+    """The available choices: samplers, schedulers and models; and the choice of a model."""
     service = webui.service
 
     @routes.get("/samplers")
@@ -223,7 +223,7 @@ def _add_choices(routes: APIRouter, webui: WebUi) -> None:
 
 
 def _add_empty_lists(routes: APIRouter) -> None:
-    """What clients ask about when they start and is not here: scripts, embeddings, upscalers and so on."""
+    """Features that clients ask for at their start, but that are not here: scripts, embeddings, upscalers and so on."""
 
     @routes.get("/scripts")
     def scripts() -> JSONResponse:

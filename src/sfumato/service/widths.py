@@ -79,7 +79,7 @@ def _images(loaded: Loaded, request: SampleRequest, seeds: list[int]) -> Tensor:
 
 
 def _kernels_of(request: SampleRequest) -> tuple[Any, ...]:
-    """What the kernels depend on."""
+    """The facts on which the choice of kernels depends."""
     names = [one.name for one in options_of(SampleRequest) if one.name not in NOT_COMPARED]
     values = dict(zip(names, way_of(request), strict=True))
     guided = request.guidance != 1.0

@@ -40,7 +40,7 @@ class Abandoned(Exception):  # noqa: N818 - no error: nobody wants the batch any
 
 @dataclass(frozen=True)
 class Watcher:
-    """What the worker reports: a job began, a step was done, an image is finished, a job ended."""
+    """Events of the worker: a job began, a step was done, an image is finished, a job ended."""
 
     began: Callable[[Job], None]
     stepped: Callable[[Job, Step], None]

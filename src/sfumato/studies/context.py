@@ -1,4 +1,4 @@
-"""What all arms of a study share, and what they all do: stop on a signal, and evaluate a finished model."""
+"""Shared by all arms of a study, and what they all do: stop on a signal, and evaluate a finished model."""
 
 import time
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Stopped(Exception):  # noqa: N818 - requested by the user, not an error
 
 @dataclass(frozen=True)
 class StudyContext:
-    """What all arms of a study share."""
+    """Shared by all arms of a study."""
 
     config: StudyConfig
     data: RunData

@@ -1,4 +1,4 @@
-"""What a study compares: its configuration, and the training runs that follow from it."""
+"""The plan of a study: its configuration, and the training runs that follow from it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Self

@@ -27,7 +27,7 @@ PathText = Annotated[str, Query(max_length=4096)]
 
 
 class FitBody(BaseModel):
-    """What the page sends to plan or start a training."""
+    """The body of a request to plan or start a training."""
 
     data: str = Field(max_length=4096)
     out: str = Field(max_length=4096)
@@ -43,7 +43,7 @@ class RunBody(BaseModel):
 
 @dataclass(frozen=True)
 class Room:
-    """What the routes work with.
+    """The objects that the routes use.
 
     Attributes:
         adopt: brings the images of finished jobs into the gallery.

@@ -38,7 +38,7 @@ def find_runs(places: Places) -> list[Path]:
 
 @dataclass(frozen=True)
 class Length:
-    """What a run was asked for: steps, or minutes of training with the fewest and the most steps."""
+    """The requested length of a run: steps, or minutes of training with the fewest and the most steps."""
 
     steps: int | None
     minutes: float | None

@@ -33,7 +33,7 @@ Stamp = tuple[int, int]
 
 @dataclass(frozen=True)
 class StudioSettings:
-    """What a studio is opened with.
+    """The settings of a studio.
 
     Attributes:
         folders: what it shows, and all that it reads.
@@ -133,7 +133,7 @@ class Studio:
 
 
 def facts_of(job: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
-    """What the gallery remembers of an image: its model, its seed, and the settings that make it again."""
+    """The gallery's record of an image: its model, its seed, and the settings that make it again."""
     request = {name: value for name, value in job["request"].items() if name != "seeds"}
     own = {"task": job["task"], "model": {"id": job["model"]}, "missing": []}
     settings = image["settings"] or {**own, "request": {**request, "seed": image["seed"], "count": 1}}

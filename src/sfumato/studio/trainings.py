@@ -23,9 +23,9 @@ from sfumato.studio.look import quiet_environment
 
 INDEX = "trainings.json"
 PLAN, REPORT = "plan.json", "report.html"
-"""What `sfumato fit` writes into its folder at the start and at the end."""
+"""Files that `sfumato fit` writes at the start and at the end."""
 PHASE = re.compile(r"^\[\d+/\d+\] (.+)$", re.MULTILINE)
-"""What it prints when a phase begins."""
+"""The line that it prints when a phase begins."""
 SHOWN_BYTES = 20_000
 SHOWN_SECONDS = 3600.0
 PLAN_SECONDS = 300.0
@@ -33,7 +33,7 @@ PLAN_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What the page asks of a training: a folder of images, where the run goes, about how long, further settings."""
+    """The page's request for a training: a folder of images, where the run goes, about how long, further settings."""
 
     data: Path
     out: Path
@@ -138,7 +138,7 @@ def can_train() -> bool:
 
 
 def plan(wanted: FitSettings) -> dict[str, Any]:
-    """What `sfumato fit --dry-run` prints. Raises UserError with the command's own sentence."""
+    """The output of `sfumato fit --dry-run`. Raises UserError with the command's own sentence."""
     command = [sys.executable, "-m", "sfumato", *wanted.command("--dry-run")]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=PLAN_SECONDS, env=quiet_environment())

@@ -1,4 +1,4 @@
-"""What stage 1 needs to align its latents with a frozen network's features: the network, and a trained linear map."""
+"""Aligning stage 1's latents with a frozen network's features: the network, and a trained linear map."""
 
 from dataclasses import dataclass
 

@@ -49,7 +49,7 @@ def collapse_warnings(
 
 
 def _judged(name: str, value: float, most: float, normalised: bool) -> str | None:
-    """What is wrong with a number, whose greatest in the run was `most`; None if nothing is."""
+    """How a number shows a collapse, with `most` its maximum in the run; None if it does not."""
     if name == "psnr":
         return f"PSNR fell from {most:.1f} to {value:.1f} dB" if value < most - DECIBELS else None
     if name == "effective_rank":

@@ -55,7 +55,7 @@ def cached_latents(
 
 
 def _header(model: LatentDiffusion, dataset: Dataset, mirrored: bool) -> LatentHeader:
-    """What the cache of a dataset is; with a group of rows for each size of its images, if they have several."""
+    """The header of a dataset's cache; with a group of rows for each size of its images, if they have several."""
     buckets, variational = buckets_of(dataset), model.autoencoder.variational
 
     def shape(size: tuple[int, int]) -> tuple[int, int, int]:

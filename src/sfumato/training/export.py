@@ -93,7 +93,7 @@ def save_transformer(
 
 
 def about(data: dict[str, Any], train: dict[str, Any], state: TrainState) -> dict[str, Any]:
-    """What a model folder records of its training."""
+    """The training's record in a model folder."""
     return {
         "sfumato": __version__,
         "steps": state.step,

@@ -114,7 +114,7 @@ def train_joint(
 
 @dataclass(frozen=True)
 class JointParts:
-    """What a run trains: the networks, the losses' modules of stage 1, the objective's of stage 2."""
+    """The trained parts of a run: the networks, the losses' modules of stage 1, the objective's of stage 2."""
 
     joint: JointNetworks
     first: Stage1Modules
@@ -132,7 +132,7 @@ class JointParts:
         return cls(joint, first, workers.place(build_adaptation(second)), head)
 
     def parameters(self) -> dict[str, list[nn.Parameter]]:
-        """What each optimizer updates."""
+        """The parameters of each optimizer."""
         of_first, of_second = self.trained()
         return {
             name: [p for module in modules for p in module.parameters() if p.requires_grad]

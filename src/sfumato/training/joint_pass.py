@@ -79,7 +79,7 @@ class JointNoise:
 
 @dataclass(frozen=True)
 class JointOutput:
-    """What a forward pass returns.
+    """The results of a forward pass.
 
     Attributes:
         encoding: of the images.

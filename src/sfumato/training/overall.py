@@ -106,7 +106,7 @@ class Overall:
         self.note(text)
 
     def note(self, text: str) -> None:
-        """What is going on."""
+        """The current activity."""
         if self._console.is_terminal:
             self._progress.update(self._task, completed=self.share, left=clock_of(self.left), text=text)
         elif self._clock() - self._t_line >= PLAIN_LINE_SECONDS:

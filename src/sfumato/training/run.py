@@ -69,7 +69,7 @@ class RunFolder:
         self.data_moved = False
         """Whether `claim` was called with another path of the data than the run in the folder had."""
         self.source_remark: str | None = None
-        """What `resume` found out about the data of the run, if the user should know it."""
+        """A remark on the run's data for the user, made by `resume`."""
         self._claimed: str | None = None
         self._started = False
         self._newest: Path | None = None

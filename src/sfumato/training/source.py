@@ -1,4 +1,4 @@
-"""What a run learns from, as a key in its states: whether a resumed run still has the same data and autoencoder."""
+"""A key in a run's states, which shows whether a resumed run still has the same data and autoencoder."""
 
 from typing import Any, Protocol
 

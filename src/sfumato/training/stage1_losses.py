@@ -31,8 +31,7 @@ class Stage1Modules:
 
     @property
     def trained(self) -> tuple[nn.Module, ...]:
-        """What the generator's optimizer updates; the map to the features that the latent is aligned with comes
-        last."""
+        """The modules that the generator's optimizer updates; the map to the features of the alignment comes last."""
         mapping = () if self.alignment is None else (self.alignment.mapping,)
         return self.autoencoder, self.log_variance, *mapping
 

@@ -1,4 +1,4 @@
-"""What follows the gradients of a step: the optimizer step, counting, checking; and the progress of a run."""
+"""After the gradients of a step: the optimizer step, counting, checking; and the progress of a run."""
 
 import math
 from collections.abc import Sequence

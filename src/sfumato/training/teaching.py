@@ -1,4 +1,4 @@
-"""What a student is to predict, by three methods, from a teacher's network.
+"""Training targets of a student, by three methods, from a teacher's network.
 
 trajectories: points of the teacher's guided sampling trajectories from fresh noise; the student regresses the mean
 velocity from one point to a later one, often to the last (consistency mid-training, Hu et al. 2025, with two times).

@@ -144,7 +144,7 @@ def _indexed(
 def _scanned(
     config: ContainersConfig, addresses: Sequence[str], storage: Storage, found: _Indexed
 ) -> tuple[Scan, ContainerPlaces]:
-    """What a training reads of the indexed files. Raises UserError if no image can be read."""
+    """The indexed files as a training reads them. Raises UserError if no image can be read."""
     root, what = root_of(addresses), storage.form.what
     samples: dict[str, tuple[Container, Sample]] = {}
     part_of: dict[str, tuple[str, int]] = {}

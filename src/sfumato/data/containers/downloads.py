@@ -19,7 +19,7 @@ T = TypeVar("T")
 WAITS: tuple[float, ...] = (0.5, 2.0, 8.0)
 """Seconds before a failed download is tried again."""
 _VERSION = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "generation")
-"""What file systems call the version of a file."""
+"""Names of a file's version in file systems."""
 
 
 class Unavailable(Exception):  # noqa: N818 - a verdict on a file

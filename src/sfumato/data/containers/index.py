@@ -1,4 +1,4 @@
-"""What a container of images holds: its images with the places of their bytes, texts, labels and headers.
+"""The index of a container of images: its images with the places of their bytes, texts, labels and headers.
 
 A container is read once, from start to end. The result is kept in the cache, so that it is opened at once afterwards.
 """

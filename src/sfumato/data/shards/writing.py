@@ -80,7 +80,7 @@ def write_shards(
 
 
 class _Members:
-    """What is stored for each row: (ending, bytes)."""
+    """The files stored for each row: (ending, bytes)."""
 
     def __init__(self, dataset: ImageDataset, conditions: ConditionsConfig) -> None:
         self.dataset = dataset

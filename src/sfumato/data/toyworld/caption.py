@@ -40,7 +40,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Description:
-    """What a caption states. `relation` holds between each mention and the next; None where nothing is stated."""
+    """The facts of a caption. `relation` holds between each mention and the next; None where nothing is stated."""
 
     mentions: tuple[Mention, ...]
     relation: str | None = None
@@ -57,7 +57,7 @@ def describe(scene: Scene) -> Description:
 
 
 def stated(scene: Scene) -> Description:
-    """What the caption of a scene states: its wording leaves some objects out."""
+    """The facts that the caption of a scene states: its wording leaves some objects out."""
     full = describe(scene)
     wording = scene.wording
     # Objects of a row and of groups of three are always small: stating the size would add no information.

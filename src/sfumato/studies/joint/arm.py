@@ -54,7 +54,7 @@ SAMPLES_FILE, RECONSTRUCTIONS_FILE, RESULT_FILE, ENCODING_FILE = (
 
 @dataclass(frozen=True)
 class JointContext:
-    """What all arms of a study share."""
+    """Shared by all arms of a study."""
 
     config: JointStudyConfig
     data: RunData
@@ -180,7 +180,7 @@ def health_curve(lines: Lines) -> tuple[HealthPoint, ...]:
 
 
 def collapsed(lines: Lines, normalised: bool) -> tuple[str, ...]:
-    """What a run's own log warns of."""
+    """Warnings in a run's own log."""
     notes: dict[str, object] = {}
     for line in lines:
         if mean_spread(line) is not None:

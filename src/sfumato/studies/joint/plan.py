@@ -1,4 +1,4 @@
-"""What a study of joint training compares: its configuration, and the trainings that follow from it."""
+"""The plan of a study of joint training: its configuration, and the trainings that follow from it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args

@@ -103,7 +103,7 @@ def standings(results: Sequence[JointResult]) -> list[Standing]:
 
 
 def conclusion(results: Sequence[JointResult]) -> str:
-    """What the kernel distances say of each way against the two-stage one, in a few sentences."""
+    """Compares the kernel distance of each way with that of the two-stage one, in a few sentences."""
     ranked = standings(results)
     before = next((one for one in ranked if one.way == TWO_STAGE), None)
     sentences = []

@@ -1,4 +1,4 @@
-"""What all trainings of a study of latent spaces share."""
+"""Shared by all trainings of a study of latent spaces."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class LatentsContext:
-    """What all trainings of a study share."""
+    """Shared by all trainings of a study."""
 
     config: LatentsStudyConfig
     data: RunData

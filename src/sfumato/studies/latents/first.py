@@ -65,7 +65,7 @@ def _last_folder(space: LatentSpace, folder: Path) -> Path:
 
 
 def _rounds(context: LatentsContext, space: LatentSpace, steps: int, folder: Path) -> list[Round]:
-    """What is finished of a first stage, trained for the planned steps at least."""
+    """The finished rounds of a first stage, trained for the planned steps at least."""
     file = folder / ROUNDS_FILE
     if file.exists():
         return [Round(**each) for each in json.loads(file.read_text(encoding="utf-8"))]

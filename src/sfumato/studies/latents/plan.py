@@ -1,4 +1,4 @@
-"""What the study of latent spaces compares: its configuration, and the trainings that follow from it."""
+"""The plan of the study of latent spaces: its configuration, and the trainings that follow from it."""
 
 from pathlib import Path
 from typing import Any, Self

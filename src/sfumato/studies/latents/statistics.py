@@ -1,4 +1,4 @@
-"""What follows from the numbers: the order of the latent spaces, what predicts it, and the time to equal quality."""
+"""Conclusions from the numbers: the order of the latent spaces, what predicts it, and the time to equal quality."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
