@@ -19,7 +19,7 @@ TOLERANCE = 0.02
 
 
 def counted(make: Callable[[], nn.Module], call: Callable[[Any], Any], device: str = "meta") -> int:
-    """Operations as torch counts them; on the meta device attention is counted as its two matrix products, on the CPU not at all."""
+    """torch's count of operations; on the meta device attention counts as two matrix products, on the CPU not at all."""
     with torch.device(device), torch.no_grad(), FlopCounterMode(display=False) as counter:
         call(make().eval())
     return counter.get_total_flops()

@@ -237,7 +237,7 @@ def test_another_plan_or_changed_data_is_refused_with_a_way_out(
     assert "holds a fit in 5 minutes, not 7: omit --minutes to resume it" in other_time.err
     other_settings = command(*fit(captioned, finished))
     assert other_settings.code == 2
-    assert "give the same to go on, or another --out" in other_settings.err
+    assert "give the same to resume it, or another --out" in other_settings.err
     save(tmp_path, ["1.png", "2.png"])
     other_data = command(*fit(tmp_path, finished, *TEXT))
     assert (other_data.code, "not of" in other_data.err) == (2, True)

@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _end(str(error), 2)
         except Interrupted as interrupted:
             name = signal.Signals(interrupted.number).name
-            _end(f"stopped by {name}: the same command starts or goes on again", 128 + interrupted.number, symptom=True)
+            _end(f"stopped by {name}: the same command starts again or resumes", 128 + interrupted.number, symptom=True)
         except OSError as error:
             if error.errno not in SURROUNDINGS:
                 raise
@@ -201,5 +201,5 @@ def _end_with(error: RuntimeError) -> NoReturn:
     if type(error).__name__ == "OutOfMemoryError":
         _end(f"{' '.join(str(error).split())[:300]}; {SMALLER}", 2)
     if launched().world > 1 and lost_a_process(error):
-        _end("another process of this run has ended: the same command goes on from the last state", 1, symptom=True)
+        _end("another process of this run has ended: the same command resumes from the last state", 1, symptom=True)
     raise error

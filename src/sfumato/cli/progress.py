@@ -81,7 +81,7 @@ def _is_new(message: str) -> bool:
 def bars(active: bool = True) -> Iterator[tuple[Callable[[str], None], Callable[[str], Report]]]:
     """Yields `say(message)` and `progress(title)`; the latter gives a callable of (done, total) that draws a bar.
 
-    Both are silent where `active` is False. Within a command that has one bar for all, its text tells what goes on.
+    Both are silent where `active` is False. If the command has one bar for all, its text names the current activity.
     """
     overall = current() if active else None
     if overall is not None:

@@ -81,7 +81,7 @@ class OpenRun:
         """Disconnects the processes, prints where the `result` is, if one was written, and returns the state.
 
         Raises typer.Exit with 130 or 143 where a signal stopped the training, which has printed how to resume: a shell
-        must not go on with a stage that builds on this one.
+        must not continue with a stage that builds on this one.
         """
         self.workers.close()
         if self.workers.leads and state.step > state.skipped:

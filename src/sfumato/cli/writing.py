@@ -32,7 +32,7 @@ class NumberedImages:
         from sfumato.images import PNG_MODES, save_first_free
 
         if self.first and not self.written:
-            typer.echo(f"{self.folder} already holds images: numbering goes on at {self.first:04d}", err=True)
+            typer.echo(f"{self.folder} already holds images: numbering continues at {self.first:04d}", err=True)
         suffix = ".png" if isinstance(image, Tensor) or image.mode in PNG_MODES else ".tif"
         number = number_of(self.written[-1]) + 1 if self.written else self.first
         texts = texts_of_image(image, facts, how)

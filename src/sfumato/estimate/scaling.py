@@ -15,7 +15,7 @@ from sfumato.estimate.memory import FLOAT, Memory
 INSIDE = 300e9
 """Bytes a second between the GPUs of one host, assumed: NVLink of an A100, one direction."""
 OVERLAP = 2 / 3
-"""The part of a step during which exchanges are hidden: gradients are sent while the backward pass goes on."""
+"""The part of a step during which exchanges are hidden: gradients are sent while the backward pass continues."""
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a fit: its plan, what the plan was made for, and whether a command goes on with it."""
+"""The folder of a fit: its plan, the facts that the plan was made for, and whether a command resumes it."""
 
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -62,7 +62,7 @@ def stored_fit(out: Path) -> Fit | None:
 
 
 def store(out: Path, fit: Fit) -> None:
-    """Writes the plan: from here on the same command goes on."""
+    """Writes the plan: from here on the same command resumes the fit."""
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / PLAN, FORM.dump_json(fit, indent=1).decode() + "\n")
 
@@ -71,7 +71,7 @@ def check_same(out: Path, fit: Fit, data: Path, seconds: float | None, settings:
     """Raises UserError if a command asks for another fit than that in the folder; `seconds` None asks for its own."""
     asked = 0.0 if seconds is None else seconds / 60
     place = str(out)
-    another = "give the same to go on, or another --out"
+    another = "give the same to resume it, or another --out"
     if seconds is not None and seconds != fit.seconds:
         raise UserError(
             f"--out {place!r} holds a fit in {fit.seconds / 60:g} minutes, not {asked:g}: omit --minutes to "
@@ -84,8 +84,8 @@ def check_same(out: Path, fit: Fit, data: Path, seconds: float | None, settings:
         if not same_place(fit.data, str(data)):
             raise UserError(f"--out {place!r} holds a fit of {fit.data!r}, not of {str(data)!r}: {another}")
         raise UserError(
-            f"the files of {str(data)!r} have changed since the fit in {str(out)!r} was planned: restore them to go "
-            "on, or give another --out"
+            f"the files of {str(data)!r} have changed since the fit in {str(out)!r} was planned: restore them to "
+            "resume it, or give another --out"
         )
 
 

@@ -26,7 +26,7 @@ class Phases:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of the finished phases over all sessions, and of the one that goes on."""
+        """Seconds of the finished phases over all sessions, and of the current one."""
         return sum(self.seconds.values()) + (time.monotonic() - self._t_begun)
 
     @property

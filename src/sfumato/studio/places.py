@@ -54,7 +54,7 @@ class Places:
     def folders_in(self, enter: Callable[[Path, list[str], list[str]], bool]) -> Iterator[Path]:
         """Every folder below, the given ones included, parents first; hidden ones are passed over.
 
-        `enter` receives a folder with the names of its files and of its folders, and says whether to go on below it.
+        `enter` receives a folder with the names of its files and folders, and returns whether to continue below it.
         """
         seen: set[Path] = set()
         queue = [(folder.resolve(), 0) for folder in self.folders]

@@ -1,4 +1,4 @@
-"""Trainings that the page starts: `sfumato fit` as a process of its own, which goes on when the studio ends."""
+"""Trainings that the page starts: `sfumato fit` as a process of its own, which continues when the studio ends."""
 
 import json
 import os
@@ -180,7 +180,7 @@ def _of_terminal(out: Path) -> dict[str, Any] | None:
 
 
 def _command_of_fit(out: Path) -> tuple[list[str], str | None] | None:
-    """The command that goes on with a fit, from the plan in its folder, and the folder in which its paths hold.
+    """The command that resumes a fit, from the plan in its folder, and the folder in which its paths hold.
 
     The plan has the folder of images as it was typed, relative to a folder that is not known: the studio's, or one
     above the fit.

@@ -81,7 +81,7 @@ class Overall:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Within the block the part of this name goes on."""
+        """Within the block the part of this name runs."""
         index = next(i for i, part in enumerate(self._parts) if part.name == name)
         self._current, self._finished = self._parts[index], index
         self._share, self._share_before, self._t_steps = 0.0, 0.0, None

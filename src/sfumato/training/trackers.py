@@ -18,7 +18,7 @@ from sfumato.plain_json import to_json
 Tracking = Literal["auto", "none", "tensorboard", "wandb", "trackio"]
 PROJECT = "sfumato"
 NAMES = "track.json"
-"""The name of the run at each tracker, under which its next session goes on."""
+"""The name of the run at each tracker, under which its next session continues."""
 
 
 class Tracker(Protocol):
@@ -44,7 +44,7 @@ def check_tracker(kind: Tracking) -> None:
 
 
 def open_tracker(kind: Tracking, folder: Path, step: int) -> Tracker | None:
-    """The tracker of a run that goes on at a step; None for none, and for auto where TensorBoard is not installed.
+    """The tracker of a run that continues at a step; None for none, and for auto where TensorBoard is not installed.
 
     Raises UserError if its library is not installed or cannot begin.
     """

@@ -23,7 +23,7 @@ from sfumato.errors import UserError
 from sfumato.plain_json import to_json
 
 PLAN = "shards.json"
-"""The file that describes the shards of a folder, and by which an interrupted writing goes on."""
+"""The file that describes the shards of a folder, and by which interrupted writing resumes."""
 CLASSES = "classes.txt"
 _SEED = 0
 
