@@ -19,7 +19,7 @@ TOLERANCE = 0.02
 
 
 def counted(make: Callable[[], nn.Module], call: Callable[[Any], Any], device: str = "meta") -> int:
-    """torch's count of operations; on the meta device attention counts as two matrix products, on the CPU not at all."""
+    """torch's count of operations: attention is two matrix products on the meta device, and nothing on the CPU."""
     with torch.device(device), torch.no_grad(), FlopCounterMode(display=False) as counter:
         call(make().eval())
     return counter.get_total_flops()

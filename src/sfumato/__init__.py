@@ -1,6 +1,6 @@
 """sfumato: latent diffusion models you can train from a folder of images.
 
-The names in `__all__`, and those of `sfumato.tasks`, are the public interface: docs/api-stability.md says what that
+The names in `__all__`, and those of `sfumato.tasks`, are the public interface: docs/api-stability.md explains what that
 promises. They are imported on first use, so that `import sfumato` (and the command line's --help) stays fast.
 """
 

@@ -19,7 +19,7 @@ TITLES = (
     "Stage 2: samples and their prompts",
     "From noise to an image",
     "Training curves",
-    "Does the image show what the prompt says?",
+    "Do the images match their prompts?",
     "Speed and size",
     "Commands: repeat and continue",
 )

@@ -74,8 +74,8 @@ class AutoencoderConfig(Schema):
     norm_groups: int = Field(32, ge=1, le=65536)
     """Groups of every norm; use fewer with few channels, so that a group has several channels."""
     padding: Padding = "zeros"
-    """Of every 3×3 convolution. zeros, as published: the network can tell where the border is. reflect: it sees the
-    image mirrored there; such a model has no form in the original's or diffusers' layout."""
+    """Padding of every 3×3 convolution. zeros, as published, lets the network detect the border; reflect mirrors the
+    image there, and such a model cannot be exported in the original's or diffusers' layout."""
     bottleneck: Annotated[KLConfig | VQConfig | PixelsConfig, Field(discriminator="kind")] = KLConfig()
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reading:
-    """`says` what the number means for stage 2; `usual` the values that healthy autoencoders have."""
+    """`says`: the meaning of the number for stage 2; `usual`: the values of healthy autoencoders."""
 
     says: str
     usual: str
@@ -55,7 +55,7 @@ def position(value: float, usual: str) -> str:
 
 
 def readings(names: Iterable[str]) -> list[tuple[str, Reading]]:
-    """(name, reading) of those metrics that say something about stage 2, in the table's order."""
+    """(name, reading) of those metrics that are relevant for stage 2, in the table's order."""
     present = set(names)
     return [(name, reading) for name, reading in READINGS.items() if name in present]
 

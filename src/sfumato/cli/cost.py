@@ -1,4 +1,4 @@
-"""Says what computing images costs, once before it starts and only where it is much."""
+"""Reports the cost of computing images, once before it starts and only if it is high."""
 
 from typing import TYPE_CHECKING
 

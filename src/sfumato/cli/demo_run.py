@@ -154,7 +154,7 @@ def check_seed(out: Path, seed: int) -> None:
 
 
 def without_absent_features(config: AutoencoderRun) -> AutoencoderRun:
-    """The configuration as it is; with pixels alone, and saying so, where its feature network is not installed."""
+    """The configuration as it is; if its feature network is not installed, with pixels alone, which is reported."""
     if config.loss.perceptual.kind != "efficientnet-lite0":
         return config
     try:

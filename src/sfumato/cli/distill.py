@@ -97,7 +97,7 @@ def _config(flags: DistillFlags, folder: Path, teacher: "LatentDiffusion") -> "F
 
     raw: dict[str, Any] = {"teacher": str(flags.model)}
     named = is_shipped(flags.model) or is_hub(flags.model)
-    if folder != flags.model and not named:  # the folder of a run, which says what the model was trained on
+    if folder != flags.model and not named:  # the folder of a run, which records what the model was trained on
         of_run = read_source(str(flags.model / "config.yaml"))
         raw |= {name: of_run[name] for name in ("data", "conditions", "held_out", "mirrored") if name in of_run}
     elif flags.data in (None, TOY) and (world := known_world(teacher)) is not None:

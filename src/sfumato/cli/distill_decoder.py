@@ -139,7 +139,7 @@ def train_tiny_decoder(flags: DistillFlags) -> None:
 
 
 def _limit(minutes: float | None, steps: int | None) -> float | None:
-    """Minutes in all; None where steps say how long. Raises UserError for both, or for none at all."""
+    """Minutes in all; None if steps set the length. Raises UserError for both, or for none."""
     from sfumato.errors import UserError
 
     if minutes is not None and steps is not None:

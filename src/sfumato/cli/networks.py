@@ -1,4 +1,4 @@
-"""Feature networks by the options of the command line, and where what they say of data is kept."""
+"""Feature networks by the options of the command line, and the cache of their features."""
 
 import os
 from collections.abc import Sequence

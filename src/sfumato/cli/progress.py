@@ -34,7 +34,7 @@ class Lines:
         self._title, self._say, self._unit = title, say, f" {unit}" if unit else ""
         self._t_line = time.monotonic()
         self._first: tuple[float, int] | None = None
-        """When the first report came, and what was done then: what comes before it says nothing about the rate."""
+        """When the first report came, and what was done then: anything before it is irrelevant for the rate."""
 
     def update(self, done: int, total: int) -> None:
         """Prints where it stands, if the last line is long ago."""

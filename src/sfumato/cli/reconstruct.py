@@ -203,7 +203,7 @@ def _sizes(root: Path, names: Sequence[str]) -> dict[str, tuple[int, int]]:
 def _say_cost(
     model: "LatentDiffusion", sizes: Mapping[str, tuple[int, int]], device: "torch.device", computing: "torch.autocast"
 ) -> None:
-    """Says what the images cost where it is much. Raises UserError naming one whose attention would take hours."""
+    """Reports the cost of the images, if it is high. Raises UserError naming one whose attention would take hours."""
     from sfumato.cli.cost import say_cost
     from sfumato.estimate.images import largest, reconstruction
 

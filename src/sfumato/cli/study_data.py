@@ -24,7 +24,7 @@ class StudyPlace(StudyFolder):
         path=True,
     )
     size: tuple[int, int] | None = request_flag(
-        "size", help="Height and width in pixels; by default 64, or what a configuration says."
+        "size", help="Height and width in pixels; by default 64, or that of the configuration."
     )
     length: int = schema_flag("data.toyworld.dataset:ToyWorldConfig", "length", "data", help="Images of the toy world.")
 

@@ -88,7 +88,7 @@ def say_cost_of(
     canvas: Canvas,
     count: int,
 ) -> None:
-    """Says what `count` images on the canvas cost, where it is much. Raises UserError for what takes hours a step."""
+    """Reports the cost of `count` images on the canvas, if it is high. Raises UserError if a step would take hours."""
     from sfumato.cli.cost import say_cost
     from sfumato.estimate.images import sampling
 

@@ -1,7 +1,7 @@
 """Where the visible part of an image is in the whole: the crop conditioning of SDXL (Podell et al. 2023, section 2.2).
 
-Training on random crops teaches that objects may be cut off. A network that is told which part it sees can be asked for
-the whole image afterwards, in any shape.
+Training on random crops teaches that objects may be cut off. A network conditioned on the visible part can sample the
+whole image afterwards, in any shape.
 """
 
 from typing import Literal

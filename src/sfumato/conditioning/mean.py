@@ -9,7 +9,7 @@ from sfumato.conditioning.encoder import sinusoids
 from sfumato.nn.transformer import CrossAttention, FeedForward
 
 SIDE = 4
-"""The mean is predicted at so many positions along each axis: enough to say who is left and who is above."""
+"""Positions along each axis at which the mean is predicted: enough to show which object is left or above."""
 WIDTH = 64
 HEADS = 2
 

@@ -149,7 +149,7 @@ def _from_folders(files: Sequence[str]) -> Labels:
 
 
 def _inside(folders: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """A note where classes have folders inside, which are not told apart."""
+    """A note if classes have folders inside, which are not distinguished."""
     below: dict[str, set[str]] = {}
     for folder in folders:
         below.setdefault(folder[0], set()).update(folder[1:2])
@@ -157,7 +157,7 @@ def _inside(folders: Sequence[Sequence[str]]) -> tuple[str, ...]:
     if not several:
         return ()
     first = shown("/".join(several[0]))
-    return (f"the classes are the outer folders: those inside, such as {first}, are not told apart",)
+    return (f"the classes are the outer folders: those inside, such as {first}, are not distinguished",)
 
 
 def _why_none(folders: Sequence[Sequence[str]], loose: Sequence[str]) -> tuple[str, ...]:

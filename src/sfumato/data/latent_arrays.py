@@ -72,7 +72,7 @@ def state_file(header: LatentHeader) -> ArrayFile:
 
 
 def write_places(folder: Path, groups: NDArray[np.int64], header: LatentHeader) -> None:
-    """Fills the arrays that say where each row is; groups (N,) are numbers of the header's groups."""
+    """Fills the arrays that locate each row; groups (N,) are numbers of the header's groups."""
     mapped = {name: open_memmap(folder / f"{name}.npy", mode="r+") for name in ("group", "place")}
     mapped["group"][:] = groups
     for number in range(len(header.groups)):

@@ -21,7 +21,7 @@ _MOST_DIGITS = 18
 
 
 class NotMetadata(Exception):  # noqa: N818 - a verdict on a file, not a failure
-    """A metadata.json that does not describe images one by one; the text says what it contains."""
+    """A metadata.json that does not describe images one by one; the text describes its content."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The diffusion transformer: tokens of patches, and blocks whose norms are steered by time and class (adaLN-zero).
+"""The diffusion transformer: tokens of patches, and blocks whose norms are conditioned on time and class (adaLN-zero).
 
 Peebles and Xie 2023 (arXiv 2212.09748), section 3.2; SiT (Ma et al. 2024, arXiv 2401.08740) has the same network. Its
 parameter names are the published ones, but for `time_embed`, which all denoisers share. Tokens of a text or layout are

@@ -107,7 +107,7 @@ def _memory() -> Finding:
     if total >= LITTLE_MEMORY:
         return Finding("memory", "ok", found)
     return Finding(
-        "memory", "missing", found, "train at 32 px with a small train.batch; `sfumato estimate` says how much"
+        "memory", "missing", found, "train at 32 px with a small train.batch; `sfumato estimate` computes the memory"
     )
 
 

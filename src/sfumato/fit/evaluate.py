@@ -49,7 +49,7 @@ LEAST_SAMPLES = 2
 """Of a word or class, to be listed."""
 LISTED = 6
 COMMON = 0.5
-"""Words in a larger share of the captions tell nothing apart."""
+"""Words in a larger share of the captions do not distinguish captions."""
 SHORTEST = 3
 
 
@@ -350,7 +350,7 @@ def agreement(
 
 
 def _words_of(texts: Sequence[str]) -> set[str]:
-    """Words that tell captions apart."""
+    """Words that distinguish captions."""
     count = Counter(word for text in texts for word in set(_split(text)))
     return {word for word, times in count.items() if times <= COMMON * len(texts)}
 

@@ -1,4 +1,4 @@
-"""The latent of a fitted model: the numbers that say how easy it was to learn for stage 2."""
+"""The latent of a fitted model: the numbers that show how easy it was to learn for stage 2."""
 
 from sfumato.cards.first_stage import measure_autoencoder
 from sfumato.cards.readings import position, readings

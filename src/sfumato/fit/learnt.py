@@ -15,7 +15,7 @@ FALLING = 0.01
 """A loss that falls by more than this over the last fifth of a training, in its own unit, is still falling."""
 VARIED = 0.7
 FEW_REAL = 50
-"""With fewer real images the kernel distance says little: it is unbiased, but varies with which images these are."""
+"""With fewer real images the kernel distance is imprecise: it is unbiased, but varies with the choice of images."""
 
 
 def sentences(plan: FitPlan, found: Evaluation, log: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ _SECOND = _Files("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file
 def free_memory(root: Path = Path("/")) -> int:
     """Bytes that are free or can be freed, of the machine and of each of the process's control groups, the least.
 
-    All of the machine's memory where the system does not tell. `root` is the folder that has proc and sys.
+    All of the machine's memory if the system does not report the free part. `root` is the folder that has proc and sys.
     """
     return min([_of_machine(root), *_of_groups(root)])
 

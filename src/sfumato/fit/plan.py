@@ -422,7 +422,7 @@ def _explained(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> Fi
 
 
 def retold(plan: FitPlan) -> FitPlan:
-    """The plan with other lengths than `make_plan` gave it: what it says of these again."""
+    """The plan with other lengths than `make_plan` gave it: its sentences about them are written again."""
     stages = {"Stage 1": _of_first(plan), "Stage 2": _of_second(plan)}
     return replace(
         plan,

@@ -30,7 +30,7 @@ def shown_lines(plan: FitPlan, out: Path | None) -> list[str]:
 
 
 def as_trained(plan: FitPlan, trainings: tuple[Training, Training], phases: Sequence[float]) -> FitPlan:
-    """The plan with the steps and the times of both trainings, and what it says of them.
+    """The plan with the steps and times of both trainings, and its sentences about them.
 
     phases: seconds of stage 1 with reading the images, of encoding them, of stage 2, and of the evaluation.
     """

@@ -183,7 +183,7 @@ def _refuse_original_norms(config: ModelConfig) -> None:
 def _refuse_vector(part: PartConfig, diffusion: DiffusionConfig, whose: str) -> None:
     if part.kind == "crop":
         raise UserError(
-            f"a model that is told which part of the image it sees (conditioner.kind crop) cannot be exported: {whose} "
+            f"a model conditioned on the crop of the image (conditioner.kind crop) cannot be exported: {whose} "
             "U-Net has no input for it; use the model folder as it is"
         )
     if part.kind == "text" and part.pooled:

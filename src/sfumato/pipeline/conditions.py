@@ -105,8 +105,8 @@ class Conditions:
     conditioned: bool = True
 
     def of(self, window: Window) -> tuple[Condition, Condition | None]:
-        """(condition, null) of a window: spatial fields are cropped, boxes are transformed by the crop, which is what a
-        model that is told the visible part is told."""
+        """(condition, null) of a window: spatial fields are cropped, boxes are transformed by the crop; a model with
+        crop conditioning receives the window as its crop."""
         if (window.height, window.width) == self.size:
             return self.condition, self.null
         condition = self.condition

@@ -18,7 +18,7 @@ FIT_NUMBERS, DATA = "report.json", "data.json"
 
 @dataclass(frozen=True)
 class Facts:
-    """A model with what its folders say.
+    """A model with the facts in its folders.
 
     Attributes:
         model: opened.

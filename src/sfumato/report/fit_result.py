@@ -60,7 +60,7 @@ class KernelScore:
 
 @dataclass(frozen=True)
 class LatentNumber:
-    """A number about the latent on `images` images: its value, usual values, and what it says of stage 2.
+    """A number about the latent on `images` images: its value, usual values, and its meaning for stage 2.
 
     `position`: "below" or "above" the usual values, "" within them.
     """

@@ -25,7 +25,7 @@ MOST_SCALE = 16
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": answers.ErrorAnswer, "description": text}
     for status, text in {
-        400: "The request is wrong: one sentence says how.",
+        400: "The request is wrong: one sentence explains why.",
         401: "The token is missing or wrong.",
         403: "The host, or the page that calls, is not allowed.",
         404: "It is not here.",

@@ -115,7 +115,7 @@ def reproduce(settings: Mapping[str, Any], model: Any, images: Mapping[str, Imag
 
 
 def _rows(rows: object, size: tuple[int, int]) -> int:
-    """How many images of the size (H, W) to compute at once: as many as the file says, if that is no flood."""
+    """How many images of the size (H, W) to compute at once: the number in the file, within a limit."""
     if not isinstance(rows, int) or not 1 <= rows <= MOST_ROWS or rows * size[0] * size[1] > MOST_PIXELS:
         return 1
     return rows

@@ -38,7 +38,7 @@ def run_in_turn(
         todo: what is trained.
         folder: the study's.
         workers: where it computes.
-        say: is told the title of each.
+        say: receives the title of each.
         title: of one of `todo`.
         run: one of them; returns its result.
         page: the text of the page, of the results so far and where the study ran.

@@ -1,4 +1,4 @@
-"""A folder of images before training: what `sfumato data` says of it, shortened for the page, and thumbnails."""
+"""A folder of images before training: the report of `sfumato data`, shortened for the page, and thumbnails."""
 
 import io
 import json

@@ -47,7 +47,7 @@ class Room:
 
     Attributes:
         adopt: brings the images of finished jobs into the gallery.
-        discover: tells the service of models that appeared below the folders.
+        discover: registers models that appeared below the folders.
     """
 
     places: Places

@@ -82,7 +82,7 @@ class Studio:
         self.app = add_page(build_app(self.service), room, self.token, f"sfumato-{self.settings.port}")
 
     def discover(self) -> None:
-        """Tells the service of every diffusion model, below the folders or shipped, that it does not know yet."""
+        """Registers with the service every diffusion model, below the folders or shipped, that it does not know yet."""
         found: list[Path] = []
 
         def enter(folder: Path, files: list[str], inner: list[str]) -> bool:

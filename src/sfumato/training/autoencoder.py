@@ -391,7 +391,8 @@ def _report_codes(
     state: TrainState,
     workers: Workers,
 ) -> dict[str, float]:
-    """Says it if the codebook is nearly dead; how many codes an epoch used that ended since the log's previous line."""
+    """Logs a warning if the codebook is nearly dead; returns how many codes an epoch used that ended since the
+    log's previous line."""
     report_dead_codes(config.model.bottleneck, modules.counts, state.step, session.done, session.log.say)
     train = config.train
     epoch_steps = max(1, len(dataset) // (train.batch * train.accumulate * workers.world))

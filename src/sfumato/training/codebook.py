@@ -47,7 +47,7 @@ class CodeCounts(nn.Module):
 def report_dead_codes(
     bottleneck: object, counts: CodeCounts, step: int, done: float, say: Callable[[str], None]
 ) -> None:
-    """Tells `say`, once a session, of a codebook of which this epoch's latents used hardly any of what they could.
+    """Logs by `say`, once a session, that this epoch's latents used hardly any of the codes that they could have used.
 
     It has the time until a revival of its unused codes, or to the end of the run (`done` 1), to come into use.
     """

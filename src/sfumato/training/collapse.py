@@ -29,7 +29,7 @@ def collapse_warnings(
 
     Args:
         values: the numbers of a preview: latent_std, effective_rank, psnr; what is missing is not judged.
-        normalised: whether stage 2 sees normalised latents, whose scale then says nothing.
+        normalised: whether stage 2 sees normalised latents, whose scale is then irrelevant.
     """
     now = {"spread": mean_spread(values), "effective_rank": values.get("effective_rank"), "psnr": values.get("psnr")}
     found: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""How two stages that train together are coupled: what of stage 2's loss reaches the encoder, and what is decoded.
+"""The coupling of two stages that train together: how stage 2's loss trains the encoder, and the decoder's input.
 
-The encoder makes the targets of stage 2. If it follows stage 2's loss, it makes targets that are easy to predict, and
-the easiest are the same for every image: the latents collapse. Each coupling but the first keeps that from happening.
+The encoder makes the targets of stage 2. If stage 2's loss trains it, too, it learns to make targets that are easy to
+predict, and the easiest are the same for every image: the latents collapse. Each coupling but the first prevents this.
 """
 
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ from sfumato.training.stage2_losses import Stage2Losses
 
 
 class NaiveCoupling(Schema):
-    """The losses of both stages are added, and the encoder follows both. It collapses; it is here to be seen."""
+    """The losses of both stages are added, and both train the encoder. It collapses; included for comparison."""
 
     kind: Literal["naive"] = "naive"
     weight: float = Field(1.0, gt=0, le=1000)

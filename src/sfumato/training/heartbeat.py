@@ -131,7 +131,7 @@ class Heartbeat:
                     self._watch.update([*beats, str(count).encode()], time.monotonic())
 
     def _announcing(self, connect: "Callable[[], Store | None]") -> None:
-        """Increments a counter until all have met, so that the others can tell who is missing."""
+        """Increments a counter until all have met, so that the others can see which is missing."""
         store, count = connect(), 0
         self._early = store
         while store is not None and not self._met.is_set() and not self._over.wait(INTERVAL):

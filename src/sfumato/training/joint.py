@@ -247,7 +247,7 @@ def _optimizer_steps(
 
 
 def _report_unused(config: JointRun, session: Session[Example]) -> None:
-    """Says which setting has no effect under this coupling."""
+    """Logs which setting has no effect under this coupling."""
     if config.coupling.kind == "prior" and config.loss.kl_weight > 0:
         session.log.say(
             f"coupling.kind prior has no KL term: loss.kl_weight {config.loss.kl_weight:g} has no effect, the prior's "

@@ -35,7 +35,7 @@ def preemptions() -> int:
 
 @dataclass
 class ThreadChoice:
-    """Tells after each step whether another number of threads is tried or kept.
+    """Decides after each step whether another number of threads is tried or kept.
 
     Args:
         threads: the number to use on an idle machine.

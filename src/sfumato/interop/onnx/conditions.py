@@ -78,7 +78,7 @@ def _ports(part: PartConfig, conditioner: Conditioner) -> Iterator[ConditionPort
     match part.kind:
         case "crop":
             raise UserError(
-                "a model that is told which part of the image it sees (conditioner.kind crop) cannot be exported to "
+                "a model conditioned on the crop of the image (conditioner.kind crop) cannot be exported to "
                 "ONNX: use the model folder as it is"
             )
         case "class":
