@@ -23,7 +23,9 @@ class LayoutConfig(Schema):
 
     kind: Literal["layout"] = "layout"
     classes: int = Field(ge=0, le=10_000_000, description="0: as many as the data has")
-    objects: int = Field(default=30, gt=0, le=65536, description="most objects of an image; further ones are left out")
+    objects: int = Field(
+        default=30, gt=0, le=65536, description="maximum number of objects per image; further ones are left out"
+    )
     box: Literal["corners", "center"] = Field(default="corners", description="two tokens for a box, or one")
     crop_tokens: bool = Field(
         default=True,

@@ -38,17 +38,19 @@ class TextConfig(Schema):
     mask_padding: bool = Field(default=True, description="padding is not attended; the original attended it")
     pad_token: int = Field(default=0, ge=0)
     empty_tokens: tuple[int, ...] = Field(
-        default=(101, 102), description="ids of the empty text where there is no tokenizer (BERT's `[CLS]`, `[SEP]`)"
+        default=(101, 102), description="ids of the empty text if there is no tokenizer (BERT's `[CLS]`, `[SEP]`)"
     )
     pooled: bool = Field(
         default=False,
-        description="also condition through the time embedding, by the mean of the real tokens: speeds up small models",
+        description="also condition through the time embedding, by the mean of the real tokens; speeds up small models",
     )
     initial: Initial = Field(
         default="sinusoidal",
         description="tables of tokens and positions before training; sinusoidal learns word order sooner",
     )
-    logits: bool = Field(default=False, description="hold the original's unused output layer, to fit its checkpoints")
+    logits: bool = Field(
+        default=False, description="include the original's unused output layer, to fit its checkpoints"
+    )
 
 
 class TextTransformer(Conditioner):

@@ -20,7 +20,7 @@ class ClassifierConfig(Schema):
     """Width, depth and classes of the classifier."""
 
     encoder: UNetConfig = UNetConfig(channels=64, scale_shift_norm=True)
-    """The U-Net whose lower half it is."""
+    """The U-Net whose downsampling half is the classifier's network."""
 
     @field_validator("encoder")
     @classmethod

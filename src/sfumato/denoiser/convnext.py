@@ -42,7 +42,7 @@ class ConvNeXtConfig(Schema):
         default=(2, 5, 8),
         min_length=1,
         max_length=10,
-        description="blocks of each level, on the way down and again on the way up; of the coarsest level in all",
+        description="blocks of each level, going down and again going up; at the coarsest level in total",
     )
     kernel: int = Field(default=7, ge=1, le=31, description="side of the depthwise convolutions, odd")
     expansion: int = Field(default=3, ge=1, le=16, description="width inside a block, in channels of its level")

@@ -31,15 +31,15 @@ class ObjectiveConfig(Schema):
 
     prediction: PredictionKind = "eps"
     latents: PosteriorLatents = "sample"
-    """Clean latents: samples of the autoencoder's posterior, as in the paper, or its mean. A channel that the posterior
-    has given up is noise in the samples, which the denoiser cannot predict, and nothing in the mean."""
+    """Clean latents: samples of the autoencoder's posterior, as in the paper, or its mean. In a channel whose posterior
+    has collapsed, samples are noise, which the denoiser cannot predict, and the mean is constant."""
     times: TimeDensity = DiscreteTimes()
     stratified: bool = False
     """Stratify a batch's times over the density instead of sampling them independently: less noise in the loss."""
     weighting: Weighting = UniformWeighting()
     loss: Literal["l2", "l1", "huber"] = "l2"
     huber_delta: float = Field(0.1, gt=0)
-    """Where the Huber loss turns from quadratic to linear."""
+    """The error at which the Huber loss changes from quadratic to linear."""
     elbo_weight: float = Field(0.0, ge=0)
     """Factor of an added term: the same error with the variational bound's weighting (the original's
     original_elbo_weight)."""
@@ -47,7 +47,7 @@ class ObjectiveConfig(Schema):
     """Standard deviation of an extra noise that is constant over each channel; 0 is off."""
     condition_mean: float = Field(0.0, ge=0)
     """Weight of an added loss: a small head predicts the mean clean latent from the condition's tokens alone, which
-    teaches the order of words early; 0 is off. The head is no part of the model."""
+    teaches the order of words early; 0 is off. The head is not part of the model."""
 
 
 def check_objective(config: ObjectiveConfig, schedule: Schedule) -> None:

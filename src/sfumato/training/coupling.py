@@ -59,7 +59,8 @@ class AnchoredCoupling(Schema):
 
     kind: Literal["anchored"] = "anchored"
     weight: float = Field(0.5, gt=0, le=1000)
-    """Factor of the error, which is also weighted by alpha² of its time: little can be expected of a noisy latent."""
+    """Factor of the error, which is also weighted by alpha² of its time, since predictions from a noisy latent are
+    poor."""
 
 
 Coupling = Annotated[

@@ -21,7 +21,7 @@ class EvaluationConfig(Schema):
     """A small evaluation while training: samples against held-out images; the best model is kept in `best`."""
 
     every: int = Field(0, ge=0)
-    """Steps between two; 0 for none."""
+    """Steps between two evaluations; 0: none."""
     samples: int = Field(512, ge=2)
     steps: int = Field(20, ge=1)
     metric: Literal["fd", "kd"] = "kd"
@@ -37,8 +37,8 @@ class DiffusionTraining(PartDropout, RunSettings):
     """Keep only the inputs of the denoiser's blocks and recompute the rest in the backward pass: less memory, the same
     results, about a third more time."""
     shard: Literal["none", "full"] = "none"
-    """Of several processes: none, and each has all of the networks; or full, and each has a part of the weights,
-    gradients, moments and averages (FSDP2), for networks that do not fit on a GPU. The same results up to rounding."""
+    """With several processes. none: each has the whole networks; full: each has a part of the weights, gradients,
+    moments and averages (FSDP2), for networks that do not fit on a GPU. The same results up to rounding."""
     power_averages: PowerAverages | None = None
     """Also track averages whose width can be chosen after training, see `sfumato ema`."""
     evaluation: EvaluationConfig = EvaluationConfig()

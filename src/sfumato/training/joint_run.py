@@ -29,13 +29,13 @@ class JointTraining(PartDropout, WholeNetworks):
 
     steps: Count = 20_000
     optimiser: OptimiserConfig = OptimiserConfig()
-    """Of the autoencoder."""
+    """Optimiser of the autoencoder."""
     workers: Threads = 2
     draws: int = Field(4, ge=1, le=1024)
-    """Noised latents of each image that stage 2 trains on in a step: it costs less than encoding, so that several pay;
-    3 to 14 in UNITE."""
+    """Noised latents of each image that stage 2 trains on in a step: this costs less than encoding more images; 3 to 14
+    in UNITE."""
     denoiser: OptimiserConfig = OptimiserConfig()
-    """Of denoiser and conditioner."""
+    """Optimiser of denoiser and conditioner."""
     preview_images: int = Field(64, ge=2)
     """Held-out images that are reconstructed for PSNR, spread and effective rank."""
 

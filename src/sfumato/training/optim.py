@@ -24,13 +24,13 @@ class OptimiserConfig(Schema):
     warmup_steps: int = Field(100, ge=0)
     decay: Literal["constant", "cosine", "tail"] = "tail"  # tail: constant, then linear to `final` over `tail_fraction`
     tail_fraction: float = Field(0.4, gt=0, le=1)
-    final: float = Field(0.02, ge=0, le=1)  # of the peak, where the run ends
+    final: float = Field(0.02, ge=0, le=1)  # learning rate at the end of the run, as a share of the peak
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     precision: Precision = "auto"
-    """Of Muon's matrix products: auto is bfloat16 where the processor multiplies it. Momentum and weights stay
-    float32."""
+    """Precision of Muon's matrix products. auto: bfloat16 if the processor supports it natively. Momentum and weights
+    stay float32."""
 
 
 def learning_rate(config: OptimiserConfig, step: int, done: float) -> float:

@@ -67,8 +67,8 @@ class RunSettings(LoopSettings):
     accumulate: Count = 1
     """Micro-batches per step."""
     track: Tracking = "auto"
-    """A program that shows curves and previews as well: tensorboard, wandb, trackio, none; auto is tensorboard where
-    it is installed."""
+    """A program that also shows curves and previews: tensorboard, wandb, trackio, none; auto is tensorboard if it is
+    installed."""
     preview_every: Count = 1000
     save_every: Count = 1000
 

@@ -27,7 +27,7 @@ class BoxesConfig(Schema):
         description="COCO json or OpenImages csv below the data folder; null: COCO json there, else the column",
     )
     column: str = "boxes"
-    classes: str = Field(default="classes.txt", description="category names in order, where the file is there")
+    classes: str = Field(default="classes.txt", description="category names in order, if the file exists")
     visible: float = Field(
         default=0.25, ge=0, le=1, description="boxes that keep less of their area after the crop are dropped"
     )
@@ -43,8 +43,10 @@ class LowResolutionConfig(Schema):
 class MaskConfig(Schema):
     """Holes, random or from a folder of masks; the masked images are encoded before training."""
 
-    kinds: tuple[HoleKind, ...] = Field(default=HOLES, min_length=1, description="all equally often")
-    folder: str | None = Field(default=None, description="below the data folder: its masks (white: hole) instead")
+    kinds: tuple[HoleKind, ...] = Field(default=HOLES, min_length=1, description="all equally likely")
+    folder: str | None = Field(
+        default=None, description="a folder below the data folder, whose masks (white: hole) are used instead"
+    )
     variants: int = Field(default=4, ge=1, description="masks for each image, each encoded and cached once")
     fill: Literal["black", "grey"] = "black"
 
