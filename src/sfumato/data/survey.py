@@ -137,7 +137,9 @@ class Survey:
             [name for each in exact for name in each.files[1:]],
         )
         warnings += _counted(
-            "nearly looks like another", "nearly look like another", [name for each in near for name in each.files[1:]]
+            "is a near duplicate of another",
+            "are near duplicates of others",
+            [name for each in near for name in each.files[1:]],
         )
         if across:
             warnings.append(
