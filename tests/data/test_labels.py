@@ -49,7 +49,7 @@ def test_labels_are_stripped_and_twins_noticed(tmp_path: Path) -> None:
     data = labelled(tmp_path, ["cat", "cat ", "Cat", "caf\u00e9", "cafe\u0301"])
     assert data.classes == ("Cat", "caf\u00e9", "cat")
     assert data.label_counts() == {"Cat": 1, "caf\u00e9": 2, "cat": 2}
-    assert "the classes 'Cat' and 'cat' differ only in spelling: are they one?" in data.notes
+    assert "the classes 'Cat' and 'cat' differ only in spelling: are they the same?" in data.notes
 
 
 def test_near_twins() -> None:

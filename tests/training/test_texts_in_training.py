@@ -58,7 +58,7 @@ def test_classes_counts_and_unread_columns_are_logged_at_the_start(tmp_path: Pat
     (tmp_path / "d/metadata.csv").write_text("file_name,label,title,boxes,text\n" + "\n".join(rows))
     _, messages = data_of(tmp_path / "d", tmp_path)
     assert "2 classes: Cat 1, cat 2" in messages
-    assert "the classes 'Cat' and 'cat' differ only in spelling: are they one?" in messages
+    assert "the classes 'Cat' and 'cat' differ only in spelling: are they the same?" in messages
     assert "columns of the metadata that are not used: 'boxes', 'title'" in messages
     (tmp_path / "d/metadata.csv").unlink()
     (tmp_path / "d/metadata.jsonl").write_text(

@@ -203,5 +203,5 @@ def _notes(numbers: Sequence[int], classes: Sequence[str]) -> tuple[str, ...]:
         some = of_all(len(single), len(classes), "classes has", "classes have")
         notes.append(f"{some} a single image, such as {shown(single[0])}")
     for group in near_twins(classes)[:3]:
-        notes.append(f"the classes {' and '.join(map(shown, group))} differ only in spelling: are they one?")
+        notes.append(f"the classes {' and '.join(map(shown, group))} differ only in spelling: are they the same?")
     return tuple(notes)
