@@ -166,8 +166,8 @@ def save_tensors(
     """Saves named tensors, and JSON-able numbers and a checksum of both in the file's header, atomically.
 
     `entries` are further entries of the header, for other programs. With `bits` the tensors are weights that are stored
-    in so many bits (`stored_precision`), which `load_tensors` expands to float32. Raises UserError for weights that are
-    not finite.
+    in this many bits (`stored_precision`), which `load_tensors` expands to float32. Raises UserError for weights that
+    are not finite.
     """
     values = dict(numbers or {})
     if bits is not None:
@@ -357,7 +357,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     if states:
         raise UserError(
             f"every saved state in {str(folder)!r} is damaged (the newest is {states[-1][1].name}): restore one "
-            "from a copy, or remove that folder to start the run anew"
+            "from a copy, or remove that folder to start the run again"
         )
     return None
 

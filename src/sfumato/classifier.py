@@ -152,7 +152,7 @@ def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Lat
 
 
 def _find_folder(path: Path) -> Path:
-    """The classifier folder at a path. Raises UserError where there is none."""
+    """The classifier folder at a path. Raises UserError if there is none."""
     folder = newest_version(path, (WEIGHTS_FILE, CONFIG_FILE))
     if folder is None:
         expected = "the folder of a run of `sfumato train classifier`" if path.exists() else "an existing folder"

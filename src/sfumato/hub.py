@@ -60,7 +60,7 @@ def looks_like_name(path: Path | str) -> bool:
 
 
 def hub_name(text: Path | str) -> HubName:
-    """The name in a text, with or without `hub:`. Raises UserError for what is none."""
+    """The name in a text, with or without `hub:`. Raises UserError for anything else."""
     repository, at, revision = str(text).removeprefix(PREFIX).partition("@")
     valid = REPOSITORY.fullmatch(repository) and ".." not in repository and "--" not in repository
     if not valid or (at and not REVISION.fullmatch(revision)) or ".." in revision:
@@ -191,7 +191,7 @@ def _downloaded(name: HubName, commit: str, file: str, stated: Stated) -> Path:
 
 
 def _downloaded_before(name: HubName, problem: UserError) -> Path:
-    """The folder in the cache. Raises UserError where there is none."""
+    """The folder in the cache. Raises UserError if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     found = [

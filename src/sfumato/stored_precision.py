@@ -27,7 +27,7 @@ FEWEST_NUMBERS, FEWEST_IN_ROW = 1024, 16
 
 
 def check_bits(bits: Any, where: str) -> None:
-    """Raises UserError unless weights can be stored in so many bits."""
+    """Raises UserError unless weights can be stored in this many bits."""
     if type(bits) is not int or bits not in get_args(Bits):
         raise UserError(f"{where}: weights are stored in 8 or 16 bits, not {str(bits)[:60]!r}")
 

@@ -129,7 +129,7 @@ def _list_checksums(fresh: Path) -> None:
 
 def newest_version(path: Path, files: Sequence[str]) -> Path | None:
     """The folder that holds these files: `model` in a run's folder `path`, `path` itself, or, while one of them is
-    replaced, its previous version; None where there is none."""
+    replaced, its previous version; None if there is none."""
     replaced = [folder.with_name(OLD.format(folder.name)) for folder in (path / "model", path) if folder.name]
     folders = (path / "model", path, *replaced)
     return next((folder for folder in folders if all((folder / name).exists() for name in files)), None)

@@ -12,7 +12,7 @@ from command_line import Command, check
     [
         (("--folder", "nowhere"), "--folder 'nowhere' does not exist"),
         (("--allow-origin", "zzz"), "allow origin 'zzz' is not an origin"),
-        (("--allow-origin", "http://a.b/page"), "is no origin"),
+        (("--allow-origin", "http://a.b/page"), "is not an origin"),
         (("--allow-host", "http://proxy"), "allow host 'http://proxy' is not a host name"),
         (("--token", ""), "--token is empty"),
         (("--host", "0.0.0.0"), "give a token"),

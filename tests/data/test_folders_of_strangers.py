@@ -102,7 +102,7 @@ def test_folders_inside_classes_are_said_not_to_be_told_apart(tmp_path: Path) ->
     found = scan(tmp_path)
     assert found.classes == ("animals", "plants")
     notes = [note for note in found.notes if "outer folders" in note]
-    assert notes == ["the classes are the outer folders: those inside, such as 'animals/cats', are not told apart"]
+    assert notes == ["the classes are the outer folders: those inside, such as 'animals/cats', are not distinguished"]
     save(tmp_path / "flat", ["a/x/0.png", "b/y/1.png"])
     assert not any("outer" in note for note in scan(tmp_path / "flat").notes)
 

@@ -65,7 +65,7 @@ def test_minutes_buy_as_many_steps_as_they_are_long(command: Command, runs: Runs
     unknown = estimate(command, runs.second, "--autoencoder", runs.first, "--no-measure", *given)
     assert (unknown["steps"], unknown["operations"], unknown["equivalents"]) == (None, None, None)
     shown = command("estimate", runs.first, "--no-measure", *given).out
-    assert "5 minutes: how many steps that is depends on the machine" in shown
+    assert "5 minutes; the number of steps depends on the machine" in shown
     assert "V100" not in shown
     # a line-up that the time does not reach has no step; the step in which the time ends is finished
     assert affordable_steps([3, 2, 10**9], [1.0, 2.0, 4.0], 8.0) == [3, 2, 1]

@@ -9,7 +9,7 @@ LAPTOP, SERVER, GPU = 2e10, 4e11, 1.2e13
 
 
 def machine(rate: float = LAPTOP, memory: float = 8, cores: int = 2, features: bool = True) -> MachineFacts:
-    """A machine that trains every network at one rate, with so many GiB of free memory."""
+    """A machine that trains every network at one rate, with this many GiB of free memory."""
     known = {"reference": Pace(1e9 / rate, 1e9)}
     return MachineFacts(
         name="a machine",

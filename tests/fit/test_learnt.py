@@ -28,7 +28,7 @@ def said(log: Sequence[dict[str, Any]] = FLAT, psnr: float = 25.0, **found: Any)
     [
         (0.0, "No sample is a copy of a training image (f_mem 0 %)."),
         (0.05, "Hardly any sample is a copy of a training image (f_mem 5.0 %)."),
-        (0.5, "50.0 % of the samples are copies of training images (f_mem). So few images are memorised"),
+        (0.5, "50.0 % of the samples are copies of training images (f_mem). A model memorises so few images"),
     ],
 )
 def test_copies_are_counted_in_words(share: float, sentence: str) -> None:
@@ -38,7 +38,7 @@ def test_copies_are_counted_in_words(share: float, sentence: str) -> None:
 def test_a_distance_from_few_images_is_called_rough() -> None:
     few, many = (said(kernel=KernelScore(0.3, 0.01, 64, real, "features")) for real in (12, 200))
     assert "12 real images is 0.300" in few
-    assert "Of 12 real images it is only a rough estimate." in few
+    assert "With 12 real images it is only a rough estimate." in few
     assert "rough" not in many
 
 

@@ -67,7 +67,7 @@ def test_forty_photographs_get_small_networks_mirrored_images_and_a_warning() ->
     assert autoencoder_run(plan, Path("x")).data.model_dump()["flip"]
     assert diffusion_run(plan, Path("x")).mirrored
     assert plan.total < 0.8 * HOUR  # a longer training only memorises
-    assert any("only memorises" in warning for warning in plan.warnings)
+    assert any("only memorise them" in warning for warning in plan.warnings)
 
 
 def test_captions_that_speak_of_sides_are_not_mirrored() -> None:

@@ -250,8 +250,8 @@ def test_a_scaling_per_channel_is_folded_into_the_autoencoder(format: Any, tmp_p
             "original",
             "MLP",
         ),
-        (KL, second({"kind": "crop"}), Scaling.from_factor(3, 1.0), "original", "which part of the image it sees"),
-        (KL, second({"kind": "crop"}), Scaling.from_factor(3, 1.0), "diffusers", "which part of the image it sees"),
+        (KL, second({"kind": "crop"}), Scaling.from_factor(3, 1.0), "original", "conditioned on the crop of the"),
+        (KL, second({"kind": "crop"}), Scaling.from_factor(3, 1.0), "diffusers", "conditioned on the crop of the"),
         (KL, second({"kind": "crop"}), Scaling.from_factor(3, 1.0), "onnx", "cannot be exported to ONNX"),
     ],
 )

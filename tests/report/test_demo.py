@@ -204,7 +204,7 @@ def test_a_demo_with_a_time_trains_what_fits_and_remembers_it(
     assert 0 < second.train.minutes <= 0.05
     assert f"{numbers['diffusion']['steps']} of 999 steps of stage 2" in (tmp_path / "report.html").read_text()
     assert numbers["sampling"]["sampler"] != "auto"
-    assert "--minutes gives more" in capsys.readouterr().err
+    assert "give more --minutes for more" in capsys.readouterr().err
     run_demo(replace(short, minutes=30.0), tmp_path, "cpu")
     assert "started with --minutes 0.05 and keeps them instead of 30" in capsys.readouterr().err
     assert "--minutes 0.05" in (tmp_path / "report.html").read_text()

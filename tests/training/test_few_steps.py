@@ -237,7 +237,7 @@ def test_the_command(tmp_path: Path, command: Command) -> None:
     words = ["distill", model, "--out", out, "--data", "toy", *small]
     for wrong, message in (
         (["distill", model, "--out", out], "is a model without its run"),
-        ([*words, "--steps", "2", "--minutes", "1"], "--minutes and --steps both say"),
+        ([*words, "--steps", "2", "--minutes", "1"], "--minutes and --steps both set"),
         ([*words, "--steps", "2", "method=guess"], "method"),
         ([*words, "--steps", "2", "low=9"], "low 9 is above high 8"),
     ):

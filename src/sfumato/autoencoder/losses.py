@@ -67,7 +67,7 @@ class LossConfig(Schema):
 
     @property
     def perceptual_weight(self) -> float:
-        """Factor of the perceptual distance; 0 where there is none."""
+        """Factor of the perceptual distance; 0 if there is none."""
         return 0.0 if isinstance(self.perceptual, NoPerceptual) else self.perceptual.weight
 
 

@@ -54,7 +54,7 @@ class DistilledDecoder:
 
 
 def load_distilled(folder: Path, autoencoder: Autoencoder) -> DistilledDecoder | None:
-    """The tiny decoder in a model folder, None where there is none.
+    """The tiny decoder in a model folder, None if there is none.
 
     Raises UserError for a file that is damaged, or that was distilled from another autoencoder than this.
     """

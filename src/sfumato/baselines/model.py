@@ -154,7 +154,7 @@ def load_code_model(path: Path | str, device: torch.device | str = "cpu") -> Cod
 
 
 def _find_folder(path: Path) -> Path:
-    """The transformer's folder at a path. Raises UserError where there is none."""
+    """The transformer's folder at a path. Raises UserError if there is none."""
     folder = newest_version(path, ("transformer.safetensors", CONFIG_FILE))
     if folder is None:
         raise UserError(

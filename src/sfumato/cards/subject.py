@@ -172,7 +172,7 @@ class ModelSubject:
         return size
 
     def conditions_of(self, numbers: Sequence[int]) -> tuple[list[str] | None, list[int] | None]:
-        """Texts and labels of the images with these numbers, None where there are none."""
+        """Texts and labels of the images with these numbers, None if there are none."""
         text, label = self.conditions.text, self.conditions.label
         return (
             None if text is None else [text[i] for i in numbers],

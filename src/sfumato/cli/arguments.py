@@ -141,7 +141,7 @@ def _one_sentence(ctx: Any) -> Iterator[None]:
 
 
 def _check_number(text: str, hint: Any, title: str) -> None:
-    """Raises UserError for what should be a number and is none."""
+    """Raises UserError for text that should be a number and is not."""
     for kind, name in _NUMBERS.items():
         if hint is kind or kind in _parts_of_all(hint):
             try:

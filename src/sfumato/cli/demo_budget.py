@@ -23,7 +23,7 @@ TRIED = 8
 """Steps that are timed of each stage."""
 
 NEARLY = 0.97
-"""Of a stage's steps: if so many fit, all are trained."""
+"""Of a stage's steps: if this many fit, all are trained."""
 
 LEAST_SECONDS = 0.1
 """Of a stage for which no time is left: it trains for its fewest steps."""

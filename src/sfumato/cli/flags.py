@@ -1,4 +1,4 @@
-"""Commands from declarations: the flags of a command are the fields of dataclasses, parsed and checked alike.
+"""Commands from declarations: the flags of a command are the fields of dataclasses, parsed and checked in the same way.
 
 A field is declared by `sfumato.pipeline.options.option`, which the service and the studio read too, or by `flag`, where
 it belongs to the command line alone. How it is typed, where that does not follow from its type, is a `Form`. Importing
@@ -21,7 +21,7 @@ FORM = "form"
 REQUIRED: Any = MISSING
 AS_DECLARED: Any = object()
 GROUPED_FROM = 13
-"""A help text of so many options shows them in groups, the common ones first."""
+"""A help text of this many options shows them in groups, the common ones first."""
 
 
 @dataclass(frozen=True)

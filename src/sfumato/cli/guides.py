@@ -90,7 +90,7 @@ def weaker_of(path: Path | None, device: "torch.device") -> "LatentDiffusion | N
 
 
 def image_guidance_of(targets: Sequence[str], scale: float, size: tuple[int, int]) -> ImageGuidance | None:
-    """The image guidance to targets such as colour=FILE. Raises UserError for what is none."""
+    """The image guidance to targets such as colour=FILE. Raises UserError for anything else."""
     from sfumato.sampling.image_losses import Together
 
     if not targets:

@@ -9,7 +9,7 @@ _NUMBERED = re.compile(r"(\d{4,})\.(?:png|tif)")
 
 
 def next_number(folder: Path) -> int:
-    """One more than the highest number of an image in the folder, 0 where there is none."""
+    """One more than the highest number of an image in the folder, 0 if there is none."""
     if not folder.is_dir():
         return 0
     found = (_NUMBERED.fullmatch(path.name) for path in folder.iterdir())

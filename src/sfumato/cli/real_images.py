@@ -59,7 +59,7 @@ def known_world(model: "LatentDiffusion") -> "ToyWorldConfig | None":
 def opened_folder(
     folder: Path, size: tuple[int, int], pad: bool, background: str, scanning: "Progress | None" = None
 ) -> "ImageDataset":
-    """The images of a folder, or of shards and tables, at a size. Raises UserError where there are none."""
+    """The images of a folder, or of shards and tables, at a size. Raises UserError if there are none."""
     from sfumato.cli.data import stored_config
     from sfumato.data.reading import colour
     from sfumato.data.table import open_images

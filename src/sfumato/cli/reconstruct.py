@@ -133,7 +133,7 @@ def _fidelity(name: str, image: "Tensor", output: "Tensor") -> Fidelity:
 
 
 def _listed(images: Path) -> tuple[Path, list[str]]:
-    """The folder, and the images in it by their relative paths. Raises UserError where there is none."""
+    """The folder, and the images in it by their relative paths. Raises UserError if there is none."""
     from sfumato.data.listing import listing, notes_of
     from sfumato.data.opening import is_image
     from sfumato.errors import UserError

@@ -48,4 +48,4 @@ def replace_decoder(flags: ReplaceDecoderFlags) -> None:
     config = given.config.model_copy(update={"about": given.config.about | about})
     with written(place):
         replace(given, config=config, autoencoder=trained.autoencoder, tiny=None).save(place)
-    typer.echo(f"model: {flags.out}" + ("" if given.tiny is None else "; distil its tiny decoder anew"))
+    typer.echo(f"model: {flags.out}" + ("" if given.tiny is None else "; distil its tiny decoder again"))

@@ -83,7 +83,7 @@ def _repeated(values: Sequence[str] | None, rows: int, each: int) -> list[str] |
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a text file that are not empty. Raises UserError where there are none."""
+    """The lines of a text file that are not empty. Raises UserError if there are none."""
     from sfumato.data.textfile import LARGEST_CAPTION, lines_of, read_text
 
     name = f"--prompts {str(path)!r}"

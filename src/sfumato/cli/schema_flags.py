@@ -22,7 +22,7 @@ LARGEST_FLOAT = 1e6
 
 @dataclass(frozen=True)
 class SchemaField:
-    """A field as its class declares it; `default` is MISSING where there is none, or none that is a literal."""
+    """A field as its class declares it; `default` is MISSING if there is none, or none that is a literal."""
 
     annotation: str
     default: Any

@@ -190,7 +190,7 @@ def _notes(numbers: Sequence[int], classes: Sequence[str]) -> tuple[str, ...]:
     if unnamed:
         notes.append(
             f"the class {shown(unnamed[0])} of {how_many(counts[unnamed[0]], 'image')} is named as missing values are: "
-            "leave the label empty where there is none"
+            "leave the label empty if there is none"
         )
     beside = [name for name in classes if name.casefold() in _BESIDE_IMAGES]
     if beside and any(name.casefold() in _IMAGES for name in classes):

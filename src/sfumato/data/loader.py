@@ -104,8 +104,9 @@ class Loader(Generic[Item]):
     """Endless iterator over batches from step `start` on; step s reads `batch_indices(seed, s, batch, len(source))`,
     for a source with blocks the rows of `BlockOrder`, for one with images of several sizes those of `BucketOrder`.
 
-    With `position`, step `start` begins at that position of the stream: so many samples were read before, by any number
-    of ranks. Random variants are seeded by (seed, position in the stream); `variants=False` reads the plain examples.
+    With `position`, step `start` begins at that position of the stream: this many samples were read before, by any
+    number of ranks. Random variants are seeded by (seed, position in the stream); `variants=False` reads the plain
+    examples.
     An unreadable image is replaced by another one, chosen by its position in the stream, and noted in `unreadable`;
     batches therefore do not depend on `workers` or on where a run was interrupted. `data_wait_seconds` is the total
     time that `next` has waited for data. workers = 0 reads in the calling thread. Use as a context manager or call

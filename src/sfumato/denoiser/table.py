@@ -32,7 +32,7 @@ def build_denoiser(config: DenoiserConfig, latent_channels: int, spec: Condition
 
 
 def check_time(config: DenoiserConfig, steps: int) -> None:
-    """Raises ValueError where a denoiser cannot read the network times of a schedule of so many steps."""
+    """Raises ValueError where a denoiser cannot read the network times of a schedule of this many steps."""
     if isinstance(config, DiTConfig) and config.time == "clean-share" and steps != SIT_STEPS:
         raise ValueError(
             f"denoiser.time is clean-share, which reads the times of {SIT_STEPS} steps, but schedule.steps is {steps}: "

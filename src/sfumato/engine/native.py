@@ -92,7 +92,7 @@ def _built() -> Path | None:
 
 
 def compiler() -> str | None:
-    """The path of the C++ compiler that builds the kernels; None where there is none."""
+    """The path of the C++ compiler that builds the kernels; None if there is none."""
     return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
 
 

@@ -7,7 +7,7 @@ it. The result therefore equals the whole image's to rounding, unlike that of ti
 is in memory if it needs at most a quarter of the bound, else in a temporary file. Attention, at the lowest resolutions,
 reads its map as a whole.
 
-Plain, fused and packed autoencoders alike: layers are called, not rewritten.
+Plain, fused and packed autoencoders: layers are called, not rewritten.
 """
 
 import tempfile

@@ -31,7 +31,7 @@ About an hour of a processor's, some minutes of a GPU's."""
 FEW_OPERATIONS = {"cpu": 2e11, "cuda": 2e13}
 """Seconds at most: not worth counting exactly."""
 _COUNTED_STEPS = 50
-"""Network calls are counted over so many steps at most; more have proportionally more."""
+"""Network calls are counted over this many steps at most; more have proportionally more."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sfumato.estimate.speed import arithmetic_peak, seconds
 from sfumato.report.machine import Machine, describe
 
 ROUNDS = 8
-"""The best of so many rounds counts: other programs can only slow a round down."""
+"""The best of this many rounds counts: other programs can only slow a round down."""
 BYTES = 256 * 2**20
 """Bytes copied to measure the memory bandwidth: larger than any cache."""
 

@@ -57,7 +57,7 @@ from sfumato.training.workers import Workers
 WARM_UP = 2
 """Steps that are not counted: kernels are compiled and memory is allocated."""
 ENCODED_IMAGES = 64
-"""At least so many images are encoded for conditions."""
+"""At least this many images are encoded for conditions."""
 NEVER = 10**9
 T = TypeVar("T", AutoencoderTraining, DiffusionTraining, TransformerTraining)
 

@@ -66,7 +66,7 @@ def memory_of_process(memory: Memory, sizes: Sizes, processes: Processes) -> Mem
 
 
 def bytes_a_step(trained: int, processes: Processes, accumulate: int) -> float:
-    """Bytes that each process sends, and receives, in a step, for so many trained parameters."""
+    """Bytes that each process sends, and receives, in a step, for this many trained parameters."""
     N = processes.count
     passes = 2 if processes.shard == "none" else 3 * accumulate
     return passes * (N - 1) / N * FLOAT * trained
@@ -83,7 +83,7 @@ def exchange_seconds(trained: int, processes: Processes, accumulate: int) -> flo
 
 @dataclass(frozen=True)
 class Scaled:
-    """A step in so many processes: seconds, and the share of it that computes."""
+    """A step in this many processes: seconds, and the share of it that computes."""
 
     count: int
     step: float

@@ -168,7 +168,7 @@ class ImageCost:
     once: int
 
     def of(self, calls: int) -> int:
-        """Of the image, in so many calls."""
+        """Of the image, in this many calls."""
         return calls * self.call + self.once
 
 

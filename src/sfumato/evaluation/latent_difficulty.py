@@ -17,9 +17,9 @@ from torch import Tensor
 FULL_DIMENSIONS = 1536
 """The largest latent for which the whole covariance is fitted; its eigenvalues take about a second."""
 EXAMPLES_PER_DIMENSION = 4
-"""The whole covariance needs so many latents for each of its dimensions; with fewer its eigenvalues spread out."""
+"""The whole covariance needs this many latents for each of its dimensions; with fewer its eigenvalues spread out."""
 POSITIONS = 1024
-"""Up to so many positions have one factor of a Kronecker covariance; more are split into rows and columns."""
+"""Up to this many positions have one factor of a Kronecker covariance; more are split into rows and columns."""
 ROUNDS = 5
 """Of the alternating fit of a Kronecker covariance."""
 RIDGE = 1e-6
@@ -77,7 +77,7 @@ def irreducible_loss(variances: Tensor) -> float:
 
 
 def effective_rank(variances: Tensor) -> float:
-    """exp(entropy of λ / Σλ) / D, in (0, 1]; 1 if all directions vary alike (Roy and Vetterli 2007); 0 if none does."""
+    """exp(entropy of λ / Σλ) / D, in (0, 1]; 1 if all directions vary equally (Roy, Vetterli 2007); 0 if none does."""
     total = variances.clamp_min(0).sum()
     if total == 0:
         return 0.0

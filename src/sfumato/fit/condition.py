@@ -32,7 +32,7 @@ def why_conditioned(data: DataFacts, kind: ConditionerKind) -> str:
 
 
 def unused(data: DataFacts, kind: ConditionerKind) -> list[str]:
-    """A sentence on captions and classes that the model is not conditioned on; none where there are none."""
+    """A sentence on captions and classes that the model is not conditioned on; none if there are none."""
     found = []
     if data.captioned and kind != "text":
         some = of_all(data.captioned, data.images, "images has", "images have")

@@ -20,7 +20,7 @@ PREVIEWS = 4
 CONDITION_MEAN = 0.5
 """Weight of the loss by which captions alone predict the mean latent: the order of words is learned sooner."""
 LEAST_SAVES, MOST_SECONDS_BETWEEN = 4, 120.0
-"""A run is saved so often, and at least every so many seconds: a killed run repeats that much."""
+"""A run is saved so often, and at least every this many seconds: a killed run repeats that much."""
 
 
 def settings_by_stage(overrides: Iterable[str]) -> tuple[list[str], list[str]]:

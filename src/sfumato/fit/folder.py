@@ -43,7 +43,7 @@ FORM = TypeAdapter(Fit)
 
 
 def stored_fit(out: Path) -> Fit | None:
-    """The fit in a folder; None where there is none, and the folder is new or empty.
+    """The fit in a folder; None if there is none, and the folder is new or empty.
 
     Raises UserError if the folder cannot be written to, or holds something else.
     """

@@ -8,7 +8,7 @@ from sfumato.model import LatentDiffusion
 from sfumato.report.fit_result import LatentNumber
 
 FEWEST, MOST = 64, 256
-"""Images whose latents are measured, where there are so many."""
+"""Images whose latents are measured, where there are this many."""
 SHARE = 0.01
 """Of the whole time, for more than the fewest."""
 PASSES = 5 / 3

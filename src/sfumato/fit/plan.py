@@ -22,7 +22,7 @@ CHANNELS = {2: 3, 4: 4, 8: 8, 16: 16}
 FEW = 8
 """With fewer images none is held out."""
 MANY = 2_000
-"""From so many images on, mirrored ones bring nothing."""
+"""From this many images on, mirrored ones bring nothing."""
 FIRST_SHARE = 0.25
 """Of the training time, for stage 1."""
 SUSTAINED = 1.15

@@ -17,7 +17,7 @@ VARIABLE = "OMP_NUM_THREADS"
 
 
 def fix_threads(threads: int | None, cores: int) -> None:
-    """Computes with so many threads until the end, whatever else the machine does; None changes nothing.
+    """Computes with this many threads until the end, whatever else the machine does; None changes nothing.
 
     Raises UserError for more threads than cores.
     """

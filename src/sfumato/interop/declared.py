@@ -61,7 +61,7 @@ def notes_aside(folder: Path, config: ModelConfig, report: Callable[[str], None]
 
 
 def parse_declared(raw: Any) -> Declared | None:
-    """The section of a file; None where there is none, or of an unknown version."""
+    """The section of a file; None if there is none, or of an unknown version."""
     if not isinstance(raw, Mapping):
         return None
     tokenizer = raw.get("tokenizer")

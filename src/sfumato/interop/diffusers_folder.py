@@ -33,7 +33,7 @@ def is_diffusers_folder(path: Path) -> bool:
 
 
 def autoencoder_folder(path: Path, index: Mapping[str, Any]) -> Path:
-    """The folder of a pipeline's autoencoder; raises UserError where there is none."""
+    """The folder of a pipeline's autoencoder; raises UserError if there is none."""
     for name in AUTOENCODER_FOLDERS:
         if (path / name / "config.json").is_file():
             return path / name

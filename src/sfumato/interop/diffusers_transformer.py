@@ -247,7 +247,7 @@ def read_names(index: Config, classes: int) -> dict[int, str]:
 
 
 def all_names(names: Mapping[int, str], classes: int) -> tuple[str, ...] | None:
-    """The names of classes 0 .. classes - 1, the number where there is none; None without any name."""
+    """The names of classes 0 .. classes - 1, the number if there is none; None without any name."""
     return tuple(names.get(number, str(number)) for number in range(classes)) if names else None
 
 

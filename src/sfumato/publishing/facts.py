@@ -22,7 +22,7 @@ class Facts:
 
     Attributes:
         model: opened.
-        curves: lines of the logs of stage 1 and stage 2, empty where there are none.
+        curves: lines of the logs of stage 1 and stage 2, empty if there are none.
         samples, reconstructions: newest previews of the trainings.
         cards: evaluations.
         images: of the data, where that is known.
@@ -80,7 +80,7 @@ def _newest(run: Path, kind: str) -> Path | None:
 
 
 def _numbers(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none."""
+    """The JSON object in a file; empty if there is none."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

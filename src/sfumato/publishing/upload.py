@@ -68,7 +68,7 @@ def _check_is_whole(model: LatentDiffusion) -> None:
 
 
 def push(folder: Path, name: HubName, private: bool, message: str) -> str:
-    """Creates the repository where there is none, and uploads the files as one commit. Returns its address.
+    """Creates the repository if there is none, and uploads the files as one commit. Returns its address.
 
     Files of an earlier model that this one does not have are removed. What the hub then states is compared with the
     files. Raises UserError.

@@ -66,7 +66,7 @@ class WebUi:
         self.model: str | None = None
 
     def current(self) -> str:
-        """The chosen model, the first where none was chosen. Raises RefusedError where there is none."""
+        """The chosen model, the first where none was chosen. Raises RefusedError if there is none."""
         known = self.service.registry.list()
         names = [one.id for one in known]
         if self.model in names:

@@ -16,7 +16,7 @@ from sfumato.evaluation.kernel import kernel_distance
 from sfumato.rng import generator
 
 REFERENCE = 2048
-"""At most so many images of the data are compared with the samples."""
+"""At most this many images of the data are compared with the samples."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def _parsed(raw: bytes) -> list[dict[str, Any]]:
 
 
 def _last_lines(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The last line of the log that counts images, and one some lines earlier; empty where there is none."""
+    """The last line of the log that counts images, and one some lines earlier; empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))

@@ -192,7 +192,7 @@ def build_tiny_decoder(config: Distillation, description: DistilledConfig, pairs
     statistics = LatentStatistics()
     statistics.update(pairs.latents)
     if not bool((statistics.std() > 0).all()):
-        raise UserError("a channel of the latents never varies: train the autoencoder longer or start it anew")
+        raise UserError("a channel of the latents never varies: train the autoencoder longer or start again")
     with rng.seeded(config.seed, "weights", "tiny decoder", device=torch.device("cpu")):
         return TinyDecoder(description.decoder, statistics.scaling())
 

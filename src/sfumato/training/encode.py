@@ -167,5 +167,5 @@ def measured_scaling(latents: MeasuredLatents) -> Scaling:
     statistics = latents.statistics()
     dead = [i for i, std in enumerate(statistics.std.tolist()) if not std > 0]
     if dead:
-        raise UserError(f"channel {dead[0]} of the latents never varies: train the autoencoder longer or start it anew")
+        raise UserError(f"channel {dead[0]} of the latents never varies: train the autoencoder longer or start again")
     return Scaling.from_statistics(statistics.mean, statistics.std)

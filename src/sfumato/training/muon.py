@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal before they are added (Jordan et al. 2024; Liu et al. 2025).
 
 The gradient of a layer has few large singular values, and Adam's step follows them. Setting all of them to one moves
-every direction of the layer alike; small runs reach the same loss in half the steps or fewer.
+every direction of the layer equally; small runs reach the same loss in half the steps or fewer.
 """
 
 import math

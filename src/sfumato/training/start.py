@@ -1,6 +1,6 @@
 """Starting from a trained model: its weights replace the random initial ones.
 
-The model is part of the run's configuration (`start`). The optimiser, the averages and the step count start anew.
+The model is part of the run's configuration (`start`). The optimiser, the averages and the step count start afresh.
 """
 
 from pathlib import Path
@@ -61,11 +61,13 @@ def start_second(second: SecondStage, latent_channels: int, start: LatentDiffusi
         ("schedule", second.config.schedule, trained.config.schedule),
     ):
         if configured != theirs:
-            raise UserError(f"{name} was trained with {key} {theirs}, the configuration has {configured}: set it alike")
+            raise UserError(
+                f"{name} was trained with {key} {theirs}, the configuration has {configured}: make them equal"
+            )
     if (second.conditioner is None) != (trained.conditioner is None):
         raise UserError(
             f"{name} was trained with conditioner.kind {trained.config.conditioner.kind}, the configuration has "
-            f"{second.config.conditioner.kind}: set it alike"
+            f"{second.config.conditioner.kind}: make them equal"
         )
     load_into(second.denoiser, trained.denoiser.state_dict(), name)
     if second.conditioner is not None and trained.conditioner is not None:

@@ -111,7 +111,7 @@ _START: ContextVar[int | None] = ContextVar("threads", default=None)
 
 @contextmanager
 def starting_with(threads: int) -> Iterator[None]:
-    """Within the block runs begin with so many threads, one or all, as measured before."""
+    """Within the block runs begin with this many threads, one or all, as measured before."""
     token = _START.set(threads)
     try:
         yield

@@ -89,7 +89,7 @@ class Board:
 
 
 class Run:
-    """A run of Weights & Biases or of trackio, which are used alike: `init`, `log` with a step, `Image`, `finish`.
+    """A run of Weights & Biases or trackio, which share an interface: `init`, `log` with a step, `Image`, `finish`.
 
     Their own variables hold, such as WANDB_MODE=offline and WANDB_PROJECT.
     """

@@ -50,7 +50,7 @@ def samples(
 
 
 def shards(root: Path, sizes: Iterable[int]) -> Path:
-    """Shards with so many images each."""
+    """Shards with this many images each."""
     first = 0
     for number, count in enumerate(sizes):
         tar(root / f"{number:05d}.tar", samples(first, count))

@@ -33,7 +33,7 @@ class ConditionPort:
         shape: the first axis is the batch.
         below: integers are 0 .. below - 1; None: the tensor is float32.
         pad: the id after the last token of a text.
-        null: the unconditional value, a number for every entry or a list for a row; None where there is none.
+        null: the unconditional value, a number for every entry or a list for a row; None if there is none.
     """
 
     name: str

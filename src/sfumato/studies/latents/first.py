@@ -1,4 +1,4 @@
-"""The first stages of a study: trained alike, evened out in PSNR, and measured."""
+"""The first stages of a study: trained in the same way, to equal PSNR, and measured."""
 
 import json
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ from sfumato.training.diffusion_run import DiffusionRun, DiffusionTraining
 from sfumato.training.optim import OptimiserConfig
 
 TOLERANCE = 0.3
-"""Reconstructions are equally good if their PSNR is within so many dB."""
+"""Reconstructions are equally good if their PSNR is within this many dB."""
 
 
 class LatentsStudyConfig(Schema):

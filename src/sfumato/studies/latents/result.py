@@ -51,7 +51,7 @@ class FirstResult:
 
 @dataclass(frozen=True)
 class ScorePoint:
-    """A score during a training: after so many steps and training seconds."""
+    """A score during a training: after this many steps and training seconds."""
 
     step: int
     seconds: float

@@ -1,4 +1,4 @@
-"""The second stages of a study of latent spaces: trained alike on the latents of every first stage, and scored."""
+"""The second stages of a study: trained in the same way on the latents of every first stage, and scored."""
 
 from pathlib import Path
 
