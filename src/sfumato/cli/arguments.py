@@ -134,10 +134,10 @@ def _one_sentence(ctx: Any) -> Iterator[None]:
     except _REFUSED as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             raise
-        said = error.format_message().rstrip(".")
+        message = error.format_message().rstrip(".")
         see = f"`{(error.ctx or ctx).command_path} --help`"
-        said = f"{said[:1].lower()}{said[1:]}"
-        raise UserError(f"{said} See {see}" if said.endswith("?") else f"{said}; see {see}") from None
+        message = f"{message[:1].lower()}{message[1:]}"
+        raise UserError(f"{message} See {see}" if message.endswith("?") else f"{message}; see {see}") from None
 
 
 def _check_number(text: str, hint: Any, title: str) -> None:

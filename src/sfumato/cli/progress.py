@@ -55,25 +55,25 @@ def tell(message: str) -> None:
     typer.echo(message, err=True)
 
 
-_SAID: ContextVar[set[str] | None] = ContextVar("said", default=None)
+_PRINTED: ContextVar[set[str] | None] = ContextVar("printed", default=None)
 
 
 @contextmanager
 def each_sentence_once() -> Iterator[None]:
     """Within the block `say` of `bars` prints no sentence twice: several passes over one folder find the same."""
-    token = _SAID.set(set())
+    token = _PRINTED.set(set())
     try:
         yield
     finally:
-        _SAID.reset(token)
+        _PRINTED.reset(token)
 
 
 def _is_new(message: str) -> bool:
-    said = _SAID.get()
-    if said is None:
+    printed = _PRINTED.get()
+    if printed is None:
         return True
-    known = message in said
-    said.add(message)
+    known = message in printed
+    printed.add(message)
     return not known
 
 

@@ -273,7 +273,9 @@ def remarks(headers: Mapping[str, ImageHeader], config: ImagesConfig) -> list[st
     ]
     if long and config.resize == "crop":
         some = how_many(len(long), "image is", "images are")
-        notes.append(f"{some} longer than {LONGEST} frames and cut to the middle, such as {shown(long[0])}")
+        notes.append(
+            f"{some} over {LONGEST} times as long as the frame and cropped to the middle, such as {shown(long[0])}"
+        )
     return notes
 
 

@@ -9,7 +9,7 @@ from sfumato.config import apply_overrides, parse
 from sfumato.data.kinds import kind_of
 from sfumato.errors import UserError
 from sfumato.fit.networks import FIRST, SECOND, attention_factors, conditioner_settings
-from sfumato.fit.plan import FitPlan, StagePlan, retold
+from sfumato.fit.plan import FitPlan, StagePlan, explained_again
 from sfumato.training.autoencoder_run import AutoencoderRun, AutoencoderTraining
 from sfumato.training.diffusion_run import DiffusionRun, DiffusionTraining
 
@@ -121,7 +121,7 @@ def with_settings(plan: FitPlan, folder: Path, overrides: Sequence[str]) -> FitP
     """The plan with the steps and batches that the user has set. Raises UserError for settings that do not fit it."""
     first, second = autoencoder_run(plan, folder, overrides).train, diffusion_run(plan, folder, overrides).train
     changed = replace(plan, first=_as_set(plan.first, first), second=_as_set(plan.second, second))
-    return plan if changed == plan else retold(changed)
+    return plan if changed == plan else explained_again(changed)
 
 
 def _as_set(stage: StagePlan, train: AutoencoderTraining | DiffusionTraining) -> StagePlan:

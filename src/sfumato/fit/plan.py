@@ -421,7 +421,7 @@ def _explained(plan: FitPlan, sizes: Sequence[int], too_large: int | None) -> Fi
     return replace(plan, quality=_expected(plan), reasons=tuple(reasons), warnings=tuple(warnings))
 
 
-def retold(plan: FitPlan) -> FitPlan:
+def explained_again(plan: FitPlan) -> FitPlan:
     """The plan with other lengths than `make_plan` gave it: its sentences about them are written again."""
     stages = {"Stage 1": _of_first(plan), "Stage 2": _of_second(plan)}
     return replace(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sfumato.fit.folder import DIFFUSION, NUMBERS, STEPS
 from sfumato.fit.lines import plan_lines
-from sfumato.fit.plan import FitPlan, StagePlan, retold
+from sfumato.fit.plan import FitPlan, StagePlan, explained_again
 from sfumato.plain_json import numbers_in
 from sfumato.report.result import Training
 
@@ -25,7 +25,7 @@ def shown_lines(plan: FitPlan, out: Path | None) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):
         steps = int(numbers_in(out / STEPS).get(DIFFUSION, plan.second.steps))
         changed = replace(plan, second=replace(plan.second, steps=steps))
-        return plan_lines(plan if changed == plan else retold(changed))
+        return plan_lines(plan if changed == plan else explained_again(changed))
     return [str(line) for line in trained] if isinstance(trained, list) else plan_lines(plan)
 
 
@@ -35,7 +35,7 @@ def as_trained(plan: FitPlan, trainings: tuple[Training, Training], phases: Sequ
     phases: seconds of stage 1 with reading the images, of encoding them, of stage 2, and of the evaluation.
     """
     first, second = trainings
-    return retold(
+    return explained_again(
         replace(
             plan,
             first=_stage(plan.first, first, first.seconds),
