@@ -62,6 +62,21 @@ def test_what_is_left_follows_the_steps_of_the_part_and_the_plan_of_later_ones(o
     assert (overall.share, overall.left) == (1, 0)
 
 
+def test_steps_that_were_timed_before_a_training_do_not_count_as_its_own(
+    overall: Overall, clock: Clock, tmp_path: Path
+) -> None:
+    with shown_in(overall), overall.part("second"):
+        with RunLog(tmp_path / "timed", "timing", 0, 0.0) as timed:
+            timed.advance(1, 0.2, 8, "")
+            timed.advance(5, 1.0, 40, "")
+        with RunLog(tmp_path / "run", "diffusion", 0, 0.0) as log:
+            clock.now = 100
+            log.advance(1, 0.01, 8, "")
+            clock.now = 200
+            log.advance(2, 0.02, 16, "")
+            assert overall.left == pytest.approx(98 * 100), "a hundredth in 100 s"
+
+
 def test_a_training_and_a_pass_show_in_it(
     overall: Overall, clock: Clock, printed: io.StringIO, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,8 @@ class RunLog:
         self._overall = current() if active else None
         if not active:
             return
+        if self._overall is not None:
+            self._overall.begin_steps()
         self._file = _continued(folder / "log.jsonl", step, self.say)
         self._tracker = open_tracker(track, folder, step)
         if self._console.is_terminal and self._overall is None:

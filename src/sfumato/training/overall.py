@@ -84,7 +84,7 @@ class Overall:
         """Within the block the part of this name runs."""
         index = next(i for i, part in enumerate(self._parts) if part.name == name)
         self._current, self._finished = self._parts[index], index
-        self._share, self._share_before, self._t_steps = 0.0, 0.0, None
+        self.begin_steps()
         self._t_part = self._clock()
         self.note(name)
         try:
@@ -97,6 +97,10 @@ class Overall:
     def plan(self, name: str, seconds: float) -> None:
         """Another planned time of a part, as soon as it is known better."""
         next(part for part in self._parts if part.name == name).planned = seconds
+
+    def begin_steps(self) -> None:
+        """A training begins: its rate is measured anew, whatever was timed before it in the same part."""
+        self._share, self._share_before, self._t_steps = 0.0, 0.0, None
 
     def move(self, share: float, text: str) -> None:
         """The share in [0, 1] of the steps of the current part that are done."""
