@@ -1,6 +1,7 @@
 """Plans of synthetic folders on synthetic machines."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fit.synthetic import EMOJI, GPU, LAPTOP, PHOTOS, SERVER, machine
 from sfumato.errors import UserError
 from sfumato.fit.configs import autoencoder_run, diffusion_run, settings_by_stage, with_settings
 from sfumato.fit.facts import DataFacts, MachineFacts, Pace
+from sfumato.fit.folder import PLAN, Fit, store, stored_fit
 from sfumato.fit.lines import plan_lines
 from sfumato.fit.measure import first_operations, measured_plan, second_operations
 from sfumato.fit.networks import SECOND
@@ -237,7 +239,32 @@ def test_of_a_short_stage_1_no_number_is_expected() -> None:
     short, long = (with_settings(make_plan(PHOTOS, machine(), HOUR), Path("x"), [f"autoencoder.train.steps={n}"])
                    for n in (20, 200))  # fmt: skip
     assert "reconstructions show colours and rough shapes." in " ".join(short.reasons)
-    assert "usually 21 to 25 dB" in " ".join(long.reasons)
+    assert "usually 20 to 23 dB" in " ".join(long.reasons)
+
+
+def test_stage_1_learns_without_high_frequencies_unless_this_is_set_otherwise() -> None:
+    plan = make_plan(EMOJI, machine(), HOUR)
+    assert autoencoder_run(plan, Path("x")).loss.spectral.probability == 0.5
+    assert "reconstructions less sharp" in plan.reasons[1]
+    setting = ["autoencoder.loss.spectral={probability: 0}"]
+    without = with_settings(plan, Path("x"), setting)
+    assert autoencoder_run(without, Path("x"), setting).loss.spectral.probability == 0
+    assert "loss.spectral" not in " ".join(without.reasons)
+    assert "reconstructions are" in without.reasons[1]
+    weaker = with_settings(plan, Path("x"), ["autoencoder.loss.spectral.probability=0.25"])
+    assert weaker == plan  # the same sentences
+
+
+def test_a_plan_stored_before_it_was_the_default_goes_on_without_it(tmp_path: Path) -> None:
+    plan = make_plan(EMOJI, machine(), HOUR)
+    store(tmp_path, Fit("images", "0", HOUR, (), plan))
+    text = (tmp_path / PLAN).read_text(encoding="utf-8")
+    assert '"spectral": true' in text
+    (tmp_path / PLAN).write_text(re.sub(r'\s*"spectral": true,', "", text), encoding="utf-8")
+    old = stored_fit(tmp_path)
+    assert old is not None
+    assert autoencoder_run(old.plan, Path("x")).loss.spectral.probability == 0
+    assert replace(old.plan, spectral=True) == plan
 
 
 def test_of_few_images_the_plan_says_what_helps() -> None:

@@ -19,6 +19,9 @@ PREVIEWS = 4
 """Of a training."""
 CONDITION_MEAN = 0.5
 """Weight of the loss by which captions alone predict the mean latent: the order of words is learned sooner."""
+SPECTRAL = 0.5
+"""Share of stage 1's steps without high frequencies: of the latent spaces compared on drawings, the easiest to learn at
+equal time (docs/results/latents.md)."""
 LEAST_SAVES, MOST_SECONDS_BETWEEN = 4, 120.0
 """A run is saved so often, and at least every this many seconds: a killed run repeats that much."""
 
@@ -78,6 +81,7 @@ def autoencoder_run(plan: FitPlan, folder: Path, overrides: Sequence[str] = ()) 
             "kl_weight": 5.0e-3 if plan.perceptual else 1.0e-3,
             "perceptual": {"kind": "efficientnet-lite0", "weight": 0.1} if plan.perceptual else {"kind": "none"},
             "adversarial": _adversarial(plan),
+            "spectral": {"probability": SPECTRAL if plan.spectral else 0.0},
         },
         "train": {**_train(plan, plan.first), "preview_images": 32},
     }
@@ -119,8 +123,13 @@ def diffusion_run(plan: FitPlan, folder: Path, overrides: Sequence[str] = ()) ->
 
 def with_settings(plan: FitPlan, folder: Path, overrides: Sequence[str]) -> FitPlan:
     """The plan with the steps and batches that the user has set. Raises UserError for settings that do not fit it."""
-    first, second = autoencoder_run(plan, folder, overrides).train, diffusion_run(plan, folder, overrides).train
-    changed = replace(plan, first=_as_set(plan.first, first), second=_as_set(plan.second, second))
+    first, second = autoencoder_run(plan, folder, overrides), diffusion_run(plan, folder, overrides)
+    changed = replace(
+        plan,
+        first=_as_set(plan.first, first.train),
+        second=_as_set(plan.second, second.train),
+        spectral=first.loss.spectral.probability > 0,
+    )
     return plan if changed == plan else explained_again(changed)
 
 

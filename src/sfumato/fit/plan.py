@@ -108,6 +108,7 @@ class FitPlan:
         conditioner: what the model is conditioned on.
         mirrored: whether mirrored images are trained on as well.
         perceptual, adversarial: terms of the loss of stage 1.
+        spectral: whether half of its steps train without high frequencies; plans stored before this existed do not.
         preparing, encoding, page: seconds of reading the images, of encoding them, and of the evaluation.
         samples: images that the evaluation generates.
         quality: what to expect, in one sentence.
@@ -134,6 +135,7 @@ class FitPlan:
     encoding: float
     page: float
     samples: int
+    spectral: bool = False
     quality: str = ""
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -241,6 +243,7 @@ def _at(size: int, data: DataFacts, machine: MachineFacts, seconds: float) -> tu
         encoding=encoding,
         page=page,
         samples=samples,
+        spectral=True,
     )
     return plan, first_fits and second_fits
 
@@ -438,7 +441,7 @@ def _expected(plan: FitPlan) -> str:
 
 
 def _of_first(plan: FitPlan) -> str:
-    return first_sentence(plan.first.images, plan.size, plan.factor, plan.trained)
+    return first_sentence(plan.first.images, plan.size, plan.factor, plan.trained, plan.spectral)
 
 
 def _of_second(plan: FitPlan) -> str:
