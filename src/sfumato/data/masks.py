@@ -122,8 +122,8 @@ def _white(image: Image.Image) -> float:
 def _of_one_value(what: str, value: float, white: float) -> str:
     colour = "black" if value == 0 else "white" if value >= 0.98 * white else f"of the value {value:g}"
     if colour == "white":
-        return f"{what} is all hole: it is white everywhere; paint the area to keep in black"
-    return f"{what} has no hole: paint the area to generate in white (it is {colour} everywhere)"
+        return f"{what} is all hole: it is white everywhere; paint black what should be kept"
+    return f"{what} has no hole: paint white what should be generated (it is {colour} everywhere)"
 
 
 def _check_greys(values: NDArray[np.floating[Any]], low: float, high: float, what: str) -> None:
