@@ -242,8 +242,13 @@ def test_of_a_short_stage_1_no_number_is_expected() -> None:
     assert "usually 20 to 23 dB" in " ".join(long.reasons)
 
 
-def test_stage_1_learns_without_high_frequencies_unless_this_is_set_otherwise() -> None:
-    plan = make_plan(EMOJI, machine(), HOUR)
+def test_a_short_training_has_a_stage_1_without_high_frequencies_unless_this_is_set_otherwise() -> None:
+    long = make_plan(EMOJI, machine(GPU), HOUR)
+    assert long.second.images > 80_000
+    assert autoencoder_run(long, Path("x")).loss.spectral.probability == 0
+    assert "loss.spectral" not in " ".join(long.reasons)
+    plan = make_plan(EMOJI, machine(), 300)
+    assert plan.second.images < 80_000
     assert autoencoder_run(plan, Path("x")).loss.spectral.probability == 0.5
     assert "reconstructions less sharp" in plan.reasons[1]
     setting = ["autoencoder.loss.spectral={probability: 0}"]
@@ -255,8 +260,8 @@ def test_stage_1_learns_without_high_frequencies_unless_this_is_set_otherwise() 
     assert weaker == plan  # the same sentences
 
 
-def test_a_plan_stored_before_it_was_the_default_goes_on_without_it(tmp_path: Path) -> None:
-    plan = make_plan(EMOJI, machine(), HOUR)
+def test_a_plan_stored_before_there_was_spectral_goes_on_without_it(tmp_path: Path) -> None:
+    plan = make_plan(EMOJI, machine(), 300)
     store(tmp_path, Fit("images", "0", HOUR, (), plan))
     text = (tmp_path / PLAN).read_text(encoding="utf-8")
     assert '"spectral": true' in text

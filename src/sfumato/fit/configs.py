@@ -20,8 +20,7 @@ PREVIEWS = 4
 CONDITION_MEAN = 0.5
 """Weight of the loss by which captions alone predict the mean latent: the order of words is learned sooner."""
 SPECTRAL = 0.5
-"""Share of stage 1's steps without high frequencies: of the latent spaces compared on drawings, the easiest to learn at
-equal time (docs/results/latents.md)."""
+"""Share of stage 1's steps without high frequencies, where the plan has them (docs/results/latents.md)."""
 LEAST_SAVES, MOST_SECONDS_BETWEEN = 4, 120.0
 """A run is saved so often, and at least every this many seconds: a killed run repeats that much."""
 

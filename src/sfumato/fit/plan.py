@@ -56,6 +56,9 @@ COPIES = 20
 """Bytes per parameter: weights, gradients, moments, averages."""
 CROPPED = 0.2
 """Share of an image that squares cut off from which on buckets are mentioned."""
+SPECTRAL_BELOW = 80_000
+"""Latents that stage 2 sees below which stage 1 trains without high frequencies in half of its steps: samples of emoji
+were clearly better for it after 36,480, and hardly after 137,792 (docs/results/latents.md)."""
 PERCEPTUAL_FROM = 64
 PERCEPTUAL_SECONDS = 90.0
 
@@ -108,7 +111,7 @@ class FitPlan:
         conditioner: what the model is conditioned on.
         mirrored: whether mirrored images are trained on as well.
         perceptual, adversarial: terms of the loss of stage 1.
-        spectral: whether half of its steps train without high frequencies; plans stored before this existed do not.
+        spectral: whether half of its steps leave out high frequencies; plans stored before this existed do not.
         preparing, encoding, page: seconds of reading the images, of encoding them, and of the evaluation.
         samples: images that the evaluation generates.
         quality: what to expect, in one sentence.
@@ -243,7 +246,7 @@ def _at(size: int, data: DataFacts, machine: MachineFacts, seconds: float) -> tu
         encoding=encoding,
         page=page,
         samples=samples,
-        spectral=True,
+        spectral=second.images < SPECTRAL_BELOW,
     )
     return plan, first_fits and second_fits
 

@@ -35,7 +35,8 @@ SPECTRAL_LIMITS = (
 )
 SPECTRAL_BEYOND = "reconstructions keep shapes and colours, usually 25 to 29 dB; fine details are smeared"
 SPECTRAL = (
-    "Half of its steps leave out high frequencies (loss.spectral): samples are better, reconstructions less sharp."
+    "Half of its steps leave out high frequencies (loss.spectral): in a short training samples are better for it, "
+    "reconstructions less sharp."
 )
 SECOND_LIMITS = (
     (20_000, "samples show typical colours and a rough layout, hardly any objects"),
