@@ -18,7 +18,7 @@ from sfumato.hub import PREFIX, hub_folder, is_hub, looks_like_name
 from sfumato.model import TOKENIZER_FILE, LatentDiffusion, build
 from sfumato.model_config import ModelConfig
 from sfumato.nn.init import without_weights
-from sfumato.shipped import WEIGHTS, is_shipped, shipped_folder
+from sfumato.shipped import is_shipped, shipped_folder
 from sfumato.stored_precision import Bits
 from sfumato.versions import CONFIG_FILE, newest_version, read_one_version
 
@@ -104,8 +104,6 @@ def _opened(folder: Path) -> LatentDiffusion:
         load_into(part, load_tensors(folder / f"{name}.safetensors")[0], str(folder / f"{name}.safetensors"))
         _place_buffers(part)
         part.eval().requires_grad_(False)
-        if folder.is_relative_to(WEIGHTS):
-            part.float()  # stored in half precision to keep the package small
     _check_encoders(model)
     return replace(model, tiny=load_distilled(folder, model.autoencoder))
 
