@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/studio.md: the studio in Chromium, with the shipped model and what is in a folder.
+"""Takes the pictures of docs/studio.md: the studio in Chromium, with `zoo:toy` and what is in a folder.
 
     pip install -c constraints.txt -e ".[web,browser]"
     python docs/studio_pictures.py runs docs
@@ -197,7 +197,7 @@ def go(page: "Page", name: str) -> None:
 
 
 def fill_gallery(page: "Page") -> None:
-    """One image for each of the prompts, by the shipped model."""
+    """One image for each of the prompts, by zoo:toy."""
     for seed, prompt in MADE:
         before = page.locator(".cell[data-done]").count()
         page.fill("[data-field=prompt] textarea", prompt)

@@ -33,7 +33,7 @@ class Load:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        text = {"default": "zoo:toy", "tooltip": "A model folder, the folder of a run, or zoo:toy."}
+        text = {"default": "zoo:toy", "tooltip": "A model folder, the folder of a run, zoo:toy or zoo:emoji."}
         device = {"default": "auto", "tooltip": "auto, cpu, cuda or cuda:1."}
         exact = {"default": False, "tooltip": "Compute in float32 also where the device is faster with bfloat16."}
         return {"required": {"model": ("STRING", text), "device": ("STRING", device), "float32": ("BOOLEAN", exact)}}

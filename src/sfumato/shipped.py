@@ -1,4 +1,4 @@
-"""Trained models inside the package: `zoo:toy` stands wherever a model folder does."""
+"""Trained models inside the package: `zoo:toy` and `zoo:emoji` stand wherever a model folder does."""
 
 import re
 from pathlib import Path
@@ -10,11 +10,14 @@ WEIGHTS = Path(__file__).with_name("weights")
 CARD = "README.md"
 """What the model is, what it was trained on, under which licence: the first line is its description."""
 SAMPLES = "samples.png"
+FIRST = "toy"
+"""What a newcomer meets first: it does what a prompt says more often than the others."""
 
 
 def shipped_models() -> list[str]:
-    """The names, without `zoo:`."""
-    return sorted(folder.name for folder in WEIGHTS.iterdir() if (folder / CARD).exists())
+    """The names, without `zoo:`, in the order in which they are listed everywhere."""
+    names = (folder.name for folder in WEIGHTS.iterdir() if (folder / CARD).exists())
+    return sorted(names, key=lambda name: (name != FIRST, name))
 
 
 def description(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The lines of docs/tutorials/serving.md, run against a service of the shipped model."""
+"""The lines of docs/tutorials/serving.md, run against a service of zoo:toy."""
 
 import shutil
 import subprocess

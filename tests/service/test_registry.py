@@ -8,13 +8,17 @@ from sfumato.service.errors import RefusedError
 from sfumato.service.registry import Registry, model_view
 
 
-def test_a_shipped_model_has_its_name_and_stands_last(folders: dict[str, Path]) -> None:
-    registry = Registry([Path("zoo:toy"), folders["text"]])
-    assert [one.id for one in registry.list()] == ["text", "zoo:toy"]
-    view = model_view(registry.get("zoo:toy"), False, None)
-    assert view["example"] == "a large red circle on a white background"
-    assert view["description"].startswith("Small toy world")
-    assert view["tasks"][0] == "sample"
+def test_models_of_the_package_have_their_names_and_stand_last(folders: dict[str, Path]) -> None:
+    registry = Registry([Path("zoo:emoji"), folders["text"], Path("zoo:toy")])
+    assert [one.id for one in registry.list()] == ["text", "zoo:emoji", "zoo:toy"]  # otherwise as they were given
+    for name, example, described in (
+        ("toy", "a large red circle on a white background", "Small toy world"),
+        ("emoji", "red heart", "Emoji"),
+    ):
+        view = model_view(registry.get(f"zoo:{name}"), False, None)
+        assert (view["shipped"], view["example"]) == (name, example)
+        assert view["description"].startswith(described)
+        assert view["tasks"][0] == "sample"
     assert model_view(registry.get("text"), False, None)["example"] is None
 
 

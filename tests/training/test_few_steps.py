@@ -263,7 +263,7 @@ def test_the_command(tmp_path: Path, command: Command) -> None:
 
 
 def test_a_model_of_the_toy_world_brings_its_world(tmp_path: Path, command: Command) -> None:
-    """The shipped model knows a part of the words: it is distilled, and evaluated, with these alone."""
+    """zoo:toy knows a part of the words: it is distilled, and evaluated, with these alone."""
     small = ["train.batch=1", "teaching.solver_steps=2", "teaching.pairs=1", "data.length=4", "train.workers=0"]
     outcome = command("distill", "zoo:toy", "--out", tmp_path, "--steps", "1", "train.optimiser.warmup_steps=1", *small)
     assert outcome.code == 0, outcome.err

@@ -1,4 +1,4 @@
-"""The shipped model in a browser, before anything was made: the first of the browser tests."""
+"""The models of the package in a browser, before anything was made: the first of the browser tests."""
 
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,6 @@ def test_a_first_image_by_one_press(page: "Page") -> None:
     assert page.locator(".cell.failed").count() == 0
     assert seed.input_value().isdecimal()  # the one that was drawn
     page.goto(page.url.split("#")[0] + "#/models")
-    page.get_by_text("zoo:toy is part of the package").wait_for()
+    page.get_by_text("zoo:toy and zoo:emoji are part of the package").wait_for()
     page.locator(".card", has_text="zoo:toy").get_by_alt_text("Samples of zoo:toy").wait_for()
     page.wait_for_function("() => document.querySelector('[alt=\"Samples of zoo:toy\"]').naturalWidth > 0")

@@ -27,7 +27,7 @@ class AModel:
     model: Path = flag(
         REQUIRED,
         "what to sample",
-        "A model folder, the folder of a run, zoo:toy, or hub:OWNER/NAME.",
+        "A model folder, the folder of a run, zoo:toy or zoo:emoji, or hub:OWNER/NAME.",
         metavar="MODEL",
         argument=True,
     )

@@ -47,8 +47,8 @@ def serve(flags: ServeFlags) -> None:
     """Serve models to programs over HTTP.
 
     Speaks its own protocol (jobs with previews, every task), that of OpenAI's images API and that of AUTOMATIC1111's
-    web user interface. MODEL is a model folder, a run or zoo:toy; each is loaded when it is first requested. Requests
-    with the same settings are computed in one batch. Needs the extra `web`.
+    web user interface. MODEL is a model folder, a run, zoo:toy or zoo:emoji; each is loaded when it is first requested.
+    Requests with the same settings are computed in one batch. Needs the extra `web`.
     """
     from sfumato.cli.options import chosen_device
     from sfumato.training.workers import use_all_cores
@@ -60,7 +60,7 @@ def serve(flags: ServeFlags) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"`sfumato serve` needs {error.name}: pip install 'sfumato[web]'") from None
     if not flags.models:
-        raise UserError("MODEL is missing: give a model folder, the folder of a run or zoo:toy, or several")
+        raise UserError("MODEL is missing: give a model folder, the folder of a run, zoo:toy or zoo:emoji, or several")
     settings = settings_of(flags)
     use_all_cores()
     service = Service(settings, chosen_device(flags.device), flags.precision)  # type: ignore[arg-type]  # checked there

@@ -17,7 +17,7 @@ _HOST = re.compile(r"[\w.-]+|[\da-fA-F:]+")
 class ServiceSettings:
     """How a service is reached, what it may read, and its bounds. Raises UserError for values that do not fit."""
 
-    models: tuple[Path, ...] = option((), "what to sample", "Model folders, folders of runs, or zoo:toy.")
+    models: tuple[Path, ...] = option((), "what to sample", "Model folders, folders of runs, zoo:toy or zoo:emoji.")
     host: str = option(
         "127.0.0.1", "access", "The address to listen on; one that other machines reach requires a token."
     )

@@ -23,7 +23,7 @@ export async function modelsPage(host) {
 function counted(models, folders) {
   const shipped = models.filter((model) => model.shipped).map((model) => model.id);
   const own = `${plural(models.length - shipped.length, "model")} in ${folders.join(", ")}`;
-  return shipped.length ? `${own}; ${shipped.join(", ")} ${shipped.length === 1 ? "is" : "are"} part of the package` : own;
+  return shipped.length ? `${own}; ${shipped.join(" and ")} ${shipped.length === 1 ? "is" : "are"} part of the package` : own;
 }
 
 // An autoencoder alone: the first stage of other models.
