@@ -10,7 +10,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/sfumato
-COPY pyproject.toml MANIFEST.in README.md LICENSE constraints.txt ./
+COPY pyproject.toml MANIFEST.in README.md LICENSE NOTICE constraints.txt ./
 COPY src src
 # torch built for processors is a fifth of the size of the usual one: --build-arg TORCH_INDEX=URL names an index of it
 ARG TORCH_INDEX=

@@ -24,7 +24,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "constraints.txt")
+LICENCES = ("LICENSE", "NOTICE")
+"""Files that the wheel holds beside the package."""
+BESIDE = (*LICENCES, "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "README.md", "SECURITY.md", "constraints.txt")
 """Files of the source package besides the package itself."""
 GENERATED = ("PKG-INFO", "setup.cfg", "pyproject.toml", "MANIFEST.in")
 SAMPLE = (
@@ -73,8 +75,10 @@ def build(place: Path) -> Path:
     (sdist,), (wheel,) = (list((place / "dist").glob(f"*.{end}")) for end in ("tar.gz", "whl"))
     package = {name.removeprefix("src/") for name in listed if name.startswith("src/")}
     with zipfile.ZipFile(wheel) as opened:
-        inside = {name for name in opened.namelist() if ".dist-info/" not in name}
-    check_names(wheel, inside, package)
+        names = opened.namelist()
+    inside = {name for name in names if ".dist-info/" not in name}
+    licences = {name.split("/licenses/")[1] for name in names if ".dist-info/licenses/" in name}
+    check_names(wheel, inside | licences, package | set(LICENCES))
     with tarfile.open(sdist) as opened:
         files = {member.name.split("/", 1)[1] for member in opened if member.isfile()}
     inside = {name for name in files if name not in GENERATED and ".egg-info/" not in name}

@@ -14,10 +14,12 @@ from PIL import Image
 from sfumato.data.folder import FolderDataset
 from sfumato.data.folder_config import FolderConfig
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    path = Path(__file__).parents[2] / "recipes" / "emoji.py"
+    path = ROOT / "recipes" / "emoji.py"
     spec = importlib.util.spec_from_file_location("emoji_recipe", path)
     assert spec is not None
     assert spec.loader is not None
@@ -101,3 +103,14 @@ def test_missing_npm_is_an_error(recipe: ModuleType, tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit, match="npm is not installed"):
         recipe.fetch("openmoji", tmp_path)
+
+
+@pytest.mark.parametrize("file", ["NOTICE", "src/sfumato/weights/emoji/README.md"])
+def test_the_artists_of_the_trained_model_are_credited(recipe: ModuleType, file: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    for style in recipe.STYLES.values():
+        assert style.credit.split()[0].rstrip(",") in text
+        assert style.license in text
+    assert text.count("https://creativecommons.org/licenses/by/4.0/") == 2, "as CC-BY asks, with each set under it"
+    assert "OpenMoji" in text
+    assert "CC-BY-SA-4.0" in text
