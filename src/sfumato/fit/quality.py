@@ -6,8 +6,9 @@ The limits come from recorded runs at 32 and 64 pixels, most of them on drawings
   29.1 after 4,000 and 30.8 after 5,560 (emoji at 64 pixels); 28.9 after 36,088 (emoji at 32 pixels). With 36 training
   images 18.6 dB, while the training images themselves were sharp. With `loss.spectral`, emoji at 32 pixels: 24.3 dB
   after 12,624 images, 26.7 after 36,088.
-- Stage 2 on 7,400 emoji: flags after 27,400 latents, common objects and no copies after 137,792, which are 19 passes
-  over the images, most objects after 1,069,000 (145 passes).
+- Stage 2 on 7,400 emoji at 32 pixels: common objects and no copies after 137,792 latents, which are 19 passes over the
+  images, most objects after 554,304. At 64 pixels: flags after 27,400, hearts, faces and coloured shapes after 92,480,
+  most objects after 1,069,000 (145 passes), with a larger network.
 - Stage 2 on few images: 36 photographs and their mirror images after 6,400 latents, 89 passes: blurred mixtures, no
   copies. 36 emoji after three minutes on two cores with bfloat16, a number of passes that is not recorded: sharp,
   21.9 % of the samples copies.
@@ -44,6 +45,8 @@ SECOND_LIMITS = (
     (400_000, "common objects are recognisable, rare ones are not"),
 )
 SECOND_BEYOND = "most objects are recognisable"
+LARGER_FROM, LARGER = 64, 2.5
+"""From this many pixels on, stage 2 needs this many times the latents for the same: a guess between the runs above."""
 FEW = 1_000
 """Different images, mirrored ones counted: with fewer, samples are mixtures or copies of them."""
 MIXTURES_FROM = 20
@@ -69,15 +72,16 @@ def second_sentence(images: int, distinct: int) -> str:
     return f"Stage 2 sees {images:,} latents, {often}."
 
 
-def quality(first_images: int, second_images: int, distinct: int, files: int, conditioner: str) -> str:
-    """The expected quality of the samples; `distinct` counts mirrored images, `files` does not."""
+def quality(first_images: int, second_images: int, distinct: int, files: int, conditioner: str, size: int = 32) -> str:
+    """The expected quality of the samples at `size` pixels; `distinct` counts mirrored images, `files` does not."""
     passes = second_images / max(1, distinct)
     blurred = first_images < BLURRED_FIRST
     if distinct < FEW and passes >= MIXTURES_FROM:
         return f"Expect: {_of_few(passes, second_images, blurred, files)}."
-    expected = _by(SECOND_LIMITS, second_images, SECOND_BEYOND) + (", blurred" if blurred else "")
+    alike = int(second_images / (LARGER if size >= LARGER_FROM else 1))  # latents at 32 pixels that show as much
+    expected = _by(SECOND_LIMITS, alike, SECOND_BEYOND) + (", blurred" if blurred else "")
     copies = f"; some may be copies, as each image is seen {passes:,.0f} times" if passes >= COPIES_FROM else ""
-    several = conditioner == "text" and second_images < 400_000
+    several = conditioner == "text" and alike < SECOND_LIMITS[-1][0]
     prompts = " Prompts with several objects need more time." if several else ""
     return f"Expect: {expected}{copies}.{prompts}"
 
