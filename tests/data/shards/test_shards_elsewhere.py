@@ -2,9 +2,12 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 
@@ -75,6 +78,25 @@ def test_the_longest_unused_copies_make_room(server: Server, tmp_path: Path) -> 
     assert len(list((tmp_path / "cache").glob("copy-*"))) <= 2
     near = opened(tmp_path / "there")
     assert [pixels(found[i]) for i in range(7)] == [pixels(near[i]) for i in range(7)]
+
+
+def test_files_that_are_fetched_at_the_same_time_keep_within_the_budget(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (tmp_path / "there" / "00000.tar").stat().st_size
+    made, together = downloads.Downloads(tmp_path / "copies", int(2.5 * size)), Barrier(3)
+    make_room = made._make_room
+
+    def all_before_the_first_is_there(bytes_: int) -> None:
+        make_room(bytes_)
+        with suppress(BrokenBarrierError):
+            together.wait(1)
+
+    monkeypatch.setattr(made, "_make_room", all_before_the_first_is_there)
+    addresses = [f"{server.address}/0000{i}.tar" for i in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda address: made.path(address, made.key(address)), addresses))
+    assert len(list((tmp_path / "copies").glob("copy-*"))) == 2
 
 
 def test_what_a_server_refuses_or_cuts_off_is_one_sentence(server: Server, tmp_path: Path) -> None:

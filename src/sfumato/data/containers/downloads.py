@@ -51,8 +51,9 @@ class Downloads:
         draft = draft_path(target, os.getpid())
         try:
             _tried(lambda place: _copy(place, draft), address)
-            self._make_room(draft.stat().st_size)
-            draft.rename(target)
+            with exclusive(self.folder / "copies", wait=True):  # another file may be fetched at the same time
+                self._make_room(draft.stat().st_size)
+                draft.rename(target)
         except OSError as error:
             raise UserError(f"{address} cannot be kept in {self.folder}: {error.strerror or error}") from None
         finally:
