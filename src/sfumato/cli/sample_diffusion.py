@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sfumato.cli.writing import NumberedImages, images_in, sheet_of
+from sfumato.cli.writing import NumberedImages, images_in, row_of_each, sheet_of
 from sfumato.counts import how_many
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def sample_diffusion(
                     sheet.append(pixels)
             watch.finish(before)
     elapsed = time.monotonic() - t_start
-    path = images.add_sheet(sheet_of(sheet), {**record.shared(), **facts})
+    columns = row_of_each(zip_longest(planned.inputs.prompts or (), planned.inputs.labels or ()))
+    path = images.add_sheet(sheet_of(sheet, columns), {**record.shared(), **facts})
     typer.echo(f"{images_in(planned.count, elapsed)}: {folder}/{images.names}; sheet: {path}")
 
 

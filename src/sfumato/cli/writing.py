@@ -1,6 +1,7 @@
 """Images as numbered files of a folder: each under the first free number, then a sheet of them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ from sfumato.counts import how_many
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+
+WIDEST = 16
+"""Images in a row of a sheet at most."""
 
 
 class NumberedImages:
@@ -90,6 +95,17 @@ def sheet_of(images: "Iterable[Tensor]", columns: int | None = None) -> "Tensor"
 
     stacked = torch.stack(list(images))
     return image_grid(stacked, columns or columns_of(len(stacked)))
+
+
+def row_of_each(conditions: "Iterable[Hashable]") -> int | None:
+    """How many images a row of the sheet has, so that each prompt has one; None where they would be no rows.
+
+    `conditions` are those of the images in their order. There must be several, each with as many images in a row, from
+    2 to `WIDEST`.
+    """
+    lengths = [len(list(images)) for _, images in groupby(conditions)]
+    one_row = set(lengths) == {lengths[0]} and 2 <= lengths[0] <= WIDEST if lengths else False
+    return lengths[0] if one_row and len(lengths) > 1 else None
 
 
 def images_in(count: int, seconds: float) -> str:
