@@ -86,6 +86,13 @@ def test_images_of_the_command_line_are_reproduced(
     assert command("reproduce", edited, "--input", f"image={tmp_path}/photo.png").code == 0
 
 
+def test_an_image_of_a_model_of_the_package_names_its_model(tmp_path: Path, command: Command) -> None:
+    made = command("sample", "zoo:toy", "a red circle", "-n", 1, "--steps", 1, "--device", "cpu", "--out", tmp_path)
+    assert made.code == 0, made.err
+    again = command("reproduce", tmp_path / "0000.png")
+    assert (again.code, again.out) == (0, "equal, bit for bit\n"), again.err
+
+
 def test_what_differs_is_said(folders: dict[str, Path], tmp_path: Path, command: Command) -> None:
     path = served_image(folders["text"], tmp_path / "out", {"prompt": "a red apple", "steps": 1})
     assert "give that model" in command("reproduce", path, folders["label"]).err
