@@ -87,17 +87,16 @@ def _opened(path: Path) -> "tuple[Image, dict[str, Any]]":
 
 def _found(image: Path, name: Any) -> Path:
     """The model of a name, in the usual places or in the package."""
-    from sfumato.config import ZOO_PREFIX
-    from sfumato.shipped import shipped_models
+    from sfumato.shipped import is_shipped, shipped_models, shipped_name
 
     if isinstance(name, str) and len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}…"
-    places = [Path(), Path("runs"), image.parent, *list(image.resolve().parents)[:3]]
-    for place in places:
-        if isinstance(name, str) and name and "/" not in name and (place / name).is_dir():
-            return place / name
-    if isinstance(name, str) and name in {f"{ZOO_PREFIX}{each}" for each in shipped_models()}:
-        return Path(name)
+    if isinstance(name, str) and name and "/" not in name:
+        for place in (Path(), Path("runs"), image.parent, *image.resolve().parents[:3]):
+            if (place / name).is_dir():
+                return place / name
+        if is_shipped(name) and shipped_name(name) in shipped_models():
+            return Path(name)
     raise UserError(
         f"the image is of the model {name!r}, which is not found here or in runs/: give its folder as MODEL"
     )
