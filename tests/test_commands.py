@@ -19,7 +19,6 @@ from command_line import Command, Runs
 from command_line import facts_of as facts
 from data.make_images import noise, save, truncated
 from sfumato import flops
-from sfumato.cli.writing import row_of_each
 from sfumato.config import zoo_names
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.evaluation.image_quality import psnr
@@ -127,30 +126,6 @@ def test_images_carry_how_they_were_made(command: Command, runs: Runs, tmp_path:
     }
     assert pixels(tmp_path / "0000.png").shape == (32, 32, 3)
     assert pixels(tmp_path / "grid.png").shape == (66, 66, 3)
-
-
-def test_each_of_several_prompts_has_a_row_of_the_sheet(command: Command, runs: Runs, tmp_path: Path) -> None:
-    prompts = ("a red circle", "a blue star")
-    assert command("sample", runs.text, *prompts, "-n", 3, "--steps", 1, "--out", tmp_path).code == 0
-    sheet = pixels(tmp_path / "grid.png")
-    assert sheet.shape == (2 * 34 - 2, 3 * 34 - 2, 3)
-    assert (sheet[34:, :32] == pixels(tmp_path / "0003.png")).all(), "the first of the second prompt"
-
-
-@pytest.mark.parametrize(
-    ("conditions", "columns"),
-    [
-        ("aabb", 2),
-        ("aaabbbccc", 3),
-        ("abab", None),
-        ("aab", None),
-        ("aaaa", None),
-        ("a" * 17 + "b" * 17, None),
-        ("", None),
-    ],
-)
-def test_rows_of_a_sheet_are_for_prompts_with_as_many_images_each(conditions: str, columns: int | None) -> None:
-    assert row_of_each(conditions) == columns
 
 
 def test_a_seed_is_the_same_image_in_any_batch(command: Command, runs: Runs, tmp_path: Path) -> None:

@@ -87,6 +87,9 @@ def test_the_commands_end_to_end(command: Command, tmp_path: Path) -> None:
     command(*sample, tmp_path / "alone", "-n", 1, "--seed", 2)
     alone = np.asarray(Image.open(tmp_path / "alone" / "0000.png")).astype(int)
     assert np.abs(np.asarray(image).astype(int) - alone).max() <= 1
+    command("sample", tmp_path / "run", "--label", "0", "--label", "1", "-n", 3, "--out", tmp_path / "two")
+    sheet = Image.open(tmp_path / "two" / "grid.png")
+    assert sheet.size == (3 * 34 - 2, 2 * 34 - 2), "a row for each of two labels"
     model_of = load_code_model(tmp_path / "run")
     assert model_of.config.about["transformer"]["steps"] == 2
     with pytest.raises(UserError, match="not trained with text conditioning"):

@@ -9,7 +9,7 @@ import typer
 
 from sfumato.cli.flags import flag
 from sfumato.cli.sample_rows import SampleSpec
-from sfumato.cli.writing import NumberedImages, images_in, sheet_of
+from sfumato.cli.writing import NumberedImages, images_in, row_of_each, sheet_of
 from sfumato.errors import UserError
 from sfumato.pipeline.options import Range
 
@@ -81,5 +81,5 @@ def sample_codes(
             for row, image in enumerate(to_uint8(pixels).cpu()):
                 images.add(image, {**part.rows(slice(row, row + 1)).facts(), **facts})
                 sheet.append(image)
-    path = images.add_sheet(sheet_of(sheet), facts)
+    path = images.add_sheet(sheet_of(sheet, row_of_each(spec.prompts, spec.labels)), facts)
     typer.echo(f"{images_in(n, time.monotonic() - t_start)}: {folder}/{images.names}; sheet: {path}")

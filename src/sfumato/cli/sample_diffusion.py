@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +69,7 @@ def sample_diffusion(
                     sheet.append(pixels)
             watch.finish(before)
     elapsed = time.monotonic() - t_start
-    columns = row_of_each(zip_longest(planned.inputs.prompts or (), planned.inputs.labels or ()))
+    columns = row_of_each(planned.inputs.prompts, planned.inputs.labels)
     path = images.add_sheet(sheet_of(sheet, columns), {**record.shared(), **facts})
     typer.echo(f"{images_in(planned.count, elapsed)}: {folder}/{images.names}; sheet: {path}")
 

@@ -1,7 +1,7 @@
 """Images as numbered files of a folder: each under the first free number, then a sheet of them."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,15 +97,15 @@ def sheet_of(images: "Iterable[Tensor]", columns: int | None = None) -> "Tensor"
     return image_grid(stacked, columns or columns_of(len(stacked)))
 
 
-def row_of_each(conditions: "Iterable[Hashable]") -> int | None:
-    """How many images a row of the sheet has, so that each prompt has one; None where they would be no rows.
+def row_of_each(*conditions: Sequence[object] | None) -> int | None:
+    """How many images a row of the sheet has, if each of several prompts or labels gets a row of its own.
 
-    `conditions` are those of the images in their order. There must be several, each with as many images in a row, from
-    2 to `WIDEST`.
+    `conditions` are prompts and labels, an entry for each image in their order. None unless all have the same number of
+    images, from 2 to `WIDEST`.
     """
-    lengths = [len(list(images)) for _, images in groupby(conditions)]
-    one_row = set(lengths) == {lengths[0]} and 2 <= lengths[0] <= WIDEST if lengths else False
-    return lengths[0] if one_row and len(lengths) > 1 else None
+    lengths = [len(list(images)) for _, images in groupby(zip_longest(*(each or () for each in conditions)))]
+    equal = len(lengths) > 1 and len(set(lengths)) == 1
+    return lengths[0] if equal and 2 <= lengths[0] <= WIDEST else None
 
 
 def images_in(count: int, seconds: float) -> str:
