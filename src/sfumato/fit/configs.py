@@ -19,7 +19,7 @@ PREVIEWS = 4
 """Of a training."""
 CONDITION_MEAN = 0.5
 """Weight of the loss by which captions alone predict the mean latent: the order of words is learned sooner."""
-SPECTRAL = 0.5
+SPECTRAL_PROBABILITY = 0.5
 """Share of stage 1's steps without high frequencies, where the plan has them (docs/results/latents.md)."""
 LEAST_SAVES, MOST_SECONDS_BETWEEN = 4, 120.0
 """A run is saved so often, and at least every this many seconds: a killed run repeats that much."""
@@ -80,7 +80,7 @@ def autoencoder_run(plan: FitPlan, folder: Path, overrides: Sequence[str] = ()) 
             "kl_weight": 5.0e-3 if plan.perceptual else 1.0e-3,
             "perceptual": {"kind": "efficientnet-lite0", "weight": 0.1} if plan.perceptual else {"kind": "none"},
             "adversarial": _adversarial(plan),
-            "spectral": {"probability": SPECTRAL if plan.spectral else 0.0},
+            "spectral": {"probability": SPECTRAL_PROBABILITY if plan.spectral else 0.0},
         },
         "train": {**_train(plan, plan.first), "preview_images": 32},
     }

@@ -35,8 +35,8 @@ SPECTRAL_LIMITS = (
     (15_000, "reconstructions keep shapes and colours, usually 22 to 25 dB; details are smeared"),
 )
 SPECTRAL_BEYOND = "reconstructions keep shapes and colours, usually 25 to 29 dB; fine details are smeared"
-SPECTRAL = (
-    "Half of its steps leave out high frequencies (loss.spectral): in a short training samples are better for it, "
+SPECTRAL_COSTS = (
+    "A part of its steps leaves out high frequencies (loss.spectral): in a short training samples are better for it, "
     "reconstructions less sharp."
 )
 SECOND_LIMITS = (
@@ -61,7 +61,7 @@ def first_sentence(images: int, size: int, factor: int, distinct: int, spectral:
     new = " New images are reconstructed worse than the training images." if distinct < FEW else ""
     return (
         f"Stage 1 sees {images:,} images and compresses {size}x{size} pixels to {size // factor}x{size // factor}: "
-        f"{expected}.{new}" + (f" {SPECTRAL}" if spectral else "")
+        f"{expected}.{new}" + (f" {SPECTRAL_COSTS}" if spectral else "")
     )
 
 
