@@ -1,9 +1,9 @@
-"""Takes the pictures of docs/studio.md: the studio in Chromium, with `zoo:toy` and what is in a folder.
+"""Takes the screenshots of docs/studio.md: the studio in Chromium, with `zoo:toy` and what is in a folder.
 
     pip install -c constraints.txt -e ".[web,browser]"
-    python docs/studio_pictures.py runs docs
+    python docs/studio_screenshots.py runs docs
 
-`runs` may have the run of a finished `sfumato fit`, which the pictures of Train and Models show. With `--all`, every
+`runs` may have the run of a finished `sfumato fit`, which the screenshots of Train and Models show. With `--all`, every
 page is taken wide and narrow, light and dark, to be looked at before the few of the docs are replaced.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE, NARROW = (1280, 800), (390, 800)
 GAP = 24
-"""Pixels between two narrow pictures."""
+"""Pixels between two narrow screenshots."""
 COLOURS = 256
 SECONDS = 300.0
 MADE = (
@@ -154,7 +154,7 @@ def start(page: "Page") -> None:
 
 
 PAGES = (make, inpaint, outpaint, interpolate, options, viewer, keys, train, start, models, evaluate)
-PICTURES = {
+SCREENSHOTS = {
     "studio-make": (Shot(make),),
     "studio-inpaint": (Shot(inpaint, theme="dark"),),
     "studio-train": (Shot(train, (1280, 860)),),
@@ -208,7 +208,7 @@ def fill_gallery(page: "Page") -> None:
 
 
 def taken(browser: "Browser", opened: str, shot: Shot) -> Image.Image:
-    """The picture of a page in a window of its own."""
+    """The screenshot of a page in a window of its own."""
     width, height = shot.size
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=shot.theme, reduced_motion="reduce"
@@ -225,7 +225,7 @@ def taken(browser: "Browser", opened: str, shot: Shot) -> Image.Image:
 
 
 def beside(images: list[Image.Image]) -> Image.Image:
-    """Pictures in one row, on white."""
+    """Screenshots in one row, on white."""
     if len(images) == 1:
         return images[0]
     width = sum(image.width for image in images) + GAP * (len(images) - 1)
@@ -237,24 +237,24 @@ def beside(images: list[Image.Image]) -> Image.Image:
     return row
 
 
-def smaller(picture: Image.Image) -> Image.Image:
-    """The picture in the palette that fits it best, as a small file."""
-    return picture.quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE)
+def smaller(screenshot: Image.Image) -> Image.Image:
+    """The screenshot in the palette that fits it best, as a small file."""
+    return screenshot.quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE)
 
 
 def shots(every: bool, only: list[str]) -> dict[str, tuple[Shot, ...]]:
-    """What is taken, by the file's name: `every` page in all looks, or the pictures of the docs."""
-    pictures: dict[str, tuple[Shot, ...]] = PICTURES
+    """What is taken, by the file's name: `every` page in all looks, or the screenshots of the docs."""
+    screenshots: dict[str, tuple[Shot, ...]] = SCREENSHOTS
     if every:
         looks = [(size, theme) for size in (WIDE, NARROW) for theme in ("light", "dark")]
-        pictures = {
+        screenshots = {
             f"{do.__name__}-{size[0]}-{theme}": (Shot(do, size, theme),) for do in PAGES for size, theme in looks
         }
-    return {name: each for name, each in pictures.items() if not only or name.startswith(tuple(only))}
+    return {name: each for name, each in screenshots.items() if not only or name.startswith(tuple(only))}
 
 
-def take(browser: "Browser", opened: str, out: Path, pictures: dict[str, tuple[Shot, ...]]) -> None:
-    """Fills an empty gallery, then writes the pictures."""
+def take(browser: "Browser", opened: str, out: Path, screenshots: dict[str, tuple[Shot, ...]]) -> None:
+    """Fills an empty gallery, then writes the screenshots."""
     context = browser.new_context()
     context.set_default_timeout(1000 * SECONDS)
     page = context.new_page()
@@ -265,7 +265,7 @@ def take(browser: "Browser", opened: str, out: Path, pictures: dict[str, tuple[S
         fill_gallery(page)
     context.close()
     out.mkdir(parents=True, exist_ok=True)
-    for name, each in pictures.items():
+    for name, each in screenshots.items():
         smaller(beside([taken(browser, opened, shot) for shot in each])).save(out / f"{name}.png", optimize=True)
         print(out / f"{name}.png", flush=True)
 

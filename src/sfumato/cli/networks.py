@@ -16,7 +16,7 @@ FILES = ("vgg16", "lpips")
 
 
 def named_values(option: str, given: Sequence[str] | None) -> dict[str, str]:
-    """NAME=VALUE pairs. Raises UserError for anything else, or names nothing that takes weights."""
+    """NAME=VALUE pairs. Raises UserError for anything else, and for a name that takes no weights."""
     from sfumato.cli.arguments import path_text
     from sfumato.config import nearest
     from sfumato.errors import UserError
